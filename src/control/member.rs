@@ -1,0 +1,137 @@
+//! Membership: a byte of the lock file for every process that writes to the topic.
+//!
+//! Byte 0 is the gate, held through opening. Byte 1 + slot is held by a member as long as it lives;
+//! the kernel gives it back the moment the process is gone. Whoever takes a slot settles every word
+//! that names it before it raises the slot's generation.
+
+use std::cell::UnsafeCell;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::time::Instant;
+
+use super::lock::{self, Liveness, Owner};
+use super::{Control, MAX_MEMBERS};
+use crate::sys::atomic::Ordering;
+use crate::sys::DiskFile;
+
+const GATE: u64 = 0;
+const FIRST_SLOT: u64 = 1;
+
+/// Takes the gate, if nobody has it.
+pub(crate) fn try_gate(lock_file: &dyn DiskFile) -> io::Result<bool> {
+    lock_file.try_lock(GATE, 1)
+}
+
+/// Gives the gate back.
+pub(crate) fn leave_gate(lock_file: &dyn DiskFile) -> io::Result<()> {
+    lock_file.unlock(GATE, 1)
+}
+
+/// Whether no other open file holds a slot.
+pub(crate) fn is_alone(lock_file: &dyn DiskFile) -> io::Result<bool> {
+    Ok(!lock_file.locked_by_other(FIRST_SLOT, MAX_MEMBERS as u64)?)
+}
+
+/// Locks the first free slot. `None` if all are taken.
+pub(crate) fn take_slot(lock_file: &dyn DiskFile) -> io::Result<Option<usize>> {
+    for slot in 0..MAX_MEMBERS {
+        if lock_file.try_lock(FIRST_SLOT + slot as u64, 1)? {
+            return Ok(Some(slot));
+        }
+    }
+    Ok(None)
+}
+
+/// This process's membership in a topic: its slot, the shared words, and the state that the append
+/// lock guards on this side.
+pub(crate) struct Membership<T> {
+    pub(crate) control: Control,
+    pub(crate) lock_file: Box<dyn DiskFile>,
+    /// This process's slot and generation.
+    pub(crate) me: Owner,
+    local: UnsafeCell<T>,
+}
+
+// SAFETY: `local` is only reached through `Held`, which exists once at a time: the lock word excludes
+// the other threads of this process as it excludes other processes.
+unsafe impl<T: Send> Sync for Membership<T> {}
+
+impl<T> Membership<T> {
+    pub(crate) fn new(
+        control: Control,
+        lock_file: Box<dyn DiskFile>,
+        me: Owner,
+        local: T,
+    ) -> Membership<T> {
+        Membership { control, lock_file, me, local: UnsafeCell::new(local) }
+    }
+
+    /// Takes the append lock; `None` if `deadline` passes first. What a dead owner left is the
+    /// caller's to settle: the intent words say it.
+    #[inline]
+    pub(crate) fn lock(&self, deadline: Option<Instant>) -> Option<Held<'_, T>> {
+        lock::acquire(&self.control.lock.word, self.me, self, deadline)?;
+        Some(Held { membership: self })
+    }
+}
+
+impl<T> Liveness for Membership<T> {
+    fn is_alive(&self, owner: Owner) -> bool {
+        is_alive(&self.control, &*self.lock_file, self.me, owner)
+    }
+}
+
+/// Whether `owner` can still store. `me` is the caller's own slot.
+pub(crate) fn is_alive(
+    control: &Control,
+    lock_file: &dyn DiskFile,
+    me: Owner,
+    owner: Owner,
+) -> bool {
+    if owner.slot() == me.slot() {
+        // A thread of this process, or an earlier holder of the slot. The kernel would say that the
+        // byte is free: it answers about locks of other open files only.
+        return owner == me;
+    }
+    let Some(member) = control.members.get(owner.slot()) else { return false };
+    if !owner.is_generation(member.generation.load(Ordering::Acquire)) {
+        return false;
+    }
+    // A probe that fails counts as alive: nobody is robbed without the kernel's word.
+    lock_file.locked_by_other(FIRST_SLOT + owner.slot() as u64, 1).unwrap_or(true)
+}
+
+/// The append lock, held. Gives access to what it guards; given back when dropped.
+pub(crate) struct Held<'a, T> {
+    membership: &'a Membership<T>,
+}
+
+impl<T> Deref for Held<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: the lock is held, so no other `Held` exists.
+        unsafe { &*self.membership.local.get() }
+    }
+}
+
+impl<T> DerefMut for Held<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: the lock is held, so no other `Held` exists, and this one is borrowed mutably.
+        unsafe { &mut *self.membership.local.get() }
+    }
+}
+
+impl<T> Drop for Held<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // A panic under the lock is a defect; what it left half-done must be settled by another
+            // process, which only happens when this one is dead.
+            std::process::abort();
+        }
+        lock::release(&self.membership.control.lock.word);
+    }
+}

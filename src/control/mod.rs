@@ -1,0 +1,245 @@
+//! One topic's control page: the words that all processes share, and the protocols over them.
+//!
+//! The words are ephemeral: after a reboot they are hints, and recovery rebuilds them in place. Who
+//! may write which word:
+//!
+//! | words | written by |
+//! |---|---|
+//! | identity, `ready`, `epoch` | the holder of the gate, alone |
+//! | `lock` | anybody, by the lock's protocol ([`lock`]) |
+//! | intent, roll, tail, active segment | the owner of the append lock |
+//! | `durable_end` | whoever synced, by fetch_max |
+//! | `sync` | anybody, by the same protocol as the lock, never robbed but overtaken |
+//! | waiter words | anybody ([`waiters`]) |
+//! | `prepared` | its owner; the owner of the append lock when it takes the file |
+//! | a member's generation | who holds that slot's byte of the lock file |
+
+pub(crate) mod lock;
+pub(crate) mod member;
+pub(crate) mod waiters;
+
+use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering};
+#[cfg(not(loom))]
+use crate::sys::Map;
+
+/// Processes that can have one topic open for writing at once.
+pub(crate) const MAX_MEMBERS: usize = 1023;
+
+/// Bytes of the control file.
+pub(crate) const LEN: usize = 16 << 10;
+
+/// First word of the control file: it changes with the layout below.
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"ddCTL\0\0\x01");
+
+/// The words, as they lie in the mapping. Words that different sides write lie 128 bytes apart: two
+/// cache lines, which are fetched in pairs.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct Words {
+    pub(crate) identity: Identity,
+    pub(crate) lock: LockLine,
+    pub(crate) intent: Intent,
+    pub(crate) tail: Tail,
+    pub(crate) durable: Durable,
+    pub(crate) sync: Sync,
+    pub(crate) appended: Waiter,
+    pub(crate) synced: Waiter,
+    pub(crate) prepared: Prepared,
+    members_at: [PadLine; 23],
+    pub(crate) members: [Member; MAX_MEMBERS],
+}
+
+/// Whose words these are. Written under the gate by a process that is alone.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) magic: AtomicU64,
+    pub(crate) boot: [AtomicU64; 2],
+    pub(crate) dev: AtomicU64,
+    pub(crate) ino: AtomicU64,
+    /// Cleared first and set last by a recovery.
+    pub(crate) ready: AtomicU64,
+    /// The topic's epoch.
+    pub(crate) epoch: AtomicU64,
+    /// Non-zero after a failed sync: nothing is appended until a recovery.
+    pub(crate) latched: AtomicU64,
+}
+
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct LockLine {
+    pub(crate) word: AtomicU32,
+}
+
+/// What the owner of the append lock is about to do, announced before it does it, so that whoever
+/// takes the lock over from a dead owner can finish or cover it.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct Intent {
+    /// Where the frames being written start.
+    pub(crate) start: AtomicU64,
+    /// The offset of the first of them.
+    pub(crate) offset: AtomicU64,
+    /// Where they end; 0: nothing is being written. Set after the two above, cleared last.
+    pub(crate) end: AtomicU64,
+    /// 1 + the base offset of the segment being rolled to; 0: no roll.
+    pub(crate) roll: AtomicU64,
+    /// The largest timestamp appended so far.
+    pub(crate) max_timestamp: AtomicU64,
+}
+
+/// What is appended. `end` is stored last, with Release: a reader that loads it with Acquire sees
+/// every frame below it, and a place at least as new.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct Tail {
+    /// The offset of the next record.
+    pub(crate) end: AtomicU64,
+    /// In the low 48 bits, where the next frame will start in the active segment; above them, how
+    /// often a segment was entered. One word, so that nobody can die between segment and position.
+    place: AtomicU64,
+    /// The base of the active segment is the one that the low bit of that count chooses.
+    bases: [AtomicU64; 2],
+    /// The first offset that is retained.
+    pub(crate) first: AtomicU64,
+}
+
+const POSITION_BITS: u32 = 48;
+
+/// The active segment and the position in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The base of the active segment.
+    pub(crate) active: u64,
+    /// Where the next frame will start in it.
+    pub(crate) position: u64,
+}
+
+impl Tail {
+    /// The place as of one instant, at least as new as an `end` loaded before.
+    #[inline]
+    pub(crate) fn place(&self) -> Place {
+        loop {
+            // Acquire: pairs with the Release stores of `advance` and `enter`.
+            let word = self.place.load(Ordering::Acquire);
+            let entered = word >> POSITION_BITS;
+            let active = self.bases[(entered & 1) as usize].load(Ordering::Acquire);
+            // The base that was read is overwritten by the roll after next only.
+            if self.place.load(Ordering::Acquire) >> POSITION_BITS == entered {
+                return Place { active, position: word & ((1 << POSITION_BITS) - 1) };
+            }
+        }
+    }
+
+    /// Moves the position within the active segment. Only by the owner of the append lock.
+    #[inline]
+    pub(crate) fn advance(&self, position: u64) {
+        let entered = self.place.load(Ordering::Relaxed) >> POSITION_BITS;
+        self.place.store(entered << POSITION_BITS | position, Ordering::Release);
+    }
+
+    /// Enters a segment. Only by the owner of the append lock, or alone under the gate.
+    pub(crate) fn enter(&self, base: u64, position: u64) {
+        let entered = (self.place.load(Ordering::Relaxed) >> POSITION_BITS) + 1 & 0xffff;
+        self.bases[(entered & 1) as usize].store(base, Ordering::Release);
+        self.place.store(entered << POSITION_BITS | position, Ordering::Release);
+    }
+}
+
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct Durable {
+    /// Everything below it survives a power loss. On a `PowerLoss` topic, the high watermark.
+    pub(crate) end: AtomicU64,
+}
+
+/// The running sync.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct Sync {
+    /// Its owner, or 0.
+    pub(crate) owner: AtomicU32,
+    /// Counts checkpoint slots: the next one's sequence number is one higher.
+    pub(crate) slot_sequence: AtomicU64,
+    /// When it was begun (boot clock, nanoseconds).
+    pub(crate) begun_at: AtomicU64,
+    /// How long the last one took, in nanoseconds.
+    pub(crate) recent: AtomicU64,
+    /// Pages of offsets below this must be marked changed before they are synced: somebody died, or
+    /// was overtaken, between a failed sync and its latch.
+    pub(crate) suspect_end: AtomicU64,
+    /// 1 + the base of the last segment whose name is durable.
+    pub(crate) names_durable: AtomicU64,
+}
+
+/// See [`waiters`].
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    pub(crate) word: AtomicU32,
+}
+
+/// The segment file that is made ready ahead of the next roll.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// Owner in the low half, `PREPARING` or `READY` in the high half; 0: none.
+    pub(crate) word: AtomicU64,
+}
+
+#[repr(C, align(128))]
+#[derive(Debug)]
+struct PadLine([u8; 128]);
+
+/// One process that has the topic open for writing.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Member {
+    /// Raised whenever the slot is taken.
+    pub(crate) generation: AtomicU32,
+    /// For messages only.
+    pub(crate) pid: AtomicU32,
+}
+
+#[cfg(not(loom))]
+const _: () = {
+    use std::mem::{offset_of, size_of};
+    assert!(offset_of!(Words, lock) == 128);
+    assert!(offset_of!(Words, intent) == 256);
+    assert!(offset_of!(Words, tail) == 384);
+    assert!(offset_of!(Words, durable) == 512);
+    assert!(offset_of!(Words, sync) == 640);
+    assert!(offset_of!(Words, appended) == 768);
+    assert!(offset_of!(Words, synced) == 896);
+    assert!(offset_of!(Words, prepared) == 1024);
+    assert!(offset_of!(Words, members) == 4096);
+    assert!(size_of::<Words>() <= LEN);
+};
+
+/// A mapped control file.
+#[cfg(not(loom))]
+#[derive(Debug)]
+pub(crate) struct Control {
+    map: Map,
+}
+
+#[cfg(not(loom))]
+impl Control {
+    /// Lays the words over a mapping of [`LEN`] bytes.
+    pub(crate) fn new(map: Map) -> Control {
+        assert!(map.len() >= LEN);
+        Control { map }
+    }
+}
+
+#[cfg(not(loom))]
+impl std::ops::Deref for Control {
+    type Target = Words;
+
+    fn deref(&self) -> &Words {
+        // SAFETY: the mapping is at least `LEN` bytes (checked in `new`), page-aligned, lives as long
+        // as `self`, and every field is an atomic or padding, for which any bytes are a valid value
+        // and concurrent stores by other processes are no data race.
+        unsafe { &*self.map.as_ptr().cast::<Words>() }
+    }
+}

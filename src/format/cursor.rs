@@ -1,0 +1,138 @@
+//! An offset file: one consumer's position, its two durable slots, and two words for its owner's use.
+//!
+//! Sector 0 is written once. Sector 1 is the live state: stores into a mapping, trusted only on the
+//! boot and the inode named in it. Sectors 2 and 3 are the durable slots: each is rewritten only
+//! after a sync covered the other. Sector 4 on is the attempt, live as sector 1 is.
+
+use byteorder::{ByteOrder, LittleEndian as LE};
+
+use super::{check_envelope, seal_envelope, Malformed, PAGE_LEN, SECTOR_LEN};
+
+/// First bytes of an offset file.
+pub const MAGIC: [u8; 8] = *b"ddropOFF";
+/// u64: random identity of the topic.
+pub const TOPIC_ID_AT: usize = 16;
+/// CRC-32 over the bytes before it.
+pub const CRC_AT: usize = 24;
+
+/// u64, u64: the boot on which the live state was written.
+pub const LIVE_BOOT_AT: usize = SECTOR_LEN;
+/// u64: the device of the file itself.
+pub const LIVE_DEV_AT: usize = SECTOR_LEN + 16;
+/// u64: the inode of the file itself.
+pub const LIVE_INO_AT: usize = SECTOR_LEN + 24;
+/// u64: 1 if the live state is complete.
+pub const LIVE_READY_AT: usize = SECTOR_LEN + 32;
+/// u64: the topic's epoch when the owner opened the file.
+pub const LIVE_EPOCH_AT: usize = SECTOR_LEN + 40;
+/// u64: the committed offset: the next record to get.
+pub const LIVE_OFFSET_AT: usize = SECTOR_LEN + 48;
+/// u64: a second position, for the owner: a server's reply floor.
+pub const LIVE_FLOOR_AT: usize = SECTOR_LEN + 56;
+/// u64: process id of the owner, for messages only.
+pub const LIVE_PID_AT: usize = SECTOR_LEN + 64;
+
+/// The first durable slot.
+pub const SLOT_A_AT: usize = 2 * SECTOR_LEN;
+/// The second durable slot.
+pub const SLOT_B_AT: usize = 3 * SECTOR_LEN;
+
+/// The attempt: u64 1 + offset of the record in hand, 0 if none; written last.
+pub const ATTEMPT_AT: usize = 4 * SECTOR_LEN;
+/// u64: how many times its handling was begun.
+pub const ATTEMPT_COUNT_AT: usize = ATTEMPT_AT + 8;
+/// u64: the end of the reply topic when it was begun.
+pub const ATTEMPT_FLOOR_AT: usize = ATTEMPT_AT + 16;
+/// u64: bytes of the note.
+pub const ATTEMPT_NOTE_LEN_AT: usize = ATTEMPT_AT + 24;
+/// The note: bytes of the owner's choice (a server's: request id and reply topic).
+pub const ATTEMPT_NOTE_AT: usize = ATTEMPT_AT + 32;
+/// The longest note.
+pub const MAX_NOTE_LEN: usize = LEN - ATTEMPT_NOTE_AT;
+
+/// Bytes of the file.
+pub const LEN: usize = PAGE_LEN;
+
+/// In a slot, u64: rises with every slot written.
+pub const SLOT_SEQUENCE_AT: usize = 0;
+/// In a slot, u64: the topic's epoch.
+pub const SLOT_EPOCH_AT: usize = 8;
+/// In a slot, u64: the committed offset.
+pub const SLOT_OFFSET_AT: usize = 16;
+/// In a slot, u64: the owner's second position.
+pub const SLOT_FLOOR_AT: usize = 24;
+/// In a slot, CRC-32 over the bytes before it.
+pub const SLOT_CRC_AT: usize = 32;
+/// Bytes of a slot.
+pub const SLOT_LEN: usize = 40;
+
+/// Sector 0 of the offset file of a consumer of the topic `topic_id`.
+pub fn encode_header(topic_id: u64) -> [u8; SECTOR_LEN] {
+    let mut bytes = [0; SECTOR_LEN];
+    LE::write_u64(&mut bytes[TOPIC_ID_AT..], topic_id);
+    seal_envelope(&mut bytes, &MAGIC, CRC_AT);
+    bytes
+}
+
+/// Checks sector 0; returns the topic's identity.
+pub fn decode_header(bytes: &[u8]) -> Result<u64, Malformed> {
+    super::need(bytes, LEN)?;
+    check_envelope(bytes, &MAGIC, CRC_AT)?;
+    Ok(LE::read_u64(&bytes[TOPIC_ID_AT..]))
+}
+
+/// A durable slot, or the live state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Saved {
+    /// See [`SLOT_SEQUENCE_AT`].
+    pub sequence: u64,
+    /// See [`SLOT_EPOCH_AT`].
+    pub epoch: u32,
+    /// See [`SLOT_OFFSET_AT`].
+    pub offset: u64,
+    /// See [`SLOT_FLOOR_AT`].
+    pub floor: u64,
+}
+
+impl Saved {
+    /// The bytes of a slot.
+    pub fn encode(&self) -> [u8; SLOT_LEN] {
+        let mut bytes = [0; SLOT_LEN];
+        LE::write_u64(&mut bytes[SLOT_SEQUENCE_AT..], self.sequence);
+        LE::write_u64(&mut bytes[SLOT_EPOCH_AT..], self.epoch.into());
+        LE::write_u64(&mut bytes[SLOT_OFFSET_AT..], self.offset);
+        LE::write_u64(&mut bytes[SLOT_FLOOR_AT..], self.floor);
+        let crc = crc32fast::hash(&bytes[..SLOT_CRC_AT]);
+        LE::write_u32(&mut bytes[SLOT_CRC_AT..], crc);
+        bytes
+    }
+
+    /// The slot at the start of `bytes`; `None` if it was never written or is torn.
+    pub fn decode(bytes: &[u8]) -> Option<Saved> {
+        let bytes = bytes.get(..SLOT_LEN)?;
+        let saved = Saved {
+            sequence: LE::read_u64(&bytes[SLOT_SEQUENCE_AT..]),
+            epoch: LE::read_u64(&bytes[SLOT_EPOCH_AT..]) as u32,
+            offset: LE::read_u64(&bytes[SLOT_OFFSET_AT..]),
+            floor: LE::read_u64(&bytes[SLOT_FLOOR_AT..]),
+        };
+        (saved.sequence != 0 && bytes[..] == saved.encode()).then_some(saved)
+    }
+}
+
+/// The newer of the two valid slots.
+pub fn newest_slot(file: &[u8]) -> Option<Saved> {
+    [SLOT_A_AT, SLOT_B_AT]
+        .into_iter()
+        .filter_map(|at| Saved::decode(file.get(at..)?))
+        .max_by_key(|saved| saved.sequence)
+}
+
+/// Where the slot with this sequence number is stored.
+pub fn slot_at(sequence: u64) -> usize {
+    if sequence % 2 == 1 {
+        SLOT_A_AT
+    } else {
+        SLOT_B_AT
+    }
+}

@@ -1,0 +1,295 @@
+//! Frames: the bytes of one record, or of a range that was given up.
+//!
+//! A frame starts on a multiple of 8 bytes and is followed by zeros up to the next one. It is valid
+//! if and only if its length fits the file and its own parts, its padding is covered by the checksum,
+//! and the checksum, seeded with the segment's salt and the frame's position, matches.
+
+use byteorder::{ByteOrder, LittleEndian as LE};
+
+use super::Malformed;
+
+/// CRC-32 over the rest of the frame, padding included.
+pub const CRC_AT: usize = 0;
+/// u32: bytes of the frame without padding.
+pub const LEN_AT: usize = 4;
+/// u64: the record's offset; in a void frame the offset of the next record.
+pub const OFFSET_AT: usize = 8;
+/// u64: nanoseconds since the Unix epoch, by the appender's wall clock.
+pub const TIMESTAMP_AT: usize = 16;
+/// u8: [`KIND_RECORD`] or [`KIND_VOID`].
+pub const KIND_AT: usize = 24;
+/// u8: a sum of flags.
+pub const FLAGS_AT: usize = 25;
+/// u16: bytes of the key.
+pub const KEY_LEN_AT: usize = 26;
+/// u32: bytes of the headers.
+pub const HEADERS_LEN_AT: usize = 28;
+/// The fixed part; key, headers and payload follow.
+pub const FIXED_LEN: usize = 32;
+
+/// Frames start on a multiple of this.
+pub const ALIGN: usize = 8;
+
+/// A frame that holds a record.
+pub const KIND_RECORD: u8 = 1;
+/// A frame that covers bytes given up by a dead writer. Only its fixed part is checksummed.
+pub const KIND_VOID: u8 = 2;
+
+/// The record has a key (which may be empty).
+pub const FLAG_KEY: u8 = 1;
+/// Another record of the same batch follows: alone, this frame does not count.
+pub const FLAG_CONTINUES: u8 = 2;
+
+/// The largest frame: 1 GiB.
+pub const MAX_LEN: usize = 1 << 30;
+/// The longest key.
+pub const MAX_KEY_LEN: usize = u16::MAX as usize;
+/// The largest sum of headers: 16 MiB.
+pub const MAX_HEADERS_LEN: usize = 16 << 20;
+
+/// What is in the fixed part, decoded but not yet checked against the checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fixed {
+    /// The checksum as stored.
+    pub crc: u32,
+    /// Bytes of the frame without padding.
+    pub len: usize,
+    /// See [`OFFSET_AT`].
+    pub offset: u64,
+    /// See [`TIMESTAMP_AT`].
+    pub timestamp: u64,
+    /// See [`KIND_AT`].
+    pub kind: u8,
+    /// See [`FLAGS_AT`].
+    pub flags: u8,
+    /// Bytes of the key.
+    pub key_len: usize,
+    /// Bytes of the headers.
+    pub headers_len: usize,
+}
+
+impl Fixed {
+    /// Decodes the fixed part and checks everything that can be checked without the rest.
+    /// `room` is the number of bytes from the frame's start to the end of the file.
+    pub fn decode(bytes: &[u8], room: usize) -> Result<Fixed, Malformed> {
+        super::need(bytes, FIXED_LEN)?;
+        let fixed = Fixed {
+            crc: LE::read_u32(&bytes[CRC_AT..]),
+            len: LE::read_u32(&bytes[LEN_AT..]) as usize,
+            offset: LE::read_u64(&bytes[OFFSET_AT..]),
+            timestamp: LE::read_u64(&bytes[TIMESTAMP_AT..]),
+            kind: bytes[KIND_AT],
+            flags: bytes[FLAGS_AT],
+            key_len: LE::read_u16(&bytes[KEY_LEN_AT..]) as usize,
+            headers_len: LE::read_u32(&bytes[HEADERS_LEN_AT..]) as usize,
+        };
+        let field = |name, value: usize| Err(Malformed::Field { name, value: value as u64 });
+        if fixed.len < FIXED_LEN || (fixed.kind == KIND_RECORD && fixed.len > MAX_LEN) {
+            return field("len", fixed.len);
+        }
+        if padded(fixed.len) > room {
+            return Err(Malformed::Short { needed: padded(fixed.len), found: room });
+        }
+        match fixed.kind {
+            KIND_RECORD if fixed.flags & !(FLAG_KEY | FLAG_CONTINUES) != 0 => {
+                return field("flags", fixed.flags as usize)
+            }
+            KIND_RECORD if fixed.flags & FLAG_KEY == 0 && fixed.key_len != 0 => {
+                return field("key_len", fixed.key_len)
+            }
+            KIND_RECORD if fixed.headers_len > MAX_HEADERS_LEN => {
+                return field("headers_len", fixed.headers_len)
+            }
+            KIND_RECORD if fixed.key_len + fixed.headers_len > fixed.len - FIXED_LEN => {
+                return field("headers_len", fixed.headers_len)
+            }
+            KIND_RECORD => {}
+            KIND_VOID if fixed.flags != 0 || fixed.key_len != 0 || fixed.headers_len != 0 => {
+                return field("flags", fixed.flags as usize)
+            }
+            KIND_VOID => {}
+            other => return field("kind", other as usize),
+        }
+        Ok(fixed)
+    }
+
+    /// Bytes up to the next frame.
+    pub fn padded_len(&self) -> usize {
+        padded(self.len)
+    }
+
+    /// Bytes that the checksum covers, from the frame's start.
+    pub fn checked_len(&self) -> usize {
+        if self.kind == KIND_VOID {
+            FIXED_LEN
+        } else {
+            self.padded_len()
+        }
+    }
+
+    /// Whether more records of the same batch follow.
+    pub fn continues(&self) -> bool {
+        self.flags & FLAG_CONTINUES != 0
+    }
+
+    /// Checks the checksum; `bytes` starts with the frame and holds at least
+    /// [`checked_len`](Self::checked_len) bytes.
+    pub fn verify(&self, bytes: &[u8], salt: u64, position: u64) -> Result<(), Malformed> {
+        super::need(bytes, self.checked_len())?;
+        let computed = checksum(&bytes[LEN_AT..self.checked_len()], salt, position);
+        if computed != self.crc {
+            return Err(Malformed::Checksum { stored: self.crc, computed });
+        }
+        Ok(())
+    }
+
+    /// Where the key lies in the frame.
+    pub fn key_range(&self) -> Option<std::ops::Range<usize>> {
+        (self.flags & FLAG_KEY != 0).then_some(FIXED_LEN..FIXED_LEN + self.key_len)
+    }
+
+    /// Where the headers lie in the frame.
+    pub fn headers_range(&self) -> std::ops::Range<usize> {
+        let start = FIXED_LEN + self.key_len;
+        start..start + self.headers_len
+    }
+
+    /// Where the payload lies in the frame.
+    pub fn payload_range(&self) -> std::ops::Range<usize> {
+        self.headers_range().end..self.len
+    }
+}
+
+/// `len` rounded up to the next multiple of [`ALIGN`].
+pub const fn padded(len: usize) -> usize {
+    (len + ALIGN - 1) & !(ALIGN - 1)
+}
+
+/// The checksum's start value for a frame at `position` of a segment with `salt`: a frame that lies
+/// elsewhere, or is left over from another segment, fails.
+pub fn seed(salt: u64, position: u64) -> u32 {
+    (salt as u32) ^ ((salt >> 32) as u32).rotate_left(7) ^ (position as u32).rotate_left(13)
+}
+
+/// The checksum of a frame's bytes behind the checksum.
+pub fn checksum(bytes: &[u8], salt: u64, position: u64) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(seed(salt, position));
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+/// The parts of a record, as they go into a frame.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
+    /// The key, if the record has one.
+    pub key: Option<&'a [u8]>,
+    /// Encoded headers (see [`super::headers`]).
+    pub headers: &'a [u8],
+    /// The payload.
+    pub payload: &'a [u8],
+}
+
+impl Parts<'_> {
+    /// Bytes of the frame without padding.
+    pub fn frame_len(&self) -> usize {
+        FIXED_LEN + self.key.map_or(0, <[u8]>::len) + self.headers.len() + self.payload.len()
+    }
+
+    /// The fixed part, checksum included, for a frame at `position`.
+    pub fn fixed(
+        &self,
+        offset: u64,
+        timestamp: u64,
+        continues: bool,
+        salt: u64,
+        position: u64,
+    ) -> [u8; FIXED_LEN] {
+        let mut fixed = [0; FIXED_LEN];
+        let len = self.frame_len();
+        LE::write_u32(&mut fixed[LEN_AT..], len as u32);
+        LE::write_u64(&mut fixed[OFFSET_AT..], offset);
+        LE::write_u64(&mut fixed[TIMESTAMP_AT..], timestamp);
+        fixed[KIND_AT] = KIND_RECORD;
+        fixed[FLAGS_AT] = if self.key.is_some() { FLAG_KEY } else { 0 }
+            | if continues { FLAG_CONTINUES } else { 0 };
+        LE::write_u16(&mut fixed[KEY_LEN_AT..], self.key.map_or(0, <[u8]>::len) as u16);
+        LE::write_u32(&mut fixed[HEADERS_LEN_AT..], self.headers.len() as u32);
+        let mut hasher = crc32fast::Hasher::new_with_initial(seed(salt, position));
+        hasher.update(&fixed[LEN_AT..]);
+        if let Some(key) = self.key {
+            hasher.update(key);
+        }
+        if !self.headers.is_empty() {
+            hasher.update(self.headers);
+        }
+        hasher.update(self.payload);
+        let padding = padded(len) - len;
+        if padding > 0 {
+            hasher.update(&[0; ALIGN][..padding]);
+        }
+        LE::write_u32(&mut fixed[CRC_AT..], hasher.finalize());
+        fixed
+    }
+}
+
+/// The fixed part of a void frame that covers `len` bytes (a multiple of 8, at least 32) at
+/// `position`. `next_offset` is the offset of the next record.
+pub fn void(
+    len: usize,
+    next_offset: u64,
+    timestamp: u64,
+    salt: u64,
+    position: u64,
+) -> [u8; FIXED_LEN] {
+    let mut fixed = [0; FIXED_LEN];
+    LE::write_u32(&mut fixed[LEN_AT..], len as u32);
+    LE::write_u64(&mut fixed[OFFSET_AT..], next_offset);
+    LE::write_u64(&mut fixed[TIMESTAMP_AT..], timestamp);
+    fixed[KIND_AT] = KIND_VOID;
+    let crc = checksum(&fixed[LEN_AT..], salt, position);
+    LE::write_u32(&mut fixed[CRC_AT..], crc);
+    fixed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(parts: Parts<'_>, position: u64) -> Vec<u8> {
+        let mut bytes = parts.fixed(7, 9, false, 0x1234_5678_9abc_def0, position).to_vec();
+        bytes.extend(parts.key.unwrap_or_default());
+        bytes.extend(parts.headers);
+        bytes.extend(parts.payload);
+        bytes.resize(padded(bytes.len()), 0);
+        bytes
+    }
+
+    #[test]
+    fn zeros_are_no_frame() {
+        assert!(Fixed::decode(&[0; 64], 64).is_err());
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let parts = Parts { key: Some(b"k"), headers: b"", payload: b"some payload" };
+        let bytes = frame(parts, 4096);
+        let fixed = Fixed::decode(&bytes, bytes.len()).unwrap();
+        fixed.verify(&bytes, 0x1234_5678_9abc_def0, 4096).unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let passes = Fixed::decode(&bad, bad.len())
+                .and_then(|f| f.verify(&bad, 0x1234_5678_9abc_def0, 4096));
+            assert!(passes.is_err(), "bit {bit} flipped and not found");
+        }
+    }
+
+    #[test]
+    fn a_frame_elsewhere_or_of_another_segment_fails() {
+        let parts = Parts { key: None, headers: b"", payload: b"stale" };
+        let bytes = frame(parts, 4096);
+        let fixed = Fixed::decode(&bytes, bytes.len()).unwrap();
+        assert!(fixed.verify(&bytes, 0x1234_5678_9abc_def0, 4104).is_err());
+        assert!(fixed.verify(&bytes, 0x1234_5678_9abc_def1, 4096).is_err());
+    }
+}

@@ -1,0 +1,86 @@
+//! A record's headers: names and values, in the order in which they were added.
+//!
+//! Each is a u16 name length, a u32 value length, the name (UTF-8) and the value. Names that start
+//! with [`RESERVED`] belong to the layers of this crate.
+
+use byteorder::{ByteOrder, LittleEndian as LE};
+
+use super::{frame::MAX_HEADERS_LEN, Malformed};
+
+/// The start of header names that callers cannot set.
+pub const RESERVED: &str = "deaddrop.";
+/// The two lengths in front of each header.
+pub const FIXED_LEN: usize = 6;
+
+/// Appends one header to encoded ones. `None` if the name or the sum is too long.
+pub fn push(encoded: &mut Vec<u8>, name: &str, value: &[u8]) -> Option<()> {
+    let name_len = u16::try_from(name.len()).ok()?;
+    let value_len = u32::try_from(value.len()).ok()?;
+    if encoded.len() + FIXED_LEN + name.len() + value.len() > MAX_HEADERS_LEN {
+        return None;
+    }
+    let mut lens = [0; FIXED_LEN];
+    LE::write_u16(&mut lens, name_len);
+    LE::write_u32(&mut lens[2..], value_len);
+    encoded.extend_from_slice(&lens);
+    encoded.extend_from_slice(name.as_bytes());
+    encoded.extend_from_slice(value);
+    Some(())
+}
+
+/// The headers in `encoded`, in order. Ends at the first that does not fit.
+pub fn iter(encoded: &[u8]) -> Headers<'_> {
+    Headers { rest: encoded }
+}
+
+/// Whether every byte of `encoded` belongs to a header.
+pub fn check(encoded: &[u8]) -> Result<(), Malformed> {
+    let mut headers = iter(encoded);
+    while headers.next().is_some() {}
+    if headers.rest.is_empty() {
+        Ok(())
+    } else {
+        Err(Malformed::Field {
+            name: "headers",
+            value: (encoded.len() - headers.rest.len()) as u64,
+        })
+    }
+}
+
+/// See [`iter`].
+#[derive(Debug, Clone)]
+pub struct Headers<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Headers<'a> {
+    type Item = (&'a str, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let lens = self.rest.get(..FIXED_LEN)?;
+        let name_end = FIXED_LEN + LE::read_u16(lens) as usize;
+        let value_end = name_end.checked_add(LE::read_u32(&lens[2..]) as usize)?;
+        let value = self.rest.get(name_end..value_end)?;
+        let name = std::str::from_utf8(&self.rest[FIXED_LEN..name_end]).ok()?;
+        self.rest = &self.rest[value_end..];
+        Some((name, value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_come_back_in_order_and_a_cut_one_ends_them() {
+        let mut encoded = Vec::new();
+        push(&mut encoded, "a", b"1").unwrap();
+        push(&mut encoded, "b", b"").unwrap();
+        assert_eq!(iter(&encoded).collect::<Vec<_>>(), [("a", &b"1"[..]), ("b", &b""[..])]);
+        check(&encoded).unwrap();
+        for len in 1..encoded.len() {
+            assert!(iter(&encoded[..len]).count() < 2);
+        }
+        assert!(check(&encoded[..encoded.len() - 1]).is_err());
+    }
+}

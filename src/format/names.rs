@@ -1,0 +1,37 @@
+//! Names of topics, consumers, clients, services and callbacks: they become file names, and some come
+//! from bytes in a record, so the rule is strict.
+
+/// The longest name.
+pub const MAX_LEN: usize = 128;
+
+/// Why `name` is not allowed, or `Ok`. Allowed: 1 to 128 letters, digits, `.`, `_`, `-` (ASCII), not
+/// starting with `.` or `-`.
+pub fn check(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() {
+        return Err("it is empty");
+    }
+    if name.len() > MAX_LEN {
+        return Err("it is longer than 128 bytes");
+    }
+    if name.starts_with(['.', '-']) {
+        return Err("it starts with '.' or '-'");
+    }
+    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
+        return Err("only ASCII letters, digits, '.', '_' and '-' are allowed");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_name_never_leaves_its_directory() {
+        for bad in ["", ".", "..", "../x", "a/b", "a\0b", "-rf", ".hidden", "ü", "a b"] {
+            assert!(super::check(bad).is_err(), "{bad:?}");
+        }
+        assert!(super::check(&"x".repeat(129)).is_err());
+        for good in ["orders", "inventory.requests", "A-1_b", &"x".repeat(128)] {
+            assert!(super::check(good).is_ok(), "{good:?}");
+        }
+    }
+}

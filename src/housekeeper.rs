@@ -1,0 +1,134 @@
+//! Two threads a log, started when first needed: one makes segments and pages ready ahead of the
+//! writers, the other syncs and trims. Nothing waits for them but performance; what they do not do in
+//! time, the appending thread does itself.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+/// Work done once.
+type Job = Box<dyn FnOnce() + Send>;
+/// Work done every interval; `false` ends it.
+type Tick = Box<dyn FnMut() -> bool + Send>;
+
+/// Which thread does the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Duty {
+    /// Allocating ahead: never waits for the disk's cache.
+    Prepare,
+    /// Syncing, trimming: may take as long as the disk does.
+    Sync,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    timers: Vec<(Instant, Duration, Tick)>,
+    stopped: bool,
+}
+
+#[derive(Default)]
+struct Worker {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// See the module. Dropping it ends the threads after the jobs in hand.
+#[derive(Default)]
+pub(crate) struct Housekeeper {
+    prepare: Arc<Worker>,
+    sync: Arc<Worker>,
+}
+
+impl Housekeeper {
+    fn worker(&self, duty: Duty) -> &Arc<Worker> {
+        match duty {
+            Duty::Prepare => &self.prepare,
+            Duty::Sync => &self.sync,
+        }
+    }
+
+    /// Has `job` done soon. If no thread can be started it is dropped: see the module.
+    pub(crate) fn submit(&self, duty: Duty, job: Job) {
+        let worker = self.worker(duty);
+        worker.queue.lock().jobs.push_back(job);
+        Worker::start(worker, duty);
+        worker.wake.notify_one();
+    }
+
+    /// Has `tick` called every `interval`.
+    pub(crate) fn every(&self, interval: Duration, tick: Tick) {
+        let worker = self.worker(Duty::Sync);
+        worker.queue.lock().timers.push((Instant::now() + interval, interval, tick));
+        Worker::start(worker, Duty::Sync);
+        worker.wake.notify_one();
+    }
+}
+
+impl Worker {
+    fn start(worker: &Arc<Worker>, duty: Duty) {
+        let mut thread = worker.thread.lock();
+        if thread.is_none() {
+            let worker = Arc::clone(worker);
+            let name = match duty {
+                Duty::Prepare => "deaddrop-prepare",
+                Duty::Sync => "deaddrop-sync",
+            };
+            let started = std::thread::Builder::new().name(name.into()).spawn(move || worker.run());
+            *thread = started.ok();
+        }
+    }
+
+    fn run(&self) {
+        let mut queue = self.queue.lock();
+        while !queue.stopped {
+            let now = Instant::now();
+            if let Some(job) = queue.jobs.pop_front() {
+                parking_lot::MutexGuard::unlocked(&mut queue, job);
+                continue;
+            }
+            if let Some(due) = queue.timers.iter().position(|(at, ..)| *at <= now) {
+                let (_, interval, mut tick) = queue.timers.swap_remove(due);
+                if parking_lot::MutexGuard::unlocked(&mut queue, &mut tick) {
+                    queue.timers.push((Instant::now() + interval, interval, tick));
+                }
+                continue;
+            }
+            match queue.timers.iter().map(|(at, ..)| *at).min() {
+                Some(next) => {
+                    self.wake.wait_until(&mut queue, next);
+                }
+                None => self.wake.wait(&mut queue),
+            }
+        }
+    }
+}
+
+impl Drop for Housekeeper {
+    fn drop(&mut self) {
+        if crate::sys::fork::in_child() {
+            return;
+        }
+        for worker in [&self.prepare, &self.sync] {
+            worker.queue.lock().stopped = true;
+            worker.wake.notify_one();
+            let thread = worker.thread.lock().take();
+            // The last owner of a log can be a job itself: a thread cannot wait for its own end.
+            let other = thread.filter(|thread| thread.thread().id() != std::thread::current().id());
+            if let Some(thread) = other {
+                let ended = thread.join();
+                debug_assert!(ended.is_ok(), "a housekeeping job panicked");
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Housekeeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Housekeeper").finish_non_exhaustive()
+    }
+}

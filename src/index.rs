@@ -1,0 +1,116 @@
+//! The sparse index of one segment: from offset or time to a position close before it.
+//!
+//! Disposable: it holds nothing that the segment does not.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::format::index::{self as layout, Entry};
+use crate::format::{frame, segment};
+use crate::segment::{Segment, Step, Walk};
+use crate::sys::{Access, Disk};
+
+/// Positions in a segment, growing with it.
+#[derive(Debug, Clone)]
+pub(crate) struct Index {
+    entries: Vec<Entry>,
+    /// Up to where frames have been looked at, and what is known there.
+    pub(crate) reached: Entry,
+}
+
+impl Index {
+    /// The index of a segment of which nothing was looked at.
+    pub(crate) fn new(segment: &Segment) -> Index {
+        let start = Entry {
+            offset: segment.base(),
+            max_timestamp: segment.header.max_timestamp,
+            position: segment::FIRST_FRAME_AT,
+        };
+        Index { entries: vec![start], reached: start }
+    }
+
+    /// Looks at the frames up to `limit`, which are published. Stops at damage.
+    pub(crate) fn extend(&mut self, segment: &Arc<Segment>, limit: u64, hot: bool) -> Result<()> {
+        if self.reached.position >= limit {
+            return Ok(());
+        }
+        let mut walk = Walk::new(Arc::clone(segment), self.reached.position, hot);
+        loop {
+            let position = walk.position;
+            let Step::Frame(fixed) = walk.step(limit, true)? else { return Ok(()) };
+            let last = self.entries.last().map_or(0, |entry| entry.position);
+            if fixed.kind == frame::KIND_RECORD {
+                if position / layout::SPACING > last / layout::SPACING {
+                    let entry = Entry { offset: fixed.offset, position, ..self.reached };
+                    self.entries.push(entry);
+                }
+                self.reached.offset = fixed.offset + 1;
+                self.reached.max_timestamp = self.reached.max_timestamp.max(fixed.timestamp);
+            }
+            self.reached.position = walk.position;
+        }
+    }
+
+    /// The last entry at or before `offset`.
+    pub(crate) fn before_offset(&self, offset: u64) -> Entry {
+        let behind = self.entries.partition_point(|entry| entry.offset <= offset);
+        self.entries[behind.saturating_sub(1)]
+    }
+
+    /// The last entry before which every record is older than `timestamp`.
+    pub(crate) fn before_time(&self, timestamp: u64) -> Entry {
+        let behind = self.entries.partition_point(|entry| entry.max_timestamp < timestamp);
+        self.entries[behind.saturating_sub(1)]
+    }
+
+    /// The index stored for a sealed segment that ends at `end`; `None` if there is none or it is not
+    /// this segment's: it is then built anew.
+    pub(crate) fn load(disk: &dyn Disk, dir: &Path, segment: &Segment, end: u64) -> Option<Index> {
+        let file = disk.open(&dir.join(layout::file_name(segment.base())), Access::Read).ok()?;
+        // At most one entry for each stretch of the segment.
+        let most = segment.len() / layout::SPACING + 2;
+        let limit = layout::HEADER_LEN + most as usize * layout::ENTRY_LEN;
+        let bytes = crate::sys::read_start(&*file, limit).ok()?;
+        let (salt, stored_end, entries) = layout::decode(&bytes).ok()?;
+        let increasing = entries.windows(2).all(|pair| {
+            pair[0].offset < pair[1].offset
+                && pair[0].position < pair[1].position
+                && pair[0].max_timestamp <= pair[1].max_timestamp
+        });
+        let fits = salt == segment.header.salt
+            && stored_end == end
+            && increasing
+            && entries.first().is_some_and(|first| *first == Index::new(segment).reached)
+            && entries.last().is_some_and(|last| last.position < segment.len());
+        let reached = *entries.last()?;
+        fits.then_some(Index { entries, reached })
+    }
+
+    /// Stores the index of a sealed segment that ends at `end`, in place of any other.
+    pub(crate) fn store(
+        &self,
+        disk: &dyn Disk,
+        dir: &Path,
+        segment: &Segment,
+        end: u64,
+    ) -> Result<()> {
+        let path = dir.join(layout::file_name(segment.base()));
+        match disk.remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("removing", &path, error))
+            }
+            _ => {}
+        }
+        let bytes = layout::encode(segment.header.salt, end, &self.entries);
+        let file = match disk.open(&path, Access::CreateNew) {
+            Ok(file) => file,
+            // Another process stores the same.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(error) => return Err(Error::io("creating", &path, error)),
+        };
+        file.allocate(bytes.len() as u64)
+            .and_then(|()| file.write_all_at(&bytes, 0))
+            .map_err(|error| Error::io("writing", &path, error))
+    }
+}

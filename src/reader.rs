@@ -1,0 +1,292 @@
+//! Reading: copied out, checked on the copy, lent.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::error::{Error, Result};
+use crate::format::{frame, Malformed};
+use crate::record::RecordRef;
+use crate::segment::{Step, Walk};
+use crate::stop::Stop;
+use crate::sys::clock::nanos;
+use crate::topic::{Frontier, TopicInner};
+
+/// Where to begin reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// The first record that is retained.
+    First,
+    /// Behind the newest record: only what comes from now on.
+    End,
+    /// The newest record.
+    Last,
+    /// The newest so many records.
+    LastN(u64),
+    /// The record at this offset.
+    Offset(u64),
+    /// The first record that was appended at this time or later.
+    Time(SystemTime),
+}
+
+/// Reads a topic from a position of its own.
+///
+/// A record is lent until the next call; [`RecordRef::to_owned`] keeps it. Every record is checked
+/// against its checksum after it was copied, so a record that is returned is what was appended. Damage
+/// is an error that leaves the reader where it stands: [`skip_damage`](Self::skip_damage) goes on
+/// behind it.
+///
+/// ```
+/// # fn main() -> deaddrop::Result<()> {
+/// # let dir = deaddrop::doc_dir();
+/// # let log = deaddrop::Log::open(&dir)?;
+/// use deaddrop::{Record, Start};
+/// let orders = log.topic("orders")?;
+/// orders.append_batch(&[Record::new("a"), Record::new("b")])?;
+/// let mut reader = orders.reader(Start::LastN(2))?;
+/// let mut seen = Vec::new();
+/// while let Some(record) = reader.next()? {
+///     seen.push(record.payload().to_owned());
+/// }
+/// assert_eq!(seen, [b"a", b"b"]);
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Reader {
+    topic: Arc<TopicInner>,
+    next: u64,
+    frontier: Frontier,
+    walk: Option<Walk>,
+    /// The base of the segment behind the one being walked.
+    segment_end: Option<u64>,
+    spin: Duration,
+}
+
+/// A waiter that is woken through the kernel pays some microseconds; it looks this long before it
+/// sleeps.
+const DEFAULT_SPIN: Duration = Duration::from_micros(5);
+
+/// With so many records to come, more than the next one is copied at once.
+const FAR: u64 = 8;
+
+impl Reader {
+    pub(crate) fn new(topic: Arc<TopicInner>, start: Start) -> Result<Reader> {
+        let next = resolve(&topic, start)?;
+        Reader::at(topic, next)
+    }
+
+    /// A reader at an offset that is not looked at before the first read.
+    pub(crate) fn at(topic: Arc<TopicInner>, next: u64) -> Result<Reader> {
+        let frontier = topic.frontier()?;
+        Ok(Reader { topic, next, frontier, walk: None, segment_end: None, spin: DEFAULT_SPIN })
+    }
+
+    /// The offset of the record that is read next.
+    pub fn offset(&self) -> u64 {
+        self.next
+    }
+
+    /// Records between this reader and the high watermark.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn lag(&self) -> Result<u64> {
+        Ok(self.topic.frontier()?.high_watermark.saturating_sub(self.next))
+    }
+
+    /// How long a wait looks again and again before it sleeps: longer costs processor time and saves
+    /// the microseconds of a wake-up. 5 us at first.
+    pub fn set_spin(&mut self, spin: Duration) {
+        self.spin = spin;
+    }
+
+    /// Goes to another position.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Trimmed`] if that offset is gone, [`Error::Io`].
+    pub fn seek(&mut self, start: Start) -> Result<()> {
+        let next = resolve(&self.topic, start)?;
+        self.seek_to(next);
+        Ok(())
+    }
+
+    pub(crate) fn seek_to(&mut self, next: u64) {
+        self.next = next;
+        self.walk = None;
+    }
+
+    /// The next record; `None` if there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Trimmed`] if it is gone: seek. [`Error::Corrupt`] if it is damaged. [`Error::Io`].
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<RecordRef<'_>>> {
+        match self.advance()? {
+            Some(fixed) => {
+                let walk = self.walk.as_ref().expect("a frame was just read from it");
+                Ok(Some(RecordRef::new(fixed, walk.frame())))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// The next record; waits for it until `stop` is given: then `None`.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Self::next).
+    pub fn wait(&mut self, stop: &Stop) -> Result<Option<RecordRef<'_>>> {
+        self.wait_for(None, stop)
+    }
+
+    /// The next record; waits for it for at most `timeout`: then `None`.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Self::next).
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<RecordRef<'_>>> {
+        self.wait_for(Some(timeout), &Stop::new())
+    }
+
+    fn wait_for(
+        &mut self,
+        timeout: Option<Duration>,
+        stop: &Stop,
+    ) -> Result<Option<RecordRef<'_>>> {
+        if self.next >= self.frontier.high_watermark
+            && !self.topic.wait_beyond(self.next, self.spin, timeout, stop)?
+        {
+            return Ok(None);
+        }
+        if stop.is_stopped() {
+            return Ok(None);
+        }
+        self.next()
+    }
+
+    /// Moves to the next record's frame, and past it.
+    fn advance(&mut self) -> Result<Option<frame::Fixed>> {
+        if self.next >= self.frontier.high_watermark {
+            self.frontier = self.topic.frontier()?;
+            if self.next >= self.frontier.high_watermark {
+                return Ok(None);
+            }
+            if let Some(walk) = &self.walk {
+                // A handle from before the segment grew, or one that was sealed meanwhile.
+                let base = walk.segment.base();
+                let outgrown =
+                    base == self.frontier.active && walk.segment.len() < self.frontier.position;
+                if outgrown || (self.segment_end.is_none() && base != self.frontier.active) {
+                    self.walk = None;
+                }
+            }
+        }
+        loop {
+            if self.walk.is_none() || self.segment_end.is_some_and(|end| self.next >= end) {
+                let (walk, end) = self.topic.walk_at(self.next, &self.frontier)?;
+                self.walk = Some(walk);
+                self.segment_end = end;
+            }
+            let walk = self.walk.as_mut().expect("just set");
+            let limit = if self.segment_end.is_some() { u64::MAX } else { self.frontier.position };
+            let far = self.frontier.high_watermark - self.next > FAR;
+            let position = walk.position;
+            let what = match walk.step(limit, far)? {
+                Step::Frame(fixed) if fixed.kind == frame::KIND_VOID => continue,
+                // The index leads to a frame some way before the one wanted.
+                Step::Frame(fixed) if fixed.offset < self.next => continue,
+                Step::Frame(fixed) if fixed.offset == self.next => {
+                    self.next += 1;
+                    return Ok(Some(fixed));
+                }
+                Step::Frame(fixed) => Malformed::Field { name: "offset", value: fixed.offset },
+                Step::End => Malformed::Short { needed: frame::FIXED_LEN, found: 0 },
+                Step::Bad(what) => what,
+            };
+            walk.position = position;
+            walk.forget();
+            let error = walk.segment.corrupt(position, Some(self.next), &what);
+            return Err(self.trimmed_instead(error));
+        }
+    }
+
+    /// A segment that was trimmed while it was read is not damaged.
+    fn trimmed_instead(&self, error: Error) -> Error {
+        match self.topic.first_offset() {
+            Ok(first) if first > self.next => Error::Trimmed { wanted: self.next, first },
+            _ => error,
+        }
+    }
+
+    /// After [`Error::Corrupt`]: goes to the next whole record behind the damage, and returns the
+    /// offsets that are skipped. Empty if the record at hand can be read after all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Trimmed`], [`Error::Io`].
+    pub fn skip_damage(&mut self) -> Result<std::ops::Range<u64>> {
+        let from = self.next;
+        self.walk = None;
+        self.frontier = self.topic.frontier()?;
+        let (base, end) = self.topic.around(from, self.frontier.active)?;
+        let found = match self.topic.segment(base) {
+            Ok(segment) => {
+                let start = crate::format::segment::FIRST_FRAME_AT;
+                let mut walk = Walk::new(segment, start, false);
+                let limit = if end.is_some() { u64::MAX } else { self.frontier.position };
+                let stop = end.unwrap_or(self.frontier.high_watermark);
+                let found = walk.resync(limit, from..stop)?;
+                match (found, walk.step(limit, true)?) {
+                    (true, Step::Frame(fixed)) => Some(fixed.offset),
+                    _ => None,
+                }
+            }
+            Err(Error::Corrupt { .. }) => None,
+            Err(other) => return Err(other),
+        };
+        let next = found.or(end).unwrap_or(self.frontier.high_watermark);
+        self.damaged_before(base, next)?;
+        self.next = next.max(from);
+        Ok(from..self.next)
+    }
+
+    /// Stands at the frame of `next` even if the frames before it in its segment are damaged.
+    fn damaged_before(&mut self, base: u64, next: u64) -> Result<()> {
+        let (of_next, end) = self.topic.around(next, self.frontier.active)?;
+        if of_next == base {
+            if let Ok(segment) = self.topic.segment(base) {
+                let start = crate::format::segment::FIRST_FRAME_AT;
+                let mut walk = Walk::new(segment, start, false);
+                let limit = if end.is_some() { u64::MAX } else { self.frontier.position };
+                walk.resync(limit, next..next.saturating_add(1))?;
+                walk.forget();
+                self.walk = Some(walk);
+                self.segment_end = end;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The offset at which `start` is now.
+pub(crate) fn resolve(topic: &TopicInner, start: Start) -> Result<u64> {
+    let first = topic.first_offset()?;
+    let high_watermark = topic.frontier()?.high_watermark;
+    match start {
+        Start::First => Ok(first),
+        Start::End => Ok(high_watermark),
+        Start::Last => Ok(high_watermark.saturating_sub(1).max(first)),
+        Start::LastN(count) => Ok(high_watermark.saturating_sub(count).max(first)),
+        Start::Offset(offset) if offset < first => Err(Error::Trimmed { wanted: offset, first }),
+        Start::Offset(offset) if offset > high_watermark => Err(Error::Invalid {
+            what: format!("offset {offset} is behind the high watermark {high_watermark}"),
+        }),
+        Start::Offset(offset) => Ok(offset),
+        Start::Time(time) => {
+            let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            topic.offset_at_time(nanos(since))
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Records: what a caller appends, and what a reader lends.
+
+use std::time::{Duration, SystemTime};
+
+use crate::error::{Error, Result};
+use crate::format::frame::{self, Fixed, Parts};
+use crate::format::headers;
+
+/// A record to append: a payload, with a key and headers if wanted.
+///
+/// ```
+/// use deaddrop::Record;
+/// let record = Record::new(b"3 of item 7").key("customer-12").header("trace", "abc");
+/// assert_eq!(record.payload(), b"3 of item 7");
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Record {
+    key: Option<Vec<u8>>,
+    headers: Vec<u8>,
+    payload: Vec<u8>,
+    /// A part was given that no frame can hold: reported by the append.
+    oversized: bool,
+}
+
+impl Record {
+    /// A record with this payload, which is copied.
+    pub fn new(payload: impl Into<Vec<u8>>) -> Record {
+        Record { payload: payload.into(), ..Record::default() }
+    }
+
+    /// A record whose payload is `value` as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Decode`] if the value cannot be written as JSON.
+    #[cfg(feature = "json")]
+    pub fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<Record> {
+        Ok(Record::new(to_json(value)?))
+    }
+
+    /// Gives the record a key, at most 65,535 bytes. Records with one key are handled in their order.
+    pub fn key(mut self, key: impl AsRef<[u8]>) -> Record {
+        self.oversized |= key.as_ref().len() > frame::MAX_KEY_LEN;
+        self.key = Some(key.as_ref().to_owned());
+        self
+    }
+
+    /// Adds a header. Names that start with `deaddrop.` are reserved: the append refuses them.
+    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Record {
+        self.oversized |= name.starts_with(headers::RESERVED)
+            || headers::push(&mut self.headers, name, value.as_ref()).is_none();
+        self
+    }
+
+    /// Adds the header of a layer above, in front of the caller's.
+    pub(crate) fn reserved_header(mut self, name: &str, value: &[u8]) -> Record {
+        let mut all = Vec::with_capacity(self.headers.len() + value.len() + 32);
+        self.oversized |= headers::push(&mut all, name, value).is_none();
+        all.extend_from_slice(&self.headers);
+        self.headers = all;
+        self
+    }
+
+    /// The payload.
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// Bytes that the record takes in a segment, without padding.
+    pub fn frame_len(&self) -> usize {
+        self.parts().frame_len()
+    }
+
+    pub(crate) fn parts(&self) -> Parts<'_> {
+        Parts { key: self.key.as_deref(), headers: &self.headers, payload: &self.payload }
+    }
+
+    /// Refuses what no frame can hold.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.oversized {
+            return Err(Error::Invalid {
+                what: "a key over 65,535 bytes, headers over 16 MiB, or a header name that is \
+                       reserved (deaddrop.*) or over 65,535 bytes: nothing was appended"
+                    .into(),
+            });
+        }
+        let len = self.frame_len();
+        if len > frame::MAX_LEN {
+            return Err(Error::TooLarge { len, limit: frame::MAX_LEN });
+        }
+        Ok(())
+    }
+}
+
+impl From<&[u8]> for Record {
+    fn from(payload: &[u8]) -> Record {
+        Record::new(payload)
+    }
+}
+
+/// A record that a reader lends: valid until the reader's next call.
+#[derive(Clone, Copy)]
+pub struct RecordRef<'a> {
+    fixed: Fixed,
+    frame: &'a [u8],
+}
+
+impl<'a> RecordRef<'a> {
+    /// `frame` starts with a verified frame whose fixed part is `fixed`.
+    pub(crate) fn new(fixed: Fixed, frame: &'a [u8]) -> RecordRef<'a> {
+        RecordRef { fixed, frame: &frame[..fixed.len] }
+    }
+
+    /// The record's offset: dense, from 0.
+    pub fn offset(&self) -> u64 {
+        self.fixed.offset
+    }
+
+    /// When it was appended, by the appender's wall clock, to a few milliseconds.
+    pub fn timestamp(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(self.fixed.timestamp)
+    }
+
+    /// The same, in nanoseconds since the Unix epoch.
+    pub fn timestamp_nanos(&self) -> u64 {
+        self.fixed.timestamp
+    }
+
+    /// The key, if it has one.
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.fixed.key_range().map(|range| &self.frame[range])
+    }
+
+    /// The payload.
+    pub fn payload(&self) -> &'a [u8] {
+        &self.frame[self.fixed.payload_range()]
+    }
+
+    /// The payload read as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Decode`] if it is not the JSON of a `T`.
+    #[cfg(feature = "json")]
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+        from_json(self.payload())
+    }
+
+    /// All headers, in the order in which they were added.
+    pub fn headers(&self) -> headers::Headers<'a> {
+        headers::iter(&self.frame[self.fixed.headers_range()])
+    }
+
+    /// The value of the first header of this name.
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.headers().find(|(found, _)| *found == name).map(|(_, value)| value)
+    }
+
+    /// A copy that outlives the reader's next call.
+    #[allow(clippy::should_implement_trait)]
+    pub fn to_owned(&self) -> OwnedRecord {
+        OwnedRecord { fixed: self.fixed, frame: self.frame.into() }
+    }
+}
+
+impl std::fmt::Debug for RecordRef<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Record")
+            .field("offset", &self.offset())
+            .field("key", &self.key().map(String::from_utf8_lossy))
+            .field("payload", &String::from_utf8_lossy(self.payload()))
+            .finish()
+    }
+}
+
+/// A record read from the log, with its own bytes.
+#[derive(Clone)]
+pub struct OwnedRecord {
+    fixed: Fixed,
+    frame: Box<[u8]>,
+}
+
+impl OwnedRecord {
+    /// The record, as a reader lends it.
+    pub fn as_ref(&self) -> RecordRef<'_> {
+        RecordRef { fixed: self.fixed, frame: &self.frame }
+    }
+
+    /// The record's offset.
+    pub fn offset(&self) -> u64 {
+        self.fixed.offset
+    }
+
+    /// The payload.
+    pub fn payload(&self) -> &[u8] {
+        &self.frame[self.fixed.payload_range()]
+    }
+
+    /// A record to append elsewhere, with the same key, headers and payload.
+    pub fn to_record(&self) -> Record {
+        Record {
+            key: self.as_ref().key().map(<[u8]>::to_owned),
+            headers: self.frame[self.fixed.headers_range()].to_owned(),
+            payload: self.payload().to_owned(),
+            oversized: false,
+        }
+    }
+}
+
+impl std::fmt::Debug for OwnedRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.as_ref().fmt(f)
+    }
+}
+
+#[cfg(feature = "json")]
+pub(crate) fn to_json<T: serde::Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|error| Error::Decode { what: error.to_string() })
+}
+
+#[cfg(feature = "json")]
+pub(crate) fn from_json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| Error::Decode { what: error.to_string() })
+}

@@ -1,0 +1,249 @@
+//! What to do when a topic is opened: facts in, plan out. No I/O here.
+//!
+//! Two tables. The first decides, from the control words and the other members, how to open. The
+//! second decides, from a scan of the newest segments, where the log ends and what that end means.
+//! Each row is a pattern over facts; a test checks that every combination of facts matches exactly
+//! one row. The rows are listed with their reasons in `docs/failure-model.md`.
+
+/// What is known before anything is read but the control words and the directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OpeningFacts {
+    /// No other process has the topic open for writing.
+    pub(crate) alone: bool,
+    /// The control words are complete, of this boot and of this very file.
+    pub(crate) words_trusted: bool,
+    /// The control words say that a sync failed. Only looked at if they are trusted.
+    pub(crate) latched: bool,
+    /// There is a segment file.
+    pub(crate) has_segments: bool,
+}
+
+/// How to open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// Join the members; they keep the words true.
+    Attach,
+    /// Members are alive but their words are not to be trusted: somebody damaged the control file.
+    Refuse,
+    /// Make the first segment.
+    Create,
+    /// Go on from the words; settle what dead members left.
+    Resume,
+    /// Scan from the promised boundary, which the words help to know.
+    ScanFromWords,
+    /// Scan from the promised boundary in the segment headers; the words are only hints.
+    ScanFromDisk,
+}
+
+/// A row: `None` matches both.
+struct OpeningRow {
+    alone: Option<bool>,
+    words_trusted: Option<bool>,
+    latched: Option<bool>,
+    has_segments: Option<bool>,
+    plan: Opening,
+}
+
+const OPENING: [OpeningRow; 6] = {
+    const fn row(
+        alone: Option<bool>,
+        words_trusted: Option<bool>,
+        latched: Option<bool>,
+        has_segments: Option<bool>,
+        plan: Opening,
+    ) -> OpeningRow {
+        OpeningRow { alone, words_trusted, latched, has_segments, plan }
+    }
+    const YES: Option<bool> = Some(true);
+    const NO: Option<bool> = Some(false);
+    [
+        row(NO, YES, None, None, Opening::Attach),
+        row(NO, NO, None, None, Opening::Refuse),
+        row(YES, None, None, NO, Opening::Create),
+        row(YES, YES, NO, YES, Opening::Resume),
+        row(YES, YES, YES, YES, Opening::ScanFromWords),
+        row(YES, NO, None, YES, Opening::ScanFromDisk),
+    ]
+};
+
+fn fits(pattern: Option<bool>, fact: bool) -> bool {
+    pattern.is_none_or(|pattern| pattern == fact)
+}
+
+impl OpeningRow {
+    fn matches(&self, facts: OpeningFacts) -> bool {
+        fits(self.alone, facts.alone)
+            && fits(self.words_trusted, facts.words_trusted)
+            && fits(self.latched, facts.latched)
+            && fits(self.has_segments, facts.has_segments)
+    }
+}
+
+/// How to open, by the first table.
+pub(crate) fn opening(facts: OpeningFacts) -> Opening {
+    let row = OPENING.iter().find(|row| row.matches(facts));
+    row.expect("every combination of facts has a row").plan
+}
+
+/// What a scan from the promised boundary's segment found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ScanFacts {
+    /// The last whole frame ends at or behind the promised boundary.
+    pub(crate) boundary_reached: bool,
+    /// Behind the last whole frame there are only zeros, and no segment follows.
+    pub(crate) rest_is_clean: bool,
+    /// Whole frames stand behind the first invalid byte at or behind the boundary.
+    pub(crate) whole_frames_behind: bool,
+}
+
+/// Where the log goes on, and what is said about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Behind the last whole frame, in the same segment.
+    Continue,
+    /// A torn tail: in a new segment, whose base is the end found; what was cut stays in its file.
+    Cut,
+    /// As [`Ending::Cut`], and opening reports possible corruption with the number of frames.
+    CutAndReport,
+    /// Promised frames are missing: in a new segment, whose base is at least the boundary, so that no
+    /// promised offset is used again. Opening reports corruption.
+    RollPastDamage,
+}
+
+struct EndingRow {
+    boundary_reached: Option<bool>,
+    rest_is_clean: Option<bool>,
+    whole_frames_behind: Option<bool>,
+    plan: Ending,
+}
+
+const ENDINGS: [EndingRow; 4] = {
+    const YES: Option<bool> = Some(true);
+    const NO: Option<bool> = Some(false);
+    const fn row(
+        boundary_reached: Option<bool>,
+        rest_is_clean: Option<bool>,
+        whole_frames_behind: Option<bool>,
+        plan: Ending,
+    ) -> EndingRow {
+        EndingRow { boundary_reached, rest_is_clean, whole_frames_behind, plan }
+    }
+    [
+        row(YES, YES, None, Ending::Continue),
+        row(YES, NO, NO, Ending::Cut),
+        row(YES, NO, YES, Ending::CutAndReport),
+        row(NO, None, None, Ending::RollPastDamage),
+    ]
+};
+
+impl EndingRow {
+    fn matches(&self, facts: ScanFacts) -> bool {
+        fits(self.boundary_reached, facts.boundary_reached)
+            && fits(self.rest_is_clean, facts.rest_is_clean)
+            && fits(self.whole_frames_behind, facts.whole_frames_behind)
+    }
+}
+
+/// What the end means, by the second table.
+pub(crate) fn ending(facts: ScanFacts) -> Ending {
+    let row = ENDINGS.iter().find(|row| row.matches(facts));
+    row.expect("every combination of facts has a row").plan
+}
+
+/// What a recovery found and did. Part of opening a topic after a crash; see
+/// [`Topic::recovery`](crate::Topic::recovery).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// Everything below it was promised to survive.
+    pub promised_boundary: u64,
+    /// The end of the log after the recovery.
+    pub end: u64,
+    /// The epoch that the recovery began, if records may have been lost.
+    pub epoch: Option<u32>,
+    /// Whether a torn tail was cut off.
+    pub cut: bool,
+    /// Whole frames behind a torn tail: possible corruption rather than a torn write.
+    pub frames_behind_cut: u64,
+    /// Segment files that were never promised and were set aside, under these names.
+    pub set_aside: Vec<String>,
+    /// Damage below the promised boundary: reading it gives [`Error::Corrupt`](crate::Error::Corrupt).
+    pub damage: Vec<Damage>,
+}
+
+/// One damaged range of a segment file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Damage {
+    /// The file.
+    pub path: std::path::PathBuf,
+    /// The position of the first invalid byte.
+    pub position: u64,
+    /// The offsets that are missing.
+    pub offsets: std::ops::Range<u64>,
+    /// What is wrong with the bytes.
+    pub what: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn combinations(bits: u32) -> impl Iterator<Item = Vec<bool>> {
+        (0..1u32 << bits).map(move |all| (0..bits).map(|bit| all >> bit & 1 == 1).collect())
+    }
+
+    #[test]
+    fn every_combination_of_opening_facts_matches_exactly_one_row() {
+        for facts in combinations(4) {
+            let facts = OpeningFacts {
+                alone: facts[0],
+                words_trusted: facts[1],
+                latched: facts[2],
+                has_segments: facts[3],
+            };
+            assert_eq!(OPENING.iter().filter(|row| row.matches(facts)).count(), 1, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn every_combination_of_scan_facts_matches_exactly_one_row() {
+        for facts in combinations(3) {
+            let facts = ScanFacts {
+                boundary_reached: facts[0],
+                rest_is_clean: facts[1],
+                whole_frames_behind: facts[2],
+            };
+            assert_eq!(ENDINGS.iter().filter(|row| row.matches(facts)).count(), 1, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn every_row_is_needed() {
+        let plans: Vec<_> = combinations(3)
+            .map(|facts| {
+                ending(ScanFacts {
+                    boundary_reached: facts[0],
+                    rest_is_clean: facts[1],
+                    whole_frames_behind: facts[2],
+                })
+            })
+            .collect();
+        for row in &ENDINGS {
+            assert!(plans.contains(&row.plan), "{:?}", row.plan);
+        }
+    }
+
+    #[test]
+    fn living_members_are_joined_whatever_else_is_seen_and_never_recovered_over() {
+        for facts in combinations(2) {
+            let facts = OpeningFacts {
+                alone: false,
+                words_trusted: true,
+                latched: facts[0],
+                has_segments: facts[1],
+            };
+            assert_eq!(opening(facts), Opening::Attach);
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Named places at which a test can kill, stop or interrupt the process. Free in other builds.
+//!
+//! The names are those of `docs/failure-model.md`.
+
+/// Marks a place; does nothing unless the feature `sim` is on and a test armed it.
+macro_rules! crash_point {
+    ($name:literal) => {
+        #[cfg(feature = "sim")]
+        $crate::sys::crash_point::reached($name);
+    };
+}
+pub(crate) use crash_point;
+
+#[cfg(feature = "sim")]
+mod armed {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// What happens when an armed point is reached.
+    type Action = Box<dyn FnMut(&'static str) + Send>;
+
+    static ANY: AtomicBool = AtomicBool::new(false);
+    static ACTION: parking_lot::Mutex<Option<Action>> = parking_lot::Mutex::new(None);
+
+    /// Calls `action` with the name of every crash point that this process reaches. The action may
+    /// kill the process, or do nothing. One action at a time; `None` disarms.
+    pub fn arm(action: Option<Action>) {
+        ANY.store(action.is_some(), Ordering::Release);
+        *ACTION.lock() = action;
+    }
+
+    pub(crate) fn reached(name: &'static str) {
+        if ANY.load(Ordering::Acquire) {
+            // A crash point inside the action itself is passed over.
+            if let Some(mut action) = ACTION.try_lock() {
+                if let Some(action) = action.as_mut() {
+                    action(name);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(feature = "sim")]
+pub use armed::arm;
+#[cfg(feature = "sim")]
+pub(crate) use armed::reached;

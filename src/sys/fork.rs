@@ -1,0 +1,75 @@
+//! Detecting a forked child, and keeping the parent's locks out of it.
+//!
+//! A child inherits open files, and with them the kernel's locks: as long as it lives, its dead parent
+//! would look alive. So a child closes the lock files as its first act, and everything it calls in
+//! this library returns `Forked`.
+
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::OnceLock;
+
+/// Lock files open at once in one process.
+const MAX_LOCK_FILES: usize = 16 << 10;
+
+/// The descriptors of all open lock files, or -1.
+static LOCK_FILES: [AtomicI32; MAX_LOCK_FILES] = [const { AtomicI32::new(-1) }; MAX_LOCK_FILES];
+
+/// A word on a page that the kernel wipes in a child.
+static SENTINEL: OnceLock<&'static AtomicU64> = OnceLock::new();
+
+fn sentinel() -> &'static AtomicU64 {
+    SENTINEL.get_or_init(|| {
+        // SAFETY: a fresh anonymous private page, never unmapped.
+        let page = unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let page = libc::mmap(
+                std::ptr::null_mut(),
+                4096,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                -1,
+                0,
+            );
+            let wiped =
+                page != libc::MAP_FAILED && libc::madvise(page, 4096, libc::MADV_WIPEONFORK) == 0;
+            // Without the page (no memory) a fork would go unnoticed: better to stop here.
+            assert!(wiped, "no page of memory that is wiped on fork");
+            page
+        };
+        // SAFETY: mapped, aligned, used only as this word.
+        let word: &'static AtomicU64 = unsafe { AtomicU64::from_ptr(page.cast()) };
+        word.store(1, Ordering::Relaxed);
+        // SAFETY: the handler is async-signal-safe: it loads atomics and closes descriptors.
+        unsafe { libc::pthread_atfork(None, None, Some(close_lock_files)) };
+        word
+    })
+}
+
+extern "C" fn close_lock_files() {
+    for slot in &LOCK_FILES {
+        let fd = slot.load(Ordering::Relaxed);
+        if fd >= 0 {
+            // SAFETY: the descriptor is open: its owner unregisters it before it closes it, and does
+            // not close it again in a child.
+            unsafe { libc::close(fd) };
+        }
+    }
+}
+
+/// Whether this process was forked from the one that first used the library.
+pub(crate) fn in_child() -> bool {
+    sentinel().load(Ordering::Relaxed) == 0
+}
+
+/// Has the descriptor closed in forked children. `None` if too many are registered: children then
+/// keep the file open, and its locks alive as long as they live.
+pub(crate) fn register(fd: i32) -> Option<usize> {
+    sentinel();
+    LOCK_FILES.iter().position(|slot| {
+        slot.compare_exchange(-1, fd, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    })
+}
+
+/// Ends a registration, before the descriptor is closed.
+pub(crate) fn unregister(slot: usize) {
+    LOCK_FILES[slot].store(-1, Ordering::Relaxed);
+}

@@ -1,0 +1,191 @@
+//! A shared mapping of a file, without ever forming a reference to its bytes.
+//!
+//! Other processes store into the same memory. Words are reached as atomics; ranges are copied in and
+//! out. A copy out loads relaxed words, so that a racing store gives wrong bytes (which the frame's
+//! checksum finds) and not undefined behaviour.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::{io, ptr};
+
+/// See the module. Cheap to share: put it in an `Arc`.
+pub(crate) struct Map {
+    start: *mut u8,
+    len: usize,
+    writable: bool,
+    backing: Backing,
+}
+
+enum Backing {
+    File(std::mem::ManuallyDrop<memmap2::MmapRaw>),
+    /// Keeps memory alive that something else owns; told of pages to write again.
+    Memory(Arc<dyn MemoryOwner>),
+}
+
+/// Owns the memory of a mapping that is not a file's.
+pub(crate) trait MemoryOwner: Send + Sync {
+    /// See [`Map::redirty`].
+    fn redirty(&self, start: usize, end: usize);
+}
+
+// SAFETY: a Map is an address range that stays mapped until it is dropped; all access to it is by
+// atomics, or by copies whose callers hold the lock that excludes other writers of the range.
+unsafe impl Send for Map {}
+// SAFETY: as above.
+unsafe impl Sync for Map {}
+
+impl Map {
+    /// Wraps a mapping of a file. Children of a fork do not inherit it.
+    pub(crate) fn of_file(raw: memmap2::MmapRaw, writable: bool) -> io::Result<Map> {
+        raw.advise(memmap2::Advice::DontFork)?;
+        Ok(Map {
+            start: raw.as_mut_ptr(),
+            len: raw.len(),
+            writable,
+            backing: Backing::File(std::mem::ManuallyDrop::new(raw)),
+        })
+    }
+
+    /// Wraps memory that `owner` keeps valid and in place.
+    ///
+    /// # Safety
+    ///
+    /// `start` is valid for reads and writes of `len` bytes, and aligned to 8, while `owner` lives.
+    #[cfg(feature = "sim")]
+    pub(crate) unsafe fn of_memory(
+        start: *mut u8,
+        len: usize,
+        writable: bool,
+        owner: Arc<dyn MemoryOwner>,
+    ) -> Map {
+        Map { start, len, writable, backing: Backing::Memory(owner) }
+    }
+
+    /// Bytes mapped.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Address of the first byte, for the one module that lays its words over the mapping.
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        self.start
+    }
+
+    fn at(&self, position: usize, len: usize) -> *mut u8 {
+        assert!(
+            position.checked_add(len).is_some_and(|end| end <= self.len),
+            "{len} bytes at {position} are outside a mapping of {}",
+            self.len
+        );
+        // SAFETY: the assertion keeps the result inside the mapping.
+        unsafe { self.start.add(position) }
+    }
+
+    /// The aligned word at `position`.
+    pub(crate) fn word(&self, position: usize) -> &AtomicU64 {
+        assert!(position % 8 == 0);
+        // SAFETY: in bounds (`at`), aligned (mappings start on a page), and the memory is only ever
+        // accessed as atomics or under the lock that owns the range.
+        unsafe { AtomicU64::from_ptr(self.at(position, 8).cast()) }
+    }
+
+    /// Copies `bytes` into the mapping. The caller must be the only writer of the range, and no
+    /// reader may have been told of it yet.
+    pub(crate) fn write(&self, position: usize, bytes: &[u8]) {
+        assert!(self.writable, "a read-only mapping");
+        let to = self.at(position, bytes.len());
+        // SAFETY: `to` is valid for the length and does not overlap `bytes`, which is not in any
+        // mapping; exclusive by the contract above, upheld by the append lock or by the file being
+        // unpublished.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
+
+    /// Sets a range to zero, under the same contract as [`write`](Self::write).
+    pub(crate) fn write_zeros(&self, position: usize, len: usize) {
+        assert!(self.writable, "a read-only mapping");
+        let to = self.at(position, len);
+        // SAFETY: as in `write`.
+        unsafe { ptr::write_bytes(to, 0, len) };
+    }
+
+    /// Copies a range out, as relaxed words. `position` is a multiple of 8.
+    pub(crate) fn read(&self, position: usize, out: &mut [u8]) {
+        assert!(position % 8 == 0);
+        let from = self.at(position, out.len()).cast::<u64>().cast_const();
+        let words = out.len() / 8;
+        let to = out.as_mut_ptr().cast::<u64>();
+        for index in 0..words {
+            // SAFETY: `from` is aligned and valid for `words` words; `to` is valid for as many and
+            // may be unaligned.
+            unsafe {
+                let word = AtomicU64::from_ptr(from.add(index).cast_mut()).load(Ordering::Relaxed);
+                to.add(index).write_unaligned(word);
+            }
+        }
+        let rest = &mut out[words * 8..];
+        if !rest.is_empty() {
+            let mut last = [0; 8];
+            for (index, byte) in last.iter_mut().enumerate().take(rest.len()) {
+                // SAFETY: in bounds, as `position + out.len()` is.
+                *byte = unsafe {
+                    std::sync::atomic::AtomicU8::from_ptr(
+                        from.cast::<u8>().add(words * 8 + index).cast_mut(),
+                    )
+                    .load(Ordering::Relaxed)
+                };
+            }
+            rest.copy_from_slice(&last[..rest.len()]);
+        }
+    }
+
+    /// The bytes of a range, as a slice into the mapping.
+    ///
+    /// # Safety
+    ///
+    /// Nobody stores into the range while the slice lives.
+    pub(crate) unsafe fn slice(&self, position: usize, len: usize) -> &[u8] {
+        // SAFETY: in bounds; unchanging by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.at(position, len), len) }
+    }
+
+    /// Whether every byte from `start` to `end` (multiples of 8) is zero.
+    pub(crate) fn is_zero(&self, start: usize, end: usize) -> bool {
+        (start..end).step_by(8).all(|at| self.word(at).load(Ordering::Relaxed) == 0)
+    }
+
+    /// Makes the pages of a range resident and writable now, so that a later store does not fault.
+    /// An error (no memory, a bad sector) is returned instead of a signal later.
+    pub(crate) fn populate(&self, start: usize, end: usize) -> io::Result<()> {
+        let Backing::File(raw) = &self.backing else { return Ok(()) };
+        raw.advise_range(memmap2::Advice::PopulateWrite, start, end.min(self.len) - start)
+    }
+
+    /// Marks the pages of a range as changed, so that the next sync writes them whatever the page
+    /// cache believes: after a failed sync it takes lost pages for clean ones.
+    pub(crate) fn redirty(&self, start: usize, end: usize) {
+        for page in (start & !4095..end.min(self.len)).step_by(4096) {
+            self.word(page).fetch_or(0, Ordering::Relaxed);
+        }
+        if let Backing::Memory(owner) = &self.backing {
+            owner.redirty(start, end);
+        }
+    }
+}
+
+impl std::fmt::Debug for Map {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Map").field("len", &self.len).field("writable", &self.writable).finish()
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        if let Backing::File(raw) = &mut self.backing {
+            // A forked child did not inherit the mapping: something else may lie at its address.
+            if !super::fork::in_child() {
+                // SAFETY: dropped once, here.
+                unsafe { std::mem::ManuallyDrop::drop(raw) };
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The seam to the operating system: files, maps, locks, futex, clock, fork. No other module names
+//! them, and this one knows no format.
+//!
+//! Two implementations of [`Disk`] stand behind it: [`real`] and, for tests, [`sim`], which keeps
+//! files in memory, tells durable bytes from cached ones, cuts the power and injects faults.
+
+pub(crate) mod atomic;
+pub(crate) mod clock;
+pub(crate) mod crash_point;
+pub(crate) mod fork;
+pub(crate) mod futex;
+pub(crate) mod map;
+pub(crate) mod real;
+#[cfg(feature = "sim")]
+pub mod sim;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub(crate) use map::Map;
+
+/// What kind of storage a directory lies on, as far as it changes what can be promised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Medium {
+    /// A file system on a disk.
+    Disk,
+    /// Memory: gone after a power loss.
+    Memory,
+    /// Copies on write: an allocated page can still fail on a store.
+    CopyOnWrite,
+    /// Another machine's: locks and maps are not shared. Holds the file system's name.
+    Network(&'static str),
+}
+
+/// Which file a descriptor refers to, independent of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileIdentity {
+    pub(crate) dev: u64,
+    pub(crate) ino: u64,
+}
+
+/// How to open a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// It must exist.
+    Read,
+    /// It must exist.
+    ReadWrite,
+    /// It must not exist.
+    CreateNew,
+    /// Opened, or created empty.
+    OpenOrCreate,
+}
+
+/// Names: directories and what is in them.
+pub(crate) trait Disk: Send + Sync + std::fmt::Debug {
+    /// Creates the directory and its missing parents; each new name is synced in its parent.
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// Opens a regular file; never follows a symbolic link in the last part of the path.
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn DiskFile>>;
+    /// Gives a file another name; fails with `AlreadyExists` if that exists.
+    fn rename_no_replace(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file's name.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty directory.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+    /// The names in a directory, in no order. Names that are not UTF-8 are left out.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Random identity of this boot of this machine.
+    fn boot_id(&self) -> io::Result<[u64; 2]>;
+    /// What the directory lies on.
+    fn medium(&self, dir: &Path) -> io::Result<Medium>;
+}
+
+/// One open file.
+pub(crate) trait DiskFile: Send + Sync + std::fmt::Debug {
+    /// Bytes of the file.
+    fn len(&self) -> io::Result<u64>;
+    /// See [`FileIdentity`].
+    fn identity(&self) -> io::Result<FileIdentity>;
+    /// Reads up to `buf.len()` bytes; 0 at the end of the file. Never a partial read before it.
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
+    /// Writes all of `bytes`.
+    fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()>;
+    /// Extends the file to `len` bytes of allocated zeros; does nothing if it is as long.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+    /// fdatasync: the file's bytes and length are durable on return.
+    fn sync_data(&self) -> io::Result<()>;
+    /// Maps the first `len` bytes, shared; the file must have them.
+    fn map(&self, len: usize, writable: bool) -> io::Result<Map>;
+    /// Takes the exclusive lock on a range of bytes, unless another open file has part of it.
+    /// Needs write access. Held until [`unlock`](Self::unlock) or the end of this open file.
+    fn try_lock(&self, start: u64, len: u64) -> io::Result<bool>;
+    /// Gives the lock back.
+    fn unlock(&self, start: u64, len: u64) -> io::Result<()>;
+    /// Whether another open file, of this or any process, holds a lock on part of the range.
+    fn locked_by_other(&self, start: u64, len: u64) -> io::Result<bool>;
+}
+
+/// Reads the first `limit` bytes of a file, or all of it if it is shorter.
+pub(crate) fn read_start(file: &dyn DiskFile, limit: usize) -> io::Result<Vec<u8>> {
+    let len = file.len()?.min(limit as u64) as usize;
+    let mut bytes = vec![0; len];
+    let read = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+/// Creates a small file under its final name so that after a crash it is there whole or not at all.
+/// `unique` makes the temporary name; durable on return.
+pub(crate) fn create_durably(
+    disk: &dyn Disk,
+    path: &Path,
+    bytes: &[u8],
+    unique: u64,
+) -> io::Result<()> {
+    let temporary = with_suffix(path, &format!(".{unique:016x}.tmp"));
+    let written = (|| {
+        let file = disk.open(&temporary, Access::CreateNew)?;
+        file.allocate(bytes.len() as u64)?;
+        file.write_all_at(bytes, 0)?;
+        file.sync_data()?;
+        disk.rename_no_replace(&temporary, path)
+    })();
+    if let Err(error) = written {
+        return match disk.remove_file(&temporary) {
+            Err(other) if other.kind() != io::ErrorKind::NotFound => Err(other),
+            _ => Err(error),
+        };
+    }
+    disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// `path` with `suffix` behind its last part.
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// 64 random bits from the kernel.
+pub(crate) fn random() -> u64 {
+    let mut bytes = [0u8; 8];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let rest = &mut bytes[filled..];
+        // SAFETY: `rest` is a live, writable buffer of `rest.len()` bytes.
+        let got = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        filled += usize::try_from(got).unwrap_or(0);
+    }
+    u64::from_ne_bytes(bytes)
+}

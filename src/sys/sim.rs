@@ -1,0 +1,1319 @@
+//! A disk in memory that tells live bytes from durable ones, cuts the power, and fails on demand.
+//!
+//! Live is what every process sees: the page cache and the names in it. Durable is what a power cut
+//! cannot take: the bytes of a file at its last successful sync, and the names that a directory sync
+//! (or the creation of the directory) has covered. [`SimDisk::power_cut`] mixes the two.
+//!
+//! One mutex orders all operations and all snapshots, so an image never has a later sync without an
+//! earlier one. Stores into mappings pass it by, as they pass the kernel by.
+//!
+//! Harsher than a kernel in two ways: a failed sync writes nothing at all, and storing the same bytes
+//! again through a mapping does not make a page dirty. Milder in one: the maps of a killed process
+//! stay, so its destructors can still store into them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::{fmt, io};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::map::MemoryOwner;
+use super::{Access, Disk, DiskFile, FileIdentity, Map, Medium};
+
+/// What the page cache writes as one.
+const PAGE_LEN: usize = 4096;
+/// What a disk writes as one.
+const SECTOR_LEN: usize = 512;
+/// A file that is mapped can grow this far at least.
+const MEMORY_LEN_MIN: usize = 64 << 10;
+const FILE_LEN_MAX: u64 = 4 << 30;
+const OP_COUNT: usize = Op::Lock as usize + 1;
+
+/// The kinds of operation that are counted and can be made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// Opening or creating a file.
+    Open,
+    /// Renaming a file.
+    Rename,
+    /// Removing a file or a directory.
+    Remove,
+    /// Listing a directory.
+    List,
+    /// Syncing a directory, also the parent of a newly created one.
+    SyncDir,
+    /// Reading from a file.
+    Read,
+    /// Writing to a file; a write through a mapping is none.
+    Write,
+    /// Allocating room for a file.
+    Allocate,
+    /// Syncing a file. If it fails, the page cache takes the file's pages for written.
+    SyncData,
+    /// Mapping a file.
+    Map,
+    /// Taking, giving back or probing a lock.
+    Lock,
+}
+
+/// One process's view of a disk in memory. A clone is the same process; [`process`](Self::process)
+/// gives another one.
+#[derive(Clone)]
+pub struct SimDisk {
+    state: Arc<Mutex<State>>,
+    process: u64,
+}
+
+impl Default for SimDisk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimDisk").field("process", &self.process).finish_non_exhaustive()
+    }
+}
+
+impl SimDisk {
+    /// An empty disk without a size limit.
+    pub fn new() -> Self {
+        let roots = ["", "/"].map(|root| (PathBuf::from(root), Node::Directory));
+        Self::of(State::new(BTreeMap::from(roots), 1))
+    }
+
+    fn of(state: State) -> Self {
+        SimDisk { state: Arc::new(Mutex::new(state)), process: 0 }
+    }
+
+    /// Another process on the same machine.
+    pub fn process(&self) -> SimDisk {
+        SimDisk { state: self.state.clone(), process: self.state.lock().next_id() }
+    }
+
+    /// What the library gets.
+    pub(crate) fn handle(&self) -> Arc<dyn Disk> {
+        Arc::new(self.clone())
+    }
+
+    /// Kills this process: its locks are free at once, and whatever it still calls, also on files
+    /// that it has open, fails. Its mappings stay.
+    pub fn kill(&self) {
+        let mut state = self.state.lock();
+        state.killed.insert(self.process);
+        state.locks.retain(|lock| lock.process != self.process);
+    }
+
+    /// Makes one call of `op`, in any process, fail with `errno`: the next one if `nth` is 0.
+    pub fn fail(&self, op: Op, nth: u64, errno: i32) {
+        let mut state = self.state.lock();
+        let call = state.calls[op as usize] + nth;
+        state.faults.push(Fault { op, call, errno });
+    }
+
+    /// Calls of `op` so far, in all processes, failed ones included.
+    pub fn calls(&self, op: Op) -> u64 {
+        self.state.lock().calls[op as usize]
+    }
+
+    /// Limits the sum of the lengths of all named files. Images of this disk have the same limit.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.state.lock().capacity_len = bytes;
+    }
+
+    /// The disk after the power failed and came back, drawn from `seed`: another boot, no locks, no
+    /// faults. A change of a name that was not synced is there or not, a rename as one; each sector
+    /// that was not synced holds its live or its durable bytes; the length is either one.
+    pub fn power_cut(&self, seed: u64) -> SimDisk {
+        let state = self.state.lock();
+        let mut random = Random(seed);
+        let boot = random.next() ^ state.boot_id[0];
+        let names = state.names_after_power_cut(&mut random);
+        let everywhere = (random.below(4) == 0).then(|| Survivors::draw(&mut random));
+        Self::of(state.image(names, boot, |inode| {
+            let survivors = everywhere.unwrap_or_else(|| Survivors::draw(&mut random));
+            (inode.number, inode.content.lock().after_power_cut(survivors, &mut random))
+        }))
+    }
+
+    /// The disk after an orderly restart of the machine: another boot, nothing lost.
+    pub fn reboot(&self) -> SimDisk {
+        let state = self.state.lock();
+        let boot = Random(state.boot_id[0]).next();
+        Self::of(
+            state.image(state.names.clone(), boot, |inode| {
+                (inode.number, inode.content.lock().live())
+            }),
+        )
+    }
+
+    /// What `cp -r` of everything gives: the live files under other inode numbers, in the same boot.
+    pub fn copy(&self) -> SimDisk {
+        let state = self.state.lock();
+        let mut number = state.last_id;
+        Self::of(state.image(state.names.clone(), state.boot_id[0], |inode| {
+            number += 1;
+            (number, inode.content.lock().live())
+        }))
+    }
+
+    /// The live bytes of a file.
+    pub fn read(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
+        let state = self.state.lock();
+        let bytes = state.inode(&normal(path.as_ref()))?.content.lock().live();
+        Some(bytes)
+    }
+
+    /// The bytes that a power cut cannot take from the file that durably has this name.
+    pub fn durable(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
+        let state = self.state.lock();
+        match state.durable_names.get(&normal(path.as_ref()))? {
+            Node::File(inode) => Some(inode.content.lock().durable.clone()),
+            Node::Directory => None,
+        }
+    }
+
+    /// Makes `bytes` the live and durable content of a file, which is created if it is missing.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such directory, or the file is mapped and `bytes` do not fit into its memory.
+    pub fn write(&self, path: impl AsRef<Path>, bytes: &[u8]) {
+        let mut state = self.state.lock();
+        let path = normal(path.as_ref());
+        let inode = match state.inode(&path) {
+            Some(inode) => inode.clone(),
+            None => state.create(&path).expect("the directory exists"),
+        };
+        state.settle(|change| change.touches(&path));
+        let mut content = inode.content.lock();
+        let len = content.len.max(bytes.len());
+        content.grow(len).expect("the bytes fit into the mapped memory");
+        content.memory.write(0, bytes);
+        content.memory.write(bytes.len(), &vec![0; len - bytes.len()]);
+        content.len = bytes.len();
+        content.forced.clear();
+        content.clean = bytes.to_vec();
+        content.durable = bytes.to_vec();
+    }
+
+    /// Flips the bits of `mask` in one byte of a file, live and durable.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such file, or it is shorter.
+    pub fn flip(&self, path: impl AsRef<Path>, position: usize, mask: u8) {
+        let state = self.state.lock();
+        let inode = state.inode(&normal(path.as_ref())).expect("the file exists");
+        let mut content = inode.content.lock();
+        assert!(position < content.len, "byte {position} of {}", content.len);
+        let mut byte = [0];
+        content.memory.read(position, &mut byte);
+        content.memory.write(position, &[byte[0] ^ mask]);
+        let Content { clean, durable, .. } = &mut *content;
+        for bytes in [clean, durable] {
+            if let Some(byte) = bytes.get_mut(position) {
+                *byte ^= mask;
+            }
+        }
+    }
+
+    /// Removes a file, live and durable.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such file.
+    pub fn remove(&self, path: impl AsRef<Path>) {
+        let mut state = self.state.lock();
+        let path = normal(path.as_ref());
+        assert!(state.inode(&path).is_some(), "there is no file {}", path.display());
+        state.change(Change::Remove(path.clone()));
+        state.settle(|change| change.touches(&path));
+    }
+
+    /// The live paths of all files, in order.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let state = self.state.lock();
+        let files = state.names.iter().filter(|(_, node)| matches!(node, Node::File(_)));
+        files.map(|(path, _)| path.clone()).collect()
+    }
+
+    fn alive(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.state.lock();
+        if state.killed.contains(&self.process) {
+            return Err(io::Error::other("killed"));
+        }
+        Ok(state)
+    }
+
+    fn begin(&self, op: Op) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.alive()?;
+        state.count(op)?;
+        Ok(state)
+    }
+}
+
+/// Anonymous memory: it stays in place, and starts as zeros.
+struct Memory(memmap2::MmapRaw);
+
+impl Memory {
+    fn new(len: usize) -> io::Result<Memory> {
+        let len = len.next_power_of_two().max(MEMORY_LEN_MIN);
+        Ok(Memory(memmap2::MmapMut::map_anon(len)?.into()))
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping starts on a page, so it is aligned; its length is a power of two of at
+        // least a page (`new`), so it is whole words; it lives as long as `self`; this module reaches
+        // it only here, as atomics, and maps of it keep to the contract of `Map`.
+        unsafe { std::slice::from_raw_parts(self.0.as_mut_ptr().cast(), self.0.len() / 8) }
+    }
+
+    fn read(&self, position: usize, out: &mut [u8]) {
+        let skip = position % 8;
+        if skip > 0 {
+            let mut aligned = vec![0; skip + out.len()];
+            self.read(position - skip, &mut aligned);
+            return out.copy_from_slice(&aligned[skip..]);
+        }
+        for (out, word) in out.chunks_mut(8).zip(&self.words()[position / 8..]) {
+            out.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes()[..out.len()]);
+        }
+    }
+
+    fn write(&self, position: usize, bytes: &[u8]) {
+        let words = self.words();
+        let mut written = 0;
+        while written < bytes.len() {
+            let (word, skip) = ((position + written) / 8, (position + written) % 8);
+            let part = &bytes[written..bytes.len().min(written + 8 - skip)];
+            // The rest of the word may change at the same time, and must not be lost.
+            let stored = words[word].fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| {
+                let mut new = old.to_ne_bytes();
+                new[skip..skip + part.len()].copy_from_slice(part);
+                Some(u64::from_ne_bytes(new))
+            });
+            stored.expect("the closure always gives a word");
+            written += part.len();
+        }
+    }
+}
+
+struct Inode {
+    number: u64,
+    content: Mutex<Content>,
+}
+
+struct Content {
+    /// The live bytes, and zeros behind `len`.
+    memory: Arc<Memory>,
+    len: usize,
+    /// What the page cache believes to be on the disk; more than `durable` after a failed sync.
+    clean: Vec<u8>,
+    durable: Vec<u8>,
+    /// Pages that the next sync writes even if they look clean.
+    forced: BTreeSet<usize>,
+}
+
+impl Content {
+    fn of(bytes: Vec<u8>) -> io::Result<Content> {
+        let memory = Arc::new(Memory::new(bytes.len())?);
+        memory.write(0, &bytes);
+        let (len, clean) = (bytes.len(), bytes.clone());
+        Ok(Content { memory, len, clean, durable: bytes, forced: BTreeSet::new() })
+    }
+
+    fn live(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len];
+        self.memory.read(0, &mut bytes);
+        bytes
+    }
+
+    fn grow(&mut self, len: usize) -> io::Result<()> {
+        if len > self.memory.0.len() {
+            // Each mapping holds the memory: it cannot be replaced beneath one.
+            if Arc::strong_count(&self.memory) > 1 {
+                return Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    format!("a mapped file of {} bytes cannot grow to {len}", self.len),
+                ));
+            }
+            let wider = Memory::new(len)?;
+            wider.write(0, &self.live());
+            self.memory = Arc::new(wider);
+        }
+        self.len = self.len.max(len);
+        Ok(())
+    }
+
+    fn force(&mut self, start: usize, end: usize) {
+        self.forced.extend(start / PAGE_LEN..end.min(self.len).div_ceil(PAGE_LEN));
+    }
+
+    /// Takes all dirty pages for written; they are so only if the disk takes them.
+    fn write_back(&mut self, disk_takes_them: bool) {
+        self.clean.resize(self.len, 0);
+        if disk_takes_them {
+            self.durable.resize(self.len, 0);
+        }
+        let mut page = [0; PAGE_LEN];
+        for start in (0..self.len).step_by(PAGE_LEN) {
+            let end = self.len.min(start + PAGE_LEN);
+            let page = &mut page[..end - start];
+            self.memory.read(start, page);
+            if self.clean[start..end] == *page && !self.forced.contains(&(start / PAGE_LEN)) {
+                continue;
+            }
+            self.clean[start..end].copy_from_slice(page);
+            if disk_takes_them {
+                self.durable[start..end].copy_from_slice(page);
+            }
+        }
+        self.forced.clear();
+    }
+
+    fn after_power_cut(&self, survivors: Survivors, random: &mut Random) -> Vec<u8> {
+        let live = self.live();
+        let mut bytes = self.durable.clone();
+        bytes.resize(live.len(), 0);
+        let sector = |at: usize| at..live.len().min(at + SECTOR_LEN);
+        let changed: Vec<usize> = (0..live.len())
+            .step_by(SECTOR_LEN)
+            .filter(|&at| live[sector(at)] != bytes[sector(at)])
+            .collect();
+        let pivot = random.below(changed.len().max(1));
+        for (index, at) in changed.into_iter().enumerate() {
+            let survives = match survivors {
+                Survivors::None => false,
+                Survivors::All => true,
+                Survivors::Some => random.coin(),
+                Survivors::First => index < pivot,
+                Survivors::Last => index >= pivot,
+                Survivors::AllButOne => index != pivot,
+            };
+            if survives {
+                bytes[sector(at)].copy_from_slice(&live[sector(at)]);
+            }
+        }
+        if survivors != Survivors::All && random.coin() {
+            bytes.truncate(self.durable.len());
+        }
+        bytes
+    }
+}
+
+/// Which of a file's unsynced sectors a power cut spares.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Survivors {
+    None,
+    All,
+    Some,
+    First,
+    Last,
+    AllButOne,
+}
+
+impl Survivors {
+    fn draw(random: &mut Random) -> Survivors {
+        use Survivors::{All, AllButOne, First, Last, None, Some};
+        let all = [None, All, Some, First, Last, AllButOne];
+        all[random.below(all.len())]
+    }
+}
+
+/// SplitMix64, so that an image depends on its seed alone.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    fn coin(&mut self) -> bool {
+        self.next() >> 63 == 1
+    }
+}
+
+#[derive(Clone)]
+enum Node {
+    Directory,
+    File(Arc<Inode>),
+}
+
+type Names = BTreeMap<PathBuf, Node>;
+
+/// A change of names that no directory sync has covered yet.
+enum Change {
+    Create(PathBuf, Node),
+    Rename(PathBuf, PathBuf),
+    Remove(PathBuf),
+}
+
+impl Change {
+    fn paths(&self) -> [&Path; 2] {
+        match self {
+            Change::Create(path, _) | Change::Remove(path) => [path, path],
+            Change::Rename(from, to) => [from, to],
+        }
+    }
+
+    fn touches(&self, path: &Path) -> bool {
+        self.paths().contains(&path)
+    }
+
+    /// The directory whose sync makes the change durable; a rename's is that of the new name.
+    fn directory(&self) -> &Path {
+        parent(self.paths()[1])
+    }
+
+    /// Whether `earlier` comes first on every disk: it changed the same name, or one below it.
+    fn relies_on(&self, earlier: &Change) -> bool {
+        let related = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
+        self.paths().iter().any(|mine| earlier.paths().iter().any(|path| related(mine, path)))
+    }
+
+    fn apply(&self, names: &mut Names) {
+        match self {
+            Change::Create(path, node) => {
+                names.insert(path.clone(), node.clone());
+            }
+            Change::Rename(from, to) => {
+                let node = names.remove(from).expect("what it relies on was applied before");
+                names.insert(to.clone(), node);
+            }
+            Change::Remove(path) => {
+                names.remove(path);
+            }
+        }
+    }
+}
+
+/// An exclusive lock of one open file on the bytes from `start` to `end`.
+#[derive(Clone, Copy)]
+struct Lock {
+    inode: u64,
+    process: u64,
+    open: u64,
+    start: u64,
+    end: u64,
+}
+
+struct Fault {
+    op: Op,
+    call: u64,
+    errno: i32,
+}
+
+struct State {
+    boot_id: [u64; 2],
+    names: Names,
+    durable_names: Names,
+    /// In the order in which they turn `durable_names` into `names`.
+    pending: Vec<Change>,
+    locks: Vec<Lock>,
+    killed: BTreeSet<u64>,
+    faults: Vec<Fault>,
+    calls: [u64; OP_COUNT],
+    capacity_len: u64,
+    /// The last number given to an inode, an open file or a process.
+    last_id: u64,
+}
+
+impl State {
+    fn new(names: Names, boot: u64) -> State {
+        State {
+            boot_id: [boot, Random(boot).next()],
+            durable_names: names.clone(),
+            names,
+            pending: Vec::new(),
+            locks: Vec::new(),
+            killed: BTreeSet::new(),
+            faults: Vec::new(),
+            calls: [0; OP_COUNT],
+            capacity_len: u64::MAX,
+            last_id: 0,
+        }
+    }
+
+    /// A disk with these names, where each file has the number and bytes that `file` gives.
+    fn image(
+        &self,
+        mut names: Names,
+        boot: u64,
+        mut file: impl FnMut(&Inode) -> (u64, Vec<u8>),
+    ) -> State {
+        let mut last_id = self.last_id;
+        for node in names.values_mut() {
+            if let Node::File(inode) = node {
+                let (number, bytes) = file(inode);
+                let content = Content::of(bytes).expect("there is memory for one more file");
+                *inode = Arc::new(Inode { number, content: Mutex::new(content) });
+                last_id = last_id.max(number);
+            }
+        }
+        State { last_id, capacity_len: self.capacity_len, ..State::new(names, boot) }
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn count(&mut self, op: Op) -> io::Result<()> {
+        let call = self.calls[op as usize];
+        self.calls[op as usize] += 1;
+        match self.faults.iter().position(|fault| fault.op == op && fault.call == call) {
+            Some(index) => Err(io::Error::from_raw_os_error(self.faults.remove(index).errno)),
+            None => Ok(()),
+        }
+    }
+
+    fn inode(&self, path: &Path) -> Option<&Arc<Inode>> {
+        match self.names.get(path)? {
+            Node::File(inode) => Some(inode),
+            Node::Directory => None,
+        }
+    }
+
+    fn check_directory(&self, path: &Path) -> io::Result<()> {
+        let there = path.ancestors().find_map(|path| Some((path, self.names.get(path)?)));
+        match there {
+            Some((found, Node::Directory)) if found == path => Ok(()),
+            Some((_, Node::File(_))) => errno(libc::ENOTDIR),
+            _ => errno(libc::ENOENT),
+        }
+    }
+
+    fn create(&mut self, path: &Path) -> io::Result<Arc<Inode>> {
+        self.check_directory(parent(path))?;
+        let content = Mutex::new(Content::of(Vec::new())?);
+        let inode = Arc::new(Inode { number: self.next_id(), content });
+        self.change(Change::Create(path.to_owned(), Node::File(inode.clone())));
+        Ok(inode)
+    }
+
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.names);
+        self.pending.push(change);
+    }
+
+    /// Makes changes durable, and with them the earlier ones that they rely on.
+    fn settle(&mut self, is_settled: impl Fn(&Change) -> bool) {
+        let mut settled: Vec<bool> = self.pending.iter().map(is_settled).collect();
+        self.add_what_they_rely_on(&mut settled);
+        for (change, settled) in std::mem::take(&mut self.pending).into_iter().zip(settled) {
+            if settled {
+                change.apply(&mut self.durable_names);
+            } else {
+                self.pending.push(change);
+            }
+        }
+    }
+
+    fn add_what_they_rely_on(&self, chosen: &mut [bool]) {
+        for (index, later) in self.pending.iter().enumerate().rev() {
+            if chosen[index] {
+                for (chosen, earlier) in chosen[..index].iter_mut().zip(&self.pending) {
+                    *chosen |= later.relies_on(earlier);
+                }
+            }
+        }
+    }
+
+    fn names_after_power_cut(&self, random: &mut Random) -> Names {
+        let style = random.below(4);
+        let mut survives: Vec<bool> =
+            self.pending.iter().map(|_| style == 1 || style > 1 && random.coin()).collect();
+        self.add_what_they_rely_on(&mut survives);
+        let mut names = self.durable_names.clone();
+        for (change, survives) in self.pending.iter().zip(survives) {
+            if survives {
+                change.apply(&mut names);
+            }
+        }
+        names
+    }
+
+    fn extend(&self, inode: &Inode, len: u64) -> io::Result<()> {
+        if len > FILE_LEN_MAX {
+            return errno(libc::EFBIG);
+        }
+        let named_len = |node: &Node| match node {
+            Node::File(inode) => inode.content.lock().len as u64,
+            Node::Directory => 0,
+        };
+        let used_len: u64 = self.names.values().map(named_len).sum();
+        let mut content = inode.content.lock();
+        if len > content.len as u64 && used_len + len - content.len as u64 > self.capacity_len {
+            return errno(libc::ENOSPC);
+        }
+        content.grow(len as usize)
+    }
+
+    fn conflicts(&self, inode: u64, open: u64, start: u64, end: u64) -> bool {
+        self.locks.iter().any(|lock| {
+            lock.inode == inode && lock.open != open && lock.start < end && start < lock.end
+        })
+    }
+
+    fn release(&mut self, open: u64, start: u64, end: u64) {
+        for lock in std::mem::take(&mut self.locks) {
+            if lock.open != open || lock.end <= start || end <= lock.start {
+                self.locks.push(lock);
+                continue;
+            }
+            if lock.start < start {
+                self.locks.push(Lock { end: start, ..lock });
+            }
+            if end < lock.end {
+                self.locks.push(Lock { start: end, ..lock });
+            }
+        }
+    }
+}
+
+fn errno<T>(errno: i32) -> io::Result<T> {
+    Err(io::Error::from_raw_os_error(errno))
+}
+
+/// Without `.`, so that one file has one spelling.
+fn normal(path: &Path) -> PathBuf {
+    path.components().filter(|part| !matches!(part, Component::CurDir)).collect()
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
+}
+
+impl Disk for SimDisk {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.alive()?;
+        let dir = normal(dir);
+        let missing: Vec<&Path> =
+            dir.ancestors().take_while(|dir| !state.names.contains_key(*dir)).collect();
+        let there = dir.ancestors().nth(missing.len());
+        if there.is_some_and(|path| state.inode(path).is_some()) {
+            return errno(libc::EEXIST);
+        }
+        for dir in missing.into_iter().rev() {
+            state.change(Change::Create(dir.to_owned(), Node::Directory));
+            state.count(Op::SyncDir)?;
+            state.settle(|change| change.directory() == parent(dir));
+        }
+        Ok(())
+    }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn DiskFile>> {
+        let mut state = self.begin(Op::Open)?;
+        let path = normal(path);
+        let inode = match (state.names.get(&path), access) {
+            (Some(_), Access::CreateNew) => return errno(libc::EEXIST),
+            (Some(Node::File(inode)), _) => inode.clone(),
+            (Some(Node::Directory), Access::Read) => {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+            }
+            (Some(Node::Directory), _) => return errno(libc::EISDIR),
+            (None, Access::Read | Access::ReadWrite) => {
+                state.check_directory(parent(&path))?;
+                return errno(libc::ENOENT);
+            }
+            (None, Access::CreateNew | Access::OpenOrCreate) => state.create(&path)?,
+        };
+        let (open, writable) = (state.next_id(), access != Access::Read);
+        Ok(Box::new(SimFile { disk: self.clone(), open, inode, writable }))
+    }
+
+    fn rename_no_replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.begin(Op::Rename)?;
+        let (from, to) = (normal(from), normal(to));
+        state.check_directory(parent(&from))?;
+        state.check_directory(parent(&to))?;
+        if !state.names.contains_key(&from) {
+            return errno(libc::ENOENT);
+        }
+        if state.names.contains_key(&to) {
+            return errno(libc::EEXIST);
+        }
+        // The seam promises files only; a directory's unsynced names would have to move along.
+        if state.inode(&from).is_none() {
+            return errno(libc::EISDIR);
+        }
+        state.change(Change::Rename(from, to));
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.begin(Op::Remove)?;
+        let path = normal(path);
+        state.check_directory(parent(&path))?;
+        match state.names.get(&path) {
+            None => errno(libc::ENOENT),
+            Some(Node::Directory) => errno(libc::EISDIR),
+            Some(Node::File(_)) => {
+                state.change(Change::Remove(path));
+                Ok(())
+            }
+        }
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.begin(Op::Remove)?;
+        let path = normal(path);
+        state.check_directory(&path)?;
+        if path.parent().is_none() {
+            return errno(libc::EBUSY);
+        }
+        if state.names.keys().any(|other| other.parent() == Some(&path)) {
+            return errno(libc::ENOTEMPTY);
+        }
+        state.change(Change::Remove(path));
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let state = self.begin(Op::List)?;
+        let dir = normal(dir);
+        state.check_directory(&dir)?;
+        let children = state.names.keys().filter(|path| path.parent() == Some(&dir));
+        Ok(children.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.begin(Op::SyncDir)?;
+        let dir = normal(dir);
+        state.check_directory(&dir)?;
+        state.settle(|change| change.directory() == dir);
+        Ok(())
+    }
+
+    fn boot_id(&self) -> io::Result<[u64; 2]> {
+        Ok(self.alive()?.boot_id)
+    }
+
+    fn medium(&self, dir: &Path) -> io::Result<Medium> {
+        self.alive()?.check_directory(&normal(dir))?;
+        Ok(Medium::Disk)
+    }
+}
+
+struct SimFile {
+    disk: SimDisk,
+    open: u64,
+    inode: Arc<Inode>,
+    writable: bool,
+}
+
+impl fmt::Debug for SimFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SimFile { disk, open, inode, writable } = self;
+        let number = inode.number;
+        write!(f, "SimFile {{ {disk:?}, open: {open}, inode: {number}, writable: {writable} }}")
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.disk.state.lock().locks.retain(|lock| lock.open != self.open);
+    }
+}
+
+impl SimFile {
+    fn need_write_access(&self) -> io::Result<()> {
+        if self.writable {
+            return Ok(());
+        }
+        errno(libc::EBADF)
+    }
+}
+
+/// Of a range; as with fcntl(2), a length of 0 is one without end.
+fn end_of(start: u64, len: u64) -> u64 {
+    if len == 0 {
+        return u64::MAX;
+    }
+    start.saturating_add(len)
+}
+
+impl DiskFile for SimFile {
+    fn len(&self) -> io::Result<u64> {
+        let _state = self.disk.alive()?;
+        let len = self.inode.content.lock().len;
+        Ok(len as u64)
+    }
+
+    fn identity(&self) -> io::Result<FileIdentity> {
+        let _state = self.disk.alive()?;
+        Ok(FileIdentity { dev: 1, ino: self.inode.number })
+    }
+
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        let _state = self.disk.begin(Op::Read)?;
+        let content = self.inode.content.lock();
+        let rest_len = (content.len as u64).saturating_sub(position);
+        let read_len = rest_len.min(buf.len() as u64) as usize;
+        if read_len > 0 {
+            content.memory.read(position as usize, &mut buf[..read_len]);
+        }
+        Ok(read_len)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
+        let state = self.disk.begin(Op::Write)?;
+        self.need_write_access()?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let end = position.saturating_add(bytes.len() as u64);
+        state.extend(&self.inode, end)?;
+        let mut content = self.inode.content.lock();
+        content.memory.write(position as usize, bytes);
+        content.force(position as usize, end as usize);
+        Ok(())
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let state = self.disk.begin(Op::Allocate)?;
+        self.need_write_access()?;
+        state.extend(&self.inode, len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.disk.alive()?;
+        let result = state.count(Op::SyncData);
+        self.inode.content.lock().write_back(result.is_ok());
+        result
+    }
+
+    fn map(&self, len: usize, writable: bool) -> io::Result<Map> {
+        let _state = self.disk.begin(Op::Map)?;
+        if writable && !self.writable {
+            return errno(libc::EACCES);
+        }
+        let content = self.inode.content.lock();
+        if content.len < len {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("the file is shorter than the {len} bytes to map"),
+            ));
+        }
+        let memory = content.memory.clone();
+        let start = memory.0.as_mut_ptr();
+        let owner = Arc::new(Mapping { inode: self.inode.clone(), _memory: memory });
+        // SAFETY: `start` is on a page boundary, its memory has at least the file's length, checked
+        // above, and is readable and writable; the owner holds it, and it is never moved.
+        Ok(unsafe { Map::of_memory(start, len, writable, owner) })
+    }
+
+    fn try_lock(&self, start: u64, len: u64) -> io::Result<bool> {
+        let mut state = self.disk.begin(Op::Lock)?;
+        self.need_write_access()?;
+        let (inode, open, end) = (self.inode.number, self.open, end_of(start, len));
+        if state.conflicts(inode, open, start, end) {
+            return Ok(false);
+        }
+        state.release(open, start, end);
+        state.locks.push(Lock { inode, process: self.disk.process, open, start, end });
+        Ok(true)
+    }
+
+    fn unlock(&self, start: u64, len: u64) -> io::Result<()> {
+        self.disk.begin(Op::Lock)?.release(self.open, start, end_of(start, len));
+        Ok(())
+    }
+
+    fn locked_by_other(&self, start: u64, len: u64) -> io::Result<bool> {
+        let state = self.disk.begin(Op::Lock)?;
+        Ok(state.conflicts(self.inode.number, self.open, start, end_of(start, len)))
+    }
+}
+
+/// What a [`Map`] holds. Its share of the memory keeps `Content::grow` from replacing it.
+struct Mapping {
+    inode: Arc<Inode>,
+    _memory: Arc<Memory>,
+}
+
+impl MemoryOwner for Mapping {
+    fn redirty(&self, start: usize, end: usize) {
+        self.inode.content.lock().force(start, end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::real::RealDisk;
+    use super::*;
+
+    const FILE: &str = "/log/file";
+
+    fn disk_with(bytes: &[u8]) -> SimDisk {
+        let disk = SimDisk::new();
+        disk.create_dir_all(Path::new("/log")).expect("the parent is there");
+        disk.write(FILE, bytes);
+        disk
+    }
+
+    fn open(disk: &SimDisk, path: &str, access: Access) -> Box<dyn DiskFile> {
+        disk.open(Path::new(path), access).expect("opens")
+    }
+
+    fn name_exists(disk: &SimDisk, path: &str) -> bool {
+        disk.read(path).is_some()
+    }
+
+    fn errno_of<T: fmt::Debug>(result: io::Result<T>) -> Option<i32> {
+        result.expect_err("fails").raw_os_error()
+    }
+
+    #[test]
+    fn unsynced_bytes_may_vanish_sector_by_sector() {
+        let disk = disk_with(&[1; 16 * SECTOR_LEN]);
+        let file = open(&disk, FILE, Access::ReadWrite);
+        file.write_all_at(&[2; 16 * SECTOR_LEN], 0).expect("writes");
+        let mut patterns = BTreeSet::new();
+        for seed in 0..1000 {
+            let bytes = disk.power_cut(seed).read(FILE).expect("its name is durable");
+            assert_eq!(bytes.len(), 16 * SECTOR_LEN, "seed {seed}");
+            let mut pattern = 0;
+            for (index, sector) in bytes.chunks(SECTOR_LEN).enumerate() {
+                assert!(sector.iter().all(|byte| *byte == sector[0]), "seed {seed}: a torn sector");
+                pattern |= usize::from(sector[0] == 2) << index;
+            }
+            patterns.insert(pattern);
+        }
+        let (none, all, first, last, all_but_one) = (0, 0xffff, 0x007f, 0xfe00, 0xfff7);
+        let expected = BTreeSet::from([none, all, first, last, all_but_one]);
+        assert!(patterns.is_superset(&expected), "{patterns:x?}");
+        assert!(patterns.len() > 100, "{} patterns", patterns.len());
+    }
+
+    #[test]
+    fn stores_through_a_map_are_unsynced_bytes_too() {
+        let disk = disk_with(&[0; PAGE_LEN]);
+        let file = open(&disk, FILE, Access::ReadWrite);
+        let map = file.map(PAGE_LEN, true).expect("maps");
+        map.write(100, b"stored");
+        let mut bytes = [0; 6];
+        assert_eq!(file.read_at(&mut bytes, 100).expect("reads"), 6);
+        assert_eq!(&bytes, b"stored");
+        assert_eq!(disk.durable(FILE), Some(vec![0; PAGE_LEN]));
+        file.sync_data().expect("syncs");
+        assert_eq!(disk.durable(FILE), disk.read(FILE));
+    }
+
+    #[test]
+    fn synced_bytes_survive_every_power_cut() {
+        let disk = disk_with(&[]);
+        let file = open(&disk, FILE, Access::ReadWrite);
+        file.allocate(3 * PAGE_LEN as u64).expect("allocates");
+        file.write_all_at(&[7; 5000], 3).expect("writes");
+        file.sync_data().expect("syncs");
+        let synced = disk.read(FILE);
+        file.write_all_at(&[8; 100], 3 * PAGE_LEN as u64).expect("writes");
+        for seed in 0..200 {
+            let bytes = disk.power_cut(seed).read(FILE).expect("its name is durable");
+            assert_eq!(Some(&bytes[..3 * PAGE_LEN]), synced.as_deref(), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_never_synced_may_vanish_or_be_empty_or_zeros_or_whole() {
+        let disk = disk_with(&[]);
+        let file = open(&disk, "/log/new", Access::CreateNew);
+        file.write_all_at(&[5; SECTOR_LEN], 0).expect("writes");
+        let images: BTreeSet<_> =
+            (0..200).map(|seed| disk.power_cut(seed).read("/log/new")).collect();
+        let whole = Some(vec![5; SECTOR_LEN]);
+        assert_eq!(images, BTreeSet::from([None, Some(vec![]), Some(vec![0; SECTOR_LEN]), whole]));
+    }
+
+    #[test]
+    fn a_rename_without_sync_dir_may_come_back_as_the_old_name() {
+        let disk = disk_with(b"bytes");
+        disk.rename_no_replace(Path::new(FILE), Path::new("/log/new")).expect("renames");
+        let mut came_back = [false; 2];
+        for seed in 0..100 {
+            let image = disk.power_cut(seed);
+            let is_old = name_exists(&image, FILE);
+            assert_ne!(is_old, name_exists(&image, "/log/new"), "seed {seed}: one name, not both");
+            came_back[usize::from(is_old)] = true;
+        }
+        assert_eq!(came_back, [true; 2]);
+        disk.sync_dir(Path::new("/log")).expect("syncs");
+        for seed in 0..100 {
+            assert_eq!(disk.power_cut(seed).paths(), [Path::new("/log/new")], "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_removed_file_may_come_back_until_its_directory_is_synced() {
+        let disk = disk_with(b"bytes");
+        disk.remove_file(Path::new(FILE)).expect("removes");
+        assert!((0..100).any(|seed| name_exists(&disk.power_cut(seed), FILE)));
+        assert!((0..100).any(|seed| !name_exists(&disk.power_cut(seed), FILE)));
+        disk.sync_dir(Path::new("/log")).expect("syncs");
+        assert!(!(0..100).any(|seed| name_exists(&disk.power_cut(seed), FILE)));
+    }
+
+    #[test]
+    fn a_file_that_comes_back_brings_its_removed_directory_back() {
+        let disk = SimDisk::new();
+        let (dir, path) = (Path::new("/log/topic"), Path::new("/log/topic/file"));
+        disk.create_dir_all(dir).expect("creates");
+        disk.write(path, b"bytes");
+        disk.remove_file(path).expect("removes");
+        disk.remove_dir(dir).expect("removes");
+        let mut seen = BTreeSet::new();
+        for seed in 0..100 {
+            let image = disk.power_cut(seed);
+            seen.insert((image.list(dir).is_ok(), image.read(path).is_some()));
+        }
+        assert_eq!(seen, BTreeSet::from([(false, false), (true, false), (true, true)]));
+    }
+
+    /// Files wander between names and directories, with syncs in between, and each of them was
+    /// durable under some name once: every power cut finds all of them, whatever it undid.
+    #[test]
+    fn no_mixture_of_renames_and_directory_syncs_loses_a_file() {
+        let disk = SimDisk::new();
+        let path = |slot: usize| PathBuf::from(format!("/{}/{}", slot % 2, slot / 2));
+        for dir in ["/0", "/1"] {
+            disk.create_dir_all(Path::new(dir)).expect("creates");
+        }
+        for slot in 0..6 {
+            disk.write(path(slot), &[slot as u8]);
+        }
+        let mut random = Random(1);
+        for step in 0..2000 {
+            let (from, to) = (path(random.below(12)), path(random.below(12)));
+            if disk.read(&from).is_some() && disk.read(&to).is_none() {
+                disk.rename_no_replace(&from, &to).expect("renames");
+            }
+            if random.below(8) == 0 {
+                disk.sync_dir(parent(&to)).expect("syncs");
+            }
+            let image = disk.power_cut(step);
+            let files: BTreeSet<_> = image.paths().iter().map(|path| image.read(path)).collect();
+            assert_eq!(files.len(), 6, "step {step}");
+        }
+        for dir in ["/0", "/1"] {
+            disk.sync_dir(Path::new(dir)).expect("syncs");
+        }
+        assert_eq!(disk.power_cut(0).paths(), disk.paths());
+    }
+
+    #[test]
+    fn a_failed_sync_leaves_its_pages_believed_clean_until_they_are_redirtied() {
+        let disk = disk_with(&[1; 2 * PAGE_LEN]);
+        let file = open(&disk, FILE, Access::ReadWrite);
+        let map = file.map(2 * PAGE_LEN, true).expect("maps");
+        map.write(0, &[2; 2 * PAGE_LEN]);
+        disk.fail(Op::SyncData, 0, libc::EIO);
+        assert_eq!(errno_of(file.sync_data()), Some(libc::EIO));
+        file.sync_data().expect("the error is reported once");
+        assert_eq!(disk.durable(FILE), Some(vec![1; 2 * PAGE_LEN]));
+        assert_eq!(disk.read(FILE), Some(vec![2; 2 * PAGE_LEN]));
+
+        map.redirty(PAGE_LEN, 2 * PAGE_LEN);
+        file.sync_data().expect("syncs");
+        let durable = disk.durable(FILE).expect("is there");
+        assert_eq!(durable, [[1; PAGE_LEN], [2; PAGE_LEN]].concat());
+        file.write_all_at(&[2], 0).expect("writes");
+        file.sync_data().expect("syncs");
+        assert_eq!(disk.durable(FILE), Some(vec![2; 2 * PAGE_LEN]));
+
+        map.write(0, &[3; 2 * PAGE_LEN]);
+        disk.fail(Op::SyncData, 0, libc::EIO);
+        assert_eq!(errno_of(file.sync_data()), Some(libc::EIO));
+        file.sync_data().expect("syncs");
+        assert_eq!(disk.durable(FILE), Some(vec![2; 2 * PAGE_LEN]), "redirtied for one sync only");
+    }
+
+    #[test]
+    fn a_killed_handle_releases_its_locks_and_fails_for_ever() {
+        let disk = disk_with(&[3; 64]);
+        let (doomed, other) = (disk.process(), disk.process());
+        let (file, probe) =
+            (open(&doomed, FILE, Access::ReadWrite), open(&other, FILE, Access::ReadWrite));
+        let map = file.map(64, false).expect("maps");
+        assert!(file.try_lock(0, 1).expect("locks"));
+        assert!(!probe.try_lock(0, 1).expect("probes"));
+        doomed.kill();
+        assert!(probe.try_lock(0, 1).expect("locks"));
+        let error = file.sync_data().expect_err("killed");
+        assert_eq!((error.kind(), error.to_string().as_str()), (io::ErrorKind::Other, "killed"));
+        assert!(file.unlock(0, 1).is_err() && file.len().is_err());
+        assert!(doomed.open(Path::new(FILE), Access::Read).is_err());
+        drop(file);
+        assert!(open(&disk, FILE, Access::Read).locked_by_other(0, 1).expect("probes"));
+        assert_eq!(map.word(56).load(Ordering::Relaxed), u64::from_ne_bytes([3; 8]));
+    }
+
+    #[test]
+    fn locks_conflict_between_two_open_files_of_one_process() {
+        let disk = disk_with(&[]);
+        let (a, b) = (open(&disk, FILE, Access::ReadWrite), open(&disk, FILE, Access::ReadWrite));
+        assert!(a.try_lock(0, 10).expect("locks") && a.try_lock(0, 10).expect("locks again"));
+        assert!(!b.try_lock(9, 5).expect("probes") && b.try_lock(10, 5).expect("locks"));
+        assert!(!a.locked_by_other(0, 10).expect("probes"));
+        assert!(b.locked_by_other(0, 10).expect("probes"));
+        a.unlock(4, 2).expect("unlocks");
+        assert!(b.try_lock(4, 2).expect("locks the hole"));
+        assert!(
+            b.locked_by_other(3, 1).expect("probes") && b.locked_by_other(6, 1).expect("probes")
+        );
+        drop(a);
+        assert!(!b.locked_by_other(0, 10).expect("probes"));
+        let reader = open(&disk, FILE, Access::Read);
+        assert_eq!(errno_of(reader.try_lock(100, 1)), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn the_nth_fault_fires_once() {
+        let disk = disk_with(&[]);
+        let file = open(&disk, FILE, Access::ReadWrite);
+        disk.fail(Op::Write, 1, libc::EIO);
+        file.write_all_at(b"a", 0).expect("the call before it");
+        assert_eq!(errno_of(file.write_all_at(b"b", 0)), Some(libc::EIO));
+        file.write_all_at(b"c", 1).expect("the call after it");
+        assert_eq!(disk.read(FILE).as_deref(), Some(&b"ac"[..]));
+        assert_eq!((disk.calls(Op::Write), disk.calls(Op::Read)), (3, 0));
+    }
+
+    #[test]
+    fn a_file_beyond_the_capacity_of_the_disk_gets_no_space() {
+        let disk = disk_with(&[0; 1000]);
+        disk.set_capacity(3000);
+        let file = open(&disk, "/log/new", Access::CreateNew);
+        assert_eq!(errno_of(file.allocate(2001)), Some(libc::ENOSPC));
+        file.allocate(2000).expect("fits");
+        assert_eq!(errno_of(file.write_all_at(b"x", 2000)), Some(libc::ENOSPC));
+        disk.remove_file(Path::new(FILE)).expect("removes");
+        file.allocate(3000).expect("fits");
+        assert_eq!(disk.read("/log/new"), Some(vec![0; 3000]));
+    }
+
+    #[test]
+    fn a_mapped_file_does_not_move() {
+        let disk = disk_with(b"bytes");
+        let file = open(&disk, FILE, Access::ReadWrite);
+        let map = file.map(5, true).expect("maps");
+        file.allocate(MEMORY_LEN_MIN as u64).expect("grows within its memory");
+        let error = file.allocate(MEMORY_LEN_MIN as u64 + 1).expect_err("does not grow beyond it");
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        drop(map);
+        file.allocate(MEMORY_LEN_MIN as u64 + 1).expect("grows when it is not mapped");
+        assert_eq!(disk.read(FILE).expect("is there")[..6], *b"bytes\0");
+        assert_eq!(
+            file.map(1 << 20, false).expect_err("short").kind(),
+            io::ErrorKind::UnexpectedEof
+        );
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_image() {
+        let disk = disk_with(&[1; 20 * SECTOR_LEN]);
+        for index in 0..5u8 {
+            let file = open(&disk, &format!("/log/{index}"), Access::CreateNew);
+            file.write_all_at(&[index + 1; 20 * SECTOR_LEN], 0).expect("writes");
+        }
+        let image = |seed| {
+            let image = disk.power_cut(seed);
+            let files: Vec<_> =
+                image.paths().into_iter().map(|path| (image.read(&path), path)).collect();
+            (image.boot_id().expect("alive"), files)
+        };
+        let images: BTreeSet<_> = (0..50).map(image).collect();
+        assert!(images.len() > 40, "{} different images", images.len());
+        assert!((0..50).map(image).all(|again| images.contains(&again)));
+    }
+
+    #[test]
+    fn a_reboot_changes_the_boot_and_a_copy_the_inodes() {
+        let disk = disk_with(b"old");
+        disk.write("/log/other", b"");
+        let file = open(&disk, FILE, Access::ReadWrite);
+        file.write_all_at(b"new", 0).expect("writes");
+        assert!(file.try_lock(0, 1).expect("locks"));
+        let (reboot, copy) = (disk.reboot(), disk.copy());
+        for image in [&reboot, &copy] {
+            assert_eq!(image.durable(FILE).as_deref(), Some(&b"new"[..]));
+            assert!(open(image, FILE, Access::ReadWrite).try_lock(0, 1).expect("locks"));
+        }
+        let inode = |disk: &SimDisk| open(disk, FILE, Access::Read).identity().expect("alive");
+        let boot = |disk: &SimDisk| disk.boot_id().expect("alive");
+        assert_eq!((inode(&reboot), boot(&copy)), (inode(&disk), boot(&disk)));
+        assert_ne!(boot(&reboot), boot(&disk));
+        assert_ne!(boot(&disk.power_cut(0)), boot(&disk));
+        assert_ne!(inode(&copy), inode(&disk));
+        let other = open(&copy, "/log/other", Access::Read).identity().expect("alive");
+        assert_ne!(inode(&copy), other);
+    }
+
+    #[test]
+    fn flipped_written_and_removed_files_are_durably_so() {
+        let disk = disk_with(&[0; 10]);
+        let file = open(&disk, FILE, Access::ReadWrite);
+        disk.flip(FILE, 9, 0x81);
+        assert_eq!(disk.durable(FILE).expect("is there")[8..], [0, 0x81]);
+        assert_eq!(disk.read(FILE), disk.durable(FILE));
+        disk.write(FILE, b"shorter");
+        assert_eq!(file.len().expect("alive"), 7);
+        assert_eq!(disk.durable(FILE).as_deref(), Some(&b"shorter"[..]));
+        file.allocate(10).expect("grows");
+        assert_eq!(disk.read(FILE).as_deref(), Some(&b"shorter\0\0\0"[..]));
+        disk.remove(FILE);
+        assert_eq!((disk.durable(FILE), disk.paths()), (None, vec![]));
+    }
+
+    #[test]
+    fn errors_are_those_of_the_real_disk() {
+        let disk = disk_with(&[9; 3]);
+        let real_root = tempfile::tempdir().expect("creates");
+        let (real, real_root) = (RealDisk { mode: 0o600 }, real_root.path().join("log"));
+        real.create_dir_all(&real_root).expect("creates");
+        std::fs::write(real_root.join("file"), [9; 3]).expect("writes");
+        let outcomes = |disk: &dyn Disk, root: &Path| {
+            let path = |name| root.join(name);
+            let mut outcomes = Vec::new();
+            let mut say = |result: io::Result<()>| outcomes.push(result.map_err(|e| e.kind()));
+            say(disk.create_dir_all(&path("dir/inner")));
+            say(disk.remove_dir(&path("dir")));
+            say(disk.remove_dir(&path("dir/inner")));
+            for name in ["file", "missing", "file/below", "missing/below", "dir"] {
+                say(disk.open(&path(name), Access::ReadWrite).map(drop));
+                say(disk.open(&path(name), Access::Read).map(drop));
+                say(disk.list(&path(name)).map(drop));
+                say(disk.rename_no_replace(&path(name), &path("file")));
+                say(disk.remove_dir(&path(name)));
+                say(disk.create_dir_all(&path("file/below")));
+            }
+            say(disk.open(&path("file"), Access::CreateNew).map(drop));
+            say(disk.remove_file(&path("missing")));
+            say(disk.remove_file(root));
+            say(disk.create_dir_all(&path("file")));
+            let file = disk.open(&path("file"), Access::Read).expect("opens");
+            say(file.write_all_at(b"x", 0));
+            say(file.map(3, true).map(drop));
+            say(file.map(4, false).map(drop));
+            say(file.allocate(10));
+            let mut buf = [0; 5];
+            let read = [0, 2, 3, 9].map(|at| file.read_at(&mut buf, at).expect("reads"));
+            say(disk.remove_file(&path("file")));
+            say(disk.remove_dir(root));
+            (outcomes, read)
+        };
+        assert_eq!(outcomes(&disk, Path::new("/log")), outcomes(&real, &real_root));
+    }
+}

@@ -1,0 +1,257 @@
+//! The append path, and settling what a dead writer left.
+//!
+//! Ordered stores of an append, each visible to whoever takes the lock over:
+//! 1. the intent (start, offset, then end), 2. the frames, 3. the tail's position, 4. the tail's end:
+//! the records are published, 5. the intent is cleared. Killed between any two of them, the next
+//! owner of the lock finds the intent and settles it before it does anything else.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{Local, TopicInner};
+use crate::control::member::Held;
+use crate::control::Place;
+use crate::error::{Error, Result};
+use crate::format::{frame, segment as layout, settings};
+use crate::record::Record;
+use crate::segment::{Segment, Step, Walk};
+use crate::sys::atomic::{fence, Ordering};
+use crate::sys::crash_point::crash_point;
+use crate::sys::{clock, Map};
+
+/// Bytes made resident by the appending thread itself when the background has not kept up: a page
+/// fault each would cost more.
+const POPULATE_STEP: u64 = 256 << 10;
+
+impl TopicInner {
+    /// Appends records as one batch; published on return, durable or not. `expected`: only if the end
+    /// is there.
+    pub(super) fn append(&self, records: &[Record], expected: Option<u64>) -> Result<Range<u64>> {
+        let member = self.member()?;
+        let total = checked_len(records)?;
+        let timestamp = clock::wall_coarse();
+        loop {
+            let held = self.lock_append()?;
+            let words = &member.control;
+            if words.identity.latched.load(Ordering::Relaxed) != 0 {
+                return Err(Error::SyncFailed { path: self.dir.clone() });
+            }
+            let Place { active, position } = words.tail.place();
+            let segment = match &held.active {
+                Some(segment) if segment.base() == active && segment.len() >= position => segment,
+                _ => {
+                    drop(held);
+                    self.adopt_active(active)?;
+                    continue;
+                }
+            };
+            let offset = words.tail.end.load(Ordering::Relaxed);
+            if let Some(expected) = expected.filter(|&expected| expected != offset) {
+                return Err(Error::EndMoved { expected, end: offset });
+            }
+            let end = position + total;
+            if end > segment.len() {
+                drop(held);
+                self.roll(active, total)?;
+                continue;
+            }
+            if end > segment.resident() {
+                segment.populate(end.max(position + POPULATE_STEP))?;
+            }
+            let map = segment.map()?;
+            words.intent.start.store(position, Ordering::Relaxed);
+            words.intent.offset.store(offset, Ordering::Relaxed);
+            words.intent.end.store(end, Ordering::Release);
+            // The intent must be in memory before the first byte of a frame is.
+            fence(Ordering::AcqRel);
+            crash_point!("append.announced");
+            write_frames(map, segment.header.salt, records, offset, position, timestamp);
+            crash_point!("append.written");
+            if words.intent.max_timestamp.load(Ordering::Relaxed) < timestamp {
+                words.intent.max_timestamp.store(timestamp, Ordering::Relaxed);
+            }
+            words.tail.advance(end);
+            crash_point!("append.positioned");
+            // Release: pairs with the Acquire load of `frontier`.
+            words.tail.end.store(offset + records.len() as u64, Ordering::Release);
+            crash_point!("append.published");
+            words.intent.end.store(0, Ordering::Release);
+            self.look_ahead(segment, end);
+            let appended = offset..offset + records.len() as u64;
+            drop(held);
+            // The release of the lock was a full barrier: a waiter that we do not see here sees the
+            // new end.
+            crate::control::waiters::wake(&words.appended.word);
+            return Ok(appended);
+        }
+    }
+
+    /// Takes the append lock, and settles first what a dead owner left.
+    #[inline]
+    pub(super) fn lock_append(&self) -> Result<Held<'_, Local>> {
+        let member = self.member()?;
+        let Some(mut held) = member.lock(self.lock_deadline()) else {
+            return Err(self.lock_timed_out());
+        };
+        let intent = &member.control.intent;
+        if intent.end.load(Ordering::Relaxed) | intent.roll.load(Ordering::Relaxed) != 0 {
+            self.settle(&mut held)?;
+        }
+        Ok(held)
+    }
+
+    /// Opens the active segment of this moment, so that the next look under the lock finds it.
+    fn adopt_active(&self, active: u64) -> Result<()> {
+        let segment = self.segment(active)?;
+        segment.map()?;
+        if self.settings.durability != settings::PROCESS_CRASH {
+            // Its pages were written ahead, and every sync write-protects them again.
+            segment.skip_populate();
+        }
+        let mut held = self.lock_append()?;
+        held.active = Some(segment);
+        Ok(())
+    }
+
+    /// Finishes or covers what a dead owner of the lock was doing. Idempotent: the intent is cleared
+    /// last, so dying here leaves the same work to the next owner.
+    #[cold]
+    pub(super) fn settle(&self, held: &mut Held<'_, Local>) -> Result<()> {
+        let member = self.member()?;
+        let words = &member.control;
+        if words.intent.roll.load(Ordering::Acquire) != 0 {
+            self.settle_roll(held)?;
+        }
+        let end = words.intent.end.load(Ordering::Acquire);
+        if end == 0 {
+            return Ok(());
+        }
+        let start = words.intent.start.load(Ordering::Relaxed);
+        let segment = self.segment(words.tail.place().active)?;
+        let plausible = start >= layout::FIRST_FRAME_AT
+            && start < end
+            && end <= segment.len()
+            && (start | end) % frame::ALIGN as u64 == 0;
+        if !plausible {
+            return Err(Error::Corrupt {
+                path: self.dir.join("control"),
+                position: 256,
+                offset: None,
+                what: format!(
+                    "an intent to write {start}..{end} in a segment of {}",
+                    segment.len()
+                ),
+            });
+        }
+        let offset = words.intent.offset.load(Ordering::Relaxed);
+        let (next, covered_from) = whole_frames(&segment, start, end, offset)?;
+        if covered_from < end {
+            let void = frame::void(
+                (end - covered_from) as usize,
+                next,
+                clock::wall_coarse(),
+                segment.header.salt,
+                covered_from,
+            );
+            segment.map()?.write(covered_from as usize, &void);
+        }
+        crash_point!("settle.covered");
+        words.tail.advance(end);
+        words.tail.end.store(next, Ordering::Release);
+        crash_point!("settle.published");
+        words.intent.end.store(0, Ordering::Release);
+        crate::control::waiters::wake_after_fence(&words.appended.word);
+        Ok(())
+    }
+
+    #[cold]
+    fn lock_timed_out(&self) -> Error {
+        let word = self.words().map_or(0, |words| words.lock.word.load(Ordering::Relaxed));
+        let owner = crate::control::lock::Owner::of_word(word);
+        let pid = owner.zip(self.words()).and_then(|(owner, words)| {
+            words.members.get(owner.slot()).map(|member| member.pid.load(Ordering::Relaxed))
+        });
+        Error::TimedOut {
+            what: format!(
+                "the append lock of topic {}, which process {} holds and which is alive (stopped?)",
+                self.name,
+                pid.unwrap_or(0)
+            ),
+        }
+    }
+}
+
+/// Checks the records and adds up their padded frames.
+fn checked_len(records: &[Record]) -> Result<u64> {
+    if records.is_empty() {
+        return Err(Error::Invalid { what: "a batch of no records: nothing was appended".into() });
+    }
+    let mut total = 0;
+    for record in records {
+        record.check()?;
+        total += frame::padded(record.frame_len());
+        if total > frame::MAX_LEN + frame::ALIGN {
+            return Err(Error::TooLarge { len: total, limit: frame::MAX_LEN });
+        }
+    }
+    Ok(total as u64)
+}
+
+fn write_frames(
+    map: &Map,
+    salt: u64,
+    records: &[Record],
+    mut offset: u64,
+    mut position: u64,
+    timestamp: u64,
+) {
+    let mut left = records.len();
+    for record in records {
+        left -= 1;
+        let parts = record.parts();
+        let fixed = parts.fixed(offset, timestamp, left > 0, salt, position);
+        let mut at = position as usize;
+        map.write(at, &fixed);
+        at += fixed.len();
+        for part in [parts.key.unwrap_or_default(), parts.headers, parts.payload] {
+            if !part.is_empty() {
+                map.write(at, part);
+                at += part.len();
+            }
+        }
+        let next = position as usize + frame::padded(parts.frame_len());
+        if at < next {
+            map.write_zeros(at, next - at);
+        }
+        position = next as u64;
+        offset += 1;
+        if left > 0 {
+            crash_point!("append.between-frames");
+        }
+    }
+}
+
+/// How far the bytes from `start` to `end` are whole batches whose offsets go on from `offset`: the
+/// next offset and the position behind them.
+fn whole_frames(
+    segment: &Arc<Segment>,
+    start: u64,
+    end: u64,
+    mut offset: u64,
+) -> Result<(u64, u64)> {
+    segment.map()?;
+    let mut walk = Walk::new(Arc::clone(segment), start, true);
+    let mut whole = (offset, start);
+    while let Step::Frame(fixed) = walk.step(end, true)? {
+        if fixed.kind == frame::KIND_RECORD {
+            if fixed.offset != offset {
+                break;
+            }
+            offset += 1;
+        }
+        if !fixed.continues() {
+            whole = (offset, walk.position);
+        }
+    }
+    Ok(whole)
+}

@@ -1,0 +1,344 @@
+//! From an offset or a time to a position, and how far readers may go.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Access, TopicInner};
+use crate::control::waiters;
+use crate::control::{Place, Words};
+use crate::error::{Error, Result};
+use crate::format::{frame, segment as layout, settings};
+use crate::index::Index;
+use crate::segment::{list_bases, Segment, Step, Walk};
+use crate::stop::Stop;
+use crate::sys;
+use crate::sys::atomic::Ordering;
+
+/// A reader that slept this long helps a sync along that nobody else does.
+const STALLED: Duration = Duration::from_millis(50);
+
+/// How far the topic goes, at one instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Frontier {
+    /// What readers may see ends here.
+    pub(crate) high_watermark: u64,
+    /// The offset of the next record.
+    pub(crate) end: u64,
+    /// Known to survive a power loss below this.
+    pub(crate) durable_end: u64,
+    /// The base of the active segment.
+    pub(crate) active: u64,
+    /// In the active segment, bytes below it no longer change.
+    pub(crate) position: u64,
+}
+
+/// The end of a topic without trusted words, as last found by walking its frames.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(super) walk: Walk,
+    pub(super) end: u64,
+    pub(super) position: u64,
+}
+
+impl TopicInner {
+    /// How far the topic goes now.
+    pub(crate) fn frontier(&self) -> Result<Frontier> {
+        if sys::fork::in_child() {
+            return Err(Error::Forked);
+        }
+        match &self.access {
+            Access::Member(member) => Ok(self.frontier_of(&member.control)),
+            Access::Live(control) => Ok(self.frontier_of(control)),
+            Access::Still(found) => self.find_end(&mut found.lock()),
+        }
+    }
+
+    fn frontier_of(&self, words: &Words) -> Frontier {
+        // Acquire: pairs with the Release stores that publish records; the place read after them is
+        // at least as new.
+        let durable_end = words.durable.end.load(Ordering::Acquire);
+        let end = words.tail.end.load(Ordering::Acquire);
+        let Place { active, position } = words.tail.place();
+        let synced = self.settings.durability == settings::POWER_LOSS;
+        let high_watermark = if synced { durable_end } else { end };
+        Frontier { high_watermark, end, durable_end, active, position }
+    }
+
+    /// Walks on from the end last found, into new segments.
+    fn find_end(&self, found: &mut Found) -> Result<Frontier> {
+        found.walk.forget();
+        found.walk.position = found.position;
+        let mut next = found.end;
+        loop {
+            match found.walk.step(u64::MAX, true)? {
+                Step::Frame(fixed) if fixed.kind == frame::KIND_RECORD && fixed.offset != next => {
+                    break
+                }
+                Step::Frame(fixed) => {
+                    next += u64::from(fixed.kind == frame::KIND_RECORD);
+                    if !fixed.continues() {
+                        (found.end, found.position) = (next, found.walk.position);
+                    }
+                }
+                Step::End | Step::Bad(_) => {
+                    if found.end == found.walk.segment.base() || !self.segment_exists(found.end) {
+                        break;
+                    }
+                    let segment = self.segment(found.end)?;
+                    found.walk = Walk::new(segment, layout::FIRST_FRAME_AT, false);
+                    (next, found.position) = (found.end, layout::FIRST_FRAME_AT);
+                }
+            }
+        }
+        Ok(Frontier {
+            high_watermark: found.end,
+            end: found.end,
+            durable_end: 0,
+            active: found.walk.segment.base(),
+            position: found.position,
+        })
+    }
+
+    fn segment_exists(&self, base: u64) -> bool {
+        self.log.disk.open(&self.dir.join(layout::file_name(base)), sys::Access::Read).is_ok()
+    }
+
+    /// The open segment that starts at `base`.
+    pub(crate) fn segment(&self, base: u64) -> Result<Arc<Segment>> {
+        if let Some(segment) =
+            self.segments.open.lock().get(&base).and_then(std::sync::Weak::upgrade)
+        {
+            return Ok(segment);
+        }
+        let access = match self.access {
+            Access::Member(_) => sys::Access::ReadWrite,
+            _ => sys::Access::Read,
+        };
+        let opened = Segment::open(&*self.log.disk, &self.dir, base, access);
+        let segment = Arc::new(opened.map_err(|error| self.gone(error, base))?);
+        let mut open = self.segments.open.lock();
+        open.retain(|_, segment| segment.strong_count() > 0);
+        if let Some(other) = open.get(&base).and_then(std::sync::Weak::upgrade) {
+            return Ok(other);
+        }
+        open.insert(base, Arc::downgrade(&segment));
+        Ok(segment)
+    }
+
+    /// Makes an open segment known under its base.
+    pub(super) fn keep_segment(&self, segment: &Arc<Segment>) {
+        self.segments.open.lock().insert(segment.base(), Arc::downgrade(segment));
+    }
+
+    /// Turns a missing segment file below the first retained offset into `Trimmed`.
+    fn gone(&self, error: Error, base: u64) -> Error {
+        let missing = matches!(
+            &error,
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound
+        );
+        match self.first_offset() {
+            Ok(first) if missing && first > base => Error::Trimmed { wanted: base, first },
+            _ => error,
+        }
+    }
+
+    /// The first offset that is retained.
+    pub(crate) fn first_offset(&self) -> Result<u64> {
+        match self.words() {
+            Some(words) => Ok(words.tail.first.load(Ordering::Acquire)),
+            None => Ok(self.refresh_bases()?.first().copied().unwrap_or(0)),
+        }
+    }
+
+    /// Reads the directory.
+    pub(super) fn refresh_bases(&self) -> Result<Vec<u64>> {
+        let bases = list_bases(&*self.log.disk, &self.dir)?;
+        *self.segments.bases.lock() = bases.clone();
+        Ok(bases)
+    }
+
+    /// The base of the segment that holds `offset`, and the base behind it if there is one.
+    pub(crate) fn around(&self, offset: u64, active: u64) -> Result<(u64, Option<u64>)> {
+        if offset >= active {
+            return Ok((active, None));
+        }
+        let look = |bases: &[u64]| {
+            let behind = bases.partition_point(|&base| base <= offset);
+            let base = behind.checked_sub(1).map(|index| bases[index]);
+            Some((base?, *bases.get(behind)?))
+        };
+        let cached = look(&self.segments.bases.lock());
+        let found = match cached {
+            Some(found) => Some(found),
+            None => look(&self.refresh_bases()?),
+        };
+        match found {
+            Some((base, next)) => Ok((base, Some(next))),
+            None => Err(self.no_segment(offset)),
+        }
+    }
+
+    fn no_segment(&self, offset: u64) -> Error {
+        match self.first_offset() {
+            Ok(first) if first > offset => Error::Trimmed { wanted: offset, first },
+            _ => Error::Corrupt {
+                path: self.dir.clone(),
+                position: 0,
+                offset: Some(offset),
+                what: "the segment file that holds this offset is missing".into(),
+            },
+        }
+    }
+
+    /// A walk that stands at the frame of `offset`, or at void frames before it, and the base of the
+    /// next segment if there is one. `offset` may be the end.
+    pub(crate) fn walk_at(&self, offset: u64, frontier: &Frontier) -> Result<(Walk, Option<u64>)> {
+        let first = self.first_offset()?;
+        if offset < first {
+            return Err(Error::Trimmed { wanted: offset, first });
+        }
+        let (base, next) = self.around(offset, frontier.active)?;
+        let segment = self.segment(base)?;
+        let hot = next.is_none() && matches!(self.access, Access::Member(_));
+        if hot {
+            segment.map()?;
+        }
+        let position = if offset == base {
+            layout::FIRST_FRAME_AT
+        } else {
+            self.with_index(&segment, next, frontier, |index| index.before_offset(offset).position)?
+        };
+        Ok((Walk::new(segment, position, hot), next))
+    }
+
+    /// Calls `look` with the index of a segment: the stored one, or one built and stored now.
+    fn with_index<T>(
+        &self,
+        segment: &Arc<Segment>,
+        next: Option<u64>,
+        frontier: &Frontier,
+        look: impl FnOnce(&Index) -> T,
+    ) -> Result<T> {
+        let Some(end) = next else {
+            let mut active = self.active_index.lock();
+            let index = match &mut *active {
+                Some((base, index)) if *base == segment.base() => index,
+                other => &mut other.insert((segment.base(), Index::new(segment))).1,
+            };
+            index.extend(segment, frontier.position, matches!(self.access, Access::Member(_)))?;
+            return Ok(look(index));
+        };
+        if let Some(index) = Index::load(&*self.log.disk, &self.dir, segment, end) {
+            return Ok(look(&index));
+        }
+        let index = self.build_index(segment, end)?;
+        Ok(look(&index))
+    }
+
+    /// Builds the index of a sealed segment, and stores it if this process may write.
+    pub(super) fn build_index(&self, segment: &Arc<Segment>, end: u64) -> Result<Index> {
+        let mut index = Index::new(segment);
+        index.extend(segment, segment.len(), false)?;
+        if matches!(self.access, Access::Member(_)) {
+            index.store(&*self.log.disk, &self.dir, segment, end)?;
+        }
+        Ok(index)
+    }
+
+    /// The offset of the first record with a timestamp of at least `timestamp`; the high watermark if
+    /// there is none.
+    pub(crate) fn offset_at_time(&self, timestamp: u64) -> Result<u64> {
+        let frontier = self.frontier()?;
+        let first = self.first_offset()?;
+        let bases: Vec<u64> =
+            self.refresh_bases()?.into_iter().filter(|&base| base <= frontier.active).collect();
+        // The headers say the largest timestamp before each segment: rising, so searched by halves.
+        let (mut low, mut high) = (0, bases.len());
+        while low < high {
+            let middle = (low + high) / 2;
+            if self.segment(bases[middle])?.header.max_timestamp < timestamp {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        let Some(&base) = bases.get(low.saturating_sub(1)) else { return Ok(first) };
+        let next = bases.get(low.max(1)).copied();
+        let segment = self.segment(base)?;
+        let position = self
+            .with_index(&segment, next, &frontier, |index| index.before_time(timestamp).position)?;
+        let mut walk = Walk::new(segment, position, false);
+        let limit = if next.is_some() { u64::MAX } else { frontier.position };
+        while let Step::Frame(fixed) = walk.step(limit, true)? {
+            if fixed.kind == frame::KIND_RECORD && fixed.timestamp >= timestamp {
+                return Ok(fixed.offset.min(frontier.high_watermark));
+            }
+        }
+        Ok(next.unwrap_or(frontier.high_watermark).min(frontier.high_watermark))
+    }
+
+    /// Waits until the high watermark is beyond `seen`: spins for `spin`, then sleeps. False if
+    /// `stop` was given, or after `timeout`.
+    pub(crate) fn wait_beyond(
+        &self,
+        seen: u64,
+        spin: Duration,
+        timeout: Option<Duration>,
+        stop: &Stop,
+    ) -> Result<bool> {
+        let started = Instant::now();
+        let synced = self.settings.durability == settings::POWER_LOSS;
+        if let (Some(words), true) = (self.words(), spin > Duration::ZERO) {
+            let word = if synced { &words.durable.end } else { &words.tail.end };
+            while started.elapsed() < spin {
+                for _ in 0..32 {
+                    if word.load(Ordering::Acquire) > seen {
+                        return Ok(true);
+                    }
+                    std::hint::spin_loop();
+                }
+            }
+        }
+        loop {
+            if self.frontier()?.high_watermark > seen {
+                return Ok(true);
+            }
+            let left = timeout.map_or(Duration::MAX, |all| all.saturating_sub(started.elapsed()));
+            if stop.is_stopped() || left.is_zero() {
+                return Ok(false);
+            }
+            match &self.access {
+                Access::Member(member) => {
+                    let words = &member.control;
+                    let word = if synced { &words.synced.word } else { &words.appended.word };
+                    let slept = Instant::now();
+                    waiters::sleep(word, left, || {
+                        self.frontier_of(words).high_watermark > seen || stop.is_stopped()
+                    });
+                    if synced && slept.elapsed() >= STALLED {
+                        self.help_publish(seen)?;
+                    }
+                }
+                // Nothing may be written, so not even the waiter's bit: look now and then.
+                _ => std::thread::sleep(left.min(Duration::from_millis(10))),
+            }
+        }
+    }
+
+    /// On a `PowerLoss` topic a record whose writer died before its sync is shown to nobody until
+    /// somebody syncs: a reader that has waited does.
+    fn help_publish(&self, seen: u64) -> Result<()> {
+        let frontier = self.frontier()?;
+        if frontier.high_watermark <= seen && frontier.end > seen {
+            let stuck = self.member()?.control.sync.owner.load(Ordering::Relaxed) == 0;
+            if stuck {
+                return match self.wait_durable(frontier.end) {
+                    // The latch stops writers; what is durable stays readable.
+                    Err(Error::SyncFailed { .. }) => Ok(()),
+                    other => other,
+                };
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,371 @@
+//! A topic: one named log of records, in one directory.
+//!
+//! | file here | what it does |
+//! |---|---|
+//! | `options` | settings |
+//! | `open` | opening: gate, decide, recover, take a slot |
+//! | `scan` | reading after a crash: where the log ends |
+//! | `append` | the append path, and settling what a dead writer left |
+//! | `roll` | the next segment |
+//! | `sync` | durability: group commit, takeover, latch |
+//! | `trim` | retention |
+//! | `locate` | from offset or time to a position; where readers must stop |
+
+mod append;
+mod locate;
+mod open;
+mod options;
+mod roll;
+mod scan;
+mod sync;
+mod trim;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::consumer::Consumer;
+use crate::control::member::Membership;
+use crate::control::Words;
+use crate::error::{Error, Result};
+use crate::format::{epochs, settings::Settings};
+use crate::log::LogInner;
+use crate::reader::{Reader, Start};
+use crate::record::Record;
+use crate::recovery::RecoveryReport;
+use crate::segment::Segment;
+use crate::stop::Stop;
+
+pub(crate) use locate::Frontier;
+pub use options::{Durability, Retention, TopicOptions};
+
+/// A named log of records. Clones share it.
+///
+/// What an append promises on return is the topic's [`Durability`].
+#[derive(Debug, Clone)]
+pub struct Topic {
+    inner: Arc<TopicInner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct TopicInner {
+    pub(crate) log: Arc<LogInner>,
+    pub(crate) name: String,
+    pub(crate) dir: PathBuf,
+    pub(crate) settings: Settings,
+    pub(crate) options: TopicOptions,
+    access: Access,
+    segments: Segments,
+    recovery: OnceLock<RecoveryReport>,
+    epochs: Mutex<Vec<epochs::Entry>>,
+    /// The index of the active segment, as far as it was looked at, with its base.
+    active_index: Mutex<Option<(u64, crate::index::Index)>>,
+    /// A background job of this kind is waiting, running, or has done all there is to do.
+    preparing: AtomicBool,
+    populating: AtomicBool,
+    /// Wall clock less boot clock when the topic was opened.
+    clock_difference: u64,
+    /// For the background jobs.
+    this: Weak<TopicInner>,
+}
+
+/// How this process reaches the topic.
+pub(crate) enum Access {
+    /// As a member: it may append.
+    Member(Membership<Local>),
+    /// Read-only, beside members: their words, mapped read-only.
+    Live(crate::control::Control),
+    /// Read-only, without words to trust: the end is found by walking the frames.
+    Still(Mutex<locate::Found>),
+}
+
+/// This process's state of the append path, guarded by the append lock.
+#[derive(Debug, Default)]
+pub(crate) struct Local {
+    /// The segment that this process last appended to.
+    active: Option<Arc<Segment>>,
+    /// Counts the private files that a roll makes when none is prepared.
+    files_made: u64,
+}
+
+/// The open segments of this process, and the bases known to exist.
+#[derive(Debug, Default)]
+struct Segments {
+    open: Mutex<HashMap<u64, Weak<Segment>>>,
+    bases: Mutex<Vec<u64>>,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Access::Member(_) => "Member",
+            Access::Live(_) => "Live",
+            Access::Still(_) => "Still",
+        })
+    }
+}
+
+impl TopicInner {
+    /// The shared words, unless there are none to trust.
+    pub(crate) fn words(&self) -> Option<&Words> {
+        match &self.access {
+            Access::Member(member) => Some(&member.control),
+            Access::Live(control) => Some(control),
+            Access::Still(_) => None,
+        }
+    }
+
+    /// The membership, for what only a member may do.
+    pub(crate) fn member(&self) -> Result<&Membership<Local>> {
+        if crate::sys::fork::in_child() {
+            return Err(Error::Forked);
+        }
+        match &self.access {
+            Access::Member(member) => Ok(member),
+            _ => Err(Error::ReadOnly { path: self.log.dir.clone() }),
+        }
+    }
+
+    pub(crate) fn io(&self, doing: &'static str, path: &Path, error: std::io::Error) -> Error {
+        Error::io(doing, path, error)
+    }
+
+    /// The deadline of a wait for another process's lock that starts now.
+    fn lock_deadline(&self) -> Option<Instant> {
+        self.log.options.lock_timeout.map(|timeout| Instant::now() + timeout)
+    }
+}
+
+impl Topic {
+    pub(crate) fn new(inner: Arc<TopicInner>) -> Topic {
+        Topic { inner }
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<TopicInner> {
+        &self.inner
+    }
+
+    /// Appends one record and returns its offset. On return the record survives what the topic's
+    /// [`Durability`] says; readers of all processes can see it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`], [`Error::Invalid`], [`Error::NoSpace`], [`Error::SyncFailed`],
+    /// [`Error::ReadOnly`], [`Error::Forked`], [`Error::TimedOut`], [`Error::Io`]: the record was not
+    /// appended. [`Error::Unknown`]: it was, and may not be durable.
+    ///
+    /// ```
+    /// # fn main() -> deaddrop::Result<()> {
+    /// # let dir = deaddrop::doc_dir();
+    /// # let log = deaddrop::Log::open(&dir)?;
+    /// use deaddrop::Record;
+    /// let orders = log.topic("orders")?;
+    /// let first = orders.append(&Record::new("a").key("customer-1"))?;
+    /// let second = orders.append(&Record::new("b").key("customer-2"))?;
+    /// assert_eq!(second, first + 1);
+    /// # Ok(()) }
+    /// ```
+    pub fn append(&self, record: &Record) -> Result<u64> {
+        let appended = self.inner.append(std::slice::from_ref(record), None)?;
+        self.inner.acknowledge(appended.end)?;
+        Ok(appended.start)
+    }
+
+    /// Appends all of `records`, next to each other, or none; returns their offsets. A batch stays
+    /// whole whatever happens, also across a power loss. At least one record; together at most 1 GiB.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append).
+    pub fn append_batch(&self, records: &[Record]) -> Result<std::ops::Range<u64>> {
+        let appended = self.inner.append(records, None)?;
+        self.inner.acknowledge(appended.end)?;
+        Ok(appended)
+    }
+
+    /// Appends a record if the end of the topic is `expected`: optimistic concurrency between
+    /// writers. The end counts records that are appended but not yet durable.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EndMoved`] with the end as it is, and as [`append`](Self::append).
+    pub fn append_if_end(&self, expected: u64, record: &Record) -> Result<u64> {
+        let appended = self.inner.append(std::slice::from_ref(record), Some(expected))?;
+        self.inner.acknowledge(appended.end)?;
+        Ok(appended.start)
+    }
+
+    /// Appends a record without waiting for the disk, and returns its offset: for a pipeline that
+    /// waits once for many with [`wait_durable`](Self::wait_durable). On a `PowerLoss` topic readers
+    /// do not see it before it is durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append), never [`Error::Unknown`].
+    pub fn append_unsynced(&self, record: &Record) -> Result<u64> {
+        Ok(self.inner.append(std::slice::from_ref(record), None)?.start)
+    }
+
+    /// Returns when the record at `offset` survives a power loss, whatever the topic's
+    /// [`Durability`]; syncs if nobody else does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SyncFailed`], [`Error::Invalid`] if nothing was appended at `offset`, [`Error::Io`].
+    pub fn wait_durable(&self, offset: u64) -> Result<()> {
+        let end = self.end_offset()?;
+        if offset >= end {
+            return Err(Error::Invalid {
+                what: format!("offset {offset} is not appended yet: the end is {end}"),
+            });
+        }
+        self.inner.wait_durable(offset + 1)
+    }
+
+    /// A reader of its own position, from `start`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Trimmed`] if `start` is an offset that is gone, [`Error::Io`], [`Error::Corrupt`].
+    pub fn reader(&self, start: Start) -> Result<Reader> {
+        Reader::new(Arc::clone(&self.inner), start)
+    }
+
+    /// The consumer of this name: a position kept in a file, with one owner at a time. `start` is
+    /// where it begins if it is new; an existing one goes on where it committed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] if it is owned by another process or another value in this one,
+    /// [`Error::Corrupt`] if its file is unreadable (it is never reset), [`Error::InvalidName`],
+    /// [`Error::Trimmed`], [`Error::Io`].
+    pub fn consumer(&self, name: &str, start: Start) -> Result<Consumer> {
+        Consumer::open(&self.inner, name, start)
+    }
+
+    /// What is known of all consumers, without owning them. Sorted by name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]. An unreadable file is an error in its own entry.
+    pub fn consumers(&self) -> Result<Vec<crate::consumer::ConsumerInfo>> {
+        crate::consumer::list(&self.inner)
+    }
+
+    /// Deletes a consumer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] if it has an owner, [`Error::NotFound`], [`Error::Io`].
+    pub fn delete_consumer(&self, name: &str) -> Result<()> {
+        crate::consumer::delete(&self.inner, name)
+    }
+
+    /// The offset behind the last record that readers may see.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::Forked`].
+    pub fn high_watermark(&self) -> Result<u64> {
+        Ok(self.inner.frontier()?.high_watermark)
+    }
+
+    /// The offset that the next record gets.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::Forked`].
+    pub fn end_offset(&self) -> Result<u64> {
+        Ok(self.inner.frontier()?.end)
+    }
+
+    /// The offset below which everything survives a power loss, as far as is known.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::Forked`].
+    pub fn durable_end(&self) -> Result<u64> {
+        Ok(self.inner.frontier()?.durable_end)
+    }
+
+    /// The first offset that is retained.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn first_offset(&self) -> Result<u64> {
+        self.inner.first_offset()
+    }
+
+    /// Drops whole segments all of whose records are below `offset`, never the newest one. Returns
+    /// the first offset retained. Consumers behind it get [`Error::Trimmed`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadOnly`], [`Error::Io`].
+    pub fn trim_before(&self, offset: u64) -> Result<u64> {
+        self.inner.trim_before(offset)
+    }
+
+    /// Drops what the topic's [`Retention`] lets go; returns the first offset retained. Done after
+    /// every roll and now and then in the background as well.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadOnly`], [`Error::Io`].
+    pub fn trim(&self) -> Result<u64> {
+        self.inner.trim_by_retention()
+    }
+
+    /// Makes the pages of the next `len` bytes of the active segment resident now, so that appends to
+    /// them take no page fault. Done in the background in small steps as well.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if memory is short.
+    pub fn populate(&self, len: u64) -> Result<()> {
+        self.inner.populate_ahead(len)
+    }
+
+    /// Waits until `condition` holds or the topic's high watermark moves past `seen`, until `stop`, or
+    /// for `timeout`.
+    pub(crate) fn wait_beyond(
+        &self,
+        seen: u64,
+        timeout: Option<Duration>,
+        stop: &Stop,
+    ) -> Result<bool> {
+        self.inner.wait_beyond(seen, Duration::ZERO, timeout, stop)
+    }
+
+    /// The topic's name.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The topic's directory.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
+    /// The topic's settings.
+    pub fn options(&self) -> &TopicOptions {
+        &self.inner.options
+    }
+
+    /// What opening the topic found after a crash, if this process recovered it.
+    pub fn recovery(&self) -> Option<&RecoveryReport> {
+        self.inner.recovery.get()
+    }
+
+    pub(crate) fn check_options(&self, wanted: &TopicOptions) -> Result<()> {
+        match wanted.difference(&self.inner.options) {
+            None => Ok(()),
+            Some(what) => Err(Error::Conflict { topic: self.inner.name.clone(), what }),
+        }
+    }
+}

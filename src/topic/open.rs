@@ -1,0 +1,496 @@
+//! Opening a topic: take the gate, decide, recover, take a slot, give the gate back.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::locate::Found;
+use super::{Access, Local, Segments, TopicInner, TopicOptions};
+use crate::control::lock::Owner;
+use crate::control::member::{self, Membership};
+use crate::control::{self, Control, Words};
+use crate::error::{Error, Result};
+use crate::format::{epochs, segment as layout, settings, settings::Settings};
+use crate::log::LogInner;
+use crate::recovery::{self, Opening, OpeningFacts};
+use crate::segment::{list_bases, Walk};
+use crate::sys::atomic::Ordering;
+use crate::sys::crash_point::crash_point;
+use crate::sys::{self, Disk, DiskFile, Medium};
+
+const SETTINGS: &str = "settings";
+const LOCK: &str = "lock";
+const CONTROL: &str = "control";
+pub(super) const EPOCHS: &str = "epochs";
+
+impl TopicInner {
+    /// Whether a topic lies in `dir`.
+    pub(crate) fn exists(disk: &dyn Disk, dir: &Path) -> bool {
+        disk.open(&dir.join(SETTINGS), sys::Access::Read).is_ok()
+    }
+
+    /// Opens a topic for reading and writing; `create` makes it if there is none.
+    pub(crate) fn open(
+        log: &Arc<LogInner>,
+        name: &str,
+        wanted: Option<TopicOptions>,
+        create: bool,
+    ) -> Result<Arc<TopicInner>> {
+        let dir = log.topic_dir(name);
+        let disk = &*log.disk;
+        if create {
+            disk.create_dir_all(&dir).map_err(|error| Error::io("creating", &dir, error))?;
+        } else if !TopicInner::exists(disk, &dir) {
+            return Err(Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) });
+        }
+        let lock_file = take_gate(log, &dir, name)?;
+        let settings = read_or_create_settings(log, &dir, name, wanted)?;
+        if let (true, Some(wanted)) = (settings.1, wanted) {
+            let stored = TopicOptions::of_settings(&settings.0);
+            if let Some(what) = wanted.difference(&stored) {
+                return Err(Error::Conflict { topic: name.to_owned(), what });
+            }
+        }
+        let settings = settings.0;
+        check_medium(log, &dir, &settings)?;
+        let control = open_control(disk, &dir)?;
+        let io = |error| Error::io("locking", &dir.join(LOCK), error);
+        let alone = member::is_alone(&*lock_file).map_err(io)?;
+        let slot = member::take_slot(&*lock_file).map_err(io)?.ok_or_else(|| Error::Locked {
+            what: format!("every one of the {} member slots of topic {name}", control::MAX_MEMBERS),
+            pid: 0,
+        })?;
+        let generation = control.members[slot].generation.load(Ordering::Relaxed).wrapping_add(1);
+        let membership =
+            Membership::new(control, lock_file, Owner::new(slot, generation), Local::default());
+        let topic = TopicInner::assemble(log, name, &dir, settings, Access::Member(membership));
+        topic.decide_and_recover(alone)?;
+        topic.settle_slot(slot, generation)?;
+        crash_point!("open.before-gate-is-left");
+        member::leave_gate(&*topic.member()?.lock_file).map_err(io)?;
+        topic.start_timers();
+        Ok(topic)
+    }
+
+    fn assemble(
+        log: &Arc<LogInner>,
+        name: &str,
+        dir: &Path,
+        settings: Settings,
+        access: Access,
+    ) -> Arc<TopicInner> {
+        Arc::new_cyclic(|this| TopicInner {
+            log: Arc::clone(log),
+            name: name.to_owned(),
+            dir: dir.to_owned(),
+            settings,
+            options: TopicOptions::of_settings(&settings),
+            access,
+            segments: Segments::default(),
+            recovery: OnceLock::new(),
+            epochs: Mutex::new(Vec::new()),
+            active_index: Mutex::new(None),
+            preparing: false.into(),
+            populating: false.into(),
+            clock_difference: super::trim::clock_difference(),
+            this: Weak::clone(this),
+        })
+    }
+
+    /// Looks at the facts and does what the table says. The gate is held.
+    fn decide_and_recover(&self, alone: bool) -> Result<()> {
+        let words = &self.member()?.control;
+        let bases = self.refresh_bases()?;
+        let facts = OpeningFacts {
+            alone,
+            words_trusted: self.are_trusted(words)?,
+            latched: words.identity.latched.load(Ordering::Acquire) != 0,
+            has_segments: !bases.is_empty(),
+        };
+        let plan = recovery::opening(facts);
+        if !matches!(plan, Opening::Attach | Opening::Refuse) {
+            // From here on nobody trusts the words until all are true again.
+            words.identity.ready.store(0, Ordering::Release);
+            crash_point!("open.unready");
+            self.remove_leftovers(words, facts.words_trusted)?;
+        }
+        match plan {
+            Opening::Attach => {}
+            Opening::Refuse => {
+                return Err(Error::Corrupt {
+                    path: self.dir.join(CONTROL),
+                    position: 0,
+                    offset: None,
+                    what: "the control file does not belong to the processes that use the topic: \
+                           close them all, the next open rebuilds it"
+                        .into(),
+                })
+            }
+            Opening::Create => self.create_first_segment(words, facts.words_trusted)?,
+            Opening::Resume => self.resume(words)?,
+            Opening::ScanFromWords => {
+                let boundary = words.durable.end.load(Ordering::Acquire);
+                self.recover(words, Some(boundary))?;
+            }
+            Opening::ScanFromDisk => self.recover(words, None)?,
+        }
+        self.load_epochs()?;
+        if plan != Opening::Attach {
+            self.stamp_identity(words)?;
+        }
+        Ok(())
+    }
+
+    fn are_trusted(&self, words: &Words) -> Result<bool> {
+        let identity = self.control_identity()?;
+        let of = &words.identity;
+        Ok(of.ready.load(Ordering::Acquire) == 1
+            && of.magic.load(Ordering::Relaxed) == control::MAGIC
+            && of.boot[0].load(Ordering::Relaxed) == self.log.boot[0]
+            && of.boot[1].load(Ordering::Relaxed) == self.log.boot[1]
+            && of.dev.load(Ordering::Relaxed) == identity.dev
+            && of.ino.load(Ordering::Relaxed) == identity.ino)
+    }
+
+    fn control_identity(&self) -> Result<sys::FileIdentity> {
+        let path = self.dir.join(CONTROL);
+        self.log
+            .disk
+            .open(&path, sys::Access::Read)
+            .and_then(|file| file.identity())
+            .map_err(|error| self.io("identifying", &path, error))
+    }
+
+    /// Makes the words trusted: the last step of every recovery.
+    fn stamp_identity(&self, words: &Words) -> Result<()> {
+        let identity = self.control_identity()?;
+        let of = &words.identity;
+        of.magic.store(control::MAGIC, Ordering::Relaxed);
+        of.boot[0].store(self.log.boot[0], Ordering::Relaxed);
+        of.boot[1].store(self.log.boot[1], Ordering::Relaxed);
+        of.dev.store(identity.dev, Ordering::Relaxed);
+        of.ino.store(identity.ino, Ordering::Relaxed);
+        crash_point!("open.before-ready");
+        of.ready.store(1, Ordering::Release);
+        Ok(())
+    }
+
+    /// Files without a name in the log: those of dead rollers, of preparers that did not finish, and
+    /// temporary ones. The gate is held and nobody else is a member.
+    fn remove_leftovers(&self, words: &Words, words_trusted: bool) -> Result<()> {
+        if words_trusted {
+            self.settle_prepared(words)?;
+        } else {
+            words.prepared.word.store(0, Ordering::Release);
+        }
+        let kept = Owner::of_word(words.prepared.word.load(Ordering::Acquire) as u32)
+            .map(|owner| format!("next-{}-{}.tmp", owner.slot(), owner.generation()));
+        let names =
+            self.log.disk.list(&self.dir).map_err(|error| self.io("listing", &self.dir, error))?;
+        for name in names {
+            if name.ends_with(".tmp") && Some(&name) != kept.as_ref() {
+                self.remove_if_there(&self.dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on from the words of this boot. All members are dead: what they were doing is settled, and
+    /// what they had not synced is synced as if a failure had been seen and lost.
+    fn resume(&self, words: &Words) -> Result<()> {
+        words.lock.word.store(0, Ordering::Release);
+        words.sync.owner.store(0, Ordering::Release);
+        drop(self.lock_append()?);
+        let end = words.tail.end.load(Ordering::Acquire);
+        if words.durable.end.load(Ordering::Acquire) < end {
+            words.sync.suspect_end.fetch_max(end, Ordering::AcqRel);
+            if self.settings.durability == settings::POWER_LOSS {
+                self.wait_durable(end)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The first segment of a new topic; or of one all of whose segments are gone, whose offsets are
+    /// not used again as far as the words know them.
+    fn create_first_segment(&self, words: &Words, words_trusted: bool) -> Result<()> {
+        let base = if words_trusted { words.tail.end.load(Ordering::Acquire) } else { 0 };
+        reset(words);
+        self.start_segment(words, base, 0, 0)?;
+        words.tail.first.store(base, Ordering::Release);
+        Ok(())
+    }
+
+    /// Takes over every word that names an earlier holder of `slot`, then makes the slot this
+    /// process's.
+    fn settle_slot(&self, slot: usize, generation: u32) -> Result<()> {
+        let words = &self.member()?.control;
+        let names_slot = |word: u32| Owner::of_word(word).is_some_and(|owner| owner.slot() == slot);
+        if names_slot(words.lock.word.load(Ordering::Acquire)) {
+            // Taking the lock settles what its dead owner left.
+            drop(self.lock_append()?);
+        }
+        let syncing = words.sync.owner.load(Ordering::Acquire);
+        if names_slot(syncing) {
+            words
+                .sync
+                .suspect_end
+                .fetch_max(words.tail.end.load(Ordering::Acquire), Ordering::AcqRel);
+            // Fails if a waiter was faster: then the word no longer names the slot.
+            let freed =
+                words.sync.owner.compare_exchange(syncing, 0, Ordering::AcqRel, Ordering::Relaxed);
+            debug_assert!(freed.is_ok() || freed != Err(syncing));
+        }
+        if names_slot(words.prepared.word.load(Ordering::Acquire) as u32) {
+            self.settle_prepared(words)?;
+        }
+        crash_point!("open.slot-settled");
+        words.members[slot].pid.store(std::process::id(), Ordering::Relaxed);
+        words.members[slot].generation.store(generation, Ordering::Release);
+        Ok(())
+    }
+
+    /// Timers that hold only a weak reference: they end with the topic.
+    fn start_timers(self: &Arc<Self>) {
+        if self.settings.durability == settings::POWER_LOSS_WITHIN {
+            let topic = Arc::downgrade(self);
+            let interval = Duration::from_nanos(self.settings.interval / 2);
+            let tick = move || {
+                let Some(topic) = topic.upgrade() else { return false };
+                let end = topic.words().map_or(0, |words| words.tail.end.load(Ordering::Acquire));
+                // A failure latches the topic: the next append reports it.
+                topic.wait_durable(end).is_ok()
+            };
+            self.log.housekeeper.every(interval, Box::new(tick));
+        }
+        if self.options.retention != super::Retention::default() {
+            let topic = Arc::downgrade(self);
+            let tick = move || {
+                let Some(topic) = topic.upgrade() else { return false };
+                // What fails now is tried again at the next tick.
+                drop(topic.trim_by_retention());
+                true
+            };
+            self.log.housekeeper.every(Duration::from_secs(10), Box::new(tick));
+        }
+    }
+
+    /// Reads the list of epochs.
+    pub(super) fn load_epochs(&self) -> Result<()> {
+        let path = self.dir.join(EPOCHS);
+        let bytes = match self.log.disk.open(&path, sys::Access::Read) {
+            Ok(file) => sys::read_start(&*file, 64 << 20)
+                .map_err(|error| self.io("reading", &path, error))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(self.io("opening", &path, error)),
+        };
+        *self.epochs.lock() = epochs::decode(&bytes);
+        Ok(())
+    }
+
+    /// The epoch in which positions are stored now.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epochs.lock().iter().map(|entry| entry.epoch).max().unwrap_or(0)
+    }
+
+    /// A position stored in `epoch`, as it stands after later recoveries.
+    pub(crate) fn clamp(&self, epoch: u32, position: u64) -> u64 {
+        epochs::clamp(&self.epochs.lock(), epoch, position)
+    }
+
+    /// Opens a topic without writing or locking anything.
+    pub(crate) fn open_read_only(log: &Arc<LogInner>, name: &str) -> Result<Arc<TopicInner>> {
+        let dir = log.topic_dir(name);
+        let disk = &*log.disk;
+        if !TopicInner::exists(disk, &dir) {
+            return Err(Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) });
+        }
+        let settings = read_settings(disk, &dir)?;
+        if let Some(control) = live_control(log, &dir) {
+            let topic = TopicInner::assemble(log, name, &dir, settings, Access::Live(control));
+            topic.load_epochs()?;
+            return Ok(topic);
+        }
+        let bases = list_bases(disk, &dir)?;
+        let Some(&last) = bases.last() else {
+            return Err(Error::NotFound { what: format!("segment in {}", dir.display()) });
+        };
+        let segment = Arc::new(crate::segment::Segment::open(disk, &dir, last, sys::Access::Read)?);
+        let found = Found {
+            walk: Walk::new(segment, layout::FIRST_FRAME_AT, false),
+            end: last,
+            position: layout::FIRST_FRAME_AT,
+        };
+        let access = Access::Still(Mutex::new(found));
+        let topic = TopicInner::assemble(log, name, &dir, settings, access);
+        topic.load_epochs()?;
+        Ok(topic)
+    }
+
+    /// Deletes a topic that nobody has open for writing.
+    pub(crate) fn delete(log: &Arc<LogInner>, name: &str) -> Result<()> {
+        let dir = log.topic_dir(name);
+        let disk = &*log.disk;
+        if !TopicInner::exists(disk, &dir) {
+            return Err(Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) });
+        }
+        let lock_file = take_gate(log, &dir, name)?;
+        let alone = member::is_alone(&*lock_file)
+            .map_err(|error| Error::io("locking", &dir.join(LOCK), error))?;
+        if !alone {
+            return Err(Error::Locked { what: format!("topic {name}"), pid: 0 });
+        }
+        // The settings first: without them the rest is no topic.
+        let order = |name: &String| (name != SETTINGS, name == LOCK);
+        remove_tree(disk, &dir, &order)
+    }
+}
+
+fn remove_tree(disk: &dyn Disk, dir: &Path, order: &dyn Fn(&String) -> (bool, bool)) -> Result<()> {
+    let mut names = disk.list(dir).map_err(|error| Error::io("listing", dir, error))?;
+    names.sort_by_key(order);
+    for name in names {
+        let path = dir.join(&name);
+        match disk.remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => match disk.list(&path) {
+                Ok(_) => remove_tree(disk, &path, order)?,
+                Err(_) => return Err(Error::io("removing", &path, error)),
+            },
+        }
+    }
+    let removed = disk.remove_dir(dir);
+    removed.map_err(|error| Error::io("removing", dir, error))?;
+    let parent = dir.parent().unwrap_or(Path::new("."));
+    disk.sync_dir(parent).map_err(|error| Error::io("syncing", parent, error))
+}
+
+/// Opens the lock file and takes the gate of the topic that has it under its name.
+fn take_gate(log: &LogInner, dir: &Path, name: &str) -> Result<Box<dyn DiskFile>> {
+    let path = dir.join(LOCK);
+    let io = |error| Error::io("locking", &path, error);
+    let deadline = log.options.lock_timeout.map(|timeout| Instant::now() + timeout);
+    let mut pause = Duration::from_micros(50);
+    loop {
+        let file = log.disk.open(&path, sys::Access::OpenOrCreate).map_err(io)?;
+        loop {
+            if member::try_gate(&*file).map_err(io)? {
+                break;
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                let what = format!("another process that is opening topic {name}");
+                return Err(Error::TimedOut { what });
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
+        // The topic may have been deleted, and made again, while this process waited.
+        let now = log.disk.open(&path, sys::Access::OpenOrCreate).map_err(io)?;
+        if now.identity().map_err(io)? == file.identity().map_err(io)? {
+            return Ok(file);
+        }
+    }
+}
+
+fn read_settings(disk: &dyn Disk, dir: &Path) -> Result<Settings> {
+    let path = dir.join(SETTINGS);
+    let bytes = disk
+        .open(&path, sys::Access::Read)
+        .and_then(|file| sys::read_start(&*file, settings::LEN))
+        .map_err(|error| Error::io("reading", &path, error))?;
+    Settings::decode(&bytes).map_err(|error| Error::malformed(&path, 0, error))
+}
+
+/// The stored settings, and whether they were there before.
+fn read_or_create_settings(
+    log: &LogInner,
+    dir: &Path,
+    name: &str,
+    wanted: Option<TopicOptions>,
+) -> Result<(Settings, bool)> {
+    let disk = &*log.disk;
+    let path = dir.join(SETTINGS);
+    match read_settings(disk, dir) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+        other => return Ok((other?, true)),
+    }
+    if !list_bases(disk, dir)?.is_empty() {
+        return Err(Error::Corrupt {
+            path,
+            position: 0,
+            offset: None,
+            what: format!("topic {name} has segments but its settings are missing"),
+        });
+    }
+    let settings = wanted.unwrap_or_default().to_settings(sys::random())?;
+    check_medium(log, dir, &settings)?;
+    sys::create_durably(disk, &path, &settings.encode(), sys::random())
+        .map_err(|error| Error::io("creating", &path, error))?;
+    crash_point!("create.settings");
+    Ok((settings, false))
+}
+
+fn check_medium(log: &LogInner, dir: &Path, settings: &Settings) -> Result<()> {
+    if log.medium == Medium::Memory && settings.durability != settings::PROCESS_CRASH {
+        return Err(Error::Unsupported {
+            path: dir.to_owned(),
+            why: "this file system is in memory and forgets at a power loss, so it cannot keep \
+                  PowerLoss: choose Durability::ProcessCrash, or a directory on a disk"
+                .into(),
+        });
+    }
+    Ok(())
+}
+
+fn open_control(disk: &dyn Disk, dir: &Path) -> Result<Control> {
+    let path = dir.join(CONTROL);
+    let io = |error| Error::io("opening", &path, error);
+    let file = disk.open(&path, sys::Access::OpenOrCreate).map_err(io)?;
+    file.allocate(control::LEN as u64).map_err(io)?;
+    let map = file.map(control::LEN, true).map_err(io)?;
+    map.populate(0, control::LEN).map_err(io)?;
+    Ok(Control::new(map))
+}
+
+/// The words of living members, mapped read-only, if there are any to trust.
+fn live_control(log: &LogInner, dir: &Path) -> Option<Control> {
+    let file = log.disk.open(&dir.join(CONTROL), sys::Access::Read).ok()?;
+    let identity = file.identity().ok()?;
+    let control = Control::new(file.map(control::LEN, false).ok()?);
+    let of = &control.identity;
+    let trusted = of.ready.load(Ordering::Acquire) == 1
+        && of.magic.load(Ordering::Relaxed) == control::MAGIC
+        && of.boot[0].load(Ordering::Relaxed) == log.boot[0]
+        && of.boot[1].load(Ordering::Relaxed) == log.boot[1]
+        && of.dev.load(Ordering::Relaxed) == identity.dev
+        && of.ino.load(Ordering::Relaxed) == identity.ino;
+    trusted.then_some(control)
+}
+
+/// Sets every word but the identity, the epoch and the generations to its first value.
+pub(super) fn reset(words: &Words) {
+    words.lock.word.store(0, Ordering::Relaxed);
+    for word in [
+        &words.intent.start,
+        &words.intent.offset,
+        &words.intent.end,
+        &words.intent.roll,
+        &words.intent.max_timestamp,
+        &words.tail.end,
+        &words.tail.first,
+        &words.durable.end,
+        &words.sync.slot_sequence,
+        &words.sync.begun_at,
+        &words.sync.recent,
+        &words.sync.suspect_end,
+        &words.sync.names_durable,
+        &words.prepared.word,
+        &words.identity.latched,
+    ] {
+        word.store(0, Ordering::Relaxed);
+    }
+    words.sync.owner.store(0, Ordering::Relaxed);
+}

@@ -1,0 +1,132 @@
+//! A topic's settings: chosen when it is created, stored with it, never changed.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::format::segment::{MAX_LEN, MIN_LEN};
+use crate::format::settings::{self, Settings};
+use crate::format::PAGE_LEN;
+use crate::sys::clock::nanos;
+
+/// What an acknowledged record survives. Stored with the topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Power loss, kernel crash, `kill -9`: an append returns after fdatasync. Concurrent appends, of
+    /// any thread and process, share one. Readers see only what is durable.
+    #[default]
+    PowerLoss,
+    /// `kill -9` at once; power loss after at most this long, while some process that has the topic
+    /// open for writing runs. After the last one was killed, the kernel's own writeback applies
+    /// (about 30 s); a clean close syncs.
+    PowerLossWithin(Duration),
+    /// `kill -9` and crashes of any process, at the price of a store into memory. A power loss may
+    /// take the newest records, and what comes back is a prefix of the log.
+    ProcessCrash,
+}
+
+/// What may be dropped from the start of a topic, whole segments at a time. Without a limit of age or
+/// size nothing is dropped, unless [`trim_before`](crate::Topic::trim_before) is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// Segments whose newest record is older may go.
+    pub age: Option<Duration>,
+    /// The oldest segments may go while the sealed ones take more bytes than this.
+    pub bytes: Option<u64>,
+    /// Nothing goes that a consumer has not durably committed past; and nothing while there is no
+    /// consumer. Alone, it lets go of all that every consumer has committed past.
+    pub consumed: bool,
+}
+
+/// See the module. Every choice is stored: asking for another one later is an error that names both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicOptions {
+    /// What an acknowledged record survives.
+    pub durability: Durability,
+    /// Bytes of a segment file, allocated whole: a multiple of 4096, 16 KiB to 2 GiB. Larger ones
+    /// roll less often, smaller ones are dropped sooner.
+    pub segment_len: u64,
+    /// What may be dropped.
+    pub retention: Retention,
+}
+
+impl Default for TopicOptions {
+    /// `PowerLoss`, segments of 16 MiB, everything kept.
+    fn default() -> TopicOptions {
+        TopicOptions {
+            durability: Durability::default(),
+            segment_len: 16 << 20,
+            retention: Retention::default(),
+        }
+    }
+}
+
+impl TopicOptions {
+    /// The defaults with this durability.
+    pub fn durability(durability: Durability) -> TopicOptions {
+        TopicOptions { durability, ..TopicOptions::default() }
+    }
+
+    /// The stored form, for a new topic with this identity.
+    pub(crate) fn to_settings(self, topic_id: u64) -> Result<Settings> {
+        let invalid = |what: String| Err(Error::Invalid { what });
+        let len = self.segment_len;
+        if !(MIN_LEN..=MAX_LEN).contains(&len) || len % PAGE_LEN as u64 != 0 {
+            return invalid(format!(
+                "a segment length of {len}: it must be a multiple of 4096 from 16 KiB to 2 GiB"
+            ));
+        }
+        let (durability, interval) = match self.durability {
+            Durability::PowerLoss => (settings::POWER_LOSS, 0),
+            Durability::PowerLossWithin(interval) if interval < Duration::from_millis(1) => {
+                return invalid("PowerLossWithin less than 1 ms: choose PowerLoss".into())
+            }
+            Durability::PowerLossWithin(interval) => (settings::POWER_LOSS_WITHIN, nanos(interval)),
+            Durability::ProcessCrash => (settings::PROCESS_CRASH, 0),
+        };
+        let retention = self.retention;
+        if retention.age == Some(Duration::ZERO) || retention.bytes == Some(0) {
+            return invalid(
+                "a retention of nothing: leave the limit out, or make it positive".into(),
+            );
+        }
+        Ok(Settings {
+            durability,
+            interval,
+            segment_len: len,
+            topic_id,
+            retain_unconsumed: retention.consumed,
+            retain_age: retention.age.map_or(0, nanos),
+            retain_bytes: retention.bytes.unwrap_or(0),
+        })
+    }
+
+    /// The public form of stored settings.
+    pub(crate) fn of_settings(stored: &Settings) -> TopicOptions {
+        TopicOptions {
+            durability: match stored.durability {
+                settings::POWER_LOSS => Durability::PowerLoss,
+                settings::POWER_LOSS_WITHIN => {
+                    Durability::PowerLossWithin(Duration::from_nanos(stored.interval))
+                }
+                _ => Durability::ProcessCrash,
+            },
+            segment_len: stored.segment_len,
+            retention: Retention {
+                age: (stored.retain_age != 0).then(|| Duration::from_nanos(stored.retain_age)),
+                bytes: (stored.retain_bytes != 0).then_some(stored.retain_bytes),
+                consumed: stored.retain_unconsumed,
+            },
+        }
+    }
+
+    /// The first setting in which `self`, as asked for, differs from `stored`, with both values.
+    pub(crate) fn difference(&self, stored: &TopicOptions) -> Option<String> {
+        let differs = |name: &str, stored: &dyn std::fmt::Debug, asked: &dyn std::fmt::Debug| {
+            let (stored, asked) = (format!("{stored:?}"), format!("{asked:?}"));
+            (stored != asked).then(|| format!("{name} is {stored}, asked for was {asked}"))
+        };
+        differs("durability", &stored.durability, &self.durability)
+            .or_else(|| differs("segment_len", &stored.segment_len, &self.segment_len))
+            .or_else(|| differs("retention", &stored.retention, &self.retention))
+    }
+}

@@ -1,0 +1,388 @@
+//! The next segment: made ready ahead, entered under the append lock without a sync.
+//!
+//! Ordered steps of a roll, under the lock: 1. announce it, 2. write the header, 3. give the file its
+//! name, 4. enter it, 5. take the announcement back. A dead roller's successor looks whether the name
+//! exists: if so it enters, else there was no roll.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Access, Local, TopicInner};
+use crate::control::lock::{Liveness, Owner};
+use crate::control::member::Held;
+use crate::control::Words;
+use crate::error::{Error, Result};
+use crate::format::segment::{self as layout, Header};
+use crate::format::{settings, PAGE_LEN};
+use crate::housekeeper::Duty;
+use crate::segment::Segment;
+use crate::sys::atomic::Ordering;
+use crate::sys::crash_point::crash_point;
+use crate::sys::{self, DiskFile};
+
+const PREPARING: u64 = 1 << 32;
+const READY: u64 = 2 << 32;
+const ZEROS_LEN: usize = 1 << 20;
+
+/// Pages are made resident this far ahead of the writer, in the background.
+const POPULATE_AHEAD: u64 = 8 << 20;
+/// In pieces of this size: each holds the address space's lock for a short time.
+const POPULATE_PIECE: u64 = 256 << 10;
+
+/// A segment file that has no name yet.
+struct Unnamed {
+    path: PathBuf,
+    file: Box<dyn DiskFile>,
+    /// The `prepared` word under which it was found; `None`: made for this roll.
+    prepared: Option<u64>,
+}
+
+impl TopicInner {
+    /// Leaves the segment `seen`, in which `needed` bytes have no room. Returns with the next segment
+    /// active, or another writer's.
+    pub(super) fn roll(&self, seen: u64, needed: u64) -> Result<()> {
+        let member = self.member()?;
+        let words = &member.control;
+        if words.tail.end.load(Ordering::Acquire) == seen {
+            return self.extend_empty(seen, needed);
+        }
+        if self.settings.durability != settings::PROCESS_CRASH {
+            // At most two segments are ever unsynced: a recovery reads no more.
+            self.wait_durable(seen)?;
+        }
+        let unnamed = self.unnamed_file(needed)?;
+        let len = unnamed.file.len().map_err(|error| self.io("sizing", &unnamed.path, error))?;
+        let salt = sys::random();
+        let mut held = self.lock_append()?;
+        let base = words.tail.end.load(Ordering::Relaxed);
+        if words.tail.place().active != seen || base == seen {
+            drop(held);
+            return self.give_back(unnamed);
+        }
+        let header = Header {
+            epoch: words.identity.epoch.load(Ordering::Relaxed) as u32,
+            base,
+            salt,
+            topic_id: self.settings.topic_id,
+            durable_end: words.durable.end.load(Ordering::Acquire),
+            max_timestamp: words.intent.max_timestamp.load(Ordering::Relaxed),
+            file_len: len,
+        };
+        let sealed = held.active.take();
+        let entered = self.enter_named(words, unnamed, header);
+        if let Ok(segment) = &entered {
+            held.active = Some(Arc::clone(segment));
+        }
+        drop(held);
+        entered?;
+        self.after_roll(seen, base, sealed);
+        Ok(())
+    }
+
+    fn enter_named(&self, words: &Words, unnamed: Unnamed, header: Header) -> Result<Arc<Segment>> {
+        let path = self.dir.join(layout::file_name(header.base));
+        words.intent.roll.store(header.base + 1, Ordering::Release);
+        crash_point!("roll.announced");
+        let named = (|| {
+            let segment = Segment::with_header(path.clone(), unnamed.file, header)?;
+            segment.map()?.write(0, &header.encode());
+            crash_point!("roll.headed");
+            self.log
+                .disk
+                .rename_no_replace(&unnamed.path, &path)
+                .map_err(|error| self.io("naming", &path, error))?;
+            Ok(segment)
+        })();
+        crash_point!("roll.named");
+        let entered = named.map(|segment| {
+            if self.settings.durability != settings::PROCESS_CRASH {
+                segment.skip_populate();
+            }
+            let segment = Arc::new(segment);
+            self.keep_segment(&segment);
+            words.tail.enter(header.base, layout::FIRST_FRAME_AT);
+            segment
+        });
+        crash_point!("roll.entered");
+        if let (Ok(_), Some(prepared)) = (&entered, unnamed.prepared) {
+            // Fails if its owner died and somebody cleared the word: then it is clear.
+            let cleared = words.prepared.word.compare_exchange(
+                prepared,
+                0,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+            debug_assert!(cleared.is_ok() || cleared != Err(prepared));
+        }
+        words.intent.roll.store(0, Ordering::Release);
+        entered
+    }
+
+    /// Finishes a dead owner's roll, or forgets it.
+    pub(super) fn settle_roll(&self, held: &mut Held<'_, Local>) -> Result<()> {
+        let words = &self.member()?.control;
+        let base = words.intent.roll.load(Ordering::Acquire) - 1;
+        match self.segment(base) {
+            Ok(segment) => {
+                if words.tail.place().active != base {
+                    words.tail.enter(base, layout::FIRST_FRAME_AT);
+                }
+                segment.map()?;
+                held.active = None;
+            }
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        crash_point!("settle.rolled");
+        words.intent.roll.store(0, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes room in the active segment, which has no record yet, for one that is larger than a
+    /// segment.
+    fn extend_empty(&self, active: u64, needed: u64) -> Result<()> {
+        let path = self.dir.join(layout::file_name(active));
+        let len = (self.words().map_or(0, |words| words.tail.place().position) + needed)
+            .next_multiple_of(PAGE_LEN as u64);
+        let file = self
+            .log
+            .disk
+            .open(&path, sys::Access::ReadWrite)
+            .map_err(|error| self.io("opening", &path, error))?;
+        file.allocate(len).map_err(|error| self.allocation_failed(&path, len, error))?;
+        self.forget_segment(active)
+    }
+
+    /// Has the segment opened anew when it is used next: its file has grown.
+    pub(super) fn forget_segment(&self, base: u64) -> Result<()> {
+        self.segments.open.lock().remove(&base);
+        let mut held = self.lock_append()?;
+        if held.active.as_ref().is_some_and(|segment| segment.base() == base) {
+            held.active = None;
+        }
+        Ok(())
+    }
+
+    /// The prepared file if it is ready and large enough, else one made now.
+    fn unnamed_file(&self, needed: u64) -> Result<Unnamed> {
+        let member = self.member()?;
+        let least = layout::FIRST_FRAME_AT + needed;
+        if least <= self.settings.segment_len {
+            let word = member.control.prepared.word.load(Ordering::Acquire);
+            if let (true, Some(owner)) = (word & READY != 0, Owner::of_word(word as u32)) {
+                let path = self.prepared_path(owner);
+                match self.log.disk.open(&path, sys::Access::ReadWrite) {
+                    Ok(file) => return Ok(Unnamed { path, file, prepared: Some(word) }),
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(self.io("opening", &path, error)),
+                }
+            }
+        }
+        let number = {
+            let mut held = self.lock_append()?;
+            held.files_made += 1;
+            held.files_made
+        };
+        let me = member.me;
+        let path = self.dir.join(format!("roll-{}-{}-{number}.tmp", me.slot(), me.generation()));
+        let len = least.max(self.settings.segment_len).next_multiple_of(PAGE_LEN as u64);
+        let file = self.make_file(&path, len)?;
+        Ok(Unnamed { path, file, prepared: None })
+    }
+
+    fn give_back(&self, unnamed: Unnamed) -> Result<()> {
+        if unnamed.prepared.is_some() {
+            return Ok(());
+        }
+        self.log
+            .disk
+            .remove_file(&unnamed.path)
+            .map_err(|error| self.io("removing", &unnamed.path, error))
+    }
+
+    /// A new file of `len` zero bytes: allocated, and for topics that sync also written and synced, so
+    /// that a later sync has no allocation to make durable. Removed again if that fails.
+    pub(super) fn make_file(&self, path: &std::path::Path, len: u64) -> Result<Box<dyn DiskFile>> {
+        let disk = &self.log.disk;
+        let file = match disk.open(path, sys::Access::CreateNew) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                // Left by a dead process that had this slot and generation on another boot.
+                disk.remove_file(path).map_err(|error| self.io("removing", path, error))?;
+                disk.open(path, sys::Access::CreateNew)
+            }
+            other => other,
+        }
+        .map_err(|error| self.io("creating", path, error))?;
+        let made = file.allocate(len).and_then(|()| {
+            if self.settings.durability == settings::PROCESS_CRASH {
+                return Ok(());
+            }
+            let zeros = vec![0; ZEROS_LEN.min(len as usize)];
+            let mut position = 0;
+            while position < len {
+                let piece = zeros.len().min((len - position) as usize);
+                file.write_all_at(&zeros[..piece], position)?;
+                position += piece as u64;
+            }
+            file.sync_data()
+        });
+        match made {
+            Ok(()) => Ok(file),
+            Err(error) => {
+                let failed = self.allocation_failed(path, len, error);
+                disk.remove_file(path).map_err(|error| self.io("removing", path, error))?;
+                Err(failed)
+            }
+        }
+    }
+
+    fn allocation_failed(&self, path: &std::path::Path, len: u64, error: std::io::Error) -> Error {
+        match self.io("allocating", path, error) {
+            Error::NoSpace { path, .. } => Error::NoSpace { path, needed: len },
+            other => other,
+        }
+    }
+
+    fn prepared_path(&self, owner: Owner) -> PathBuf {
+        self.dir.join(format!("next-{}-{}.tmp", owner.slot(), owner.generation()))
+    }
+
+    /// Called under the append lock after every append: has the background make the next segment and
+    /// the next pages ready.
+    #[inline]
+    pub(super) fn look_ahead(&self, segment: &Arc<Segment>, end: u64) {
+        if end + POPULATE_AHEAD / 2 > segment.resident() && segment.resident() < segment.len() {
+            self.populate_in_background(segment, end);
+        }
+        if end > segment.len() / 2 && !self.preparing.load(Ordering::Relaxed) {
+            self.prepare_in_background();
+        }
+    }
+
+    #[cold]
+    fn populate_in_background(&self, segment: &Arc<Segment>, end: u64) {
+        let Some(topic) = self.this.upgrade() else { return };
+        if self.populating.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let segment = Arc::clone(segment);
+        self.log.housekeeper.submit(
+            Duty::Prepare,
+            Box::new(move || {
+                let target = (end + POPULATE_AHEAD).min(segment.len());
+                while segment.resident() < target {
+                    let piece = segment.resident().max(layout::FIRST_FRAME_AT) + POPULATE_PIECE;
+                    // The appending thread meets the same error and reports it.
+                    if segment.populate(piece).is_err() {
+                        break;
+                    }
+                }
+                topic.populating.store(false, Ordering::Release);
+            }),
+        );
+    }
+
+    /// See [`Topic::populate`](super::Topic::populate).
+    pub(super) fn populate_ahead(&self, len: u64) -> Result<()> {
+        let place = self.member()?.control.tail.place();
+        let segment = self.segment(place.active)?;
+        let target = (place.position + len).min(segment.len());
+        while segment.resident() < target {
+            segment.populate(segment.resident().max(layout::FIRST_FRAME_AT) + POPULATE_PIECE)?;
+        }
+        let mut held = self.lock_append()?;
+        if held.active.as_ref().is_none_or(|active| active.base() != place.active) {
+            held.active = Some(segment);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn prepare_in_background(&self) {
+        let Some(topic) = self.this.upgrade() else { return };
+        if self.preparing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.log.housekeeper.submit(
+            Duty::Prepare,
+            Box::new(move || {
+                // A full disk is met, and reported, by the append that needs the segment.
+                let prepared = topic.prepare_next();
+                if matches!(prepared, Ok(true) | Err(_)) {
+                    // Stays set until the next roll: nothing more to prepare before.
+                    return;
+                }
+                topic.preparing.store(false, Ordering::Release);
+            }),
+        );
+    }
+
+    /// Makes the next segment's file, unless it is there or somebody alive is at it. True if one is
+    /// ready.
+    fn prepare_next(&self) -> Result<bool> {
+        let member = self.member()?;
+        let word = &member.control.prepared.word;
+        let seen = word.load(Ordering::Acquire);
+        if let Some(owner) = Owner::of_word(seen as u32) {
+            if seen & READY != 0 {
+                return Ok(true);
+            }
+            if member.is_alive(owner) {
+                return Ok(false);
+            }
+        }
+        let mine = PREPARING | u64::from(member.me.word());
+        if word.compare_exchange(seen, mine, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return Ok(false);
+        }
+        if let Some(dead) = Owner::of_word(seen as u32) {
+            self.remove_if_there(&self.prepared_path(dead))?;
+        }
+        crash_point!("prepare.claimed");
+        let made = self.make_file(&self.prepared_path(member.me), self.settings.segment_len);
+        let ready = READY | u64::from(member.me.word());
+        word.store(if made.is_ok() { ready } else { 0 }, Ordering::Release);
+        crash_point!("prepare.ready");
+        made.map(|_| true)
+    }
+
+    /// Clears the word of a prepared file that its dead owner did not finish.
+    pub(super) fn settle_prepared(&self, words: &Words) -> Result<()> {
+        let seen = words.prepared.word.load(Ordering::Acquire);
+        if let (Some(owner), true) = (Owner::of_word(seen as u32), seen & PREPARING != 0) {
+            self.remove_if_there(&self.prepared_path(owner))?;
+            words.prepared.word.store(0, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_if_there(&self, path: &std::path::Path) -> Result<()> {
+        match self.log.disk.remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(self.io("removing", path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the sealed segment synced and indexed in the background, in every mode, and trims.
+    fn after_roll(&self, sealed_base: u64, base: u64, sealed: Option<Arc<Segment>>) {
+        self.preparing.store(false, Ordering::Release);
+        let Some(topic) = self.this.upgrade() else { return };
+        self.log.housekeeper.submit(
+            Duty::Sync,
+            Box::new(move || {
+                if let Access::Member(_) = &topic.access {
+                    // What fails here fails again where it matters: a sync latches the topic, an
+                    // index is built by the reader that needs it, a trim is tried at the next roll.
+                    let synced = topic.sync_up_to(base, base);
+                    let segment = sealed.map_or_else(|| topic.segment(sealed_base), Ok);
+                    let indexed =
+                        segment.and_then(|segment| topic.build_index(&segment, base).map(drop));
+                    let trimmed = topic.trim_by_retention();
+                    drop((synced, indexed, trimmed));
+                }
+            }),
+        );
+    }
+}

@@ -1,0 +1,329 @@
+//! Recovery: reading the newest segments after a crash, and making what was found the truth.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::open::{reset, EPOCHS};
+use super::{Access, TopicInner};
+use crate::control::Words;
+use crate::error::{Error, Result};
+use crate::format::segment::{self as layout, Header};
+use crate::format::{epochs, frame};
+use crate::recovery::{self, Damage, Ending, RecoveryReport, ScanFacts};
+use crate::segment::{Segment, Step, Walk};
+use crate::sys;
+use crate::sys::atomic::Ordering;
+use crate::sys::crash_point::crash_point;
+
+/// Where a scan stands, and what it saw.
+struct Scan {
+    /// The next offset.
+    end: u64,
+    /// Behind the last whole batch of the segment it is in.
+    position: u64,
+    /// That segment; `None` if its header is unreadable.
+    segment: Option<Arc<Segment>>,
+    max_timestamp: u64,
+    /// Everything behind the end is zero, and no segment follows.
+    clean: bool,
+    frames_behind: u64,
+    /// Segments behind a cut.
+    unpromised: Vec<u64>,
+    damage: Vec<Damage>,
+}
+
+impl TopicInner {
+    /// Finds the end of the log by reading from the promised boundary on, and rebuilds the words.
+    /// `boundary_of_words`: a durable end that the control words are trusted with.
+    pub(super) fn recover(&self, words: &Words, boundary_of_words: Option<u64>) -> Result<()> {
+        let bases = self.refresh_bases()?;
+        let boundary = self.promised_boundary(&bases)?.max(boundary_of_words.unwrap_or(0));
+        let scan = self.scan(&bases, boundary)?;
+        let ending = recovery::ending(ScanFacts {
+            boundary_reached: scan.end >= boundary,
+            rest_is_clean: scan.clean,
+            whole_frames_behind: scan.frames_behind > 0,
+        });
+        let end = scan.end.max(boundary);
+        reset(words);
+        let epoch = self.begin_epoch(end)?;
+        words.identity.epoch.store(epoch.into(), Ordering::Relaxed);
+        let set_aside = self.set_aside(&scan.unpromised, epoch)?;
+        crash_point!("recover.set-aside");
+        self.sync_found(&bases, &scan, boundary)?;
+        match (&ending, &scan.segment) {
+            (Ending::Continue, Some(segment)) => {
+                words.tail.enter(segment.base(), scan.position);
+                words.tail.end.store(end, Ordering::Relaxed);
+                let slot = layout::newest_slot(&segment.header_page()?, segment.header.salt);
+                let sequence = slot.map_or(0, |slot| slot.sequence);
+                words.sync.slot_sequence.store(sequence, Ordering::Relaxed);
+                words.sync.names_durable.store(segment.base() + 1, Ordering::Relaxed);
+            }
+            _ => self.start_segment(words, end, epoch, scan.max_timestamp)?,
+        }
+        words.intent.max_timestamp.store(scan.max_timestamp, Ordering::Relaxed);
+        words.durable.end.store(end, Ordering::Release);
+        let first = self.refresh_bases()?.first().copied().unwrap_or(end);
+        words.tail.first.store(first, Ordering::Release);
+        let report = RecoveryReport {
+            promised_boundary: boundary,
+            end,
+            epoch: Some(epoch),
+            cut: matches!(ending, Ending::Cut | Ending::CutAndReport),
+            frames_behind_cut: scan.frames_behind,
+            set_aside,
+            damage: scan.damage,
+        };
+        let was_empty = self.recovery.set(report);
+        debug_assert!(was_empty.is_ok(), "a topic is recovered once");
+        Ok(())
+    }
+
+    /// The highest durable end in any valid segment header or checkpoint slot of the newest segments.
+    fn promised_boundary(&self, bases: &[u64]) -> Result<u64> {
+        let mut boundary = 0;
+        // A header written later says at least as much, so the newest readable one decides; its slots
+        // and those of the one before are looked at as well.
+        for &base in bases.iter().rev() {
+            let Ok(segment) = self.segment(base) else { continue };
+            let slot = layout::newest_slot(&segment.header_page()?, segment.header.salt);
+            let slot_end = slot.map_or(0, |slot| slot.durable_end);
+            let before = boundary;
+            boundary = boundary.max(segment.header.durable_end).max(slot_end);
+            if before != 0 {
+                break;
+            }
+        }
+        Ok(boundary)
+    }
+
+    fn scan(&self, bases: &[u64], boundary: u64) -> Result<Scan> {
+        let first = bases.partition_point(|&base| base <= boundary).saturating_sub(1);
+        let start = bases[first];
+        let mut scan = Scan {
+            end: start,
+            position: layout::FIRST_FRAME_AT,
+            segment: None,
+            max_timestamp: 0,
+            clean: true,
+            frames_behind: 0,
+            unpromised: Vec::new(),
+            damage: Vec::new(),
+        };
+        for (index, &base) in bases.iter().enumerate().skip(first) {
+            let next = bases.get(index + 1).copied();
+            if scan.end < base && scan.end >= boundary {
+                // The end was found before this segment, which nobody was promised.
+                scan.unpromised.push(base);
+                scan.clean = false;
+                continue;
+            }
+            scan.end = scan.end.max(base);
+            match self.segment(base) {
+                Ok(segment) => self.scan_segment(&mut scan, segment, next, boundary)?,
+                Err(Error::Corrupt { path, position, what, .. }) if base >= boundary => {
+                    // Named, but its header never reached the disk: nothing in it was promised.
+                    drop((path, position, what));
+                    scan.unpromised.push(base);
+                    scan.clean = false;
+                }
+                Err(Error::Corrupt { path, position, what, .. }) => {
+                    let missing = base..next.unwrap_or(boundary).max(base);
+                    scan.damage.push(Damage { path, position, offsets: missing.clone(), what });
+                    scan.end = missing.end;
+                    scan.segment = None;
+                    scan.clean = false;
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(scan)
+    }
+
+    fn scan_segment(
+        &self,
+        scan: &mut Scan,
+        segment: Arc<Segment>,
+        next: Option<u64>,
+        boundary: u64,
+    ) -> Result<()> {
+        let mut walk = Walk::new(Arc::clone(&segment), layout::FIRST_FRAME_AT, false);
+        scan.position = layout::FIRST_FRAME_AT;
+        scan.max_timestamp = scan.max_timestamp.max(segment.header.max_timestamp);
+        scan.segment = Some(Arc::clone(&segment));
+        scan.clean = true;
+        // The next offset with the frames of a batch that is not yet seen to its end.
+        let mut offset = scan.end;
+        loop {
+            if next.is_some_and(|next| scan.end >= next) {
+                // What stands behind was cut off before the next segment was begun.
+                return Ok(());
+            }
+            let what = match walk.step(u64::MAX, true)? {
+                Step::Frame(fixed) if fixed.kind == frame::KIND_VOID => {
+                    if offset == scan.end {
+                        scan.position = walk.position;
+                    }
+                    continue;
+                }
+                Step::Frame(fixed) if fixed.offset == offset => {
+                    offset += 1;
+                    if !fixed.continues() {
+                        (scan.end, scan.position) = (offset, walk.position);
+                    }
+                    scan.max_timestamp = scan.max_timestamp.max(fixed.timestamp);
+                    continue;
+                }
+                Step::Frame(fixed) => format!("offset {} instead of {offset}", fixed.offset),
+                Step::End => "the file ends".into(),
+                Step::Bad(what) => what.to_string(),
+            };
+            walk.position = scan.position;
+            walk.forget();
+            if scan.end >= boundary {
+                return self.scan_behind_end(scan, walk, next);
+            }
+            let bad_at = walk.position;
+            let missing_from = scan.end;
+            let stop = next.unwrap_or(u64::MAX);
+            walk.position = bad_at + frame::ALIGN as u64;
+            let found = walk.resync(u64::MAX, missing_from..stop)?;
+            let found_offset = match (found, walk.step(u64::MAX, true)?) {
+                (true, Step::Frame(fixed)) => fixed.offset,
+                _ => next.unwrap_or(boundary),
+            };
+            let missing = missing_from..found_offset.max(missing_from);
+            scan.damage.push(Damage {
+                path: segment.path.clone(),
+                position: bad_at,
+                offsets: missing.clone(),
+                what,
+            });
+            if !found {
+                scan.clean = false;
+                if next.is_some() {
+                    scan.end = missing.end;
+                }
+                return Ok(());
+            }
+            // Back to the frame that was found.
+            walk.position = walk.frame_position();
+            (scan.end, scan.position, offset) = (missing.end, walk.position, missing.end);
+        }
+    }
+
+    /// Looks at what stands behind the end that was found: zeros, or the rest of a torn tail.
+    fn scan_behind_end(&self, scan: &mut Scan, mut walk: Walk, next: Option<u64>) -> Result<()> {
+        scan.clean = next.is_none() && walk.rest_is_zero()?;
+        if scan.clean {
+            return Ok(());
+        }
+        let offsets = scan.end..u64::MAX;
+        let whole: Range<u64> = offsets;
+        while walk.resync(u64::MAX, whole.clone())? {
+            match walk.step(u64::MAX, true)? {
+                Step::Frame(_) => scan.frames_behind += 1,
+                Step::End | Step::Bad(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes durable what the scan found readable: the page cache may hold what the disk does not.
+    fn sync_found(&self, bases: &[u64], scan: &Scan, boundary: u64) -> Result<()> {
+        let first = bases.partition_point(|&base| base <= boundary).saturating_sub(1);
+        for &base in &bases[first..] {
+            if scan.unpromised.contains(&base) {
+                continue;
+            }
+            let Ok(segment) = self.segment(base) else { continue };
+            let map = segment.map()?;
+            map.word(layout::LATCH_AT).store(0, Ordering::Release);
+            map.redirty(0, segment.len() as usize);
+            if segment.sync().is_err() {
+                return Err(Error::SyncFailed { path: self.dir.clone() });
+            }
+        }
+        crash_point!("recover.synced");
+        Ok(())
+    }
+
+    /// Renames segments that were never promised, so that their offsets can be used again.
+    fn set_aside(&self, bases: &[u64], epoch: u32) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for &base in bases {
+            let name = format!("{}.cut-{epoch}", layout::file_name(base));
+            let from = self.dir.join(layout::file_name(base));
+            self.log
+                .disk
+                .rename_no_replace(&from, &self.dir.join(&name))
+                .map_err(|error| self.io("setting aside", &from, error))?;
+            names.push(name);
+        }
+        if !names.is_empty() {
+            self.log
+                .disk
+                .sync_dir(&self.dir)
+                .map_err(|error| self.io("syncing", &self.dir, error))?;
+        }
+        Ok(names)
+    }
+
+    /// Appends an epoch that starts at `end` to the durable list.
+    fn begin_epoch(&self, end: u64) -> Result<u32> {
+        self.load_epochs()?;
+        let entry = epochs::Entry { epoch: self.epoch() + 1, start: end };
+        let path = self.dir.join(EPOCHS);
+        let io = |error| self.io("writing", &path, error);
+        let file = self.log.disk.open(&path, sys::Access::OpenOrCreate).map_err(io)?;
+        let at = file.len().map_err(io)?.next_multiple_of(epochs::ENTRY_LEN as u64);
+        file.allocate(at + epochs::ENTRY_LEN as u64).map_err(io)?;
+        file.write_all_at(&entry.encode(), at).map_err(io)?;
+        file.sync_data().map_err(io)?;
+        self.log.disk.sync_dir(&self.dir).map_err(io)?;
+        crash_point!("recover.epoch");
+        self.epochs.lock().push(entry);
+        Ok(entry.epoch)
+    }
+
+    /// Makes a new segment at `base`, durable with its name, and enters it. The gate is held and
+    /// nobody else is a member.
+    pub(super) fn start_segment(
+        &self,
+        words: &Words,
+        base: u64,
+        epoch: u32,
+        max_timestamp: u64,
+    ) -> Result<()> {
+        debug_assert!(matches!(self.access, Access::Member(_)));
+        let temporary = self.dir.join("first.tmp");
+        self.remove_if_there(&temporary)?;
+        let len = self.settings.segment_len;
+        let file = self.make_file(&temporary, len)?;
+        let header = Header {
+            epoch,
+            base,
+            salt: sys::random(),
+            topic_id: self.settings.topic_id,
+            durable_end: base,
+            max_timestamp,
+            file_len: len,
+        };
+        let path = self.dir.join(layout::file_name(base));
+        let io = |error| self.io("creating", &path, error);
+        file.write_all_at(&header.encode(), 0).map_err(io)?;
+        file.sync_data().map_err(io)?;
+        crash_point!("start.headed");
+        self.log.disk.rename_no_replace(&temporary, &path).map_err(io)?;
+        self.log.disk.sync_dir(&self.dir).map_err(io)?;
+        crash_point!("start.named");
+        self.segments.open.lock().remove(&base);
+        words.tail.enter(base, layout::FIRST_FRAME_AT);
+        words.tail.end.store(base, Ordering::Relaxed);
+        words.durable.end.store(base, Ordering::Relaxed);
+        words.intent.max_timestamp.store(max_timestamp, Ordering::Relaxed);
+        words.sync.names_durable.store(base + 1, Ordering::Release);
+        Ok(())
+    }
+}

@@ -1,0 +1,211 @@
+//! Durability: who syncs, what a sync covers, what a failed one means.
+//!
+//! Whoever waits and finds no sync running syncs itself, up to the end of that moment: the others that
+//! wait are done with it. Before the durable end moves to T, every segment that holds unsynced records
+//! below T is synced in order, and the directory if it has a new name. A dead syncer is taken over, a
+//! slow one overtaken; both leave it open whether a failure was seen and lost, so the pages are marked
+//! changed first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::TopicInner;
+use crate::control::lock::{Liveness, Owner};
+use crate::control::{waiters, Words};
+use crate::error::{Error, Result};
+use crate::format::segment::{self as layout, Slot};
+use crate::format::settings;
+use crate::segment::Segment;
+use crate::sys::atomic::Ordering;
+use crate::sys::clock;
+use crate::sys::crash_point::crash_point;
+
+/// A sync younger than this is not overtaken.
+const SLOW: u64 = 10_000_000;
+
+/// What the word says about the running sync.
+enum Turn {
+    /// This thread owns the word. `inherited`: from a dead owner.
+    Mine { inherited: bool },
+    /// The owner is alive and has taken too long.
+    Overtake,
+    /// The owner is alive: sleep for at most so long.
+    Wait(Duration),
+}
+
+impl TopicInner {
+    /// Ends an append: waits as the topic's durability says. `end` is behind its last record.
+    pub(super) fn acknowledge(&self, end: u64) -> Result<()> {
+        let waited = match self.settings.durability {
+            settings::POWER_LOSS => self.wait_durable(end),
+            settings::POWER_LOSS_WITHIN => self.sync_if_overdue(),
+            _ => Ok(()),
+        };
+        waited.map_err(|source| Error::Unknown { offset: end - 1, source: Box::new(source) })
+    }
+
+    /// Syncs if the oldest unsynced record may be older than the topic's interval.
+    fn sync_if_overdue(&self) -> Result<()> {
+        let words = &self.member()?.control;
+        let begun = words.sync.begun_at.load(Ordering::Relaxed);
+        if clock::monotonic_coarse().saturating_sub(begun) < self.settings.interval {
+            return Ok(());
+        }
+        self.wait_durable(words.tail.end.load(Ordering::Acquire))
+    }
+
+    /// Returns when everything below `target` is durable. `target` is at most the end.
+    pub(crate) fn wait_durable(&self, target: u64) -> Result<()> {
+        self.sync_up_to(target, u64::MAX)
+    }
+
+    /// The same, and if this thread syncs, it leaves out segments that start at `limit` or behind.
+    pub(super) fn sync_up_to(&self, target: u64, limit: u64) -> Result<()> {
+        let member = self.member()?;
+        let words = &member.control;
+        loop {
+            // Acquire: pairs with the fetch_max in `publish_durable`.
+            if words.durable.end.load(Ordering::Acquire) >= target {
+                return Ok(());
+            }
+            if words.identity.latched.load(Ordering::Acquire) != 0 {
+                return Err(Error::SyncFailed { path: self.dir.clone() });
+            }
+            match self.turn(words, member.me, member) {
+                Turn::Mine { inherited } => {
+                    if inherited {
+                        self.suspect(words);
+                    }
+                    let synced = self.sync_once(words, !inherited, limit);
+                    // Only now: whoever finds the word free finds the durable end or the latch too.
+                    words.sync.owner.store(0, Ordering::Release);
+                    waiters::wake_after_fence(&words.synced.word);
+                    synced?;
+                }
+                Turn::Overtake => {
+                    self.suspect(words);
+                    self.sync_once(words, false, limit)?;
+                    waiters::wake_after_fence(&words.synced.word);
+                }
+                Turn::Wait(timeout) => waiters::sleep(&words.synced.word, timeout, || {
+                    words.durable.end.load(Ordering::SeqCst) >= target
+                        || words.sync.owner.load(Ordering::SeqCst) == 0
+                }),
+            }
+        }
+    }
+
+    fn turn(&self, words: &Words, me: Owner, liveness: &dyn Liveness) -> Turn {
+        let take = |from| {
+            // Before the word is taken, so that nobody takes the new owner for a slow one.
+            words.sync.begun_at.store(clock::monotonic_coarse(), Ordering::Relaxed);
+            words
+                .sync
+                .owner
+                .compare_exchange(from, me.word(), Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
+        };
+        let seen = words.sync.owner.load(Ordering::Acquire);
+        let Some(owner) = Owner::of_word(seen) else {
+            return match take(seen) {
+                true => Turn::Mine { inherited: false },
+                false => Turn::Wait(Duration::ZERO),
+            };
+        };
+        let begun = words.sync.begun_at.load(Ordering::Relaxed);
+        let slow = SLOW.max(4 * words.sync.recent.load(Ordering::Relaxed));
+        let age = clock::monotonic_coarse().saturating_sub(begun);
+        if age >= slow && owner == me {
+            return Turn::Overtake;
+        }
+        if !liveness.is_alive(owner) {
+            return match take(seen) {
+                true => Turn::Mine { inherited: true },
+                false => Turn::Wait(Duration::ZERO),
+            };
+        }
+        if age >= slow {
+            return Turn::Overtake;
+        }
+        Turn::Wait(Duration::from_nanos(slow - age))
+    }
+
+    /// Has the pages of all unsynced records marked as changed by the next sync.
+    fn suspect(&self, words: &Words) {
+        words.sync.suspect_end.fetch_max(words.tail.end.load(Ordering::Acquire), Ordering::AcqRel);
+    }
+
+    /// Syncs everything appended so far and moves the durable end. `with_slot`: the last sync of this
+    /// topic is known to have ended, so the slot that it covered can go along.
+    fn sync_once(&self, words: &Words, with_slot: bool, limit: u64) -> Result<()> {
+        let begun = clock::monotonic_coarse();
+        words.sync.begun_at.store(begun, Ordering::Relaxed);
+        let durable = words.durable.end.load(Ordering::Acquire);
+        let suspect = words.sync.suspect_end.load(Ordering::Acquire);
+        // The end before the place: every segment with records below the end is synced.
+        let target = words.tail.end.load(Ordering::Acquire).min(limit);
+        let active = words.tail.place().active;
+        let mut base = self.around(durable.min(active), active)?.0;
+        loop {
+            let (_, next) = self.around(base, active)?;
+            let segment = self.segment(base)?;
+            if suspect > durable {
+                segment.map()?.redirty(0, segment.len() as usize);
+            }
+            if with_slot && next.is_none() {
+                write_slot(words, &segment, durable)?;
+            }
+            crash_point!("sync.before");
+            if segment.sync().is_err() {
+                return Err(self.latch(words, &segment));
+            }
+            match next {
+                Some(next) if next < limit => base = next,
+                _ => break,
+            }
+        }
+        if words.sync.names_durable.load(Ordering::Acquire) < active + 1 {
+            if self.log.disk.sync_dir(&self.dir).is_err() {
+                let segment = self.segment(active)?;
+                return Err(self.latch(words, &segment));
+            }
+            words.sync.names_durable.fetch_max(active + 1, Ordering::AcqRel);
+        }
+        crash_point!("sync.after");
+        if suspect > durable && suspect <= target {
+            // Only if nobody raised it meanwhile.
+            let cleared = words.sync.suspect_end.compare_exchange(
+                suspect,
+                0,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+            debug_assert!(cleared.is_ok_and(|was| was == suspect) || cleared.is_err());
+        }
+        words.durable.end.fetch_max(target, Ordering::AcqRel);
+        let took = clock::monotonic_coarse().saturating_sub(begun);
+        words.sync.recent.store(took, Ordering::Relaxed);
+        crash_point!("sync.published");
+        Ok(())
+    }
+
+    /// Stops all appends of all processes: after a failed sync the page cache holds bytes that are not
+    /// on the disk and calls them clean.
+    fn latch(&self, words: &Words, segment: &Arc<Segment>) -> Error {
+        words.identity.latched.store(1, Ordering::Release);
+        if let Ok(map) = segment.map() {
+            map.word(layout::LATCH_AT).store(layout::LATCHED, Ordering::Release);
+        }
+        crash_point!("sync.latched");
+        Error::SyncFailed { path: self.dir.clone() }
+    }
+}
+
+/// Writes the durable end known so far where the sync before last left room; the sync that follows
+/// carries it to the disk.
+fn write_slot(words: &Words, segment: &Segment, durable_end: u64) -> Result<()> {
+    let sequence = words.sync.slot_sequence.fetch_add(1, Ordering::Relaxed) + 1;
+    let slot = Slot { sequence, durable_end }.encode(segment.header.salt);
+    segment.map()?.write(layout::slot_at(sequence), &slot);
+    Ok(())
+}

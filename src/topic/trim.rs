@@ -1,0 +1,84 @@
+//! Retention: dropping whole segments from the start of a topic.
+
+use super::TopicInner;
+use crate::error::Result;
+use crate::format::{index, segment as layout};
+use crate::sys::atomic::Ordering;
+use crate::sys::clock;
+
+impl TopicInner {
+    /// Drops the segments all of whose records are below `offset`.
+    pub(super) fn trim_before(&self, offset: u64) -> Result<u64> {
+        let words = &self.member()?.control;
+        let active = words.tail.place().active;
+        let durable = words.durable.end.load(Ordering::Acquire);
+        let bases = self.refresh_bases()?;
+        let ends = bases.iter().skip(1).copied().filter(|&end| end <= active);
+        let Some(first) = ends.take_while(|&end| end <= offset.min(durable)).last() else {
+            return self.first_offset();
+        };
+        // Told before it is done: a reader that finds a file missing knows why. Oldest first, so that
+        // what is left after a crash has no gap.
+        words.tail.first.fetch_max(first, Ordering::AcqRel);
+        for &base in bases.iter().take_while(|&&base| base < first) {
+            self.remove_if_there(&self.dir.join(layout::file_name(base)))?;
+            self.remove_if_there(&self.dir.join(index::file_name(base)))?;
+        }
+        self.segments.bases.lock().retain(|&base| base >= first);
+        self.first_offset()
+    }
+
+    /// Whether wall clock and boot clock have moved alike since the topic was opened. If somebody set
+    /// the wall clock, ages are not what they seem: nothing is dropped for its age.
+    fn clocks_agree(&self) -> bool {
+        clock_difference().abs_diff(self.clock_difference) < 60_000_000_000
+    }
+
+    /// Drops what the topic's settings let go.
+    pub(super) fn trim_by_retention(&self) -> Result<u64> {
+        let retention = self.options.retention;
+        if retention == super::Retention::default() {
+            return self.first_offset();
+        }
+        let words = &self.member()?.control;
+        let active = words.tail.place().active;
+        let bases: Vec<u64> =
+            self.refresh_bases()?.into_iter().filter(|&base| base <= active).collect();
+        let floor = match retention.consumed {
+            // No consumer has committed anything yet: nothing goes.
+            true => crate::consumer::durable_floor(self)?.unwrap_or(0),
+            false => u64::MAX,
+        };
+        let mut keep_from = 0;
+        if let Some(age) = retention.age.filter(|_| self.clocks_agree()) {
+            // The newest timestamp of a segment is in the header of the next.
+            let now = clock::wall();
+            for &base in bases.iter().skip(1) {
+                let newest = self.segment(base)?.header.max_timestamp;
+                if now.saturating_sub(newest) <= clock::nanos(age) {
+                    break;
+                }
+                keep_from = base;
+            }
+        }
+        if let Some(limit) = retention.bytes {
+            let mut total = 0;
+            for pair in bases.windows(2).rev() {
+                total += self.segment(pair[0])?.len();
+                if total > limit {
+                    keep_from = keep_from.max(pair[1]);
+                    break;
+                }
+            }
+        }
+        if retention.age.is_none() && retention.bytes.is_none() {
+            keep_from = u64::MAX;
+        }
+        self.trim_before(keep_from.min(floor))
+    }
+}
+
+/// Wall clock less boot clock, in nanoseconds.
+pub(super) fn clock_difference() -> u64 {
+    clock::wall().wrapping_sub(clock::boottime())
+}

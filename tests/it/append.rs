@@ -1,0 +1,95 @@
+//! Appending and reading back.
+
+use deaddrop::{Durability, Log, Record, Start, TopicOptions};
+
+fn small(durability: Durability) -> TopicOptions {
+    TopicOptions { segment_len: 64 << 10, ..TopicOptions::durability(durability) }
+}
+
+#[test]
+fn records_come_back_in_order_over_many_segments() {
+    for durability in [Durability::PowerLoss, Durability::ProcessCrash] {
+        let dir = crate::dir();
+        let log = Log::open(dir.path()).unwrap();
+        let topic = log.create_topic("t", small(durability)).unwrap();
+        let mut expected = Vec::new();
+        for number in 0..2000u32 {
+            let payload = vec![number as u8; (number % 700) as usize];
+            let record = Record::new(payload.clone()).key(number.to_le_bytes());
+            let offset = if durability == Durability::PowerLoss && number % 50 != 0 {
+                topic.append_unsynced(&record).unwrap()
+            } else {
+                topic.append(&record).unwrap()
+            };
+            assert_eq!(offset, u64::from(number));
+            expected.push(payload);
+        }
+        topic.wait_durable(1999).unwrap();
+        for (reopen, start) in [(false, 0), (false, 777), (true, 0), (true, 1999), (true, 1234)] {
+            let log = if reopen { Log::open_read_only(dir.path()).unwrap() } else { log.clone() };
+            let topic = log.topic("t").unwrap();
+            let mut reader = topic.reader(Start::Offset(start)).unwrap();
+            for number in start..2000 {
+                let record = reader.next().unwrap().unwrap();
+                assert_eq!(record.offset(), number);
+                assert_eq!(record.payload(), expected[number as usize]);
+                assert_eq!(record.key(), Some(&(number as u32).to_le_bytes()[..]));
+            }
+            assert!(reader.next().unwrap().is_none());
+        }
+        drop((log, topic));
+        let log = Log::open(dir.path()).unwrap();
+        let topic = log.existing_topic("t").unwrap();
+        assert_eq!(topic.high_watermark().unwrap(), 2000);
+        assert_eq!(topic.append(&Record::new("x")).unwrap(), 2000);
+    }
+}
+
+#[test]
+fn a_record_larger_than_a_segment_gets_one_of_its_own() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let topic = log.create_topic("t", small(Durability::ProcessCrash)).unwrap();
+    let big: Vec<u8> = (0..300_000u32).map(|byte| (byte % 251) as u8).collect();
+    for round in 0..3 {
+        assert_eq!(topic.append(&Record::new(big.clone())).unwrap(), 2 * round);
+        assert_eq!(topic.append(&Record::new("small")).unwrap(), 2 * round + 1);
+    }
+    let mut reader = topic.reader(Start::First).unwrap();
+    for offset in 0..6 {
+        let record = reader.next().unwrap().unwrap();
+        let expected = if offset % 2 == 0 { &big[..] } else { b"small" };
+        assert_eq!((record.offset(), record.payload()), (offset, expected));
+    }
+}
+
+#[test]
+fn two_threads_and_two_handles_append_to_one_topic() {
+    let dir = crate::dir();
+    let logs = [Log::open(dir.path()).unwrap(), Log::open(dir.path()).unwrap()];
+    let options = small(Durability::ProcessCrash);
+    std::thread::scope(|scope| {
+        for (handle, log) in logs.iter().enumerate() {
+            for thread in 0..2 {
+                let topic = log.create_topic("t", options).unwrap();
+                scope.spawn(move || {
+                    for number in 0..5000u32 {
+                        let key = [handle as u8, thread];
+                        topic.append(&Record::new(number.to_le_bytes()).key(key)).unwrap();
+                    }
+                });
+            }
+        }
+    });
+    let topic = logs[0].topic("t").unwrap();
+    let mut next = std::collections::HashMap::new();
+    let mut reader = topic.reader(Start::First).unwrap();
+    let mut count = 0;
+    while let Some(record) = reader.next().unwrap() {
+        let next = next.entry(record.key().unwrap().to_owned()).or_insert(0u32);
+        assert_eq!(record.payload(), next.to_le_bytes());
+        *next += 1;
+        count += 1;
+    }
+    assert_eq!(count, 20_000);
+}
