@@ -268,6 +268,12 @@ impl Consumer {
         &mut self.reader
     }
 
+    /// Goes to `offset` and commits it, whatever is there.
+    pub(crate) fn set_position(&mut self, offset: u64) {
+        self.reader.seek_to(offset);
+        self.map.word(cursor::LIVE_OFFSET_AT).store(offset, Ordering::Release);
+    }
+
     /// The owner's second position.
     pub(crate) fn floor(&self) -> u64 {
         self.map.word(cursor::LIVE_FLOOR_AT).load(Ordering::Acquire)
@@ -331,6 +337,11 @@ pub(crate) struct Attempt {
 fn path_of(topic: &TopicInner, name: &str) -> Result<PathBuf> {
     names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
     Ok(topic.dir.join(CONSUMERS).join(name))
+}
+
+/// Whether a topic has a consumer of this name.
+pub(crate) fn exists(log: &crate::log::LogInner, topic: &str, name: &str) -> bool {
+    log.disk.open(&log.topic_dir(topic).join(CONSUMERS).join(name), Access::Read).is_ok()
 }
 
 fn unreadable(path: &std::path::Path, what: &str) -> Error {

@@ -11,10 +11,12 @@ pub mod format;
 mod housekeeper;
 mod index;
 mod log;
+mod ownership;
 mod reader;
 mod record;
 mod recovery;
 mod segment;
+pub mod service;
 mod stop;
 #[allow(unsafe_code)]
 mod sys;

@@ -196,11 +196,32 @@ impl OwnedRecord {
         &self.frame[self.fixed.payload_range()]
     }
 
+    /// The payload read as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Decode`] if it is not the JSON of a `T`.
+    #[cfg(feature = "json")]
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+        from_json(self.payload())
+    }
+
+    /// The headers without those of the layers of this crate.
+    fn caller_headers(&self) -> Vec<u8> {
+        let mut kept = Vec::new();
+        for (name, value) in self.as_ref().headers() {
+            if !name.starts_with(headers::RESERVED) {
+                headers::push(&mut kept, name, value).expect("it fitted before");
+            }
+        }
+        kept
+    }
+
     /// A record to append elsewhere, with the same key, headers and payload.
     pub fn to_record(&self) -> Record {
         Record {
             key: self.as_ref().key().map(<[u8]>::to_owned),
-            headers: self.frame[self.fixed.headers_range()].to_owned(),
+            headers: self.caller_headers(),
             payload: self.payload().to_owned(),
             oversized: false,
         }

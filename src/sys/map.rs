@@ -148,11 +148,6 @@ impl Map {
         unsafe { std::slice::from_raw_parts(self.at(position, len), len) }
     }
 
-    /// Whether every byte from `start` to `end` (multiples of 8) is zero.
-    pub(crate) fn is_zero(&self, start: usize, end: usize) -> bool {
-        (start..end).step_by(8).all(|at| self.word(at).load(Ordering::Relaxed) == 0)
-    }
-
     /// Makes the pages of a range resident and writable now, so that a later store does not fault.
     /// An error (no memory, a bad sector) is returned instead of a signal later.
     pub(crate) fn populate(&self, start: usize, end: usize) -> io::Result<()> {

@@ -100,6 +100,17 @@ impl TopicInner {
         Ok(held)
     }
 
+    /// See [`Topic::settled_end`](super::Topic::settled_end).
+    pub(super) fn settled_end(&self) -> Result<u64> {
+        let held = self.lock_append()?;
+        let end = self.member()?.control.tail.end.load(Ordering::Relaxed);
+        drop(held);
+        if self.settings.durability == settings::POWER_LOSS {
+            self.wait_durable(end)?;
+        }
+        Ok(end)
+    }
+
     /// Opens the active segment of this moment, so that the next look under the lock finds it.
     fn adopt_active(&self, active: u64) -> Result<()> {
         let segment = self.segment(active)?;

@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -38,7 +38,6 @@ use crate::reader::{Reader, Start};
 use crate::record::Record;
 use crate::recovery::RecoveryReport;
 use crate::segment::Segment;
-use crate::stop::Stop;
 
 pub(crate) use locate::Frontier;
 pub use options::{Durability, Retention, TopicOptions};
@@ -145,10 +144,6 @@ impl Topic {
         Topic { inner }
     }
 
-    pub(crate) fn inner(&self) -> &Arc<TopicInner> {
-        &self.inner
-    }
-
     /// Appends one record and returns its offset. On return the record survives what the topic's
     /// [`Durability`] says; readers of all processes can see it.
     ///
@@ -224,6 +219,16 @@ impl Topic {
             });
         }
         self.inner.wait_durable(offset + 1)
+    }
+
+    /// The end of the topic, after everything that a dead process had in hand is either published or
+    /// given up; what is below it is as durable as the topic promises, and readers see it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadOnly`], [`Error::SyncFailed`], [`Error::Io`].
+    pub fn settled_end(&self) -> Result<u64> {
+        self.inner.settled_end()
     }
 
     /// A reader of its own position, from `start`.
@@ -329,17 +334,6 @@ impl Topic {
     /// [`Error::Io`] if memory is short.
     pub fn populate(&self, len: u64) -> Result<()> {
         self.inner.populate_ahead(len)
-    }
-
-    /// Waits until `condition` holds or the topic's high watermark moves past `seen`, until `stop`, or
-    /// for `timeout`.
-    pub(crate) fn wait_beyond(
-        &self,
-        seen: u64,
-        timeout: Option<Duration>,
-        stop: &Stop,
-    ) -> Result<bool> {
-        self.inner.wait_beyond(seen, Duration::ZERO, timeout, stop)
     }
 
     /// The topic's name.

@@ -1,0 +1,36 @@
+//! Names of which one process at a time is the owner: a locked file in a directory of the log.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::format::names;
+use crate::log::LogInner;
+use crate::sys::{Access, DiskFile};
+
+/// Owns a name as long as it lives; the kernel gives it back when the process is gone.
+#[derive(Debug)]
+pub(crate) struct Ownership {
+    _file: Box<dyn DiskFile>,
+}
+
+impl Ownership {
+    /// Makes this process the owner of `name` among those of `kind`.
+    pub(crate) fn take(log: &LogInner, kind: &'static str, name: &str) -> Result<Ownership> {
+        names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
+        let dir = log.dir.join(kind);
+        log.disk.create_dir_all(&dir).map_err(|error| Error::io("creating", &dir, error))?;
+        let path: PathBuf = dir.join(name);
+        let io = |error: io::Error| Error::io("locking", &path, error);
+        let file = log.disk.open(&path, Access::OpenOrCreate).map_err(io)?;
+        if !file.try_lock(0, 1).map_err(io)? {
+            let mut pid = [0; 4];
+            let read = file.read_at(&mut pid, 0).map_err(io)?;
+            let pid = if read == pid.len() { u32::from_le_bytes(pid) } else { 0 };
+            let kind = kind.trim_end_matches('s');
+            return Err(Error::Locked { what: format!("{kind} {name}"), pid });
+        }
+        file.write_all_at(&std::process::id().to_le_bytes(), 0).map_err(io)?;
+        Ok(Ownership { _file: file })
+    }
+}

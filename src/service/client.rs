@@ -1,0 +1,575 @@
+//! The client: sends requests, and brings their outcomes to named callbacks, also after a restart.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::callbacks::{Callbacks, ParkedTopic};
+use super::delivery::close;
+use super::envelope::{Envelope, Kind};
+use super::handler::HandlerError;
+use super::link::{boot_time_of, cursor_name, Link, Outstanding, Pending};
+use super::outcome::{Completed, Parked};
+use super::request_id::RequestId;
+use super::{Running, LOOK};
+use crate::error::{Error, Result};
+use crate::format::names;
+use crate::log::Log;
+use crate::ownership::Ownership;
+use crate::record::Record;
+use crate::stop::Stop;
+use crate::sys::clock;
+use crate::topic::TopicOptions;
+
+/// Collects the callbacks of a client before it is opened. Made by [`Log::client`].
+pub struct ClientBuilder {
+    log: Log,
+    name: String,
+    callbacks: Callbacks,
+    duplicate: Option<String>,
+    topic: Option<TopicOptions>,
+    spin: Duration,
+}
+
+impl std::fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientBuilder").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl ClientBuilder {
+    pub(super) fn new(log: &Log, name: &str) -> ClientBuilder {
+        ClientBuilder {
+            log: log.clone(),
+            name: name.to_owned(),
+            callbacks: Callbacks::default(),
+            duplicate: None,
+            topic: None,
+            spin: Duration::from_micros(5),
+        }
+    }
+
+    /// Registers a callback under a name that survives restarts: a request names it, and its outcome
+    /// goes to whatever is registered under that name when it comes.
+    ///
+    /// It runs on the thread that delivers ([`Client::spawn`]'s, or the caller of
+    /// [`Client::poll`] or [`Call::wait_timeout`]), one call at a time, at least once for each
+    /// outcome. An error or a panic is tried again a few times, then the outcome is parked.
+    pub fn on<F>(mut self, name: &str, callback: F) -> ClientBuilder
+    where
+        F: FnMut(&Completed) -> Result<(), HandlerError> + Send + 'static,
+    {
+        let before = self.callbacks.named.insert(name.to_owned(), Mutex::new(Box::new(callback)));
+        if before.is_some() || names::check(name).is_err() {
+            self.duplicate.get_or_insert_with(|| name.to_owned());
+        }
+        self
+    }
+
+    /// Registers what is told of records that come after a request's outcome, such as a reply after
+    /// the deadline.
+    pub fn on_late<F>(mut self, callback: F) -> ClientBuilder
+    where
+        F: FnMut(&Completed) -> Result<(), HandlerError> + Send + 'static,
+    {
+        self.callbacks.late = Some(Mutex::new(Box::new(callback)));
+        self
+    }
+
+    /// Settings of the topics of services, if this client makes them.
+    pub fn topic_options(mut self, options: TopicOptions) -> ClientBuilder {
+        self.topic = Some(options);
+        self
+    }
+
+    /// See [`Reader::set_spin`](crate::Reader::set_spin).
+    pub fn spin(mut self, spin: Duration) -> ClientBuilder {
+        self.spin = spin;
+        self
+    }
+
+    /// Opens the client: finds its outstanding requests in the log.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] if another process, or another value in this one, is this client;
+    /// [`Error::InvalidName`] for the client's name or a callback's; [`Error::Invalid`] if two
+    /// callbacks have one name; and as [`Log::topic`].
+    pub fn open(self) -> Result<Client> {
+        self.log.writable()?;
+        if let Some(name) = self.duplicate {
+            names::check(&name).map_err(|why| Error::InvalidName { name: name.clone(), why })?;
+            return Err(Error::Invalid {
+                what: format!("two callbacks are registered under the name {name:?}"),
+            });
+        }
+        let ownership = Ownership::take(self.log.inner(), "clients", &self.name)?;
+        let parked = ParkedTopic::open(&self.log, &self.name, self.topic, false)?;
+        let inner = Arc::new(ClientInner {
+            incarnation: crate::sys::random(),
+            sequence: AtomicU64::new(0),
+            links: Mutex::new(BTreeMap::new()),
+            parked: Mutex::new(parked),
+            runner: Mutex::new(None),
+            log: self.log,
+            name: self.name,
+            callbacks: self.callbacks,
+            topic: self.topic,
+            spin: self.spin,
+            _ownership: ownership,
+        });
+        for service in inner.known_services()? {
+            inner.link(&service)?;
+        }
+        Ok(Client { inner })
+    }
+}
+
+/// Where new links put their threads.
+type Threads = Arc<Mutex<Vec<std::thread::JoinHandle<Result<()>>>>>;
+
+pub(super) struct ClientInner {
+    pub(super) log: Log,
+    pub(super) name: String,
+    pub(super) incarnation: u64,
+    pub(super) callbacks: Callbacks,
+    sequence: AtomicU64,
+    links: Mutex<BTreeMap<String, Arc<Link>>>,
+    parked: Mutex<Option<ParkedTopic>>,
+    runner: Mutex<Option<(Stop, Threads)>>,
+    topic: Option<TopicOptions>,
+    spin: Duration,
+    _ownership: Ownership,
+}
+
+impl ClientInner {
+    /// The sequence number that the next request gets.
+    pub(super) fn sequence(&self) -> u64 {
+        self.sequence.load(Ordering::Relaxed)
+    }
+
+    /// The services that an earlier start of this client has used: they hold its offset file.
+    fn known_services(&self) -> Result<Vec<String>> {
+        let cursor = cursor_name(&self.name);
+        let mut services = Vec::new();
+        for topic in self.log.topics()? {
+            if let Some(service) = topic.strip_suffix(".requests") {
+                if crate::consumer::exists(self.log.inner(), &topic, &cursor) {
+                    services.push(service.to_owned());
+                }
+            }
+        }
+        Ok(services)
+    }
+
+    /// The link to a service; made when it is first used.
+    fn link(self: &Arc<Self>, service: &str) -> Result<Arc<Link>> {
+        let mut links = self.links.lock();
+        if let Some(link) = links.get(service) {
+            return Ok(Arc::clone(link));
+        }
+        let link = Link::open(&self.log, &self.name, service, self.topic, self.spin)?;
+        links.insert(service.to_owned(), Arc::clone(&link));
+        if let Some((stop, threads)) = &*self.runner.lock() {
+            threads.lock().push(self.start_thread(&link, stop)?);
+        }
+        Ok(link)
+    }
+
+    fn start_thread(
+        self: &Arc<Self>,
+        link: &Arc<Link>,
+        stop: &Stop,
+    ) -> Result<std::thread::JoinHandle<Result<()>>> {
+        let (client, link, stop) = (Arc::clone(self), Arc::clone(link), stop.clone());
+        let dir = self.log.dir().to_owned();
+        std::thread::Builder::new()
+            .name(format!("client-{}", self.name))
+            .spawn(move || {
+                while !stop.is_stopped() {
+                    client.deliver_parked()?;
+                    link.delivery.lock().poll(&client, &link, LOOK)?;
+                }
+                link.delivery.lock().sync(&link)
+            })
+            .map_err(|error| Error::io("starting a thread for", &dir, error))
+    }
+
+    /// Keeps an outcome that nobody took.
+    pub(super) fn park(&self, service: &str, done: &Completed) -> Result<()> {
+        let mut parked = self.parked.lock();
+        if parked.is_none() {
+            *parked = ParkedTopic::open(&self.log, &self.name, self.topic, true)?;
+        }
+        match &mut *parked {
+            Some(parked) => parked.park(service, done),
+            None => Ok(()),
+        }
+    }
+
+    /// Brings parked outcomes to callbacks that are registered again.
+    fn deliver_parked(&self) -> Result<usize> {
+        let mut delivered = 0;
+        let mut failed = Vec::new();
+        loop {
+            let done = match &*self.parked.lock() {
+                None => return Ok(delivered),
+                Some(parked) => parked.find(&self.log, |parked| {
+                    self.callbacks.named.contains_key(&parked.callback)
+                        && !failed.contains(&parked.id)
+                })?,
+            };
+            let Some(done) = done else { return Ok(delivered) };
+            // Without the lock: the callback may use this client.
+            if !self.callbacks.deliver(&done) {
+                failed.push(done.id().clone());
+                continue;
+            }
+            if let Some(parked) = &mut *self.parked.lock() {
+                parked.taken(done.id())?;
+            }
+            delivered += 1;
+        }
+    }
+}
+
+/// Sends requests and delivers their outcomes. Clones share it, on any threads.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<ClientInner>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("name", &self.inner.name).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A request to a service. The service need not run, nor ever have run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidName`], and as [`Log::topic`].
+    pub fn request(&self, service: &str, record: &Record) -> Result<RequestBuilder<'_>> {
+        names::check(service)
+            .map_err(|why| Error::InvalidName { name: service.to_owned(), why })?;
+        let link = self.inner.link(service)?;
+        Ok(RequestBuilder {
+            client: self,
+            link,
+            record: record.clone(),
+            context: Vec::new(),
+            deadline: None,
+        })
+    }
+
+    /// Delivers outcomes on threads of its own, one for each service, until stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if it is already spawned, [`Error::Io`] if no thread can be started.
+    pub fn spawn(&self) -> Result<Running> {
+        let links = self.inner.links.lock();
+        let mut runner = self.inner.runner.lock();
+        if runner.as_ref().is_some_and(|(stop, _)| !stop.is_stopped()) {
+            return Err(Error::Invalid { what: "the client is already spawned".into() });
+        }
+        let stop = Stop::new();
+        let threads = Threads::default();
+        for link in links.values() {
+            threads.lock().push(self.inner.start_thread(link, &stop)?);
+        }
+        *runner = Some((stop.clone(), Arc::clone(&threads)));
+        Ok(Running::new(stop, threads))
+    }
+
+    /// Delivers what is there on this thread, or waits up to `timeout` for the first. Returns the
+    /// number of outcomes.
+    ///
+    /// # Errors
+    ///
+    /// An error of a topic. What was delivered stays so.
+    pub fn poll(&self, timeout: Duration) -> Result<usize> {
+        let until = Instant::now() + timeout;
+        let mut delivered = self.inner.deliver_parked()?;
+        loop {
+            let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
+            for link in &links {
+                let left = until.saturating_duration_since(Instant::now());
+                // With several, none may keep the others waiting.
+                let slice = match links.len() {
+                    _ if delivered > 0 => Duration::ZERO,
+                    1 => left,
+                    _ => left.min(Duration::from_millis(1)),
+                };
+                // If another thread delivers, or this one is inside a callback, it is waited for in
+                // small pieces.
+                match link.delivery.try_lock_for(slice.min(Duration::from_millis(1))) {
+                    Some(mut delivery) => delivered += delivery.poll(&self.inner, link, slice)?,
+                    None => continue,
+                }
+            }
+            if delivered > 0 || Instant::now() >= until {
+                return Ok(delivered);
+            }
+            if links.is_empty() {
+                std::thread::sleep(until.saturating_duration_since(Instant::now()).min(LOOK));
+            }
+        }
+    }
+
+    /// All requests without an outcome, oldest first for each service.
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    pub fn outstanding(&self) -> Result<Vec<Outstanding>> {
+        let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
+        Ok(links.iter().flat_map(|link| link.outstanding()).collect())
+    }
+
+    /// All outcomes that nobody took.
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    pub fn parked(&self) -> Result<Vec<Parked>> {
+        Ok(self.inner.parked.lock().as_ref().map(ParkedTopic::list).unwrap_or_default())
+    }
+
+    /// Takes a request back: its outcome is `Cancelled`, unless another one is faster. A server that
+    /// has begun it goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if it has its outcome already, or is not this client's; and as
+    /// [`Topic::append`](crate::Topic::append).
+    pub fn cancel(&self, id: &RequestId) -> Result<()> {
+        let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
+        for link in links {
+            let pending = link.state.lock().get(id).cloned();
+            if let Some(pending) = pending {
+                return close(&self.inner, &link, id, &pending, Kind::Cancelled);
+            }
+        }
+        Err(Error::NotFound { what: format!("outstanding request {id}") })
+    }
+
+    /// A handle for a request that was sent with [`call`](RequestBuilder::call), by this or an earlier
+    /// start of the client.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is none without an outcome that was taken.
+    pub fn attach(&self, id: &RequestId) -> Result<Call> {
+        let not_found = || Error::NotFound { what: format!("call {id}") };
+        let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
+        for link in links {
+            let mut state = link.state.lock();
+            if state.get(id).is_some_and(|pending| pending.callback.is_empty()) {
+                state.calls.entry(id.clone()).or_insert(None);
+                drop(state);
+                return Ok(Call { client: self.clone(), link, id: id.clone() });
+            }
+        }
+        let mut guard = self.inner.parked.lock();
+        let parked = guard.as_mut().ok_or_else(not_found)?;
+        let done = parked
+            .find(&self.inner.log, |parked| parked.id == *id && parked.callback.is_empty())?;
+        let done = done.ok_or_else(not_found)?;
+        let service = parked.list().into_iter().find(|parked| parked.id == *id);
+        let service = service.ok_or_else(not_found)?.service;
+        parked.taken(id)?;
+        drop(guard);
+        let link = self.inner.link(&service)?;
+        link.state.lock().calls.insert(id.clone(), Some(done));
+        Ok(Call { client: self.clone(), link, id: id.clone() })
+    }
+
+    /// The client's name.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+}
+
+/// A request that is being put together.
+#[must_use = "a request is sent by `send` or `call`"]
+pub struct RequestBuilder<'a> {
+    client: &'a Client,
+    link: Arc<Link>,
+    record: Record,
+    context: Vec<u8>,
+    deadline: Option<Duration>,
+}
+
+impl std::fmt::Debug for RequestBuilder<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RequestBuilder").field("record", &self.record).finish_non_exhaustive()
+    }
+}
+
+impl RequestBuilder<'_> {
+    /// Bytes that come back with the outcome, also after a restart.
+    pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
+        self.context = context.into();
+        self
+    }
+
+    /// A value that comes back with the outcome, as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Decode`] if it cannot be written as JSON.
+    #[cfg(feature = "json")]
+    pub fn context_json<T: serde::Serialize + ?Sized>(self, context: &T) -> Result<Self> {
+        Ok(self.context(crate::record::to_json(context)?))
+    }
+
+    /// After so long without an outcome, the outcome is `Expired`.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Gives the request a key: requests with one key are handled in their order.
+    pub fn key(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.record = self.record.key(key);
+        self
+    }
+
+    /// Sends it: one append. Its outcome goes to the callback of this name. On return the request is
+    /// as durable as the request topic promises.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if no callback has this name, and as
+    /// [`Topic::append`](crate::Topic::append): except after [`Error::Unknown`], it was not sent.
+    pub fn send(self, callback: &str) -> Result<RequestId> {
+        if !self.client.inner.callbacks.named.contains_key(callback) {
+            return Err(Error::Invalid {
+                what: format!("no callback {callback:?} is registered: the request was not sent"),
+            });
+        }
+        let id = self.client.next_id();
+        self.append(callback, &id)?;
+        Ok(id)
+    }
+
+    /// Sends it, and returns a handle that waits for the outcome in this process. After a restart,
+    /// [`Client::attach`] makes the handle anew.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn call(self) -> Result<Call> {
+        let id = self.client.next_id();
+        let (client, link) = (self.client.clone(), Arc::clone(&self.link));
+        link.state.lock().calls.insert(id.clone(), None);
+        // Dropped on error, the handle forgets the call.
+        let call = Call { client, link, id: id.clone() };
+        self.append("", &id)?;
+        Ok(call)
+    }
+
+    fn append(self, callback: &str, id: &RequestId) -> Result<()> {
+        let now = clock::wall();
+        let deadline = self.deadline.map(|after| now.saturating_add(clock::nanos(after)));
+        let mut envelope = Envelope::new(Kind::Request, id.clone());
+        envelope.callback = callback.to_owned();
+        envelope.context = self.context.clone();
+        envelope.deadline = deadline;
+        let pending = Pending {
+            offset: self.link.requests.end_offset()?,
+            reply_floor: self.link.replies.end_offset()?,
+            callback: callback.to_owned(),
+            context: self.context,
+            deadline,
+            due: deadline.map(boot_time_of),
+            sent_at: now,
+        };
+        // Before the append: the reply may come before it returns.
+        self.link.state.lock().insert(id.clone(), pending);
+        match self.link.requests.append(&envelope.seal(self.record)) {
+            Ok(offset) => {
+                self.link.state.lock().sent(id, offset);
+                Ok(())
+            }
+            Err(Error::Unknown { offset, source }) => {
+                self.link.state.lock().sent(id, offset);
+                Err(Error::Unknown { offset, source })
+            }
+            Err(other) => {
+                self.link.state.lock().remove(id);
+                Err(other)
+            }
+        }
+    }
+}
+
+impl Client {
+    fn next_id(&self) -> RequestId {
+        let sequence = self.inner.sequence.fetch_add(1, Ordering::Relaxed);
+        RequestId::new(&self.inner.name, self.inner.incarnation, sequence)
+    }
+}
+
+/// Waits for the outcome of one request in this process. Dropping it does not take the request back.
+pub struct Call {
+    client: Client,
+    link: Arc<Link>,
+    id: RequestId,
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Call {
+    /// The request's id: keep it to [`attach`](Client::attach) again after a restart.
+    pub fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// The outcome; `None`: not yet, which does not mean that it failed. Delivers other outcomes as
+    /// well if no thread of the client does.
+    ///
+    /// # Errors
+    ///
+    /// An error of a topic; [`Error::NotFound`] if the outcome was returned before.
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Completed>> {
+        let until = Instant::now() + timeout;
+        loop {
+            let mut state = self.link.state.lock();
+            match state.calls.get_mut(&self.id) {
+                None => return Err(Error::NotFound { what: format!("call {}", self.id) }),
+                Some(slot) if slot.is_some() => return Ok(state.calls.remove(&self.id).flatten()),
+                Some(_) => {}
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            match self.link.delivery.try_lock() {
+                Some(mut delivery) => {
+                    drop(state);
+                    delivery.poll(&self.client.inner, &self.link, left.min(LOOK))?;
+                }
+                None => {
+                    self.link.answered.wait_for(&mut state, left.min(LOOK));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.link.state.lock().calls.remove(&self.id);
+    }
+}

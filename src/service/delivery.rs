@@ -1,0 +1,158 @@
+//! Reading a reply topic and bringing outcomes to those who wait for them.
+
+use std::time::{Duration, Instant};
+
+use super::client::ClientInner;
+use super::envelope::{Envelope, Kind};
+use super::link::{Link, Pending};
+use super::outcome::{Completed, Outcome};
+use super::request_id::RequestId;
+use crate::consumer::Consumer;
+use crate::error::Result;
+use crate::record::{OwnedRecord, Record};
+use crate::sys::clock;
+
+/// A client's positions are made durable this often.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The position in a reply topic. Whoever holds it delivers.
+pub(super) struct Delivery {
+    pub(super) cursor: Consumer,
+    synced_at: Instant,
+    changed: bool,
+}
+
+impl Delivery {
+    pub(super) fn new(cursor: Consumer) -> Delivery {
+        Delivery { cursor, synced_at: Instant::now(), changed: false }
+    }
+
+    /// Delivers what is there, or waits up to `timeout` for the first. Returns the number of outcomes
+    /// and notifications.
+    pub(super) fn poll(
+        &mut self,
+        client: &ClientInner,
+        link: &Link,
+        timeout: Duration,
+    ) -> Result<usize> {
+        let mut delivered = 0;
+        let mut wait = timeout;
+        loop {
+            if let Some(due) = link.state.lock().next_due() {
+                let left = due.saturating_sub(clock::boottime());
+                wait = wait.min(Duration::from_nanos(left));
+            }
+            let record = self.cursor.wait_timeout(wait)?.map(|record| record.to_owned());
+            self.expire(client, link)?;
+            let Some(record) = record else { break };
+            delivered += usize::from(self.deliver(client, link, &record)?);
+            wait = Duration::ZERO;
+        }
+        if self.changed && self.synced_at.elapsed() >= SYNC_INTERVAL {
+            self.sync(link)?;
+        }
+        Ok(delivered)
+    }
+
+    /// Makes the positions durable.
+    pub(super) fn sync(&mut self, link: &Link) -> Result<()> {
+        self.cursor.sync()?;
+        link.sync_floor()?;
+        self.synced_at = Instant::now();
+        self.changed = false;
+        Ok(())
+    }
+
+    /// One record of the reply topic: an outcome, a late one, or nothing of this client's. The
+    /// position is committed behind it when it was taken or parked.
+    fn deliver(&mut self, client: &ClientInner, link: &Link, record: &OwnedRecord) -> Result<bool> {
+        let envelope = match Envelope::of(&record.as_ref()) {
+            Some(Ok(envelope)) if envelope.id.client() == client.name => envelope,
+            _ => {
+                self.cursor.commit()?;
+                return Ok(false);
+            }
+        };
+        let Some(outcome) = Outcome::of(&envelope, record) else {
+            self.cursor.commit()?;
+            return Ok(false);
+        };
+        let id = envelope.id.clone();
+        let pending = link.state.lock().get(&id).cloned();
+        let mut done = Completed {
+            recovered: id.incarnation() != client.incarnation,
+            late: pending.is_none(),
+            requests: Some(link.requests.clone()),
+            envelope,
+            outcome,
+        };
+        match pending {
+            // Ids come from bytes: one that this client never sent is nobody's.
+            None if done.recovered || id.sequence() < client.sequence() => {
+                client.callbacks.deliver_late(&done);
+            }
+            None => {}
+            Some(pending) => {
+                // What the request said, not what the reply repeats of it.
+                done.envelope.callback = pending.callback;
+                done.envelope.context = pending.context;
+                done.envelope.request_offset = Some(pending.offset);
+                self.complete(client, link, done)?;
+            }
+        }
+        crate::sys::crash_point::crash_point!("deliver.called-back");
+        self.cursor.commit()?;
+        self.changed = true;
+        let mut state = link.state.lock();
+        state.remove(&id);
+        link.raise_floor(&state, self.cursor.committed())?;
+        Ok(true)
+    }
+
+    /// Brings an outcome to its callback or call handle; parks it if there is none.
+    fn complete(&self, client: &ClientInner, link: &Link, done: Completed) -> Result<()> {
+        if done.callback().is_empty() {
+            let mut state = link.state.lock();
+            if let Some(slot) = state.calls.get_mut(done.id()) {
+                *slot = Some(done);
+                drop(state);
+                link.answered.notify_all();
+                return Ok(());
+            }
+            drop(state);
+            if !done.recovered {
+                // Its handle was dropped: nobody wants it any more.
+                return Ok(());
+            }
+        } else if client.callbacks.deliver(&done) {
+            return Ok(());
+        }
+        client.park(&link.service, &done)
+    }
+
+    /// Appends the outcome `Expired` for every request whose deadline has passed. It is the outcome
+    /// only if it is the first, which is seen when it is read.
+    fn expire(&self, client: &ClientInner, link: &Link) -> Result<()> {
+        let due = link.state.lock().take_due(clock::boottime());
+        for (id, pending) in due {
+            close(client, link, &id, &pending, Kind::Expired)?;
+        }
+        Ok(())
+    }
+}
+
+/// Appends an outcome that the client itself decides on, if nobody was faster.
+pub(super) fn close(
+    client: &ClientInner,
+    link: &Link,
+    id: &RequestId,
+    pending: &Pending,
+    kind: Kind,
+) -> Result<()> {
+    debug_assert_eq!(id.client(), client.name);
+    let mut envelope = Envelope::new(kind, id.clone());
+    envelope.callback = pending.callback.clone();
+    envelope.context = pending.context.clone();
+    envelope.request_offset = Some(pending.offset);
+    link.replies.append(&envelope.seal(Record::default())).map(drop)
+}

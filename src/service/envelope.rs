@@ -1,0 +1,269 @@
+//! What services need of a record, in one reserved header.
+//!
+//! A version byte, then fields: u8 tag, u32 length, bytes. Fields of unknown tags are passed over, so
+//! that later releases can add some; a version byte that is unknown is an error.
+
+use std::fmt;
+
+use byteorder::{ByteOrder, LittleEndian as LE};
+
+use super::request_id::RequestId;
+use crate::error::{Error, Result};
+use crate::format::names;
+use crate::record::{Record, RecordRef};
+
+/// The name of the header.
+pub(crate) const HEADER: &str = "deaddrop.service";
+const VERSION: u8 = 1;
+
+const KIND: u8 = 1;
+const CLIENT: u8 = 2;
+const INCARNATION: u8 = 3;
+const SEQUENCE: u8 = 4;
+const CALLBACK: u8 = 5;
+const CONTEXT: u8 = 6;
+const DEADLINE: u8 = 7;
+const REPLY_TOPIC: u8 = 8;
+const ATTEMPT: u8 = 9;
+const ERROR: u8 = 10;
+const REQUEST_OFFSET: u8 = 11;
+
+/// What a record is to a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Asks.
+    Request,
+    /// Answers.
+    Reply,
+    /// The handler refused for good.
+    Failed,
+    /// The request was given up after too many attempts; it is in the dead-letter topic.
+    DeadLettered,
+    /// The deadline passed first.
+    Expired,
+    /// The client took it back first.
+    Cancelled,
+    /// In a client's parked topic: the parked outcome was delivered.
+    Unparked,
+}
+
+const KINDS: [(Kind, u64, &str); 7] = [
+    (Kind::Request, 1, "request"),
+    (Kind::Reply, 2, "reply"),
+    (Kind::Failed, 3, "failed"),
+    (Kind::DeadLettered, 4, "dead-lettered"),
+    (Kind::Expired, 5, "expired"),
+    (Kind::Cancelled, 6, "cancelled"),
+    (Kind::Unparked, 7, "unparked"),
+];
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = KINDS.iter().find(|(kind, ..)| kind == self).map_or("?", |(.., name)| name);
+        f.write_str(name)
+    }
+}
+
+/// The envelope of a record: untrusted bytes until a topic's own state confirms them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Envelope {
+    /// What the record is.
+    pub kind: Kind,
+    /// Which request it is, or is about.
+    pub id: RequestId,
+    /// The callback that waits for the outcome; empty: a call handle.
+    pub callback: String,
+    /// The client's own bytes.
+    pub context: Vec<u8>,
+    /// After this wall-clock time (nanoseconds since the Unix epoch) nobody needs the reply.
+    pub deadline: Option<u64>,
+    /// Where the outcome goes; `None`: the service's reply topic.
+    pub reply_topic: Option<String>,
+    /// The attempt that led to this outcome.
+    pub attempt: u32,
+    /// Why it failed.
+    pub error: String,
+    /// Where the request was when it was answered: a hint.
+    pub request_offset: Option<u64>,
+}
+
+impl Envelope {
+    pub(crate) fn new(kind: Kind, id: RequestId) -> Envelope {
+        Envelope {
+            kind,
+            id,
+            callback: String::new(),
+            context: Vec::new(),
+            deadline: None,
+            reply_topic: None,
+            attempt: 0,
+            error: String::new(),
+            request_offset: None,
+        }
+    }
+
+    /// The envelope of an outcome of the request that `self` is. It repeats callback and context, so
+    /// that the outcome says enough even if the request is gone.
+    pub(crate) fn outcome(&self, kind: Kind, request_offset: u64) -> Envelope {
+        Envelope {
+            callback: self.callback.clone(),
+            context: self.context.clone(),
+            request_offset: Some(request_offset),
+            ..Envelope::new(kind, self.id.clone())
+        }
+    }
+
+    /// The envelope in a record, if it has one.
+    pub fn of(record: &RecordRef<'_>) -> Option<Result<Envelope>> {
+        record.header(HEADER).map(Envelope::decode)
+    }
+
+    /// `record` in this envelope.
+    pub(crate) fn seal(&self, record: Record) -> Record {
+        record.reserved_header(HEADER, &self.encode())
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![VERSION];
+        let mut field = |tag: u8, value: &[u8]| {
+            let mut len = [0; 4];
+            LE::write_u32(&mut len, value.len() as u32);
+            bytes.push(tag);
+            bytes.extend_from_slice(&len);
+            bytes.extend_from_slice(value);
+        };
+        let kind =
+            KINDS.iter().find(|(kind, ..)| *kind == self.kind).map_or(0, |(_, code, _)| *code);
+        field(KIND, &kind.to_le_bytes());
+        field(CLIENT, self.id.client().as_bytes());
+        field(INCARNATION, &self.id.incarnation().to_le_bytes());
+        field(SEQUENCE, &self.id.sequence().to_le_bytes());
+        if !self.callback.is_empty() {
+            field(CALLBACK, self.callback.as_bytes());
+        }
+        if !self.context.is_empty() {
+            field(CONTEXT, &self.context);
+        }
+        if let Some(deadline) = self.deadline {
+            field(DEADLINE, &deadline.to_le_bytes());
+        }
+        if let Some(topic) = &self.reply_topic {
+            field(REPLY_TOPIC, topic.as_bytes());
+        }
+        if self.attempt != 0 {
+            field(ATTEMPT, &u64::from(self.attempt).to_le_bytes());
+        }
+        if !self.error.is_empty() {
+            field(ERROR, self.error.as_bytes());
+        }
+        if let Some(offset) = self.request_offset {
+            field(REQUEST_OFFSET, &offset.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads an envelope from bytes of any origin.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Envelope> {
+        let bad = |what: &str| Error::Decode { what: format!("a service envelope: {what}") };
+        let (&version, mut rest) = bytes.split_first().ok_or_else(|| bad("empty"))?;
+        if version != VERSION {
+            return Err(bad(&format!("version {version}, this library knows {VERSION}")));
+        }
+        let mut kind = None;
+        let (mut client, mut incarnation, mut sequence) = (None, None, None);
+        let id = RequestId::new("-", 0, 0);
+        let mut envelope = Envelope::new(Kind::Request, id);
+        while !rest.is_empty() {
+            let len = rest.get(1..5).map(|len| LE::read_u32(len) as usize);
+            let value = len.and_then(|len| rest.get(5..5usize.checked_add(len)?));
+            let value = value.ok_or_else(|| bad("a field is cut off"))?;
+            let number = || value.try_into().map(u64::from_le_bytes).map_err(|_| bad("a number"));
+            let text = || String::from_utf8(value.to_owned()).map_err(|_| bad("a text"));
+            match rest[0] {
+                KIND => {
+                    let code = number()?;
+                    let found = KINDS.iter().find(|(_, known, _)| *known == code);
+                    kind = Some(found.ok_or_else(|| bad("its kind is unknown"))?.0);
+                }
+                CLIENT => client = Some(text()?),
+                INCARNATION => incarnation = Some(number()?),
+                SEQUENCE => sequence = Some(number()?),
+                CALLBACK => envelope.callback = text()?,
+                CONTEXT => envelope.context = value.to_owned(),
+                DEADLINE => envelope.deadline = Some(number()?),
+                REPLY_TOPIC => envelope.reply_topic = Some(text()?),
+                ATTEMPT => envelope.attempt = u32::try_from(number()?).unwrap_or(u32::MAX),
+                ERROR => envelope.error = text()?,
+                REQUEST_OFFSET => envelope.request_offset = Some(number()?),
+                _ => {}
+            }
+            rest = &rest[5 + value.len()..];
+        }
+        let missing = || bad("a field of the id is missing");
+        let client = client.ok_or_else(missing)?;
+        names::check(&client).map_err(|why| bad(&format!("the client's name: {why}")))?;
+        envelope.kind = kind.ok_or_else(|| bad("its kind is missing"))?;
+        envelope.id = RequestId::new(
+            &client,
+            incarnation.ok_or_else(missing)?,
+            sequence.ok_or_else(missing)?,
+        );
+        Ok(envelope)
+    }
+}
+
+impl fmt::Display for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.id)?;
+        if !self.callback.is_empty() {
+            write!(f, " callback={}", self.callback)?;
+        }
+        if !self.context.is_empty() {
+            write!(f, " context={}B", self.context.len())?;
+        }
+        if let Some(topic) = &self.reply_topic {
+            write!(f, " reply-topic={topic}")?;
+        }
+        if self.attempt != 0 {
+            write!(f, " attempt={}", self.attempt)?;
+        }
+        if let Some(offset) = self.request_offset {
+            write!(f, " request-offset={offset}")?;
+        }
+        if !self.error.is_empty() {
+            write!(f, " error={:?}", self.error)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_envelope_comes_back_and_no_cut_of_it_is_taken_for_one() {
+        let mut envelope = Envelope::new(Kind::Failed, RequestId::new("a-b", 1 << 63, 3));
+        envelope.callback = "done".into();
+        envelope.context = vec![0, 255];
+        envelope.deadline = Some(5);
+        envelope.reply_topic = Some("x.replies".into());
+        envelope.attempt = 2;
+        envelope.error = "no".into();
+        envelope.request_offset = Some(9);
+        let bytes = envelope.encode();
+        assert_eq!(Envelope::decode(&bytes).unwrap(), envelope);
+        for len in 0..bytes.len() {
+            if let Ok(shorter) = Envelope::decode(&bytes[..len]) {
+                assert_eq!(shorter.id, envelope.id, "the id is whole or it is an error");
+            }
+        }
+        let mut later = bytes.clone();
+        later.extend([200, 1, 0, 0, 0, 7]);
+        assert_eq!(Envelope::decode(&later).unwrap(), envelope, "unknown fields are passed over");
+        later[0] = 2;
+        assert!(Envelope::decode(&later).is_err(), "an unknown version is an error");
+    }
+}

@@ -1,0 +1,251 @@
+//! A client's side of one service: what it has sent there and has no outcome for yet.
+//!
+//! The set is rebuilt from the log at start: from the position of the oldest request without an
+//! outcome, kept in the offset file `client.NAME` of the request topic; with, as its second position,
+//! the end of the reply topic when that request was sent, before which none of the replies can be.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::delivery::Delivery;
+use super::envelope::{Envelope, Kind};
+use super::outcome::Completed;
+use super::request_id::RequestId;
+use super::settle::settle;
+use super::{open_topic, replies_of, requests_of};
+use crate::consumer::Consumer;
+use crate::error::Result;
+use crate::log::Log;
+use crate::reader::Start;
+use crate::sys::clock;
+use crate::topic::{Topic, TopicOptions};
+
+/// A request without an outcome.
+#[derive(Debug, Clone)]
+pub(super) struct Pending {
+    /// The request's offset, or one before it while it is being sent.
+    pub(super) offset: u64,
+    /// The end of the reply topic when it was sent, or an offset before it.
+    pub(super) reply_floor: u64,
+    pub(super) callback: String,
+    pub(super) context: Vec<u8>,
+    /// Wall clock.
+    pub(super) deadline: Option<u64>,
+    /// Boot clock: does not jump while this process runs.
+    pub(super) due: Option<u64>,
+    pub(super) sent_at: u64,
+}
+
+/// A request without an outcome, as a client lists it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Outstanding {
+    /// Which request.
+    pub id: RequestId,
+    /// The service that it was sent to.
+    pub service: String,
+    /// The callback that waits for it; empty: a call handle.
+    pub callback: String,
+    /// Its offset in the request topic.
+    pub offset: u64,
+    /// When it was sent, by the wall clock.
+    pub sent_at: SystemTime,
+    /// When it expires, if it has a deadline.
+    pub deadline: Option<SystemTime>,
+}
+
+/// The requests in flight, and who waits for them.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pending: HashMap<RequestId, Pending>,
+    by_offset: BTreeSet<(u64, RequestId)>,
+    by_due: BTreeSet<(u64, RequestId)>,
+    /// Call handles that wait, with what came.
+    pub(super) calls: HashMap<RequestId, Option<Completed>>,
+}
+
+impl State {
+    pub(super) fn insert(&mut self, id: RequestId, pending: Pending) {
+        self.by_offset.insert((pending.offset, id.clone()));
+        if let Some(due) = pending.due {
+            self.by_due.insert((due, id.clone()));
+        }
+        self.pending.insert(id, pending);
+    }
+
+    pub(super) fn remove(&mut self, id: &RequestId) -> Option<Pending> {
+        let pending = self.pending.remove(id)?;
+        self.by_offset.remove(&(pending.offset, id.clone()));
+        if let Some(due) = pending.due {
+            self.by_due.remove(&(due, id.clone()));
+        }
+        Some(pending)
+    }
+
+    pub(super) fn get(&self, id: &RequestId) -> Option<&Pending> {
+        self.pending.get(id)
+    }
+
+    /// Notes the offset that a request got, if its outcome was not faster.
+    pub(super) fn sent(&mut self, id: &RequestId, offset: u64) {
+        if let Some(pending) = self.pending.get_mut(id) {
+            self.by_offset.remove(&(pending.offset, id.clone()));
+            pending.offset = offset;
+            self.by_offset.insert((offset, id.clone()));
+        }
+    }
+
+    /// Takes the requests out of the timer whose deadline has passed.
+    pub(super) fn take_due(&mut self, now: u64) -> Vec<(RequestId, Pending)> {
+        let mut due = Vec::new();
+        while let Some((at, id)) = self.by_due.first().cloned() {
+            if at > now {
+                break;
+            }
+            self.by_due.pop_first();
+            if let Some(pending) = self.pending.get_mut(&id) {
+                pending.due = None;
+                due.push((id, pending.clone()));
+            }
+        }
+        due
+    }
+
+    pub(super) fn next_due(&self) -> Option<u64> {
+        self.by_due.first().map(|(due, _)| *due)
+    }
+}
+
+/// See the module.
+pub(super) struct Link {
+    pub(super) service: String,
+    pub(super) requests: Topic,
+    pub(super) replies: Topic,
+    pub(super) state: Mutex<State>,
+    /// Woken when a call handle's outcome came.
+    pub(super) answered: Condvar,
+    /// Held by the thread that reads the replies.
+    pub(super) delivery: Mutex<Delivery>,
+    /// The position of the oldest request without an outcome.
+    floor: Mutex<Consumer>,
+}
+
+/// The name of a client's offset files.
+pub(super) fn cursor_name(client: &str) -> String {
+    format!("client.{client}")
+}
+
+impl Link {
+    pub(super) fn open(
+        log: &Log,
+        client: &str,
+        service: &str,
+        options: Option<TopicOptions>,
+        spin: Duration,
+    ) -> Result<Arc<Link>> {
+        let requests = open_topic(log, &requests_of(service), options)?;
+        let replies = open_topic(log, &replies_of(service), options)?;
+        // The replies' first: a request is sent only when both are there.
+        let mut cursor = replies.consumer(&cursor_name(client), Start::End)?;
+        cursor.set_spin(spin);
+        let floor = requests.consumer(&cursor_name(client), Start::End)?;
+        let link = Link {
+            service: service.to_owned(),
+            requests,
+            replies,
+            state: Mutex::new(State::default()),
+            answered: Condvar::new(),
+            delivery: Mutex::new(Delivery::new(cursor)),
+            floor: Mutex::new(floor),
+        };
+        link.rebuild(client)?;
+        Ok(Arc::new(link))
+    }
+
+    /// Finds the requests that an earlier start of the client left without an outcome.
+    fn rebuild(&self, client: &str) -> Result<()> {
+        let floor = self.floor.lock();
+        let mut delivery = self.delivery.lock();
+        let end = self.requests.settled_end()?;
+        let from = floor.committed().max(self.requests.first_offset()?).min(end);
+        let reply_floor = floor.floor().min(self.replies.settled_end()?);
+        let mut state = self.state.lock();
+        let mut reader = self.requests.reader(Start::Offset(from))?;
+        while reader.offset() < end {
+            let Some(record) = reader.next()? else { break };
+            let Some(Ok(envelope)) = Envelope::of(&record) else { continue };
+            if envelope.kind == Kind::Request && envelope.id.client() == client {
+                let pending = Pending {
+                    offset: record.offset(),
+                    reply_floor,
+                    callback: envelope.callback,
+                    context: envelope.context,
+                    deadline: envelope.deadline,
+                    due: envelope.deadline.map(boot_time_of),
+                    sent_at: record.timestamp_nanos(),
+                };
+                state.insert(envelope.id, pending);
+            }
+        }
+        // Replies below the committed position were delivered; before the floor there are none.
+        let committed = delivery.cursor.committed();
+        if reply_floor < committed {
+            for id in settle(&self.replies, reply_floor)?.ids_below(committed) {
+                state.remove(&id);
+            }
+        } else {
+            delivery.cursor.set_position(reply_floor);
+        }
+        Ok(())
+    }
+
+    /// Moves the floor to the oldest request without an outcome. `replies_read`: the replies below it
+    /// were delivered.
+    pub(super) fn raise_floor(&self, state: &State, replies_read: u64) -> Result<()> {
+        let mut floor = self.floor.lock();
+        let oldest = state.by_offset.first().and_then(|(offset, id)| {
+            state.pending.get(id).map(|pending| (*offset, pending.reply_floor))
+        });
+        let (offset, reply_floor) = match oldest {
+            Some(oldest) => oldest,
+            None => (self.requests.high_watermark()?, replies_read),
+        };
+        if offset > floor.committed() {
+            floor.set_position(offset);
+            floor.set_floor(reply_floor);
+        }
+        Ok(())
+    }
+
+    /// Makes the floor durable.
+    pub(super) fn sync_floor(&self) -> Result<()> {
+        self.floor.lock().sync()
+    }
+
+    pub(super) fn outstanding(&self) -> Vec<Outstanding> {
+        let time = |nanos| SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos);
+        let state = self.state.lock();
+        let mut all: Vec<Outstanding> = state
+            .pending
+            .iter()
+            .map(|(id, pending)| Outstanding {
+                id: id.clone(),
+                service: self.service.clone(),
+                callback: pending.callback.clone(),
+                offset: pending.offset,
+                sent_at: time(pending.sent_at),
+                deadline: pending.deadline.map(time),
+            })
+            .collect();
+        all.sort_by_key(|outstanding| outstanding.offset);
+        all
+    }
+}
+
+/// The boot clock's time at a wall-clock time, as both stand now.
+pub(super) fn boot_time_of(wall: u64) -> u64 {
+    clock::boottime().saturating_add(wall.saturating_sub(clock::wall()))
+}

@@ -1,0 +1,370 @@
+//! Request/reply: one outcome for each request, whoever is killed or restarted when.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use deaddrop::service::{Completed, Envelope, HandlerError, Kind, Outcome, Reply, ServerOptions};
+use deaddrop::{Durability, Error, Log, Record, Start, TopicOptions};
+
+const LONG: Duration = Duration::from_secs(30);
+
+fn options() -> TopicOptions {
+    TopicOptions { segment_len: 64 << 10, ..TopicOptions::durability(Durability::ProcessCrash) }
+}
+
+fn make_topics(log: &Log, service: &str) {
+    for end in ["requests", "replies"] {
+        log.create_topic(&format!("{service}.{end}"), options()).unwrap();
+    }
+}
+
+/// Collects what a callback is called with.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<(String, String, bool)>>>);
+
+impl Seen {
+    fn callback(&self) -> impl FnMut(&Completed) -> Result<(), HandlerError> + Send + 'static {
+        let seen = self.clone();
+        move |done| {
+            let outcome = match done.outcome() {
+                Outcome::Reply(reply) => String::from_utf8_lossy(reply.payload()).into_owned(),
+                other => format!("{other:?}"),
+            };
+            let context = String::from_utf8_lossy(done.context()).into_owned();
+            seen.0.lock().unwrap().push((context, outcome, done.is_late()));
+            Ok(())
+        }
+    }
+
+    fn take(&self) -> Vec<(String, String, bool)> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+fn seen(context: &str, outcome: &str) -> (String, String, bool) {
+    (context.into(), outcome.into(), false)
+}
+
+fn echo(request: &deaddrop::service::Request<'_>) -> Result<Reply, HandlerError> {
+    Ok(Reply::new(request.payload()))
+}
+
+/// The kinds of all records in the reply topic.
+fn reply_kinds(log: &Log, service: &str) -> Vec<Kind> {
+    let replies = log.topic(&format!("{service}.replies")).unwrap();
+    let mut reader = replies.reader(Start::First).unwrap();
+    let mut kinds = Vec::new();
+    while let Some(record) = reader.next().unwrap() {
+        kinds.push(Envelope::of(&record).unwrap().unwrap().kind);
+    }
+    kinds
+}
+
+#[test]
+fn a_request_left_while_no_server_runs_is_answered_to_a_restarted_client() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    {
+        let client = log.client("c").on("done", |_| Ok(())).open().unwrap();
+        for number in 0..3 {
+            let request = client.request("s", &Record::new(format!("r{number}"))).unwrap();
+            request.context(format!("c{number}")).send("done").unwrap();
+        }
+        assert_eq!(client.outstanding().unwrap().len(), 3);
+    }
+    assert_eq!(log.server("s", echo).unwrap().poll(LONG).unwrap(), 3);
+    let calls = Seen::default();
+    let client = log.client("c").on("done", calls.callback()).open().unwrap();
+    assert_eq!(client.outstanding().unwrap().len(), 3);
+    while !client.outstanding().unwrap().is_empty() {
+        client.poll(LONG).unwrap();
+    }
+    assert_eq!(calls.take(), [seen("c0", "r0"), seen("c1", "r1"), seen("c2", "r2")]);
+    drop(client);
+    let client = log.client("c").on("done", calls.callback()).open().unwrap();
+    assert!(client.outstanding().unwrap().is_empty());
+    client.poll(Duration::ZERO).unwrap();
+    assert_eq!(calls.take(), [], "delivered once and committed");
+}
+
+#[test]
+fn a_request_stays_outstanding_behind_others_that_were_answered() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "fast");
+    make_topics(&log, "slow");
+    let calls = Seen::default();
+    let client = log.client("c").on("done", calls.callback()).open().unwrap();
+    client.request("slow", &Record::new("s")).unwrap().context("s").send("done").unwrap();
+    for _ in 0..5 {
+        client.request("fast", &Record::new("f")).unwrap().context("f").send("done").unwrap();
+    }
+    log.server("fast", echo).unwrap().poll(LONG).unwrap();
+    while client.outstanding().unwrap().len() > 1 {
+        client.poll(LONG).unwrap();
+    }
+    assert_eq!(calls.take().len(), 5);
+    drop(client);
+    let client = log.client("c").on("done", calls.callback()).open().unwrap();
+    let left = client.outstanding().unwrap();
+    assert_eq!(left.iter().map(|left| left.service.as_str()).collect::<Vec<_>>(), ["slow"]);
+    log.server("slow", echo).unwrap().poll(LONG).unwrap();
+    client.poll(LONG).unwrap();
+    assert_eq!(calls.take(), [seen("s", "s")]);
+}
+
+#[test]
+fn the_first_record_is_the_outcome_and_a_reply_after_the_deadline_is_late() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let (calls, late) = (Seen::default(), Seen::default());
+    let open = || {
+        let client = log.client("c").on("done", calls.callback());
+        client.on_late(late.callback()).open().unwrap()
+    };
+    let client = open();
+    let request = client.request("s", &Record::new("x")).unwrap().context("k");
+    // The server takes it before the deadline and answers after it.
+    let request = request.deadline(Duration::from_millis(300));
+    let id = request.send("done").unwrap();
+    let expired = Arc::new(std::sync::Barrier::new(2));
+    let waits = Arc::clone(&expired);
+    let mut server = log
+        .server("s", move |request| {
+            waits.wait();
+            waits.wait();
+            Ok(Reply::new(request.payload()))
+        })
+        .unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.poll(LONG).unwrap());
+        expired.wait();
+        while !client.outstanding().unwrap().is_empty() {
+            client.poll(LONG).unwrap();
+        }
+        assert_eq!(calls.take(), [seen("k", "Expired")]);
+        expired.wait();
+    });
+    client.poll(LONG).unwrap();
+    assert_eq!(calls.take(), []);
+    assert_eq!(late.take().len(), 1);
+    assert_eq!(reply_kinds(&log, "s"), [Kind::Expired, Kind::Reply]);
+    drop(client);
+    let client = open();
+    client.poll(Duration::ZERO).unwrap();
+    assert_eq!(calls.take(), [], "a restart does not turn one outcome into another: {id}");
+}
+
+#[test]
+fn a_server_skips_what_expired_before_it_came_and_says_so() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    {
+        let client = log.client("c").on("done", |_| Ok(())).open().unwrap();
+        let request = client.request("s", &Record::new("x")).unwrap();
+        request.deadline(Duration::from_nanos(1)).send("done").unwrap();
+    }
+    let mut server = log.server("s", |_| panic!("the handler is not to be called")).unwrap();
+    server.poll(LONG).unwrap();
+    assert_eq!(reply_kinds(&log, "s"), [Kind::Expired]);
+    let calls = Seen::default();
+    let client = log.client("c").on("done", calls.callback()).open().unwrap();
+    while !client.outstanding().unwrap().is_empty() {
+        client.poll(LONG).unwrap();
+    }
+    assert_eq!(calls.take(), [seen("", "Expired")]);
+}
+
+#[test]
+fn a_cancelled_request_is_not_handled() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let calls = Seen::default();
+    let client = log.client("c").on("done", calls.callback()).open().unwrap();
+    let id = client.request("s", &Record::new("x")).unwrap().send("done").unwrap();
+    client.cancel(&id).unwrap();
+    client.request("s", &Record::new("y")).unwrap().send("done").unwrap();
+    let mut server = log
+        .server("s", |request| {
+            assert_eq!(request.payload(), b"y");
+            Ok(Reply::new("done"))
+        })
+        .unwrap();
+    server.poll(LONG).unwrap();
+    while !client.outstanding().unwrap().is_empty() {
+        client.poll(LONG).unwrap();
+    }
+    assert_eq!(calls.take(), [seen("", "Cancelled"), seen("", "done")]);
+    assert!(matches!(client.cancel(&id), Err(Error::NotFound { .. })));
+}
+
+#[test]
+fn errors_are_tried_again_panics_too_and_terminal_ones_answered() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let calls = Seen::default();
+    let client = log.client("c").on("done", calls.callback()).open().unwrap();
+    for payload in ["retry", "panic", "terminal", "json", "never"] {
+        client.request("s", &Record::new(payload)).unwrap().context(payload).send("done").unwrap();
+    }
+    let options = ServerOptions {
+        max_attempts: 3,
+        retry_first: Duration::from_millis(1),
+        ..ServerOptions::default()
+    };
+    let mut server = log
+        .server_with("s", options, |request| match (request.payload(), request.attempt()) {
+            (b"retry", 1) => Err(HandlerError::retry("not yet")),
+            (b"panic", 1 | 2) => panic!("at the disco"),
+            (b"terminal", _) => Err(HandlerError::terminal("no such item")),
+            (b"json", _) => {
+                request.json::<u32>()?;
+                Ok(Reply::default())
+            }
+            (b"never", _) => Err(HandlerError::retry("never")),
+            (_, attempt) => Ok(Reply::new(format!("attempt {attempt}"))),
+        })
+        .unwrap();
+    assert_eq!(server.poll(LONG).unwrap(), 5);
+    while !client.outstanding().unwrap().is_empty() {
+        client.poll(LONG).unwrap();
+    }
+    let got = calls.take();
+    assert_eq!(got[0], seen("retry", "attempt 2"));
+    assert_eq!(got[1], seen("panic", "attempt 3"));
+    assert_eq!(got[2], seen("terminal", "Failed(\"no such item\")"));
+    assert!(got[3].1.starts_with("Failed(\"not decodable"), "{:?}", got[3]);
+    assert_eq!(got[4], seen("never", "DeadLettered(\"never\")"));
+    let dead = log.topic("s.dead").unwrap();
+    let mut reader = dead.reader(Start::First).unwrap();
+    let record = reader.next().unwrap().unwrap();
+    assert_eq!(record.payload(), b"never");
+    assert_eq!(record.header("dead-letter-reason"), Some(&b"never"[..]));
+}
+
+#[test]
+fn an_outcome_whose_callback_is_gone_is_parked_and_delivered_when_it_is_back() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    {
+        let client = log.client("c").on("old", |_| Ok(())).open().unwrap();
+        client.request("s", &Record::new("x")).unwrap().context("k").send("old").unwrap();
+        log.server("s", echo).unwrap().poll(LONG).unwrap();
+    }
+    for _ in 0..2 {
+        let client = log.client("c").topic_options(options()).on("new", |_| Ok(())).open().unwrap();
+        client.poll(Duration::ZERO).unwrap();
+        let parked = client.parked().unwrap();
+        assert_eq!(parked.len(), 1);
+        assert_eq!((parked[0].callback.as_str(), parked[0].kind), ("old", Kind::Reply));
+        assert!(client.outstanding().unwrap().is_empty());
+    }
+    let calls = Seen::default();
+    for expected in [&[seen("k", "x")][..], &[]] {
+        let client = log.client("c").on("old", calls.callback()).open().unwrap();
+        client.poll(Duration::ZERO).unwrap();
+        assert_eq!(calls.take(), expected);
+        assert!(client.parked().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_call_is_waited_for_and_found_again_after_a_restart() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let (first, second) = {
+        let client = log.client("c").topic_options(options()).open().unwrap();
+        let mut first = client.request("s", &Record::new("1")).unwrap().call().unwrap();
+        let second = client.request("s", &Record::new("2")).unwrap().call().unwrap();
+        assert!(first.wait_timeout(Duration::from_millis(1)).unwrap().is_none(), "not yet");
+        (first.id().clone(), second.id().clone())
+    };
+    let client = log.client("c").topic_options(options()).open().unwrap();
+    let mut before = client.attach(&first).unwrap();
+    log.server("s", echo).unwrap().poll(LONG).unwrap();
+    let done = before.wait_timeout(LONG).unwrap().unwrap();
+    assert!(matches!(done.outcome(), Outcome::Reply(reply) if reply.payload() == b"1"));
+    assert!(done.is_recovered());
+    assert_eq!(done.request().unwrap().unwrap().payload(), b"1");
+    while !client.outstanding().unwrap().is_empty() {
+        client.poll(LONG).unwrap();
+    }
+    let done = client.attach(&second).unwrap().wait_timeout(LONG).unwrap().unwrap();
+    assert!(matches!(done.outcome(), Outcome::Reply(reply) if reply.payload() == b"2"));
+    assert!(matches!(client.attach(&second), Err(Error::NotFound { .. })), "taken");
+}
+
+#[test]
+fn one_client_of_many_threads_gets_every_reply_to_its_caller() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let server = log.server("s", echo).unwrap().spawn().unwrap();
+    let client = log.client("c").open().unwrap();
+    client.request("s", &Record::new("warm")).unwrap().call().unwrap();
+    let running = client.spawn().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let client = client.clone();
+            scope.spawn(move || {
+                for number in 0..200 {
+                    let payload = format!("{thread}/{number}");
+                    let request = client.request("s", &Record::new(payload.clone())).unwrap();
+                    let done = request.call().unwrap().wait_timeout(LONG).unwrap().unwrap();
+                    let Outcome::Reply(reply) = done.outcome() else { panic!("{done:?}") };
+                    assert_eq!(reply.payload(), payload.as_bytes());
+                }
+            });
+        }
+    });
+    running.stop().unwrap();
+    server.stop().unwrap();
+}
+
+#[test]
+fn names_and_second_owners_are_refused_with_what_to_do() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let client = log.client("c").open().unwrap();
+    let locked = log.client("c").open().unwrap_err();
+    assert!(matches!(&locked, Error::Locked { pid, .. } if *pid == std::process::id()), "{locked}");
+    assert!(matches!(log.client("../c").open(), Err(Error::InvalidName { .. })));
+    assert!(matches!(log.client("d").on("a/b", |_| Ok(())).open(), Err(Error::InvalidName { .. })));
+    let twice = log.client("d").on("a", |_| Ok(())).on("a", |_| Ok(()));
+    assert!(matches!(twice.open(), Err(Error::Invalid { .. })));
+    assert!(matches!(client.request("../s", &Record::new("")), Err(Error::InvalidName { .. })));
+    let unregistered = client.request("s", &Record::new("")).unwrap().send("nobody");
+    assert!(matches!(unregistered, Err(Error::Invalid { .. })));
+    assert!(client.outstanding().unwrap().is_empty());
+    let _server = log.server("s", echo).unwrap();
+    assert!(matches!(log.server("s", echo), Err(Error::Locked { .. })));
+}
+
+#[test]
+fn records_that_are_no_requests_and_hostile_reply_topics_become_dead_letters() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    log.topic("s.requests").unwrap().append(&Record::new("not a request")).unwrap();
+    let handled = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&handled);
+    let mut server = log
+        .server("s", move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(Reply::default())
+        })
+        .unwrap();
+    assert_eq!(server.poll(LONG).unwrap(), 1);
+    assert_eq!(handled.load(Ordering::Relaxed), 0);
+    let dead = log.topic("s.dead").unwrap();
+    assert_eq!(dead.high_watermark().unwrap(), 1);
+}
