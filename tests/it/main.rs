@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod append;
+mod child;
+mod random;
 mod service;
+mod storm;
 
 /// A directory of its own on a disk, removed at the end.
 pub fn dir() -> tempfile::TempDir {

@@ -1,0 +1,184 @@
+//! Other processes: this binary again, in a role, spoken to over its standard streams.
+//!
+//! A child says lines that start with `@`; whatever else it prints (the test harness does) is passed
+//! over. Nothing here sleeps: a parent waits for lines, for a child's end, or for it to be stopped,
+//! and a guard ends a test that has waited for a minute.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+/// How long a test waits for something that must happen before it fails.
+pub(crate) const GUARD: Duration = Duration::from_secs(60);
+
+const ROLE: &str = "DEADDROP_CHILD";
+
+/// Not a test: what a child process runs.
+#[test]
+fn entry() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let words: Vec<&str> = role.split('\n').collect();
+    match words[0] {
+        "writer" => crate::storm::writer(&words[1..]),
+        "tail" => crate::storm::tail(&words[1..]),
+        other => panic!("no role {other}"),
+    }
+    say("bye");
+}
+
+/// In a child: says a line, in one write.
+pub(crate) fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    // The harness may have left a line open.
+    out.write_all(format!("\n@{line}\n").as_bytes()).unwrap();
+    out.flush().unwrap();
+}
+
+/// In a child: the next line that the parent tells; `None` when it is gone.
+pub(crate) fn listen() -> Option<String> {
+    let mut line = String::new();
+    let len = std::io::stdin().lock().read_line(&mut line).unwrap();
+    (len > 0).then(|| line.trim_end().to_owned())
+}
+
+/// Sends this process a signal: SIGKILL and SIGSTOP take effect before this returns.
+pub(crate) fn raise(signal: i32) {
+    // SAFETY: plain integers.
+    unsafe { libc::kill(libc::getpid(), signal) };
+}
+
+/// What runs in a new child before the role does, to give it other limits or another user.
+pub(crate) type Before = Box<dyn FnMut() -> std::io::Result<()> + Send + Sync>;
+
+/// A child process. Killed and reaped when dropped.
+pub(crate) struct Child {
+    process: std::process::Child,
+    input: ChildStdin,
+    lines: Option<Receiver<String>>,
+}
+
+impl Child {
+    pub(crate) fn spawn(role: &[&str]) -> Child {
+        let (sender, lines) = channel();
+        let mut child = Child::spawn_with(role, None, move |line| send(&sender, line));
+        child.lines = Some(lines);
+        child
+    }
+
+    pub(crate) fn spawn_before(role: &[&str], before: Before) -> Child {
+        let (sender, lines) = channel();
+        let mut child = Child::spawn_with(role, Some(before), move |line| send(&sender, line));
+        child.lines = Some(lines);
+        child
+    }
+
+    /// A child each of whose lines is given to `hear`, on a thread of its own; `None` at the end.
+    pub(crate) fn spawn_with(
+        role: &[&str],
+        before: Option<Before>,
+        mut hear: impl FnMut(Option<String>) + Send + 'static,
+    ) -> Child {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "child::entry", "--nocapture", "--test-threads=1"])
+            .env(ROLE, role.join("\n"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        if let Some(before) = before {
+            // SAFETY: the closures given in these tests only make system calls.
+            unsafe { command.pre_exec(before) };
+        }
+        let mut process = command.spawn().unwrap();
+        let input = process.stdin.take().unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            for line in output.lines() {
+                // A line cut short by a kill may not be text.
+                let Ok(line) = line else { break };
+                if let Some(said) = line.strip_prefix('@') {
+                    hear(Some(said.to_owned()));
+                }
+            }
+            hear(None);
+        });
+        Child { process, input, lines: None }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Tells the child a line.
+    pub(crate) fn tell(&mut self, line: &str) {
+        self.input.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    /// The child's next line; `None` if it ended.
+    pub(crate) fn hear(&mut self) -> Option<String> {
+        let lines = self.lines.as_ref().expect("a child with its own listener");
+        match lines.recv_timeout(GUARD) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("child {} is stuck", self.pid()),
+        }
+    }
+
+    /// Tells the child a line and hears its answer.
+    pub(crate) fn ask(&mut self, line: &str) -> String {
+        self.tell(line);
+        self.hear().unwrap_or_else(|| panic!("the child died of: {line}"))
+    }
+
+    pub(crate) fn signal(&self, signal: i32) {
+        // SAFETY: plain integers; the child is not reaped yet, so the id is its own.
+        assert_eq!(unsafe { libc::kill(self.process.id() as i32, signal) }, 0);
+    }
+
+    /// Kills the child and waits until it is gone.
+    pub(crate) fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Waits until the child ended by itself.
+    pub(crate) fn wait(mut self) -> ExitStatus {
+        self.process.wait().unwrap()
+    }
+
+    /// Waits until the child killed itself.
+    pub(crate) fn wait_for_death(self) {
+        let status = self.wait();
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
+    }
+
+    /// Waits until the child is stopped.
+    pub(crate) fn wait_until_stopped(&self) {
+        // SAFETY: zeroed bytes are a valid siginfo_t.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let events = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
+        // SAFETY: `info` is live for the call; WNOWAIT leaves the child to `Drop`.
+        let done = unsafe { libc::waitid(libc::P_PID, self.pid(), &mut info, events) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+        assert_eq!(info.si_code, libc::CLD_STOPPED, "the child ended instead of stopping");
+    }
+}
+
+fn send(sender: &Sender<String>, line: Option<String>) {
+    // A parent that is gone needs no answer.
+    drop(line.map(|line| sender.send(line)));
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Reaped already: nothing to kill.
+        if let Ok(None) = self.process.try_wait() {
+            self.end();
+        }
+    }
+}
