@@ -3,6 +3,7 @@
 
 mod append;
 mod child;
+mod power;
 mod random;
 mod service;
 mod storm;

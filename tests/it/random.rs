@@ -28,6 +28,11 @@ impl Random {
         }
         bytes
     }
+
+    /// True once in `times` on average.
+    pub(crate) fn one_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
 }
 
 /// `DEADDROP_SEED`, or one from the clock; printed.
@@ -40,4 +45,12 @@ pub(crate) fn seed(test: &str) -> u64 {
     });
     println!("{test}: DEADDROP_SEED={seed}");
     seed
+}
+
+/// The number in the environment variable `name`, or `default`.
+pub(crate) fn number_from_env(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")),
+        Err(_) => default,
+    }
 }
