@@ -23,6 +23,9 @@ fn entry() {
     match words[0] {
         "writer" => crate::storm::writer(&words[1..]),
         "tail" => crate::storm::tail(&words[1..]),
+        "server" => crate::service_kill::server(&words[1..]),
+        "client" => crate::service_kill::client(&words[1..]),
+        "killed-client" => crate::service_kill::killed_client(&words[1..]),
         other => panic!("no role {other}"),
     }
     say("bye");

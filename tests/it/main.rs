@@ -6,6 +6,7 @@ mod child;
 mod power;
 mod random;
 mod service;
+mod service_kill;
 mod storm;
 
 /// A directory of its own on a disk, removed at the end.
