@@ -42,6 +42,13 @@ impl Seen {
     }
 }
 
+/// Delivers until nothing is outstanding.
+pub(crate) fn drain(client: &deaddrop::service::Client) {
+    while !client.outstanding().unwrap().is_empty() {
+        assert_ne!(client.poll(LONG).unwrap(), 0, "{:?} came to no end", client.outstanding());
+    }
+}
+
 fn seen(context: &str, outcome: &str) -> (String, String, bool) {
     (context.into(), outcome.into(), false)
 }
@@ -78,9 +85,7 @@ fn a_request_left_while_no_server_runs_is_answered_to_a_restarted_client() {
     let calls = Seen::default();
     let client = log.client("c").on("done", calls.callback()).open().unwrap();
     assert_eq!(client.outstanding().unwrap().len(), 3);
-    while !client.outstanding().unwrap().is_empty() {
-        client.poll(LONG).unwrap();
-    }
+    drain(&client);
     assert_eq!(calls.take(), [seen("c0", "r0"), seen("c1", "r1"), seen("c2", "r2")]);
     drop(client);
     let client = log.client("c").on("done", calls.callback()).open().unwrap();
@@ -103,7 +108,7 @@ fn a_request_stays_outstanding_behind_others_that_were_answered() {
     }
     log.server("fast", echo).unwrap().poll(LONG).unwrap();
     while client.outstanding().unwrap().len() > 1 {
-        client.poll(LONG).unwrap();
+        assert_ne!(client.poll(LONG).unwrap(), 0);
     }
     assert_eq!(calls.take().len(), 5);
     drop(client);
@@ -142,9 +147,7 @@ fn the_first_record_is_the_outcome_and_a_reply_after_the_deadline_is_late() {
     std::thread::scope(|scope| {
         scope.spawn(|| server.poll(LONG).unwrap());
         expired.wait();
-        while !client.outstanding().unwrap().is_empty() {
-            client.poll(LONG).unwrap();
-        }
+        drain(&client);
         assert_eq!(calls.take(), [seen("k", "Expired")]);
         expired.wait();
     });
@@ -173,9 +176,7 @@ fn a_server_skips_what_expired_before_it_came_and_says_so() {
     assert_eq!(reply_kinds(&log, "s"), [Kind::Expired]);
     let calls = Seen::default();
     let client = log.client("c").on("done", calls.callback()).open().unwrap();
-    while !client.outstanding().unwrap().is_empty() {
-        client.poll(LONG).unwrap();
-    }
+    drain(&client);
     assert_eq!(calls.take(), [seen("", "Expired")]);
 }
 
@@ -196,9 +197,7 @@ fn a_cancelled_request_is_not_handled() {
         })
         .unwrap();
     server.poll(LONG).unwrap();
-    while !client.outstanding().unwrap().is_empty() {
-        client.poll(LONG).unwrap();
-    }
+    drain(&client);
     assert_eq!(calls.take(), [seen("", "Cancelled"), seen("", "done")]);
     assert!(matches!(client.cancel(&id), Err(Error::NotFound { .. })));
 }
@@ -232,9 +231,7 @@ fn errors_are_tried_again_panics_too_and_terminal_ones_answered() {
         })
         .unwrap();
     assert_eq!(server.poll(LONG).unwrap(), 5);
-    while !client.outstanding().unwrap().is_empty() {
-        client.poll(LONG).unwrap();
-    }
+    drain(&client);
     let got = calls.take();
     assert_eq!(got[0], seen("retry", "attempt 2"));
     assert_eq!(got[1], seen("panic", "attempt 3"));
@@ -294,9 +291,7 @@ fn a_call_is_waited_for_and_found_again_after_a_restart() {
     assert!(matches!(done.outcome(), Outcome::Reply(reply) if reply.payload() == b"1"));
     assert!(done.is_recovered());
     assert_eq!(done.request().unwrap().unwrap().payload(), b"1");
-    while !client.outstanding().unwrap().is_empty() {
-        client.poll(LONG).unwrap();
-    }
+    drain(&client);
     let done = client.attach(&second).unwrap().wait_timeout(LONG).unwrap().unwrap();
     assert!(matches!(done.outcome(), Outcome::Reply(reply) if reply.payload() == b"2"));
     assert!(matches!(client.attach(&second), Err(Error::NotFound { .. })), "taken");
