@@ -62,12 +62,12 @@ impl TopicInner {
             what: format!("every one of the {} member slots of topic {name}", control::MAX_MEMBERS),
             pid: 0,
         })?;
-        let generation = control.members[slot].generation.load(Ordering::Relaxed).wrapping_add(1);
+        let generation = introduce(&control, slot);
         let membership =
             Membership::new(control, lock_file, Owner::new(slot, generation), Local::default());
         let topic = TopicInner::assemble(log, name, &dir, settings, Access::Member(membership));
         topic.decide_and_recover(alone)?;
-        topic.settle_slot(slot, generation)?;
+        topic.settle_slot(slot)?;
         crash_point!("open.before-gate-is-left");
         member::leave_gate(&*topic.member()?.lock_file).map_err(io)?;
         topic.start_timers();
@@ -223,9 +223,8 @@ impl TopicInner {
         Ok(())
     }
 
-    /// Takes over every word that names an earlier holder of `slot`, then makes the slot this
-    /// process's.
-    fn settle_slot(&self, slot: usize, generation: u32) -> Result<()> {
+    /// Takes over every word that names an earlier holder of `slot`.
+    fn settle_slot(&self, slot: usize) -> Result<()> {
         let words = &self.member()?.control;
         let names_slot = |word: u32| Owner::of_word(word).is_some_and(|owner| owner.slot() == slot);
         if names_slot(words.lock.word.load(Ordering::Acquire)) {
@@ -247,8 +246,6 @@ impl TopicInner {
             self.settle_prepared(words)?;
         }
         crash_point!("open.slot-settled");
-        words.members[slot].pid.store(std::process::id(), Ordering::Relaxed);
-        words.members[slot].generation.store(generation, Ordering::Release);
         Ok(())
     }
 
@@ -402,6 +399,17 @@ fn read_settings(disk: &dyn Disk, dir: &Path) -> Result<Settings> {
         .and_then(|file| sys::read_start(&*file, settings::LEN))
         .map_err(|error| Error::io("reading", &path, error))?;
     Settings::decode(&bytes).map_err(|error| Error::malformed(&path, 0, error))
+}
+
+/// Makes `slot`, whose byte is locked, this process's: the words that name an earlier holder are a
+/// dead one's from here on, and this one is alive before it takes the first lock. If it dies while it
+/// settles, its successor is another generation.
+fn introduce(words: &Words, slot: usize) -> u32 {
+    let member = &words.members[slot];
+    let generation = member.generation.load(Ordering::Relaxed).wrapping_add(1);
+    member.pid.store(std::process::id(), Ordering::Relaxed);
+    member.generation.store(generation, Ordering::Release);
+    generation
 }
 
 /// The stored settings, and whether they were there before.
