@@ -26,6 +26,7 @@ fn entry() {
         "server" => crate::service_kill::server(&words[1..]),
         "client" => crate::service_kill::client(&words[1..]),
         "killed-client" => crate::service_kill::killed_client(&words[1..]),
+        "worker" => crate::takeover::worker(&words[1..]),
         other => panic!("no role {other}"),
     }
     say("bye");
@@ -46,10 +47,11 @@ pub(crate) fn listen() -> Option<String> {
     (len > 0).then(|| line.trim_end().to_owned())
 }
 
-/// Sends this process a signal: SIGKILL and SIGSTOP take effect before this returns.
+/// Sends this thread a signal: SIGKILL and SIGSTOP take the process before this returns. (Sent to the
+/// process, another thread might take SIGSTOP, and this one run on for a while.)
 pub(crate) fn raise(signal: i32) {
-    // SAFETY: plain integers.
-    unsafe { libc::kill(libc::getpid(), signal) };
+    // SAFETY: a plain integer.
+    unsafe { libc::raise(signal) };
 }
 
 /// What runs in a new child before the role does, to give it other limits or another user.

@@ -4,10 +4,12 @@
 mod append;
 mod child;
 mod power;
+mod ledger;
 mod random;
 mod service;
 mod service_kill;
 mod storm;
+mod takeover;
 
 /// A directory of its own on a disk, removed at the end.
 pub fn dir() -> tempfile::TempDir {
