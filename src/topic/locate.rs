@@ -105,10 +105,12 @@ impl TopicInner {
 
     /// The open segment that starts at `base`.
     pub(crate) fn segment(&self, base: u64) -> Result<Arc<Segment>> {
-        if let Some(segment) =
-            self.segments.open.lock().get(&base).and_then(std::sync::Weak::upgrade)
-        {
-            return Ok(segment);
+        let known = self.segments.open.lock().get(&base).and_then(std::sync::Weak::upgrade);
+        if let Some(segment) = known {
+            // Another process may have extended it for a large record.
+            if !segment.is_outgrown()? {
+                return Ok(segment);
+            }
         }
         let access = match self.access {
             Access::Member(_) => sys::Access::ReadWrite,
@@ -118,7 +120,8 @@ impl TopicInner {
         let segment = Arc::new(opened.map_err(|error| self.gone(error, base))?);
         let mut open = self.segments.open.lock();
         open.retain(|_, segment| segment.strong_count() > 0);
-        if let Some(other) = open.get(&base).and_then(std::sync::Weak::upgrade) {
+        let other = open.get(&base).and_then(std::sync::Weak::upgrade);
+        if let Some(other) = other.filter(|other| other.len() >= segment.len()) {
             return Ok(other);
         }
         open.insert(base, Arc::downgrade(&segment));

@@ -26,6 +26,7 @@ fn entry() {
         "server" => crate::service_kill::server(&words[1..]),
         "client" => crate::service_kill::client(&words[1..]),
         "killed-client" => crate::service_kill::killed_client(&words[1..]),
+        "large" => crate::extend::large(&words[1..]),
         "worker" => crate::takeover::worker(&words[1..]),
         other => panic!("no role {other}"),
     }

@@ -4,6 +4,7 @@
 mod append;
 mod child;
 mod power;
+mod extend;
 mod ledger;
 mod random;
 mod service;
