@@ -181,7 +181,7 @@ impl TopicInner {
     /// temporary ones. The gate is held and nobody else is a member.
     fn remove_leftovers(&self, words: &Words, words_trusted: bool) -> Result<()> {
         if words_trusted {
-            self.settle_prepared(words)?;
+            self.settle_prepared(words, words.prepared.word.load(Ordering::Acquire))?;
         } else {
             words.prepared.word.store(0, Ordering::Release);
         }
@@ -242,8 +242,9 @@ impl TopicInner {
                 words.sync.owner.compare_exchange(syncing, 0, Ordering::AcqRel, Ordering::Relaxed);
             debug_assert!(freed.is_ok() || freed != Err(syncing));
         }
-        if names_slot(words.prepared.word.load(Ordering::Acquire) as u32) {
-            self.settle_prepared(words)?;
+        let prepared = words.prepared.word.load(Ordering::Acquire);
+        if names_slot(prepared as u32) {
+            self.settle_prepared(words, prepared)?;
         }
         crash_point!("open.slot-settled");
         Ok(())

@@ -75,7 +75,8 @@ pub(crate) fn arm(point: &str, nth: u64, signal: i32) {
     })));
 }
 
-/// Role: opens the topic and does as told: `arm POINT NTH SIGNAL`, `open`, `work COUNT`.
+/// Role: opens the topic and does as told: `arm POINT NTH SIGNAL`, `watch POINT`,
+/// `open`, `work COUNT`.
 pub(crate) fn worker(words: &[&str]) {
     let [dir, durability, name] = words else { panic!("{words:?}") };
     let name: u32 = name.parse().unwrap();
@@ -85,6 +86,14 @@ pub(crate) fn worker(words: &[&str]) {
         match words[..] {
             ["arm", point, nth, signal] => {
                 arm(point, nth.parse().unwrap(), signal.parse().unwrap());
+            }
+            ["watch", point] => {
+                let point = point.to_owned();
+                deaddrop::arm_crash_points(Some(Box::new(move |name| {
+                    if name == point {
+                        child::say(name);
+                    }
+                })));
             }
             ["open"] => {
                 writer = Some(Writer::new(ledger::open(dir, durability, SEGMENT_LEN), name));
@@ -503,6 +512,41 @@ fn a_death_in_a_recovery_that_reads_the_disk_leaves_it_to_the_next() {
                 drop(second);
                 scene.open_and_go_on();
             }
+        }
+    }
+}
+
+#[test]
+fn segments_are_prepared_again_after_a_roller_died_that_had_entered_a_prepared_one() {
+    for point in ["roll.named", "roll.entered"] {
+        for survived in [true, false] {
+            let mut scene = Scene::new("process-crash");
+            let survivor = survived.then(|| scene.writer());
+            let mut roller = scene.worker();
+            roller.open();
+            assert_eq!(roller.child.ask("watch prepare.ready"), "done");
+            // More than half a segment, not a whole one.
+            roller.child.tell("work 5");
+            let mut ready = false;
+            let mut done = false;
+            while !(ready && done) {
+                match roller.child.hear().unwrap().as_str() {
+                    "prepare.ready" => ready = true,
+                    "done" => done = true,
+                    line => {
+                        let words = line.strip_prefix("ack ").unwrap().split(' ');
+                        scene.ledger.enter(roller.name, &ledger::of_words(words));
+                    }
+                }
+            }
+            roller.arm(point, 1, libc::SIGKILL);
+            roller.work_until_death(&mut scene.ledger, point);
+            let mut next = scene.worker();
+            next.open();
+            next.arm("prepare.claimed", 1, libc::SIGKILL);
+            next.work_until_death(&mut scene.ledger, "prepare.claimed");
+            drop(survivor);
+            scene.open_and_go_on();
         }
     }
 }
