@@ -247,6 +247,9 @@ impl Log {
     }
 
     pub(crate) fn writable(&self) -> Result<()> {
+        if sys::fork::in_child() {
+            return Err(Error::Forked);
+        }
         if self.inner.read_only {
             return Err(Error::ReadOnly { path: self.inner.dir.clone() });
         }

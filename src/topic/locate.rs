@@ -43,9 +43,7 @@ pub(crate) struct Found {
 impl TopicInner {
     /// How far the topic goes now.
     pub(crate) fn frontier(&self) -> Result<Frontier> {
-        if sys::fork::in_child() {
-            return Err(Error::Forked);
-        }
+        self.not_forked()?;
         match &self.access {
             Access::Member(member) => Ok(self.frontier_of(&member.control)),
             Access::Live(control) => Ok(self.frontier_of(control)),
@@ -147,6 +145,7 @@ impl TopicInner {
 
     /// The first offset that is retained.
     pub(crate) fn first_offset(&self) -> Result<u64> {
+        self.not_forked()?;
         match self.words() {
             Some(words) => Ok(words.tail.first.load(Ordering::Acquire)),
             None => Ok(self.refresh_bases()?.first().copied().unwrap_or(0)),
@@ -289,6 +288,7 @@ impl TopicInner {
         timeout: Option<Duration>,
         stop: &Stop,
     ) -> Result<bool> {
+        self.not_forked()?;
         let started = Instant::now();
         let synced = self.settings.durability == settings::POWER_LOSS;
         if let (Some(words), true) = (self.words(), spin > Duration::ZERO) {

@@ -63,6 +63,7 @@ impl TopicInner {
             pid: 0,
         })?;
         let generation = introduce(&control, slot);
+        crash_point!("open.slot-taken");
         let membership =
             Membership::new(control, lock_file, Owner::new(slot, generation), Local::default());
         let topic = TopicInner::assemble(log, name, &dir, settings, Access::Member(membership));
