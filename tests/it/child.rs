@@ -28,6 +28,11 @@ fn entry() {
         "killed-client" => crate::service_kill::killed_client(&words[1..]),
         "large" => crate::extend::large(&words[1..]),
         "worker" => crate::takeover::worker(&words[1..]),
+        "siblings" => crate::liveness::siblings(&words[1..]),
+        "two-handles" => crate::liveness::two_handles(&words[1..]),
+        "fork" => crate::liveness::fork(&words[1..]),
+        "dies" => crate::liveness::dies(&words[1..]),
+        "stops-opening" => crate::liveness::stops_opening(&words[1..]),
         other => panic!("no role {other}"),
     }
     say("bye");

@@ -6,6 +6,7 @@ mod child;
 mod power;
 mod extend;
 mod ledger;
+mod liveness;
 mod random;
 mod service;
 mod service_kill;

@@ -32,8 +32,13 @@ const UNDER_THE_LOCK: [&str; 9] = [
 ];
 const BESIDE_THE_LOCK: [&str; 5] =
     ["prepare.claimed", "prepare.ready", "sync.before", "sync.after", "sync.published"];
-const OPEN: [&str; 4] =
-    ["open.unready", "open.before-ready", "open.slot-settled", "open.before-gate-is-left"];
+const OPEN: [&str; 5] = [
+    "open.unready",
+    "open.before-ready",
+    "open.slot-taken",
+    "open.slot-settled",
+    "open.before-gate-is-left",
+];
 const CREATE: [&str; 3] = ["create.settings", "start.headed", "start.named"];
 const SETTLE: [&str; 3] = ["settle.covered", "settle.published", "settle.rolled"];
 const RECOVER: [&str; 3] = ["recover.epoch", "recover.set-aside", "recover.synced"];
