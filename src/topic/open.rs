@@ -27,8 +27,14 @@ pub(super) const EPOCHS: &str = "epochs";
 
 impl TopicInner {
     /// Whether a topic lies in `dir`.
-    pub(crate) fn exists(disk: &dyn Disk, dir: &Path) -> bool {
-        disk.open(&dir.join(SETTINGS), sys::Access::Read).is_ok()
+    pub(crate) fn exists(disk: &dyn Disk, dir: &Path) -> Result<bool> {
+        use std::io::ErrorKind::{NotADirectory, NotFound};
+        let path = dir.join(SETTINGS);
+        match disk.open(&path, sys::Access::Read) {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(false),
+            Err(error) => Err(Error::io("opening", &path, error)),
+        }
     }
 
     /// Opens a topic for reading and writing; `create` makes it if there is none.
@@ -42,7 +48,7 @@ impl TopicInner {
         let disk = &*log.disk;
         if create {
             disk.create_dir_all(&dir).map_err(|error| Error::io("creating", &dir, error))?;
-        } else if !TopicInner::exists(disk, &dir) {
+        } else if !TopicInner::exists(disk, &dir)? {
             return Err(Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) });
         }
         let lock_file = take_gate(log, &dir, name)?;
@@ -259,8 +265,9 @@ impl TopicInner {
             let tick = move || {
                 let Some(topic) = topic.upgrade() else { return false };
                 let end = topic.words().map_or(0, |words| words.tail.end.load(Ordering::Acquire));
-                // A failure latches the topic: the next append reports it.
-                topic.wait_durable(end).is_ok()
+                // A failed sync latches the topic: the next append reports it. Anything else, too many
+                // open files, say, passes.
+                !matches!(topic.wait_durable(end), Err(Error::SyncFailed { .. }))
             };
             self.log.housekeeper.every(interval, Box::new(tick));
         }
@@ -303,7 +310,7 @@ impl TopicInner {
     pub(crate) fn open_read_only(log: &Arc<LogInner>, name: &str) -> Result<Arc<TopicInner>> {
         let dir = log.topic_dir(name);
         let disk = &*log.disk;
-        if !TopicInner::exists(disk, &dir) {
+        if !TopicInner::exists(disk, &dir)? {
             return Err(Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) });
         }
         let settings = read_settings(disk, &dir)?;
@@ -332,7 +339,7 @@ impl TopicInner {
     pub(crate) fn delete(log: &Arc<LogInner>, name: &str) -> Result<()> {
         let dir = log.topic_dir(name);
         let disk = &*log.disk;
-        if !TopicInner::exists(disk, &dir) {
+        if !TopicInner::exists(disk, &dir)? {
             return Err(Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) });
         }
         let lock_file = take_gate(log, &dir, name)?;
