@@ -33,6 +33,10 @@ fn entry() {
         "fork" => crate::liveness::fork(&words[1..]),
         "dies" => crate::liveness::dies(&words[1..]),
         "stops-opening" => crate::liveness::stops_opening(&words[1..]),
+        "consumes" => crate::input::consumes(&words[1..]),
+        "stranger" => crate::input::stranger(&words[1..]),
+        "few-files" => crate::input::few_files(&words[1..]),
+        "small-files" => crate::input::small_files(&words[1..]),
         other => panic!("no role {other}"),
     }
     say("bye");

@@ -3,10 +3,11 @@
 
 mod append;
 mod child;
-mod power;
 mod extend;
+mod input;
 mod ledger;
 mod liveness;
+mod power;
 mod random;
 mod service;
 mod service_kill;
