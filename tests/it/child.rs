@@ -37,6 +37,8 @@ fn entry() {
         "stranger" => crate::input::stranger(&words[1..]),
         "few-files" => crate::input::few_files(&words[1..]),
         "small-files" => crate::input::small_files(&words[1..]),
+        "full-disk" => crate::input::full_disk(&words[1..]),
+        "read-only-disk" => crate::input::read_only_disk(&words[1..]),
         other => panic!("no role {other}"),
     }
     say("bye");

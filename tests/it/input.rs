@@ -463,3 +463,140 @@ pub(crate) fn small_files(words: &[&str]) {
     limit(libc::RLIMIT_FSIZE, libc::RLIM_INFINITY);
     assert_eq!(topic.append(&Record::new(vec![1; 3000])).unwrap(), appended);
 }
+
+/// Mounts a new file system of `mebibytes` in `dir`, seen by this thread and its children alone and
+/// gone with them. `Err`: why that is not possible here.
+fn mount(dir: &Path, mebibytes: u64) -> Result<PathBuf, String> {
+    let (image, point) = (dir.join("image"), dir.join("mounted"));
+    let system = |error: std::io::Error| error.to_string();
+    let file = std::fs::File::create(&image).map_err(system)?;
+    file.set_len(mebibytes << 20).map_err(system)?;
+    std::fs::create_dir(&point).map_err(system)?;
+    // SAFETY: plain integers and live C strings; changes the mounts of a new namespace only.
+    let private = unsafe {
+        let flags = libc::MS_REC | libc::MS_PRIVATE;
+        let (none, root) = (c"none".as_ptr(), c"/".as_ptr());
+        libc::unshare(libc::CLONE_NEWNS) == 0
+            && libc::mount(none, root, none, flags, std::ptr::null()) == 0
+    };
+    if !private {
+        return Err(format!("a mount namespace: {}", std::io::Error::last_os_error()));
+    }
+    command("mkfs.ext4", &["-q", "-F", image.to_str().unwrap()])?;
+    command("mount", &["-o", "loop", image.to_str().unwrap(), point.to_str().unwrap()])?;
+    Ok(point)
+}
+
+fn command(name: &str, arguments: &[&str]) -> Result<(), String> {
+    let mut command = std::process::Command::new(name);
+    let output = command.args(arguments).output().map_err(|error| format!("{name}: {error}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("{name}: {}", String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
+fn mount_or_skip(dir: &str, mebibytes: u64) -> PathBuf {
+    mount(Path::new(dir), mebibytes).unwrap_or_else(|why| {
+        crate::child::say(&format!("skipped: {}", why.replace('\n', " ")));
+        std::process::exit(0)
+    })
+}
+
+#[test]
+fn on_a_full_disk_appends_fail_everything_acknowledged_is_read_and_room_lets_them_go_on() {
+    for durability in ledger::DURABILITIES {
+        let dir = crate::dir();
+        run(&["full-disk", dir.path().to_str().unwrap(), durability]);
+    }
+}
+
+/// Role: fills a disk with a log.
+pub(crate) fn full_disk(words: &[&str]) {
+    let [dir, durability] = words else { panic!("{words:?}") };
+    let mounted = mount_or_skip(dir, 24);
+    let log = Log::open(mounted.join("log")).unwrap();
+    let options = TopicOptions { segment_len: 1 << 20, ..ledger::options(durability, 1 << 20) };
+    let topic = log.create_topic("t", options).unwrap();
+    let mut end = 0;
+    let payload = |offset: u64| vec![offset as u8; 10_000];
+    let mut fill = |end: &mut u64| loop {
+        match topic.append(&Record::new(payload(*end))) {
+            Ok(offset) => assert_eq!(offset, *end),
+            Err(error) => {
+                let says = ["no space", "nothing was written", "free some disk space or trim"];
+                assert_is!(error_says::<()>(Err(error), &says), Error::NoSpace { .. });
+                break;
+            }
+        }
+        *end += 1;
+        assert!(*end < 6000, "more than the disk holds, twice");
+    };
+    let check = |first: u64, end: u64| {
+        let mut reader = topic.reader(Start::First).unwrap();
+        for offset in first..end {
+            let record = reader.next().unwrap().expect("all that was acknowledged");
+            assert_eq!((record.offset(), record.payload()), (offset, &payload(offset)[..]));
+        }
+        assert!(reader.next().unwrap().is_none());
+    };
+    fill(&mut end);
+    assert!(end > 500, "{end}");
+    check(0, end);
+    for _ in 0..3 {
+        let says = ["no space"];
+        let other = log.create_topic("other", options);
+        assert_is!(error_says(other, &says), Error::NoSpace { .. });
+        let large = topic.append(&Record::new(vec![0; 8 << 20]));
+        assert_is!(error_says(large, &says), Error::NoSpace { .. });
+        let consumer = topic.consumer("c", Start::First);
+        if let Err(error) = consumer {
+            error_says::<()>(Err(error), &says);
+        }
+    }
+    topic.wait_durable(end - 1).unwrap();
+    let first = topic.trim_before(end / 2).unwrap();
+    assert!(first > 0);
+    fill(&mut end);
+    check(first, end);
+    assert!(log.create_topic("other", options).is_err());
+    let first = topic.trim_before(end - 10).unwrap();
+    log.create_topic("other", options).unwrap().append(&Record::new("x")).unwrap();
+    check(first, end);
+    let leftovers = std::fs::read_dir(topic.dir()).unwrap().map(|entry| entry.unwrap().file_name());
+    let leftovers: Vec<_> =
+        leftovers.filter(|name| name.to_str().unwrap().starts_with("roll-")).collect();
+    assert!(leftovers.is_empty(), "files of appends that failed: {leftovers:?}");
+}
+
+#[test]
+fn a_read_only_file_system_is_read_and_says_so_when_written() {
+    let dir = crate::dir();
+    run(&["read-only-disk", dir.path().to_str().unwrap()]);
+}
+
+/// Role: uses a log on a file system that is remounted read-only.
+pub(crate) fn read_only_disk(words: &[&str]) {
+    let [dir] = words else { panic!("{words:?}") };
+    let mounted = mount_or_skip(dir, 24);
+    let log = mounted.join("log");
+    let topic = ledger::open(log.to_str().unwrap(), "power-loss", SEGMENT_LEN);
+    for number in 0..100u32 {
+        topic.append(&Record::new(number.to_le_bytes())).unwrap();
+    }
+    drop(topic);
+    command("mount", &["-o", "remount,ro", mounted.to_str().unwrap()]).unwrap();
+    let says = ["open the log read-only, or remount the file system"];
+    assert_is!(error_says(Log::open(mounted.join("new")), &says), Error::Io { .. });
+    let opened = Log::open(&log).and_then(|log| log.existing_topic("t"));
+    assert_is!(error_says(opened, &says), Error::Io { .. });
+    let topic = Log::open_read_only(&log).unwrap().topic("t").unwrap();
+    assert_eq!(topic.high_watermark().unwrap(), 100);
+    let mut reader = topic.reader(Start::First).unwrap();
+    for number in 0..100u32 {
+        assert_eq!(reader.next().unwrap().unwrap().payload(), number.to_le_bytes());
+    }
+    command("mount", &["-o", "remount,rw", mounted.to_str().unwrap()]).unwrap();
+    let topic = ledger::open(log.to_str().unwrap(), "power-loss", SEGMENT_LEN);
+    assert_eq!(topic.append(&Record::new("again")).unwrap(), 100);
+}

@@ -3,6 +3,7 @@
 
 mod append;
 mod child;
+mod copy;
 mod extend;
 mod input;
 mod ledger;
