@@ -53,6 +53,8 @@ pub struct Consumer {
     synced_at: Instant,
     clamped_from: Option<u64>,
     trusted_live: bool,
+    /// What the live word says: only the owner stores it.
+    committed: u64,
 }
 
 /// What is known of a consumer without owning it.
@@ -109,6 +111,7 @@ impl Consumer {
             synced_at: Instant::now(),
             clamped_from: (offset < saved.offset).then_some(saved.offset),
             trusted_live,
+            committed: offset,
         };
         consumer.stamp_live(identity, offset, saved.floor);
         Ok(consumer)
@@ -182,10 +185,9 @@ impl Consumer {
                 what: format!("commit to {offset}, but only {} was read", self.reader.offset()),
             });
         }
-        if sys::fork::in_child() {
-            return Err(Error::Forked);
-        }
+        self.topic.not_forked()?;
         self.map.word(cursor::LIVE_OFFSET_AT).store(offset, Ordering::Release);
+        self.committed = offset;
         if self.topic.options.retention.consumed && self.synced_at.elapsed() >= SYNC_INTERVAL {
             self.sync()?;
         }
@@ -199,6 +201,7 @@ impl Consumer {
     ///
     /// [`Error::Io`]: the position durable before stays so.
     pub fn sync(&mut self) -> Result<()> {
+        self.topic.not_forked()?;
         let io = |error| Error::io("syncing", &self.path, error);
         let saved = Saved {
             sequence: self.sequence + 1,
@@ -236,7 +239,7 @@ impl Consumer {
 
     /// The committed position: the first record that is delivered after a restart.
     pub fn committed(&self) -> u64 {
-        self.map.word(cursor::LIVE_OFFSET_AT).load(Ordering::Acquire)
+        self.committed
     }
 
     /// High watermark less committed position.

@@ -218,7 +218,9 @@ impl Log {
             Err(error) => return Err(Error::io("listing", &dir, error)),
         };
         found.retain(|name| {
-            names::check(name).is_ok() && TopicInner::exists(&*self.inner.disk, &dir.join(name))
+            // One that cannot be looked at is listed: opening it says why.
+            let exists = || TopicInner::exists(&*self.inner.disk, &dir.join(name)).unwrap_or(true);
+            names::check(name).is_ok() && exists()
         });
         found.sort();
         Ok(found)
@@ -247,6 +249,9 @@ impl Log {
     }
 
     pub(crate) fn writable(&self) -> Result<()> {
+        if sys::fork::in_child() {
+            return Err(Error::Forked);
+        }
         if self.inner.read_only {
             return Err(Error::ReadOnly { path: self.inner.dir.clone() });
         }

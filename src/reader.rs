@@ -168,6 +168,7 @@ impl Reader {
 
     /// Moves to the next record's frame, and past it.
     fn advance(&mut self) -> Result<Option<frame::Fixed>> {
+        self.topic.not_forked()?;
         if self.next >= self.frontier.high_watermark {
             self.frontier = self.topic.frontier()?;
             if self.next >= self.frontier.high_watermark {

@@ -68,6 +68,12 @@ impl Segment {
         self.len
     }
 
+    /// Whether the file is longer by now.
+    pub(crate) fn is_outgrown(&self) -> Result<bool> {
+        let len = self.file.len().map_err(|error| Error::io("sizing", &self.path, error))?;
+        Ok(len > self.len)
+    }
+
     /// The shared writable mapping; made at the first call.
     pub(crate) fn map(&self) -> Result<&Map> {
         if self.map.get().is_none() {

@@ -1,8 +1,9 @@
 //! Membership: a byte of the lock file for every process that writes to the topic.
 //!
 //! Byte 0 is the gate, held through opening. Byte 1 + slot is held by a member as long as it lives;
-//! the kernel gives it back the moment the process is gone. Whoever takes a slot settles every word
-//! that names it before it raises the slot's generation.
+//! the kernel gives it back the moment the process is gone. Whoever takes a slot raises its generation
+//! first, so that it counts as alive, and an earlier holder as dead, before it owns anything; then it
+//! settles every word that names an earlier holder.
 
 use std::cell::UnsafeCell;
 use std::io;

@@ -99,6 +99,11 @@ pub(crate) trait DiskFile: Send + Sync + std::fmt::Debug {
     fn locked_by_other(&self, start: u64, len: u64) -> io::Result<bool>;
 }
 
+/// Whether there was no descriptor left: nothing was opened, let alone synced, and it may pass.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// Reads the first `limit` bytes of a file, or all of it if it is shorter.
 pub(crate) fn read_start(file: &dyn DiskFile, limit: usize) -> io::Result<Vec<u8>> {
     let len = file.len()?.min(limit as u64) as usize;

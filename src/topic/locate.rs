@@ -43,9 +43,7 @@ pub(crate) struct Found {
 impl TopicInner {
     /// How far the topic goes now.
     pub(crate) fn frontier(&self) -> Result<Frontier> {
-        if sys::fork::in_child() {
-            return Err(Error::Forked);
-        }
+        self.not_forked()?;
         match &self.access {
             Access::Member(member) => Ok(self.frontier_of(&member.control)),
             Access::Live(control) => Ok(self.frontier_of(control)),
@@ -105,10 +103,12 @@ impl TopicInner {
 
     /// The open segment that starts at `base`.
     pub(crate) fn segment(&self, base: u64) -> Result<Arc<Segment>> {
-        if let Some(segment) =
-            self.segments.open.lock().get(&base).and_then(std::sync::Weak::upgrade)
-        {
-            return Ok(segment);
+        let known = self.segments.open.lock().get(&base).and_then(std::sync::Weak::upgrade);
+        if let Some(segment) = known {
+            // Another process may have extended it for a large record.
+            if !segment.is_outgrown()? {
+                return Ok(segment);
+            }
         }
         let access = match self.access {
             Access::Member(_) => sys::Access::ReadWrite,
@@ -118,7 +118,8 @@ impl TopicInner {
         let segment = Arc::new(opened.map_err(|error| self.gone(error, base))?);
         let mut open = self.segments.open.lock();
         open.retain(|_, segment| segment.strong_count() > 0);
-        if let Some(other) = open.get(&base).and_then(std::sync::Weak::upgrade) {
+        let other = open.get(&base).and_then(std::sync::Weak::upgrade);
+        if let Some(other) = other.filter(|other| other.len() >= segment.len()) {
             return Ok(other);
         }
         open.insert(base, Arc::downgrade(&segment));
@@ -144,6 +145,7 @@ impl TopicInner {
 
     /// The first offset that is retained.
     pub(crate) fn first_offset(&self) -> Result<u64> {
+        self.not_forked()?;
         match self.words() {
             Some(words) => Ok(words.tail.first.load(Ordering::Acquire)),
             None => Ok(self.refresh_bases()?.first().copied().unwrap_or(0)),
@@ -286,6 +288,7 @@ impl TopicInner {
         timeout: Option<Duration>,
         stop: &Stop,
     ) -> Result<bool> {
+        self.not_forked()?;
         let started = Instant::now();
         let synced = self.settings.durability == settings::POWER_LOSS;
         if let (Some(words), true) = (self.words(), spin > Duration::ZERO) {

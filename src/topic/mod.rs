@@ -118,11 +118,19 @@ impl TopicInner {
         }
     }
 
+    /// Refuses a forked child, which has none of its parent's mappings: to be asked before one is
+    /// touched.
+    #[inline]
+    pub(crate) fn not_forked(&self) -> Result<()> {
+        match crate::sys::fork::in_child() {
+            true => Err(Error::Forked),
+            false => Ok(()),
+        }
+    }
+
     /// The membership, for what only a member may do.
     pub(crate) fn member(&self) -> Result<&Membership<Local>> {
-        if crate::sys::fork::in_child() {
-            return Err(Error::Forked);
-        }
+        self.not_forked()?;
         match &self.access {
             Access::Member(member) => Ok(member),
             _ => Err(Error::ReadOnly { path: self.log.dir.clone() }),

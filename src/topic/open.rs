@@ -27,8 +27,14 @@ pub(super) const EPOCHS: &str = "epochs";
 
 impl TopicInner {
     /// Whether a topic lies in `dir`.
-    pub(crate) fn exists(disk: &dyn Disk, dir: &Path) -> bool {
-        disk.open(&dir.join(SETTINGS), sys::Access::Read).is_ok()
+    pub(crate) fn exists(disk: &dyn Disk, dir: &Path) -> Result<bool> {
+        use std::io::ErrorKind::{NotADirectory, NotFound};
+        let path = dir.join(SETTINGS);
+        match disk.open(&path, sys::Access::Read) {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(false),
+            Err(error) => Err(Error::io("opening", &path, error)),
+        }
     }
 
     /// Opens a topic for reading and writing; `create` makes it if there is none.
@@ -42,7 +48,7 @@ impl TopicInner {
         let disk = &*log.disk;
         if create {
             disk.create_dir_all(&dir).map_err(|error| Error::io("creating", &dir, error))?;
-        } else if !TopicInner::exists(disk, &dir) {
+        } else if !TopicInner::exists(disk, &dir)? {
             return Err(Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) });
         }
         let lock_file = take_gate(log, &dir, name)?;
@@ -62,12 +68,13 @@ impl TopicInner {
             what: format!("every one of the {} member slots of topic {name}", control::MAX_MEMBERS),
             pid: 0,
         })?;
-        let generation = control.members[slot].generation.load(Ordering::Relaxed).wrapping_add(1);
+        let generation = introduce(&control, slot);
+        crash_point!("open.slot-taken");
         let membership =
             Membership::new(control, lock_file, Owner::new(slot, generation), Local::default());
         let topic = TopicInner::assemble(log, name, &dir, settings, Access::Member(membership));
         topic.decide_and_recover(alone)?;
-        topic.settle_slot(slot, generation)?;
+        topic.settle_slot(slot)?;
         crash_point!("open.before-gate-is-left");
         member::leave_gate(&*topic.member()?.lock_file).map_err(io)?;
         topic.start_timers();
@@ -181,7 +188,7 @@ impl TopicInner {
     /// temporary ones. The gate is held and nobody else is a member.
     fn remove_leftovers(&self, words: &Words, words_trusted: bool) -> Result<()> {
         if words_trusted {
-            self.settle_prepared(words)?;
+            self.settle_prepared(words, words.prepared.word.load(Ordering::Acquire))?;
         } else {
             words.prepared.word.store(0, Ordering::Release);
         }
@@ -223,9 +230,8 @@ impl TopicInner {
         Ok(())
     }
 
-    /// Takes over every word that names an earlier holder of `slot`, then makes the slot this
-    /// process's.
-    fn settle_slot(&self, slot: usize, generation: u32) -> Result<()> {
+    /// Takes over every word that names an earlier holder of `slot`.
+    fn settle_slot(&self, slot: usize) -> Result<()> {
         let words = &self.member()?.control;
         let names_slot = |word: u32| Owner::of_word(word).is_some_and(|owner| owner.slot() == slot);
         if names_slot(words.lock.word.load(Ordering::Acquire)) {
@@ -243,12 +249,11 @@ impl TopicInner {
                 words.sync.owner.compare_exchange(syncing, 0, Ordering::AcqRel, Ordering::Relaxed);
             debug_assert!(freed.is_ok() || freed != Err(syncing));
         }
-        if names_slot(words.prepared.word.load(Ordering::Acquire) as u32) {
-            self.settle_prepared(words)?;
+        let prepared = words.prepared.word.load(Ordering::Acquire);
+        if names_slot(prepared as u32) {
+            self.settle_prepared(words, prepared)?;
         }
         crash_point!("open.slot-settled");
-        words.members[slot].pid.store(std::process::id(), Ordering::Relaxed);
-        words.members[slot].generation.store(generation, Ordering::Release);
         Ok(())
     }
 
@@ -260,8 +265,9 @@ impl TopicInner {
             let tick = move || {
                 let Some(topic) = topic.upgrade() else { return false };
                 let end = topic.words().map_or(0, |words| words.tail.end.load(Ordering::Acquire));
-                // A failure latches the topic: the next append reports it.
-                topic.wait_durable(end).is_ok()
+                // A failed sync latches the topic: the next append reports it. Anything else, too many
+                // open files, say, passes.
+                !matches!(topic.wait_durable(end), Err(Error::SyncFailed { .. }))
             };
             self.log.housekeeper.every(interval, Box::new(tick));
         }
@@ -304,7 +310,7 @@ impl TopicInner {
     pub(crate) fn open_read_only(log: &Arc<LogInner>, name: &str) -> Result<Arc<TopicInner>> {
         let dir = log.topic_dir(name);
         let disk = &*log.disk;
-        if !TopicInner::exists(disk, &dir) {
+        if !TopicInner::exists(disk, &dir)? {
             return Err(Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) });
         }
         let settings = read_settings(disk, &dir)?;
@@ -333,7 +339,7 @@ impl TopicInner {
     pub(crate) fn delete(log: &Arc<LogInner>, name: &str) -> Result<()> {
         let dir = log.topic_dir(name);
         let disk = &*log.disk;
-        if !TopicInner::exists(disk, &dir) {
+        if !TopicInner::exists(disk, &dir)? {
             return Err(Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) });
         }
         let lock_file = take_gate(log, &dir, name)?;
@@ -402,6 +408,17 @@ fn read_settings(disk: &dyn Disk, dir: &Path) -> Result<Settings> {
         .and_then(|file| sys::read_start(&*file, settings::LEN))
         .map_err(|error| Error::io("reading", &path, error))?;
     Settings::decode(&bytes).map_err(|error| Error::malformed(&path, 0, error))
+}
+
+/// Makes `slot`, whose byte is locked, this process's: the words that name an earlier holder are a
+/// dead one's from here on, and this one is alive before it takes the first lock. If it dies while it
+/// settles, its successor is another generation.
+fn introduce(words: &Words, slot: usize) -> u32 {
+    let member = &words.members[slot];
+    let generation = member.generation.load(Ordering::Relaxed).wrapping_add(1);
+    member.pid.store(std::process::id(), Ordering::Relaxed);
+    member.generation.store(generation, Ordering::Release);
+    generation
 }
 
 /// The stored settings, and whether they were there before.

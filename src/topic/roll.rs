@@ -105,14 +105,7 @@ impl TopicInner {
         });
         crash_point!("roll.entered");
         if let (Ok(_), Some(prepared)) = (&entered, unnamed.prepared) {
-            // Fails if its owner died and somebody cleared the word: then it is clear.
-            let cleared = words.prepared.word.compare_exchange(
-                prepared,
-                0,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
-            debug_assert!(cleared.is_ok() || cleared != Err(prepared));
+            clear(words, prepared);
         }
         words.intent.roll.store(0, Ordering::Release);
         entered
@@ -129,6 +122,7 @@ impl TopicInner {
                 }
                 segment.map()?;
                 held.active = None;
+                self.forget_entered_file(words)?;
             }
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -136,6 +130,24 @@ impl TopicInner {
         crash_point!("settle.rolled");
         words.intent.roll.store(0, Ordering::Release);
         Ok(())
+    }
+
+    /// Clears the word of a prepared file that a dead roller has given its name: else nobody would
+    /// prepare one again. The append lock is held, so no living roller is between name and word.
+    fn forget_entered_file(&self, words: &Words) -> Result<()> {
+        let seen = words.prepared.word.load(Ordering::Acquire);
+        let Some(owner) = Owner::of_word(seen as u32).filter(|_| seen & READY != 0) else {
+            return Ok(());
+        };
+        let path = self.prepared_path(owner);
+        match self.log.disk.open(&path, sys::Access::Read) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                clear(words, seen);
+                Ok(())
+            }
+            Err(error) => Err(self.io("opening", &path, error)),
+            Ok(_) => Ok(()),
+        }
     }
 
     /// Makes room in the active segment, which has no record yet, for one that is larger than a
@@ -346,12 +358,11 @@ impl TopicInner {
         made.map(|_| true)
     }
 
-    /// Clears the word of a prepared file that its dead owner did not finish.
-    pub(super) fn settle_prepared(&self, words: &Words) -> Result<()> {
-        let seen = words.prepared.word.load(Ordering::Acquire);
+    /// Clears the word `seen`, whose owner is dead, if it did not finish the file.
+    pub(super) fn settle_prepared(&self, words: &Words, seen: u64) -> Result<()> {
         if let (Some(owner), true) = (Owner::of_word(seen as u32), seen & PREPARING != 0) {
             self.remove_if_there(&self.prepared_path(owner))?;
-            words.prepared.word.store(0, Ordering::Release);
+            clear(words, seen);
         }
         Ok(())
     }
@@ -385,4 +396,12 @@ impl TopicInner {
             }),
         );
     }
+}
+
+/// Clears the word of a prepared file, unless it names another one by now: of somebody who took over
+/// from a dead owner.
+fn clear(words: &Words, prepared: u64) {
+    let word = &words.prepared.word;
+    let cleared = word.compare_exchange(prepared, 0, Ordering::AcqRel, Ordering::Relaxed);
+    debug_assert!(cleared != Err(prepared));
 }

@@ -17,8 +17,8 @@ use crate::format::segment::{self as layout, Slot};
 use crate::format::settings;
 use crate::segment::Segment;
 use crate::sys::atomic::Ordering;
-use crate::sys::clock;
 use crate::sys::crash_point::crash_point;
+use crate::sys::{self, clock};
 
 /// A sync younger than this is not overtaken.
 const SLOW: u64 = 10_000_000;
@@ -165,9 +165,16 @@ impl TopicInner {
             }
         }
         if words.sync.names_durable.load(Ordering::Acquire) < active + 1 {
-            if self.log.disk.sync_dir(&self.dir).is_err() {
-                let segment = self.segment(active)?;
-                return Err(self.latch(words, &segment));
+            match self.log.disk.sync_dir(&self.dir) {
+                Ok(()) => {}
+                // The directory was not even opened: no failure was seen and lost.
+                Err(error) if sys::is_out_of_descriptors(&error) => {
+                    return Err(self.io("opening", &self.dir, error))
+                }
+                Err(_) => {
+                    let segment = self.segment(active)?;
+                    return Err(self.latch(words, &segment));
+                }
             }
             words.sync.names_durable.fetch_max(active + 1, Ordering::AcqRel);
         }

@@ -26,6 +26,19 @@ fn entry() {
         "server" => crate::service_kill::server(&words[1..]),
         "client" => crate::service_kill::client(&words[1..]),
         "killed-client" => crate::service_kill::killed_client(&words[1..]),
+        "large" => crate::extend::large(&words[1..]),
+        "worker" => crate::takeover::worker(&words[1..]),
+        "siblings" => crate::liveness::siblings(&words[1..]),
+        "two-handles" => crate::liveness::two_handles(&words[1..]),
+        "fork" => crate::liveness::fork(&words[1..]),
+        "dies" => crate::liveness::dies(&words[1..]),
+        "stops-opening" => crate::liveness::stops_opening(&words[1..]),
+        "consumes" => crate::input::consumes(&words[1..]),
+        "stranger" => crate::input::stranger(&words[1..]),
+        "few-files" => crate::input::few_files(&words[1..]),
+        "small-files" => crate::input::small_files(&words[1..]),
+        "full-disk" => crate::input::full_disk(&words[1..]),
+        "read-only-disk" => crate::input::read_only_disk(&words[1..]),
         other => panic!("no role {other}"),
     }
     say("bye");
@@ -46,10 +59,11 @@ pub(crate) fn listen() -> Option<String> {
     (len > 0).then(|| line.trim_end().to_owned())
 }
 
-/// Sends this process a signal: SIGKILL and SIGSTOP take effect before this returns.
+/// Sends this thread a signal: SIGKILL and SIGSTOP take the process before this returns. (Sent to the
+/// process, another thread might take SIGSTOP, and this one run on for a while.)
 pub(crate) fn raise(signal: i32) {
-    // SAFETY: plain integers.
-    unsafe { libc::kill(libc::getpid(), signal) };
+    // SAFETY: a plain integer.
+    unsafe { libc::raise(signal) };
 }
 
 /// What runs in a new child before the role does, to give it other limits or another user.

@@ -3,11 +3,17 @@
 
 mod append;
 mod child;
+mod copy;
+mod extend;
+mod input;
+mod ledger;
+mod liveness;
 mod power;
 mod random;
 mod service;
 mod service_kill;
 mod storm;
+mod takeover;
 
 /// A directory of its own on a disk, removed at the end.
 pub fn dir() -> tempfile::TempDir {

@@ -1,0 +1,258 @@
+//! Who is alive: threads of one process, handles of one process, forked children, reused slots.
+
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use deaddrop::{Error, Log, LogOptions, Record, Result, Start, Topic};
+
+use crate::child::{self, Child};
+use crate::ledger::{self, Ledger, Writer};
+use crate::takeover;
+
+const SEGMENT_LEN: u64 = 64 << 10;
+
+fn impatient() -> LogOptions {
+    LogOptions { lock_timeout: Some(Duration::from_millis(20)), ..LogOptions::default() }
+}
+
+fn open_impatiently(dir: &str, durability: &str) -> Topic {
+    ledger::open_with(dir, durability, SEGMENT_LEN, impatient())
+}
+
+fn assert_waited_for(result: Result<u64>, pid: u32) {
+    match result {
+        Err(Error::TimedOut { what }) => {
+            assert!(what.contains(&format!("process {pid}")), "{what}");
+        }
+        other => panic!("the owner of the append lock was robbed: {other:?}"),
+    }
+}
+
+#[test]
+fn a_thread_stopped_under_the_append_lock_is_not_robbed_by_its_siblings() {
+    for durability in ledger::DURABILITIES {
+        for point in ["append.announced", "append.written", "roll.announced"] {
+            let dir = crate::dir();
+            let path = dir.path().to_str().unwrap();
+            let mut child = Child::spawn(&["siblings", path, durability, point]);
+            assert_eq!(child.hear().as_deref(), Some("bye"), "{durability}, {point}");
+            assert!(child.wait().success());
+        }
+    }
+}
+
+/// Role: one thread stands still under the append lock while its siblings, through the same handle
+/// and through another one, try to append.
+pub(crate) fn siblings(words: &[&str]) {
+    let [dir, durability, point] = words else { panic!("{words:?}") };
+    let topic = open_impatiently(dir, durability);
+    let other = open_impatiently(dir, durability);
+    let mut ledger = Ledger::default();
+    let (reached, at_point) = channel();
+    let (go_on, told) = channel::<()>();
+    let mut point = Some((*point).to_owned());
+    deaddrop::arm_crash_points(Some(Box::new(move |name| {
+        if point.as_deref() == Some(name) {
+            point = None;
+            reached.send(()).unwrap();
+            told.recv().unwrap();
+        }
+    })));
+    let mut owner = Writer::new(topic.clone(), 0);
+    let owner = std::thread::spawn(move || {
+        (0..40).flat_map(|_| owner.append(3000).unwrap()).collect::<Vec<_>>()
+    });
+    at_point.recv_timeout(child::GUARD).unwrap();
+    let pid = std::process::id();
+    for handle in [&topic, &other] {
+        for _ in 0..3 {
+            assert_waited_for(handle.append(&Record::new("never")), pid);
+        }
+    }
+    go_on.send(()).unwrap();
+    ledger.enter(0, &owner.join().unwrap());
+    for (name, handle) in [(1, topic), (2, other.clone())] {
+        let mut writer = Writer::new(handle, name);
+        ledger.enter(name, &writer.append(10).unwrap());
+    }
+    assert_eq!(ledger.verify(&other).0, 42);
+}
+
+#[test]
+fn two_handles_of_one_process_are_two_members() {
+    let dir = crate::dir();
+    let path = dir.path().to_str().unwrap();
+    let topic = open_impatiently(path, "process-crash");
+    let mut child = Child::spawn(&["two-handles", path]);
+    child.wait_until_stopped();
+    // Its other handle was closed: that must not have let go of this one's slot.
+    assert_waited_for(topic.append(&Record::new("never")), child.pid());
+    child.signal(libc::SIGCONT);
+    assert_eq!(child.hear().as_deref(), Some("bye"));
+    let mut reader = topic.reader(Start::First).unwrap();
+    for expected in ["one", "other", "stopped"] {
+        assert_eq!(reader.next().unwrap().unwrap().payload(), expected.as_bytes());
+    }
+    assert_eq!(topic.append(&Record::new("behind")).unwrap(), 3);
+}
+
+/// Role: opens the log twice, closes one, and stops under the append lock with the other.
+pub(crate) fn two_handles(words: &[&str]) {
+    let [dir] = words else { panic!("{words:?}") };
+    let one = ledger::open(dir, "process-crash", SEGMENT_LEN);
+    let other = ledger::open(dir, "process-crash", SEGMENT_LEN);
+    assert_eq!(one.append(&Record::new("one")).unwrap(), 0);
+    assert_eq!(other.append(&Record::new("other")).unwrap(), 1);
+    drop(other);
+    takeover::arm("append.written", 1, libc::SIGSTOP);
+    assert_eq!(one.append(&Record::new("stopped")).unwrap(), 2);
+}
+
+#[test]
+fn every_call_in_a_forked_child_is_refused_and_its_parents_death_frees_the_append_lock() {
+    for durability in ledger::DURABILITIES {
+        let dir = crate::dir();
+        let path = dir.path().to_str().unwrap();
+        let topic = ledger::open(path, durability, SEGMENT_LEN);
+        let mut parent = Child::spawn(&["fork", path, durability]);
+        loop {
+            let line = parent.hear().expect("the forked child reports");
+            if line == "checked" {
+                break;
+            }
+            assert_eq!(line.split_once(": ").map(|(_, result)| result), Some("Forked"), "{line}");
+        }
+        parent.tell("die");
+        let mut consumer = loop {
+            // The kernel frees the dead parent's locks when it is gone, not when it is killed.
+            match topic.consumer("c", Start::First) {
+                Err(Error::Locked { .. }) => std::thread::yield_now(),
+                other => break other.unwrap(),
+            }
+        };
+        let offset = topic.append(&Record::new("behind")).unwrap();
+        let mut seen = None;
+        while let Some(record) = consumer.next().unwrap() {
+            seen = Some((record.offset(), record.payload().to_owned()));
+        }
+        assert_eq!(seen, Some((offset, b"behind".to_vec())));
+        drop(parent);
+    }
+}
+
+/// Role: forks; the child tries everything and stays; the parent dies under the append lock.
+pub(crate) fn fork(words: &[&str]) {
+    let [dir, durability] = words else { panic!("{words:?}") };
+    let log = Log::open(dir).unwrap();
+    let topic = log.create_topic("t", ledger::options(durability, SEGMENT_LEN)).unwrap();
+    for number in 0..20u32 {
+        topic.append(&Record::new(number.to_le_bytes())).unwrap();
+    }
+    let mut reader = topic.reader(Start::First).unwrap();
+    assert_eq!(reader.next().unwrap().unwrap().offset(), 0);
+    let mut caught_up = topic.reader(Start::End).unwrap();
+    let mut consumer = topic.consumer("c", Start::First).unwrap();
+    assert_eq!(consumer.next().unwrap().unwrap().offset(), 0);
+    consumer.commit().unwrap();
+    // SAFETY: the other threads of this process hold no lock that the child needs: they wait for this
+    // one, or sleep in the housekeeper.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0);
+    if child > 0 {
+        assert_eq!(child::listen().as_deref(), Some("die"));
+        takeover::arm("append.written", 1, libc::SIGKILL);
+        topic.append(&Record::new("half")).unwrap();
+        unreachable!("killed above");
+    }
+    let record = Record::new("x");
+    let wait = Duration::from_millis(1);
+    say("append", topic.append(&record));
+    say("append_batch", topic.append_batch(&[record.clone()]));
+    say("append_if_end", topic.append_if_end(20, &record));
+    say("append_unsynced", topic.append_unsynced(&record));
+    say("wait_durable", topic.wait_durable(0));
+    say("high_watermark", topic.high_watermark());
+    say("end_offset", topic.end_offset());
+    say("durable_end", topic.durable_end());
+    say("first_offset", topic.first_offset());
+    say("trim_before", topic.trim_before(1));
+    say("trim", topic.trim());
+    say("populate", topic.populate(1));
+    for start in [Start::First, Start::End, Start::Last, Start::Offset(1)] {
+        say("reader", topic.reader(start));
+    }
+    say("reader.next", reader.next());
+    say("reader.seek", reader.seek(Start::First));
+    say("reader.lag", reader.lag());
+    say("reader.wait_timeout", reader.wait_timeout(wait));
+    say("reader.skip_damage", reader.skip_damage());
+    say("reader.next at the end", caught_up.next());
+    say("reader.wait_timeout at the end", caught_up.wait_timeout(wait));
+    say("consumer", topic.consumer("d", Start::First));
+    say("consumer.next", consumer.next());
+    say("consumer.wait_timeout", consumer.wait_timeout(wait));
+    say("consumer.commit", consumer.commit());
+    say("consumer.sync", consumer.sync());
+    say("consumer.lag", consumer.lag());
+    // A value that the child has a copy of.
+    assert_eq!(consumer.committed(), 1);
+    say("consumers", topic.consumers());
+    say("delete_consumer", topic.delete_consumer("c"));
+    say("topic", log.topic("u"));
+    say("existing_topic", log.existing_topic("t"));
+    say("delete_topic", log.delete_topic("t"));
+    // Values go as they do at the end of a scope.
+    drop((reader, caught_up, consumer, topic, log));
+    child::say("checked");
+    let mut hangup = libc::pollfd { fd: 0, events: 0, revents: 0 };
+    // SAFETY: `hangup` is live for the call, which ends when the test closes its end of the pipe.
+    unsafe { libc::poll(&mut hangup, 1, -1) };
+    // SAFETY: ends the process without running what belongs to the parent.
+    unsafe { libc::_exit(0) };
+}
+
+fn say<T: std::fmt::Debug>(call: &str, result: Result<T>) {
+    child::say(&match result {
+        Ok(value) => format!("{call}: {value:?}"),
+        Err(error) => format!("{call}: {error:?}"),
+    });
+}
+
+#[test]
+fn a_dead_owners_slot_taken_by_a_stopped_opener_does_not_look_alive() {
+    for durability in ledger::DURABILITIES {
+        let dir = crate::dir();
+        let path = dir.path().to_str().unwrap();
+        let topic = open_impatiently(path, durability);
+        let mut first = Child::spawn(&["dies", path, durability, "append.written"]);
+        assert_eq!(first.hear(), None);
+        first.wait_for_death();
+        let mut second = Child::spawn(&["stops-opening", path, durability]);
+        second.wait_until_stopped();
+        let mut writer = Writer::new(topic.clone(), 0);
+        let mut ledger = Ledger::default();
+        for _ in 0..10 {
+            ledger.enter(0, &writer.append(1000).unwrap());
+        }
+        second.signal(libc::SIGCONT);
+        assert_eq!(second.hear().as_deref(), Some("bye"));
+        ledger.enter(0, &writer.append(1000).unwrap());
+        assert_eq!(ledger.verify(&topic).0, 12 + 1);
+    }
+}
+
+/// Role: dies under the append lock.
+pub(crate) fn dies(words: &[&str]) {
+    let [dir, durability, point] = words else { panic!("{words:?}") };
+    let mut writer = Writer::new(ledger::open(dir, durability, SEGMENT_LEN), 1);
+    takeover::arm(point, 1, libc::SIGKILL);
+    drop(writer.append(100));
+}
+
+/// Role: stops when it has taken its slot, and appends when it goes on.
+pub(crate) fn stops_opening(words: &[&str]) {
+    let [dir, durability] = words else { panic!("{words:?}") };
+    takeover::arm("open.slot-taken", 1, libc::SIGSTOP);
+    let mut writer = Writer::new(ledger::open(dir, durability, SEGMENT_LEN), 2);
+    writer.append(100).unwrap();
+}
