@@ -38,13 +38,19 @@ impl TopicInner {
     pub(super) fn recover(&self, words: &Words, boundary_of_words: Option<u64>) -> Result<()> {
         let bases = self.refresh_bases()?;
         let boundary = self.promised_boundary(&bases)?.max(boundary_of_words.unwrap_or(0));
-        let scan = self.scan(&bases, boundary)?;
+        let mut scan = self.scan(&bases, boundary)?;
         let ending = recovery::ending(ScanFacts {
             boundary_reached: scan.end >= boundary,
             rest_is_clean: scan.clean,
             whole_frames_behind: scan.frames_behind > 0,
         });
         let end = scan.end.max(boundary);
+        if let (true, Some(segment)) = (ending != Ending::Continue, &scan.segment) {
+            if segment.base() == end {
+                // Not one whole frame in it: the segment that begins there now takes its name.
+                scan.unpromised.insert(0, end);
+            }
+        }
         reset(words);
         let epoch = self.begin_epoch(end)?;
         words.identity.epoch.store(epoch.into(), Ordering::Relaxed);

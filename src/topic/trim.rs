@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::format::{index, segment as layout};
 use crate::sys::atomic::Ordering;
 use crate::sys::clock;
+use crate::sys::crash_point::crash_point;
 
 impl TopicInner {
     /// Drops the segments all of whose records are below `offset`.
@@ -17,12 +18,17 @@ impl TopicInner {
         let Some(first) = ends.take_while(|&end| end <= offset.min(durable)).last() else {
             return self.first_offset();
         };
-        // Told before it is done: a reader that finds a file missing knows why. Oldest first, so that
-        // what is left after a crash has no gap.
+        // Told before it is done: a reader that finds a file missing knows why. Oldest first, and each
+        // removal durable before the next, so that what is left after a crash has no gap.
         words.tail.first.fetch_max(first, Ordering::AcqRel);
         for &base in bases.iter().take_while(|&&base| base < first) {
             self.remove_if_there(&self.dir.join(layout::file_name(base)))?;
             self.remove_if_there(&self.dir.join(index::file_name(base)))?;
+            crash_point!("trim.removed");
+            self.log
+                .disk
+                .sync_dir(&self.dir)
+                .map_err(|error| self.io("syncing", &self.dir, error))?;
         }
         self.segments.bases.lock().retain(|&base| base >= first);
         self.first_offset()

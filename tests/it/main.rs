@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod append;
+mod power;
+mod random;
 
 /// A directory of its own on a disk, removed at the end.
 pub fn dir() -> tempfile::TempDir {

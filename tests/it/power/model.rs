@@ -1,0 +1,169 @@
+//! What must be found on a disk after a power cut, and the comparison with what is found.
+
+use std::sync::Arc;
+
+use deaddrop::sim::SimDisk;
+use deaddrop::{Error, Log, Record, Start, Topic};
+
+pub const DIR: &str = "/log";
+pub const TOPIC: &str = "t";
+
+/// An appended record. Its payload is unlike that of any other record ever appended.
+#[derive(Debug)]
+pub struct Entry {
+    pub payload: Vec<u8>,
+    pub key: Option<Vec<u8>>,
+    /// Another record of the same batch follows.
+    pub continues: bool,
+}
+
+impl Entry {
+    pub fn record(&self) -> Record {
+        let record = Record::new(&self.payload[..]);
+        match &self.key {
+            Some(key) => record.key(key),
+            None => record,
+        }
+    }
+}
+
+/// Where a consumer may stand.
+#[derive(Debug, Clone)]
+pub struct Position {
+    pub name: String,
+    /// Synced, or its first position: not below it, unless the log ends before it.
+    pub synced: u64,
+    /// Committed last.
+    pub committed: u64,
+    /// The highest offset ever committed, less what recoveries cut below it: not above it.
+    pub highest: u64,
+    /// The highest offset ever stored in its file.
+    pub stored: u64,
+    /// Its creation was acknowledged.
+    pub exists: bool,
+}
+
+impl Position {
+    /// Before `to` is committed.
+    pub fn raise(&mut self, to: u64) {
+        self.highest = self.highest.max(to);
+        self.stored = self.stored.max(to);
+    }
+}
+
+/// What is known of the log at one instant.
+#[derive(Debug, Clone, Default)]
+pub struct Expected {
+    /// All records, those of an append that has not returned included.
+    pub records: Vec<Arc<Entry>>,
+    /// Everything below it was acknowledged as durable.
+    pub durable: u64,
+    /// The first retained offset is at most this: the highest to which a trim was asked for.
+    pub first_most: u64,
+    /// The first retained offset is at least this: a trim to it has returned.
+    pub first_least: u64,
+    pub consumers: Vec<Position>,
+}
+
+/// What an image held.
+pub struct Found {
+    pub end: u64,
+    pub log: Log,
+    pub topic: Topic,
+}
+
+impl Expected {
+    /// The same after a recovery that found `end`: what it found is durable, the rest is gone.
+    pub fn after(&self, end: u64) -> Expected {
+        let mut after = self.clone();
+        after.records.truncate(end as usize);
+        after.durable = end;
+        for consumer in &mut after.consumers {
+            consumer.highest = consumer.highest.min(end);
+            consumer.synced = consumer.synced.min(end);
+        }
+        after
+    }
+
+    /// Opens an image and compares all of it. Panics with what differs.
+    pub fn check(&self, image: &SimDisk) -> Found {
+        let found = self.check_opened(image);
+        let topic = &found.topic;
+        assert_eq!(topic.durable_end().unwrap(), found.end, "all that was found is durable");
+        found
+    }
+
+    /// The same in the same boot, where what was found need not be durable yet.
+    pub fn check_opened(&self, image: &SimDisk) -> Found {
+        let log = Log::open_sim(image, DIR).unwrap();
+        let topic = log.existing_topic(TOPIC).unwrap();
+        let end = topic.end_offset().unwrap();
+        assert!(
+            (self.durable..=self.records.len() as u64).contains(&end),
+            "the end is {end}; durable are {}, appended {}",
+            self.durable,
+            self.records.len()
+        );
+        assert_eq!(topic.high_watermark().unwrap(), end, "all that was found is visible");
+        let report = topic.recovery();
+        assert!(report.is_none_or(|report| report.damage.is_empty()), "{report:?}");
+        if let Some(last) = (end as usize).checked_sub(1) {
+            assert!(!self.records[last].continues, "half a batch ends at {end}");
+        }
+        let first = topic.first_offset().unwrap();
+        assert!(
+            (self.first_least..=self.first_most).contains(&first) && first <= end,
+            "the first offset is {first}, the end {end}, trimmed was to {}..={}",
+            self.first_least,
+            self.first_most
+        );
+        self.compare_records(&topic, first, end);
+        for consumer in &self.consumers {
+            check_consumer(&topic, consumer, first, end);
+        }
+        Found { end, log, topic }
+    }
+
+    fn compare_records(&self, topic: &Topic, first: u64, end: u64) {
+        let mut reader = topic.reader(Start::First).unwrap();
+        for offset in first..end {
+            let record = reader.next().unwrap().expect("a record below the end");
+            let entry = &self.records[offset as usize];
+            assert_eq!(record.offset(), offset);
+            assert!(record.payload() == entry.payload, "offset {offset} has another's payload");
+            assert_eq!(record.key(), entry.key.as_deref(), "offset {offset}");
+        }
+        assert!(reader.next().unwrap().is_none(), "a record at the end, {end}");
+    }
+}
+
+fn check_consumer(topic: &Topic, expected: &Position, first: u64, end: u64) {
+    let listed = topic.consumers().unwrap().into_iter().any(|info| info.name == expected.name);
+    assert!(listed || !expected.exists, "consumer {} is gone", expected.name);
+    if !listed {
+        return;
+    }
+    let consumer = topic.consumer(&expected.name, Start::First);
+    let mut consumer = consumer.unwrap_or_else(|error| panic!("{}: {error}", expected.name));
+    let at = consumer.committed();
+    assert!(
+        (expected.synced.min(end)..=expected.highest.min(end)).contains(&at),
+        "consumer {} stands at {at}, synced was {}, committed {}, the end is {end}",
+        expected.name,
+        expected.synced,
+        expected.highest,
+    );
+    if let Some(from) = consumer.clamped_from() {
+        assert!(from > at, "clamped from {from} to {at}");
+        assert!(from <= expected.stored, "{from} was never committed");
+    }
+    match consumer.next() {
+        Ok(None) => assert_eq!(at, end),
+        Ok(Some(record)) => assert_eq!(record.offset(), at),
+        Err(Error::Trimmed { wanted, first: found }) => {
+            assert_eq!((wanted, found), (at, first));
+            assert!(at < first);
+        }
+        Err(error) => panic!("{}: {error}", expected.name),
+    }
+}
