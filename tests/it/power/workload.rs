@@ -47,12 +47,15 @@ fn arm() {
 
 impl Scene {
     fn capture(&mut self, at: &'static str) {
-        let mut before = self.expected.lock().unwrap().clone();
+        // Held until the image is taken: the user cannot begin another append meanwhile.
+        let expected = self.expected.lock().unwrap();
+        let mut before = expected.clone();
         if let Some(topic) = &self.topic {
             // Told to anybody who asks: it must hold.
             before.durable = before.durable.max(topic.durable_end().unwrap());
         }
         let image = self.disk.power_cut(self.random.next());
+        drop(expected);
         self.captured.push(Captured { image, before, at });
     }
 }
