@@ -80,7 +80,7 @@ pub(crate) enum Access {
     /// Read-only, beside members: their words, mapped read-only.
     Live(crate::control::Control),
     /// Read-only, without words to trust: the end is found by walking the frames.
-    Still(Mutex<locate::Found>),
+    Still(Mutex<Option<locate::Found>>),
 }
 
 /// This process's state of the append path, guarded by the append lock.

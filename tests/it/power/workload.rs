@@ -344,7 +344,7 @@ impl World {
     /// Opens the log on `disk`, compares it with what is expected, and goes on there.
     fn continue_on(&mut self, disk: &SimDisk, expected: Expected, same_boot: bool) {
         let found = self.told("opening it again", disk, || match same_boot {
-            true => expected.check_opened(disk),
+            true => expected.check_in_same_boot(disk),
             false => expected.check(disk),
         });
         let mut expected = expected.after(found.end);
