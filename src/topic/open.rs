@@ -404,6 +404,25 @@ impl TopicInner {
     }
 }
 
+/// A clean close of a topic that syncs now and then syncs once more.
+impl Drop for TopicInner {
+    fn drop(&mut self) {
+        if self.settings.durability != settings::POWER_LOSS_WITHIN || sys::fork::in_child() {
+            return;
+        }
+        if let Access::Member(member) = &self.access {
+            let words = &member.control;
+            // Stored last by an opening: without it the words may be another boot's.
+            let generation = words.members[member.me.slot()].generation.load(Ordering::Relaxed);
+            let is_open = member.me.is_generation(generation);
+            if is_open && words.identity.latched.load(Ordering::Acquire) == 0 {
+                // A failure latches the topic: the next one to open it recovers.
+                drop(self.wait_durable(words.tail.end.load(Ordering::Acquire)));
+            }
+        }
+    }
+}
+
 fn remove_tree(disk: &dyn Disk, dir: &Path, order: &dyn Fn(&String) -> (bool, bool)) -> Result<()> {
     let mut names = disk.list(dir).map_err(|error| Error::io("listing", dir, error))?;
     names.sort_by_key(order);

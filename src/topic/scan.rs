@@ -40,8 +40,8 @@ impl TopicInner {
         let bases = self.refresh_bases()?;
         let boundary = self.promised_boundary(&bases)?.max(boundary_of_words.unwrap_or(0));
         let mut scan = self.scan(&bases, boundary)?;
-        let lost_to_the_end = scan.damage.last().is_some_and(|damage| damage.offsets.end == scan.end)
-            && !scan.clean;
+        let lost_to_the_end =
+            scan.damage.last().is_some_and(|damage| damage.offsets.end == scan.end) && !scan.clean;
         let ending = recovery::ending(ScanFacts {
             boundary_reached: scan.end >= boundary && !lost_to_the_end,
             rest_is_clean: scan.clean,
@@ -149,7 +149,8 @@ impl TopicInner {
                         continue;
                     }
                     // A header was here: nobody knows how many records followed it.
-                    let end = if blank { boundary } else { base.saturating_add(most).max(boundary) };
+                    let end =
+                        if blank { boundary } else { base.saturating_add(most).max(boundary) };
                     let offsets = base..next.unwrap_or(end);
                     scan.end = offsets.end;
                     scan.damage.push(Damage { path, position, offsets, what });
