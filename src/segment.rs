@@ -72,7 +72,8 @@ impl Segment {
     /// The shared writable mapping; made at the first call.
     pub(crate) fn map(&self) -> Result<&Map> {
         if self.map.get().is_none() {
-            let len = usize::try_from(self.len()).expect("a 64-bit platform");
+            // Whole words: a file that was cut elsewhere has no frame in what is left out.
+            let len = usize::try_from(self.len()).expect("a 64-bit platform") & !7;
             let map = self
                 .file
                 .map(len, true)

@@ -49,7 +49,7 @@ impl TopicInner {
         match &self.access {
             Access::Member(member) => Ok(self.frontier_of(&member.control)),
             Access::Live(control) => Ok(self.frontier_of(control)),
-            Access::Still(found) => self.find_end(&mut found.lock()),
+            Access::Still { published, found } => self.find_end(*published, &mut found.lock()),
         }
     }
 
@@ -65,12 +65,13 @@ impl TopicInner {
     }
 
     /// Scans for the end as a recovery would; later walks on from there, into new segments.
-    fn find_end(&self, found: &mut Option<Found>) -> Result<Frontier> {
+    fn find_end(&self, published: u64, found: &mut Option<Found>) -> Result<Frontier> {
         let found = match found {
             Some(found) => found,
             None => {
                 let bases = self.refresh_bases()?;
-                let boundary = self.promised_boundary(&bases)?;
+                let published = self.possible_end(&bases, published);
+                let boundary = self.promised_boundary(&bases)?.max(published);
                 let scan = self.scan(&bases, boundary)?;
                 let Some(segment) = scan.segment else {
                     // The newest header is damaged: what follows it cannot be checked.

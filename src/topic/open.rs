@@ -226,10 +226,10 @@ impl TopicInner {
     }
 
     /// `end` as far as the newest segment has room for it: words have no checksum.
-    fn possible_end(&self, bases: &[u64], end: u64) -> u64 {
+    pub(super) fn possible_end(&self, bases: &[u64], end: u64) -> u64 {
         let Some(&last) = bases.last() else { return 0 };
-        let most = self.segment(last).map_or(0, |segment| layout::most_records(segment.len()));
-        end.min(last.saturating_add(most))
+        let len = self.segment(last).map_or(0, |segment| segment.len());
+        end.min(last.saturating_add(layout::most_records(len.max(self.settings.segment_len))))
     }
 
     /// Whether the tail's words are those of the frames: the batch appended last leads from its start
@@ -369,16 +369,17 @@ impl TopicInner {
             return Err(Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) });
         }
         let settings = read_settings(disk, &dir)?;
-        if let Some(control) = live_control(log, &dir) {
-            let topic = TopicInner::assemble(log, name, &dir, settings, Access::Live(control));
-            topic.load_epochs()?;
-            return Ok(topic);
-        }
-        let bases = list_bases(disk, &dir)?;
-        if bases.is_empty() {
+        if list_bases(disk, &dir)?.is_empty() {
             return Err(Error::NotFound { what: format!("segment in {}", dir.display()) });
         }
-        let access = Access::Still(Mutex::new(None));
+        let access = match trusted_control(log, &dir) {
+            Some(control) if has_members(log, &dir) => Access::Live(control),
+            // Words whose members are all dead may lack what the last of them did.
+            dead => {
+                let published = dead.map_or(0, |control| control.tail.end.load(Ordering::Acquire));
+                Access::Still { published, found: Mutex::new(None) }
+            }
+        };
         let topic = TopicInner::assemble(log, name, &dir, settings, access);
         topic.load_epochs()?;
         topic.frontier()?;
@@ -530,13 +531,16 @@ fn open_control(disk: &dyn Disk, dir: &Path) -> Result<Control> {
     Ok(Control::new(map))
 }
 
-/// The words of living members, mapped read-only, if there are any to trust. Words whose members are
-/// all dead may lack what the last of them did: then the files say more.
-fn live_control(log: &LogInner, dir: &Path) -> Option<Control> {
-    let lock_file = log.disk.open(&dir.join(LOCK), sys::Access::Read).ok()?;
-    if member::is_alone(&*lock_file).unwrap_or(false) {
-        return None;
+/// Whether some process has the topic open for writing. Unknown counts as yes.
+fn has_members(log: &LogInner, dir: &Path) -> bool {
+    match log.disk.open(&dir.join(LOCK), sys::Access::Read) {
+        Ok(lock_file) => !member::is_alone(&*lock_file).unwrap_or(false),
+        Err(_) => false,
     }
+}
+
+/// The control words, mapped read-only, if they are to be trusted.
+fn trusted_control(log: &LogInner, dir: &Path) -> Option<Control> {
     let file = log.disk.open(&dir.join(CONTROL), sys::Access::Read).ok()?;
     let identity = file.identity().ok()?;
     let control = Control::new(file.map(control::LEN, false).ok()?);
