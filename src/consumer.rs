@@ -50,6 +50,8 @@ pub struct Consumer {
     map: Map,
     /// The sequence number of the newest durable slot.
     sequence: u64,
+    /// That slot is known to be on the disk: its neighbour may be written over.
+    slot_is_durable: bool,
     synced_at: Instant,
     clamped_from: Option<u64>,
     trusted_live: bool,
@@ -108,6 +110,7 @@ impl Consumer {
             file,
             map,
             sequence: saved.sequence,
+            slot_is_durable: false,
             synced_at: Instant::now(),
             clamped_from: (offset < saved.offset).then_some(saved.offset),
             trusted_live,
@@ -203,6 +206,12 @@ impl Consumer {
     pub fn sync(&mut self) -> Result<()> {
         self.topic.not_forked()?;
         let io = |error| Error::io("syncing", &self.path, error);
+        if !self.slot_is_durable {
+            // An earlier owner may have died, or failed, between writing the slot and the disk.
+            self.map.redirty(0, cursor::LEN);
+            self.file.sync_data().map_err(io)?;
+            self.slot_is_durable = true;
+        }
         let saved = Saved {
             sequence: self.sequence + 1,
             epoch: self.topic.epoch(),

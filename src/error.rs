@@ -176,6 +176,14 @@ impl Error {
         }
     }
 
+    /// Says which record could not be read because of damage to its file.
+    pub(crate) fn at_offset(mut self, wanted: u64) -> Error {
+        if let Error::Corrupt { offset, .. } = &mut self {
+            *offset = Some(wanted);
+        }
+        self
+    }
+
     /// Whether the error says that stored bytes are damaged.
     pub fn is_corruption(&self) -> bool {
         matches!(self, Error::Corrupt { .. })

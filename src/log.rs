@@ -112,6 +112,19 @@ impl Log {
         Log::on_disk(disk.handle(), dir.as_ref(), LogOptions::default(), false)
     }
 
+    /// Opens a log on a simulated disk without writing or locking anything.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_read_only`](Self::open_read_only).
+    #[cfg(feature = "sim")]
+    pub fn open_sim_read_only(
+        disk: &crate::sys::sim::SimDisk,
+        dir: impl AsRef<Path>,
+    ) -> Result<Log> {
+        Log::on_disk(disk.handle(), dir.as_ref(), LogOptions::default(), true)
+    }
+
     fn on_disk(
         disk: Arc<dyn Disk>,
         dir: &Path,

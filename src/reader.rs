@@ -186,7 +186,10 @@ impl Reader {
         }
         loop {
             if self.walk.is_none() || self.segment_end.is_some_and(|end| self.next >= end) {
-                let (walk, end) = self.topic.walk_at(self.next, &self.frontier)?;
+                let (walk, end) = self
+                    .topic
+                    .walk_at(self.next, &self.frontier)
+                    .map_err(|error| error.at_offset(self.next))?;
                 self.walk = Some(walk);
                 self.segment_end = end;
             }

@@ -43,9 +43,10 @@ impl Segment {
 
     /// Wraps an open file of any name.
     pub(crate) fn of_file(path: PathBuf, file: Box<dyn DiskFile>) -> Result<Segment> {
-        let sector = crate::sys::read_start(&*file, crate::format::SECTOR_LEN)
+        let page = crate::sys::read_start(&*file, PAGE_LEN)
             .map_err(|error| Error::io("reading", &path, error))?;
-        let header = Header::decode(&sector).map_err(|error| Error::malformed(&path, 0, error))?;
+        let header =
+            Header::decode_page(&page).map_err(|error| Error::malformed(&path, 0, error))?;
         Segment::with_header(path, file, header)
     }
 
@@ -77,7 +78,8 @@ impl Segment {
     /// The shared writable mapping; made at the first call.
     pub(crate) fn map(&self) -> Result<&Map> {
         if self.map.get().is_none() {
-            let len = usize::try_from(self.len()).expect("a 64-bit platform");
+            // Whole words: a file that was cut elsewhere has no frame in what is left out.
+            let len = usize::try_from(self.len()).expect("a 64-bit platform") & !7;
             let map = self
                 .file
                 .map(len, true)
@@ -172,12 +174,16 @@ pub(crate) struct Walk {
     filled: usize,
     /// Where the last frame starts in `buffer`.
     last: usize,
+    /// Bytes over which [`resync`](Self::resync) may still compute checksums.
+    resync_budget: u64,
 }
 
 impl Walk {
     /// A walk from `position`. `hot`: read from the mapping if the segment has one.
     pub(crate) fn new(segment: Arc<Segment>, position: u64, hot: bool) -> Walk {
-        Walk { segment, position, hot, buffer: Vec::new(), buffer_at: 0, filled: 0, last: 0 }
+        let resync_budget = 4 * segment.len();
+        let buffer = Vec::new();
+        Walk { segment, position, hot, buffer, buffer_at: 0, filled: 0, last: 0, resync_budget }
     }
 
     /// The next frame below `limit`: a position below which bytes no longer change. Only what is
@@ -261,11 +267,10 @@ impl Walk {
     }
 
     /// Goes to the next whole record frame at or behind `position` with an offset in `offsets`;
-    /// false if there is none below `limit`. Lengths and offsets are checked before checksums, so
-    /// hostile bytes cost no more than one checksum per plausible header.
+    /// false if there is none below `limit`. Lengths and offsets are checked before checksums, and a
+    /// walk computes them over four times the file's length at most, however hostile its bytes are.
     pub(crate) fn resync(&mut self, limit: u64, offsets: std::ops::Range<u64>) -> Result<bool> {
         let limit = limit.min(self.segment.len());
-        let mut budget = 4 * limit;
         while self.position + frame::FIXED_LEN as u64 <= limit {
             let room = limit - self.position;
             if !self.ensure(frame::FIXED_LEN, room, true)? {
@@ -274,9 +279,9 @@ impl Walk {
             if let Ok(fixed) = Fixed::decode(self.here(), room as usize) {
                 let plausible = fixed.kind == frame::KIND_RECORD
                     && offsets.contains(&fixed.offset)
-                    && fixed.checked_len() as u64 <= budget;
+                    && fixed.checked_len() as u64 <= self.resync_budget;
                 if plausible {
-                    budget -= fixed.checked_len() as u64;
+                    self.resync_budget -= fixed.checked_len() as u64;
                     if self.ensure(fixed.checked_len(), room, true)?
                         && fixed
                             .verify(self.here(), self.segment.header.salt, self.position)

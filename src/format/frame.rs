@@ -90,6 +90,9 @@ impl Fixed {
         if padded(fixed.len) > room {
             return Err(Malformed::Short { needed: padded(fixed.len), found: room });
         }
+        if fixed.offset > super::MAX_OFFSET {
+            return Err(Malformed::Field { name: "offset", value: fixed.offset });
+        }
         match fixed.kind {
             KIND_RECORD if fixed.flags & !(FLAG_KEY | FLAG_CONTINUES) != 0 => {
                 return field("flags", fixed.flags as usize)

@@ -26,6 +26,10 @@ pub const SECTOR_LEN: usize = 512;
 /// The granularity of mappings, and the length of a segment's header page.
 pub const PAGE_LEN: usize = 4096;
 
+/// The largest offset of a record: a base behind it still has a name of 20 digits, and no sum of an
+/// offset and a count that fits a segment overflows.
+pub const MAX_OFFSET: u64 = 1 << 62;
+
 /// Why stored bytes are not what they should be. Carries no path: the caller knows the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Malformed {
@@ -100,11 +104,17 @@ pub(crate) fn check_envelope(
         return Err(Malformed::Magic);
     }
     let found = LE::read_u16(&bytes[8..10]);
-    if found != VERSION {
-        return Err(Malformed::Version { found });
-    }
     let stored = LE::read_u32(&bytes[crc_at..crc_at + 4]);
     let computed = crc32fast::hash(&bytes[..crc_at]);
+    if found != VERSION {
+        // Another version of the format, or this one with a damaged version field?
+        let mut repaired = bytes[..crc_at].to_vec();
+        LE::write_u16(&mut repaired[8..10], VERSION);
+        if crc32fast::hash(&repaired) == stored {
+            return Err(Malformed::Checksum { stored, computed });
+        }
+        return Err(Malformed::Version { found });
+    }
     if stored != computed {
         return Err(Malformed::Checksum { stored, computed });
     }

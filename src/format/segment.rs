@@ -2,11 +2,12 @@
 //!
 //! Sector 0 is written once, before the segment is named. Sectors 1 and 2 are the two checkpoint
 //! slots: each sync writes the durable end known before it into the slot that the sync before it
-//! already covered, so one of them is always whole. Sector 3 holds the failed-sync latch.
+//! already covered, so one of them is always whole. Sector 3 holds the failed-sync latch. Sector 7
+//! repeats sector 0: without a salt not one frame could be checked.
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
-use super::{check_envelope, seal_envelope, Malformed, PAGE_LEN, SECTOR_LEN};
+use super::{check_envelope, seal_envelope, Malformed, MAX_OFFSET, PAGE_LEN, SECTOR_LEN};
 
 /// First bytes of a segment file.
 pub const MAGIC: [u8; 8] = *b"ddropSEG";
@@ -40,6 +41,9 @@ pub const SLOT_A_AT: usize = SECTOR_LEN;
 pub const SLOT_B_AT: usize = 2 * SECTOR_LEN;
 /// The latch: non-zero after a failed sync, until a recovery.
 pub const LATCH_AT: usize = 3 * SECTOR_LEN;
+
+/// The header again.
+pub const HEADER_COPY_AT: usize = 7 * SECTOR_LEN;
 
 /// In a slot, u64: rises with every slot written.
 pub const SLOT_SEQUENCE_AT: usize = 0;
@@ -100,7 +104,7 @@ impl Header {
         if kind != CHECKSUM_CRC32 {
             return Err(Malformed::Field { name: "checksum_kind", value: kind.into() });
         }
-        Ok(Header {
+        let header = Header {
             epoch: LE::read_u32(&bytes[EPOCH_AT..]),
             base: LE::read_u64(&bytes[BASE_AT..]),
             salt: LE::read_u64(&bytes[SALT_AT..]),
@@ -108,7 +112,21 @@ impl Header {
             durable_end: LE::read_u64(&bytes[DURABLE_END_AT..]),
             max_timestamp: LE::read_u64(&bytes[MAX_TIMESTAMP_AT..]),
             file_len: LE::read_u64(&bytes[FILE_LEN_AT..]),
-        })
+        };
+        if header.base > MAX_OFFSET {
+            return Err(Malformed::Field { name: "base", value: header.base });
+        }
+        if header.durable_end > header.base {
+            return Err(Malformed::Field { name: "durable_end", value: header.durable_end });
+        }
+        Ok(header)
+    }
+
+    /// Checks and decodes a header page: sector 0, or its copy.
+    pub fn decode_page(page: &[u8]) -> Result<Header, Malformed> {
+        super::need(page, PAGE_LEN)?;
+        Header::decode(&page[..SECTOR_LEN])
+            .or_else(|error| Header::decode(&page[HEADER_COPY_AT..]).map_err(|_| error))
     }
 }
 
@@ -160,6 +178,21 @@ pub fn slot_at(sequence: u64) -> usize {
     }
 }
 
+/// Whether no header was ever written to this page, nor to its copy: then nobody was promised
+/// anything that follows. A header with a wrong byte was written.
+pub fn is_blank(page: &[u8]) -> bool {
+    let blank = |at: usize| {
+        let sector = page.get(at..).unwrap_or_default();
+        sector[..sector.len().min(SECTOR_LEN)].iter().all(|&byte| byte == 0)
+    };
+    blank(0) && blank(HEADER_COPY_AT)
+}
+
+/// The most records that a segment file of this length can hold.
+pub fn most_records(file_len: u64) -> u64 {
+    file_len.saturating_sub(FIRST_FRAME_AT) / super::frame::FIXED_LEN as u64
+}
+
 /// Whether a header page says that a sync failed.
 pub fn is_latched(page: &[u8]) -> bool {
     page.get(LATCH_AT..LATCH_AT + 8).is_some_and(|latch| LE::read_u64(latch) == LATCHED)
@@ -176,6 +209,7 @@ pub fn parse_file_name(name: &str) -> Option<u64> {
     (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit()))
         .then(|| digits.parse().ok())
         .flatten()
+        .filter(|&base| base <= MAX_OFFSET)
 }
 
 #[cfg(test)]

@@ -234,6 +234,13 @@ impl SimDisk {
         state.settle(|change| change.touches(&path));
     }
 
+    /// Whether any process holds a lock on a part of this file.
+    pub fn is_locked(&self, path: impl AsRef<Path>) -> bool {
+        let state = self.state.lock();
+        let inode = state.inode(&normal(path.as_ref())).map(|inode| inode.number);
+        state.locks.iter().any(|lock| Some(lock.inode) == inode)
+    }
+
     /// The live paths of all files, in order.
     pub fn paths(&self) -> Vec<PathBuf> {
         let state = self.state.lock();

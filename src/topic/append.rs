@@ -113,7 +113,9 @@ impl TopicInner {
 
     /// Opens the active segment of this moment, so that the next look under the lock finds it.
     fn adopt_active(&self, active: u64) -> Result<()> {
-        let segment = self.segment(active)?;
+        let place = self.member()?.control.tail.place();
+        let needed = if place.active == active { place.position } else { 0 };
+        let segment = self.segment_reaching(active, needed)?;
         segment.map()?;
         if self.settings.durability != settings::PROCESS_CRASH {
             // Its pages were written ahead, and every sync write-protects them again.

@@ -7,7 +7,7 @@ use super::{Access, TopicInner};
 use crate::control::waiters;
 use crate::control::{Place, Words};
 use crate::error::{Error, Result};
-use crate::format::{frame, segment as layout, settings};
+use crate::format::{frame, segment as layout, settings, Malformed};
 use crate::index::Index;
 use crate::segment::{list_bases, Segment, Step, Walk};
 use crate::stop::Stop;
@@ -47,7 +47,7 @@ impl TopicInner {
         match &self.access {
             Access::Member(member) => Ok(self.frontier_of(&member.control)),
             Access::Live(control) => Ok(self.frontier_of(control)),
-            Access::Still(found) => self.find_end(&mut found.lock()),
+            Access::Still { published, found } => self.find_end(*published, &mut found.lock()),
         }
     }
 
@@ -62,8 +62,29 @@ impl TopicInner {
         Frontier { high_watermark, end, durable_end, active, position }
     }
 
-    /// Walks on from the end last found, into new segments.
-    fn find_end(&self, found: &mut Found) -> Result<Frontier> {
+    /// Scans for the end as a recovery would; later walks on from there, into new segments.
+    fn find_end(&self, published: u64, found: &mut Option<Found>) -> Result<Frontier> {
+        let found = match found {
+            Some(found) => found,
+            None => {
+                let bases = self.refresh_bases()?;
+                let published = self.possible_end(&bases, published);
+                let boundary = self.promised_boundary(&bases)?.max(published);
+                let scan = self.scan(&bases, boundary)?;
+                let Some(segment) = scan.segment else {
+                    // The newest header is damaged: what follows it cannot be checked.
+                    return Ok(Frontier {
+                        high_watermark: scan.end,
+                        end: scan.end,
+                        durable_end: 0,
+                        active: bases.last().copied().unwrap_or(0),
+                        position: layout::FIRST_FRAME_AT,
+                    });
+                };
+                let walk = Walk::new(segment, scan.position, false);
+                found.insert(Found { walk, end: scan.end, position: scan.position })
+            }
+        };
         found.walk.forget();
         found.walk.position = found.position;
         let mut next = found.end;
@@ -116,6 +137,11 @@ impl TopicInner {
         };
         let opened = Segment::open(&*self.log.disk, &self.dir, base, access);
         let segment = Arc::new(opened.map_err(|error| self.gone(error, base))?);
+        if segment.header.topic_id != self.settings.topic_id {
+            let value = segment.header.topic_id;
+            let what = Malformed::Field { name: "topic_id", value };
+            return Err(segment.corrupt(layout::TOPIC_ID_AT as u64, Some(base), &what));
+        }
         let mut open = self.segments.open.lock();
         open.retain(|_, segment| segment.strong_count() > 0);
         let other = open.get(&base).and_then(std::sync::Weak::upgrade);
@@ -131,7 +157,24 @@ impl TopicInner {
         self.segments.open.lock().insert(segment.base(), Arc::downgrade(segment));
     }
 
-    /// Turns a missing segment file below the first retained offset into `Trimmed`.
+    /// The open segment that starts at `base`, with at least `position` bytes: one that was empty may
+    /// have been extended, by another process too, after it was opened.
+    pub(super) fn segment_reaching(&self, base: u64, position: u64) -> Result<Arc<Segment>> {
+        let segment = self.segment(base)?;
+        if segment.len() >= position {
+            return Ok(segment);
+        }
+        self.segments.open.lock().remove(&base);
+        let segment = self.segment(base)?;
+        if segment.len() < position {
+            let needed = usize::try_from(position).unwrap_or(usize::MAX);
+            let what = Malformed::Short { needed, found: segment.len() as usize };
+            return Err(segment.corrupt(segment.len(), None, &what));
+        }
+        Ok(segment)
+    }
+
+    /// Turns a missing segment file below the first retained offset into `Trimmed`, else into damage.
     fn gone(&self, error: Error, base: u64) -> Error {
         let missing = matches!(
             &error,
@@ -139,6 +182,12 @@ impl TopicInner {
         );
         match self.first_offset() {
             Ok(first) if missing && first > base => Error::Trimmed { wanted: base, first },
+            _ if missing && self.segments.bases.lock().contains(&base) => Error::Corrupt {
+                path: self.dir.join(layout::file_name(base)),
+                position: 0,
+                offset: Some(base),
+                what: "the segment file is missing".into(),
+            },
             _ => error,
         }
     }
@@ -200,7 +249,8 @@ impl TopicInner {
             return Err(Error::Trimmed { wanted: offset, first });
         }
         let (base, next) = self.around(offset, frontier.active)?;
-        let segment = self.segment(base)?;
+        let needed = if next.is_none() { frontier.position } else { 0 };
+        let segment = self.segment_reaching(base, needed)?;
         let hot = next.is_none() && matches!(self.access, Access::Member(_));
         if hot {
             segment.map()?;
@@ -267,14 +317,22 @@ impl TopicInner {
         let Some(&base) = bases.get(low.saturating_sub(1)) else { return Ok(first) };
         let next = bases.get(low.max(1)).copied();
         let segment = self.segment(base)?;
-        let position = self
-            .with_index(&segment, next, &frontier, |index| index.before_time(timestamp).position)?;
-        let mut walk = Walk::new(segment, position, false);
+        let entry =
+            self.with_index(&segment, next, &frontier, |index| index.before_time(timestamp))?;
+        let mut walk = Walk::new(segment, entry.position, false);
         let limit = if next.is_some() { u64::MAX } else { frontier.position };
+        let mut expected = entry.offset;
         while let Step::Frame(fixed) = walk.step(limit, true)? {
-            if fixed.kind == frame::KIND_RECORD && fixed.timestamp >= timestamp {
-                return Ok(fixed.offset.min(frontier.high_watermark));
+            if fixed.kind == frame::KIND_RECORD {
+                if fixed.timestamp >= timestamp {
+                    return Ok(fixed.offset.min(frontier.high_watermark));
+                }
+                expected = fixed.offset + 1;
             }
+        }
+        if expected < next.unwrap_or(frontier.end) {
+            // Damage: reading there reports it.
+            return Ok(expected.min(frontier.high_watermark));
         }
         Ok(next.unwrap_or(frontier.high_watermark).min(frontier.high_watermark))
     }

@@ -78,8 +78,9 @@ pub(crate) enum Access {
     Member(Membership<Local>),
     /// Read-only, beside members: their words, mapped read-only.
     Live(crate::control::Control),
-    /// Read-only, without words to trust: the end is found by walking the frames.
-    Still(Mutex<locate::Found>),
+    /// Read-only, without living members: the end is found by walking the frames. Everything below
+    /// `published` was there once, if the words of dead members can be trusted.
+    Still { published: u64, found: Mutex<Option<locate::Found>> },
 }
 
 /// This process's state of the append path, guarded by the append lock.
@@ -103,7 +104,7 @@ impl std::fmt::Debug for Access {
         f.write_str(match self {
             Access::Member(_) => "Member",
             Access::Live(_) => "Live",
-            Access::Still(_) => "Still",
+            Access::Still { .. } => "Still",
         })
     }
 }
@@ -114,7 +115,7 @@ impl TopicInner {
         match &self.access {
             Access::Member(member) => Some(&member.control),
             Access::Live(control) => Some(control),
-            Access::Still(_) => None,
+            Access::Still { .. } => None,
         }
     }
 

@@ -6,16 +6,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::locate::Found;
 use super::{Access, Local, Segments, TopicInner, TopicOptions};
 use crate::control::lock::Owner;
 use crate::control::member::{self, Membership};
-use crate::control::{self, Control, Words};
+use crate::control::{self, Control, Place, Words};
 use crate::error::{Error, Result};
-use crate::format::{epochs, segment as layout, settings, settings::Settings};
+use crate::format::{epochs, frame, segment as layout, settings, settings::Settings, MAX_OFFSET};
 use crate::log::LogInner;
 use crate::recovery::{self, Opening, OpeningFacts};
-use crate::segment::{list_bases, Walk};
+use crate::segment::{list_bases, Step, Walk};
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, Disk, DiskFile, Medium};
@@ -59,8 +58,7 @@ impl TopicInner {
                 return Err(Error::Conflict { topic: name.to_owned(), what });
             }
         }
-        let settings = settings.0;
-        check_medium(log, &dir, &settings)?;
+        check_medium(log, &dir, &settings.0)?;
         let control = open_control(disk, &dir)?;
         let io = |error| Error::io("locking", &dir.join(LOCK), error);
         let alone = member::is_alone(&*lock_file).map_err(io)?;
@@ -72,8 +70,8 @@ impl TopicInner {
         crash_point!("open.slot-taken");
         let membership =
             Membership::new(control, lock_file, Owner::new(slot, generation), Local::default());
-        let topic = TopicInner::assemble(log, name, &dir, settings, Access::Member(membership));
-        topic.decide_and_recover(alone)?;
+        let topic = TopicInner::assemble(log, name, &dir, settings.0, Access::Member(membership));
+        topic.decide_and_recover(alone, settings.1)?;
         topic.settle_slot(slot)?;
         crash_point!("open.before-gate-is-left");
         member::leave_gate(&*topic.member()?.lock_file).map_err(io)?;
@@ -107,7 +105,7 @@ impl TopicInner {
     }
 
     /// Looks at the facts and does what the table says. The gate is held.
-    fn decide_and_recover(&self, alone: bool) -> Result<()> {
+    fn decide_and_recover(&self, alone: bool, existed: bool) -> Result<()> {
         let words = &self.member()?.control;
         let bases = self.refresh_bases()?;
         let facts = OpeningFacts {
@@ -135,11 +133,11 @@ impl TopicInner {
                         .into(),
                 })
             }
-            Opening::Create => self.create_first_segment(words, facts.words_trusted)?,
+            Opening::Create => self.create_first_segment(words, facts.words_trusted, existed)?,
             Opening::Resume => self.resume(words)?,
             Opening::ScanFromWords => {
                 let boundary = words.durable.end.load(Ordering::Acquire);
-                self.recover(words, Some(boundary))?;
+                self.recover(words, Some(self.possible_end(&bases, boundary)))?;
             }
             Opening::ScanFromDisk => self.recover(words, None)?,
         }
@@ -209,8 +207,22 @@ impl TopicInner {
     fn resume(&self, words: &Words) -> Result<()> {
         words.lock.word.store(0, Ordering::Release);
         words.sync.owner.store(0, Ordering::Release);
-        drop(self.lock_append()?);
+        match self.lock_append() {
+            Ok(held) => drop(held),
+            // The words contradict the files; the check below finds out how far.
+            Err(Error::Corrupt { .. }) => {}
+            Err(other) => return Err(other),
+        }
+        let bases = self.refresh_bases()?;
         let end = words.tail.end.load(Ordering::Acquire);
+        if !self.words_fit(words, &bases)? {
+            // On this boot nothing below the end can be lost: what is missing there is damage.
+            return self.recover(words, Some(self.possible_end(&bases, end)));
+        }
+        self.load_epochs()?;
+        words.identity.epoch.store(self.epoch().into(), Ordering::Relaxed);
+        words.tail.first.store(bases.first().copied().unwrap_or(0), Ordering::Release);
+        words.sync.names_durable.store(0, Ordering::Release);
         if words.durable.end.load(Ordering::Acquire) < end {
             words.sync.suspect_end.fetch_max(end, Ordering::AcqRel);
             if self.settings.durability == settings::POWER_LOSS {
@@ -220,12 +232,61 @@ impl TopicInner {
         Ok(())
     }
 
+    /// `end` as far as the newest segment has room for it: words have no checksum.
+    pub(super) fn possible_end(&self, bases: &[u64], end: u64) -> u64 {
+        let Some(&last) = bases.last() else { return 0 };
+        let len = self.segment(last).map_or(0, |segment| segment.len());
+        end.min(last.saturating_add(layout::most_records(len.max(self.settings.segment_len))))
+    }
+
+    /// Whether the tail's words are those of the frames: the batch appended last leads from its start
+    /// to the end, in the newest segment. Its checksums cover offsets and, by their seed, positions.
+    fn words_fit(&self, words: &Words, bases: &[u64]) -> Result<bool> {
+        let Place { active, position } = words.tail.place();
+        let end = words.tail.end.load(Ordering::Acquire);
+        if bases.last() != Some(&active) || words.durable.end.load(Ordering::Acquire) > end {
+            return Ok(false);
+        }
+        let segment = match self.segment(active) {
+            Ok(segment) => segment,
+            Err(Error::Corrupt { .. }) => return Ok(false),
+            Err(other) => return Err(other),
+        };
+        if position == layout::FIRST_FRAME_AT {
+            return Ok(end == active);
+        }
+        let start = words.intent.start.load(Ordering::Relaxed);
+        let aligned = (start | position) % frame::ALIGN as u64 == 0;
+        if !aligned || start < layout::FIRST_FRAME_AT || position > segment.len() {
+            return Ok(false);
+        }
+        let mut walk = Walk::new(segment, start, false);
+        let mut offset = words.intent.offset.load(Ordering::Relaxed);
+        while let Step::Frame(fixed) = walk.step(position, true)? {
+            if fixed.kind == frame::KIND_RECORD {
+                if fixed.offset != offset {
+                    return Ok(false);
+                }
+                offset += 1;
+            }
+        }
+        Ok(walk.position == position && offset == end)
+    }
+
     /// The first segment of a new topic; or of one all of whose segments are gone, whose offsets are
-    /// not used again as far as the words know them.
-    fn create_first_segment(&self, words: &Words, words_trusted: bool) -> Result<()> {
+    /// not used again as far as the words know them, and whose stored positions are clamped.
+    fn create_first_segment(
+        &self,
+        words: &Words,
+        words_trusted: bool,
+        existed: bool,
+    ) -> Result<()> {
         let base = if words_trusted { words.tail.end.load(Ordering::Acquire) } else { 0 };
+        let base = base.min(MAX_OFFSET);
+        let epoch = if existed { self.begin_epoch(base)? } else { 0 };
         reset(words);
-        self.start_segment(words, base, 0, 0)?;
+        words.identity.epoch.store(epoch.into(), Ordering::Relaxed);
+        self.start_segment(words, base, epoch, 0)?;
         words.tail.first.store(base, Ordering::Release);
         Ok(())
     }
@@ -314,24 +375,20 @@ impl TopicInner {
             return Err(Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) });
         }
         let settings = read_settings(disk, &dir)?;
-        if let Some(control) = live_control(log, &dir) {
-            let topic = TopicInner::assemble(log, name, &dir, settings, Access::Live(control));
-            topic.load_epochs()?;
-            return Ok(topic);
-        }
-        let bases = list_bases(disk, &dir)?;
-        let Some(&last) = bases.last() else {
+        if list_bases(disk, &dir)?.is_empty() {
             return Err(Error::NotFound { what: format!("segment in {}", dir.display()) });
+        }
+        let access = match trusted_control(log, &dir) {
+            Some(control) if has_members(log, &dir) => Access::Live(control),
+            // Words whose members are all dead may lack what the last of them did.
+            dead => {
+                let published = dead.map_or(0, |control| control.tail.end.load(Ordering::Acquire));
+                Access::Still { published, found: Mutex::new(None) }
+            }
         };
-        let segment = Arc::new(crate::segment::Segment::open(disk, &dir, last, sys::Access::Read)?);
-        let found = Found {
-            walk: Walk::new(segment, layout::FIRST_FRAME_AT, false),
-            end: last,
-            position: layout::FIRST_FRAME_AT,
-        };
-        let access = Access::Still(Mutex::new(found));
         let topic = TopicInner::assemble(log, name, &dir, settings, access);
         topic.load_epochs()?;
+        topic.frontier()?;
         Ok(topic)
     }
 
@@ -351,6 +408,25 @@ impl TopicInner {
         // The settings first: without them the rest is no topic.
         let order = |name: &String| (name != SETTINGS, name == LOCK);
         remove_tree(disk, &dir, &order)
+    }
+}
+
+/// A clean close of a topic that syncs now and then syncs once more.
+impl Drop for TopicInner {
+    fn drop(&mut self) {
+        if self.settings.durability != settings::POWER_LOSS_WITHIN || sys::fork::in_child() {
+            return;
+        }
+        if let Access::Member(member) = &self.access {
+            let words = &member.control;
+            // Stored last by an opening: without it the words may be another boot's.
+            let generation = words.members[member.me.slot()].generation.load(Ordering::Relaxed);
+            let is_open = member.me.is_generation(generation);
+            if is_open && words.identity.latched.load(Ordering::Acquire) == 0 {
+                // A failure latches the topic: the next one to open it recovers.
+                drop(self.wait_durable(words.tail.end.load(Ordering::Acquire)));
+            }
+        }
     }
 }
 
@@ -472,8 +548,16 @@ fn open_control(disk: &dyn Disk, dir: &Path) -> Result<Control> {
     Ok(Control::new(map))
 }
 
-/// The words of living members, mapped read-only, if there are any to trust.
-fn live_control(log: &LogInner, dir: &Path) -> Option<Control> {
+/// Whether some process has the topic open for writing. Unknown counts as yes.
+fn has_members(log: &LogInner, dir: &Path) -> bool {
+    match log.disk.open(&dir.join(LOCK), sys::Access::Read) {
+        Ok(lock_file) => !member::is_alone(&*lock_file).unwrap_or(false),
+        Err(_) => false,
+    }
+}
+
+/// The control words, mapped read-only, if they are to be trusted.
+fn trusted_control(log: &LogInner, dir: &Path) -> Option<Control> {
     let file = log.disk.open(&dir.join(CONTROL), sys::Access::Read).ok()?;
     let identity = file.identity().ok()?;
     let control = Control::new(file.map(control::LEN, false).ok()?);

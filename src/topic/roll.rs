@@ -86,6 +86,7 @@ impl TopicInner {
         let named = (|| {
             let segment = Segment::with_header(path.clone(), unnamed.file, header)?;
             segment.map()?.write(0, &header.encode());
+            segment.map()?.write(layout::HEADER_COPY_AT, &header.encode());
             crash_point!("roll.headed");
             self.log
                 .disk

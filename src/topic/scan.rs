@@ -1,6 +1,5 @@
 //! Recovery: reading the newest segments after a crash, and making what was found the truth.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::open::{reset, EPOCHS};
@@ -8,7 +7,7 @@ use super::{Access, TopicInner};
 use crate::control::Words;
 use crate::error::{Error, Result};
 use crate::format::segment::{self as layout, Header};
-use crate::format::{epochs, frame};
+use crate::format::{epochs, frame, PAGE_LEN};
 use crate::recovery::{self, Damage, Ending, RecoveryReport, ScanFacts};
 use crate::segment::{Segment, Step, Walk};
 use crate::sys;
@@ -16,14 +15,16 @@ use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
 
 /// Where a scan stands, and what it saw.
-struct Scan {
+pub(super) struct Scan {
     /// The next offset.
-    end: u64,
+    pub(super) end: u64,
     /// Behind the last whole batch of the segment it is in.
-    position: u64,
+    pub(super) position: u64,
     /// That segment; `None` if its header is unreadable.
-    segment: Option<Arc<Segment>>,
+    pub(super) segment: Option<Arc<Segment>>,
     max_timestamp: u64,
+    /// Where the last whole batch starts, and its first offset.
+    last_batch: (u64, u64),
     /// Everything behind the end is zero, and no segment follows.
     clean: bool,
     frames_behind: u64,
@@ -39,8 +40,10 @@ impl TopicInner {
         let bases = self.refresh_bases()?;
         let boundary = self.promised_boundary(&bases)?.max(boundary_of_words.unwrap_or(0));
         let mut scan = self.scan(&bases, boundary)?;
+        let lost_to_the_end =
+            scan.damage.last().is_some_and(|damage| damage.offsets.end == scan.end) && !scan.clean;
         let ending = recovery::ending(ScanFacts {
-            boundary_reached: scan.end >= boundary,
+            boundary_reached: scan.end >= boundary && !lost_to_the_end,
             rest_is_clean: scan.clean,
             whole_frames_behind: scan.frames_behind > 0,
         });
@@ -61,6 +64,8 @@ impl TopicInner {
             (Ending::Continue, Some(segment)) => {
                 words.tail.enter(segment.base(), scan.position);
                 words.tail.end.store(end, Ordering::Relaxed);
+                words.intent.start.store(scan.last_batch.0, Ordering::Relaxed);
+                words.intent.offset.store(scan.last_batch.1, Ordering::Relaxed);
                 let slot = layout::newest_slot(&segment.header_page()?, segment.header.salt);
                 let sequence = slot.map_or(0, |slot| slot.sequence);
                 words.sync.slot_sequence.store(sequence, Ordering::Relaxed);
@@ -87,16 +92,21 @@ impl TopicInner {
     }
 
     /// The highest durable end in any valid segment header or checkpoint slot of the newest segments.
-    fn promised_boundary(&self, bases: &[u64]) -> Result<u64> {
+    pub(super) fn promised_boundary(&self, bases: &[u64]) -> Result<u64> {
         let mut boundary = 0;
         // A header written later says at least as much, so the newest readable one decides; its slots
         // and those of the one before are looked at as well.
         for &base in bases.iter().rev() {
-            let Ok(segment) = self.segment(base) else { continue };
+            let segment = match self.segment(base) {
+                Ok(segment) => segment,
+                Err(Error::Corrupt { .. }) => continue,
+                Err(other) => return Err(other),
+            };
             let slot = layout::newest_slot(&segment.header_page()?, segment.header.salt);
-            let slot_end = slot.map_or(0, |slot| slot.durable_end);
+            let most = base.saturating_add(layout::most_records(segment.len()));
+            let slot_end = slot.map(|slot| slot.durable_end).filter(|&end| end <= most);
             let before = boundary;
-            boundary = boundary.max(segment.header.durable_end).max(slot_end);
+            boundary = boundary.max(segment.header.durable_end).max(slot_end.unwrap_or(0));
             if before != 0 {
                 break;
             }
@@ -104,7 +114,8 @@ impl TopicInner {
         Ok(boundary)
     }
 
-    fn scan(&self, bases: &[u64], boundary: u64) -> Result<Scan> {
+    /// Reads from the segment of the promised boundary on. Changes nothing.
+    pub(super) fn scan(&self, bases: &[u64], boundary: u64) -> Result<Scan> {
         let first = bases.partition_point(|&base| base <= boundary).saturating_sub(1);
         let start = bases[first];
         let mut scan = Scan {
@@ -112,6 +123,7 @@ impl TopicInner {
             position: layout::FIRST_FRAME_AT,
             segment: None,
             max_timestamp: 0,
+            last_batch: (0, 0),
             clean: true,
             frames_behind: 0,
             unpromised: Vec::new(),
@@ -128,23 +140,36 @@ impl TopicInner {
             scan.end = scan.end.max(base);
             match self.segment(base) {
                 Ok(segment) => self.scan_segment(&mut scan, segment, next, boundary)?,
-                Err(Error::Corrupt { path, position, what, .. }) if base >= boundary => {
-                    // Named, but its header never reached the disk: nothing in it was promised.
-                    drop((path, position, what));
-                    scan.unpromised.push(base);
-                    scan.clean = false;
-                }
                 Err(Error::Corrupt { path, position, what, .. }) => {
-                    let missing = base..next.unwrap_or(boundary).max(base);
-                    scan.damage.push(Damage { path, position, offsets: missing.clone(), what });
-                    scan.end = missing.end;
-                    scan.segment = None;
                     scan.clean = false;
+                    let (blank, most) = self.look_at_header(&path)?;
+                    if blank && base >= boundary {
+                        // Named, but its header never reached the disk.
+                        scan.unpromised.push(base);
+                        continue;
+                    }
+                    // A header was here: nobody knows how many records followed it.
+                    let end =
+                        if blank { boundary } else { base.saturating_add(most).max(boundary) };
+                    let offsets = base..next.unwrap_or(end);
+                    scan.end = offsets.end;
+                    scan.damage.push(Damage { path, position, offsets, what });
+                    scan.segment = None;
                 }
                 Err(other) => return Err(other),
             }
         }
         Ok(scan)
+    }
+
+    /// Of a segment file whose header does not decode: whether none was ever written, and how many
+    /// records the file can hold.
+    fn look_at_header(&self, path: &std::path::Path) -> Result<(bool, u64)> {
+        let file = self.log.disk.open(path, sys::Access::Read);
+        let file = file.map_err(|error| self.io("opening", path, error))?;
+        let io = |error| self.io("reading", path, error);
+        let page = sys::read_start(&*file, PAGE_LEN).map_err(io)?;
+        Ok((layout::is_blank(&page), layout::most_records(file.len().map_err(io)?)))
     }
 
     fn scan_segment(
@@ -161,22 +186,27 @@ impl TopicInner {
         scan.clean = true;
         // The next offset with the frames of a batch that is not yet seen to its end.
         let mut offset = scan.end;
+        let mut batch_at = scan.position;
         loop {
             if next.is_some_and(|next| scan.end >= next) {
                 // What stands behind was cut off before the next segment was begun.
                 return Ok(());
             }
+            let bad_at = walk.position;
             let what = match walk.step(u64::MAX, true)? {
                 Step::Frame(fixed) if fixed.kind == frame::KIND_VOID => {
                     if offset == scan.end {
                         scan.position = walk.position;
+                        batch_at = scan.position;
                     }
                     continue;
                 }
                 Step::Frame(fixed) if fixed.offset == offset => {
                     offset += 1;
                     if !fixed.continues() {
+                        scan.last_batch = (batch_at, scan.end);
                         (scan.end, scan.position) = (offset, walk.position);
+                        batch_at = scan.position;
                     }
                     scan.max_timestamp = scan.max_timestamp.max(fixed.timestamp);
                     continue;
@@ -185,49 +215,47 @@ impl TopicInner {
                 Step::End => "the file ends".into(),
                 Step::Bad(what) => what.to_string(),
             };
-            walk.position = scan.position;
             walk.forget();
             if scan.end >= boundary {
+                walk.position = bad_at;
                 return self.scan_behind_end(scan, walk, next);
             }
-            let bad_at = walk.position;
-            let missing_from = scan.end;
-            let stop = next.unwrap_or(u64::MAX);
-            walk.position = bad_at + frame::ALIGN as u64;
-            let found = walk.resync(u64::MAX, missing_from..stop)?;
-            let found_offset = match (found, walk.step(u64::MAX, true)?) {
-                (true, Step::Frame(fixed)) => fixed.offset,
-                _ => next.unwrap_or(boundary),
+            // Below the boundary every batch was whole: the frames before the damage stand.
+            walk.position = bad_at.saturating_add(frame::ALIGN as u64);
+            let found = match walk.resync(u64::MAX, offset..next.unwrap_or(u64::MAX))? {
+                true => match walk.step(u64::MAX, true)? {
+                    Step::Frame(fixed) => Some(fixed.offset),
+                    Step::End | Step::Bad(_) => None,
+                },
+                false => None,
             };
-            let missing = missing_from..found_offset.max(missing_from);
-            scan.damage.push(Damage {
-                path: segment.path.clone(),
-                position: bad_at,
-                offsets: missing.clone(),
-                what,
-            });
-            if !found {
+            let offsets = offset..found.or(next).unwrap_or(boundary).max(offset);
+            scan.end = offsets.end;
+            offset = offsets.end;
+            let path = segment.path.clone();
+            scan.damage.push(Damage { path, position: bad_at, offsets, what });
+            if found.is_none() {
                 scan.clean = false;
-                if next.is_some() {
-                    scan.end = missing.end;
-                }
                 return Ok(());
             }
             // Back to the frame that was found.
             walk.position = walk.frame_position();
-            (scan.end, scan.position, offset) = (missing.end, walk.position, missing.end);
+            (scan.position, batch_at) = (walk.position, walk.position);
         }
     }
 
-    /// Looks at what stands behind the end that was found: zeros, or the rest of a torn tail.
+    /// Looks at what stands behind the end that was found: zeros, or the rest of a torn tail. `walk`
+    /// stands at the first bad byte, which is behind the end if a batch is cut in two.
     fn scan_behind_end(&self, scan: &mut Scan, mut walk: Walk, next: Option<u64>) -> Result<()> {
+        let whole_until = walk.position;
+        walk.position = scan.position;
         scan.clean = next.is_none() && walk.rest_is_zero()?;
         if scan.clean {
             return Ok(());
         }
-        let offsets = scan.end..u64::MAX;
-        let whole: Range<u64> = offsets;
-        while walk.resync(u64::MAX, whole.clone())? {
+        walk.position = whole_until;
+        walk.forget();
+        while walk.resync(u64::MAX, scan.end..u64::MAX)? {
             match walk.step(u64::MAX, true)? {
                 Step::Frame(_) => scan.frames_behind += 1,
                 Step::End | Step::Bad(_) => break,
@@ -277,13 +305,16 @@ impl TopicInner {
     }
 
     /// Appends an epoch that starts at `end` to the durable list.
-    fn begin_epoch(&self, end: u64) -> Result<u32> {
+    pub(super) fn begin_epoch(&self, end: u64) -> Result<u32> {
         self.load_epochs()?;
-        let entry = epochs::Entry { epoch: self.epoch() + 1, start: end };
         let path = self.dir.join(EPOCHS);
         let io = |error| self.io("writing", &path, error);
         let file = self.log.disk.open(&path, sys::Access::OpenOrCreate).map_err(io)?;
         let at = file.len().map_err(io)?.next_multiple_of(epochs::ENTRY_LEN as u64);
+        // At least as many epochs as entries: the number of a damaged one is not given again.
+        let entries = u32::try_from(at / epochs::ENTRY_LEN as u64).unwrap_or(u32::MAX);
+        let epoch = self.epoch().max(entries).saturating_add(1);
+        let entry = epochs::Entry { epoch, start: end };
         file.allocate(at + epochs::ENTRY_LEN as u64).map_err(io)?;
         file.write_all_at(&entry.encode(), at).map_err(io)?;
         file.sync_data().map_err(io)?;
@@ -319,6 +350,7 @@ impl TopicInner {
         let path = self.dir.join(layout::file_name(base));
         let io = |error| self.io("creating", &path, error);
         file.write_all_at(&header.encode(), 0).map_err(io)?;
+        file.write_all_at(&header.encode(), layout::HEADER_COPY_AT as u64).map_err(io)?;
         file.sync_data().map_err(io)?;
         crash_point!("start.headed");
         self.log.disk.rename_no_replace(&temporary, &path).map_err(io)?;

@@ -12,18 +12,28 @@ impl TopicInner {
     pub(super) fn trim_before(&self, offset: u64) -> Result<u64> {
         let words = &self.member()?.control;
         let active = words.tail.place().active;
-        let durable = words.durable.end.load(Ordering::Acquire);
         let bases = self.refresh_bases()?;
-        let ends = bases.iter().skip(1).copied().filter(|&end| end <= active);
-        let Some(first) = ends.take_while(|&end| end <= offset.min(durable)).last() else {
+        let ends: Vec<u64> = bases.iter().skip(1).copied().collect();
+        let mut ends = &ends[..ends.partition_point(|&end| end <= active && end <= offset)];
+        if let Some(&last) = ends.last() {
+            // What is left must begin with a header on the disk: else a power cut could leave nothing
+            // that says where the log ends.
+            let end = words.tail.end.load(Ordering::Acquire);
+            if last < end && words.durable.end.load(Ordering::Acquire) <= last {
+                self.wait_durable(end)?;
+            }
+            let durable = words.durable.end.load(Ordering::Acquire);
+            ends = &ends[..ends.partition_point(|&end| end < durable)];
+        }
+        let Some(&first) = ends.last() else {
             return self.first_offset();
         };
         // Told before it is done: a reader that finds a file missing knows why. Oldest first, and each
         // removal durable before the next, so that what is left after a crash has no gap.
         words.tail.first.fetch_max(first, Ordering::AcqRel);
         for &base in bases.iter().take_while(|&&base| base < first) {
-            self.remove_if_there(&self.dir.join(layout::file_name(base)))?;
             self.remove_if_there(&self.dir.join(index::file_name(base)))?;
+            self.remove_if_there(&self.dir.join(layout::file_name(base)))?;
             crash_point!("trim.removed");
             self.log
                 .disk

@@ -1,5 +1,6 @@
 //! What a power cut leaves, on a simulated disk: any subset of the sectors and names not yet synced.
 
+mod hazards;
 mod model;
 mod workload;
 

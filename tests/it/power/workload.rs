@@ -47,12 +47,15 @@ fn arm() {
 
 impl Scene {
     fn capture(&mut self, at: &'static str) {
-        let mut before = self.expected.lock().unwrap().clone();
+        // Held until the image is taken: the user cannot begin another append meanwhile.
+        let expected = self.expected.lock().unwrap();
+        let mut before = expected.clone();
         if let Some(topic) = &self.topic {
             // Told to anybody who asks: it must hold.
             before.durable = before.durable.max(topic.durable_end().unwrap());
         }
         let image = self.disk.power_cut(self.random.next());
+        drop(expected);
         self.captured.push(Captured { image, before, at });
     }
 }
@@ -341,7 +344,7 @@ impl World {
     /// Opens the log on `disk`, compares it with what is expected, and goes on there.
     fn continue_on(&mut self, disk: &SimDisk, expected: Expected, same_boot: bool) {
         let found = self.told("opening it again", disk, || match same_boot {
-            true => expected.check_opened(disk),
+            true => expected.check_in_same_boot(disk),
             false => expected.check(disk),
         });
         let mut expected = expected.after(found.end);
