@@ -4,7 +4,10 @@
 
 mod targets;
 
+use std::io::Write;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use deaddrop::format::{cursor, epochs, frame, headers, index, marker, segment, settings};
 
@@ -138,18 +141,40 @@ fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
+/// Says, past the test harness, which input takes so long that something must be wrong with it.
+fn report_hangs(at: Arc<Mutex<String>>) {
+    std::thread::spawn(move || {
+        let mut last = String::new();
+        loop {
+            std::thread::sleep(Duration::from_secs(30));
+            let now = at.lock().unwrap().clone();
+            if Arc::strong_count(&at) == 1 {
+                return;
+            }
+            if now == last {
+                let line = format!("30 s with one input: {now}\n");
+                std::io::stderr().write_all(line.as_bytes()).unwrap();
+            }
+            last = now;
+        }
+    });
+}
+
 fn run(name: &str, inputs: u64) {
     let (_, body) = targets::ALL.iter().find(|(found, _)| *found == name).unwrap();
     let seed = number("DEADDROP_FUZZ_SEED", 1);
     let inputs = inputs * number("DEADDROP_FUZZ_ROUNDS", 1);
     println!("{name}: seed {seed}, {inputs} inputs");
+    let at = Arc::new(Mutex::new(String::new()));
+    report_hangs(Arc::clone(&at));
     for round in 0..inputs {
         let mut random = Random::new(seed.wrapping_mul(0x1_0000_0001).wrapping_add(round));
         random.next();
         let mut input = valid(name, &mut random);
         mutate(&mut input, &mut random);
+        *at.lock().unwrap() = format!("{name}: seed {seed}, round {round}, input {input:02x?}");
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&input))) {
-            println!("{name}: seed {seed}, round {round}, input {input:02x?}");
+            println!("{}", at.lock().unwrap());
             std::panic::resume_unwind(panic);
         }
     }

@@ -237,6 +237,13 @@ fn image(durability: usize) -> SimDisk {
             consumer.commit().unwrap();
             consumer.sync().unwrap();
             assert!(topic.reader(Start::Offset(5)).unwrap().next().unwrap().is_some());
+            drop((consumer, topic, log));
+            // What the background made ahead in time, and may or may not have.
+            for path in disk.paths() {
+                if path.extension().is_some_and(|extension| extension == "tmp") {
+                    disk.remove(path);
+                }
+            }
             Mutex::new(disk)
         };
         DURABILITIES.iter().map(make).collect()
@@ -273,6 +280,7 @@ fn read_on(reader: &mut Reader) {
                         }
                     }
                     Err(Error::Trimmed { .. }) => return,
+                    Err(error) if is_missing(&error) => return,
                     Err(error) => panic!("skipping: {error}"),
                 }
             }
@@ -283,10 +291,16 @@ fn read_on(reader: &mut Reader) {
                     Err(error) => panic!("seeking to the start: {error}"),
                 }
             }
+            // A file that was removed while the words of this boot name it.
+            Err(error) if is_missing(&error) => return,
             Err(error) => panic!("reading: {error}"),
         }
     }
     panic!("no end of reading");
+}
+
+fn is_missing(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Opens the topic and does with it what callers do. Errors are answers; panics and hangs are not.
@@ -298,6 +312,7 @@ fn use_topic(disk: &SimDisk) -> Result<(), Error> {
         match topic.reader(start) {
             Ok(mut reader) => read_on(&mut reader),
             Err(Error::Corrupt { .. } | Error::Trimmed { .. }) => {}
+            Err(error) if is_missing(&error) => {}
             Err(error) => panic!("a reader: {error}"),
         }
     }
