@@ -1,7 +1,88 @@
-//! An embedded, brokerless, multi-process, crash-safe append-only log.
+//! An append-only log of records in a directory, for several processes on one Linux machine, without a
+//! server: link the crate, name a directory, append. A record that was acknowledged survives `kill -9`
+//! and, by default, power loss. Processes that never run at the same time can still talk.
+//!
+//! ```
+//! # fn main() -> deaddrop::Result<()> {
+//! # let dir = deaddrop::doc_dir();
+//! use deaddrop::{Log, Record, Start};
+//!
+//! let log = Log::open(&dir)?; // any number of processes may
+//! let orders = log.topic("orders")?;
+//! orders.append(&Record::new("3 of item 7").key("customer-12"))?; // on the disk when it returns
+//!
+//! // In the same process, in another one, or next week:
+//! let mut billing = orders.consumer("billing", Start::First)?;
+//! while let Some(order) = billing.next()? {
+//!     assert_eq!(order.payload(), b"3 of item 7");
+//!     billing.commit()?; // survives kill -9: the next start goes on behind it
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! # What is where
+//!
+//! A [`Log`] is a directory of topics. A [`Topic`] is a sequence of records with dense offsets from 0,
+//! stored in segment files. A [`Reader`] reads from a position of its own; a [`Consumer`] is a position
+//! with a name, kept in a file, with one owner at a time. Waiting ([`Reader::wait`],
+//! [`Consumer::wait`]) sleeps in the kernel until a process appends; a [`Stop`] ends it.
+//!
+//! It is no broker: there is no network protocol and no replication. Delivery is at least once. All
+//! calls block; in async code use a thread or `spawn_blocking`.
+//!
+//! # What is promised
+//!
+//! Each topic has a [`Durability`], chosen when it is made:
+//!
+//! | | `PowerLoss` (default) | `PowerLossWithin(d)` | `ProcessCrash` |
+//! |---|---|---|---|
+//! | [`append`](Topic::append) returns after | fdatasync, which concurrent appends share | a store into memory | a store into memory |
+//! | `kill -9` of any process | survives | survives | survives |
+//! | power loss, kernel crash | survives | survives if older than `d` and a writer process ran | the newest records may be lost; a prefix comes back |
+//! | readers see a record | when it is durable | when it is appended | when it is appended |
+//!
+//! Whatever the durability: a batch is all or nothing; a killed writer blocks nobody, a stopped one is
+//! waited for and never robbed; a full disk is an error of one append, not a signal; after a failed
+//! fdatasync nothing more is appended, and what was durable stays readable; a damaged byte is an error
+//! that names file, position and offset, never a wrong record (up to the 2^-32 of a CRC-32), and
+//! readers can go on behind it; nothing is ever deleted but by retention.
+//!
+//! An append that fails says whether the record is in the log: see [`Error`].
+//!
+//! # Processes, threads, forks
+//!
+//! [`Log`] and [`Topic`] are `Clone + Send + Sync`. One topic can be open for writing in 1,023
+//! processes. Who is alive is decided by kernel locks, not by process ids, clocks or time-outs, so
+//! containers that share the directory can share the log, and there is nothing to clean up after a
+//! crash. A forked child gets [`Error::Forked`] from every call: open the log in the child.
+//!
+//! The trust boundary is the permissions of the directory. Whatever bytes its files hold, opening and
+//! reading return errors and do not panic; but who may write the files can destroy the log, and
+//! truncating a file beneath a running process ends that process.
+//!
+//! # Platform
+//!
+//! Linux 5.14 or newer, 64-bit, little-endian, on a local file system. Network file systems are
+//! refused, see [`LogOptions::allow_network_file_system`].
+//!
+//! # Features
+//!
+//! - `json` (default): [`Record::json`] and [`RecordRef::json`], payloads through serde.
+//! - `sim`: disks in memory, images of power cuts, faults and crash points, to test code that embeds
+//!   the log. Costs a load at every crash point.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
+// A loom build has the words of the control page and their protocols, and nothing above them.
+#![cfg_attr(loom, allow(dead_code, unused_imports))]
 
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64", target_endian = "little")))]
+compile_error!("deaddrop needs Linux 5.14 or newer on a 64-bit, little-endian processor");
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
+#[cfg(not(loom))]
 mod consumer;
 #[allow(unsafe_code)]
 mod control;
@@ -10,27 +91,36 @@ mod error;
 pub mod format;
 mod housekeeper;
 mod index;
+#[cfg(not(loom))]
 mod log;
+#[cfg(not(loom))]
 mod ownership;
+#[cfg(not(loom))]
 mod reader;
 mod record;
 mod recovery;
 mod segment;
+#[cfg(not(loom))]
 pub mod service;
 mod stop;
 #[allow(unsafe_code)]
 mod sys;
+#[cfg(not(loom))]
 mod topic;
 
+#[cfg(not(loom))]
 pub use consumer::{Consumer, ConsumerInfo};
 pub use error::{Error, Result};
+#[cfg(not(loom))]
 pub use log::{Log, LogOptions};
+#[cfg(not(loom))]
 pub use reader::{Reader, Start};
 pub use record::{OwnedRecord, Record, RecordRef};
 pub use recovery::{Damage, RecoveryReport};
 pub use stop::Stop;
 #[cfg(feature = "sim")]
 pub use sys::{crash_point::arm as arm_crash_points, sim};
+#[cfg(not(loom))]
 pub use topic::{Durability, Retention, Topic, TopicOptions};
 
 /// A directory for the examples in this documentation.

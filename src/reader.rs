@@ -234,7 +234,15 @@ impl Reader {
         let from = self.next;
         self.walk = None;
         self.frontier = self.topic.frontier()?;
-        let (base, end) = self.topic.around(from, self.frontier.active)?;
+        let (base, end) = match self.topic.around(from, self.frontier.active) {
+            Err(Error::Corrupt { .. }) => {
+                // No file holds this offset: go on with the next file there is.
+                let next = self.topic.base_behind(from)?.unwrap_or(self.frontier.high_watermark);
+                self.next = next.max(from);
+                return Ok(from..self.next);
+            }
+            around => around?,
+        };
         let found = match self.topic.segment(base) {
             Ok(segment) => {
                 let start = crate::format::segment::FIRST_FRAME_AT;

@@ -65,8 +65,8 @@ pub(crate) enum Acquired {
     Inherited,
 }
 
-/// Times that a waiter looks at the word before it asks the kernel.
-const SPINS: u32 = 100;
+/// Times that a waiter looks at the word before it asks the kernel. A model has no time to save.
+const SPINS: u32 = if cfg!(loom) { 1 } else { 100 };
 /// The first sleep; later ones double, up to [`futex::MAX_WAIT`].
 const FIRST_SLEEP: Duration = Duration::from_millis(1);
 

@@ -15,7 +15,10 @@
 //! | a member's generation | who holds that slot's byte of the lock file |
 
 pub(crate) mod lock;
+#[cfg(not(loom))]
 pub(crate) mod member;
+#[cfg(all(test, loom))]
+mod models;
 pub(crate) mod waiters;
 
 use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -116,6 +119,12 @@ pub(crate) struct Place {
 }
 
 impl Tail {
+    #[cfg(loom)]
+    fn new() -> Tail {
+        let zero = || AtomicU64::new(0);
+        Tail { end: zero(), place: zero(), bases: [zero(), zero()], first: zero() }
+    }
+
     /// The place as of one instant, at least as new as an `end` loaded before.
     #[inline]
     pub(crate) fn place(&self) -> Place {

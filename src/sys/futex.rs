@@ -42,14 +42,43 @@ pub(crate) fn wake(word: &AtomicU32, count: i32) {
     }
 }
 
-/// The model checker explores the re-check instead of the sleep.
+/// The kernel's part, for the model checker: the comparison and the falling asleep are one step, and
+/// nobody wakes on his own, so that a wake-up that is lost is a deadlock that loom reports.
 #[cfg(loom)]
-pub(crate) fn wait(word: &AtomicU32, expected: u32, _timeout: Duration) {
-    while word.load(loom::sync::atomic::Ordering::SeqCst) == expected {
-        loom::thread::yield_now();
+mod model {
+    use loom::sync::{Condvar, Mutex};
+
+    loom::lazy_static! {
+        /// Whether the longest time to sleep is over.
+        static ref BUCKET: Mutex<bool> = Mutex::new(false);
+        static ref SLEEPERS: Condvar = Condvar::new();
+    }
+
+    pub(crate) fn wait(
+        word: &loom::sync::atomic::AtomicU32,
+        expected: u32,
+        _timeout: std::time::Duration,
+    ) {
+        let bucket = BUCKET.lock().expect("no panic under it");
+        if !*bucket && word.load(loom::sync::atomic::Ordering::SeqCst) == expected {
+            drop(SLEEPERS.wait(bucket).expect("no panic under it"));
+        }
+    }
+
+    pub(crate) fn wake(_word: &loom::sync::atomic::AtomicU32, count: i32) {
+        let _bucket = BUCKET.lock().expect("no panic under it");
+        match count {
+            1 => SLEEPERS.notify_one(),
+            _ => SLEEPERS.notify_all(),
+        }
+    }
+
+    /// From now on no sleep lasts: as if the longest time were over for everybody, also for those
+    /// whom a dead process would have woken.
+    pub(crate) fn time_out() {
+        *BUCKET.lock().expect("no panic under it") = true;
+        SLEEPERS.notify_all();
     }
 }
-
-/// A loom sleeper polls the word.
 #[cfg(loom)]
-pub(crate) fn wake(_word: &AtomicU32, _count: i32) {}
+pub(crate) use model::{time_out, wait, wake};

@@ -229,6 +229,11 @@ impl TopicInner {
         }
     }
 
+    /// The base of the first segment file that starts behind `offset`.
+    pub(crate) fn base_behind(&self, offset: u64) -> Result<Option<u64>> {
+        Ok(self.refresh_bases()?.into_iter().find(|&base| base > offset))
+    }
+
     fn no_segment(&self, offset: u64) -> Error {
         match self.first_offset() {
             Ok(first) if first > offset => Error::Trimmed { wanted: offset, first },

@@ -1,0 +1,498 @@
+//! Rules of this repository that a compiler does not check. The reasons are in `CONTRIBUTING.md` and
+//! `ARCHITECTURE.md`; a rule that turns out wrong is changed here, in the same commit.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What each part of `src/` may name of the crate, below itself or beside it. `log`, `topic`,
+/// `reader` and `consumer` are one tier: a topic hands out readers and consumers.
+const MAY_NAME: &[(&str, &[&str])] = &[
+    ("format", &[]),
+    ("recovery", &[]),
+    ("stop", &[]),
+    ("sys", &["sys"]),
+    ("error", &["format"]),
+    ("record", &["error", "format"]),
+    ("control", &["control", "sys"]),
+    ("housekeeper", &["sys"]),
+    ("segment", &["error", "format", "sys"]),
+    ("index", &["error", "format", "segment", "sys"]),
+    ("reader", &["error", "format", "record", "segment", "stop", "sys", "topic"]),
+    ("ownership", &["error", "format", "log", "sys"]),
+    ("consumer", &["error", "format", "log", "reader", "record", "stop", "sys", "topic"]),
+    ("log", &["error", "format", "housekeeper", "sys", "topic"]),
+    (
+        "topic",
+        &[
+            "consumer",
+            "control",
+            "error",
+            "format",
+            "housekeeper",
+            "index",
+            "log",
+            "reader",
+            "record",
+            "recovery",
+            "segment",
+            "stop",
+            "sys",
+        ],
+    ),
+    (
+        "service",
+        &[
+            "Error",
+            "consumer",
+            "error",
+            "format",
+            "log",
+            "ownership",
+            "reader",
+            "record",
+            "stop",
+            "sys",
+            "topic",
+        ],
+    ),
+];
+
+/// Of these two, the request/reply layer may name no more: it is written against topics, readers
+/// and consumers, and a log without it is whole.
+const SERVICE_MAY_NAME: &[(&str, &[&str])] =
+    &[("format", &["names"]), ("sys", &["clock", "crash_point", "random"])];
+
+/// Shipped files over 500 lines, with the reason why each is one file. Exact: a file that shrinks below the
+/// limit leaves the list.
+const LONG_FILES: &[(&str, &str)] = &[
+    ("src/service/client.rs", "builder, client, request builder and call share one state"),
+    ("src/consumer.rs", "the offset file's whole protocol: live words, slots, attempts"),
+    ("src/sys/sim.rs", "one model of a disk, of use only as a whole"),
+];
+const FILE_LINES_MAX: usize = 500;
+
+/// Shipped functions over 70 lines, with the reason. Exact, as above.
+const LONG_FUNCTIONS: &[(&str, &str)] = &[("src/error.rs: fmt", "one arm for each variant")];
+const FUNCTION_LINES_MAX: usize = 70;
+
+/// One text file of the repository.
+struct Text {
+    /// Relative to the repository, with `/`.
+    name: String,
+    text: String,
+}
+
+impl Text {
+    /// The lines with their numbers, without comments. (No string of ours holds `//` but a URL.)
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let lines = self.text.lines().enumerate();
+        lines.map(|(index, line)| (index + 1, line.split("//").next().unwrap()))
+    }
+
+    /// The part of `src/` that it belongs to: `topic` for `src/topic/roll.rs`.
+    fn part(&self) -> Option<&str> {
+        let path = self.name.strip_prefix("src/")?;
+        let part = path.split('/').next().unwrap().trim_end_matches(".rs");
+        (part != "lib").then_some(part)
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn collect(dir: &Path, extension: &str, found: &mut Vec<Text>) {
+    let mut entries: Vec<PathBuf> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for path in entries {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() {
+            if name != "target" && (!name.starts_with('.') || name == ".ci") {
+                collect(&path, extension, found);
+            }
+        } else if path.extension().is_some_and(|found| found == extension) {
+            let name = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+            found.push(Text { name, text: fs::read_to_string(&path).unwrap() });
+        }
+    }
+}
+
+/// All files of this extension in the repository.
+fn files(extension: &str) -> Vec<Text> {
+    let mut found = Vec::new();
+    collect(root(), extension, &mut found);
+    found
+}
+
+fn sources() -> Vec<Text> {
+    let mut found = files("rs");
+    found.retain(|file| file.name.starts_with("src/"));
+    assert!(found.len() > 30, "the sources were not found");
+    found
+}
+
+/// The files of everything that is shipped: the library and the tool.
+fn shipped() -> Vec<Text> {
+    let mut found = files("rs");
+    found.retain(|file| file.name.starts_with("src/") || file.name.starts_with("crates/"));
+    found
+}
+
+fn report(rule: &str, violations: &[String]) {
+    assert!(violations.is_empty(), "{rule}:\n{}", violations.join("\n"));
+}
+
+/// The names that follow `crate::` in a line: modules, or items that `lib.rs` exports.
+fn crate_names(line: &str) -> Vec<&str> {
+    let starts = line.match_indices("crate::").filter(|(at, _)| !line[..*at].ends_with('$'));
+    starts
+        .map(|(at, found)| {
+            let rest = &line[at + found.len()..];
+            &rest[..rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len())]
+        })
+        .collect()
+}
+
+#[test]
+fn imports_point_down_as_the_table_says() {
+    let files = sources();
+    let mut violations = Vec::new();
+    let mut used = BTreeSet::new();
+    for file in &files {
+        let Some(part) = file.part() else { continue };
+        let Some((_, allowed)) = MAY_NAME.iter().find(|(name, _)| *name == part) else {
+            violations.push(format!("{}: part `{part}` is not in the table", file.name));
+            continue;
+        };
+        for (line, code) in file.code() {
+            for name in crate_names(code) {
+                used.insert((part, name));
+                if name != part && !allowed.contains(&name) {
+                    violations.push(format!("{}:{line}: {part} names {name:?}", file.name));
+                }
+            }
+        }
+    }
+    for (part, allowed) in MAY_NAME {
+        for name in allowed.iter().filter(|name| !used.contains(&(*part, **name))) {
+            if name != part {
+                violations.push(format!("the table lets {part} name {name}, which it does not"));
+            }
+        }
+    }
+    report("imports", &violations);
+}
+
+#[test]
+fn the_service_layer_knows_topics_and_no_files() {
+    let mut violations = Vec::new();
+    for file in sources().iter().filter(|file| file.part() == Some("service")) {
+        for (line, code) in file.code() {
+            for (part, allowed) in SERVICE_MAY_NAME {
+                let path = format!("crate::{part}::");
+                let Some((_, rest)) = code.split_once(&path) else { continue };
+                let name = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
+                if !allowed.contains(&name) {
+                    violations.push(format!("{}:{line}: {path}{name}", file.name));
+                }
+            }
+            for inner in ["TopicInner", "LogInner", "Membership", "Segment", "Words"] {
+                if code.split(|c: char| !c.is_alphanumeric()).any(|word| word == inner) {
+                    violations.push(format!("{}:{line}: {inner}", file.name));
+                }
+            }
+        }
+    }
+    report("the service layer", &violations);
+}
+
+#[test]
+fn unsafe_code_lives_in_sys_and_control_only() {
+    let mut violations = Vec::new();
+    for file in sources() {
+        if matches!(file.part(), Some("sys" | "control")) {
+            continue;
+        }
+        for (line, code) in file.code() {
+            let words = code.split(|c: char| !c.is_alphanumeric() && c != '_');
+            if words.into_iter().any(|word| word == "unsafe") {
+                violations.push(format!("{}:{line}", file.name));
+            }
+        }
+    }
+    report("unsafe outside src/sys and src/control", &violations);
+}
+
+#[test]
+fn the_operating_system_is_named_in_sys_only() {
+    let mut violations = Vec::new();
+    for file in sources() {
+        if file.part() == Some("sys") {
+            continue;
+        }
+        for (line, code) in file.code() {
+            // The errno constants: advice for a person depends on them, and they name nothing else.
+            let errno_only = file.name == "src/error.rs" && code.contains("libc::E");
+            for name in ["std::fs", "std::os", "memmap2", "libc::"] {
+                if code.contains(name) && !(name == "libc::" && errno_only) {
+                    violations.push(format!("{}:{line}: {name}", file.name));
+                }
+            }
+        }
+    }
+    report("the operating system outside src/sys", &violations);
+}
+
+#[test]
+fn the_seam_to_the_system_knows_no_format_and_the_format_no_system() {
+    let mut violations = Vec::new();
+    for file in sources() {
+        let foreign: &[&str] = match file.part() {
+            Some("sys") => &["format"],
+            Some("format" | "recovery") => &["std::io", "std::fs", "std::thread", "std::time"],
+            _ => continue,
+        };
+        for (line, code) in file.code() {
+            let words: Vec<&str> =
+                code.split(|c: char| !c.is_alphanumeric() && !"_:".contains(c)).collect();
+            for name in foreign {
+                let named = words.iter().any(|word| {
+                    word == name
+                        || word.starts_with(&format!("{name}::"))
+                        || word.contains(&format!("::{name}"))
+                });
+                // `format` is also a macro of the standard library.
+                if named && !code.contains("format!") {
+                    violations.push(format!("{}:{line}: {name}", file.name));
+                }
+            }
+        }
+    }
+    report("a layer that knows what it should not", &violations);
+}
+
+#[test]
+fn every_long_file_is_listed_and_every_listed_file_is_long() {
+    let mut violations = Vec::new();
+    let files = shipped();
+    for file in &files {
+        let lines = file.text.lines().count();
+        let listed = LONG_FILES.iter().any(|(name, _)| *name == file.name);
+        if (lines > FILE_LINES_MAX) != listed {
+            violations.push(format!("{}: {lines} lines, listed: {listed}", file.name));
+        }
+    }
+    for (name, reason) in LONG_FILES {
+        if !files.iter().any(|file| file.name == *name) {
+            violations.push(format!("{name} ({reason}) does not exist"));
+        }
+    }
+    report("the list of long files", &violations);
+}
+
+/// The functions of a file that rustfmt has formatted, with the lines of their bodies. What stands
+/// inside a macro or a string is not looked at.
+fn functions(file: &Text) -> Vec<(String, usize)> {
+    let lines: Vec<&str> = file.text.lines().collect();
+    let mut found = Vec::new();
+    for (start, line) in lines.iter().enumerate() {
+        let code = line.trim_start();
+        let indent = &line[..line.len() - code.len()];
+        let words: Vec<&str> = code.split_whitespace().collect();
+        let Some(at) = words.iter().position(|word| *word == "fn") else { continue };
+        let modifier = |word: &&str| {
+            word.starts_with("pub") || matches!(*word, "const" | "unsafe" | "extern" | "\"C\"")
+        };
+        if !words[..at].iter().all(modifier) || line.ends_with(['}', ';']) {
+            continue;
+        }
+        let close = format!("{indent}}}");
+        let end = lines[start..].iter().position(|line| *line == close);
+        let name = words[at + 1].split(['(', '<']).next().unwrap();
+        found.push((format!("{}: {name}", file.name), end.unwrap_or(0)));
+    }
+    found
+}
+
+#[test]
+fn every_long_function_is_listed_and_every_listed_function_is_long() {
+    let mut violations = Vec::new();
+    let mut seen = BTreeSet::new();
+    for file in shipped() {
+        for (name, lines) in functions(&file) {
+            let listed = LONG_FUNCTIONS.iter().any(|(listed, _)| *listed == name);
+            if (lines > FUNCTION_LINES_MAX) != listed {
+                violations.push(format!("{name}: {lines} lines, listed: {listed}"));
+            }
+            seen.insert(name);
+        }
+    }
+    assert!(seen.len() > 200, "only {} functions were found", seen.len());
+    for (name, reason) in LONG_FUNCTIONS {
+        if !seen.contains(*name) {
+            violations.push(format!("{name} ({reason}) does not exist"));
+        }
+    }
+    report("the list of long functions", &violations);
+}
+
+#[test]
+fn nothing_is_left_to_do_and_nothing_is_printed() {
+    let mut violations = Vec::new();
+    // In two parts, so that this file does not name them.
+    let unfinished =
+        [("TO", "DO"), ("FIX", "ME"), ("XX", "X"), ("unimplemen", "ted!"), ("to", "do!")];
+    for file in files("rs").iter().chain(&files("md")) {
+        for (line, text) in file.text.lines().enumerate() {
+            for (start, end) in unfinished {
+                if text.contains(&format!("{start}{end}")) {
+                    violations.push(format!("{}:{}: {start}{end}", file.name, line + 1));
+                }
+            }
+        }
+    }
+    for file in sources() {
+        for (line, code) in file.code() {
+            for name in ["println!", "print!", "dbg!"] {
+                if code.contains(name) {
+                    violations.push(format!("{}:{line}: {name}", file.name));
+                }
+            }
+        }
+    }
+    report("unfinished, or printing", &violations);
+}
+
+/// The names of all crash points in `src/`.
+fn crash_points() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for file in sources() {
+        for (_, code) in file.code() {
+            for (at, start) in code.match_indices("crash_point!(\"") {
+                let rest = &code[at + start.len()..];
+                found.insert(rest[..rest.find('"').unwrap()].to_owned());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_crash_point_is_in_the_failure_model() {
+    let points = crash_points();
+    assert!(points.len() > 20, "only {} crash points were found", points.len());
+    // A package from the registry has no docs directory but has this test.
+    let Ok(text) = fs::read_to_string(root().join("docs/failure-model.md")) else { return };
+    let missing: Vec<String> =
+        points.into_iter().filter(|name| !text.contains(&format!("`{name}`"))).collect();
+    report("crash points missing in docs/failure-model.md", &missing);
+}
+
+/// The targets of `[text](target)` in a Markdown file, code blocks left out.
+fn links(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut in_code = false;
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        }
+        if in_code {
+            continue;
+        }
+        for (at, _) in line.match_indices("](") {
+            let rest = &line[at + 2..];
+            found.extend(rest.find(')').map(|end| &rest[..end]));
+        }
+    }
+    found
+}
+
+/// The anchor that a heading gets.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().chars().filter_map(|c| match c {
+        ' ' => Some('-'),
+        c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c.to_ascii_lowercase()),
+        _ => None,
+    });
+    kept.collect()
+}
+
+#[test]
+fn relative_links_lead_somewhere() {
+    let mut violations = Vec::new();
+    for file in files("md") {
+        let here = root().join(&file.name);
+        for link in links(&file.text) {
+            if link.contains("://") || link.starts_with("mailto:") {
+                continue;
+            }
+            let (path, fragment) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => here.clone(),
+                path => here.parent().unwrap().join(path),
+            };
+            if !target.exists() {
+                violations.push(format!("{}: {link} does not exist", file.name));
+            } else if !fragment.is_empty() && target.extension().is_some_and(|e| e == "md") {
+                let text = fs::read_to_string(&target).unwrap();
+                let headings = text.lines().filter(|line| line.starts_with('#'));
+                if !headings.into_iter().any(|heading| anchor(heading) == fragment) {
+                    violations.push(format!("{}: {link}: no such heading", file.name));
+                }
+            }
+        }
+    }
+    report("links", &violations);
+}
+
+#[test]
+fn the_readme_lists_every_command_of_the_tool() {
+    // A package from the registry does not have the tool.
+    let Ok(main) = fs::read_to_string(root().join("crates/cli/src/main.rs")) else { return };
+    let Some((_, rest)) = main.split_once("\nenum Command {") else { return };
+    let body = &rest[..rest.find("\n}").unwrap()];
+    let variants = body.lines().map(str::trim).filter(|line| line.starts_with(char::is_uppercase));
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let mut missing = Vec::new();
+    for variant in variants {
+        let name = variant.split(['(', ' ', ',', '{']).next().unwrap().to_lowercase();
+        if !readme.lines().any(|line| line.starts_with(&format!("| `{name}"))) {
+            missing.push(name);
+        }
+    }
+    report("commands that are not in the table of README.md", &missing);
+}
+
+#[test]
+fn every_source_file_is_in_the_code_map() {
+    // A package from the registry has no code map.
+    let Ok(map) = fs::read_to_string(root().join("ARCHITECTURE.md")) else { return };
+    let mut missing = Vec::new();
+    for file in sources() {
+        let name = file.name.strip_prefix("src/").unwrap();
+        if !map.contains(&format!("`{name}`")) {
+            missing.push(file.name);
+        }
+    }
+    report("files that are not in the code map of ARCHITECTURE.md", &missing);
+}
+
+#[test]
+fn every_document_has_one_title() {
+    let mut violations = Vec::new();
+    for file in files("md") {
+        let mut in_code = false;
+        let titles = file.text.lines().filter(|line| {
+            in_code ^= line.starts_with("```");
+            !in_code && line.starts_with("# ")
+        });
+        let count = titles.count();
+        if count != 1 {
+            violations.push(format!("{}: {count} titles", file.name));
+        }
+    }
+    report("titles", &violations);
+}
