@@ -194,6 +194,7 @@ pub struct Parts<'a> {
 
 impl Parts<'_> {
     /// Bytes of the frame without padding.
+    #[inline]
     pub fn frame_len(&self) -> usize {
         FIXED_LEN + self.key.map_or(0, <[u8]>::len) + self.headers.len() + self.payload.len()
     }
@@ -207,16 +208,8 @@ impl Parts<'_> {
         salt: u64,
         position: u64,
     ) -> [u8; FIXED_LEN] {
-        let mut fixed = [0; FIXED_LEN];
         let len = self.frame_len();
-        LE::write_u32(&mut fixed[LEN_AT..], len as u32);
-        LE::write_u64(&mut fixed[OFFSET_AT..], offset);
-        LE::write_u64(&mut fixed[TIMESTAMP_AT..], timestamp);
-        fixed[KIND_AT] = KIND_RECORD;
-        fixed[FLAGS_AT] = if self.key.is_some() { FLAG_KEY } else { 0 }
-            | if continues { FLAG_CONTINUES } else { 0 };
-        LE::write_u16(&mut fixed[KEY_LEN_AT..], self.key.map_or(0, <[u8]>::len) as u16);
-        LE::write_u32(&mut fixed[HEADERS_LEN_AT..], self.headers.len() as u32);
+        let mut fixed = self.unsealed(len, offset, timestamp, continues);
         let mut hasher = crc32fast::Hasher::new_with_initial(seed(salt, position));
         hasher.update(&fixed[LEN_AT..]);
         if let Some(key) = self.key {
@@ -233,6 +226,70 @@ impl Parts<'_> {
         LE::write_u32(&mut fixed[CRC_AT..], hasher.finalize());
         fixed
     }
+
+    /// Writes the whole frame except its checksum, padding included, to the start of `out`, and
+    /// returns its padded length. [`seal`] completes it: then it is the same as [`fixed`](Self::fixed)
+    /// and the parts behind it.
+    ///
+    /// # Panics
+    ///
+    /// If `out` is shorter than the padded frame.
+    #[inline]
+    pub fn encode(&self, offset: u64, timestamp: u64, continues: bool, out: &mut [u8]) -> usize {
+        let len = self.frame_len();
+        let out = &mut out[..padded(len)];
+        // The padding lies in the last word.
+        let last = out.len() - ALIGN;
+        out[last..].fill(0);
+        out[..FIXED_LEN].copy_from_slice(&self.unsealed(len, offset, timestamp, continues));
+        let mut at = FIXED_LEN;
+        for part in [self.key.unwrap_or_default(), self.headers] {
+            if !part.is_empty() {
+                out[at..at + part.len()].copy_from_slice(part);
+                at += part.len();
+            }
+        }
+        out[at..len].copy_from_slice(self.payload);
+        out.len()
+    }
+
+    /// The fixed part without its checksum. `len` is the frame's.
+    #[inline]
+    fn unsealed(
+        &self,
+        len: usize,
+        offset: u64,
+        timestamp: u64,
+        continues: bool,
+    ) -> [u8; FIXED_LEN] {
+        let mut fixed = [0; FIXED_LEN];
+        LE::write_u32(&mut fixed[LEN_AT..], len as u32);
+        LE::write_u64(&mut fixed[OFFSET_AT..], offset);
+        LE::write_u64(&mut fixed[TIMESTAMP_AT..], timestamp);
+        fixed[KIND_AT] = KIND_RECORD;
+        fixed[FLAGS_AT] = if self.key.is_some() { FLAG_KEY } else { 0 }
+            | if continues { FLAG_CONTINUES } else { 0 };
+        LE::write_u16(&mut fixed[KEY_LEN_AT..], self.key.map_or(0, <[u8]>::len) as u16);
+        LE::write_u32(&mut fixed[HEADERS_LEN_AT..], self.headers.len() as u32);
+        fixed
+    }
+}
+
+/// The checksum of an encoded frame, padding included, as it is stored at [`CRC_AT`].
+#[inline]
+pub fn seal(frame: &[u8], salt: u64, position: u64) -> [u8; 4] {
+    checksum(&frame[LEN_AT..], salt, position).to_le_bytes()
+}
+
+/// Bytes of the encoded frame at the start of `bytes`, padding included.
+#[inline]
+pub fn encoded_len(bytes: &[u8]) -> usize {
+    padded(LE::read_u32(&bytes[LEN_AT..]) as usize)
+}
+
+/// Gives an encoded frame another offset; its checksum changes with it.
+pub fn renumber(frame: &mut [u8], offset: u64) {
+    LE::write_u64(&mut frame[OFFSET_AT..], offset);
 }
 
 /// The fixed part of a void frame that covers `len` bytes (a multiple of 8, at least 32) at
@@ -284,6 +341,24 @@ mod tests {
             let passes = Fixed::decode(&bad, bad.len())
                 .and_then(|f| f.verify(&bad, 0x1234_5678_9abc_def0, 4096));
             assert!(passes.is_err(), "bit {bit} flipped and not found");
+        }
+    }
+
+    #[test]
+    fn a_frame_encoded_in_one_piece_is_the_same_as_in_parts() {
+        for payload_len in 0..40 {
+            for key in [None, Some(&b""[..]), Some(b"key")] {
+                let payload = vec![0xa5; payload_len];
+                let parts = Parts { key, headers: b"\x01abc", payload: &payload };
+                let in_parts = frame(parts, 8192);
+                let mut out = [0xff; 128];
+                let len = parts.encode(7, 9, false, &mut out);
+                assert_eq!(encoded_len(&out), len);
+                let crc = seal(&out[..len], 0x1234_5678_9abc_def0, 8192);
+                out[CRC_AT..CRC_AT + 4].copy_from_slice(&crc);
+                assert_eq!(out[..len], in_parts);
+                assert!(out[len..].iter().all(|&byte| byte == 0xff));
+            }
         }
     }
 

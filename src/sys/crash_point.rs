@@ -28,13 +28,19 @@ mod armed {
         *ACTION.lock() = action;
     }
 
+    #[inline]
     pub(crate) fn reached(name: &'static str) {
         if ANY.load(Ordering::Acquire) {
-            // A crash point inside the action itself is passed over.
-            if let Some(mut action) = ACTION.try_lock() {
-                if let Some(action) = action.as_mut() {
-                    action(name);
-                }
+            act(name);
+        }
+    }
+
+    #[cold]
+    fn act(name: &'static str) {
+        // A crash point inside the action itself is passed over.
+        if let Some(mut action) = ACTION.try_lock() {
+            if let Some(action) = action.as_mut() {
+                action(name);
             }
         }
     }

@@ -8,6 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::{io, ptr};
 
+/// Bytes copied into a mapping at once. Longer copies take the processor's string instructions,
+/// which are slower by a third on lines that are not in a cache.
+const PIECE_LEN: usize = 512;
+
 /// See the module. Cheap to share: put it in an `Arc`.
 pub(crate) struct Map {
     start: *mut u8,
@@ -91,13 +95,19 @@ impl Map {
 
     /// Copies `bytes` into the mapping. The caller must be the only writer of the range, and no
     /// reader may have been told of it yet.
+    #[inline]
     pub(crate) fn write(&self, position: usize, bytes: &[u8]) {
         assert!(self.writable, "a read-only mapping");
-        let to = self.at(position, bytes.len());
-        // SAFETY: `to` is valid for the length and does not overlap `bytes`, which is not in any
-        // mapping; exclusive by the contract above, upheld by the append lock or by the file being
-        // unpublished.
-        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        let mut to = self.at(position, bytes.len());
+        for piece in bytes.chunks(PIECE_LEN) {
+            // SAFETY: `to` is valid for the length and does not overlap `bytes`, which is not in any
+            // mapping; exclusive by the contract above, upheld by the append lock or by the file
+            // being unpublished.
+            unsafe {
+                ptr::copy_nonoverlapping(piece.as_ptr(), to, piece.len());
+                to = to.add(piece.len());
+            }
+        }
     }
 
     /// Sets a range to zero, under the same contract as [`write`](Self::write).

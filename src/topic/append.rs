@@ -8,16 +8,17 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::draft::{Draft, Site};
 use super::{Local, TopicInner};
-use crate::control::member::Held;
+use crate::control::member::{Held, Membership};
 use crate::control::Place;
 use crate::error::{Error, Result};
 use crate::format::{frame, segment as layout, settings};
 use crate::record::Record;
 use crate::segment::{Segment, Step, Walk};
 use crate::sys::atomic::{fence, Ordering};
+use crate::sys::clock;
 use crate::sys::crash_point::crash_point;
-use crate::sys::{clock, Map};
 
 /// Bytes made resident by the appending thread itself when the background has not kept up: a page
 /// fault each would cost more.
@@ -30,9 +31,11 @@ impl TopicInner {
         let member = self.member()?;
         let total = checked_len(records)?;
         let timestamp = clock::wall_coarse();
+        let words = &member.control;
+        let guess = words.tail.end.load(Ordering::Relaxed);
+        let mut draft = Draft::new(records, timestamp, guess);
         loop {
-            let held = self.lock_append()?;
-            let words = &member.control;
+            let held = self.lock_append_as(member)?;
             if words.identity.latched.load(Ordering::Relaxed) != 0 {
                 return Err(Error::SyncFailed { path: self.dir.clone() });
             }
@@ -65,7 +68,7 @@ impl TopicInner {
             // The intent must be in memory before the first byte of a frame is.
             fence(Ordering::AcqRel);
             crash_point!("append.announced");
-            write_frames(map, segment.header.salt, records, offset, position, timestamp);
+            draft.write(map, Site { salt: segment.header.salt, offset, position });
             crash_point!("append.written");
             if words.intent.max_timestamp.load(Ordering::Relaxed) < timestamp {
                 words.intent.max_timestamp.store(timestamp, Ordering::Relaxed);
@@ -87,9 +90,12 @@ impl TopicInner {
     }
 
     /// Takes the append lock, and settles first what a dead owner left.
-    #[inline]
     pub(super) fn lock_append(&self) -> Result<Held<'_, Local>> {
-        let member = self.member()?;
+        self.lock_append_as(self.member()?)
+    }
+
+    #[inline]
+    fn lock_append_as<'a>(&self, member: &'a Membership<Local>) -> Result<Held<'a, Local>> {
         let Some(mut held) = member.lock(self.lock_deadline()) else {
             return Err(self.lock_timed_out());
         };
@@ -208,40 +214,6 @@ fn checked_len(records: &[Record]) -> Result<u64> {
         }
     }
     Ok(total as u64)
-}
-
-fn write_frames(
-    map: &Map,
-    salt: u64,
-    records: &[Record],
-    mut offset: u64,
-    mut position: u64,
-    timestamp: u64,
-) {
-    let mut left = records.len();
-    for record in records {
-        left -= 1;
-        let parts = record.parts();
-        let fixed = parts.fixed(offset, timestamp, left > 0, salt, position);
-        let mut at = position as usize;
-        map.write(at, &fixed);
-        at += fixed.len();
-        for part in [parts.key.unwrap_or_default(), parts.headers, parts.payload] {
-            if !part.is_empty() {
-                map.write(at, part);
-                at += part.len();
-            }
-        }
-        let next = position as usize + frame::padded(parts.frame_len());
-        if at < next {
-            map.write_zeros(at, next - at);
-        }
-        position = next as u64;
-        offset += 1;
-        if left > 0 {
-            crash_point!("append.between-frames");
-        }
-    }
 }
 
 /// How far the bytes from `start` to `end` are whole batches whose offsets go on from `offset`: the

@@ -5,6 +5,7 @@
 //! | `options` | settings |
 //! | `open` | opening: gate, decide, recover, take a slot |
 //! | `scan` | reading after a crash: where the log ends |
+//! | `draft` | the frames of an append, put together before the lock is taken |
 //! | `append` | the append path, and settling what a dead writer left |
 //! | `roll` | the next segment |
 //! | `sync` | durability: group commit, takeover, latch |
@@ -12,6 +13,7 @@
 //! | `locate` | from offset or time to a position; where readers must stop |
 
 mod append;
+mod draft;
 mod locate;
 mod open;
 mod options;

@@ -1,0 +1,152 @@
+//! The frames of an append, put together in memory of the appending thread.
+//!
+//! All of a frame but its offset and its checksum is known before the append lock is taken, and the
+//! offset can be guessed: it is right unless another writer comes in between, and put right then.
+//! Frames are put together some time before their checksums are taken, because a checksum over bytes
+//! that were stored just now waits for the stores; and each checksum is followed by the copy of its
+//! frame, so that the processor computes one while it waits for memory with the other.
+
+use std::cell::Cell;
+
+use crate::format::frame::{self, Parts};
+use crate::record::Record;
+use crate::sys::crash_point::crash_point;
+use crate::sys::Map;
+
+/// Bytes put together at once: they stay in the nearest cache.
+const SCRATCH_LEN: usize = 16 << 10;
+
+thread_local! {
+    /// Taken out while it is in use.
+    static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
+
+/// Where frames go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Site {
+    pub(super) salt: u64,
+    pub(super) offset: u64,
+    pub(super) position: u64,
+}
+
+/// See the module.
+pub(super) struct Draft<'a> {
+    /// Those whose frames are not put together yet.
+    records: &'a [Record],
+    timestamp: u64,
+    scratch: Box<[u8]>,
+    /// Bytes of the frames at the start of the scratch.
+    staged_len: usize,
+    /// The offset that the first of them was given.
+    offset: u64,
+}
+
+impl<'a> Draft<'a> {
+    /// Puts the first frames together. `offset`: a guess of the first one's.
+    #[inline]
+    pub(super) fn new(records: &'a [Record], timestamp: u64, offset: u64) -> Draft<'a> {
+        let scratch = SCRATCH.try_with(Cell::take).ok().flatten();
+        let scratch = scratch.unwrap_or_else(|| vec![0; SCRATCH_LEN].into());
+        let mut draft = Draft { records, timestamp, scratch, staged_len: 0, offset };
+        draft.stage(offset);
+        draft
+    }
+
+    /// Writes the frames to their place in `map`.
+    #[inline]
+    pub(super) fn write(&mut self, map: &Map, mut site: Site) {
+        if site.offset != self.offset {
+            self.renumber(site.offset);
+        }
+        loop {
+            self.write_staged(map, &mut site);
+            match self.records {
+                [] => return,
+                [large, rest @ ..] if frame::padded(large.frame_len()) > SCRATCH_LEN => {
+                    crash_point!("append.between-frames");
+                    self.records = rest;
+                    write_large(map, &large.parts(), &mut site, self.timestamp, !rest.is_empty());
+                }
+                _ => {}
+            }
+            self.stage(site.offset);
+        }
+    }
+
+    /// Puts together the frames of as many records as have room, the first with `offset`.
+    #[inline]
+    fn stage(&mut self, mut offset: u64) {
+        let mut at = 0;
+        self.offset = offset;
+        while let [record, rest @ ..] = self.records {
+            let parts = record.parts();
+            let out = &mut self.scratch[at..];
+            if frame::padded(parts.frame_len()) > out.len() {
+                break;
+            }
+            at += parts.encode(offset, self.timestamp, !rest.is_empty(), out);
+            offset += 1;
+            self.records = rest;
+        }
+        self.staged_len = at;
+    }
+
+    /// Seals the frames in the scratch and copies them, and moves `site` behind them.
+    #[inline]
+    fn write_staged(&mut self, map: &Map, site: &mut Site) {
+        let mut staged = &self.scratch[..self.staged_len];
+        while !staged.is_empty() {
+            let (frame, rest) = staged.split_at(frame::encoded_len(staged));
+            let crc = frame::seal(frame, site.salt, site.position);
+            map.write(site.position as usize, frame);
+            map.write(site.position as usize + frame::CRC_AT, &crc);
+            site.position += frame.len() as u64;
+            site.offset += 1;
+            staged = rest;
+            if !staged.is_empty() {
+                crash_point!("append.between-frames");
+            }
+        }
+        self.staged_len = 0;
+    }
+
+    /// Gives the frames in the scratch other offsets.
+    #[cold]
+    fn renumber(&mut self, mut offset: u64) {
+        let mut staged = &mut self.scratch[..self.staged_len];
+        while !staged.is_empty() {
+            let len = frame::encoded_len(staged);
+            let (frame, rest) = staged.split_at_mut(len);
+            frame::renumber(frame, offset);
+            offset += 1;
+            staged = rest;
+        }
+    }
+}
+
+impl Drop for Draft<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let scratch = std::mem::take(&mut self.scratch);
+        // An error: the thread is ending, and the memory was given back.
+        if let Ok(()) = SCRATCH.try_with(|cell| cell.set(Some(scratch))) {}
+    }
+}
+
+/// Writes the frame of a record that is larger than the scratch, and moves `site` behind it.
+fn write_large(map: &Map, parts: &Parts<'_>, site: &mut Site, timestamp: u64, more: bool) {
+    let fixed = parts.fixed(site.offset, timestamp, more, site.salt, site.position);
+    let mut at = site.position as usize;
+    let next = at + frame::padded(parts.frame_len());
+    for part in [&fixed, parts.key.unwrap_or_default(), parts.headers, parts.payload] {
+        if !part.is_empty() {
+            map.write(at, part);
+            at += part.len();
+        }
+    }
+    if at < next {
+        map.write_zeros(at, next - at);
+    }
+    site.position = next as u64;
+    site.offset += 1;
+}
