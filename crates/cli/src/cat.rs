@@ -50,7 +50,7 @@ pub(crate) struct Style {
     #[arg(short = '0', long)]
     null: bool,
     /// Print each record like this, e.g. '%o %t %k %p\n'
-    #[arg(short, long, value_name = "FORMAT", conflicts_with_all = ["null"])]
+    #[arg(long, value_name = "FORMAT", conflicts_with = "null")]
     format: Option<Format>,
 }
 

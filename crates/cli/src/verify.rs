@@ -130,7 +130,7 @@ impl Check {
             Ok(topic) => Some(topic),
             Err(error @ Error::Corrupt { .. }) => {
                 if let Error::Corrupt { path, position, what, .. } = &error {
-                    if !path.extension().is_some_and(|extension| extension == "seg") {
+                    if path.extension().is_none_or(|extension| extension != "seg") {
                         self.damage(path, *position, 0..0, what);
                     }
                 }

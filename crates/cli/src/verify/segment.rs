@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use deaddrop::format::frame;
 use deaddrop::format::{headers, index, segment as layout};
 use deaddrop::Topic;
 
@@ -150,21 +149,12 @@ impl Check {
             let lost = stop..stop;
             self.damage(path, walked.position, lost, "the last batch is not whole");
         }
-        for entry in walked.entries.by_ref() {
-            if entry.offset < stop {
-                continue;
-            }
-            let what = format!("it leads to offset {}, behind the segment's end", entry.offset);
-            self.damages.push(super::Damage {
-                kind: "damage",
-                topic: self.topic.clone(),
-                file: path.with_extension("idx").display().to_string(),
-                position: 0,
-                first_lost: 0,
-                lost_end: 0,
-                what,
-            });
-            break;
+        if let Some(entry) = walked.entries.find(|entry| entry.offset >= stop) {
+            let what = format!(
+                "it leads to offset {}, behind the segment's end: delete it, it is made anew",
+                entry.offset
+            );
+            self.damage(&path.with_extension("idx"), 0, 0..0, what);
         }
     }
 
@@ -232,6 +222,3 @@ impl Check {
         Ok(Vec::new())
     }
 }
-
-/// Bytes of the fixed part of a frame, which every frame has.
-const _: () = assert!(frame::FIXED_LEN == 32);
