@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
 use deaddrop::format::{frame, headers};
+use deaddrop::service::Envelope;
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
@@ -40,6 +41,8 @@ pub(crate) struct Dump {
     quiet: bool,
 }
 
+/// The header in which a request or an outcome names itself.
+const ENVELOPE: &str = "deaddrop.service";
 /// Of a payload so much is shown.
 const PREVIEW_LEN: usize = 160;
 /// Of a whole payload at most so much.
@@ -272,7 +275,11 @@ fn flags(flags: u8) -> Vec<&'static str> {
 
 /// What a header of the request/reply layer says.
 fn envelope(name: &str, value: &[u8]) -> Option<String> {
-    name.starts_with(headers::RESERVED).then(|| hex(value))
+    if !name.starts_with(headers::RESERVED) {
+        return None;
+    }
+    let decoded = (name == ENVELOPE).then(|| Envelope::decode(value));
+    Some(decoded.and_then(Result::ok).map_or_else(|| hex(value), |envelope| envelope.to_string()))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -51,10 +51,20 @@ struct Verdict {
     damages: usize,
 }
 
+/// Something that is no damage and may puzzle whoever sees it.
+#[derive(Debug, Serialize)]
+struct Note {
+    kind: &'static str,
+    topic: String,
+    file: String,
+    what: &'static str,
+}
+
 /// The state of checking one topic.
 struct Check {
     topic: String,
     damages: Vec<Damage>,
+    notes: Vec<Note>,
     records: u64,
     bytes: u64,
     /// Everything below it was promised, by the segments' headers.
@@ -75,6 +85,11 @@ impl Check {
             what: what.into(),
         });
     }
+
+    fn note(&mut self, path: &Path, what: &'static str) {
+        let (topic, file) = (self.topic.clone(), path.display().to_string());
+        self.notes.push(Note { kind: "note", topic, file, what });
+    }
 }
 
 impl Verify {
@@ -87,6 +102,7 @@ impl Verify {
             let mut check = Check {
                 topic: name.clone(),
                 damages: Vec::new(),
+                notes: Vec::new(),
                 records: 0,
                 bytes: 0,
                 promised: 0,
@@ -205,6 +221,9 @@ fn report(out: &mut Out, check: &Check, segments: usize) -> Result<(), Failure> 
         for damage in &check.damages {
             out.object(damage)?;
         }
+        for note in &check.notes {
+            out.object(note)?;
+        }
         out.object(&verdict)?;
         return Ok(out.flush()?);
     }
@@ -218,6 +237,9 @@ fn report(out: &mut Out, check: &Check, segments: usize) -> Result<(), Failure> 
         let text = format!("{} position {}{lost}: {}", damage.file, damage.position, damage.what);
         let text = out.paint(Colour::Bad, text);
         writeln!(out, "{text}")?;
+    }
+    for note in &check.notes {
+        writeln!(out, "{}: {}", note.file, note.what)?;
     }
     let word = match check.damages.len() {
         0 => out.paint(Colour::Good, "ok"),

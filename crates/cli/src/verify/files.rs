@@ -1,18 +1,12 @@
 //! Checks the small files of a topic.
 
 use std::path::Path;
-use std::time::Duration;
 
 use deaddrop::format::{cursor, epochs, settings};
 use deaddrop::{Error, Topic};
 
 use super::Check;
 use crate::failure::Failure;
-
-/// A file that a process may just be writing is looked at so often before it is called damaged.
-pub(super) const LOOKS: usize = 5;
-/// With so long in between.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
     match std::fs::read(path) {

@@ -141,8 +141,10 @@ impl Check {
         if walked.next < stop {
             let lost = walked.next..stop;
             let (position, what) = match walked.pending.take() {
-                Some(invalid) => (invalid.range.start, format!("no whole frame: {}", invalid.what)),
-                None => (walked.position, "the file ends here".to_owned()),
+                Some(invalid) if !invalid.is_zeros() => {
+                    (invalid.range.start, format!("no whole frame: {}", invalid.what))
+                }
+                _ => (walked.position, "the frames end here".to_owned()),
             };
             self.damage(path, position, lost, what);
         } else if walked.in_batch {
@@ -200,25 +202,31 @@ impl Check {
     ) -> Result<Vec<index::Entry>, Failure> {
         let path = dir.join(index::file_name(file.base));
         let (Some(next), Ok(header)) = (next, &frames.header) else { return Ok(Vec::new()) };
-        let mut last = None;
-        for _ in 0..super::files::LOOKS {
-            let bytes = match std::fs::read(&path) {
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-                Err(error) => return Err(Failure::io("reading", &path, &error)),
-            };
-            match index::decode(&bytes) {
-                // Of another use of the name, or of another end: it is made anew when it is needed.
-                Ok((salt, end, _)) if salt != header.salt || end != next => return Ok(Vec::new()),
-                Ok((_, _, entries)) => return Ok(entries),
-                // A process may just be writing it.
-                Err(what) => last = Some(what),
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Failure::io("reading", &path, &error)),
+        };
+        match index::decode(&bytes) {
+            // Of another use of the name, or of another end: it is made anew when it is needed.
+            Ok((salt, end, _)) if salt != header.salt || end != next => Ok(Vec::new()),
+            Ok((_, _, entries)) => Ok(entries),
+            // A process is just writing it, or was killed then.
+            Err(_) if is_unfinished(&bytes) => {
+                self.note(&path, "the index was not finished: it is made anew when it is needed");
+                Ok(Vec::new())
             }
-            std::thread::sleep(super::files::LOOK_AGAIN);
+            Err(what) => {
+                let what = format!("the index is unreadable: {what}; delete it, it is made anew");
+                self.damage(&path, 0, 0..0, what);
+                Ok(Vec::new())
+            }
         }
-        let what = last.map_or(String::new(), |what| what.to_string());
-        let what = format!("the index is unreadable: {what}; delete it, it is made anew");
-        self.damage(&path, 0, 0..0, what);
-        Ok(Vec::new())
     }
+}
+
+/// Whether the end of an index was not written.
+fn is_unfinished(bytes: &[u8]) -> bool {
+    let entry = bytes.len().checked_sub(index::ENTRY_LEN).and_then(|at| bytes.get(at..));
+    bytes.len() < index::HEADER_LEN || entry.is_none_or(|last| last.iter().all(|&byte| byte == 0))
 }

@@ -158,8 +158,19 @@ fn an_index_that_leads_astray_is_found() {
         assert!(found[0]["what"].as_str().unwrap().contains("no such frame"), "{found:?}");
         assert_eq!(found.len(), 1);
     }
-    scratch.store_index("t", |entries| entries[1].offset = 5000);
-    assert_eq!(damages(&scratch).len(), 2);
+    scratch.store_index("t", |entries| {
+        entries[1].offset = 5000;
+        entries[1].position = 16376;
+    });
+    let found = damages(&scratch);
+    assert!(found[0]["what"].as_str().unwrap().contains("behind the segment's end"), "{found:?}");
+    // A process that was killed while it stored one: made anew when it is needed.
+    let index = scratch.segments("t")[0].with_extension("idx");
+    for bytes in [vec![], vec![0; 160]] {
+        std::fs::write(&index, bytes).unwrap();
+        let text = scratch.run(&["verify"]).expect(0).text();
+        assert!(text.contains("was not finished"), "{text}");
+    }
     scratch.store_index("t", |_| {});
     scratch.run(&["verify"]).expect(0);
 }
