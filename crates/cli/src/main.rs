@@ -14,6 +14,8 @@ mod ls;
 mod output;
 mod range;
 mod record;
+mod request;
+mod serve;
 mod tail;
 mod units;
 mod verify;
@@ -78,6 +80,8 @@ enum Command {
     Dump(dump::Dump),
     Consumers(consumers::Consumers),
     Verify(verify::Verify),
+    Request(request::Request),
+    Serve(serve::Serve),
 }
 
 fn main() -> ExitCode {
@@ -107,6 +111,8 @@ fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         Command::Dump(command) => command.run(global, out),
         Command::Consumers(command) => command.run(global, out),
         Command::Verify(command) => command.run(global, out),
+        Command::Request(command) => command.run(global, out),
+        Command::Serve(command) => command.run(global, out),
     }
 }
 

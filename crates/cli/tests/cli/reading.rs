@@ -133,16 +133,16 @@ fn ls_and_info_count_what_is_there() {
 
 #[test]
 fn reading_changes_nothing_and_needs_no_right_to_write() {
-    let scratch = Scratch::new();
-    {
-        let topic = scratch.topic_of("t", 0..1000);
-        topic.consumer("c", Start::First).unwrap().sync().unwrap();
-    }
-    // A copy has no words to trust: the other way of reading.
-    let copy = Scratch::new();
-    copy_dir(&scratch.log(), &copy.log());
-    for scratch in [&scratch, &copy] {
+    let source = Scratch::new();
+    source.topic_of("t", 0..1000).consumer("c", Start::First).unwrap().sync().unwrap();
+    // A copy has no words to trust: the other way of reading. An append makes some.
+    let (live, copy) = (Scratch::new(), Scratch::new());
+    copy_dir(&source.log(), &live.log());
+    copy_dir(&source.log(), &copy.log());
+    live.append("t", "");
+    for (scratch, is_live) in [(&live, true), (&copy, false)] {
         let before = snapshot(&scratch.log());
+        assert_eq!(scratch.run(&["info", "t", "--json"]).json()[0]["live"], is_live);
         let all: String = (0..1000).map(|index| payload(index) + "\n").collect();
         assert!(scratch.run(&["cat", "t"]).expect(0).text() == all);
         let tail = scratch.run(&["tail", "-n", "1", "t"]).expect(0).text();

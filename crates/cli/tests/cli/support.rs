@@ -158,12 +158,15 @@ pub(crate) fn flip(path: &Path, position: u64, bit: u8) {
     file.write_all_at(&[byte[0] ^ (1 << bit)], position).unwrap();
 }
 
-/// A copy of a directory and all in it.
+/// A copy of a log's directory. Temporary files may go away meanwhile, so they are left out.
 pub(crate) fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
+        if entry.file_name().to_str().unwrap().ends_with(".tmp") {
+            continue;
+        }
         if entry.file_type().unwrap().is_dir() {
             copy_dir(&entry.path(), &target);
         } else {
