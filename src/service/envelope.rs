@@ -164,8 +164,12 @@ impl Envelope {
         bytes
     }
 
-    /// Reads an envelope from bytes of any origin.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Envelope> {
+    /// Reads an envelope from bytes of any origin: the value of the header `deaddrop.service`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Decode`] if they are none.
+    pub fn decode(bytes: &[u8]) -> Result<Envelope> {
         let bad = |what: &str| Error::Decode { what: format!("a service envelope: {what}") };
         let (&version, mut rest) = bytes.split_first().ok_or_else(|| bad("empty"))?;
         if version != VERSION {

@@ -362,6 +362,12 @@ impl Topic {
         &self.inner.options
     }
 
+    /// Whether the ends are the ones that the processes of this boot share. Otherwise the log is open
+    /// read-only, on another boot or as a copy, and they were found by reading.
+    pub fn is_live(&self) -> bool {
+        self.inner.words().is_some()
+    }
+
     /// What opening the topic found after a crash, if this process recovered it.
     pub fn recovery(&self) -> Option<&RecoveryReport> {
         self.inner.recovery.get()

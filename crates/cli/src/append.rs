@@ -1,0 +1,258 @@
+//! `append`: records from lines, files or JSON.
+
+mod input;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
+
+use deaddrop::{Durability, Log, Record, Topic, TopicOptions};
+use serde::Serialize;
+
+use crate::failure::{note, Exit, Failure};
+use crate::output::Out;
+use crate::{units, Global};
+use input::{Input, Kind, Piece};
+
+/// Append records: each line of the files, or of standard input, is one
+///
+/// What is acknowledged survives what the topic's durability says: the default, power-loss, is on
+/// the disk. The log and the topic are made if there are none.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Append {
+    /// The topic
+    topic: String,
+    /// Files to read instead of standard input; - is standard input
+    files: Vec<PathBuf>,
+    /// Records end with a NUL byte instead of a newline
+    #[arg(short = '0', long, conflicts_with_all = ["whole", "ndjson"])]
+    null: bool,
+    /// Each file, or all of standard input, is one record
+    #[arg(long, conflicts_with = "ndjson")]
+    whole: bool,
+    /// Each line is a JSON object with "payload" or "payload_base64", and "key", "headers" if wanted:
+    /// what `cat --json` prints
+    #[arg(long)]
+    ndjson: bool,
+    /// The key of the records
+    #[arg(short, long)]
+    key: Option<String>,
+    /// A header of the records; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
+    headers: Vec<(String, String)>,
+    /// Print the offset of each record the moment it is acknowledged
+    #[arg(long)]
+    ack: bool,
+    /// Say nothing at the end
+    #[arg(short, long)]
+    quiet: bool,
+    /// What acknowledged records of a new topic survive: power-loss, process-crash, within:500ms
+    #[arg(long, value_parser = units::parse_durability)]
+    durability: Option<Durability>,
+    /// Bytes of the segment files of a new topic, e.g. 16MiB
+    #[arg(long, value_name = "BYTES", value_parser = units::parse_size)]
+    segment_size: Option<u64>,
+}
+
+pub(crate) fn parse_header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// A batch takes at most this much, and at most a quarter of a segment.
+const BATCH_LEN: u64 = 1 << 20;
+/// So many acknowledgements wait for one sync.
+const ACKS_PER_SYNC: usize = 256;
+
+/// What was appended so far.
+#[derive(Debug, Default, Serialize)]
+struct Summary {
+    topic: String,
+    records: u64,
+    payload_bytes: u64,
+    first: Option<u64>,
+    last: Option<u64>,
+    seconds: f64,
+}
+
+impl Append {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let kind = match (self.whole, self.ndjson) {
+            (true, _) => Kind::Whole,
+            (_, true) => Kind::Json,
+            _ => Kind::Lines(if self.null { 0 } else { b'\n' }),
+        };
+        let input = Input {
+            kind,
+            files: self.files.clone(),
+            key: self.key.clone().map(String::into_bytes),
+            headers: self.headers.clone(),
+        };
+        let topic = self.open(&Log::open(global.dir())?)?;
+        let started = Instant::now();
+        let mut summary = Summary { topic: self.topic.clone(), ..Summary::default() };
+        // Reads while a sync is under way: what came meanwhile is the next batch.
+        let outcome = self.append_all(&topic, &input.spawn(), out, &mut summary);
+        summary.seconds = started.elapsed().as_secs_f64();
+        match outcome {
+            Ok(()) => self.report(out, &summary),
+            Err(failure) if summary.records == 0 => Err(failure),
+            Err(failure) => {
+                let last = summary.last.unwrap_or_default();
+                Err(failure.and(format_args!(
+                    "{} before it {} appended, the last one at offset {last}",
+                    units::count(summary.records, "record"),
+                    if summary.records == 1 { "was" } else { "were" },
+                )))
+            }
+        }
+    }
+
+    /// The topic; made if there is none. Settings that were not asked for are those it has.
+    fn open(&self, log: &Log) -> Result<Topic, Failure> {
+        if self.durability.is_none() && self.segment_size.is_none() {
+            return Ok(log.topic(&self.topic)?);
+        }
+        let given = |base: TopicOptions| TopicOptions {
+            durability: self.durability.unwrap_or(base.durability),
+            segment_len: self.segment_size.unwrap_or(base.segment_len),
+            ..base
+        };
+        let options = match log.existing_topic(&self.topic) {
+            Ok(topic) => given(*topic.options()),
+            Err(deaddrop::Error::NotFound { .. }) => given(TopicOptions::default()),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(log.create_topic(&self.topic, options)?)
+    }
+
+    fn append_all(
+        &self,
+        topic: &Topic,
+        pieces: &Receiver<Piece>,
+        out: &mut Out,
+        summary: &mut Summary,
+    ) -> Result<(), Failure> {
+        let limit = BATCH_LEN.min(topic.options().segment_len / 4);
+        let most = match (self.ack, topic.options().durability) {
+            (false, _) => usize::MAX,
+            (true, Durability::PowerLoss) => ACKS_PER_SYNC,
+            // Without a sync to share, a record is acknowledged on its own.
+            (true, _) => 1,
+        };
+        while let Ok(piece) = pieces.recv() {
+            let mut records = Vec::new();
+            let mut bytes = 0;
+            let mut failed = None;
+            let mut next = Some(piece);
+            while let Some(piece) = next.take() {
+                match piece {
+                    Ok(more) => {
+                        bytes += more.iter().map(|record| record.frame_len() as u64).sum::<u64>();
+                        records.extend(more);
+                    }
+                    Err(failure) => failed = Some(failure),
+                }
+                if bytes < limit && failed.is_none() {
+                    next = pieces.try_recv().ok();
+                }
+            }
+            for batch in batches(&records, limit, most) {
+                self.append_batch(topic, batch, out, summary)?;
+            }
+            if let Some(failure) = failed {
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    fn append_batch(
+        &self,
+        topic: &Topic,
+        batch: &[Record],
+        out: &mut Out,
+        summary: &mut Summary,
+    ) -> Result<(), Failure> {
+        let offsets = match batch {
+            [one] => {
+                let offset = topic.append(one)?;
+                offset..offset + 1
+            }
+            many => topic.append_batch(many)?,
+        };
+        summary.records += batch.len() as u64;
+        summary.payload_bytes += batch.iter().map(|r| r.payload().len() as u64).sum::<u64>();
+        summary.first.get_or_insert(offsets.start);
+        summary.last = Some(offsets.end - 1);
+        if self.ack {
+            for offset in offsets {
+                if out.is_json() {
+                    out.object(&serde_json::json!({ "offset": offset }))?;
+                } else {
+                    writeln!(out, "{offset}")?;
+                }
+            }
+            out.flush()?;
+        }
+        Ok(())
+    }
+
+    fn report(&self, out: &mut Out, summary: &Summary) -> Result<Exit, Failure> {
+        if out.is_json() && !self.ack {
+            out.object(summary)?;
+        } else if !self.quiet {
+            let at = match (summary.first, summary.last) {
+                (Some(first), Some(last)) if first == last => format!(" at offset {first}"),
+                (Some(first), Some(last)) => format!(", offsets {first} to {last},"),
+                _ => String::new(),
+            };
+            note(format_args!(
+                "appended {} ({}){at} to {} in {:.2} s",
+                units::count(summary.records, "record"),
+                units::size(summary.payload_bytes),
+                summary.topic,
+                summary.seconds
+            ));
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+/// Splits records into batches of at most `limit` bytes, unless one record alone is larger, and at
+/// most `most` records.
+fn batches(records: &[Record], limit: u64, most: usize) -> impl Iterator<Item = &[Record]> {
+    let mut rest = records;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = rest.iter().take(most).take_while(|record| {
+            bytes += record.frame_len() as u64 + 8;
+            bytes <= limit
+        });
+        let len = fits.count().max(1).min(rest.len());
+        let (batch, others) = rest.split_at(len);
+        rest = others;
+        (!batch.is_empty()).then_some(batch)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_hold_all_records_in_order_within_both_limits() {
+        let records: Vec<Record> =
+            (0..50).map(|len| Record::new(vec![len as u8; 10 * len])).collect();
+        for (limit, most) in [(1, usize::MAX), (700, usize::MAX), (u64::MAX, 7), (u64::MAX, 1)] {
+            let all: Vec<&[Record]> = batches(&records, limit, most).collect();
+            assert_eq!(all.concat(), records);
+            for batch in all {
+                let bytes: usize = batch.iter().map(Record::frame_len).sum();
+                assert!(batch.len() == 1 || (bytes as u64) <= limit && batch.len() <= most);
+            }
+        }
+        assert_eq!(batches(&[], 10, 10).count(), 0);
+    }
+}

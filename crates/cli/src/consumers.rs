@@ -1,0 +1,192 @@
+//! `consumers`: positions and lag; resets and deletes on demand.
+
+use std::io::Write;
+
+use deaddrop::{ConsumerInfo, Error, Start, Topic};
+use serde::Serialize;
+
+use crate::failure::{Exit, Failure};
+use crate::output::{Colour, Out};
+use crate::range::{Point, Range};
+use crate::Global;
+
+/// Show the consumers of a topic: committed and durable position, lag, owner
+///
+/// --reset and --delete say what they would do; with --execute they do it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Consumers {
+    /// The topic
+    topic: String,
+    /// Set this consumer to another position
+    #[arg(long, value_name = "NAME", requires = "to", conflicts_with = "delete")]
+    reset: Option<String>,
+    /// The position: an offset, -5, -1h, @TIME, start, end
+    #[arg(long, value_name = "POINT", allow_hyphen_values = true, requires = "reset")]
+    to: Option<Point>,
+    /// Delete this consumer
+    #[arg(long, value_name = "NAME")]
+    delete: Option<String>,
+    /// Do it, instead of saying what would be done
+    #[arg(long)]
+    execute: bool,
+}
+
+/// A consumer, as JSON.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    consumer: String,
+    committed: Option<u64>,
+    durable: u64,
+    lag: u64,
+    /// Process id of the owner.
+    owner: Option<u32>,
+    error: Option<String>,
+}
+
+impl Row {
+    pub(crate) fn of(info: &ConsumerInfo) -> Row {
+        Row {
+            consumer: info.name.clone(),
+            committed: info.committed.as_ref().ok().copied(),
+            durable: info.durable,
+            lag: info.lag,
+            owner: info.owner,
+            error: info.committed.as_ref().err().map(Error::to_string),
+        }
+    }
+}
+
+/// A change of a consumer, as JSON.
+#[derive(Debug, Serialize)]
+struct Change<'a> {
+    consumer: &'a str,
+    from: Option<u64>,
+    to: Option<u64>,
+    executed: bool,
+}
+
+impl Consumers {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let topic = global.open_read_only()?.existing_topic(&self.topic)?;
+        let all = topic.consumers()?;
+        if let (Some(name), Some(to)) = (&self.reset, self.to) {
+            return self.reset(global, out, &topic, find(&all, &topic, name)?, to);
+        }
+        if let Some(name) = &self.delete {
+            return self.delete(global, out, find(&all, &topic, name)?);
+        }
+        if out.is_json() {
+            for info in &all {
+                out.object(&Row::of(info))?;
+            }
+        } else {
+            print(out, &all)?;
+        }
+        let damaged = all.iter().any(|info| info.committed.is_err());
+        Ok(if damaged { Exit::Corruption } else { Exit::Ok })
+    }
+
+    fn reset(
+        &self,
+        global: &Global,
+        out: &mut Out,
+        topic: &Topic,
+        info: &ConsumerInfo,
+        to: Point,
+    ) -> Result<Exit, Failure> {
+        let to = Range { from: to, to: Point::End }.resolve(topic)?.start;
+        let from = match &info.committed {
+            Ok(from) => *from,
+            Err(error) => return Err(Failure::new(Exit::Corruption, error)),
+        };
+        let (first, end) = (topic.first_offset()?, topic.high_watermark()?);
+        if !(first..=end).contains(&to) {
+            return Err(Failure::no(format_args!(
+                "offset {to} is not in topic {}, which has {first}..{end}: choose one of these",
+                topic.name()
+            )));
+        }
+        refuse_owned(info)?;
+        if self.execute {
+            let writable = global.open_existing()?.existing_topic(&self.topic)?;
+            let mut consumer = writable.consumer(&info.name, Start::Offset(to))?;
+            consumer.seek(Start::Offset(to))?;
+            consumer.sync()?;
+        }
+        self.say(
+            out,
+            &Change {
+                consumer: &info.name,
+                from: Some(from),
+                to: Some(to),
+                executed: self.execute,
+            },
+        )
+    }
+
+    fn delete(&self, global: &Global, out: &mut Out, info: &ConsumerInfo) -> Result<Exit, Failure> {
+        refuse_owned(info)?;
+        if self.execute {
+            global.open_existing()?.existing_topic(&self.topic)?.delete_consumer(&info.name)?;
+        }
+        let from = info.committed.as_ref().ok().copied();
+        self.say(out, &Change { consumer: &info.name, from, to: None, executed: self.execute })
+    }
+
+    fn say(&self, out: &mut Out, change: &Change<'_>) -> Result<Exit, Failure> {
+        if out.is_json() {
+            out.object(change)?;
+            return Ok(Exit::Ok);
+        }
+        let done = if change.executed { "" } else { "would be " };
+        let from = change.from.map_or("unreadable".to_owned(), |from| from.to_string());
+        match change.to {
+            Some(to) => writeln!(out, "{} {done}set from {from} to {to}", change.consumer)?,
+            None => writeln!(out, "{} {done}deleted (it stands at {from})", change.consumer)?,
+        }
+        if !change.executed {
+            writeln!(out, "nothing was changed: add --execute to do it")?;
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+fn find<'a>(
+    all: &'a [ConsumerInfo],
+    topic: &Topic,
+    name: &str,
+) -> Result<&'a ConsumerInfo, Failure> {
+    all.iter().find(|info| info.name == name).ok_or_else(|| {
+        let known: Vec<&str> = all.iter().map(|info| info.name.as_str()).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Failure::no(format_args!("topic {} has no consumer {name}: it has {known}", topic.name()))
+    })
+}
+
+fn refuse_owned(info: &ConsumerInfo) -> Result<(), Failure> {
+    match info.owner {
+        None => Ok(()),
+        Some(pid) => Err(Failure::new(
+            Exit::Locked,
+            format_args!("consumer {} is in use by process {pid}: stop it first", info.name),
+        )),
+    }
+}
+
+/// Prints consumers as a table.
+pub(crate) fn print(out: &mut Out, all: &[ConsumerInfo]) -> std::io::Result<()> {
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .map(|info| {
+            let (committed, error) = match &info.committed {
+                Ok(committed) => (committed.to_string(), String::new()),
+                Err(error) => ("-".to_owned(), out.paint(Colour::Bad, error.to_string())),
+            };
+            let owner = info.owner.map_or("-".to_owned(), |pid| format!("process {pid}"));
+            let name = info.name.clone();
+            vec![name, committed, info.durable.to_string(), info.lag.to_string(), owner, error]
+        })
+        .collect();
+    let heading = ["CONSUMER", "COMMITTED", "DURABLE", "LAG", "OWNER", ""];
+    out.table(&heading, &[1, 2, 3], &rows)
+}

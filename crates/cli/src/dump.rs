@@ -1,0 +1,325 @@
+//! `dump`: what is in the files, byte by byte: every frame with its position and checksums, and what
+//! is no frame.
+
+mod segment;
+mod small;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use base64::engine::general_purpose::STANDARD;
+use base64::Engine;
+use deaddrop::format::{frame, headers};
+use deaddrop::service::Envelope;
+use serde::Serialize;
+
+use crate::failure::{Exit, Failure};
+use crate::frames::{Frame, Invalid};
+use crate::ls::segment_files;
+use crate::output::{escape, Colour, Out};
+use crate::record::{json_header, json_key, json_payload, JsonHeader, Key, Payload};
+use crate::{units, Global};
+use segment::Bounds;
+
+/// Show every frame of a topic or of one file: position, checksum, flags, key, headers, payload
+///
+/// A segment file alone will do, also one that is damaged or from another machine. Invalid bytes are
+/// named for what they are, and reading goes on at the next whole frame. Index files, settings,
+/// epochs and offset files of consumers are shown field by field.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Dump {
+    /// The topic, or a file: *.seg, *.idx, settings, epochs, consumers/NAME
+    what: String,
+    /// Show payloads in hexadecimal
+    #[arg(long)]
+    hex: bool,
+    /// Show whole payloads (up to 1 MiB), not only their start
+    #[arg(long)]
+    full: bool,
+    /// Show no frames, only what is damaged and the counts
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// The header in which a request or an outcome names itself.
+const ENVELOPE: &str = "deaddrop.service";
+/// Of a payload so much is shown.
+const PREVIEW_LEN: usize = 160;
+/// Of a whole payload at most so much.
+const FULL_LEN: usize = 1 << 20;
+
+/// What was seen.
+#[derive(Debug, Default, Serialize)]
+struct Counts {
+    kind: &'static str,
+    frames: u64,
+    void_frames: u64,
+    payload_bytes: u64,
+    /// Stretches of bytes before the last frame of a file that are no frame.
+    damaged: u64,
+    damaged_bytes: u64,
+    /// Bytes behind the last frame of a file that are neither a frame nor zeros.
+    torn_bytes: u64,
+    /// Headers that are unreadable.
+    damaged_headers: u64,
+}
+
+/// A frame, as JSON.
+#[derive(Debug, Serialize)]
+struct JsonFrame<'a> {
+    file: &'a str,
+    position: u64,
+    kind: &'static str,
+    offset: u64,
+    timestamp: String,
+    len: usize,
+    flags: Vec<&'static str>,
+    checksum: String,
+    computed: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+    #[serde(flatten)]
+    key: Option<Key<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<JsonHeader<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    about: Option<String>,
+    payload_len: usize,
+    #[serde(flatten)]
+    payload: Option<Payload<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_hex: Option<String>,
+}
+
+impl Dump {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let mut counts = Counts { kind: "summary", ..Counts::default() };
+        let path = PathBuf::from(&self.what);
+        if self.what.contains('/') || path.is_file() {
+            self.file(out, &path, &mut counts)?;
+        } else {
+            self.topic(global, out, &mut counts)?;
+        }
+        let damaged = counts.damaged > 0 || counts.damaged_headers > 0;
+        Ok(if damaged { Exit::Corruption } else { Exit::Ok })
+    }
+
+    /// A file of whatever kind its first bytes say.
+    fn file(&self, out: &mut Out, path: &Path, counts: &mut Counts) -> Result<(), Failure> {
+        let is_segment = path.extension().is_some_and(|extension| extension == "seg");
+        if is_segment || !small::dump(out, path)? {
+            self.segment(out, path, Bounds::default(), counts)?;
+            self.summary(out, counts)?;
+        }
+        Ok(())
+    }
+
+    fn topic(&self, global: &Global, out: &mut Out, counts: &mut Counts) -> Result<(), Failure> {
+        let topic = global.open_read_only()?.existing_topic(&self.what)?;
+        let files = segment_files(topic.dir())
+            .map_err(|error| Failure::io("listing", topic.dir(), &error))?;
+        for (index, file) in files.iter().enumerate() {
+            let bounds = match files.get(index + 1) {
+                Some(next) => Bounds { cut: Some(next.base), published: None },
+                // What is behind the high watermark is being written, or was not finished.
+                None => Bounds { cut: None, published: Some(topic.high_watermark()?) },
+            };
+            self.segment(out, &topic.dir().join(&file.file), bounds, counts)?;
+        }
+        self.summary(out, counts)
+    }
+
+    fn summary(&self, out: &mut Out, counts: &Counts) -> Result<(), Failure> {
+        if out.is_json() {
+            return Ok(out.object(counts)?);
+        }
+        write!(
+            out,
+            "{}, {}, {} of payload",
+            units::count(counts.frames, "frame"),
+            units::count(counts.void_frames, "void frame"),
+            units::size(counts.payload_bytes)
+        )?;
+        if counts.damaged > 0 {
+            let what = format!(
+                "; damaged in {} ({} bytes)",
+                units::count(counts.damaged, "place"),
+                counts.damaged_bytes
+            );
+            let what = out.paint(Colour::Bad, what);
+            write!(out, "{what}")?;
+        }
+        if counts.damaged_headers > 0 {
+            let what = out.paint(Colour::Bad, "; damaged header");
+            write!(out, "{what}")?;
+        }
+        if counts.torn_bytes > 0 {
+            write!(out, "; torn tail of {} bytes", counts.torn_bytes)?;
+        }
+        Ok(writeln!(out)?)
+    }
+
+    fn print_frame(
+        &self,
+        out: &mut Out,
+        file: &str,
+        frame: &Frame<'_>,
+        state: Option<&'static str>,
+    ) -> io::Result<()> {
+        if out.is_json() {
+            return out.object(&self.json_frame(file, frame, state));
+        }
+        let fixed = &frame.fixed;
+        let position = out.paint(Colour::Faint, format!("{file} @{}", frame.position));
+        let offset = out.paint(Colour::Strong, fixed.offset.to_string());
+        let state = state.map_or(String::new(), |state| format!(" [{state}]"));
+        if !frame.is_record() {
+            return writeln!(
+                out,
+                "{position} void{state} covers {} bytes, next offset {offset}, crc {:08x} ok",
+                fixed.len, fixed.crc
+            );
+        }
+        let flags = flags(fixed.flags).join(",");
+        let flags = if flags.is_empty() { "-".to_owned() } else { flags };
+        write!(
+            out,
+            "{position} offset {offset}{state} {} len {} flags {flags} crc {:08x} ok",
+            units::time(fixed.timestamp),
+            fixed.len,
+            fixed.crc
+        )?;
+        if let Some(key) = frame.key() {
+            write!(out, " key \"{}\"", escape(key))?;
+        }
+        writeln!(out)?;
+        for (name, value) in headers::iter(frame.headers()) {
+            match envelope(name, value) {
+                Some(about) => writeln!(out, "    header {name}: {about}")?,
+                None => writeln!(out, "    header {name}: {}", escape(value))?,
+            }
+        }
+        self.print_payload(out, frame)
+    }
+
+    fn print_payload(&self, out: &mut Out, frame: &Frame<'_>) -> io::Result<()> {
+        let shown = self.shown(frame);
+        if self.hex {
+            for (index, line) in shown.chunks(16).enumerate() {
+                writeln!(out, "    {:08x}  {}", index * 16, hex_line(line))?;
+            }
+        } else if !shown.is_empty() {
+            writeln!(out, "    {}", escape(shown))?;
+        }
+        let hidden = frame.payload_len() - shown.len();
+        if hidden > 0 {
+            let more = if self.full { "" } else { ": --full shows them" };
+            let more = out.paint(Colour::Faint, format!("    and {hidden} more bytes{more}"));
+            writeln!(out, "{more}")?;
+        }
+        Ok(())
+    }
+
+    fn shown<'a>(&self, frame: &Frame<'a>) -> &'a [u8] {
+        let most = if self.full { FULL_LEN } else { PREVIEW_LEN };
+        let payload = frame.payload();
+        &payload[..payload.len().min(most)]
+    }
+
+    fn json_frame<'a>(
+        &self,
+        file: &'a str,
+        frame: &Frame<'a>,
+        state: Option<&'static str>,
+    ) -> JsonFrame<'a> {
+        let payload = frame.payload();
+        let payload = &payload[..payload.len().min(FULL_LEN)];
+        let all = || headers::iter(frame.headers());
+        let crc = format!("{:08x}", frame.fixed.crc);
+        let record = frame.is_record();
+        JsonFrame {
+            file,
+            position: frame.position,
+            kind: if record { "record" } else { "void" },
+            offset: frame.fixed.offset,
+            timestamp: units::time(frame.fixed.timestamp),
+            len: frame.fixed.len,
+            flags: if record { flags(frame.fixed.flags) } else { Vec::new() },
+            computed: crc.clone(),
+            checksum: crc,
+            state,
+            key: frame.key().map(json_key),
+            headers: if record {
+                all().map(|(name, value)| json_header(name, value)).collect()
+            } else {
+                Vec::new()
+            },
+            about: record.then(|| all().find_map(|(name, value)| envelope(name, value))).flatten(),
+            payload_len: if record { frame.payload_len() } else { 0 },
+            payload: (record && !self.hex).then(|| json_payload(payload)),
+            payload_hex: (record && self.hex).then(|| hex(payload)),
+        }
+    }
+}
+
+fn flags(flags: u8) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    if flags & frame::FLAG_KEY != 0 {
+        names.push("key");
+    }
+    if flags & frame::FLAG_CONTINUES != 0 {
+        names.push("continues");
+    }
+    names
+}
+
+/// What a header of the request/reply layer says.
+fn envelope(name: &str, value: &[u8]) -> Option<String> {
+    if !name.starts_with(headers::RESERVED) {
+        return None;
+    }
+    let decoded = (name == ENVELOPE).then(|| Envelope::decode(value));
+    Some(decoded.and_then(Result::ok).map_or_else(|| hex(value), |envelope| envelope.to_string()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Sixteen bytes as `hexdump -C` shows them.
+fn hex_line(bytes: &[u8]) -> String {
+    let mut line = String::new();
+    for index in 0..16 {
+        match bytes.get(index) {
+            Some(byte) => line += &format!("{byte:02x} "),
+            None => line += "   ",
+        }
+        if index == 7 {
+            line.push(' ');
+        }
+    }
+    let text = bytes.iter().map(|&b| if (0x20..0x7f).contains(&b) { b as char } else { '.' });
+    format!("{line} |{}|", text.collect::<String>())
+}
+
+/// Bytes that are no frame, as text. `before_frames`: whole frames stand behind them.
+fn describe(invalid: &Invalid, before_frames: bool) -> String {
+    let len = invalid.range.end - invalid.range.start;
+    let zeros = invalid.range.end - invalid.zeros_from;
+    let what = match (invalid.is_zeros(), before_frames) {
+        (true, true) => "zeros where a frame should be".to_owned(),
+        (true, false) => "zeros: not used yet".to_owned(),
+        (false, true) => format!("damaged: {}", invalid.what),
+        (false, false) => format!("torn tail or damage: {}", invalid.what),
+    };
+    if zeros > 0 && !invalid.is_zeros() {
+        format!("{len} bytes {what}; the last {zeros} are zeros")
+    } else {
+        format!("{len} bytes {what}")
+    }
+}
+
+/// Base64 of bytes that are shown as they are.
+fn base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}

@@ -1,0 +1,131 @@
+//! The small files of a log, field by field.
+
+use std::io::{Read, Write};
+use std::path::Path;
+
+use deaddrop::format::{cursor, epochs, index, marker, settings, Malformed};
+use serde_json::{json, Value};
+
+use super::base64;
+use crate::failure::{Exit, Failure};
+use crate::output::Out;
+use crate::units;
+
+/// No small file is larger: the index of the largest segment has 32,768 entries.
+const MAX_LEN: u64 = 4 << 20;
+
+/// Prints a file by its magic number, or by its name; false if it is none of these.
+pub(super) fn dump(out: &mut Out, path: &Path) -> Result<bool, Failure> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_LEN).read_to_end(&mut bytes))
+        .map_err(|error| Failure::io("reading", path, &error))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let magic: Option<[u8; 8]> = bytes.get(..8).and_then(|magic| magic.try_into().ok());
+    let decoded = match (magic, name.as_str()) {
+        (Some(index::MAGIC), _) => index_entries(&bytes),
+        (Some(settings::MAGIC), _) => settings_fields(&bytes),
+        (Some(cursor::MAGIC), _) => cursor_fields(&bytes),
+        (Some(marker::MAGIC), _) => {
+            marker::decode(&bytes).map(|()| vec![json!({ "kind": "marker", "valid": true })])
+        }
+        (_, "epochs") => Ok(epoch_entries(&bytes)),
+        (_, name) if name.ends_with(".idx") => index_entries(&bytes),
+        (_, "settings") => settings_fields(&bytes),
+        (_, "control") => {
+            return Err(Failure::usage(format_args!(
+                "{} holds the words that living processes share, not records: `deaddrop info` \
+                 shows what they say",
+                path.display()
+            )))
+        }
+        _ => return Ok(false),
+    };
+    let objects = decoded.map_err(|what| {
+        Failure::new(Exit::Corruption, format_args!("{} is damaged: {what}", path.display()))
+    })?;
+    for object in objects {
+        if out.is_json() {
+            out.object(&object)?;
+            continue;
+        }
+        let fields = object.as_object().into_iter().flatten();
+        let line: Vec<String> =
+            fields.map(|(name, value)| format!("{name} {}", text(value))).collect();
+        writeln!(out, "{}", line.join("  "))?;
+    }
+    Ok(true)
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn index_entries(bytes: &[u8]) -> Result<Vec<Value>, Malformed> {
+    let (salt, end, entries) = index::decode(bytes)?;
+    let head = json!({
+        "kind": "index", "salt": format!("{salt:016x}"), "end": end, "entries": entries.len(),
+    });
+    let entries = entries.iter().map(|entry| {
+        json!({
+            "kind": "entry", "offset": entry.offset, "position": entry.position,
+            "max_timestamp": units::time(entry.max_timestamp),
+        })
+    });
+    Ok([head].into_iter().chain(entries).collect())
+}
+
+fn settings_fields(bytes: &[u8]) -> Result<Vec<Value>, Malformed> {
+    let stored = settings::Settings::decode(bytes)?;
+    let durability = match stored.durability {
+        settings::POWER_LOSS => "power-loss",
+        settings::POWER_LOSS_WITHIN => "within",
+        _ => "process-crash",
+    };
+    Ok(vec![json!({
+        "kind": "settings", "durability": durability, "interval_nanos": stored.interval,
+        "segment_len": stored.segment_len, "topic_id": format!("{:016x}", stored.topic_id),
+        "retain_unconsumed": stored.retain_unconsumed, "retain_age_nanos": stored.retain_age,
+        "retain_bytes": stored.retain_bytes,
+    })])
+}
+
+fn epoch_entries(bytes: &[u8]) -> Vec<Value> {
+    let entries = epochs::decode(bytes);
+    let entry = |entry: &epochs::Entry| json!({ "kind": "epoch", "epoch": entry.epoch, "start": entry.start });
+    entries.iter().map(entry).collect()
+}
+
+fn cursor_fields(bytes: &[u8]) -> Result<Vec<Value>, Malformed> {
+    let topic_id = cursor::decode_header(bytes)?;
+    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    let mut objects = vec![json!({
+        "kind": "consumer", "topic_id": format!("{topic_id:016x}"),
+        "live": word(cursor::LIVE_READY_AT) == 1, "offset": word(cursor::LIVE_OFFSET_AT),
+        "epoch": word(cursor::LIVE_EPOCH_AT), "floor": word(cursor::LIVE_FLOOR_AT),
+        "pid": word(cursor::LIVE_PID_AT),
+    })];
+    for (name, at) in [("a", cursor::SLOT_A_AT), ("b", cursor::SLOT_B_AT)] {
+        let slot = bytes.get(at..).and_then(cursor::Saved::decode);
+        objects.push(match slot {
+            Some(saved) => json!({
+                "kind": "slot", "slot": name, "sequence": saved.sequence, "epoch": saved.epoch,
+                "offset": saved.offset, "floor": saved.floor,
+            }),
+            None => json!({ "kind": "slot", "slot": name, "sequence": null }),
+        });
+    }
+    if let Some(offset) = word(cursor::ATTEMPT_AT).checked_sub(1) {
+        let len = word(cursor::ATTEMPT_NOTE_LEN_AT).min(cursor::MAX_NOTE_LEN as u64) as usize;
+        let note = &bytes[cursor::ATTEMPT_NOTE_AT..][..len];
+        objects.push(json!({
+            "kind": "attempt", "offset": offset, "count": word(cursor::ATTEMPT_COUNT_AT),
+            "floor": word(cursor::ATTEMPT_FLOOR_AT), "note_base64": base64(note),
+        }));
+    }
+    Ok(objects)
+}

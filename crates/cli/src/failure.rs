@@ -1,0 +1,109 @@
+//! How a command ends: the exit codes, and what is said on stderr.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use deaddrop::Error;
+
+/// The exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Done.
+    Ok = 0,
+    /// The answer is no.
+    No = 1,
+    /// Wrong arguments or input.
+    Usage = 2,
+    /// The system refused something.
+    Io = 3,
+    /// Stored bytes are damaged.
+    Corruption = 4,
+    /// In use by another process.
+    Locked = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a command ends early. Its message says what to do.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl Display) -> Failure {
+        Failure { exit, message: message.to_string() }
+    }
+
+    pub(crate) fn usage(message: impl Display) -> Failure {
+        Failure::new(Exit::Usage, message)
+    }
+
+    pub(crate) fn no(message: impl Display) -> Failure {
+        Failure::new(Exit::No, message)
+    }
+
+    pub(crate) fn io(doing: &str, path: &Path, error: &io::Error) -> Failure {
+        Failure::new(Exit::Io, format!("{doing} {}: {error}", path.display()))
+    }
+
+    /// The same with more said about it.
+    pub(crate) fn and(mut self, more: impl Display) -> Failure {
+        self.message = format!("{}; {more}", self.message);
+        self
+    }
+
+    /// Says it on stderr; nothing if the reader of stdout has gone.
+    pub(crate) fn report(self) -> ExitCode {
+        if !self.message.is_empty() {
+            note(format_args!("{}", self.message));
+        }
+        self.exit.into()
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        let exit = match &error {
+            Error::Corrupt { .. } => Exit::Corruption,
+            Error::Locked { .. } => Exit::Locked,
+            Error::NotFound { .. } | Error::Trimmed { .. } | Error::EndMoved { .. } => Exit::No,
+            Error::Invalid { .. }
+            | Error::InvalidName { .. }
+            | Error::Conflict { .. }
+            | Error::TooLarge { .. }
+            | Error::Decode { .. } => Exit::Usage,
+            _ => Exit::Io,
+        };
+        let failure = Failure::new(exit, &error);
+        match error {
+            Error::NotFound { what } if what.starts_with("topic") => {
+                failure.and("`deaddrop ls` shows what there is")
+            }
+            _ => failure,
+        }
+    }
+}
+
+/// An error of standard output. A reader that has seen enough is not one.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Failure::new(Exit::Ok, "");
+        }
+        Failure::new(Exit::Io, format!("writing to standard output: {error}"))
+    }
+}
+
+/// One line on stderr.
+pub(crate) fn note(message: impl Display) {
+    // Nobody is left to be told that stderr is closed.
+    drop(writeln!(io::stderr(), "deaddrop: {message}"));
+}

@@ -1,0 +1,183 @@
+//! `info`: all there is to know about one topic.
+
+use std::io::Write;
+
+use deaddrop::format::segment::{self as layout, Header};
+use deaddrop::{ConsumerInfo, Topic};
+use serde::Serialize;
+
+use crate::failure::{Exit, Failure};
+use crate::frames::Frames;
+use crate::ls::{segments, SegmentFile};
+use crate::output::{Colour, Out};
+use crate::{units, Global};
+
+/// Show one topic: settings, ends, segments, consumers, recoveries
+#[derive(Debug, clap::Args)]
+pub(crate) struct Info {
+    /// The topic
+    topic: String,
+}
+
+#[derive(Debug, Serialize)]
+struct JsonInfo {
+    topic: String,
+    dir: String,
+    durability: String,
+    segment_size: u64,
+    retention: String,
+    first: u64,
+    high_watermark: u64,
+    end: u64,
+    durable_end: u64,
+    live: bool,
+    sync_failed: bool,
+    segments: Vec<Segment>,
+    consumers: Vec<crate::consumers::Row>,
+    epochs: Vec<Epoch>,
+}
+
+/// A segment file and what its header says.
+#[derive(Debug, Serialize)]
+struct Segment {
+    #[serde(flatten)]
+    file: SegmentFile,
+    records: u64,
+    epoch: Option<u32>,
+    durable_end: Option<u64>,
+    /// Why the header is unreadable.
+    damage: Option<String>,
+}
+
+/// A recovery that may have lost records.
+#[derive(Debug, Serialize)]
+struct Epoch {
+    epoch: u32,
+    start: u64,
+}
+
+impl Info {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let topic = global.open_read_only()?.existing_topic(&self.topic)?;
+        let (segments, sync_failed) = describe_segments(&topic)?;
+        let consumers = topic.consumers()?;
+        let damaged = segments.iter().any(|segment| segment.damage.is_some())
+            || consumers.iter().any(|consumer| consumer.committed.is_err());
+        let info = JsonInfo {
+            topic: self.topic.clone(),
+            dir: topic.dir().display().to_string(),
+            durability: units::durability(topic.options().durability),
+            segment_size: topic.options().segment_len,
+            retention: units::retention(topic.options().retention),
+            first: topic.first_offset()?,
+            high_watermark: topic.high_watermark()?,
+            end: topic.end_offset()?,
+            durable_end: topic.durable_end()?,
+            live: topic.is_live(),
+            sync_failed,
+            segments,
+            consumers: consumers.iter().map(crate::consumers::Row::of).collect(),
+            epochs: epochs(&topic)?,
+        };
+        if out.is_json() {
+            out.object(&info)?;
+        } else {
+            print(out, &info, &consumers)?;
+        }
+        Ok(if damaged { Exit::Corruption } else { Exit::Ok })
+    }
+}
+
+/// The segments, and whether the newest one says that a sync failed.
+fn describe_segments(topic: &Topic) -> Result<(Vec<Segment>, bool), Failure> {
+    let files = segments(topic);
+    let end = topic.high_watermark()?;
+    let ends: Vec<u64> = files.iter().skip(1).map(|next| next.base).chain([end]).collect();
+    let mut described = Vec::new();
+    let mut sync_failed = false;
+    for (file, end) in files.into_iter().zip(ends) {
+        let frames = Frames::open(&topic.dir().join(&file.file))?;
+        sync_failed = layout::is_latched(&frames.page);
+        let header: Option<Header> = frames.header.as_ref().ok().copied();
+        let slot = header.and_then(|header| layout::newest_slot(&frames.page, header.salt));
+        let durable = header.map(|h| h.durable_end.max(slot.map_or(0, |slot| slot.durable_end)));
+        described.push(Segment {
+            records: end.saturating_sub(file.base),
+            file,
+            epoch: header.map(|header| header.epoch),
+            durable_end: durable,
+            damage: frames.header.err().map(|what| what.to_string()),
+        });
+    }
+    Ok((described, sync_failed))
+}
+
+fn epochs(topic: &Topic) -> Result<Vec<Epoch>, Failure> {
+    let path = topic.dir().join("epochs");
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(Failure::io("reading", &path, &error)),
+    };
+    let entries = deaddrop::format::epochs::decode(&bytes);
+    Ok(entries.iter().map(|entry| Epoch { epoch: entry.epoch, start: entry.start }).collect())
+}
+
+fn print(out: &mut Out, info: &JsonInfo, consumers: &[ConsumerInfo]) -> std::io::Result<()> {
+    let ends = if info.live {
+        "as the processes of this boot share them"
+    } else {
+        "found by reading, no process of this boot had it open"
+    };
+    let lines = [
+        ("topic", info.topic.clone()),
+        ("directory", info.dir.clone()),
+        ("durability", info.durability.clone()),
+        ("segment size", units::size(info.segment_size)),
+        ("retention", info.retention.clone()),
+        ("first offset", info.first.to_string()),
+        ("high watermark", format!("{} ({ends})", info.high_watermark)),
+        ("end offset", info.end.to_string()),
+        ("durable end", info.durable_end.to_string()),
+    ];
+    for (name, value) in lines {
+        let name = out.paint(Colour::Faint, format!("{name:<16}"));
+        writeln!(out, "{name}{value}")?;
+    }
+    if info.sync_failed {
+        let what = "a sync failed: nothing is appended until every process closed the topic";
+        let what = out.paint(Colour::Bad, what);
+        writeln!(out, "{what}")?;
+    }
+    for epoch in &info.epochs {
+        writeln!(
+            out,
+            "recovery        epoch {} began at offset {}: unacknowledged records above it may have \
+             been cut",
+            epoch.epoch, epoch.start
+        )?;
+    }
+    let rows: Vec<Vec<String>> = info.segments.iter().map(|segment| row(out, segment)).collect();
+    writeln!(out)?;
+    let heading = ["SEGMENT", "RECORDS", "BYTES", "EPOCH", "DURABLE BELOW", ""];
+    out.table(&heading, &[1, 2, 3, 4], &rows)?;
+    if !consumers.is_empty() {
+        writeln!(out)?;
+        crate::consumers::print(out, consumers)?;
+    }
+    Ok(())
+}
+
+fn row(out: &Out, segment: &Segment) -> Vec<String> {
+    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    vec![
+        segment.file.file.clone(),
+        segment.records.to_string(),
+        units::size(segment.file.bytes),
+        or_dash(segment.epoch.map(|epoch| epoch.to_string())),
+        or_dash(segment.durable_end.map(|end| end.to_string())),
+        segment.damage.as_ref().map_or(String::new(), |what| {
+            out.paint(Colour::Bad, format!("header damaged: {what}"))
+        }),
+    ]
+}

@@ -1,0 +1,174 @@
+//! `request`: sends a request to a service and waits for its outcome.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use deaddrop::service::{Call, Client, Completed, Outcome, RequestId};
+use deaddrop::{Error, Log, Record};
+use serde_json::json;
+
+use crate::failure::{Exit, Failure};
+use crate::output::Out;
+use crate::record::json_payload;
+use crate::Global;
+
+/// Send a request to a service and print its reply
+///
+/// The service need not be running: the request waits for it in the log, and `request --attach ID`
+/// waits on for its outcome, now or another day. The exit code is 1 without a reply: not yet, failed,
+/// given up, expired.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Request {
+    /// The service
+    #[arg(required_unless_present = "attach", conflicts_with = "attach")]
+    service: Option<String>,
+    /// The payload; without it, or with -, standard input is
+    #[arg(allow_hyphen_values = true)]
+    payload: Option<String>,
+    /// Wait at most so long
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Send it, print its id, and do not wait
+    #[arg(long)]
+    no_wait: bool,
+    /// Wait for the outcome of a request that was sent before
+    #[arg(long, value_name = "ID", conflicts_with = "no_wait")]
+    attach: Option<RequestId>,
+    /// The name to send under [default: the first free one of cli, cli-1, cli-2, ..]
+    #[arg(long, value_name = "NAME", conflicts_with = "attach")]
+    client: Option<String>,
+    /// After so long without an outcome it is `expired`
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    deadline: Option<Duration>,
+    /// The key of the request
+    #[arg(short, long)]
+    key: Option<String>,
+    /// A header of the request; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = crate::append::parse_header)]
+    headers: Vec<(String, String)>,
+}
+
+/// So many commands can wait at once without a name of their own.
+const DEFAULT_CLIENTS: usize = 64;
+
+impl Request {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        if let Some(id) = &self.attach {
+            let client = global.open_existing()?.client(id.client()).open()?;
+            let call = client.attach(id).map_err(|error| match error {
+                Error::NotFound { .. } => Failure::no(format_args!(
+                    "{id} is no request that waits, or its outcome was taken: `deaddrop dump \
+                     SERVICE.replies` shows what came"
+                )),
+                other => other.into(),
+            })?;
+            return self.wait(out, call);
+        }
+        let service = self.service.as_deref().unwrap_or_default();
+        let record = self.record()?;
+        let client = self.open_client(&Log::open(global.dir())?)?;
+        let mut request = client.request(service, &record)?;
+        if let Some(deadline) = self.deadline {
+            request = request.deadline(deadline);
+        }
+        let call = request.call()?;
+        if self.no_wait {
+            let id = call.id().to_string();
+            if out.is_json() {
+                out.object(&json!({ "id": id }))?;
+            } else {
+                writeln!(out, "{id}")?;
+            }
+            return Ok(Exit::Ok);
+        }
+        self.wait(out, call)
+    }
+
+    fn record(&self) -> Result<Record, Failure> {
+        let payload = match self.payload.as_deref() {
+            None | Some("-") => {
+                let mut bytes = Vec::new();
+                std::io::stdin()
+                    .read_to_end(&mut bytes)
+                    .map_err(|error| Failure::io("reading", Path::new("standard input"), &error))?;
+                bytes
+            }
+            Some(payload) => payload.as_bytes().to_owned(),
+        };
+        let record = match &self.key {
+            Some(key) => Record::new(payload).key(key),
+            None => Record::new(payload),
+        };
+        Ok(self.headers.iter().fold(record, |record, (name, value)| record.header(name, value)))
+    }
+
+    fn open_client(&self, log: &Log) -> Result<Client, Failure> {
+        if let Some(name) = &self.client {
+            return Ok(log.client(name).open()?);
+        }
+        let names = (1..DEFAULT_CLIENTS).map(|number| format!("cli-{number}"));
+        let mut last = None;
+        for name in ["cli".to_owned()].into_iter().chain(names) {
+            match log.client(&name).open() {
+                Err(error @ Error::Locked { .. }) => last = Some(error),
+                other => return Ok(other?),
+            }
+        }
+        let locked = last.map_or_else(|| Failure::usage("no client name is left"), Failure::from);
+        Err(locked.and("name one with --client"))
+    }
+
+    fn wait(&self, out: &mut Out, mut call: Call) -> Result<Exit, Failure> {
+        match call.wait_timeout(self.timeout)? {
+            Some(done) => print(out, &done),
+            None => {
+                let id = call.id();
+                if out.is_json() {
+                    out.object(&json!({ "id": id.to_string(), "outcome": null }))?;
+                }
+                out.flush()?;
+                Err(Failure::no(format_args!(
+                    "no outcome yet: `deaddrop request --attach {id}` waits on for it"
+                )))
+            }
+        }
+    }
+}
+
+fn print(out: &mut Out, done: &Completed) -> Result<Exit, Failure> {
+    let (name, why) = match done.outcome() {
+        Outcome::Reply(reply) => {
+            if out.is_json() {
+                let mut object = json!({
+                    "id": done.id().to_string(), "outcome": "reply", "attempt": done.attempt(),
+                });
+                let payload = serde_json::to_value(json_payload(reply.payload()));
+                if let (Some(object), Ok(serde_json::Value::Object(payload))) =
+                    (object.as_object_mut(), payload)
+                {
+                    object.extend(payload);
+                }
+                out.object(&object)?;
+            } else {
+                out.write_all(reply.payload())?;
+                if !reply.payload().ends_with(b"\n") {
+                    out.write_all(b"\n")?;
+                }
+            }
+            return Ok(Exit::Ok);
+        }
+        Outcome::Failed(why) => ("failed", why.as_str()),
+        Outcome::DeadLettered(why) => ("dead-lettered", why.as_str()),
+        Outcome::Expired => ("expired", "its deadline passed"),
+        Outcome::Cancelled => ("cancelled", "it was taken back"),
+        _ => ("unknown", "a newer release knows this outcome"),
+    };
+    if out.is_json() {
+        out.object(&json!({
+            "id": done.id().to_string(), "outcome": name, "attempt": done.attempt(), "error": why,
+        }))?;
+        return Ok(Exit::No);
+    }
+    Err(Failure::no(format_args!("request {} {name}: {why}", done.id())))
+}

@@ -1,0 +1,170 @@
+//! `serve`: runs a command for each request of a service.
+
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use deaddrop::service::{HandlerError, Reply, Request, ServerOptions};
+use deaddrop::{Log, Stop};
+
+use crate::failure::{note, Exit, Failure};
+use crate::output::Out;
+use crate::Global;
+
+/// Answer the requests of a service: a command runs for each
+///
+/// The command gets the payload on standard input and, in the environment, DEADDROP_REQUEST_ID,
+/// DEADDROP_ATTEMPT, DEADDROP_CLIENT and, if there is one, DEADDROP_KEY. Exit code 0: what it wrote
+/// to standard output is the reply. 1 to 99, or a signal: it is run again later. 100 and above: the
+/// request has failed for good, with what it wrote to standard error.
+///
+/// A request is answered once, however often this command is killed; the command may run again for a
+/// request that was in hand then (DEADDROP_ATTEMPT says so).
+#[derive(Debug, clap::Args)]
+pub(crate) struct Serve {
+    /// The service
+    service: String,
+    /// The command and its arguments
+    #[arg(last = true, required = true, num_args = 1..)]
+    command: Vec<String>,
+    /// End after so many requests
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    count: Option<u64>,
+    /// After so many attempts a request goes to SERVICE.dead; 0: never
+    #[arg(long, value_name = "COUNT", default_value_t = 10)]
+    max_attempts: u32,
+    /// The wait before a second attempt; it doubles with each
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = humantime::parse_duration)]
+    retry_first: Duration,
+}
+
+/// From this exit code on a request has failed for good.
+const TERMINAL: i32 = 100;
+/// So much of standard error is kept as the reason of a failure.
+const REASON_LEN: usize = 4096;
+
+impl Serve {
+    pub(crate) fn run(&self, global: &Global, _out: &mut Out) -> Result<Exit, Failure> {
+        let log = Log::open(global.dir())?;
+        let options = ServerOptions {
+            max_attempts: self.max_attempts,
+            retry_first: self.retry_first,
+            ..ServerOptions::default()
+        };
+        let stop = Stop::new();
+        // A command that cannot be started is no reason to give up on requests.
+        let broken = Arc::new(OnceLock::new());
+        let handler = self.handler(stop.clone(), Arc::clone(&broken));
+        let mut server = log.server_with(&self.service, options, handler)?;
+        note(format_args!("serving {}", self.service));
+        server.run(&stop)?;
+        match broken.get() {
+            Some(error) => Err(Failure::usage(format_args!(
+                "starting {}: {error}; the request waits for a command that works",
+                self.command[0]
+            ))),
+            None => Ok(Exit::Ok),
+        }
+    }
+
+    fn handler(
+        &self,
+        stop: Stop,
+        broken: Arc<OnceLock<io::Error>>,
+    ) -> impl Fn(&Request<'_>) -> Result<Reply, HandlerError> {
+        let command = self.command.clone();
+        let left = self.count.map(AtomicU64::new);
+        move |request| {
+            let outcome = match run_command(&command, request) {
+                Err(RunError::Start(error)) => {
+                    let retry = HandlerError::retry(error.to_string());
+                    broken.get_or_init(|| error);
+                    stop.stop();
+                    return Err(retry);
+                }
+                Err(RunError::Again(why)) => return Err(HandlerError::retry(why)),
+                Err(RunError::Failed(why)) => Err(HandlerError::terminal(why)),
+                Ok(reply) => Ok(reply),
+            };
+            if left.as_ref().is_some_and(|left| left.fetch_sub(1, Ordering::Relaxed) <= 1) {
+                stop.stop();
+            }
+            outcome
+        }
+    }
+}
+
+/// Why there is no reply.
+enum RunError {
+    /// The command could not be started.
+    Start(io::Error),
+    /// It may work later.
+    Again(String),
+    /// It refused for good.
+    Failed(String),
+}
+
+impl From<io::Error> for RunError {
+    fn from(error: io::Error) -> RunError {
+        RunError::Again(error.to_string())
+    }
+}
+
+fn run_command(command: &[String], request: &Request<'_>) -> Result<Reply, RunError> {
+    let mut prepared = Command::new(&command[0]);
+    prepared
+        .args(&command[1..])
+        .env("DEADDROP_REQUEST_ID", request.id().to_string())
+        .env("DEADDROP_ATTEMPT", request.attempt().to_string())
+        .env("DEADDROP_CLIENT", request.client())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    match request.key() {
+        // The environment cannot hold a NUL.
+        Some(key) if !key.contains(&0) => prepared.env("DEADDROP_KEY", OsStr::from_bytes(key)),
+        _ => prepared.env_remove("DEADDROP_KEY"),
+    };
+    let mut child = prepared.spawn().map_err(RunError::Start)?;
+    let (reply, reason) = talk(&mut child, request.payload())?;
+    let status = child.wait()?;
+    match status.code() {
+        Some(0) => Ok(Reply::new(reply)),
+        Some(code) if code >= TERMINAL => {
+            let reason = if reason.is_empty() { format!("exit code {code}") } else { reason };
+            Err(RunError::Failed(reason))
+        }
+        _ => Err(RunError::Again(format!("{status}: {reason}"))),
+    }
+}
+
+/// Gives a child its input, and takes its output and the end of what it says on stderr, which is
+/// passed on as well. All at once, so that no full pipe blocks another.
+fn talk(child: &mut Child, payload: &[u8]) -> io::Result<(Vec<u8>, String)> {
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            // A command need not read its input.
+            stdin.map(|mut stdin| stdin.write_all(payload))
+        });
+        let reason = scope.spawn(move || {
+            let mut said = Vec::new();
+            if let Some(mut stderr) = stderr {
+                stderr.read_to_end(&mut said)?;
+                io::stderr().write_all(&said)?;
+            }
+            let start = said.len().saturating_sub(REASON_LEN);
+            io::Result::Ok(String::from_utf8_lossy(&said[start..]).trim().to_owned())
+        });
+        let mut reply = Vec::new();
+        if let Some(mut stdout) = stdout {
+            stdout.read_to_end(&mut reply)?;
+        }
+        let reason = reason.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok((reply, reason))
+    })
+}

@@ -1,0 +1,46 @@
+//! `tail`: prints the newest records, and what comes.
+
+use std::io::Write;
+
+use deaddrop::{Start, Stop};
+
+use crate::cat::Style;
+use crate::failure::{Exit, Failure};
+use crate::output::Out;
+use crate::Global;
+
+/// Print the newest records of a topic, and with -f what is appended from now on
+#[derive(Debug, clap::Args)]
+#[command(after_help = crate::cat::RANGES)]
+pub(crate) struct Tail {
+    /// The topic
+    topic: String,
+    /// So many of the newest records
+    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 10)]
+    count: u64,
+    /// Go on with what is appended, until interrupted
+    #[arg(short, long)]
+    follow: bool,
+    #[command(flatten)]
+    style: Style,
+}
+
+impl Tail {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let topic = global.open_read_only()?.existing_topic(&self.topic)?;
+        let mut reader = topic.reader(Start::LastN(self.count))?;
+        let stop = Stop::new();
+        loop {
+            while let Some(record) = reader.next()? {
+                self.style.print(out, &self.topic, &record)?;
+            }
+            out.flush()?;
+            if !self.follow {
+                return Ok(Exit::Ok);
+            }
+            if let Some(record) = reader.wait(&stop)? {
+                self.style.print(out, &self.topic, &record)?;
+            }
+        }
+    }
+}

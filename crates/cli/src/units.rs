@@ -1,0 +1,115 @@
+//! Sizes, times and durabilities as people write and read them.
+
+use std::time::{Duration, SystemTime};
+
+use deaddrop::{Durability, Retention};
+
+/// `16MiB`, `64k`, `4096`: a number of bytes. Units are powers of 1024.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return Err(format!("{unit:?} is no unit: use KiB, MiB or GiB")),
+    };
+    let number: u64 = number.parse().map_err(|_| "a number of bytes, as 64KiB".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+}
+
+/// `power-loss`, `process-crash`, `within:500ms`.
+pub(crate) fn parse_durability(text: &str) -> Result<Durability, String> {
+    match text {
+        "power-loss" => Ok(Durability::PowerLoss),
+        "process-crash" => Ok(Durability::ProcessCrash),
+        other => match other.strip_prefix("within:") {
+            Some(interval) => humantime::parse_duration(interval)
+                .map(Durability::PowerLossWithin)
+                .map_err(|error| format!("within:{interval}: {error}")),
+            None => Err("power-loss, process-crash or within:500ms".to_owned()),
+        },
+    }
+}
+
+/// The inverse of [`parse_durability`].
+pub(crate) fn durability(durability: Durability) -> String {
+    match durability {
+        Durability::PowerLoss => "power-loss".into(),
+        Durability::ProcessCrash => "process-crash".into(),
+        Durability::PowerLossWithin(interval) => {
+            format!("within:{}", humantime::format_duration(interval).to_string().replace(' ', ""))
+        }
+    }
+}
+
+/// What a topic keeps.
+pub(crate) fn retention(retention: Retention) -> String {
+    let mut parts = Vec::new();
+    if let Some(age) = retention.age {
+        parts.push(format!("age {}", humantime::format_duration(age)));
+    }
+    if let Some(bytes) = retention.bytes {
+        parts.push(format!("size {}", size(bytes)));
+    }
+    if retention.consumed {
+        parts.push("until consumed".to_owned());
+    }
+    if parts.is_empty() {
+        parts.push("forever".to_owned());
+    }
+    parts.join(", ")
+}
+
+/// Bytes, to three digits.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if value.fract() == 0.0 {
+        format!("{value} {}", UNITS[unit])
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+/// Nanoseconds since the Unix epoch, as RFC 3339 to the microsecond.
+pub(crate) fn time(nanos: u64) -> String {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos);
+    humantime::format_rfc3339_micros(time).to_string()
+}
+
+/// A name with the letter that makes it a plural, unless there is one.
+pub(crate) fn count(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("64KiB"), Ok(64 << 10));
+        assert_eq!(parse_size("2g"), Ok(2 << 30));
+        for bad in ["", "k", "1.5M", "-1", "99999999999999999999", "99999999999999G", "1 x"] {
+            assert!(parse_size(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_durability_is_written_as_it_is_read() {
+        for text in ["power-loss", "process-crash", "within:500ms", "within:1m30s"] {
+            assert_eq!(durability(parse_durability(text).unwrap()), text);
+        }
+        assert!(parse_durability("within:").is_err());
+        assert!(parse_durability("none").is_err());
+    }
+}

@@ -1,0 +1,10 @@
+//! The `deaddrop` binary from outside: arguments, bytes in, bytes out, exit codes.
+#![allow(clippy::unwrap_used)]
+
+mod append;
+mod consumers;
+mod dump;
+mod reading;
+mod refusals;
+mod support;
+mod verify;
