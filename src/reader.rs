@@ -266,7 +266,11 @@ impl Reader {
 
     /// Stands at the frame of `next` even if the frames before it in its segment are damaged.
     fn damaged_before(&mut self, base: u64, next: u64) -> Result<()> {
-        let (of_next, end) = self.topic.around(next, self.frontier.active)?;
+        let (of_next, end) = match self.topic.around(next, self.frontier.active) {
+            // The next file is missing too: the next read says so.
+            Err(Error::Corrupt { .. }) => return Ok(()),
+            around => around?,
+        };
         if of_next == base {
             if let Ok(segment) = self.topic.segment(base) {
                 let start = crate::format::segment::FIRST_FRAME_AT;

@@ -56,7 +56,13 @@ impl Segment {
         file: Box<dyn DiskFile>,
         header: Header,
     ) -> Result<Segment> {
-        let len = file.len().map_err(|error| Error::io("asking the length of", &path, error))?;
+        // Whole words: a file that was cut off in one holds no frame there.
+        let len = file.len().map_err(|error| Error::io("asking the length of", &path, error))? & !7;
+        if len < layout::FIRST_FRAME_AT {
+            let what =
+                Malformed::Short { needed: layout::FIRST_FRAME_AT as usize, found: len as usize };
+            return Err(Error::malformed(&path, len, what));
+        }
         Ok(Segment { path, header, file, len, map: OnceLock::new(), resident: AtomicU64::new(0) })
     }
 

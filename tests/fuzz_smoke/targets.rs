@@ -340,11 +340,12 @@ fn append_and_read(topic: &Topic) -> Result<(), Error> {
     Ok(())
 }
 
-/// Opens it twice: what the first opening made of the files must be good for the second.
-fn use_twice(disk: &SimDisk) {
+/// Opens it twice: what the first opening made of the files must be good for the second, unless there
+/// is a foreign segment file that appends may come upon later.
+fn use_twice(disk: &SimDisk, foreign: bool) {
     let first = use_topic(disk);
     let second = use_topic(disk);
-    if first.is_ok() {
+    if first.is_ok() && !foreign {
         second.expect("what was opened and used can be opened again");
     }
 }
@@ -395,7 +396,7 @@ pub fn segment(data: &[u8]) {
         }
     }
     disk.write(&path, &bytes);
-    use_twice(&disk);
+    use_twice(&disk, false);
 }
 
 /// A topic's directory with changes that the input chooses in any of its files.
@@ -410,16 +411,18 @@ pub fn topic(data: &[u8]) {
         // On the same boot from now on: the control words are believed.
         _ => drop(use_topic(&disk)),
     }
+    let mut foreign = false;
     for _ in 0..8 {
         if input.0.is_empty() {
             break;
         }
-        change(&disk, &mut input);
+        foreign |= change(&disk, &mut input);
     }
-    use_twice(&disk);
+    use_twice(&disk, foreign);
 }
 
-fn change(disk: &SimDisk, input: &mut Input<'_>) {
+/// Changes one file. True if it made a segment file of another name.
+fn change(disk: &SimDisk, input: &mut Input<'_>) -> bool {
     let paths = disk.paths();
     let path = &paths[input.below(paths.len())];
     let mut bytes = disk.read(path).expect("just listed");
@@ -455,12 +458,13 @@ fn change(disk: &SimDisk, input: &mut Input<'_>) {
             if disk.read(TOPIC.to_owned() + "/settings").is_some() {
                 disk.write(path, &bytes);
             }
-            return;
+            return true;
         }
         _ => {
             disk.remove(path);
-            return;
+            return false;
         }
     }
     disk.write(path, &bytes);
+    false
 }
