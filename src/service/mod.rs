@@ -25,10 +25,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::stop::Stop;
-use crate::topic::{Topic, TopicOptions};
+use crate::topic::{Retention, Topic, TopicOptions};
 
 pub use client::{Call, Client, ClientBuilder, RequestBuilder};
 pub use envelope::{Envelope, Kind};
@@ -38,13 +38,22 @@ pub use outcome::{Completed, Outcome, Parked};
 pub use request_id::RequestId;
 pub use server::{Server, ServerOptions};
 
-/// A new generation of this layer's topics takes these settings, unless told otherwise.
+/// Opens a topic of this layer; makes it with these settings, or the defaults, if there is none. One
+/// that drops records by age or size is refused: an open request, or one in doubt, may need them.
 pub(crate) fn open_topic(log: &Log, name: &str, options: Option<TopicOptions>) -> Result<Topic> {
-    match (log.existing_topic(name), options) {
-        (Err(crate::Error::NotFound { .. }), Some(options)) => log.create_topic(name, options),
-        (Err(crate::Error::NotFound { .. }), None) => log.topic(name),
-        (other, _) => other,
+    let topic = match log.existing_topic(name) {
+        Err(Error::NotFound { .. }) => log.create_topic(name, options.unwrap_or_default())?,
+        other => other?,
+    };
+    if topic.options().retention != Retention::default() {
+        return Err(Error::Invalid {
+            what: format!(
+                "topic {name} has a retention, but the topics of a service keep everything: an open \
+                 request may need it; make the topic without one, and trim it by hand"
+            ),
+        });
     }
+    Ok(topic)
 }
 
 /// The topic that takes the requests of a service.

@@ -25,6 +25,8 @@ fn entry() {
         "tail" => crate::storm::tail(&words[1..]),
         "server" => crate::service_kill::server(&words[1..]),
         "client" => crate::service_kill::client(&words[1..]),
+        "killed-consumer" => crate::consumer::killed_consumer(&words[1..]),
+        "waiter" => crate::consumer::waiter(&words[1..]),
         "killed-client" => crate::service_kill::killed_client(&words[1..]),
         "large" => crate::extend::large(&words[1..]),
         "worker" => crate::takeover::worker(&words[1..]),

@@ -3,6 +3,7 @@
 
 mod append;
 mod child;
+mod consumer;
 mod copy;
 mod damage;
 mod extend;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deaddrop::service::{Completed, Envelope, HandlerError, Kind, Outcome, Reply, ServerOptions};
-use deaddrop::{Durability, Error, Log, Record, Start, TopicOptions};
+use deaddrop::{Durability, Error, Log, Record, Retention, Start, TopicOptions};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -342,6 +342,18 @@ fn names_and_second_owners_are_refused_with_what_to_do() {
     assert!(client.outstanding().unwrap().is_empty());
     let _server = log.server("s", echo).unwrap();
     assert!(matches!(log.server("s", echo), Err(Error::Locked { .. })));
+}
+
+#[test]
+fn a_topic_that_drops_records_is_no_topic_for_a_service() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let retention = Retention { bytes: Some(1), ..Retention::default() };
+    log.create_topic("s.requests", TopicOptions { retention, ..options() }).unwrap();
+    let refused = log.server("s", echo).unwrap_err().to_string();
+    assert!(refused.contains("s.requests") && refused.contains("keep everything"), "{refused}");
+    let client = log.client("c").open().unwrap();
+    assert!(matches!(client.request("s", &Record::new("")), Err(Error::Invalid { .. })));
 }
 
 #[test]
