@@ -396,14 +396,12 @@ impl TopicInner {
     fn help_publish(&self, seen: u64) -> Result<()> {
         let frontier = self.frontier()?;
         if frontier.high_watermark <= seen && frontier.end > seen {
-            let stuck = self.member()?.control.sync.owner.load(Ordering::Relaxed) == 0;
-            if stuck {
-                return match self.wait_durable(frontier.end) {
-                    // The latch stops writers; what is durable stays readable.
-                    Err(Error::SyncFailed { .. }) => Ok(()),
-                    other => other,
-                };
-            }
+            // Waits for a syncer that is alive, takes a dead one's work over, overtakes a stopped one.
+            return match self.wait_durable(frontier.end) {
+                // The latch stops writers; what is durable stays readable.
+                Err(Error::SyncFailed { .. }) => Ok(()),
+                other => other,
+            };
         }
         Ok(())
     }

@@ -68,6 +68,8 @@ pub(crate) struct TopicInner {
     /// A background job of this kind is waiting, running, or has done all there is to do.
     preparing: AtomicBool,
     populating: AtomicBool,
+    /// Opened as a member, with words that hold: closing it syncs.
+    is_open: AtomicBool,
     /// Wall clock less boot clock when the topic was opened.
     clock_difference: u64,
     /// For the background jobs.

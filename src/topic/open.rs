@@ -75,6 +75,7 @@ impl TopicInner {
         topic.settle_slot(slot)?;
         crash_point!("open.before-gate-is-left");
         member::leave_gate(&*topic.member()?.lock_file).map_err(io)?;
+        topic.is_open.store(true, Ordering::Relaxed);
         topic.start_timers();
         Ok(topic)
     }
@@ -99,6 +100,7 @@ impl TopicInner {
             active_index: Mutex::new(None),
             preparing: false.into(),
             populating: false.into(),
+            is_open: false.into(),
             clock_difference: super::trim::clock_difference(),
             this: Weak::clone(this),
         })
@@ -419,9 +421,8 @@ impl Drop for TopicInner {
         }
         if let Access::Member(member) = &self.access {
             let words = &member.control;
-            // Stored last by an opening: without it the words may be another boot's.
-            let generation = words.members[member.me.slot()].generation.load(Ordering::Relaxed);
-            let is_open = member.me.is_generation(generation);
+            // After an opening that failed the words may be another boot's.
+            let is_open = self.is_open.load(Ordering::Relaxed);
             if is_open && words.identity.latched.load(Ordering::Acquire) == 0 {
                 // A failure latches the topic: the next one to open it recovers.
                 drop(self.wait_durable(words.tail.end.load(Ordering::Acquire)));
