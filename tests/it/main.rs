@@ -6,6 +6,7 @@ mod child;
 mod copy;
 mod damage;
 mod extend;
+mod faults;
 mod input;
 mod ledger;
 mod liveness;
