@@ -114,6 +114,11 @@ impl SimDisk {
         state.faults.push(Fault { op, call, errno });
     }
 
+    /// Takes back what [`fail`](Self::fail) asked for and has not happened yet.
+    pub fn forget_faults(&self) {
+        self.state.lock().faults.clear();
+    }
+
     /// Calls of `op` so far, in all processes, failed ones included.
     pub fn calls(&self, op: Op) -> u64 {
         self.state.lock().calls[op as usize]

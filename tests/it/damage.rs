@@ -263,7 +263,9 @@ fn check_flip(specimen: &Specimen, path: &Path, at: usize, view: View, seen: &Se
         assert!(seen.damaged <= 1, "{story}");
         assert!(seen.end == specimen.all() || seen.cut || view.read_only, "{story}");
     } else {
-        assert_eq!((seen.records, seen.damaged), (specimen.all(), 0), "{story}");
+        assert_eq!(seen.records, specimen.all(), "{story}");
+        // Words that count more records than there are: those are reported as missing.
+        assert!(seen.damaged == 0 || name(path) == "control" && view.same_boot, "{story}");
     }
     if !name(path).eq("c") && !view.read_only {
         assert_eq!(seen.consumer, Some(20), "{story}");
