@@ -122,6 +122,7 @@ impl Reader {
     ///
     /// [`Error::Trimmed`] if it is gone: seek. [`Error::Corrupt`] if it is damaged. [`Error::Io`].
     #[allow(clippy::should_implement_trait)]
+    #[inline]
     pub fn next(&mut self) -> Result<Option<RecordRef<'_>>> {
         match self.advance()? {
             Some(fixed) => {
@@ -167,6 +168,7 @@ impl Reader {
     }
 
     /// Moves to the next record's frame, and past it.
+    #[inline(always)]
     fn advance(&mut self) -> Result<Option<frame::Fixed>> {
         self.topic.not_forked()?;
         if self.next >= self.frontier.high_watermark {

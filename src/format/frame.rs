@@ -71,8 +71,10 @@ pub struct Fixed {
 impl Fixed {
     /// Decodes the fixed part and checks everything that can be checked without the rest.
     /// `room` is the number of bytes from the frame's start to the end of the file.
+    #[inline(always)]
     pub fn decode(bytes: &[u8], room: usize) -> Result<Fixed, Malformed> {
         super::need(bytes, FIXED_LEN)?;
+        let bytes = &bytes[..FIXED_LEN];
         let fixed = Fixed {
             crc: LE::read_u32(&bytes[CRC_AT..]),
             len: LE::read_u32(&bytes[LEN_AT..]) as usize,
@@ -117,11 +119,13 @@ impl Fixed {
     }
 
     /// Bytes up to the next frame.
+    #[inline]
     pub fn padded_len(&self) -> usize {
         padded(self.len)
     }
 
     /// Bytes that the checksum covers, from the frame's start.
+    #[inline]
     pub fn checked_len(&self) -> usize {
         if self.kind == KIND_VOID {
             FIXED_LEN
@@ -137,6 +141,7 @@ impl Fixed {
 
     /// Checks the checksum; `bytes` starts with the frame and holds at least
     /// [`checked_len`](Self::checked_len) bytes.
+    #[inline]
     pub fn verify(&self, bytes: &[u8], salt: u64, position: u64) -> Result<(), Malformed> {
         super::need(bytes, self.checked_len())?;
         let computed = checksum(&bytes[LEN_AT..self.checked_len()], salt, position);
@@ -175,6 +180,7 @@ pub fn seed(salt: u64, position: u64) -> u32 {
 }
 
 /// The checksum of a frame's bytes behind the checksum.
+#[inline]
 pub fn checksum(bytes: &[u8], salt: u64, position: u64) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(seed(salt, position));
     hasher.update(bytes);

@@ -1,10 +1,10 @@
 //! A shared mapping of a file, without ever forming a reference to its bytes.
 //!
 //! Other processes store into the same memory. Words are reached as atomics; ranges are copied in and
-//! out. A copy out loads relaxed words, so that a racing store gives wrong bytes (which the frame's
-//! checksum finds) and not undefined behaviour.
+//! out. A copy out is made of relaxed loads, so that a racing store gives wrong bytes (which the
+//! frame's checksum finds) and not undefined behaviour.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
 use std::sync::Arc;
 use std::{io, ptr};
 
@@ -119,12 +119,15 @@ impl Map {
     }
 
     /// Copies a range out, as relaxed words. `position` is a multiple of 8.
+    #[inline]
     pub(crate) fn read(&self, position: usize, out: &mut [u8]) {
         assert!(position % 8 == 0);
-        let from = self.at(position, out.len()).cast::<u64>().cast_const();
+        let from = self.at(position, out.len()).cast_const();
+        let copied = copy_blocks(from, out);
         let words = out.len() / 8;
         let to = out.as_mut_ptr().cast::<u64>();
-        for index in 0..words {
+        let from = from.cast::<u64>();
+        for index in copied / 8..words {
             // SAFETY: `from` is aligned and valid for `words` words; `to` is valid for as many and
             // may be unaligned.
             unsafe {
@@ -132,19 +135,11 @@ impl Map {
                 to.add(index).write_unaligned(word);
             }
         }
-        let rest = &mut out[words * 8..];
-        if !rest.is_empty() {
-            let mut last = [0; 8];
-            for (index, byte) in last.iter_mut().enumerate().take(rest.len()) {
-                // SAFETY: in bounds, as `position + out.len()` is.
-                *byte = unsafe {
-                    std::sync::atomic::AtomicU8::from_ptr(
-                        from.cast::<u8>().add(words * 8 + index).cast_mut(),
-                    )
-                    .load(Ordering::Relaxed)
-                };
-            }
-            rest.copy_from_slice(&last[..rest.len()]);
+        for (index, byte) in out.iter_mut().enumerate().skip(words * 8) {
+            // SAFETY: in bounds, as `position + out.len()` is.
+            *byte = unsafe {
+                AtomicU8::from_ptr(from.cast::<u8>().add(index).cast_mut()).load(Ordering::Relaxed)
+            };
         }
     }
 
@@ -177,6 +172,56 @@ impl Map {
     }
 }
 
+/// Copies as many whole blocks of 64 bytes as `out` has room for, and returns their length.
+///
+/// Loads of words one by one are the only racing reads that the language knows, and they are half as
+/// fast as the memory. The loads below are 16 bytes wide and no part of the language: to it, the block
+/// is a call that stores some bytes or other into `out`.
+#[inline]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+fn copy_blocks(from: *const u8, out: &mut [u8]) -> usize {
+    let blocks = out.len() / 64;
+    if blocks > 0 {
+        // SAFETY: both sides are valid for `blocks * 64` bytes: `from` for all of `out.len()` by the
+        // bounds check of the only caller, `out` as a slice. Only `out`, the named registers and the
+        // flags are changed. A racing store by another processor gives old or new bytes, each of
+        // which is a valid u8. SSE2 is part of x86-64.
+        unsafe {
+            std::arch::asm!(
+                "2:",
+                "movups {a}, [{from}]",
+                "movups {b}, [{from} + 16]",
+                "movups {c}, [{from} + 32]",
+                "movups {d}, [{from} + 48]",
+                "movups [{to}], {a}",
+                "movups [{to} + 16], {b}",
+                "movups [{to} + 32], {c}",
+                "movups [{to} + 48], {d}",
+                "add {from}, 64",
+                "add {to}, 64",
+                "dec {left}",
+                "jnz 2b",
+                from = inout(reg) from => _,
+                to = inout(reg) out.as_mut_ptr() => _,
+                left = inout(reg) blocks => _,
+                a = out(xmm_reg) _,
+                b = out(xmm_reg) _,
+                c = out(xmm_reg) _,
+                d = out(xmm_reg) _,
+                options(nostack),
+            );
+        }
+    }
+    blocks * 64
+}
+
+/// Elsewhere, everything is copied as words.
+#[inline]
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+fn copy_blocks(_: *const u8, _: &mut [u8]) -> usize {
+    0
+}
+
 impl std::fmt::Debug for Map {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Map").field("len", &self.len).field("writable", &self.writable).finish()
@@ -190,6 +235,33 @@ impl Drop for Map {
             if !super::fork::in_child() {
                 // SAFETY: dropped once, here.
                 unsafe { std::mem::ManuallyDrop::drop(raw) };
+            }
+        }
+    }
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::*;
+
+    struct Words(#[allow(dead_code)] Box<[u64]>);
+    impl MemoryOwner for Words {
+        fn redirty(&self, _: usize, _: usize) {}
+    }
+
+    #[test]
+    fn a_range_of_any_length_is_copied_out_whole_and_nothing_else() {
+        let mut words: Box<[u64]> = (0..64).map(|word| word * 0x0123_4567_89ab_cdef).collect();
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let start = words.as_mut_ptr().cast();
+        // SAFETY: the box's memory stays where it is while the owner holds it, 512 bytes, aligned.
+        let map = unsafe { Map::of_memory(start, 512, true, Arc::new(Words(words))) };
+        for position in (0..512).step_by(8) {
+            for len in 0..=512 - position {
+                let mut out = vec![0x5a; len + 64];
+                map.read(position, &mut out[..len]);
+                assert_eq!(out[..len], bytes[position..position + len]);
+                assert!(out[len..].iter().all(|&byte| byte == 0x5a));
             }
         }
     }
