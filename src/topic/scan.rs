@@ -48,11 +48,10 @@ impl TopicInner {
             whole_frames_behind: scan.frames_behind > 0,
         });
         let end = scan.end.max(boundary);
-        if let (true, Some(segment)) = (ending != Ending::Continue, &scan.segment) {
-            if segment.base() == end {
-                // Not one whole frame in it: the segment that begins there now takes its name.
-                scan.unpromised.insert(0, end);
-            }
+        let begins_anew = ending != Ending::Continue && bases.contains(&end);
+        if begins_anew && !scan.unpromised.contains(&end) {
+            // Not one whole frame in it: the segment that begins there now takes its name.
+            scan.unpromised.insert(0, end);
         }
         reset(words);
         let epoch = self.begin_epoch(end)?;
