@@ -39,6 +39,9 @@ fn entry() {
         "small-files" => crate::input::small_files(&words[1..]),
         "full-disk" => crate::input::full_disk(&words[1..]),
         "read-only-disk" => crate::input::read_only_disk(&words[1..]),
+        "committers" => crate::sync::committers(&words[1..]),
+        "appends" => crate::sync::appends(&words[1..]),
+        "sync-death" => crate::sync::sync_death(&words[1..]),
         other => panic!("no role {other}"),
     }
     say("bye");

@@ -14,6 +14,7 @@ mod random;
 mod service;
 mod service_kill;
 mod storm;
+mod sync;
 mod takeover;
 
 /// A directory of its own on a disk, removed at the end.

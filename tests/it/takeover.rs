@@ -43,7 +43,7 @@ const CREATE: [&str; 3] = ["create.settings", "start.headed", "start.named"];
 const SETTLE: [&str; 3] = ["settle.covered", "settle.published", "settle.rolled"];
 const RECOVER: [&str; 3] = ["recover.epoch", "recover.set-aside", "recover.synced"];
 /// Reached after a sync that failed, and between the removals of a trim: on a simulated disk only.
-const ELSEWHERE: [&str; 2] = ["sync.latched", "trim.removed"];
+const ELSEWHERE: [&str; 3] = ["sync.failed", "sync.latched", "trim.removed"];
 
 #[test]
 fn every_crash_point_of_the_log_is_on_a_list_here() {

@@ -1,0 +1,324 @@
+//! Durability: who syncs, how often, what a sync covers, and what a failed one means.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deaddrop::sim::{Op, SimDisk};
+use deaddrop::{Durability, Error, Log, Record, Start, Topic, TopicOptions};
+
+use crate::child::{self, Child, GUARD};
+use crate::ledger;
+
+const SEGMENT_LEN: u64 = 64 << 10;
+const DIR: &str = "/log";
+
+fn options(durability: Durability) -> TopicOptions {
+    TopicOptions { segment_len: SEGMENT_LEN, ..TopicOptions::durability(durability) }
+}
+
+fn on_sim(disk: &SimDisk, durability: Durability) -> Topic {
+    Log::open_sim(disk, DIR).unwrap().create_topic("t", options(durability)).unwrap()
+}
+
+fn payloads(topic: &Topic) -> Vec<Vec<u8>> {
+    let mut reader = topic.reader(Start::First).unwrap();
+    let mut found = Vec::new();
+    while let Some(record) = reader.next().unwrap() {
+        found.push(record.payload().to_owned());
+    }
+    found
+}
+
+/// What is there after the power failed and came back, in several ways.
+fn after_power_cuts(disk: &SimDisk) -> impl Iterator<Item = Vec<Vec<u8>>> + '_ {
+    (0..20).map(|seed| {
+        let image = disk.power_cut(seed);
+        payloads(&Log::open_sim(&image, DIR).unwrap().existing_topic("t").unwrap())
+    })
+}
+
+const THREADS: usize = 8;
+const APPENDS_EACH: usize = 40;
+
+#[test]
+fn threads_and_processes_share_syncs() {
+    let dir = crate::dir();
+    let path = dir.path().to_str().unwrap();
+    let topic = ledger::open(path, "power-loss", SEGMENT_LEN);
+    let mut children = [Child::spawn(&["committers", path]), Child::spawn(&["committers", path])];
+    for child in &mut children {
+        assert_eq!(child.hear().as_deref(), Some("ready"));
+    }
+    for child in &mut children {
+        child.tell("go");
+    }
+    let mut syncs = 0;
+    for child in &mut children {
+        let line = child.hear().unwrap();
+        syncs += line.strip_prefix("syncs ").unwrap().parse::<usize>().unwrap();
+    }
+    let appends = 2 * THREADS * APPENDS_EACH;
+    assert_eq!(topic.high_watermark().unwrap(), appends as u64);
+    println!("{appends} durable appends, {syncs} syncs");
+    assert!(syncs > 0 && 2 * syncs < appends, "{syncs} syncs of {appends} appends");
+}
+
+/// Role: many threads append durably; says how many syncs that took.
+pub(crate) fn committers(words: &[&str]) {
+    let [dir] = words else { panic!("{words:?}") };
+    let topic = ledger::open(dir, "power-loss", SEGMENT_LEN);
+    let syncs = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&syncs);
+    deaddrop::arm_crash_points(Some(Box::new(move |name| {
+        counted.fetch_add(u64::from(name == "sync.before"), Ordering::Relaxed);
+    })));
+    child::say("ready");
+    child::listen();
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for _ in 0..APPENDS_EACH {
+                    let offset = topic.append(&Record::new([7; 100])).unwrap();
+                    assert!(topic.durable_end().unwrap() > offset);
+                }
+            });
+        }
+    });
+    child::say(&format!("syncs {}", syncs.load(Ordering::Relaxed)));
+}
+
+fn wait_until_durable(topic: &Topic, end: u64) {
+    let started = Instant::now();
+    while topic.durable_end().unwrap() < end {
+        assert!(started.elapsed() < GUARD, "never became durable");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_record_becomes_durable_within_its_interval_without_another_append() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let within = Durability::PowerLossWithin(Duration::from_millis(20));
+    let topic = log.create_topic("t", options(within)).unwrap();
+    for end in 1..=3 {
+        assert_eq!(topic.append(&Record::new("x")).unwrap(), end - 1);
+        wait_until_durable(&topic, end);
+    }
+}
+
+#[test]
+fn what_a_killed_writer_had_not_synced_is_synced_by_an_idle_member() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let within = Durability::PowerLossWithin(Duration::from_millis(200));
+    let topic = log.create_topic("t", options(within)).unwrap();
+    let mut writer = Child::spawn(&["appends", dir.path().to_str().unwrap()]);
+    assert_eq!(writer.hear().as_deref(), Some("appended"));
+    writer.kill();
+    wait_until_durable(&topic, 10);
+}
+
+/// Role: appends ten records to the topic as it is, and stays.
+pub(crate) fn appends(words: &[&str]) {
+    let [dir] = words else { panic!("{words:?}") };
+    let topic = Log::open(dir).unwrap().existing_topic("t").unwrap();
+    for _ in 0..10 {
+        topic.append(&Record::new("x")).unwrap();
+    }
+    child::say("appended");
+    child::listen();
+}
+
+#[test]
+fn a_waiting_reader_is_shown_what_a_dead_writer_had_not_synced() {
+    let dir = crate::dir();
+    let path = dir.path().to_str().unwrap();
+    let topic = ledger::open(path, "power-loss", SEGMENT_LEN);
+    for death in ["append.published", "sync.before", "sync.after"] {
+        let mut reader = topic.reader(Start::End).unwrap();
+        let mut writer = Child::spawn(&["dies", path, "power-loss", death]);
+        let record = reader.wait_timeout(GUARD).unwrap();
+        assert!(record.is_some(), "{death}: not shown");
+        assert_eq!(writer.hear(), None);
+        writer.wait_for_death();
+    }
+}
+
+#[test]
+fn a_clean_close_syncs() {
+    let disk = SimDisk::new();
+    let topic = on_sim(&disk, Durability::PowerLossWithin(Duration::from_secs(3600)));
+    topic.append(&Record::new("x")).unwrap();
+    topic.append(&Record::new("y")).unwrap();
+    drop(topic);
+    for found in after_power_cuts(&disk) {
+        assert_eq!(found, [b"x", b"y"]);
+    }
+}
+
+#[test]
+fn waiting_for_durability_works_whatever_the_topic_promises() {
+    let never = Duration::from_secs(3600);
+    for durability in [Durability::ProcessCrash, Durability::PowerLossWithin(never)] {
+        let disk = SimDisk::new();
+        let topic = on_sim(&disk, durability);
+        let mut expected = Vec::new();
+        for number in 0..100u8 {
+            topic.append(&Record::new(vec![number; 2000])).unwrap();
+            expected.push(vec![number; 2000]);
+        }
+        topic.wait_durable(99).unwrap();
+        assert_eq!(topic.durable_end().unwrap(), 100);
+        for found in after_power_cuts(&disk) {
+            assert!(found == expected, "{} of {} records", found.len(), expected.len());
+        }
+    }
+}
+
+#[test]
+fn a_sync_by_one_process_covers_what_another_left_unsynced_in_the_segment_before() {
+    let disk = SimDisk::new();
+    let one = on_sim(&disk, Durability::PowerLoss);
+    let other = on_sim(&disk.process(), Durability::PowerLoss);
+    let mut expected = Vec::new();
+    for round in 0..5u8 {
+        // Up to where the next record has no room: it is the first of a new segment.
+        for number in 0..3 {
+            let payload = vec![round * 10 + number; 19_000];
+            one.append_unsynced(&Record::new(payload.clone())).unwrap();
+            expected.push(payload);
+        }
+        let payload = vec![round; 19_000];
+        other.append(&Record::new(payload.clone())).unwrap();
+        expected.push(payload);
+        for found in after_power_cuts(&disk) {
+            assert!(found == expected, "{} of {} records", found.len(), expected.len());
+        }
+    }
+}
+
+#[test]
+fn a_failed_sync_stops_everybody_and_never_turns_into_a_promise() {
+    // One record a segment and several a segment; failures of the first and later syncs of an append.
+    for len in [100, 30_000] {
+        for nth in 0..2 {
+            let disk = SimDisk::new();
+            let one = on_sim(&disk, Durability::PowerLoss);
+            let other = on_sim(&disk.process(), Durability::PowerLoss);
+            let mut acked = Vec::new();
+            let append = |topic: &Topic, acked: &mut Vec<Vec<u8>>| {
+                let payload = vec![acked.len() as u8; len];
+                topic.append(&Record::new(payload.clone()))?;
+                acked.push(payload);
+                Ok::<_, Error>(())
+            };
+            for _ in 0..5 {
+                append(&one, &mut acked).unwrap();
+                append(&other, &mut acked).unwrap();
+            }
+            let failed = (0..20).find_map(|_| {
+                disk.fail(Op::SyncData, nth, libc::EIO);
+                let failed = (0..10).find_map(|_| append(&one, &mut acked).err());
+                match failed.expect("a sync fails") {
+                    // Of a file that is no segment yet: it is removed, and nothing was appended.
+                    Error::Io { .. } => {
+                        append(&one, &mut acked).unwrap();
+                        None
+                    }
+                    failed => Some(failed),
+                }
+            });
+            let failed = failed.expect("a sync of a segment fails");
+            match &failed {
+                Error::Unknown { offset, source } => {
+                    assert_eq!(*offset, one.end_offset().unwrap() - 1);
+                    assert!(matches!(**source, Error::SyncFailed { .. }), "{failed}");
+                    assert!(failed.to_string().contains("look for it before appending it again"));
+                }
+                // The sync that a roll waits for: nothing was appended.
+                Error::SyncFailed { .. } => {}
+                other => panic!("{other}"),
+            }
+            for topic in [&one, &other, &on_sim(&disk.process(), Durability::PowerLoss)] {
+                let error = append(topic, &mut acked).unwrap_err();
+                assert!(matches!(error, Error::SyncFailed { .. }), "{error}");
+                assert!(error.to_string().contains("close the topic in every process"), "{error}");
+                // The one whose durability is unknown may be there: another thread's sync covered it.
+                let readable = payloads(topic);
+                assert!(readable.starts_with(&acked), "what was durable stays readable");
+                assert!(readable.len() <= acked.len() + 1);
+            }
+            drop((one, other));
+            let again = on_sim(&disk.process(), Durability::PowerLoss);
+            let shown = payloads(&again);
+            assert!(shown.starts_with(&acked), "{} of {} acked", shown.len(), acked.len());
+            // What is shown to readers now is as good as acknowledged.
+            for found in after_power_cuts(&disk) {
+                assert!(found == shown, "{} of {} shown", found.len(), shown.len());
+            }
+            again.append(&Record::new("on")).unwrap();
+            for found in after_power_cuts(&disk) {
+                assert_eq!((found.len(), &found[shown.len()][..]), (shown.len() + 1, &b"on"[..]));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_failure_seen_by_a_syncer_that_died_with_it_is_made_good_by_the_next() {
+    for heir in ["member", "successor"] {
+        let mut child = Child::spawn(&["sync-death", heir]);
+        assert_eq!(child.hear().as_deref(), Some("bye"), "{heir}");
+        assert!(child.wait().success());
+    }
+}
+
+/// Role: on a simulated disk, a process dies between a failed sync and its latch: the page cache takes
+/// the pages for written, and nobody was told. In a process of its own because it arms crash points.
+pub(crate) fn sync_death(words: &[&str]) {
+    let disk = SimDisk::new();
+    let doomed = disk.process();
+    let topic = on_sim(&doomed, Durability::PowerLoss);
+    let member = on_sim(&disk, Durability::PowerLoss);
+    topic.append(&Record::new("a")).unwrap();
+    let killed = doomed.clone();
+    deaddrop::arm_crash_points(Some(Box::new(move |name| {
+        if name == "sync.failed" {
+            killed.kill();
+            // Ends the thread where a signal would: nothing that it holds is given back.
+            panic!("dies here");
+        }
+    })));
+    disk.fail(Op::SyncData, 0, libc::EIO);
+    let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        topic.append(&Record::new("b")).map(drop)
+    }));
+    assert!(died.is_err(), "the sync did not fail");
+    deaddrop::arm_crash_points(None);
+    let heir = match words {
+        ["member"] => member.clone(),
+        ["successor"] => on_sim(&disk.process(), Durability::PowerLoss),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(heir.append(&Record::new("c")).unwrap(), 2);
+    for found in after_power_cuts(&disk) {
+        assert_eq!(found, [b"a", b"b", b"c"]);
+    }
+}
+
+#[test]
+fn running_out_of_descriptors_in_a_sync_is_no_failed_sync() {
+    let disk = SimDisk::new();
+    let topic = on_sim(&disk, Durability::PowerLoss);
+    topic.append(&Record::new(vec![0; 40_000])).unwrap();
+    // The next one is in a new segment, whose name is synced with it.
+    disk.fail(Op::SyncDir, 0, libc::EMFILE);
+    let error = topic.append(&Record::new(vec![1; 40_000])).unwrap_err();
+    assert!(matches!(error, Error::Unknown { offset: 1, .. }), "{error}");
+    assert!(error.to_string().contains("ulimit -n"), "{error}");
+    topic.wait_durable(1).unwrap();
+    assert_eq!(topic.append(&Record::new("on")).unwrap(), 2);
+    assert!(after_power_cuts(&disk).all(|found| found.len() == 3));
+}
