@@ -172,7 +172,7 @@ fn waiting_for_durability_works_whatever_the_topic_promises() {
         topic.wait_durable(99).unwrap();
         assert_eq!(topic.durable_end().unwrap(), 100);
         for found in after_power_cuts(&disk) {
-            assert_eq!(found, expected);
+            assert!(found == expected, "{} of {} records", found.len(), expected.len());
         }
     }
 }
@@ -245,15 +245,18 @@ fn a_failed_sync_stops_everybody_and_never_turns_into_a_promise() {
                 let error = append(topic, &mut acked).unwrap_err();
                 assert!(matches!(error, Error::SyncFailed { .. }), "{error}");
                 assert!(error.to_string().contains("close the topic in every process"), "{error}");
-                assert_eq!(payloads(topic), acked, "what was durable stays readable");
+                // The one whose durability is unknown may be there: another thread's sync covered it.
+                let readable = payloads(topic);
+                assert!(readable.starts_with(&acked), "what was durable stays readable");
+                assert!(readable.len() <= acked.len() + 1);
             }
             drop((one, other));
             let again = on_sim(&disk.process(), Durability::PowerLoss);
             let shown = payloads(&again);
-            assert_eq!(shown[..acked.len()], acked);
+            assert!(shown.starts_with(&acked), "{} of {} acked", shown.len(), acked.len());
             // What is shown to readers now is as good as acknowledged.
             for found in after_power_cuts(&disk) {
-                assert_eq!(found, shown);
+                assert!(found == shown, "{} of {} shown", found.len(), shown.len());
             }
             again.append(&Record::new("on")).unwrap();
             for found in after_power_cuts(&disk) {
