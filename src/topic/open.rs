@@ -419,9 +419,8 @@ impl Drop for TopicInner {
         }
         if let Access::Member(member) = &self.access {
             let words = &member.control;
-            // Stored last by an opening: without it the words may be another boot's.
-            let generation = words.members[member.me.slot()].generation.load(Ordering::Relaxed);
-            let is_open = member.me.is_generation(generation);
+            // An opening that failed leaves words of another boot, or half-built ones.
+            let is_open = self.are_trusted(words).unwrap_or(false);
             if is_open && words.identity.latched.load(Ordering::Acquire) == 0 {
                 // A failure latches the topic: the next one to open it recovers.
                 drop(self.wait_durable(words.tail.end.load(Ordering::Acquire)));

@@ -5,6 +5,7 @@ mod append;
 mod child;
 mod copy;
 mod damage;
+mod documents;
 mod extend;
 mod faults;
 mod golden;
