@@ -118,7 +118,8 @@ fn the_control_page_lies_as_documented() {
 /// The rows of the tables in `src/recovery.rs`, as words.
 fn rows_of_code() -> Vec<Vec<String>> {
     let source = read("src/recovery.rs");
-    let rows = source.lines().filter_map(|line| line.trim().strip_prefix("row(")?.strip_suffix("),"));
+    let rows =
+        source.lines().filter_map(|line| line.trim().strip_prefix("row(")?.strip_suffix("),"));
     let word = |cell: &str| match cell.trim() {
         "YES" => "yes".to_owned(),
         "NO" => "no".to_owned(),
@@ -155,14 +156,17 @@ fn every_crash_point_is_in_the_failure_model_and_every_one_there_exists() {
         }
     }
     let document = read("docs/failure-model.md");
-    let places: BTreeSet<&str> = in_code.iter().map(|name| name.split('.').next().unwrap()).collect();
+    let places: BTreeSet<&str> =
+        in_code.iter().map(|name| name.split('.').next().unwrap()).collect();
     let in_document: BTreeSet<String> = document
         .split('`')
         .skip(1)
         .step_by(2)
         .filter(|word| {
             let place = word.split_once('.').map(|(place, name)| (place, name.is_empty()));
-            place.is_some_and(|(place, empty)| places.contains(place) && !empty && *word != "append.rs")
+            place.is_some_and(|(place, empty)| {
+                places.contains(place) && !empty && *word != "append.rs"
+            })
         })
         .map(str::to_owned)
         .collect();
@@ -184,7 +188,9 @@ fn every_test_named_in_the_failure_model_exists() {
     let mut named = 0;
     for word in document.split('`').skip(1).step_by(2) {
         // Names of tests are sentences.
-        if word.matches('_').count() >= 3 && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
+        if word.matches('_').count() >= 3
+            && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        {
             assert!(tests.contains(word), "there is no test {word}");
             named += 1;
         }
