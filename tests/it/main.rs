@@ -6,6 +6,7 @@ mod child;
 mod consumer;
 mod copy;
 mod damage;
+mod documents;
 mod extend;
 mod faults;
 mod files_lost;

@@ -1,0 +1,202 @@
+//! The documents say what the code does: positions, recovery tables, crash points, names of tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use deaddrop::format::{cursor, epochs, frame, index, marker, segment, settings};
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// All Rust sources below a directory.
+fn sources(dir: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut open = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)];
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push((path.clone(), std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{dir}");
+    found
+}
+
+/// The cells of the row of a table.
+fn cells(line: &str) -> Option<Vec<&str>> {
+    let line = line.trim().strip_prefix('|')?.strip_suffix('|')?;
+    let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+    (!cells[0].starts_with("--")).then_some(cells)
+}
+
+fn code(cell: &str) -> Option<&str> {
+    cell.strip_prefix('`')?.strip_suffix('`')
+}
+
+macro_rules! positions {
+    ($($module:ident: $($name:ident)*;)*) => {
+        BTreeMap::from([$($((
+            concat!(stringify!($module), "::", stringify!($name)).to_owned(),
+            $module::$name as u64,
+        ),)*)*])
+    };
+}
+
+#[test]
+fn every_position_in_the_tables_of_the_format_is_that_of_the_code() {
+    let in_code: BTreeMap<String, u64> = positions! {
+        marker: CRC_AT;
+        settings: DURABILITY_AT RETAIN_UNCONSUMED_AT INTERVAL_AT SEGMENT_LEN_AT TOPIC_ID_AT
+            RETAIN_AGE_AT RETAIN_BYTES_AT CRC_AT;
+        segment: CHECKSUM_KIND_AT EPOCH_AT BASE_AT SALT_AT TOPIC_ID_AT DURABLE_END_AT
+            MAX_TIMESTAMP_AT FILE_LEN_AT CRC_AT SLOT_A_AT SLOT_B_AT LATCH_AT HEADER_COPY_AT
+            FIRST_FRAME_AT SLOT_SEQUENCE_AT SLOT_DURABLE_END_AT SLOT_CRC_AT;
+        frame: CRC_AT LEN_AT OFFSET_AT TIMESTAMP_AT KIND_AT FLAGS_AT KEY_LEN_AT HEADERS_LEN_AT;
+        index: COUNT_AT SALT_AT END_AT ENTRIES_CRC_AT CRC_AT ENTRY_OFFSET_AT
+            ENTRY_MAX_TIMESTAMP_AT ENTRY_POSITION_AT;
+        epochs: EPOCH_AT CRC_AT START_AT;
+        cursor: TOPIC_ID_AT CRC_AT LIVE_BOOT_AT LIVE_DEV_AT LIVE_INO_AT LIVE_READY_AT LIVE_EPOCH_AT
+            LIVE_OFFSET_AT LIVE_FLOOR_AT LIVE_PID_AT SLOT_A_AT SLOT_B_AT ATTEMPT_AT
+            ATTEMPT_COUNT_AT ATTEMPT_FLOOR_AT ATTEMPT_NOTE_LEN_AT ATTEMPT_NOTE_AT SLOT_SEQUENCE_AT
+            SLOT_EPOCH_AT SLOT_OFFSET_AT SLOT_FLOOR_AT SLOT_CRC_AT;
+    };
+    let document = read("docs/format.md");
+    let mut module = "";
+    let mut in_document = BTreeMap::new();
+    for line in document.lines() {
+        if let Some(at) = line.find("`format::") {
+            module = line[at + 9..].trim_end_matches('`');
+        }
+        let Some(cells) = cells(line) else { continue };
+        if let Some(name) = code(cells[0]).filter(|name| name.ends_with("_AT")) {
+            let position = cells[1].parse().unwrap_or_else(|_| panic!("{line}"));
+            let before = in_document.insert(format!("{module}::{name}"), position);
+            assert_eq!(before, None, "{line}");
+        }
+    }
+    assert_eq!(in_document, in_code);
+
+    // No constant of the code is missing in the list above.
+    let mut declared = BTreeSet::new();
+    for (path, text) in sources("src/format") {
+        let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        for line in text.lines() {
+            let name = line.strip_prefix("pub const ").and_then(|rest| rest.split(':').next());
+            if let Some(name) = name.filter(|name| name.ends_with("_AT")) {
+                declared.insert(format!("{module}::{name}"));
+            }
+        }
+    }
+    assert_eq!(declared, in_code.into_keys().collect());
+}
+
+#[test]
+fn the_control_page_lies_as_documented() {
+    let table: BTreeMap<String, u64> = read("docs/format.md")
+        .lines()
+        .skip_while(|line| !line.contains("`control::Words`"))
+        .filter_map(|line| {
+            let cells = cells(line)?;
+            Some((code(cells[0])?.to_owned(), cells[1].parse().ok()?))
+        })
+        .collect();
+    let mut asserted = BTreeMap::from([("identity".to_owned(), 0)]);
+    for line in read("src/control/mod.rs").lines() {
+        let Some(rest) = line.trim().strip_prefix("assert!(offset_of!(Words, ") else { continue };
+        let (name, rest) = rest.split_once(") == ").unwrap();
+        asserted.insert(name.to_owned(), rest.trim_end_matches(");").parse().unwrap());
+    }
+    assert_eq!(table, asserted);
+}
+
+/// The rows of the tables in `src/recovery.rs`, as words.
+fn rows_of_code() -> Vec<Vec<String>> {
+    let source = read("src/recovery.rs");
+    let rows =
+        source.lines().filter_map(|line| line.trim().strip_prefix("row(")?.strip_suffix("),"));
+    let word = |cell: &str| match cell.trim() {
+        "YES" => "yes".to_owned(),
+        "NO" => "no".to_owned(),
+        "None" => "any".to_owned(),
+        plan => format!("`{}`", plan.split("::").last().unwrap()),
+    };
+    rows.map(|row| row.split(',').map(word).collect()).collect()
+}
+
+#[test]
+fn the_recovery_tables_are_those_of_the_code() {
+    let document = read("docs/failure-model.md");
+    let is_fact = |cell: &&str| matches!(*cell, "yes" | "no" | "any");
+    let in_document: Vec<Vec<String>> = document
+        .lines()
+        .filter_map(cells)
+        .filter(|cells| is_fact(&cells[0]))
+        .map(|cells| {
+            let facts = cells.iter().take_while(|cell| is_fact(cell)).count();
+            cells[..=facts].iter().map(|cell| (*cell).to_owned()).collect()
+        })
+        .collect();
+    let in_code = rows_of_code();
+    assert_eq!(in_code.len(), 10, "both tables are found");
+    assert_eq!(in_document, in_code);
+}
+
+#[test]
+fn every_crash_point_is_in_the_failure_model_and_every_one_there_exists() {
+    let mut in_code = BTreeSet::new();
+    for (_, text) in sources("src") {
+        for part in text.split("crash_point!(\"").skip(1) {
+            in_code.insert(part.split('"').next().unwrap().to_owned());
+        }
+    }
+    let document = read("docs/failure-model.md");
+    let places: BTreeSet<&str> =
+        in_code.iter().map(|name| name.split('.').next().unwrap()).collect();
+    let in_document: BTreeSet<String> = document
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|word| {
+            let place = word.split_once('.').map(|(place, name)| (place, name.is_empty()));
+            place.is_some_and(|(place, empty)| {
+                places.contains(place) && !empty && *word != "append.rs"
+            })
+        })
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(in_document, in_code);
+}
+
+#[test]
+fn every_test_named_in_the_failure_model_exists() {
+    let mut tests = BTreeSet::new();
+    for dir in ["src", "tests"] {
+        for (_, text) in sources(dir) {
+            for part in text.split("#[test]").skip(1) {
+                let name = part.split("fn ").nth(1).and_then(|rest| rest.split('(').next());
+                tests.insert(name.unwrap().to_owned());
+            }
+        }
+    }
+    let document = read("docs/failure-model.md");
+    let mut named = 0;
+    for word in document.split('`').skip(1).step_by(2) {
+        // Names of tests are sentences.
+        if word.matches('_').count() >= 3
+            && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        {
+            assert!(tests.contains(word), "there is no test {word}");
+            named += 1;
+        }
+    }
+    assert!(named >= 30, "{named}");
+    for promise in 1..=12 {
+        assert!(document.contains(&format!("| P{promise} |")), "P{promise} has no row");
+    }
+}
