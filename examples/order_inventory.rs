@@ -1,6 +1,8 @@
 //! An order service asks an inventory service, which is down. The order service is restarted before the
 //! answer comes; the callback that it registered by name gets it all the same.
 
+#![allow(clippy::print_stdout)]
+
 use std::sync::mpsc;
 use std::time::Duration;
 

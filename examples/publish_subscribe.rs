@@ -1,5 +1,7 @@
 //! Two subscribers, each with a position of its own, on one topic. Both get every record in order.
 
+#![allow(clippy::print_stdout)]
+
 use deaddrop::{Log, Record, Start, Topic};
 
 /// What a subscriber that runs now and then has not seen yet.

@@ -1,6 +1,8 @@
 //! A reader that follows a topic while another thread appends: it sleeps until there is something to
 //! read, and a `Stop` ends its wait.
 
+#![allow(clippy::print_stdout)]
+
 use std::time::Duration;
 
 use deaddrop::{Durability, Log, Record, Start, Stop, TopicOptions};

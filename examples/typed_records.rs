@@ -1,5 +1,7 @@
 //! Payloads of a type of one's own, as JSON, with a key and headers; and reading back from a time.
 
+#![allow(clippy::print_stdout)]
+
 use std::time::SystemTime;
 
 use deaddrop::{Error, Log, Record, Start};
