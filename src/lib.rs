@@ -27,6 +27,9 @@
 //! with a name, kept in a file, with one owner at a time. Waiting ([`Reader::wait`],
 //! [`Consumer::wait`]) sleeps in the kernel until a process appends; a [`Stop`] ends it.
 //!
+//! [`service`] puts request and reply on top of two topics: a server that answers each request once, and
+//! clients whose callbacks are registered by name, so that an outcome reaches them also after a restart.
+//!
 //! It is no broker: there is no network protocol and no replication. Delivery is at least once. All
 //! calls block; in async code use a thread or `spawn_blocking`.
 //!

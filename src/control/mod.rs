@@ -149,7 +149,7 @@ impl Tail {
 
     /// Enters a segment. Only by the owner of the append lock, or alone under the gate.
     pub(crate) fn enter(&self, base: u64, position: u64) {
-        let entered = (self.place.load(Ordering::Relaxed) >> POSITION_BITS) + 1 & 0xffff;
+        let entered = ((self.place.load(Ordering::Relaxed) >> POSITION_BITS) + 1) & 0xffff;
         self.bases[(entered & 1) as usize].store(base, Ordering::Release);
         self.place.store(entered << POSITION_BITS | position, Ordering::Release);
     }

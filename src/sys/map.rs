@@ -143,16 +143,6 @@ impl Map {
         }
     }
 
-    /// The bytes of a range, as a slice into the mapping.
-    ///
-    /// # Safety
-    ///
-    /// Nobody stores into the range while the slice lives.
-    pub(crate) unsafe fn slice(&self, position: usize, len: usize) -> &[u8] {
-        // SAFETY: in bounds; unchanging by the caller's promise.
-        unsafe { std::slice::from_raw_parts(self.at(position, len), len) }
-    }
-
     /// Makes the pages of a range resident and writable now, so that a later store does not fault.
     /// An error (no memory, a bad sector) is returned instead of a signal later.
     pub(crate) fn populate(&self, start: usize, end: usize) -> io::Result<()> {

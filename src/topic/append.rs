@@ -1,9 +1,9 @@
 //! The append path, and settling what a dead writer left.
 //!
-//! Ordered stores of an append, each visible to whoever takes the lock over:
-//! 1. the intent (start, offset, then end), 2. the frames, 3. the tail's position, 4. the tail's end:
-//! the records are published, 5. the intent is cleared. Killed between any two of them, the next
-//! owner of the lock finds the intent and settles it before it does anything else.
+//! Ordered stores of an append, each visible to whoever takes the lock over: the intent (start, offset,
+//! then end); the frames; the tail's position; the tail's end, with which the records are published; the
+//! intent is cleared. Killed between any two of them, the next owner of the lock finds the intent and
+//! settles it before it does anything else.
 
 use std::ops::Range;
 use std::sync::Arc;

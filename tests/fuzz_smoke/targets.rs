@@ -3,6 +3,7 @@
 //!
 //! The decoders are also given the input with its checksums made right, since no mutation finds those
 //! by itself.
+#![allow(unreachable_pub)] // Public in the fuzz crate, which has this file too.
 
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, SystemTime};

@@ -89,13 +89,6 @@ impl Child {
         child
     }
 
-    pub(crate) fn spawn_before(role: &[&str], before: Before) -> Child {
-        let (sender, lines) = channel();
-        let mut child = Child::spawn_with(role, Some(before), move |line| send(&sender, line));
-        child.lines = Some(lines);
-        child
-    }
-
     /// A child each of whose lines is given to `hear`, on a thread of its own; `None` at the end.
     pub(crate) fn spawn_with(
         role: &[&str],

@@ -355,7 +355,7 @@ fn hostile_bytes_with_right_checksums_neither_panic_nor_hang() {
     use deaddrop::format::frame::{void, Parts};
     use deaddrop::format::segment::{Header, Slot, HEADER_COPY_AT, SLOT_A_AT};
     let specimen = Specimen::new();
-    let (path, bytes) = specimen.files.iter().filter(|(path, _)| is_segment(path)).last().unwrap();
+    let (path, bytes) = specimen.files.iter().rfind(|(path, _)| is_segment(path)).unwrap();
     let header = Header::decode_page(bytes).unwrap();
     let mut random = Random(3);
     for round in 0..number_from_env("DEADDROP_HOSTILE", 150) {

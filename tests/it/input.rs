@@ -520,7 +520,7 @@ pub(crate) fn full_disk(words: &[&str]) {
     let topic = log.create_topic("t", options).unwrap();
     let mut end = 0;
     let payload = |offset: u64| vec![offset as u8; 10_000];
-    let mut fill = |end: &mut u64| loop {
+    let fill = |end: &mut u64| loop {
         match topic.append(&Record::new(payload(*end))) {
             Ok(offset) => assert_eq!(offset, *end),
             Err(error) => {

@@ -167,7 +167,7 @@ pub(crate) fn fork(words: &[&str]) {
     let record = Record::new("x");
     let wait = Duration::from_millis(1);
     say("append", topic.append(&record));
-    say("append_batch", topic.append_batch(&[record.clone()]));
+    say("append_batch", topic.append_batch(std::slice::from_ref(&record)));
     say("append_if_end", topic.append_if_end(20, &record));
     say("append_unsynced", topic.append_unsynced(&record));
     say("wait_durable", topic.wait_durable(0));

@@ -109,8 +109,18 @@ fn missing_cut_and_foreign_segments_are_found() {
     check(&|| cut(0), "header is unreadable");
     check(&|| flip(&files[1], 30, 2), "header is unreadable");
     let foreign = &other.segments("t")[0];
-    check(&|| drop(std::fs::copy(foreign, &files[0]).unwrap()), "belongs to another topic");
-    check(&|| drop(std::fs::copy(&files[2], &files[1]).unwrap()), "the name");
+    check(
+        &|| {
+            std::fs::copy(foreign, &files[0]).unwrap();
+        },
+        "belongs to another topic",
+    );
+    check(
+        &|| {
+            std::fs::copy(&files[2], &files[1]).unwrap();
+        },
+        "the name",
+    );
 }
 
 #[test]

@@ -1,0 +1,39 @@
+//! Two subscribers, each with a position of its own, on one topic. Both get every record in order.
+
+#![allow(clippy::print_stdout)]
+
+use deaddrop::{Log, Record, Start, Topic};
+
+/// What a subscriber that runs now and then has not seen yet.
+fn catch_up(topic: &Topic, name: &str) -> deaddrop::Result<Vec<String>> {
+    let mut consumer = topic.consumer(name, Start::First)?;
+    let mut seen = Vec::new();
+    while let Some(record) = consumer.next()? {
+        seen.push(String::from_utf8_lossy(record.payload()).into_owned());
+    }
+    // After the work, not before: what was not committed is delivered again.
+    consumer.commit()?;
+    Ok(seen)
+}
+
+fn main() -> deaddrop::Result<()> {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/target/examples-data");
+    let log = Log::open(format!("{dir}/publish_subscribe-{}", std::process::id()))?;
+    let orders = log.topic("orders")?;
+
+    orders.append(&Record::new("order 1"))?;
+    assert_eq!(catch_up(&orders, "billing")?, ["order 1"]);
+
+    // All of a batch is there, or nothing.
+    orders.append_batch(&[Record::new("order 2"), Record::new("order 3")])?;
+    assert_eq!(catch_up(&orders, "billing")?, ["order 2", "order 3"]);
+    assert_eq!(catch_up(&orders, "shipping")?, ["order 1", "order 2", "order 3"]);
+
+    for consumer in orders.consumers()? {
+        println!("{} is {} records behind", consumer.name, consumer.lag);
+        assert_eq!(consumer.lag, 0);
+    }
+    log.delete_topic("orders").expect_err("it is open");
+    drop(orders);
+    log.delete_topic("orders")
+}

@@ -1,0 +1,46 @@
+//! A reader that follows a topic while another thread appends: it sleeps until there is something to
+//! read, and a `Stop` ends its wait.
+
+#![allow(clippy::print_stdout)]
+
+use std::time::Duration;
+
+use deaddrop::{Durability, Log, Record, Start, Stop, TopicOptions};
+
+fn main() -> deaddrop::Result<()> {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/target/examples-data");
+    let log = Log::open(format!("{dir}/tailing-{}", std::process::id()))?;
+    // Readings may be lost with the power, not with a process: an append is a store into memory.
+    let options = TopicOptions::durability(Durability::ProcessCrash);
+    let readings = log.create_topic("readings", options)?;
+    let stop = Stop::new();
+
+    let follower = std::thread::spawn({
+        let (readings, stop) = (readings.clone(), stop.clone());
+        move || -> deaddrop::Result<u64> {
+            let mut reader = readings.reader(Start::First)?;
+            let mut sum = 0;
+            while let Some(record) = reader.wait(&stop)? {
+                let bytes = record.payload().try_into().expect("eight bytes were appended");
+                sum += u64::from_le_bytes(bytes);
+                if sum == 4950 {
+                    stop.stop();
+                }
+            }
+            Ok(sum)
+        }
+    });
+
+    for reading in 0..100u64 {
+        readings.append(&Record::new(reading.to_le_bytes()))?;
+    }
+    let sum = follower.join().expect("the follower does not panic")?;
+    println!("the sum of all readings is {sum}");
+    assert_eq!(sum, 4950);
+
+    // `None` after a time-out means: nothing yet.
+    let mut reader = readings.reader(Start::End)?;
+    assert!(reader.wait_timeout(Duration::from_millis(1))?.is_none());
+    drop((reader, readings));
+    log.delete_topic("readings")
+}

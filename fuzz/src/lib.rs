@@ -1,0 +1,3 @@
+//! The fuzz targets' bodies, which `cargo test` runs as well: one copy, in `tests/fuzz_smoke`.
+#[path = "../../tests/fuzz_smoke/targets.rs"]
+pub mod targets;
