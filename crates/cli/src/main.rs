@@ -6,6 +6,7 @@
 mod append;
 mod cat;
 mod consumers;
+mod demo;
 mod dump;
 mod failure;
 mod frames;
@@ -82,6 +83,13 @@ enum Command {
     Verify(verify::Verify),
     Request(request::Request),
     Serve(serve::Serve),
+    Demo(demo::Demo),
+    #[command(hide = true)]
+    DemoOrderService(demo::OrderService),
+    #[command(hide = true)]
+    DemoInventoryService(demo::InventoryService),
+    #[command(hide = true)]
+    DemoVerify(demo::Proof),
 }
 
 fn main() -> ExitCode {
@@ -113,6 +121,10 @@ fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         Command::Verify(command) => command.run(global, out),
         Command::Request(command) => command.run(global, out),
         Command::Serve(command) => command.run(global, out),
+        Command::Demo(command) => command.run(global, out),
+        Command::DemoOrderService(command) => command.run(global),
+        Command::DemoInventoryService(command) => command.run(global),
+        Command::DemoVerify(command) => command.run(global, out),
     }
 }
 

@@ -3,8 +3,10 @@
 
 mod append;
 mod consumers;
+mod demo;
 mod dump;
 mod reading;
 mod refusals;
+mod service;
 mod support;
 mod verify;

@@ -1,0 +1,123 @@
+//! `demo`: an order service and an inventory service that never have to run at the same time, killed
+//! and restarted while they work; and a proof from the log that every order was settled once.
+
+mod inventory;
+mod order_service;
+mod orders;
+mod play;
+mod proof;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use deaddrop::{Durability, Stop, TopicOptions};
+
+use crate::failure::{Exit, Failure};
+use crate::output::Out;
+use crate::{units, Global};
+
+pub(crate) use inventory::InventoryService;
+pub(crate) use order_service::OrderService;
+pub(crate) use proof::Proof;
+
+/// Watch two services talk through a log while they are killed and restarted
+///
+/// An order service asks an inventory service for the stock of 10,000 orders, without waiting for it.
+/// Both are killed with SIGKILL on the way and started again. A fresh process then reads the log and
+/// proves that every order was asked for once and has one outcome. The log is left for you to look at.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Demo {
+    #[command(flatten)]
+    setting: Setting,
+}
+
+/// What all processes of a demo must agree on.
+#[derive(Debug, Clone, clap::Args)]
+struct Setting {
+    /// Orders to play, one JSON object a line, instead of those that come with the program
+    #[arg(long, value_name = "FILE")]
+    orders: Option<PathBuf>,
+    /// What an acknowledged record survives; the demo kills processes, not the power
+    #[arg(long, default_value = "process-crash", value_parser = units::parse_durability)]
+    durability: Durability,
+    /// The orders come in over this time; 0s: as fast as they can be sent
+    #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = humantime::parse_duration)]
+    over: Duration,
+}
+
+impl Setting {
+    fn topic_options(&self) -> TopicOptions {
+        TopicOptions::durability(self.durability)
+    }
+
+    /// The same as arguments of a child.
+    fn to_args(&self) -> Vec<std::ffi::OsString> {
+        let mut args = vec!["--durability".into(), units::durability(self.durability).into()];
+        args.push("--over".into());
+        args.push(humantime::format_duration(self.over).to_string().replace(' ', "").into());
+        if let Some(orders) = &self.orders {
+            args.push("--orders".into());
+            args.push(orders.into());
+        }
+        args
+    }
+}
+
+/// The names that both sides of the demo know.
+const SERVICE: &str = "inventory";
+const REQUESTS: &str = "inventory.requests";
+const REPLIES: &str = "inventory.replies";
+const CLIENT: &str = "order-service";
+const CALLBACK: &str = "stock-checked";
+/// Where the order service notes what became of each order.
+const NOTES: &str = "orders";
+
+impl Demo {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let orders = orders::read(self.setting.orders.as_deref())?;
+        let dir = match &global.dir {
+            Some(dir) => new_log(dir)?,
+            None => new_run(Path::new("target/demo"))?,
+        };
+        play::play(&self.setting, &dir, orders.len() as u64, out)
+    }
+}
+
+/// The directory that was named, if there is no log in it yet.
+fn new_log(dir: &Path) -> Result<PathBuf, Failure> {
+    match deaddrop::Log::open_read_only(dir) {
+        Ok(_) => Err(Failure::usage(format_args!(
+            "{} holds a log already: name a new directory",
+            dir.display()
+        ))),
+        Err(_) => Ok(dir.to_owned()),
+    }
+}
+
+/// A directory of its own for each run.
+fn new_run(base: &Path) -> Result<PathBuf, Failure> {
+    const RUNS: u32 = 100_000;
+    std::fs::create_dir_all(base).map_err(|error| Failure::io("creating", base, &error))?;
+    for run in 1..RUNS {
+        let dir = base.join(format!("run-{run}"));
+        match std::fs::create_dir(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Failure::io("creating", &dir, &error)),
+        }
+    }
+    Err(Failure::usage(format_args!("{} is full of runs: delete it", base.display())))
+}
+
+/// Stops when standard input ends: a child of the demo does not outlive its parent.
+fn stop_at_end_of_input() -> Stop {
+    let stop = Stop::new();
+    let ends = stop.clone();
+    std::thread::spawn(move || {
+        // An error is an end as well.
+        drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
+        ends.stop();
+    });
+    stop
+}

@@ -1,0 +1,119 @@
+//! The inventory service: answers whether articles are there, and reserves them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use deaddrop::service::{Envelope, Kind, Reply, ServerOptions};
+use deaddrop::{Log, Start};
+
+use super::orders::{Answer, Check, Item};
+use super::{stop_at_end_of_input, Setting, REPLIES, SERVICE};
+use crate::failure::{Exit, Failure};
+use crate::Global;
+
+/// The demo's inventory service
+#[derive(Debug, clap::Args)]
+pub(crate) struct InventoryService {
+    #[command(flatten)]
+    setting: Setting,
+}
+
+/// So many of each article are there at first.
+pub(super) const STOCK: u32 = 250;
+
+/// How many of each article are left.
+///
+/// Kept in memory only: it is what the replies in the log add up to, so a service that was killed
+/// counts them and knows what it had promised.
+#[derive(Debug, Default)]
+pub(super) struct Shelf {
+    taken: HashMap<String, u32>,
+}
+
+impl Shelf {
+    fn left(&self, sku: &str) -> u32 {
+        STOCK.saturating_sub(self.taken.get(sku).copied().unwrap_or(0))
+    }
+
+    /// Takes out what a reply has promised; the articles of which more was promised than there were.
+    pub(super) fn take(&mut self, items: &[Item]) -> Vec<String> {
+        let mut oversold = Vec::new();
+        for item in items {
+            let taken = self.taken.entry(item.sku.clone()).or_default();
+            *taken = taken.saturating_add(item.quantity);
+            if *taken > STOCK {
+                oversold.push(item.sku.clone());
+            }
+        }
+        oversold
+    }
+
+    /// Reserves all that is asked for, or nothing.
+    fn answer(&mut self, check: Check) -> Answer {
+        let mut wanted: HashMap<&str, u32> = HashMap::new();
+        for item in &check.items {
+            let all = wanted.entry(&item.sku).or_default();
+            *all = all.saturating_add(item.quantity);
+        }
+        let mut missing: Vec<String> = wanted
+            .iter()
+            .filter(|(sku, quantity)| self.left(sku) < **quantity)
+            .map(|(sku, _)| (*sku).to_owned())
+            .collect();
+        missing.sort();
+        let reserved = missing.is_empty();
+        let items = if reserved { check.items } else { Vec::new() };
+        self.take(&items);
+        Answer { order: check.order, reserved, items, missing }
+    }
+}
+
+impl InventoryService {
+    pub(crate) fn run(&self, global: &Global) -> Result<Exit, Failure> {
+        let stop = stop_at_end_of_input();
+        let log = Log::open(global.dir())?;
+        let shelf = Arc::new(Mutex::new(Shelf::default()));
+        let options =
+            ServerOptions { topic: Some(self.setting.topic_options()), ..ServerOptions::default() };
+        let stock = Arc::clone(&shelf);
+        let mut server = log.server_with(SERVICE, options, move |request| {
+            let check: Check = request.json()?;
+            let answer = stock.lock().unwrap_or_else(PoisonError::into_inner).answer(check);
+            Ok(Reply::json(&answer)?)
+        })?;
+        // Opening the server has settled what its predecessor had in hand: all replies are there.
+        let replies = log.existing_topic(REPLIES)?;
+        let mut reader = replies.reader(Start::First)?;
+        while let Some(reply) = reader.next()? {
+            if let Some(Ok(Envelope { kind: Kind::Reply, .. })) = Envelope::of(&reply) {
+                let answer: Answer = reply.json()?;
+                shelf.lock().unwrap_or_else(PoisonError::into_inner).take(&answer.items);
+            }
+        }
+        server.run(&stop)?;
+        Ok(Exit::Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(items: &[(&str, u32)]) -> Check {
+        let items = items.iter().map(|&(sku, quantity)| Item { sku: sku.into(), quantity });
+        Check { order: "o".into(), items: items.collect() }
+    }
+
+    #[test]
+    fn all_or_nothing_is_reserved_and_never_more_than_there_is() {
+        let mut shelf = Shelf::default();
+        assert!(shelf.answer(check(&[("a", STOCK - 1), ("b", 1)])).reserved);
+        let answer = shelf.answer(check(&[("a", 2), ("b", 1)]));
+        assert!(!answer.reserved && answer.items.is_empty());
+        assert_eq!(answer.missing, ["a"]);
+        assert_eq!((shelf.left("a"), shelf.left("b")), (1, STOCK - 1));
+        assert!(!shelf.answer(check(&[("b", STOCK), ("b", u32::MAX)])).reserved);
+        assert!(shelf.answer(check(&[("a", 1)])).reserved);
+        assert_eq!(shelf.take(&[Item { sku: "a".into(), quantity: 1 }]), ["a"]);
+    }
+}

@@ -1,0 +1,103 @@
+//! What the services say to each other.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+
+/// Ten thousand orders of a shop for tea and paper.
+static SHIPPED: &[u8] = include_bytes!("../../data/orders.ndjson");
+
+/// An order, as the shop gets it. Other fields are of no concern here.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Order {
+    pub(super) order: String,
+    pub(super) items: Vec<Item>,
+}
+
+/// So many of an article. Its price is of no concern to the inventory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Item {
+    pub(super) sku: String,
+    pub(super) quantity: u32,
+}
+
+/// What the order service asks: are these there? If so, they are reserved.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Check {
+    pub(super) order: String,
+    pub(super) items: Vec<Item>,
+}
+
+/// What the inventory answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Answer {
+    pub(super) order: String,
+    pub(super) reserved: bool,
+    /// What was reserved: all or nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) items: Vec<Item>,
+    /// What there was not enough of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) missing: Vec<String>,
+}
+
+/// What comes back to the callback with the outcome.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Context {
+    pub(super) order: String,
+    /// Nanoseconds since the Unix epoch.
+    pub(super) sent_at: u64,
+}
+
+/// What the order service notes when an outcome has come.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Note {
+    pub(super) order: String,
+    pub(super) status: String,
+    /// From before the request was sent until its callback ran.
+    pub(super) latency_us: u64,
+}
+
+pub(super) const RESERVED: &str = "reserved";
+pub(super) const REJECTED: &str = "rejected";
+
+/// The orders of a file, or those that are shipped.
+pub(super) fn read(path: Option<&Path>) -> Result<Vec<Order>, Failure> {
+    let (bytes, name) = match path {
+        None => (SHIPPED.to_owned(), "the shipped orders".to_owned()),
+        Some(path) => {
+            let read = std::fs::read(path);
+            let bytes = read.map_err(|error| Failure::io("reading", path, &error))?;
+            (bytes, path.display().to_string())
+        }
+    };
+    let mut orders = Vec::new();
+    let mut known = HashSet::new();
+    for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let order: Order = serde_json::from_slice(line).map_err(|error| {
+            Failure::usage(format_args!(
+                "line {} of {name} is no order: {error}; \
+                 {{\"order\":\"ORD-1\",\"items\":[{{\"sku\":\"TEA-1\",\"quantity\":2}}]}} is one",
+                index + 1
+            ))
+        })?;
+        if !known.insert(order.order.clone()) {
+            return Err(Failure::usage(format_args!(
+                "line {} of {name}: order {} is there twice",
+                index + 1,
+                order.order
+            )));
+        }
+        orders.push(order);
+    }
+    if orders.is_empty() {
+        return Err(Failure::usage(format_args!("{name} holds no order")));
+    }
+    Ok(orders)
+}

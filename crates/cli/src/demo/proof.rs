@@ -1,0 +1,212 @@
+//! What the log proves about a demo: read by a process that knows nothing else.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Write;
+use std::path::PathBuf;
+
+use deaddrop::service::{Envelope, Kind, RequestId};
+use deaddrop::{Log, Start, Topic};
+use serde_json::json;
+
+use super::inventory::Shelf;
+use super::orders::{self, Answer, Note, Order, REJECTED, RESERVED};
+use super::{CLIENT, NOTES, REPLIES, REQUESTS};
+use crate::failure::{Exit, Failure};
+use crate::output::{Colour, Out};
+use crate::Global;
+
+/// Prove from the log of a demo that every order has exactly one request and one outcome
+#[derive(Debug, clap::Args)]
+pub(crate) struct Proof {
+    /// The orders that were played [default: those that come with the program]
+    orders: Option<PathBuf>,
+}
+
+/// Of the offending ids so many are named.
+const NAMED: usize = 20;
+
+/// One thing that is to hold, and what speaks against it.
+struct Claim {
+    text: String,
+    against: Vec<String>,
+}
+
+/// A request of an order.
+struct Requested {
+    order: String,
+    outcomes: u32,
+    status: &'static str,
+}
+
+impl Proof {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let orders = orders::read(self.orders.as_deref())?;
+        let log = global.open_read_only()?;
+        let claims = prove(&log, &orders)?;
+        for claim in &claims {
+            print(out, claim)?;
+        }
+        let holds = claims.iter().all(|claim| claim.against.is_empty());
+        Ok(if holds { Exit::Ok } else { Exit::No })
+    }
+}
+
+fn print(out: &mut Out, claim: &Claim) -> std::io::Result<()> {
+    let holds = claim.against.is_empty();
+    if out.is_json() {
+        return out.object(&json!({
+            "claim": claim.text, "holds": holds, "offending": claim.against.len(),
+            "ids": claim.against,
+        }));
+    }
+    let word = match holds {
+        true => out.paint(Colour::Good, "holds"),
+        false => out.paint(Colour::Bad, format!("DOES NOT HOLD for {}", claim.against.len())),
+    };
+    writeln!(out, "  {}: {word}", claim.text)?;
+    for id in claim.against.iter().take(NAMED) {
+        writeln!(out, "    {id}")?;
+    }
+    if claim.against.len() > NAMED {
+        writeln!(out, "    and {} more", claim.against.len() - NAMED)?;
+    }
+    Ok(())
+}
+
+fn prove(log: &Log, orders: &[Order]) -> Result<Vec<Claim>, Failure> {
+    let count = orders.len();
+    let mut once = Claim {
+        text: format!("each of the {count} orders was requested exactly once"),
+        against: Vec::new(),
+    };
+    let mut requests = requests(&log.existing_topic(REQUESTS)?, orders, &mut once)?;
+    let mut strays = Claim { text: "every reply names a request".to_owned(), against: Vec::new() };
+    let mut stock =
+        Claim { text: "nothing was sold that was not there".to_owned(), against: Vec::new() };
+    replies(&log.existing_topic(REPLIES)?, &mut requests, &mut strays, &mut stock)?;
+    let mut answered = Claim {
+        text: "every request has exactly one outcome, and it is a reply about its order".to_owned(),
+        against: Vec::new(),
+    };
+    for (id, request) in &requests {
+        if request.outcomes != 1 || !matches!(request.status, RESERVED | REJECTED) {
+            answered.against.push(format!(
+                "{} ({id}): {} outcomes{}",
+                request.order, request.outcomes, request.status
+            ));
+        }
+    }
+    answered.against.sort();
+    let noted = notes(&log.existing_topic(NOTES)?, &requests)?;
+    Ok(vec![once, answered, strays, stock, noted])
+}
+
+/// The requests by id. Speaks against `once` if an order has none or several.
+fn requests(
+    topic: &Topic,
+    orders: &[Order],
+    once: &mut Claim,
+) -> Result<HashMap<RequestId, Requested>, Failure> {
+    let mut requests = HashMap::new();
+    let mut of_order: HashMap<&str, u32> =
+        orders.iter().map(|order| (order.order.as_str(), 0)).collect();
+    let mut reader = topic.reader(Start::First)?;
+    while let Some(record) = reader.next()? {
+        let offset = record.offset();
+        let key = record.key().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
+        let envelope = match Envelope::of(&record) {
+            Some(Ok(envelope)) if envelope.kind == Kind::Request => envelope,
+            _ => {
+                once.against.push(format!("offset {offset}: no request"));
+                continue;
+            }
+        };
+        match of_order.get_mut(key) {
+            Some(count) if envelope.id.client() == CLIENT => *count += 1,
+            _ => once.against.push(format!("offset {offset}: order {key:?} is not in the file")),
+        }
+        let request = Requested { order: key.to_owned(), outcomes: 0, status: "" };
+        if requests.insert(envelope.id.clone(), request).is_some() {
+            once.against.push(format!("{}: the id was used twice", envelope.id));
+        }
+    }
+    let wrong = of_order.iter().filter(|(_, count)| **count != 1);
+    let mut wrong: Vec<String> =
+        wrong.map(|(order, count)| format!("{order}: {count} requests")).collect();
+    wrong.sort();
+    once.against.append(&mut wrong);
+    Ok(requests)
+}
+
+/// Counts the outcomes of each request, and what was sold.
+fn replies(
+    topic: &Topic,
+    requests: &mut HashMap<RequestId, Requested>,
+    strays: &mut Claim,
+    stock: &mut Claim,
+) -> Result<(), Failure> {
+    let mut shelf = Shelf::default();
+    let mut reader = topic.reader(Start::First)?;
+    while let Some(record) = reader.next()? {
+        let offset = record.offset();
+        let Some(Ok(envelope)) = Envelope::of(&record) else {
+            strays.against.push(format!("offset {offset}: no outcome"));
+            continue;
+        };
+        let Some(request) = requests.get_mut(&envelope.id) else {
+            strays.against.push(format!("offset {offset}: {} was never requested", envelope.id));
+            continue;
+        };
+        request.outcomes += 1;
+        if request.outcomes > 1 {
+            continue;
+        }
+        request.status = match record.json::<Answer>() {
+            Ok(answer) if envelope.kind == Kind::Reply && answer.order == request.order => {
+                let oversold = shelf.take(&answer.items);
+                stock
+                    .against
+                    .extend(oversold.iter().map(|sku| format!("{sku} at offset {offset}")));
+                if answer.reserved {
+                    RESERVED
+                } else {
+                    REJECTED
+                }
+            }
+            _ => ", and it is no reply about this order",
+        };
+    }
+    Ok(())
+}
+
+/// The callback ran for every order, and was told its outcome.
+fn notes(topic: &Topic, requests: &HashMap<RequestId, Requested>) -> Result<Claim, Failure> {
+    let mut against = Vec::new();
+    let outcomes: HashMap<&str, &str> =
+        requests.values().map(|request| (request.order.as_str(), request.status)).collect();
+    let mut noted = HashSet::new();
+    let mut twice = 0;
+    let mut reader = topic.reader(Start::First)?;
+    while let Some(record) = reader.next()? {
+        let note: Note = record.json()?;
+        match outcomes.get(note.order.as_str()) {
+            Some(status) if *status == note.status => {}
+            status => against.push(format!(
+                "{}: {} was noted, the outcome is {}",
+                note.order,
+                note.status,
+                status.copied().unwrap_or("unknown")
+            )),
+        }
+        twice += u32::from(!noted.insert(note.order));
+    }
+    let missing = outcomes.keys().filter(|order| !noted.contains(**order));
+    against.extend(missing.map(|order| format!("{order}: its callback never ran")));
+    against.sort();
+    let again = match twice {
+        0 => String::new(),
+        _ => format!(" ({twice} of them again after the kill)"),
+    };
+    let text = format!("the callback ran for every order with its outcome{again}");
+    Ok(Claim { text, against })
+}
