@@ -129,6 +129,17 @@ impl Run {
         criterion.finish();
     }
 
+    /// Measures by criterion alone, for a short time.
+    pub(crate) fn criterion_only(&mut self, group: &str, name: &str, work: Measured) {
+        let mut criterion = self.criterion.benchmark_group(group);
+        criterion
+            .sample_size(10)
+            .warm_up_time(Duration::from_millis(20))
+            .measurement_time(Duration::from_millis(100));
+        criterion.bench_function(name, |bencher| bencher.iter_custom(&mut *work));
+        criterion.finish();
+    }
+
     /// Adds a row for a pair of which a round had `count` iterations.
     pub(crate) fn pair_row(&mut self, pair: &Pair, count: u64, compared: &Compared) {
         let reached = match pair.figure {
@@ -339,7 +350,7 @@ fn machine() -> String {
     let cpus = read("/proc/cpuinfo");
     let model = cpus.lines().find(|line| line.starts_with("model name"));
     let model = model.and_then(|line| line.split_once(": ")).map_or("?", |(_, model)| model);
-    let count = std::thread::available_parallelism().map_or(0, usize::from);
+    let count = cpus.lines().filter(|line| line.starts_with("model name")).count();
     let kernel = read("/proc/sys/kernel/osrelease");
     format!("{model}, {count} CPUs, Linux {}", kernel.trim())
 }
