@@ -12,7 +12,7 @@ use crate::record::RecordRef;
 use crate::stop::Stop;
 use crate::sys::atomic::Ordering;
 use crate::sys::{self, Access, DiskFile, Map};
-use crate::topic::TopicInner;
+use crate::topic::{Open, TopicInner};
 
 const CONSUMERS: &str = "consumers";
 
@@ -42,7 +42,7 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// ```
 #[derive(Debug)]
 pub struct Consumer {
-    topic: Arc<TopicInner>,
+    topic: Arc<Open>,
     name: String,
     path: PathBuf,
     reader: Reader,
@@ -76,7 +76,7 @@ pub struct ConsumerInfo {
 }
 
 impl Consumer {
-    pub(crate) fn open(topic: &Arc<TopicInner>, name: &str, start: Start) -> Result<Consumer> {
+    pub(crate) fn open(topic: &Arc<Open>, name: &str, start: Start) -> Result<Consumer> {
         topic.member()?;
         let path = path_of(topic, name)?;
         let (file, locked) = open_or_create(topic, name, &path, start)?;

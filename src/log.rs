@@ -12,7 +12,7 @@ use crate::format::{marker, names};
 use crate::housekeeper::Housekeeper;
 use crate::sys::real::RealDisk;
 use crate::sys::{self, Access, Disk, Medium};
-use crate::topic::{Topic, TopicInner, TopicOptions};
+use crate::topic::{Open, Topic, TopicInner, TopicOptions};
 
 /// The marker file's name.
 const MARKER: &str = "deaddrop";
@@ -66,7 +66,7 @@ pub(crate) struct LogInner {
     pub(crate) boot: [u64; 2],
     pub(crate) medium: Medium,
     pub(crate) housekeeper: Housekeeper,
-    topics: Mutex<HashMap<String, Weak<TopicInner>>>,
+    topics: Mutex<HashMap<String, Weak<Open>>>,
 }
 
 impl Log {
@@ -214,6 +214,7 @@ impl Log {
         } else {
             TopicInner::open(&self.inner, name, wanted, create)?
         };
+        let inner = Open::new(inner);
         topics.insert(name.to_owned(), Arc::downgrade(&inner));
         Ok(Topic::new(inner))
     }

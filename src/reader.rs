@@ -9,7 +9,7 @@ use crate::record::RecordRef;
 use crate::segment::{Step, Walk};
 use crate::stop::Stop;
 use crate::sys::clock::nanos;
-use crate::topic::{Frontier, TopicInner};
+use crate::topic::{Frontier, Open, TopicInner};
 
 /// Where to begin reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub enum Start {
 /// ```
 #[derive(Debug)]
 pub struct Reader {
-    topic: Arc<TopicInner>,
+    topic: Arc<Open>,
     next: u64,
     frontier: Frontier,
     walk: Option<Walk>,
@@ -69,13 +69,13 @@ const DEFAULT_SPIN: Duration = Duration::from_micros(5);
 const FAR: u64 = 8;
 
 impl Reader {
-    pub(crate) fn new(topic: Arc<TopicInner>, start: Start) -> Result<Reader> {
+    pub(crate) fn new(topic: Arc<Open>, start: Start) -> Result<Reader> {
         let next = resolve(&topic, start)?;
         Reader::at(topic, next)
     }
 
     /// A reader at an offset that is not looked at before the first read.
-    pub(crate) fn at(topic: Arc<TopicInner>, next: u64) -> Result<Reader> {
+    pub(crate) fn at(topic: Arc<Open>, next: u64) -> Result<Reader> {
         let frontier = topic.frontier()?;
         Ok(Reader { topic, next, frontier, walk: None, segment_end: None, spin: DEFAULT_SPIN })
     }

@@ -8,12 +8,14 @@
 //! | `draft` | the frames of an append, put together before the lock is taken |
 //! | `append` | the append path, and settling what a dead writer left |
 //! | `roll` | the next segment |
+//! | `jobs` | background work, and its end when the topic is closed |
 //! | `sync` | durability: group commit, takeover, latch |
 //! | `trim` | retention |
 //! | `locate` | from offset or time to a position; where readers must stop |
 
 mod append;
 mod draft;
+mod jobs;
 mod locate;
 mod open;
 mod options;
@@ -41,6 +43,7 @@ use crate::record::Record;
 use crate::recovery::RecoveryReport;
 use crate::segment::Segment;
 
+pub(crate) use jobs::Open;
 pub(crate) use locate::Frontier;
 pub use options::{Durability, Retention, TopicOptions};
 
@@ -49,7 +52,7 @@ pub use options::{Durability, Retention, TopicOptions};
 /// What an append promises on return is the topic's [`Durability`].
 #[derive(Debug, Clone)]
 pub struct Topic {
-    inner: Arc<TopicInner>,
+    inner: Arc<Open>,
 }
 
 #[derive(Debug)]
@@ -72,6 +75,7 @@ pub(crate) struct TopicInner {
     is_open: AtomicBool,
     /// Wall clock less boot clock when the topic was opened.
     clock_difference: u64,
+    jobs: Arc<jobs::Jobs>,
     /// For the background jobs.
     this: Weak<TopicInner>,
 }
@@ -153,7 +157,7 @@ impl TopicInner {
 }
 
 impl Topic {
-    pub(crate) fn new(inner: Arc<TopicInner>) -> Topic {
+    pub(crate) fn new(inner: Arc<Open>) -> Topic {
         Topic { inner }
     }
 

@@ -101,6 +101,7 @@ impl TopicInner {
             preparing: false.into(),
             populating: false.into(),
             is_open: false.into(),
+            jobs: Arc::default(),
             clock_difference: super::trim::clock_difference(),
             this: Weak::clone(this),
         })
@@ -320,29 +321,21 @@ impl TopicInner {
         Ok(())
     }
 
-    /// Timers that hold only a weak reference: they end with the topic.
-    fn start_timers(self: &Arc<Self>) {
+    fn start_timers(&self) {
         if self.settings.durability == settings::POWER_LOSS_WITHIN {
-            let topic = Arc::downgrade(self);
-            let interval = Duration::from_nanos(self.settings.interval / 2);
-            let tick = move || {
-                let Some(topic) = topic.upgrade() else { return false };
+            self.every(Duration::from_nanos(self.settings.interval / 2), |topic| {
                 let end = topic.words().map_or(0, |words| words.tail.end.load(Ordering::Acquire));
                 // A failed sync latches the topic: the next append reports it. Anything else, too many
                 // open files, say, passes.
                 !matches!(topic.wait_durable(end), Err(Error::SyncFailed { .. }))
-            };
-            self.log.housekeeper.every(interval, Box::new(tick));
+            });
         }
         if self.options.retention != super::Retention::default() {
-            let topic = Arc::downgrade(self);
-            let tick = move || {
-                let Some(topic) = topic.upgrade() else { return false };
+            self.every(Duration::from_secs(10), |topic| {
                 // What fails now is tried again at the next tick.
                 drop(topic.trim_by_retention());
                 true
-            };
-            self.log.housekeeper.every(Duration::from_secs(10), Box::new(tick));
+            });
         }
     }
 

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Access, Local, TopicInner};
+use super::{Local, TopicInner};
 use crate::control::lock::{Liveness, Owner};
 use crate::control::member::Held;
 use crate::control::Words;
@@ -274,25 +274,21 @@ impl TopicInner {
 
     #[cold]
     fn populate_in_background(&self, segment: &Arc<Segment>, end: u64) {
-        let Some(topic) = self.this.upgrade() else { return };
         if self.populating.swap(true, Ordering::AcqRel) {
             return;
         }
         let segment = Arc::clone(segment);
-        self.log.housekeeper.submit(
-            Duty::Prepare,
-            Box::new(move || {
-                let target = (end + POPULATE_AHEAD).min(segment.len());
-                while segment.resident() < target {
-                    let piece = segment.resident().max(layout::FIRST_FRAME_AT) + POPULATE_PIECE;
-                    // The appending thread meets the same error and reports it.
-                    if segment.populate(piece).is_err() {
-                        break;
-                    }
+        self.in_background(Duty::Prepare, move |topic| {
+            let target = (end + POPULATE_AHEAD).min(segment.len());
+            while segment.resident() < target {
+                let piece = segment.resident().max(layout::FIRST_FRAME_AT) + POPULATE_PIECE;
+                // The appending thread meets the same error and reports it.
+                if segment.populate(piece).is_err() {
+                    break;
                 }
-                topic.populating.store(false, Ordering::Release);
-            }),
-        );
+            }
+            topic.populating.store(false, Ordering::Release);
+        });
     }
 
     /// See [`Topic::populate`](super::Topic::populate).
@@ -312,22 +308,16 @@ impl TopicInner {
 
     #[cold]
     fn prepare_in_background(&self) {
-        let Some(topic) = self.this.upgrade() else { return };
         if self.preparing.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.log.housekeeper.submit(
-            Duty::Prepare,
-            Box::new(move || {
-                // A full disk is met, and reported, by the append that needs the segment.
-                let prepared = topic.prepare_next();
-                if matches!(prepared, Ok(true) | Err(_)) {
-                    // Stays set until the next roll: nothing more to prepare before.
-                    return;
-                }
+        self.in_background(Duty::Prepare, |topic| {
+            // A full disk is met, and reported, by the append that needs the segment. If one is ready,
+            // or cannot be, there is nothing more to prepare before the next roll.
+            if matches!(topic.prepare_next(), Ok(false)) {
                 topic.preparing.store(false, Ordering::Release);
-            }),
-        );
+            }
+        });
     }
 
     /// Makes the next segment's file, unless it is there or somebody alive is at it. True if one is
@@ -380,22 +370,15 @@ impl TopicInner {
     /// Has the sealed segment synced and indexed in the background, in every mode, and trims.
     fn after_roll(&self, sealed_base: u64, base: u64, sealed: Option<Arc<Segment>>) {
         self.preparing.store(false, Ordering::Release);
-        let Some(topic) = self.this.upgrade() else { return };
-        self.log.housekeeper.submit(
-            Duty::Sync,
-            Box::new(move || {
-                if let Access::Member(_) = &topic.access {
-                    // What fails here fails again where it matters: a sync latches the topic, an
-                    // index is built by the reader that needs it, a trim is tried at the next roll.
-                    let synced = topic.sync_up_to(base, base);
-                    let segment = sealed.map_or_else(|| topic.segment(sealed_base), Ok);
-                    let indexed =
-                        segment.and_then(|segment| topic.build_index(&segment, base).map(drop));
-                    let trimmed = topic.trim_by_retention();
-                    drop((synced, indexed, trimmed));
-                }
-            }),
-        );
+        self.in_background(Duty::Sync, move |topic| {
+            // What fails here fails again where it matters: a sync latches the topic, an index is built
+            // by the reader that needs it, a trim is tried at the next roll.
+            let synced = topic.sync_up_to(base, base);
+            let segment = sealed.map_or_else(|| topic.segment(sealed_base), Ok);
+            let indexed = segment.and_then(|segment| topic.build_index(&segment, base).map(drop));
+            let trimmed = topic.trim_by_retention();
+            drop((synced, indexed, trimmed));
+        });
     }
 }
 
