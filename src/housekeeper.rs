@@ -56,7 +56,9 @@ impl Housekeeper {
     pub(crate) fn submit(&self, duty: Duty, job: Job) {
         let worker = self.worker(duty);
         worker.queue.lock().jobs.push_back(job);
-        Worker::start(worker, duty);
+        if !Worker::start(worker, duty) {
+            worker.queue.lock().jobs.clear();
+        }
         worker.wake.notify_one();
     }
 
@@ -70,7 +72,8 @@ impl Housekeeper {
 }
 
 impl Worker {
-    fn start(worker: &Arc<Worker>, duty: Duty) {
+    /// False if there is no thread and none can be started.
+    fn start(worker: &Arc<Worker>, duty: Duty) -> bool {
         let mut thread = worker.thread.lock();
         if thread.is_none() {
             let worker = Arc::clone(worker);
@@ -81,6 +84,7 @@ impl Worker {
             let started = std::thread::Builder::new().name(name.into()).spawn(move || worker.run());
             *thread = started.ok();
         }
+        thread.is_some()
     }
 
     fn run(&self) {

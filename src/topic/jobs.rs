@@ -10,8 +10,8 @@ use parking_lot::{Condvar, Mutex};
 use super::TopicInner;
 use crate::housekeeper::Duty;
 
-/// A topic in use: what its handles share. Dropping the last one waits for the jobs in hand and closes
-/// the topic.
+/// A topic in use: what its handles share. Dropping the last one waits for the jobs that are waiting or
+/// running and closes the topic.
 #[derive(Debug)]
 pub(crate) struct Open {
     inner: Arc<TopicInner>,
@@ -40,7 +40,7 @@ impl Drop for Open {
     }
 }
 
-/// Counts the jobs in hand.
+/// Counts the jobs that are waiting or running.
 #[derive(Debug, Default)]
 pub(super) struct Jobs {
     state: Mutex<State>,
@@ -49,60 +49,58 @@ pub(super) struct Jobs {
 
 #[derive(Debug, Default)]
 struct State {
-    running: usize,
+    pending: usize,
     closed: bool,
 }
 
 impl Jobs {
-    /// Begins a job; `None` if the topic is closed.
-    fn begin(&self) -> Option<Running<'_>> {
-        let mut state = self.state.lock();
+    /// Announces a job; `None` if the topic is closed.
+    fn announce(jobs: &Arc<Jobs>) -> Option<Pending> {
+        let mut state = jobs.state.lock();
         if state.closed {
             return None;
         }
-        state.running += 1;
-        Some(Running { jobs: self })
+        state.pending += 1;
+        Some(Pending { jobs: Arc::clone(jobs) })
     }
 
-    /// Waits for the jobs in hand, and lets no other begin.
+    /// Waits for the jobs announced, and lets no other be.
     fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        while state.running > 0 {
+        while state.pending > 0 {
             self.ended.wait(&mut state);
         }
     }
 }
 
-/// A job in hand; ended when dropped, also by a panic.
-struct Running<'a> {
-    jobs: &'a Jobs,
+/// A job that is waiting or running; ended when dropped, done or not.
+struct Pending {
+    jobs: Arc<Jobs>,
 }
 
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.jobs.state.lock().running -= 1;
-        self.jobs.ended.notify_all();
+impl Pending {
+    /// Does the job. The topic is open: it waits for this.
+    fn run<T>(self, topic: &Weak<TopicInner>, job: impl FnOnce(&TopicInner) -> T) -> Option<T> {
+        // The reference is gone before `self` is: whoever closes the topic has the last one.
+        topic.upgrade().map(|topic| job(&topic))
     }
 }
 
-/// Calls `job` with the topic if it is open.
-fn run<T>(topic: &Weak<TopicInner>, jobs: &Jobs, job: impl FnOnce(&TopicInner) -> T) -> Option<T> {
-    let running = jobs.begin()?;
-    let done = topic.upgrade().map(|topic| job(&topic));
-    // Only now: the reference is gone, and whoever closes the topic has the last one.
-    drop(running);
-    done
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.jobs.state.lock().pending -= 1;
+        self.jobs.ended.notify_all();
+    }
 }
 
 impl TopicInner {
     /// Has `job` done in the background, unless the topic is closed before.
     pub(super) fn in_background(&self, duty: Duty, job: impl FnOnce(&TopicInner) + Send + 'static) {
-        let (topic, jobs) = (Weak::clone(&self.this), Arc::clone(&self.jobs));
-        let job = move || {
-            run(&topic, &jobs, job);
-        };
-        self.log.housekeeper.submit(duty, Box::new(job));
+        let topic = Weak::clone(&self.this);
+        if let Some(pending) = Jobs::announce(&self.jobs) {
+            self.log.housekeeper.submit(duty, Box::new(move || drop(pending.run(&topic, job))));
+        }
     }
 
     /// Has `tick` called every `interval`, until it returns false or the topic is closed.
@@ -112,7 +110,9 @@ impl TopicInner {
         tick: impl Fn(&TopicInner) -> bool + Send + 'static,
     ) {
         let (topic, jobs) = (Weak::clone(&self.this), Arc::clone(&self.jobs));
-        let tick = move || run(&topic, &jobs, &tick).unwrap_or(false);
+        let tick = move || {
+            Jobs::announce(&jobs).and_then(|pending| pending.run(&topic, &tick)).unwrap_or(false)
+        };
         self.log.housekeeper.every(interval, Box::new(tick));
     }
 }

@@ -221,7 +221,7 @@ fn a_failed_sync_stops_everybody_and_never_turns_into_a_promise() {
             let failed = (0..20).find_map(|_| {
                 disk.fail(Op::SyncData, nth, libc::EIO);
                 let failed = (0..10).find_map(|_| append(&one, &mut acked).err());
-                match failed.expect("a sync fails") {
+                match failed? {
                     // Of a file that is no segment yet: it is removed, and nothing was appended.
                     Error::Io { .. } => {
                         append(&one, &mut acked).unwrap();
