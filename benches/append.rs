@@ -1,6 +1,5 @@
 //! Appending on `ProcessCrash` topics, beside CRC-32 and a copy into resident memory.
 #![allow(clippy::unwrap_used)]
-
 mod support;
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,5 @@
 //! Durable appends: one thread beside one bare fdatasync each, many beside the simplest group commit.
 #![allow(clippy::unwrap_used)]
-
 mod support;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

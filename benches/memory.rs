@@ -1,5 +1,7 @@
 //! Private memory of a process that has 100 topics and 100 consumers open; mappings of files excepted.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use deaddrop::{Consumer, Durability, Log, Record, Start, Topic};

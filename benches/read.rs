@@ -1,7 +1,6 @@
 //! Reading in sequence, every record copied out and checked, beside a bare CRC-32 scan of as many
 //! frames of the same length that lie in memory.
 #![allow(clippy::unwrap_used)]
-
 mod support;
 
 use std::time::Duration;

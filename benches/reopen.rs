@@ -2,6 +2,8 @@
 //!
 //! `DEADDROP_BENCH_LARGE=1` adds a log of 10 GiB.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::path::Path;
