@@ -1,6 +1,7 @@
 //! Opening a log and appending the first record, after a clean close and after `kill -9`; seeking.
 //!
 //! `DEADDROP_BENCH_LARGE=1` adds a log of 10 GiB.
+#![allow(clippy::unwrap_used)]
 
 #![allow(clippy::unwrap_used)]
 

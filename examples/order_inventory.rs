@@ -24,9 +24,10 @@ fn start_orders(log: &Log, confirmed: mpsc::Sender<String>) -> deaddrop::Result<
     log.client("order-service").on("stock-checked", stock_checked).open()
 }
 
-fn main() -> deaddrop::Result<()> {
-    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/target/examples-data");
-    let log = Log::open(format!("{dir}/order_inventory-{}", std::process::id()))?;
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/target/examples-data");
+    let dir = format!("{data}/order_inventory-{}", std::process::id());
+    let log = Log::open(&dir)?;
     let (confirmed, confirmations) = mpsc::channel();
 
     let orders = start_orders(&log, confirmed.clone())?;
@@ -50,5 +51,5 @@ fn main() -> deaddrop::Result<()> {
     let confirmation = confirmations.try_recv().expect("the callback ran on this thread");
     println!("{confirmation}");
     assert_eq!(confirmation, "order 4711: 3 of item 7 are there");
-    Ok(())
+    Ok(std::fs::remove_dir_all(dir)?)
 }

@@ -14,9 +14,10 @@ struct Order {
     count: u32,
 }
 
-fn main() -> deaddrop::Result<()> {
-    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/target/examples-data");
-    let log = Log::open(format!("{dir}/typed_records-{}", std::process::id()))?;
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/target/examples-data");
+    let dir = format!("{data}/typed_records-{}", std::process::id());
+    let log = Log::open(&dir)?;
     let orders = log.topic("orders")?;
 
     let order = Order { customer: "customer-12".into(), item: 7, count: 3 };
@@ -36,6 +37,5 @@ fn main() -> deaddrop::Result<()> {
 
     let record = reader.next()?.expect("appended above");
     assert!(matches!(record.json::<Order>(), Err(Error::Decode { .. })));
-    drop((reader, orders));
-    log.delete_topic("orders")
+    Ok(std::fs::remove_dir_all(dir)?)
 }

@@ -3,6 +3,7 @@
 //! The names are those of `docs/failure-model.md`.
 
 /// Marks a place; does nothing unless the feature `sim` is on and a test armed it.
+#[cfg_attr(loom, allow(unused_macros))]
 macro_rules! crash_point {
     ($name:literal) => {
         #[cfg(feature = "sim")]

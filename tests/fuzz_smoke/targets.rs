@@ -281,7 +281,7 @@ fn read_on(reader: &mut Reader) {
                         }
                     }
                     Err(Error::Trimmed { .. }) => return,
-                    Err(error) if is_missing(&error) => return,
+                    Err(error) if is_final(&error) => return,
                     Err(error) => panic!("skipping: {error}"),
                 }
             }
@@ -292,16 +292,21 @@ fn read_on(reader: &mut Reader) {
                     Err(error) => panic!("seeking to the start: {error}"),
                 }
             }
-            // A file that was removed while the words of this boot name it.
-            Err(error) if is_missing(&error) => return,
+            Err(error) if is_final(&error) => return,
             Err(error) => panic!("reading: {error}"),
         }
     }
     panic!("no end of reading");
 }
 
-fn is_missing(error: &Error) -> bool {
-    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+/// Answers that end reading: a file that was removed while the words of this boot name it, or one that
+/// says to be of another version.
+fn is_final(error: &Error) -> bool {
+    match error {
+        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        Error::Version { .. } => true,
+        _ => false,
+    }
 }
 
 /// Opens the topic and does with it what callers do. Errors are answers; panics and hangs are not.
@@ -313,7 +318,7 @@ fn use_topic(disk: &SimDisk) -> Result<(), Error> {
         match topic.reader(start) {
             Ok(mut reader) => read_on(&mut reader),
             Err(Error::Corrupt { .. } | Error::Trimmed { .. }) => {}
-            Err(error) if is_missing(&error) => {}
+            Err(error) if is_final(&error) => {}
             Err(error) => panic!("a reader: {error}"),
         }
     }
