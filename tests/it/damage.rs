@@ -9,6 +9,7 @@ use deaddrop::sim::SimDisk;
 use deaddrop::{Durability, Error, Log, Record, Start, Topic, TopicOptions};
 
 use crate::random::{number_from_env, Random};
+use crate::settle::settle;
 
 const DIR: &str = "/log";
 const TOPIC: &str = "t";
@@ -88,7 +89,7 @@ impl Specimen {
         consumer.commit().unwrap();
         consumer.sync().unwrap();
         drop((consumer, topic, log));
-        settle(&disk);
+        settle(&disk, topic_dir());
         let mut files: Vec<(PathBuf, Vec<u8>)> = disk
             .paths()
             .into_iter()
@@ -108,7 +109,7 @@ impl Specimen {
     }
 
     fn restore(&self) {
-        settle(&self.disk);
+        settle(&self.disk, topic_dir());
         for path in self.disk.paths() {
             if !self.files.iter().any(|(known, _)| *known == path) {
                 self.disk.remove(path);
@@ -195,16 +196,8 @@ impl Specimen {
     }
 }
 
-/// Waits until nothing of a closed log runs in the background: then its member slot is free.
-fn settle(disk: &SimDisk) {
-    let lock = Path::new(DIR).join("topics").join(TOPIC).join("lock");
-    for _ in 0..1_000_000 {
-        if !disk.is_locked(&lock) {
-            return;
-        }
-        std::thread::yield_now();
-    }
-    panic!("a closed log keeps its slot");
+fn topic_dir() -> PathBuf {
+    Path::new(DIR).join("topics").join(TOPIC)
 }
 
 fn name(path: &Path) -> &str {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use deaddrop::sim::{Op, SimDisk};
 use deaddrop::{Durability, Error, Log, Record, Result, Start, TopicOptions};
 
+use crate::settle::settle;
+
 const DIR: &str = "/log";
 const OPS: [Op; 11] = [
     Op::Open,
@@ -134,13 +136,6 @@ fn check(disk: &SimDisk, told: &Told, was_cut: bool, durable: bool, story: &str)
     }
 }
 
-/// Waits until nothing of a closed log runs in the background.
-fn settle(disk: &SimDisk) {
-    while disk.is_locked(format!("{DIR}/topics/t/lock")) {
-        std::thread::yield_now();
-    }
-}
-
 /// The calls made, and whether anybody was told of the failure.
 fn one_failure(durability: Durability, op: Op, errno: i32, nth: u64) -> (u64, bool) {
     let story = format!("{durability:?} {op:?} {errno} at call {nth}");
@@ -148,11 +143,11 @@ fn one_failure(durability: Durability, op: Op, errno: i32, nth: u64) -> (u64, bo
     let mut told = Told::default();
     use_log(&disk.process(), durability, 0, &mut told).unwrap();
     assert_eq!(told.errors, 0);
-    settle(&disk);
+    settle(&disk, format!("{DIR}/topics/t"));
     let before = disk.calls(op);
     disk.fail(op, nth, errno);
     let used = use_log(&disk.process(), durability, 1000, &mut told);
-    settle(&disk);
+    settle(&disk, format!("{DIR}/topics/t"));
     told.errors += u64::from(used.is_err());
     let calls = disk.calls(op) - before;
     let durable = durability == Durability::PowerLoss;

@@ -19,6 +19,7 @@ mod random;
 mod seek;
 mod service;
 mod service_kill;
+mod settle;
 mod storm;
 mod sync;
 mod takeover;
