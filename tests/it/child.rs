@@ -184,6 +184,26 @@ impl Child {
     }
 }
 
+/// Ends the test run if it lives longer than [`GUARD`]: for calls of this process that would wait for
+/// ever if a dead process were taken for a living one.
+pub(crate) struct Watchdog {
+    _alive: Sender<()>,
+}
+
+impl Watchdog {
+    pub(crate) fn new() -> Watchdog {
+        let (alive, gone) = channel::<()>();
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        std::thread::spawn(move || {
+            if gone.recv_timeout(GUARD) == Err(RecvTimeoutError::Timeout) {
+                println!("{test} is stuck");
+                std::process::abort();
+            }
+        });
+        Watchdog { _alive: alive }
+    }
+}
+
 fn send(sender: &Sender<String>, line: Option<String>) {
     // A parent that is gone needs no answer.
     drop(line.map(|line| sender.send(line)));

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use deaddrop::{Error, LogOptions};
 
-use crate::child::{self, Child};
+use crate::child::{self, Child, Watchdog};
 use crate::ledger::{self, Acks, Ledger, Writer, DURABILITIES};
 use crate::random::Random;
 
@@ -136,11 +136,18 @@ struct Scene {
     durability: &'static str,
     ledger: Ledger,
     next_writer: u32,
+    _watchdog: Watchdog,
 }
 
 impl Scene {
     fn new(durability: &'static str) -> Scene {
-        Scene { dir: crate::dir(), durability, ledger: Ledger::default(), next_writer: 0 }
+        Scene {
+            dir: crate::dir(),
+            durability,
+            ledger: Ledger::default(),
+            next_writer: 0,
+            _watchdog: Watchdog::new(),
+        }
     }
 
     fn path(&self) -> String {
