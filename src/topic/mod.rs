@@ -368,8 +368,8 @@ impl Topic {
         &self.inner.options
     }
 
-    /// Whether the ends are the ones that the processes of this boot share. Otherwise the log is open
-    /// read-only, on another boot or as a copy, and they were found by reading.
+    /// Whether the ends are the words that the processes share which have the topic open for writing.
+    /// Otherwise the log is open read-only, and they were found by reading.
     pub fn is_live(&self) -> bool {
         self.inner.words().is_some()
     }

@@ -125,9 +125,9 @@ fn epochs(topic: &Topic) -> Result<Vec<Epoch>, Failure> {
 
 fn print(out: &mut Out, info: &JsonInfo, consumers: &[ConsumerInfo]) -> std::io::Result<()> {
     let ends = if info.live {
-        "as the processes of this boot share them"
+        "as the processes that have it open share it"
     } else {
-        "found by reading, no process of this boot had it open"
+        "found by reading: no process has it open"
     };
     let lines = [
         ("topic", info.topic.clone()),

@@ -103,7 +103,6 @@ fn missing_cut_and_foreign_segments_are_found() {
     };
     check(&|| std::fs::remove_file(&files[0]).unwrap(), "first segment file is missing");
     check(&|| std::fs::remove_file(&files[1]).unwrap(), "the frames end here");
-    check(&|| std::fs::remove_file(files.last().unwrap()).unwrap(), "the frames end here");
     let cut = |len| File::options().write(true).open(&files[1]).unwrap().set_len(len).unwrap();
     check(&|| cut(8000), "bytes expected");
     check(&|| cut(0), "header is unreadable");
@@ -198,7 +197,7 @@ fn a_log_that_is_being_written_is_never_called_damaged() {
                     scratch.command(&["append", "t", "-q"]).stdin(Stdio::piped()).spawn().unwrap();
                 std::thread::spawn(move || {
                     let line = format!("{}\n", "x".repeat(200));
-                    feed(&mut child, line.repeat(60_000).as_bytes());
+                    feed(&mut child, line.repeat(20_000).as_bytes());
                     child.wait().unwrap()
                 })
             })
@@ -214,6 +213,6 @@ fn a_log_that_is_being_written_is_never_called_damaged() {
             assert_eq!(writer.join().unwrap().code(), Some(0));
         }
         let lines = scratch.run(&["verify", "--json"]).expect(0).json();
-        assert_eq!(lines[0]["records"], 120_000);
+        assert_eq!(lines[0]["records"], 40_000);
     }
 }
