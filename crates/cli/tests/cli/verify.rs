@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 
 use deaddrop::format::index::Entry;
-use deaddrop::Start;
+use deaddrop::{Log, Start};
 use serde_json::Value;
 
 use crate::support::{copy_dir, feed, flip, Random, Scratch};
@@ -101,7 +101,13 @@ fn missing_cut_and_foreign_segments_are_found() {
         }
         scratch.run(&["verify"]).expect(0);
     };
-    check(&|| std::fs::remove_file(&files[0]).unwrap(), "first segment file is missing");
+    {
+        // A writer knows where the topic starts and ends; without one a log whose first or last file
+        // is gone is a shorter log.
+        let _writer = Log::open(scratch.log()).unwrap().topic("t").unwrap();
+        check(&|| std::fs::remove_file(&files[0]).unwrap(), "first segment file is missing");
+        check(&|| std::fs::remove_file(files.last().unwrap()).unwrap(), "the frames end here");
+    }
     check(&|| std::fs::remove_file(&files[1]).unwrap(), "the frames end here");
     let cut = |len| File::options().write(true).open(&files[1]).unwrap().set_len(len).unwrap();
     check(&|| cut(8000), "bytes expected");
