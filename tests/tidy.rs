@@ -455,7 +455,13 @@ fn the_readme_lists_every_command_of_the_tool() {
     let Ok(main) = fs::read_to_string(root().join("crates/cli/src/main.rs")) else { return };
     let Some((_, rest)) = main.split_once("\nenum Command {") else { return };
     let body = &rest[..rest.find("\n}").unwrap()];
-    let variants = body.lines().map(str::trim).filter(|line| line.starts_with(char::is_uppercase));
+    // What is hidden from help is for the tool itself.
+    let lines: Vec<&str> = body.lines().map(str::trim).collect();
+    let shown = lines.iter().enumerate().filter(|&(index, line)| {
+        let hidden = index > 0 && lines[index - 1] == "#[command(hide = true)]";
+        line.starts_with(char::is_uppercase) && !hidden
+    });
+    let variants = shown.map(|(_, line)| line);
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let mut missing = Vec::new();
     for variant in variants {
