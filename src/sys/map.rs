@@ -23,6 +23,7 @@ pub(crate) struct Map {
 enum Backing {
     File(std::mem::ManuallyDrop<memmap2::MmapRaw>),
     /// Keeps memory alive that something else owns; told of pages to write again.
+    #[cfg_attr(not(feature = "sim"), allow(dead_code))]
     Memory(Arc<dyn MemoryOwner>),
 }
 

@@ -99,7 +99,10 @@ impl TopicInner {
     pub(super) fn in_background(&self, duty: Duty, job: impl FnOnce(&TopicInner) + Send + 'static) {
         let topic = Weak::clone(&self.this);
         if let Some(pending) = Jobs::announce(&self.jobs) {
-            self.log.housekeeper.submit(duty, Box::new(move || drop(pending.run(&topic, job))));
+            let work = move || {
+                pending.run(&topic, job);
+            };
+            self.log.housekeeper.submit(duty, Box::new(work));
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::open::living_control;
 use super::{Access, TopicInner};
 use crate::control::waiters;
 use crate::control::{Place, Words};
@@ -47,7 +48,18 @@ impl TopicInner {
         match &self.access {
             Access::Member(member) => Ok(self.frontier_of(&member.control)),
             Access::Live(control) => Ok(self.frontier_of(control)),
-            Access::Still { published, found } => self.find_end(*published, &mut found.lock()),
+            Access::Still { published, found, live } => {
+                if live.get().is_none() {
+                    if let Some(control) = living_control(&self.log, &self.dir) {
+                        // Another thread may have been faster: its mapping stays.
+                        live.get_or_init(|| control);
+                    }
+                }
+                match live.get() {
+                    Some(control) => Ok(self.frontier_of(control)),
+                    None => self.find_end(*published, &mut found.lock()),
+                }
+            }
         }
     }
 
@@ -100,7 +112,15 @@ impl TopicInner {
                     }
                 }
                 Step::End | Step::Bad(_) => {
-                    if found.end == found.walk.segment.base() || !self.segment_exists(found.end) {
+                    let base = found.walk.segment.base();
+                    if found.walk.segment.is_outgrown()? {
+                        // Extended for a record larger than a segment.
+                        let segment = self.segment_reaching(base, found.walk.segment.len() + 1)?;
+                        found.walk = Walk::new(segment, found.position, false);
+                        next = found.end;
+                        continue;
+                    }
+                    if found.end == base || !self.segment_exists(found.end) {
                         break;
                     }
                     let segment = self.segment(found.end)?;

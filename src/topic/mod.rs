@@ -34,7 +34,7 @@ use parking_lot::Mutex;
 
 use crate::consumer::Consumer;
 use crate::control::member::Membership;
-use crate::control::Words;
+use crate::control::{Control, Words};
 use crate::error::{Error, Result};
 use crate::format::{epochs, settings::Settings};
 use crate::log::LogInner;
@@ -85,10 +85,11 @@ pub(crate) enum Access {
     /// As a member: it may append.
     Member(Membership<Local>),
     /// Read-only, beside members: their words, mapped read-only.
-    Live(crate::control::Control),
+    Live(Control),
     /// Read-only, without living members: the end is found by walking the frames. Everything below
     /// `published` was there once, if the words of dead members can be trusted.
-    Still { published: u64, found: Mutex<Option<locate::Found>> },
+    /// `live`: the words of members that came later.
+    Still { published: u64, found: Mutex<Option<locate::Found>>, live: OnceLock<Control> },
 }
 
 /// This process's state of the append path, guarded by the append lock.
@@ -123,7 +124,7 @@ impl TopicInner {
         match &self.access {
             Access::Member(member) => Some(&member.control),
             Access::Live(control) => Some(control),
-            Access::Still { .. } => None,
+            Access::Still { live, .. } => live.get().map(|control| &**control),
         }
     }
 
@@ -368,8 +369,8 @@ impl Topic {
         &self.inner.options
     }
 
-    /// Whether the ends are the ones that the processes of this boot share. Otherwise the log is open
-    /// read-only, on another boot or as a copy, and they were found by reading.
+    /// Whether the ends are the words that the processes share which have the topic open for writing.
+    /// Otherwise the log is open read-only, and they were found by reading.
     pub fn is_live(&self) -> bool {
         self.inner.words().is_some()
     }

@@ -373,12 +373,13 @@ impl TopicInner {
         if list_bases(disk, &dir)?.is_empty() {
             return Err(Error::NotFound { what: format!("segment in {}", dir.display()) });
         }
-        let access = match trusted_control(log, &dir) {
-            Some(control) if has_members(log, &dir) => Access::Live(control),
-            // Words whose members are all dead may lack what the last of them did.
-            dead => {
-                let published = dead.map_or(0, |control| control.tail.end.load(Ordering::Acquire));
-                Access::Still { published, found: Mutex::new(None) }
+        let access = match living_control(log, &dir) {
+            Some(control) => Access::Live(control),
+            None => {
+                // Words whose members are all dead may lack what the last of them did.
+                let published = trusted_control(log, &dir)
+                    .map_or(0, |control| control.tail.end.load(Ordering::Acquire));
+                Access::Still { published, found: Mutex::new(None), live: OnceLock::new() }
             }
         };
         let topic = TopicInner::assemble(log, name, &dir, settings, access);
@@ -548,6 +549,11 @@ fn has_members(log: &LogInner, dir: &Path) -> bool {
         Ok(lock_file) => !member::is_alone(&*lock_file).unwrap_or(false),
         Err(_) => false,
     }
+}
+
+/// The control words, mapped read-only, if there are members who keep them true.
+pub(super) fn living_control(log: &LogInner, dir: &Path) -> Option<Control> {
+    trusted_control(log, dir).filter(|_| has_members(log, dir))
 }
 
 /// The control words, mapped read-only, if they are to be trusted.

@@ -71,3 +71,28 @@ pub(crate) fn large(words: &[&str]) {
     crate::takeover::arm(death, 1, libc::SIGKILL);
     topic.append(&Record::new(big())).unwrap();
 }
+
+#[test]
+fn a_read_only_reader_from_before_any_writer_sees_a_large_first_record_and_what_follows() {
+    let dir = crate::dir();
+    let options = deaddrop::TopicOptions {
+        segment_len: 64 << 10,
+        ..deaddrop::TopicOptions::durability(deaddrop::Durability::ProcessCrash)
+    };
+    let open = || deaddrop::Log::open(dir.path()).unwrap().create_topic("t", options).unwrap();
+    drop(open());
+    let log = deaddrop::Log::open_read_only(dir.path()).unwrap();
+    let mut still = log.topic("t").unwrap().reader(deaddrop::Start::First).unwrap();
+    assert!(still.next().unwrap().is_none());
+    let large = vec![7; 300_000];
+    let writer = open();
+    writer.append(&deaddrop::Record::new(large.clone())).unwrap();
+    drop(writer);
+    // Nobody is a member again: the end is found by walking.
+    assert_eq!(still.next().unwrap().unwrap().payload(), large);
+    let writer = open();
+    for number in 0..500u32 {
+        writer.append(&deaddrop::Record::new(number.to_le_bytes())).unwrap();
+        assert_eq!(still.next().unwrap().unwrap().payload(), number.to_le_bytes());
+    }
+}

@@ -61,6 +61,8 @@ impl Info {
         let topic = global.open_read_only()?.existing_topic(&self.topic)?;
         let (segments, sync_failed) = describe_segments(&topic)?;
         let consumers = topic.consumers()?;
+        // Without the words of a writer the headers say what is known to be durable.
+        let stored = segments.iter().filter_map(|segment| segment.durable_end).max();
         let damaged = segments.iter().any(|segment| segment.damage.is_some())
             || consumers.iter().any(|consumer| consumer.committed.is_err());
         let info = JsonInfo {
@@ -72,7 +74,7 @@ impl Info {
             first: topic.first_offset()?,
             high_watermark: topic.high_watermark()?,
             end: topic.end_offset()?,
-            durable_end: topic.durable_end()?,
+            durable_end: topic.durable_end()?.max(stored.unwrap_or(0)),
             live: topic.is_live(),
             sync_failed,
             segments,
@@ -125,9 +127,9 @@ fn epochs(topic: &Topic) -> Result<Vec<Epoch>, Failure> {
 
 fn print(out: &mut Out, info: &JsonInfo, consumers: &[ConsumerInfo]) -> std::io::Result<()> {
     let ends = if info.live {
-        "as the processes of this boot share them"
+        "as the processes that have it open share it"
     } else {
-        "found by reading, no process of this boot had it open"
+        "found by reading: no process has it open"
     };
     let lines = [
         ("topic", info.topic.clone()),

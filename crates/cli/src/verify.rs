@@ -156,9 +156,9 @@ impl Check {
         };
         let dir = topic_dir(log, &self.topic);
         self.settings = files::settings(self, &dir)?;
-        let live = topic.as_ref().filter(|topic| topic.is_live());
+        let live = topic.as_ref().is_some_and(deaddrop::Topic::is_live);
         // The high watermark first: everything below it is in the files from now on.
-        let (first, end) = match live {
+        let (first, end) = match &topic {
             Some(topic) => (Some(topic.first_offset()?), Some(topic.high_watermark()?)),
             None => (None, None),
         };
@@ -173,10 +173,11 @@ impl Check {
         self.bases(&dir, &files, first, end);
         let mut end_found = None;
         for (index, file) in files.iter().enumerate() {
-            let next = files.get(index + 1).map(|next| next.base);
-            end_found = self.segment(topic.as_ref(), &dir, file, next, end)?;
+            let bounds =
+                segment::Bounds { next: files.get(index + 1).map(|next| next.base), end, live };
+            end_found = self.segment(topic.as_ref(), &dir, file, &bounds)?;
         }
-        if let (None, Some((path, position, end))) = (live, end_found) {
+        if let Some((path, position, end)) = end_found {
             if end < self.promised {
                 let what = format!("records up to {} were promised", self.promised);
                 self.damage(&path, position, end..self.promised, what);

@@ -10,8 +10,23 @@ use crate::failure::Failure;
 use crate::frames::{Found, Frames, Invalid};
 use crate::ls::SegmentFile;
 
+/// Where a segment has to end.
+pub(super) struct Bounds {
+    /// The base of the segment behind it.
+    pub(super) next: Option<u64>,
+    /// The high watermark, unless the topic cannot be opened.
+    pub(super) end: Option<u64>,
+    /// Processes have the topic open: behind the high watermark they may be writing.
+    pub(super) live: bool,
+}
+
 /// Where a file that no other follows was found to end: path, position, offset.
 pub(super) type End = (PathBuf, u64, u64);
+
+/// Said where nothing tells damage from a write that was never finished.
+const DOUBT: &str =
+    "; whole frames stand behind it: damage, or a write that was torn, or a copy taken \
+                     while it was written";
 
 /// How far a walk has come.
 struct Walked {
@@ -27,15 +42,13 @@ struct Walked {
 }
 
 impl Check {
-    /// Checks a segment. `next` is the base of the one behind it; `end` is the high watermark, if
-    /// processes of this boot share it.
+    /// Checks a segment.
     pub(super) fn segment(
         &mut self,
         topic: Option<&Topic>,
         dir: &Path,
         file: &SegmentFile,
-        next: Option<u64>,
-        end: Option<u64>,
+        bounds: &Bounds,
     ) -> Result<Option<End>, Failure> {
         let path = dir.join(&file.file);
         let mut frames = match Frames::open(&path) {
@@ -48,13 +61,13 @@ impl Check {
             }
         };
         self.header(&frames, file);
-        let stop = next.or(end);
+        let stop = bounds.next.or(bounds.end);
         let mut walked = Walked {
             next: file.base,
             position: layout::FIRST_FRAME_AT,
             in_batch: false,
             pending: None,
-            entries: self.index(dir, &frames, file, next)?.into_iter().peekable(),
+            entries: self.index(dir, &frames, file, bounds.next)?.into_iter().peekable(),
         };
         let start = self.progress.position();
         while stop.is_none_or(|stop| walked.next < stop) {
@@ -68,8 +81,13 @@ impl Check {
         self.progress.set_position(start + file.bytes);
         self.bytes += walked.position - layout::FIRST_FRAME_AT;
         match stop {
-            Some(stop) => self.close(&path, stop, &mut walked),
-            // The end of a log that nobody shares: invalid bytes behind it are a torn tail.
+            Some(stop) => {
+                self.close(&path, stop, &mut walked);
+                if bounds.next.is_none() && !bounds.live {
+                    self.behind_end(&path, &mut frames, stop)?;
+                }
+            }
+            // The end of a log that does not open: invalid bytes behind it are a torn tail.
             None => return Ok(Some((path, walked.position, walked.next))),
         }
         Ok(None)
@@ -87,11 +105,8 @@ impl Check {
         let beyond = stop.is_some_and(|stop| offset >= stop && frame.is_record());
         if let Some(invalid) = walked.pending.take() {
             let lost = expected..offset.clamp(expected, stop.unwrap_or(u64::MAX).max(expected));
-            let mut what = format!("no whole frame: {}", invalid.what);
-            if stop.is_none() {
-                what += "; whole frames stand behind it: damage, or a write that was torn, or a \
-                         copy taken while it was written";
-            }
+            let doubt = if stop.is_none() { DOUBT } else { "" };
+            let what = format!("no whole frame: {}{doubt}", invalid.what);
             self.damage(path, invalid.range.start, lost, what);
         } else if beyond || offset != expected {
             let lost = expected..offset.clamp(expected, stop.unwrap_or(u64::MAX).max(expected));
@@ -118,6 +133,29 @@ impl Check {
             let lost = offset..offset + 1;
             self.damage(path, frame.position, lost, format!("headers: {what}"));
         }
+    }
+
+    /// Behind the end of a log that nobody writes there is nothing, or a torn tail. Whole frames behind
+    /// invalid bytes are more than that.
+    fn behind_end(&mut self, path: &Path, frames: &mut Frames, end: u64) -> Result<(), Failure> {
+        let mut pending: Option<Invalid> = None;
+        while let Some(found) = frames.next()? {
+            let frame = match found {
+                Found::Invalid(invalid) => {
+                    pending = Some(invalid);
+                    continue;
+                }
+                Found::Frame(frame) if !frame.is_record() => continue,
+                Found::Frame(frame) => frame,
+            };
+            if let Some(invalid) = pending {
+                let lost = end..frame.fixed.offset.max(end);
+                let what = format!("no whole frame: {}{DOUBT}", invalid.what);
+                self.damage(path, invalid.range.start, lost, what);
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Compares the index with the frame at hand.

@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::process::{Child, Stdio};
 
-use deaddrop::{Log, Start};
+use deaddrop::Log;
 
-use crate::support::{Random, Scratch};
+use crate::support::{copy_dir, Random, Scratch};
 
 /// An order file of `count` orders.
 fn orders(scratch: &Scratch, count: u32) -> String {
@@ -71,30 +71,28 @@ fn a_missing_a_second_and_a_foreign_order_are_named() {
     assert!(missing[0].contains("exactly once") && missing[0].contains("O-30: 0 requests"));
     let foreign = failing_claims(&scratch, &orders(&scratch, 29));
     assert!(foreign[0].contains("O-29") && foreign[0].contains("not in the file"), "{foreign:?}");
-    let log = Log::open(scratch.log()).unwrap();
-    let replies = log.existing_topic("inventory.replies").unwrap();
-    let reply = replies.reader(Start::Offset(7)).unwrap().next().unwrap().unwrap().to_owned();
-    replies.append(&reply.to_record()).unwrap();
-    let twice = failing_claims(&scratch, &file);
+    // Services never do this, so it is done behind their back: in a copy, whose end is where its
+    // frames end.
+    let copy = Scratch::new();
+    copy_dir(&scratch.log(), &copy.log());
+    copy.repeat_frame("inventory.replies", 7);
+    let twice = failing_claims(&copy, &file);
     assert_eq!(twice.len(), 1);
-    assert!(
-        twice[0].contains("exactly one outcome") && twice[0].contains("2 outcomes"),
-        "{twice:?}"
-    );
-    let requests = log.existing_topic("inventory.requests").unwrap();
-    let request = requests.reader(Start::Offset(3)).unwrap().next().unwrap().unwrap().to_owned();
-    requests.append(&request.to_record()).unwrap();
-    let again = failing_claims(&scratch, &file);
-    assert!(again.iter().any(|claim| claim.contains("the id was used twice")), "{again:?}");
-    let text = scratch.run(&["demo-verify", &file]).expect(1).text();
+    assert!(twice[0].contains("exactly one outcome"), "{twice:?}");
+    assert!(twice[0].contains("2 outcomes"), "{twice:?}");
+    copy.repeat_frame("inventory.requests", 3);
+    let again = failing_claims(&copy, &file);
+    assert!(again[0].contains("the id was used twice"), "{again:?}");
+    assert!(again[0].contains("O-3: 2 requests"), "{again:?}");
+    let text = copy.run(&["demo-verify", &file]).expect(1).text();
     assert!(text.contains("DOES NOT HOLD"), "{text}");
 }
 
 #[test]
 fn services_killed_at_any_moment_leave_no_order_out_and_ask_for_none_twice() {
-    const ROUNDS: u64 = 12;
+    const ROUNDS: u64 = 8;
     let scratch = Scratch::new();
-    let file = orders(&scratch, 600);
+    let file = orders(&scratch, 400);
     for durability in ["process-crash", "power-loss"] {
         let dir = scratch.path().join(durability);
         let start = |command: &str| -> Child {

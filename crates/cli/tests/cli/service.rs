@@ -38,15 +38,15 @@ impl Drop for Server {
 #[test]
 fn a_command_answers_with_what_it_writes() {
     let scratch = Scratch::new();
-    let server = Server::start(&scratch, &["-n", "3"], "printf '%s ' $DEADDROP_KEY; rev");
+    let server = Server::start(&scratch, &["-n", "3"], "printf '%s ' $DEADDROP_KEY; tr l L");
     let ran = scratch.run(&["request", "echo", "live", "--key", "k"]).expect(0);
-    assert_eq!(ran.text(), "k evil\n");
+    assert_eq!(ran.text(), "k Live\n");
     let ran = scratch.run(&["request", "echo", "live", "--key", "k", "--json"]).expect(0);
     let reply = &ran.json()[0];
-    assert_eq!((&reply["outcome"], &reply["payload"]), (&"reply".into(), &"k evil".into()));
+    assert_eq!((&reply["outcome"], &reply["payload"]), (&"reply".into(), &"k Live".into()));
     assert_eq!(reply["attempt"], 1);
     let ran = scratch.run_with(&["request", "echo"], b"\xff").expect(0);
-    assert!(!ran.stdout.is_empty());
+    assert_eq!(ran.stdout, b" \xff\n");
     assert_eq!(server.end(), Some(0));
 }
 
@@ -146,10 +146,13 @@ fn a_killed_server_answers_each_request_once_all_the_same() {
         scratch.run(&["request", "echo", &index.to_string(), "--no-wait"]).expect(0);
     }
     for _ in 0..8 {
+        if answered(&scratch) >= 25 {
+            break;
+        }
         let mut child = scratch.command(&["serve", "echo", "--", "cat"]).spawn().unwrap();
         // Killed in the middle of things: as soon as it has answered something more.
         let before = answered(&scratch);
-        for _ in 0..10_000 {
+        for _ in 0..1000 {
             if answered(&scratch) > before || child.try_wait().unwrap().is_some() {
                 break;
             }
@@ -160,12 +163,16 @@ fn a_killed_server_answers_each_request_once_all_the_same() {
         child.wait().unwrap();
         assert_eq!(said, "deaddrop: serving echo\n");
     }
-    let left = 30 - answered(&scratch);
-    if left > 0 {
-        let count = left.to_string();
-        assert_eq!(Server::start(&scratch, &["-n", &count], "cat").end(), Some(0));
+    // The last reply of a killed server may be in the log and not yet visible: not counted here.
+    let _server = Server::start(&scratch, &[], "cat");
+    for _ in 0..1000 {
+        if answered(&scratch) >= 30 {
+            break;
+        }
     }
-    let expected: String = (0..30).map(|index| format!("{index}\n")).collect();
+    let last = scratch.run(&["request", "echo", "30"]).expect(0).text();
+    assert_eq!(last, "30\n");
+    let expected: String = (0..=30).map(|index| format!("{index}\n")).collect();
     assert_eq!(scratch.run(&["cat", "echo.replies"]).expect(0).text(), expected);
 }
 

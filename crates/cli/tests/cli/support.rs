@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use deaddrop::format::frame::{Fixed, Parts};
 use deaddrop::format::index::{self, Entry};
 use deaddrop::{Durability, Log, Record, Topic, TopicOptions};
 use serde_json::Value;
@@ -86,6 +87,29 @@ impl Scratch {
         change(&mut entries);
         let bytes = index::encode(salt, records.len() as u64, &entries);
         std::fs::write(path.with_extension("idx"), bytes).unwrap();
+    }
+
+    /// Writes the record at `index` of a topic's first segment once more, behind the last one.
+    pub(crate) fn repeat_frame(&self, topic: &str, index: usize) {
+        let path = self.segments(topic).swap_remove(0);
+        let lines = self.run(&["dump", "--json", path.to_str().unwrap()]).json();
+        let number = |line: &Value, name: &str| line[name].as_u64().unwrap();
+        let salt = u64::from_str_radix(lines[0]["salt"].as_str().unwrap(), 16).unwrap();
+        let records: Vec<&Value> = lines.iter().filter(|line| line["kind"] == "record").collect();
+        let zeros = lines.iter().find(|line| line["kind"] == "zeros").unwrap();
+        let end = number(zeros, "position");
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let mut bytes = vec![0; number(records[index], "len") as usize];
+        file.read_exact_at(&mut bytes, number(records[index], "position")).unwrap();
+        let fixed = Fixed::decode(&bytes, usize::MAX).unwrap();
+        let parts = Parts {
+            key: fixed.key_range().map(|range| &bytes[range]),
+            headers: &bytes[fixed.headers_range()],
+            payload: &bytes[fixed.payload_range()],
+        };
+        let head = parts.fixed(records.len() as u64, fixed.timestamp, false, salt, end);
+        bytes[..head.len()].copy_from_slice(&head);
+        file.write_all_at(&bytes, end).unwrap();
     }
 
     /// The segment files of a topic, in order.

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 
 use deaddrop::format::index::Entry;
-use deaddrop::Start;
+use deaddrop::{Log, Start};
 use serde_json::Value;
 
 use crate::support::{copy_dir, feed, flip, Random, Scratch};
@@ -101,9 +101,14 @@ fn missing_cut_and_foreign_segments_are_found() {
         }
         scratch.run(&["verify"]).expect(0);
     };
-    check(&|| std::fs::remove_file(&files[0]).unwrap(), "first segment file is missing");
+    {
+        // A writer knows where the topic starts and ends; without one a log whose first or last file
+        // is gone is a shorter log.
+        let _writer = Log::open(scratch.log()).unwrap().topic("t").unwrap();
+        check(&|| std::fs::remove_file(&files[0]).unwrap(), "first segment file is missing");
+        check(&|| std::fs::remove_file(files.last().unwrap()).unwrap(), "the frames end here");
+    }
     check(&|| std::fs::remove_file(&files[1]).unwrap(), "the frames end here");
-    check(&|| std::fs::remove_file(files.last().unwrap()).unwrap(), "the frames end here");
     let cut = |len| File::options().write(true).open(&files[1]).unwrap().set_len(len).unwrap();
     check(&|| cut(8000), "bytes expected");
     check(&|| cut(0), "header is unreadable");
@@ -198,7 +203,7 @@ fn a_log_that_is_being_written_is_never_called_damaged() {
                     scratch.command(&["append", "t", "-q"]).stdin(Stdio::piped()).spawn().unwrap();
                 std::thread::spawn(move || {
                     let line = format!("{}\n", "x".repeat(200));
-                    feed(&mut child, line.repeat(60_000).as_bytes());
+                    feed(&mut child, line.repeat(20_000).as_bytes());
                     child.wait().unwrap()
                 })
             })
@@ -214,6 +219,6 @@ fn a_log_that_is_being_written_is_never_called_damaged() {
             assert_eq!(writer.join().unwrap().code(), Some(0));
         }
         let lines = scratch.run(&["verify", "--json"]).expect(0).json();
-        assert_eq!(lines[0]["records"], 120_000);
+        assert_eq!(lines[0]["records"], 40_000);
     }
 }
