@@ -163,14 +163,19 @@ impl Check {
             None => (None, None),
         };
         let files = segment_files(&dir).map_err(|error| Failure::io("listing", &dir, &error))?;
-        // A segment that begins at the end or behind it is newer than the look at the end.
+        // Beside a writer, a segment that begins at the end or behind it is newer than the look at the
+        // end.
+        let newer = |base: u64| live && end.is_some_and(|end| base >= end);
         let files: Vec<_> = files
             .into_iter()
             .enumerate()
-            .filter(|(index, file)| *index == 0 || end.is_none_or(|end| file.base < end))
+            .filter(|(index, file)| *index == 0 || !newer(file.base))
             .map(|(_, file)| file)
             .collect();
         self.bases(&dir, &files, first, end);
+        // Without a writer the end was found by reading up to the first damage: all files count.
+        let newest = files.last().map_or(0, |file| file.base);
+        let end = end.filter(|&end| live || end > newest);
         let mut end_found = None;
         for (index, file) in files.iter().enumerate() {
             let bounds =
