@@ -265,6 +265,8 @@ impl Play<'_> {
             out.object(&json!({ "event": "left", "dir": dir }))?;
             return Ok(());
         }
+        // As it was called: `cargo run` does not put it on the path.
+        let program = std::env::args().next().unwrap_or_else(|| "deaddrop".into());
         writeln!(out, "\nThe log is left in {dir}. Look into it:")?;
         for command in [
             "ls",
@@ -273,7 +275,7 @@ impl Play<'_> {
             "dump inventory.requests | less",
             "verify",
         ] {
-            let line = out.paint(Colour::Strong, format!("deaddrop -d {dir} {command}"));
+            let line = out.paint(Colour::Strong, format!("{program} -d {dir} {command}"));
             writeln!(out, "  {line}")?;
         }
         Ok(())
