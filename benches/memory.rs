@@ -1,6 +1,5 @@
 //! Private memory of a process that has 100 topics and 100 consumers open; mappings of files excepted.
 #![allow(clippy::unwrap_used)]
-#![allow(clippy::unwrap_used)]
 
 mod support;
 

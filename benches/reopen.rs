@@ -2,7 +2,6 @@
 //!
 //! `DEADDROP_BENCH_LARGE=1` adds a log of 10 GiB.
 #![allow(clippy::unwrap_used)]
-#![allow(clippy::unwrap_used)]
 
 mod support;
 
