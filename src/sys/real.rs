@@ -32,6 +32,9 @@ impl Disk for RealDisk {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
             other => other?,
         }
+        if self.medium(dir)? == Medium::CopyOnWrite {
+            store_in_place(&File::open(dir)?)?;
+        }
         self.sync_dir(parent.unwrap_or(Path::new(".")))
     }
 
@@ -110,6 +113,23 @@ impl Disk for RealDisk {
         }
         Ok(medium_of(stat.f_type as u32))
     }
+}
+
+/// Has new files of a directory, which is still empty, written in place (`chattr +C`): where a store
+/// copies the block first, a page that was allocated can still find the disk full, and that is a signal.
+fn store_in_place(dir: &File) -> io::Result<()> {
+    const NO_COPY_ON_WRITE: libc::c_long = 0x0080_0000;
+    let mut flags: libc::c_long = 0;
+    // SAFETY: an open descriptor; the request reads one long into `flags`.
+    if unsafe { libc::ioctl(dir.as_raw_fd(), libc::FS_IOC_GETFLAGS, &mut flags) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    flags |= NO_COPY_ON_WRITE;
+    // SAFETY: an open descriptor; the request reads one long from `flags`.
+    if unsafe { libc::ioctl(dir.as_raw_fd(), libc::FS_IOC_SETFLAGS, &flags) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// By the magic numbers of statfs(2).
