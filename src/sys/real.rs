@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::OnceLock;
+use std::io::{Seek, SeekFrom};
 use std::{ffi, fs, io};
 
 use super::fork;
@@ -217,7 +218,9 @@ fn range(kind: libc::c_int, start: u64, len: u64) -> libc::flock {
 
 impl DiskFile for RealFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        // Not stat: after it, the next store into a page takes a new time stamp and journals it. Nobody
+        // uses the position.
+        (&*self.file).seek(SeekFrom::End(0))
     }
 
     fn identity(&self) -> io::Result<FileIdentity> {

@@ -362,8 +362,8 @@ impl TopicInner {
         Ok(next.unwrap_or(frontier.high_watermark).min(frontier.high_watermark))
     }
 
-    /// Waits until the high watermark is beyond `seen`: spins for `spin`, then sleeps. False if
-    /// `stop` was given, or after `timeout`.
+    /// Waits until the high watermark is beyond `seen`: spins for at most `spin`, then sleeps. False
+    /// if `stop` was given, or after `timeout`.
     pub(crate) fn wait_beyond(
         &self,
         seen: u64,
@@ -373,6 +373,8 @@ impl TopicInner {
     ) -> Result<bool> {
         self.not_forked()?;
         let started = Instant::now();
+        // Whoever only looks does not spin either.
+        let spin = timeout.map_or(spin, |timeout| spin.min(timeout));
         let synced = self.settings.durability == settings::POWER_LOSS;
         if let (Some(words), true) = (self.words(), spin > Duration::ZERO) {
             let word = if synced { &words.durable.end } else { &words.tail.end };

@@ -22,7 +22,10 @@ use crate::sys::{self, DiskFile};
 
 const PREPARING: u64 = 1 << 32;
 const READY: u64 = 2 << 32;
-const ZEROS_LEN: usize = 1 << 20;
+/// Zeros are written a page at a time. The page cache keeps what was written at once as one unit, and a
+/// store through a mapping makes all of that unit dirty: after larger writes, every sync of a few
+/// records would write a megabyte and more.
+const ZEROS_LEN: usize = PAGE_LEN;
 
 /// Pages are made resident this far ahead of the writer, in the background.
 const POPULATE_AHEAD: u64 = 8 << 20;
