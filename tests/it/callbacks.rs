@@ -51,7 +51,9 @@ fn a_callback_sends_requests_and_waits_for_calls_but_is_never_called_inside_itse
     drain(&client);
     assert_eq!(called.load(Ordering::Relaxed), 4);
     assert!(client.parked().unwrap().is_empty());
-    servers.map(|server| server.stop().unwrap());
+    for server in servers {
+        server.stop().unwrap();
+    }
 }
 
 #[test]
