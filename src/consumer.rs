@@ -284,6 +284,7 @@ impl Consumer {
     pub(crate) fn set_position(&mut self, offset: u64) {
         self.reader.seek_to(offset);
         self.map.word(cursor::LIVE_OFFSET_AT).store(offset, Ordering::Release);
+        self.committed = offset;
     }
 
     /// The owner's second position.

@@ -112,7 +112,7 @@ pub enum Error {
         /// What was waited for.
         what: String,
     },
-    /// The process was forked after the log was opened: open it again in the child.
+    /// The process was forked after the log was opened: open it again in the child, which then has its own.
     Forked,
     /// The directory is something else than a log.
     NotALog {

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::sys::fork::Generation;
+
 /// Work done once.
 type Job = Box<dyn FnOnce() + Send>;
 /// Work done every interval; `false` ends it.
@@ -42,6 +44,7 @@ struct Worker {
 pub(crate) struct Housekeeper {
     prepare: Arc<Worker>,
     sync: Arc<Worker>,
+    made_in: Generation,
 }
 
 impl Housekeeper {
@@ -114,7 +117,7 @@ impl Worker {
 
 impl Drop for Housekeeper {
     fn drop(&mut self) {
-        if crate::sys::fork::in_child() {
+        if self.made_in.is_parents() {
             return;
         }
         for worker in [&self.prepare, &self.sync] {

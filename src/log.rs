@@ -66,6 +66,7 @@ pub(crate) struct LogInner {
     pub(crate) boot: [u64; 2],
     pub(crate) medium: Medium,
     pub(crate) housekeeper: Housekeeper,
+    pub(crate) made_in: sys::fork::Generation,
     topics: Mutex<HashMap<String, Weak<Open>>>,
 }
 
@@ -131,6 +132,7 @@ impl Log {
         options: LogOptions,
         read_only: bool,
     ) -> Result<Log> {
+        sys::fork::begin_generation();
         let io = |doing, path: &Path| {
             let path = path.to_owned();
             move |error| Error::io(doing, &path, error)
@@ -162,6 +164,7 @@ impl Log {
             boot,
             medium,
             housekeeper: Housekeeper::default(),
+            made_in: sys::fork::Generation::default(),
             topics: Mutex::new(HashMap::new()),
         };
         Ok(Log { inner: Arc::new(inner) })
@@ -197,7 +200,7 @@ impl Log {
 
     fn open_topic(&self, name: &str, wanted: Option<TopicOptions>, create: bool) -> Result<Topic> {
         names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
-        if sys::fork::in_child() {
+        if self.inner.made_in.is_parents() {
             return Err(Error::Forked);
         }
         let mut topics = self.inner.topics.lock();
@@ -263,7 +266,7 @@ impl Log {
     }
 
     pub(crate) fn writable(&self) -> Result<()> {
-        if sys::fork::in_child() {
+        if self.inner.made_in.is_parents() {
             return Err(Error::Forked);
         }
         if self.inner.read_only {

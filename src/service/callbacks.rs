@@ -1,6 +1,7 @@
 //! The named callbacks of a client, and the outcomes that nobody took.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -49,9 +50,25 @@ impl Callbacks {
     }
 }
 
+thread_local! {
+    static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is inside a callback. It must not call another one: that may be the same one,
+/// which has not returned, or one that another thread is in, which waits for this one.
+pub(super) fn is_inside() -> bool {
+    IS_INSIDE.get()
+}
+
 fn call(callback: &Mutex<Callback>, done: &Completed) -> bool {
     for attempt in 1..=ATTEMPTS {
-        match guarded(|| (callback.lock())(done)) {
+        let called = guarded(|| {
+            let mut callback = callback.lock();
+            IS_INSIDE.set(true);
+            callback(done)
+        });
+        IS_INSIDE.set(false);
+        match called {
             Ok(()) => return true,
             Err(error) if error.terminal || attempt == ATTEMPTS => return false,
             Err(_) => std::thread::sleep(backoff(attempt, RETRY_FIRST, RETRY_MOST)),
@@ -67,6 +84,8 @@ pub(super) struct ParkedTopic {
     /// Its position: everything below it was taken.
     cursor: Consumer,
     records: BTreeMap<u64, (Parked, OwnedRecord)>,
+    /// Those that were parked before this start, as far as it has not tried to deliver them.
+    untried: VecDeque<RequestId>,
 }
 
 impl ParkedTopic {
@@ -106,7 +125,13 @@ impl ParkedTopic {
             };
             records.insert(record.offset(), (parked, record));
         }
-        Ok(Some(ParkedTopic { topic, cursor, records }))
+        let untried = records.values().map(|(parked, _)| parked.id.clone()).collect();
+        Ok(Some(ParkedTopic { topic, cursor, records, untried }))
+    }
+
+    /// An outcome from before this start; each is returned once.
+    pub(super) fn next_untried(&mut self) -> Option<RequestId> {
+        self.untried.pop_front()
     }
 
     /// Parks an outcome; once for each id.

@@ -7,18 +7,19 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::callbacks::{Callbacks, ParkedTopic};
-use super::delivery::close;
+use super::callbacks::{is_inside, Callbacks, ParkedTopic};
+use super::delivery::{close, completed, expire};
 use super::envelope::{Envelope, Kind};
 use super::handler::HandlerError;
 use super::link::{boot_time_of, cursor_name, Link, Outstanding, Pending};
-use super::outcome::{Completed, Parked};
+use super::outcome::{Completed, Outcome, Parked};
 use super::request_id::RequestId;
 use super::{Running, LOOK};
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::log::Log;
 use crate::ownership::Ownership;
+use crate::reader::Start;
 use crate::record::Record;
 use crate::stop::Stop;
 use crate::sys::clock;
@@ -210,24 +211,20 @@ impl ClientInner {
         }
     }
 
-    /// Brings parked outcomes to callbacks that are registered again.
+    /// Brings the outcomes that earlier starts parked to callbacks that are registered again: each
+    /// once, or those that a callback does not take would keep all others waiting.
     fn deliver_parked(&self) -> Result<usize> {
         let mut delivered = 0;
-        let mut failed = Vec::new();
         loop {
-            let done = match &*self.parked.lock() {
+            let done = match &mut *self.parked.lock() {
                 None => return Ok(delivered),
-                Some(parked) => parked.find(&self.log, |parked| {
-                    self.callbacks.named.contains_key(&parked.callback)
-                        && !failed.contains(&parked.id)
-                })?,
+                Some(parked) => match parked.next_untried() {
+                    None => return Ok(delivered),
+                    Some(id) => parked.find(&self.log, |parked| parked.id == id)?,
+                },
             };
-            let Some(done) = done else { return Ok(delivered) };
             // Without the lock: the callback may use this client.
-            if !self.callbacks.deliver(&done) {
-                failed.push(done.id().clone());
-                continue;
-            }
+            let Some(done) = done.filter(|done| self.callbacks.deliver(done)) else { continue };
             if let Some(parked) = &mut *self.parked.lock() {
                 parked.taken(done.id())?;
             }
@@ -281,7 +278,13 @@ impl Client {
         let stop = Stop::new();
         let threads = Threads::default();
         for link in links.values() {
-            threads.lock().push(self.inner.start_thread(link, &stop)?);
+            match self.inner.start_thread(link, &stop) {
+                Ok(thread) => threads.lock().push(thread),
+                Err(error) => {
+                    stop.stop();
+                    return Err(error);
+                }
+            }
         }
         *runner = Some((stop.clone(), Arc::clone(&threads)));
         Ok(Running::new(stop, threads))
@@ -292,8 +295,14 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// An error of a topic. What was delivered stays so.
+    /// An error of a topic: what was delivered stays so. [`Error::Invalid`] from inside a callback.
     pub fn poll(&self, timeout: Duration) -> Result<usize> {
+        if is_inside() {
+            return Err(Error::Invalid {
+                what: "poll from inside a callback, which must return before another is called"
+                    .into(),
+            });
+        }
         let until = Instant::now() + timeout;
         let mut delivered = self.inner.deliver_parked()?;
         loop {
@@ -303,11 +312,11 @@ impl Client {
                 // With several, none may keep the others waiting.
                 let slice = match links.len() {
                     _ if delivered > 0 => Duration::ZERO,
-                    1 => left,
+                    // Another link may come meanwhile.
+                    1 => left.min(LOOK),
                     _ => left.min(Duration::from_millis(1)),
                 };
-                // If another thread delivers, or this one is inside a callback, it is waited for in
-                // small pieces.
+                // If another thread delivers, it is waited for in small pieces.
                 match link.delivery.try_lock_for(slice.min(Duration::from_millis(1))) {
                     Some(mut delivery) => delivered += delivery.poll(&self.inner, link, slice)?,
                     None => continue,
@@ -490,6 +499,7 @@ impl RequestBuilder<'_> {
             deadline,
             due: deadline.map(boot_time_of),
             sent_at: now,
+            is_taken: false,
         };
         // Before the append: the reply may come before it returns.
         self.link.state.lock().insert(id.clone(), pending);
@@ -537,7 +547,7 @@ impl Call {
     }
 
     /// The outcome; `None`: not yet, which does not mean that it failed. Delivers other outcomes as
-    /// well if no thread of the client does.
+    /// well if no thread of the client does, but not from inside a callback.
     ///
     /// # Errors
     ///
@@ -546,14 +556,22 @@ impl Call {
         let until = Instant::now() + timeout;
         loop {
             let mut state = self.link.state.lock();
-            match state.calls.get_mut(&self.id) {
-                None => return Err(Error::NotFound { what: format!("call {}", self.id) }),
-                Some(slot) if slot.is_some() => return Ok(state.calls.remove(&self.id).flatten()),
-                Some(_) => {}
-            }
+            let pending = match state.calls.get(&self.id) {
+                None => return Err(self.not_found()),
+                Some(Some(_)) => return Ok(state.calls.remove(&self.id).flatten()),
+                Some(None) => state.get(&self.id).cloned(),
+            };
+            let Some(pending) = pending else {
+                drop(state);
+                return self.take_parked();
+            };
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(None);
+            }
+            if is_inside() {
+                drop(state);
+                return self.look_for_it(pending, until);
             }
             match self.link.delivery.try_lock() {
                 Some(mut delivery) => {
@@ -563,6 +581,50 @@ impl Call {
                 None => {
                     self.link.answered.wait_for(&mut state, left.min(LOOK));
                 }
+            }
+        }
+    }
+}
+
+impl Call {
+    fn not_found(&self) -> Error {
+        Error::NotFound { what: format!("call {}", self.id) }
+    }
+
+    /// The outcome, if it was parked while this handle was made.
+    fn take_parked(&self) -> Result<Option<Completed>> {
+        let mut guard = self.client.inner.parked.lock();
+        let parked = guard.as_mut().ok_or_else(|| self.not_found())?;
+        let done = parked.find(&self.client.inner.log, |parked| parked.id == self.id)?;
+        let done = done.ok_or_else(|| self.not_found())?;
+        parked.taken(&self.id)?;
+        drop(guard);
+        self.link.state.lock().calls.remove(&self.id);
+        Ok(Some(done))
+    }
+
+    /// Inside a callback nothing can be delivered: reads the replies for this one's.
+    fn look_for_it(&self, pending: Pending, until: Instant) -> Result<Option<Completed>> {
+        let (client, link) = (&self.client.inner, &self.link);
+        let from = pending.reply_floor.min(link.replies.high_watermark()?);
+        let from = from.max(link.replies.first_offset()?);
+        let mut reader = link.replies.reader(Start::Offset(from))?;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let Some(record) = reader.wait_timeout(left.min(LOOK))? else {
+                if left.is_zero() {
+                    return Ok(None);
+                }
+                expire(client, link)?;
+                continue;
+            };
+            let Some(Ok(envelope)) = Envelope::of(&record) else { continue };
+            if envelope.id != self.id {
+                continue;
+            }
+            if let Some(outcome) = Outcome::of(&envelope, &record.to_owned()) {
+                link.state.lock().take_call(&self.id);
+                return Ok(Some(completed(client, link, envelope, outcome, Some(pending))));
             }
         }
     }

@@ -8,7 +8,7 @@ use super::link::{Link, Pending};
 use super::outcome::{Completed, Outcome};
 use super::request_id::RequestId;
 use crate::consumer::Consumer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::record::{OwnedRecord, Record};
 use crate::sys::clock;
 
@@ -28,8 +28,22 @@ impl Delivery {
     }
 
     /// Delivers what is there, or waits up to `timeout` for the first. Returns the number of outcomes
-    /// and notifications.
+    /// and notifications. After an error, what was not taken is delivered by the next call.
     pub(super) fn poll(
+        &mut self,
+        client: &ClientInner,
+        link: &Link,
+        timeout: Duration,
+    ) -> Result<usize> {
+        let delivered = self.deliver_all(client, link, timeout);
+        if delivered.is_err() {
+            let committed = self.cursor.committed();
+            self.cursor.reader().seek_to(committed);
+        }
+        delivered
+    }
+
+    fn deliver_all(
         &mut self,
         client: &ClientInner,
         link: &Link,
@@ -37,14 +51,19 @@ impl Delivery {
     ) -> Result<usize> {
         let mut delivered = 0;
         let mut wait = timeout;
-        loop {
+        // What comes meanwhile is the next call's: a caller who wants to stop gets to know.
+        let mut end = None;
+        while end.is_none_or(|end| self.cursor.committed() < end) {
             if let Some(due) = link.state.lock().next_due() {
                 let left = due.saturating_sub(clock::boottime());
                 wait = wait.min(Duration::from_nanos(left));
             }
             let record = self.cursor.wait_timeout(wait)?.map(|record| record.to_owned());
-            self.expire(client, link)?;
+            expire(client, link)?;
             let Some(record) = record else { break };
+            if end.is_none() {
+                end = Some(link.replies.high_watermark()?);
+            }
             delivered += usize::from(self.deliver(client, link, &record)?);
             wait = Duration::ZERO;
         }
@@ -79,26 +98,16 @@ impl Delivery {
         };
         let id = envelope.id.clone();
         let pending = link.state.lock().get(&id).cloned();
-        let mut done = Completed {
-            recovered: id.incarnation() != client.incarnation,
-            late: pending.is_none(),
-            requests: Some(link.requests.clone()),
-            envelope,
-            outcome,
-        };
-        match pending {
+        let is_taken = pending.as_ref().is_some_and(|pending| pending.is_taken);
+        let done = completed(client, link, envelope, outcome, pending);
+        match done.late {
+            _ if is_taken => {}
             // Ids come from bytes: one that this client never sent is nobody's.
-            None if done.recovered || id.sequence() < client.sequence() => {
+            true if done.recovered || id.sequence() < client.sequence() => {
                 client.callbacks.deliver_late(&done);
             }
-            None => {}
-            Some(pending) => {
-                // What the request said, not what the reply repeats of it.
-                done.envelope.callback = pending.callback;
-                done.envelope.context = pending.context;
-                done.envelope.request_offset = Some(pending.offset);
-                self.complete(client, link, done)?;
-            }
+            true => {}
+            false => self.complete(client, link, done)?,
         }
         crate::sys::crash_point::crash_point!("deliver.called-back");
         self.cursor.commit()?;
@@ -129,15 +138,42 @@ impl Delivery {
         }
         client.park(&link.service, &done)
     }
+}
 
-    /// Appends the outcome `Expired` for every request whose deadline has passed. It is the outcome
-    /// only if it is the first, which is seen when it is read.
-    fn expire(&self, client: &ClientInner, link: &Link) -> Result<()> {
-        let due = link.state.lock().take_due(clock::boottime());
-        for (id, pending) in due {
-            close(client, link, &id, &pending, Kind::Expired)?;
+/// How a request ended; `pending` is what is known of it, unless it had come to its end before.
+pub(super) fn completed(
+    client: &ClientInner,
+    link: &Link,
+    mut envelope: Envelope,
+    outcome: Outcome,
+    pending: Option<Pending>,
+) -> Completed {
+    let late = pending.is_none();
+    if let Some(pending) = pending {
+        // What the request said, not what the reply repeats of it.
+        envelope.callback = pending.callback;
+        envelope.context = pending.context;
+        envelope.request_offset = Some(pending.offset);
+    }
+    let recovered = envelope.id.incarnation() != client.incarnation;
+    Completed { envelope, outcome, late, recovered, requests: Some(link.requests.clone()) }
+}
+
+/// Appends the outcome `Expired` for every request whose deadline has passed. It is the outcome only if
+/// it is the first, which is seen when it is read.
+pub(super) fn expire(client: &ClientInner, link: &Link) -> Result<()> {
+    let now = clock::boottime();
+    loop {
+        let Some((id, pending)) = link.state.lock().take_due(now) else { return Ok(()) };
+        match close(client, link, &id, &pending, Kind::Expired) {
+            Ok(()) => {}
+            // Appended, and told when it is read.
+            Err(error @ Error::Unknown { .. }) => return Err(error),
+            Err(error) => {
+                link.state.lock().set_due(&id, now);
+                return Err(error);
+            }
         }
-        Ok(())
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Pending {
     /// Boot clock: does not jump while this process runs.
     pub(super) due: Option<u64>,
     pub(super) sent_at: u64,
+    /// Its call handle has the outcome, which delivery has not come to yet.
+    pub(super) is_taken: bool,
 }
 
 /// A request without an outcome, as a client lists it.
@@ -98,20 +100,31 @@ impl State {
         }
     }
 
-    /// Takes the requests out of the timer whose deadline has passed.
-    pub(super) fn take_due(&mut self, now: u64) -> Vec<(RequestId, Pending)> {
-        let mut due = Vec::new();
-        while let Some((at, id)) = self.by_due.first().cloned() {
-            if at > now {
-                break;
-            }
-            self.by_due.pop_first();
-            if let Some(pending) = self.pending.get_mut(&id) {
-                pending.due = None;
-                due.push((id, pending.clone()));
-            }
+    /// Notes that the call handle of a request has its outcome.
+    pub(super) fn take_call(&mut self, id: &RequestId) {
+        self.calls.remove(id);
+        if let Some(pending) = self.pending.get_mut(id) {
+            pending.is_taken = true;
         }
-        due
+    }
+
+    /// Takes a request out of the timer whose deadline has passed.
+    pub(super) fn take_due(&mut self, now: u64) -> Option<(RequestId, Pending)> {
+        if self.next_due()? > now {
+            return None;
+        }
+        let (_, id) = self.by_due.pop_first()?;
+        let pending = self.pending.get_mut(&id).expect("removed from both together");
+        pending.due = None;
+        Some((id, pending.clone()))
+    }
+
+    /// Puts a request back into the timer, unless it has come to its end meanwhile.
+    pub(super) fn set_due(&mut self, id: &RequestId, due: u64) {
+        if let Some(pending) = self.pending.get_mut(id) {
+            pending.due = Some(due);
+            self.by_due.insert((due, id.clone()));
+        }
     }
 
     pub(super) fn next_due(&self) -> Option<u64> {
@@ -172,6 +185,7 @@ impl Link {
         let end = self.requests.settled_end()?;
         let from = floor.committed().max(self.requests.first_offset()?).min(end);
         let reply_floor = floor.floor().min(self.replies.settled_end()?);
+        floor.set_floor(reply_floor);
         let mut state = self.state.lock();
         let mut reader = self.requests.reader(Start::Offset(from))?;
         while reader.offset() < end {
@@ -186,6 +200,7 @@ impl Link {
                     deadline: envelope.deadline,
                     due: envelope.deadline.map(boot_time_of),
                     sent_at: record.timestamp_nanos(),
+                    is_taken: false,
                 };
                 state.insert(envelope.id, pending);
             }
@@ -220,9 +235,17 @@ impl Link {
         Ok(())
     }
 
-    /// Makes the floor durable.
+    /// Makes the floor durable. First what is below its two positions: after a power loss neither may
+    /// lie behind the end of its topic, or they would no longer belong together.
     pub(super) fn sync_floor(&self) -> Result<()> {
-        self.floor.lock().sync()
+        let mut floor = self.floor.lock();
+        if let Some(last) = floor.committed().checked_sub(1) {
+            self.requests.wait_durable(last)?;
+        }
+        if let Some(last) = floor.floor().checked_sub(1) {
+            self.replies.wait_durable(last)?;
+        }
+        floor.sync()
     }
 
     pub(super) fn outstanding(&self) -> Vec<Outstanding> {

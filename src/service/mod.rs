@@ -139,6 +139,10 @@ impl Running {
         let mut first = Ok(());
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
+            if thread.thread().id() == std::thread::current().id() {
+                // From inside a callback: a thread cannot wait for its own end.
+                continue;
+            }
             let ended = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             first = first.and(ended);
         }
@@ -148,6 +152,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // Also while unwinding; but then what the threads are at may be what failed.
+        self.stop.stop();
         if !std::thread::panicking() {
             // Whoever wants the error calls `stop`.
             drop(self.end());

@@ -102,6 +102,10 @@ pub struct Server {
     doubtful_below: u64,
     /// Attempts that the request in doubt has had.
     attempts_before: Option<(RequestId, u32)>,
+    /// Requests below it may be dead letters already.
+    kept_below: u64,
+    /// An error ended the last run: the request that was in hand is to be settled first.
+    is_interrupted: bool,
     synced_at: Instant,
     synced_offset: u64,
 }
@@ -144,6 +148,8 @@ impl Server {
             answered: HashMap::new(),
             doubtful_below: 0,
             attempts_before: None,
+            kept_below: 0,
+            is_interrupted: false,
             synced_at: Instant::now(),
             synced_offset: 0,
         };
@@ -153,10 +159,9 @@ impl Server {
 
     /// Learns what was answered before this start, and notes durably from where on to look next time.
     fn settle_start(&mut self) -> Result<()> {
-        let attempt = if self.lane.was_live() { self.lane.attempt() } else { None };
-        if let Some(attempt) = attempt {
-            self.settle_attempt(&attempt)?;
-        } else if !self.lane.was_live() {
+        if self.lane.was_live() {
+            self.go_on()?;
+        } else {
             // A power loss, a copy, or a cut: the position is an older one. All replies to requests
             // from there on are behind the floor; or were lost, if the reply topic ends before it.
             self.lane.end_attempt();
@@ -165,12 +170,37 @@ impl Server {
             self.lane.set_floor(floor);
             self.answered.insert(self.replies.name().to_owned(), settled.answered);
             self.doubtful_below = self.requests.settled_end()?;
+            self.kept_below = self.doubtful_below;
             // Before anything is answered: a reply could get an offset below the old floor.
             self.lane.sync()?;
         }
         self.reply_reader.seek(Start::Offset(
             self.lane.floor().max(self.replies.first_offset()?).min(self.replies.high_watermark()?),
         ))
+    }
+
+    /// Goes on behind what is committed: with the request that was in hand, if it was not answered.
+    fn go_on(&mut self) -> Result<()> {
+        let committed = self.lane.committed();
+        self.lane.reader().seek_to(committed);
+        self.kept_below = self.kept_below.max(committed + 1);
+        match self.lane.attempt() {
+            Some(attempt) if attempt.offset >= committed => self.settle_attempt(&attempt)?,
+            // Committed, and killed before the attempt was ended.
+            _ => self.lane.end_attempt(),
+        }
+        self.is_interrupted = false;
+        Ok(())
+    }
+
+    /// Settles first what an error left in doubt, and notes whether this run ends in one.
+    fn guarded_run<T>(&mut self, run: impl FnOnce(&mut Server) -> Result<T>) -> Result<T> {
+        if self.is_interrupted {
+            self.go_on()?;
+        }
+        let ended = run(self);
+        self.is_interrupted = ended.is_err();
+        ended
     }
 
     /// Decides whether the request that was in hand was answered.
@@ -218,16 +248,17 @@ impl Server {
     /// # Errors
     ///
     /// An error of a topic: [`Error::NoSpace`], [`Error::SyncFailed`], [`Error::Corrupt`],
-    /// [`Error::Io`]. What was answered stays answered; open the server again to go on.
+    /// [`Error::Io`]. What was answered stays answered; the next call goes on with what was not.
     pub fn run(&mut self, stop: &Stop) -> Result<()> {
-        while !stop.is_stopped() {
-            let record = self.lane.wait(stop)?.map(|record| record.to_owned());
-            match record {
-                Some(record) => self.serve(&record, stop)?,
-                None => continue,
+        self.guarded_run(|server| {
+            while !stop.is_stopped() {
+                let record = server.lane.wait(stop)?.map(|record| record.to_owned());
+                if let Some(record) = record {
+                    server.serve(&record, stop)?;
+                }
             }
-        }
-        self.make_durable()
+            server.make_durable()
+        })
     }
 
     /// Serves what is there, or waits up to `timeout` for the first. Returns the number of requests
@@ -237,15 +268,25 @@ impl Server {
     ///
     /// As [`run`](Self::run).
     pub fn poll(&mut self, timeout: Duration) -> Result<u64> {
-        let stop = Stop::new();
-        let mut settled = 0;
-        let mut wait = timeout;
-        while let Some(record) = self.lane.wait_timeout(wait)?.map(|record| record.to_owned()) {
-            self.serve(&record, &stop)?;
-            settled += 1;
-            wait = Duration::ZERO;
-        }
-        Ok(settled)
+        self.guarded_run(|server| {
+            let stop = Stop::new();
+            let Some(first) = server.lane.wait_timeout(timeout)?.map(|record| record.to_owned())
+            else {
+                return Ok(0);
+            };
+            server.serve(&first, &stop)?;
+            let mut settled = 1;
+            // What comes meanwhile is the next call's, or a busy service would keep the caller.
+            let end = server.requests.high_watermark()?;
+            while server.lane.committed() < end {
+                let Some(record) = server.lane.next()?.map(|record| record.to_owned()) else {
+                    break;
+                };
+                server.serve(&record, &stop)?;
+                settled += 1;
+            }
+            Ok(settled)
+        })
     }
 
     /// Serves on a thread of its own.
@@ -347,7 +388,7 @@ impl Server {
                     let mut outcome = envelope.outcome(kind, record.offset());
                     outcome.attempt = attempt;
                     outcome.error = error;
-                    replies.append(&outcome.seal(reply))?;
+                    answer(&replies, outcome, reply)?;
                     crate::sys::crash_point::crash_point!("serve.replied");
                     return Ok(true);
                 }
@@ -358,6 +399,7 @@ impl Server {
                     }
                     let wait = backoff(attempt, self.options.retry_first, self.options.retry_most);
                     if !sleep(wait, stop) {
+                        self.attempts_before = Some((envelope.id.clone(), attempt));
                         return Ok(false);
                     }
                 }
@@ -397,33 +439,51 @@ impl Server {
         outcome.attempt = attempt;
         outcome.error = why.to_owned();
         let replies = self.reply_topic(envelope.reply_topic.as_deref())?;
-        replies.append(&outcome.seal(Record::default())).map(drop)
+        answer(&replies, outcome, Record::default())
     }
 
     /// Copies a record to the dead-letter topic, with where it came from and why; once for each id.
     fn keep_dead(&self, record: &OwnedRecord, id: Option<&RequestId>, why: &str) -> Result<()> {
         let dead = open_topic(&self.log, &format!("{}.dead", self.service), self.options.topic)?;
         let id = id.map_or_else(|| format!("offset {}", record.offset()), RequestId::to_string);
-        let end = dead.settled_end()?;
-        let mut reader = dead.reader(Start::First)?;
-        while reader.offset() < end {
-            let Some(kept) = reader.next()? else { break };
-            if kept.header("dead-letter-id") == Some(id.as_bytes()) {
-                return Ok(());
+        if record.offset() < self.kept_below {
+            let end = dead.settled_end()?;
+            let mut reader = dead.reader(Start::First)?;
+            while reader.offset() < end {
+                let Some(kept) = reader.next()? else { break };
+                if kept.header("dead-letter-id") == Some(id.as_bytes()) {
+                    return Ok(());
+                }
             }
         }
-        let copy = record
-            .to_record()
-            .header("dead-letter-id", &id)
-            .header("dead-letter-topic", self.requests.name())
-            .header("dead-letter-offset", record.offset().to_string())
-            .header("dead-letter-reason", why);
-        dead.append(&copy).map(drop)
+        let with_origin = |copy: Record| {
+            copy.header("dead-letter-id", &id)
+                .header("dead-letter-topic", self.requests.name())
+                .header("dead-letter-offset", record.offset().to_string())
+                .header("dead-letter-reason", shortened(why))
+        };
+        match dead.append(&with_origin(record.to_record())) {
+            // No room for the headers beside its own: the original is where they say.
+            Err(Error::Invalid { .. } | Error::TooLarge { .. }) => {
+                dead.append(&with_origin(Record::default())).map(drop)
+            }
+            other => other.map(drop),
+        }
     }
 
     /// Reads what clients expired or took back since the last look.
     fn look_for_closed(&mut self, at: u64) -> Result<()> {
-        while let Some(record) = self.reply_reader.next()? {
+        loop {
+            let record = match self.reply_reader.next() {
+                Ok(Some(record)) => record,
+                Ok(None) => return Ok(()),
+                // By hand, while this server had nothing to do.
+                Err(Error::Trimmed { first, .. }) => {
+                    self.reply_reader.seek_to(first);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             if let Some(Ok(envelope)) = Envelope::of(&record) {
                 let early = envelope.request_offset.is_none_or(|offset| offset >= at);
                 if matches!(envelope.kind, Kind::Cancelled | Kind::Expired) && early {
@@ -431,7 +491,6 @@ impl Server {
                 }
             }
         }
-        Ok(())
     }
 
     /// Whether a request from before the last power loss has its outcome.
@@ -470,6 +529,33 @@ impl Server {
         self.synced_at = Instant::now();
         Ok(())
     }
+}
+
+/// Appends an outcome. One that no frame can hold, because of what the handler returned, becomes
+/// `Failed`: it would be so at every attempt.
+fn answer(replies: &Topic, mut outcome: Envelope, reply: Record) -> Result<()> {
+    outcome.error = shortened(&outcome.error).to_owned();
+    match replies.append(&outcome.seal(reply)) {
+        Err(error @ (Error::Invalid { .. } | Error::TooLarge { .. })) => {
+            outcome.kind = Kind::Failed;
+            outcome.error = format!("its outcome cannot be appended: {error}");
+            // The client knows it from the request.
+            outcome.context.clear();
+            replies.append(&outcome.seal(Record::default())).map(drop)
+        }
+        other => other.map(drop),
+    }
+}
+
+/// The longest message of an error that goes into a record.
+const MAX_MESSAGE_LEN: usize = 4096;
+
+fn shortened(message: &str) -> &str {
+    let mut len = message.len().min(MAX_MESSAGE_LEN);
+    while !message.is_char_boundary(len) {
+        len -= 1;
+    }
+    &message[..len]
 }
 
 /// False if `stop` was given first.

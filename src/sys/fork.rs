@@ -1,11 +1,14 @@
 //! Detecting a forked child, and keeping the parent's locks out of it.
 //!
 //! A child inherits open files, and with them the kernel's locks: as long as it lives, its dead parent
-//! would look alive. So a child closes the lock files as its first act, and everything it calls in
-//! this library returns `Forked`.
+//! would look alive. So a child closes the lock files as its first act, and whatever it has of its
+//! parent's logs returns `Forked`. What remembers the generation in which it was made knows whose it is:
+//! a child begins one of its own when it opens a log.
 
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::OnceLock;
+
+use parking_lot::Mutex;
 
 /// Lock files open at once in one process.
 const MAX_LOCK_FILES: usize = 16 << 10;
@@ -13,8 +16,11 @@ const MAX_LOCK_FILES: usize = 16 << 10;
 /// The descriptors of all open lock files, or -1.
 static LOCK_FILES: [AtomicI32; MAX_LOCK_FILES] = [const { AtomicI32::new(-1) }; MAX_LOCK_FILES];
 
-/// A word on a page that the kernel wipes in a child.
+/// The generation of this process, on a page that the kernel wipes in a child: 0 until it has its own.
 static SENTINEL: OnceLock<&'static AtomicU64> = OnceLock::new();
+
+/// The newest generation that this process, or one that it descends from, has had.
+static NEWEST: Mutex<u64> = Mutex::new(1);
 
 fn sentinel() -> &'static AtomicU64 {
     SENTINEL.get_or_init(|| {
@@ -46,7 +52,7 @@ fn sentinel() -> &'static AtomicU64 {
 
 extern "C" fn close_lock_files() {
     for slot in &LOCK_FILES {
-        let fd = slot.load(Ordering::Relaxed);
+        let fd = slot.swap(-1, Ordering::Relaxed);
         if fd >= 0 {
             // SAFETY: the descriptor is open: its owner unregisters it before it closes it, and does
             // not close it again in a child.
@@ -55,9 +61,34 @@ extern "C" fn close_lock_files() {
     }
 }
 
-/// Whether this process was forked from the one that first used the library.
-pub(crate) fn in_child() -> bool {
-    sentinel().load(Ordering::Relaxed) == 0
+/// Says in which process a value was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Generation(u64);
+
+impl Generation {
+    /// Whether this process was forked since.
+    #[inline]
+    pub(crate) fn is_parents(self) -> bool {
+        sentinel().load(Ordering::Relaxed) != self.0
+    }
+}
+
+impl Default for Generation {
+    /// This process's.
+    fn default() -> Generation {
+        Generation(sentinel().load(Ordering::Relaxed))
+    }
+}
+
+/// Gives a forked child a generation of its own: to be called before it makes anything.
+pub(crate) fn begin_generation() {
+    let mut newest = NEWEST.lock();
+    if sentinel().load(Ordering::Relaxed) == 0 {
+        // Closed already, unless the child was made by a system call that passes over the C library.
+        close_lock_files();
+        *newest += 1;
+        sentinel().store(*newest, Ordering::Relaxed);
+    }
 }
 
 /// Has the descriptor closed in forked children. `None` if too many are registered: children then

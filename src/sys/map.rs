@@ -4,6 +4,7 @@
 //! out. A copy out is made of relaxed loads, so that a racing store gives wrong bytes (which the
 //! frame's checksum finds) and not undefined behaviour.
 
+use super::fork::Generation;
 use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
 use std::sync::Arc;
 use std::{io, ptr};
@@ -18,6 +19,7 @@ pub(crate) struct Map {
     len: usize,
     writable: bool,
     backing: Backing,
+    made_in: Generation,
 }
 
 enum Backing {
@@ -48,6 +50,7 @@ impl Map {
             len: raw.len(),
             writable,
             backing: Backing::File(std::mem::ManuallyDrop::new(raw)),
+            made_in: Generation::default(),
         })
     }
 
@@ -63,7 +66,13 @@ impl Map {
         writable: bool,
         owner: Arc<dyn MemoryOwner>,
     ) -> Map {
-        Map { start, len, writable, backing: Backing::Memory(owner) }
+        Map {
+            start,
+            len,
+            writable,
+            backing: Backing::Memory(owner),
+            made_in: Generation::default(),
+        }
     }
 
     /// Bytes mapped.
@@ -223,7 +232,7 @@ impl Drop for Map {
     fn drop(&mut self) {
         if let Backing::File(raw) = &mut self.backing {
             // A forked child did not inherit the mapping: something else may lie at its address.
-            if !super::fork::in_child() {
+            if !self.made_in.is_parents() {
                 // SAFETY: dropped once, here.
                 unsafe { std::mem::ManuallyDrop::drop(raw) };
             }

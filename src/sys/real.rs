@@ -52,7 +52,11 @@ impl Disk for RealDisk {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         let file = above_standard_streams(file)?;
-        Ok(Box::new(RealFile { file: ManuallyDrop::new(file), registered: OnceLock::new() }))
+        Ok(Box::new(RealFile {
+            file: ManuallyDrop::new(file),
+            registered: OnceLock::new(),
+            made_in: fork::Generation::default(),
+        }))
     }
 
     fn rename_no_replace(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -176,12 +180,13 @@ struct RealFile {
     file: ManuallyDrop<File>,
     /// Set with the first lock: forked children close the descriptor.
     registered: OnceLock<Option<usize>>,
+    made_in: fork::Generation,
 }
 
 impl Drop for RealFile {
     fn drop(&mut self) {
         match self.registered.get() {
-            Some(Some(_)) if fork::in_child() => return,
+            Some(Some(_)) if self.made_in.is_parents() => return,
             Some(Some(slot)) => fork::unregister(*slot),
             _ => {}
         }

@@ -34,7 +34,7 @@ impl Deref for Open {
 impl Drop for Open {
     fn drop(&mut self) {
         // A forked child has no thread that would end the jobs.
-        if !crate::sys::fork::in_child() {
+        if !self.inner.made_in.is_parents() {
             self.inner.jobs.close();
         }
     }

@@ -42,6 +42,7 @@ use crate::reader::{Reader, Start};
 use crate::record::Record;
 use crate::recovery::RecoveryReport;
 use crate::segment::Segment;
+use crate::sys::fork::Generation;
 
 pub(crate) use jobs::Open;
 pub(crate) use locate::Frontier;
@@ -76,6 +77,7 @@ pub(crate) struct TopicInner {
     /// Wall clock less boot clock when the topic was opened.
     clock_difference: u64,
     jobs: Arc<jobs::Jobs>,
+    made_in: Generation,
     /// For the background jobs.
     this: Weak<TopicInner>,
 }
@@ -132,7 +134,7 @@ impl TopicInner {
     /// touched.
     #[inline]
     pub(crate) fn not_forked(&self) -> Result<()> {
-        match crate::sys::fork::in_child() {
+        match self.made_in.is_parents() {
             true => Err(Error::Forked),
             false => Ok(()),
         }

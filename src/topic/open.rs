@@ -102,6 +102,7 @@ impl TopicInner {
             populating: false.into(),
             is_open: false.into(),
             jobs: Arc::default(),
+            made_in: log.made_in,
             clock_difference: super::trim::clock_difference(),
             this: Weak::clone(this),
         })
@@ -410,7 +411,7 @@ impl TopicInner {
 /// A clean close of a topic that syncs now and then syncs once more.
 impl Drop for TopicInner {
     fn drop(&mut self) {
-        if self.settings.durability != settings::POWER_LOSS_WITHIN || sys::fork::in_child() {
+        if self.settings.durability != settings::POWER_LOSS_WITHIN || self.made_in.is_parents() {
             return;
         }
         if let Access::Member(member) = &self.access {

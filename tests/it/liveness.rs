@@ -140,9 +140,29 @@ fn every_call_in_a_forked_child_is_refused_and_its_parents_death_frees_the_appen
     }
 }
 
+#[test]
+fn a_forked_child_that_opens_the_log_anew_uses_it_and_not_its_parents() {
+    for durability in ledger::DURABILITIES {
+        let dir = crate::dir();
+        let path = dir.path().to_str().unwrap();
+        let topic = ledger::open(path, durability, SEGMENT_LEN);
+        let mut parent = Child::spawn(&["fork", path, durability, "anew"]);
+        loop {
+            let line = parent.hear().expect("the forked child reports");
+            if line == "checked" {
+                break;
+            }
+            assert_eq!(line.split_once(": ").map(|(_, result)| result), Some("Forked"), "{line}");
+        }
+        // Twenty of the parent's, two of the child's, two of the grandchild's.
+        assert_eq!(topic.high_watermark().unwrap(), 20 + 2 + 2);
+        drop(parent);
+    }
+}
+
 /// Role: forks; the child tries everything and stays; the parent dies under the append lock.
 pub(crate) fn fork(words: &[&str]) {
-    let [dir, durability] = words else { panic!("{words:?}") };
+    let [dir, durability, ..] = words else { panic!("{words:?}") };
     let log = Log::open(dir).unwrap();
     let topic = log.create_topic("t", ledger::options(durability, SEGMENT_LEN)).unwrap();
     for number in 0..20u32 {
@@ -201,6 +221,10 @@ pub(crate) fn fork(words: &[&str]) {
     say("topic", log.topic("u"));
     say("existing_topic", log.existing_topic("t"));
     say("delete_topic", log.delete_topic("t"));
+    if words.len() == 3 {
+        in_child_of_its_own(dir, durability);
+        say("append again", topic.append(&record));
+    }
     // Values go as they do at the end of a scope.
     drop((reader, caught_up, consumer, topic, log));
     child::say("checked");
@@ -208,6 +232,39 @@ pub(crate) fn fork(words: &[&str]) {
     // SAFETY: `hangup` is live for the call, which ends when the test closes its end of the pipe.
     unsafe { libc::poll(&mut hangup, 1, -1) };
     // SAFETY: ends the process without running what belongs to the parent.
+    unsafe { libc::_exit(0) };
+}
+
+/// A child that was forked opens the log anew and uses it, and its own child does the same.
+fn in_child_of_its_own(dir: &str, durability: &str) {
+    for depth in 0..2 {
+        let log = Log::open(dir).unwrap();
+        let topic = log.create_topic("t", ledger::options(durability, SEGMENT_LEN)).unwrap();
+        let offset = topic.append(&Record::new("child's")).unwrap();
+        let mut reader = topic.reader(Start::Offset(offset)).unwrap();
+        assert_eq!(reader.next().unwrap().unwrap().payload(), b"child's");
+        let mut consumer = topic.consumer(&format!("child-{depth}"), Start::First).unwrap();
+        assert!(consumer.next().unwrap().is_some());
+        consumer.commit().unwrap();
+        // SAFETY: no other thread of this process holds a lock: they sleep in the housekeeper.
+        let child = unsafe { libc::fork() };
+        assert!(child >= 0);
+        if child == 0 {
+            say("grandchild's append", topic.append(&Record::new("x")));
+            drop((reader, consumer, topic, log));
+            continue;
+        }
+        let mut status = 0;
+        // SAFETY: an own child and a live integer.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(status, 0);
+        topic.append(&Record::new("child's, still")).unwrap();
+        if depth == 0 {
+            return;
+        }
+        break;
+    }
+    // SAFETY: ends the process without running what belongs to its parents.
     unsafe { libc::_exit(0) };
 }
 

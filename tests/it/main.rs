@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, unreachable_pub)]
 
 mod append;
+mod callbacks;
 mod child;
 mod consumer;
 mod copy;
@@ -18,6 +19,7 @@ mod power;
 mod random;
 mod seek;
 mod service;
+mod service_faults;
 mod service_kill;
 mod settle;
 mod storm;

@@ -9,11 +9,11 @@ use deaddrop::{Durability, Error, Log, Record, Retention, Start, TopicOptions};
 
 const LONG: Duration = Duration::from_secs(30);
 
-fn options() -> TopicOptions {
+pub(crate) fn options() -> TopicOptions {
     TopicOptions { segment_len: 64 << 10, ..TopicOptions::durability(Durability::ProcessCrash) }
 }
 
-fn make_topics(log: &Log, service: &str) {
+pub(crate) fn make_topics(log: &Log, service: &str) {
     for end in ["requests", "replies"] {
         log.create_topic(&format!("{service}.{end}"), options()).unwrap();
     }
@@ -53,12 +53,12 @@ fn seen(context: &str, outcome: &str) -> (String, String, bool) {
     (context.into(), outcome.into(), false)
 }
 
-fn echo(request: &deaddrop::service::Request<'_>) -> Result<Reply, HandlerError> {
+pub(crate) fn echo(request: &deaddrop::service::Request<'_>) -> Result<Reply, HandlerError> {
     Ok(Reply::new(request.payload()))
 }
 
 /// The kinds of all records in the reply topic.
-fn reply_kinds(log: &Log, service: &str) -> Vec<Kind> {
+pub(crate) fn reply_kinds(log: &Log, service: &str) -> Vec<Kind> {
     let replies = log.topic(&format!("{service}.replies")).unwrap();
     let mut reader = replies.reader(Start::First).unwrap();
     let mut kinds = Vec::new();

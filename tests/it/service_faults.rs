@@ -1,0 +1,208 @@
+//! A service in trouble: full disks, replies that no frame can hold, replies trimmed by hand, doubt.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use deaddrop::service::{HandlerError, Kind, Outcome, Reply, ServerOptions};
+use deaddrop::sim::{Op, SimDisk};
+use deaddrop::{Error, Log, Record, Start, Stop};
+
+use crate::child::Child;
+use crate::random::{number_from_env, seed};
+use crate::service::{drain, echo, make_topics, options, reply_kinds};
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_request_whose_reply_met_a_full_disk_is_answered_by_the_next_call() {
+    let disk = SimDisk::new();
+    let log = Log::open_sim(&disk, "/log").unwrap();
+    make_topics(&log, "s");
+    let client = log.client("c").on("done", |_| Ok(())).open().unwrap();
+    for payload in ["first", "large", "small"] {
+        client.request("s", &Record::new(payload)).unwrap().send("done").unwrap();
+    }
+    let full = disk.clone();
+    let mut server = log
+        .server("s", move |request| {
+            if (request.payload(), request.attempt()) == (b"large", 1) {
+                // It needs a segment of its own.
+                full.fail(Op::Allocate, 0, libc::ENOSPC);
+                return Ok(Reply::new(vec![1; 200 << 10]));
+            }
+            Ok(Reply::new(request.attempt().to_string()))
+        })
+        .unwrap();
+    let failed = server.poll(LONG).unwrap_err();
+    assert!(matches!(failed, Error::NoSpace { .. }), "{failed}");
+    disk.forget_faults();
+    assert_eq!(server.poll(LONG).unwrap(), 2);
+    let replies = log.topic("s.replies").unwrap();
+    let mut reader = replies.reader(Start::Offset(1)).unwrap();
+    assert_eq!(reader.next().unwrap().unwrap().payload(), b"2", "the second attempt");
+    assert_eq!(reader.next().unwrap().unwrap().payload(), b"1");
+    assert!(reader.next().unwrap().is_none());
+    drain(&client);
+}
+
+#[test]
+fn an_outcome_that_could_not_be_parked_is_delivered_by_the_next_poll() {
+    let disk = SimDisk::new();
+    let log = Log::open_sim(&disk, "/log").unwrap();
+    make_topics(&log, "s");
+    {
+        let client = log.client("c").on("old", |_| Ok(())).open().unwrap();
+        client.request("s", &Record::new("x")).unwrap().send("old").unwrap();
+    }
+    log.server("s", echo).unwrap().poll(LONG).unwrap();
+    let client = log.client("c").topic_options(options()).open().unwrap();
+    disk.fail(Op::Allocate, 1, libc::ENOSPC);
+    let failed = client.poll(Duration::ZERO).unwrap_err();
+    assert!(matches!(failed, Error::NoSpace { .. } | Error::Io { .. }), "{failed}");
+    disk.forget_faults();
+    assert_eq!(client.poll(LONG).unwrap(), 1);
+    assert_eq!(client.parked().unwrap().len(), 1);
+}
+
+#[test]
+fn a_request_whose_expiry_met_a_full_disk_expires_at_the_next_poll() {
+    let disk = SimDisk::new();
+    let log = Log::open_sim(&disk, "/log").unwrap();
+    make_topics(&log, "s");
+    let client = log.client("c").on("done", |_| Ok(())).open().unwrap();
+    client.request("s", &Record::new("first")).unwrap().send("done").unwrap();
+    log.server("s", echo).unwrap().poll(LONG).unwrap();
+    drain(&client);
+    // Larger than a segment, so that the outcome, which repeats it, needs one of its own.
+    let request = client.request("s", &Record::new("x")).unwrap().context(vec![1; 100 << 10]);
+    request.deadline(Duration::from_nanos(1)).send("done").unwrap();
+    disk.fail(Op::Allocate, 0, libc::ENOSPC);
+    assert!(matches!(client.poll(LONG), Err(Error::NoSpace { .. })));
+    disk.forget_faults();
+    drain(&client);
+    assert_eq!(reply_kinds(&log, "s"), [Kind::Reply, Kind::Expired]);
+}
+
+#[test]
+fn an_outcome_that_no_frame_can_hold_is_a_failure_and_the_service_goes_on() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let client = log.client("c").open().unwrap();
+    let mut server = log
+        .server("s", |request| match request.payload() {
+            b"reserved" => Ok(Reply::new("x").header("deaddrop.service", "y")),
+            b"long" => Err(HandlerError::terminal("\u{e9}".repeat(10 << 20))),
+            _ => Ok(Reply::new("fine")),
+        })
+        .unwrap();
+    let calls = ["reserved", "long", "fine"]
+        .map(|payload| client.request("s", &Record::new(payload)).unwrap().call().unwrap());
+    assert_eq!(server.poll(LONG).unwrap(), 3);
+    let outcomes = calls.map(|mut call| call.wait_timeout(LONG).unwrap().unwrap());
+    let Outcome::Failed(why) = outcomes[0].outcome() else { panic!("{outcomes:?}") };
+    assert!(why.contains("reserved"), "{why}");
+    let Outcome::Failed(why) = outcomes[1].outcome() else { panic!("{outcomes:?}") };
+    assert!(why.starts_with('\u{e9}') && why.len() <= 4096, "{} bytes", why.len());
+    assert!(matches!(outcomes[2].outcome(), Outcome::Reply(_)));
+}
+
+/// Fills the reply topic with records that are nobody's, and drops all but the newest segment.
+fn trim_replies(log: &Log) {
+    let replies = log.topic("s.replies").unwrap();
+    for _ in 0..100 {
+        replies.append(&Record::new(vec![7; 2000])).unwrap();
+    }
+    let first = replies.trim_before(replies.end_offset().unwrap()).unwrap();
+    assert!(first > 0, "nothing was trimmed");
+}
+
+#[test]
+fn an_attempt_in_doubt_whose_replies_were_trimmed_becomes_a_dead_letter() {
+    let dir = crate::dir();
+    let dir = dir.path().join("log");
+    let log = Log::open(&dir).unwrap();
+    make_topics(&log, "s");
+    let client = log.client("c").open().unwrap();
+    let mut call = client.request("s", &Record::new("x")).unwrap().call().unwrap();
+    Child::spawn(&["server", dir.to_str().unwrap(), "serve.attempted", "1"]).wait_for_death();
+    trim_replies(&log);
+    let mut server = log.server("s", |_| panic!("it may have been answered")).unwrap();
+    assert_eq!(server.poll(Duration::ZERO).unwrap(), 0);
+    // The client's own position was trimmed as well: it learns so, and is told where to go on.
+    drop(server);
+    let mut reader = log.topic("s.dead").unwrap().reader(Start::First).unwrap();
+    assert_eq!(reader.next().unwrap().unwrap().payload(), b"x");
+    assert!(reader.next().unwrap().is_none());
+    let trimmed = call.wait_timeout(LONG).unwrap_err();
+    assert!(matches!(trimmed, Error::Trimmed { .. }), "{trimmed}");
+}
+
+#[test]
+fn a_server_goes_on_when_the_replies_it_had_not_looked_at_are_trimmed() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let client = log.client("c").open().unwrap();
+    let mut server = log.server("s", echo).unwrap();
+    client.request("s", &Record::new("x")).unwrap().call().unwrap();
+    assert_eq!(server.poll(LONG).unwrap(), 1);
+    trim_replies(&log);
+    client.request("s", &Record::new("y")).unwrap().call().unwrap();
+    assert_eq!(server.poll(LONG).unwrap(), 1);
+}
+
+#[test]
+fn a_stop_between_two_attempts_does_not_forget_the_first() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let client = log.client("c").open().unwrap();
+    let mut call = client.request("s", &Record::new("x")).unwrap().call().unwrap();
+    let (stop, called) = (Stop::new(), Arc::new(AtomicU32::new(0)));
+    let (stops, count) = (stop.clone(), Arc::clone(&called));
+    let options = ServerOptions { max_attempts: 2, topic: Some(options()), ..Default::default() };
+    let mut server = log
+        .server_with("s", options, move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            stops.stop();
+            Err(HandlerError::retry("no"))
+        })
+        .unwrap();
+    server.run(&stop).unwrap();
+    assert_eq!(called.load(Ordering::Relaxed), 1);
+    assert_eq!(server.poll(LONG).unwrap(), 1);
+    assert_eq!(called.load(Ordering::Relaxed), 2);
+    let done = call.wait_timeout(LONG).unwrap().unwrap();
+    assert!(matches!(done.outcome(), Outcome::DeadLettered(_)), "{done:?}");
+}
+
+#[test]
+fn a_client_waits_for_nothing_that_was_answered_before_a_power_cut() {
+    let first = seed("service_floor");
+    for seed in first..first + number_from_env("DEADDROP_SERVICE_IMAGES", 60) {
+        let disk = SimDisk::new();
+        let log = Log::open_sim(&disk, "/log").unwrap();
+        make_topics(&log, "s");
+        let client = log.client("c").on("done", |_| Ok(())).open().unwrap();
+        let mut server = log.server("s", echo).unwrap();
+        for _ in 0..5 {
+            client.request("s", &Record::new("x")).unwrap().send("done").unwrap();
+        }
+        server.poll(LONG).unwrap();
+        drain(&client);
+        let open = client.request("s", &Record::new("open")).unwrap().send("done").unwrap();
+        // A graceful stop makes the positions durable.
+        client.spawn().unwrap().stop().unwrap();
+        log.topic("s.requests").unwrap().wait_durable(5).unwrap();
+        let image = disk.power_cut(seed);
+        // Their machine is gone: they must not tidy up.
+        std::mem::forget((client, server, log));
+        let log = Log::open_sim(&image, "/log").unwrap();
+        let client = log.client("c").on("done", |_| Ok(())).open().unwrap();
+        let outstanding = client.outstanding().unwrap();
+        let ids: Vec<_> = outstanding.into_iter().map(|outstanding| outstanding.id).collect();
+        assert_eq!(ids, [open], "seed {seed}");
+    }
+}
