@@ -7,22 +7,22 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::call::Call;
 use super::callbacks::{is_inside, Callbacks, ParkedTopic};
-use super::delivery::{close, completed, expire};
-use super::envelope::{Envelope, Kind};
+use super::delivery::close;
+use super::envelope::Kind;
 use super::handler::HandlerError;
-use super::link::{boot_time_of, cursor_name, Link, Outstanding, Pending};
-use super::outcome::{Completed, Outcome, Parked};
+use super::link::{cursor_name, Link, Outstanding};
+use super::outcome::{Completed, Parked};
+use super::request::RequestBuilder;
 use super::request_id::RequestId;
 use super::{Running, LOOK};
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::log::Log;
 use crate::ownership::Ownership;
-use crate::reader::Start;
 use crate::record::Record;
 use crate::stop::Stop;
-use crate::sys::clock;
 use crate::topic::TopicOptions;
 
 /// Collects the callbacks of a client before it is opened. Made by [`Log::client`].
@@ -139,7 +139,7 @@ pub(super) struct ClientInner {
     pub(super) callbacks: Callbacks,
     sequence: AtomicU64,
     links: Mutex<BTreeMap<String, Arc<Link>>>,
-    parked: Mutex<Option<ParkedTopic>>,
+    pub(super) parked: Mutex<Option<ParkedTopic>>,
     runner: Mutex<Option<(Stop, Threads)>>,
     topic: Option<TopicOptions>,
     spin: Duration,
@@ -236,7 +236,7 @@ impl ClientInner {
 /// Sends requests and delivers their outcomes. Clones share it, on any threads.
 #[derive(Clone)]
 pub struct Client {
-    inner: Arc<ClientInner>,
+    pub(super) inner: Arc<ClientInner>,
 }
 
 impl std::fmt::Debug for Client {
@@ -403,235 +403,9 @@ impl Client {
     pub fn name(&self) -> &str {
         &self.inner.name
     }
-}
 
-/// A request that is being put together.
-#[must_use = "a request is sent by `send` or `call`"]
-pub struct RequestBuilder<'a> {
-    client: &'a Client,
-    link: Arc<Link>,
-    record: Record,
-    context: Vec<u8>,
-    deadline: Option<Duration>,
-}
-
-impl std::fmt::Debug for RequestBuilder<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RequestBuilder").field("record", &self.record).finish_non_exhaustive()
-    }
-}
-
-impl RequestBuilder<'_> {
-    /// Bytes that come back with the outcome, also after a restart.
-    pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
-        self.context = context.into();
-        self
-    }
-
-    /// A value that comes back with the outcome, as JSON.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Decode`] if it cannot be written as JSON.
-    #[cfg(feature = "json")]
-    pub fn context_json<T: serde::Serialize + ?Sized>(self, context: &T) -> Result<Self> {
-        Ok(self.context(crate::record::to_json(context)?))
-    }
-
-    /// After so long without an outcome, the outcome is `Expired`.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = Some(deadline);
-        self
-    }
-
-    /// Gives the request a key: requests with one key are handled in their order.
-    pub fn key(mut self, key: impl AsRef<[u8]>) -> Self {
-        self.record = self.record.key(key);
-        self
-    }
-
-    /// Sends it: one append. Its outcome goes to the callback of this name. On return the request is
-    /// as durable as the request topic promises.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Invalid`] if no callback has this name, and as
-    /// [`Topic::append`](crate::Topic::append): except after [`Error::Unknown`], it was not sent.
-    pub fn send(self, callback: &str) -> Result<RequestId> {
-        if !self.client.inner.callbacks.named.contains_key(callback) {
-            return Err(Error::Invalid {
-                what: format!("no callback {callback:?} is registered: the request was not sent"),
-            });
-        }
-        let id = self.client.next_id();
-        self.append(callback, &id)?;
-        Ok(id)
-    }
-
-    /// Sends it, and returns a handle that waits for the outcome in this process. After a restart,
-    /// [`Client::attach`] makes the handle anew.
-    ///
-    /// # Errors
-    ///
-    /// As [`send`](Self::send).
-    pub fn call(self) -> Result<Call> {
-        let id = self.client.next_id();
-        let (client, link) = (self.client.clone(), Arc::clone(&self.link));
-        link.state.lock().calls.insert(id.clone(), None);
-        // Dropped on error, the handle forgets the call.
-        let call = Call { client, link, id: id.clone() };
-        self.append("", &id)?;
-        Ok(call)
-    }
-
-    fn append(self, callback: &str, id: &RequestId) -> Result<()> {
-        let now = clock::wall();
-        let deadline = self.deadline.map(|after| now.saturating_add(clock::nanos(after)));
-        let mut envelope = Envelope::new(Kind::Request, id.clone());
-        envelope.callback = callback.to_owned();
-        envelope.context = self.context.clone();
-        envelope.deadline = deadline;
-        let pending = Pending {
-            offset: self.link.requests.end_offset()?,
-            reply_floor: self.link.replies.end_offset()?,
-            callback: callback.to_owned(),
-            context: self.context,
-            deadline,
-            due: deadline.map(boot_time_of),
-            sent_at: now,
-            is_taken: false,
-        };
-        // Before the append: the reply may come before it returns.
-        self.link.state.lock().insert(id.clone(), pending);
-        match self.link.requests.append(&envelope.seal(self.record)) {
-            Ok(offset) => {
-                self.link.state.lock().sent(id, offset);
-                Ok(())
-            }
-            Err(Error::Unknown { offset, source }) => {
-                self.link.state.lock().sent(id, offset);
-                Err(Error::Unknown { offset, source })
-            }
-            Err(other) => {
-                self.link.state.lock().remove(id);
-                Err(other)
-            }
-        }
-    }
-}
-
-impl Client {
-    fn next_id(&self) -> RequestId {
+    pub(super) fn next_id(&self) -> RequestId {
         let sequence = self.inner.sequence.fetch_add(1, Ordering::Relaxed);
         RequestId::new(&self.inner.name, self.inner.incarnation, sequence)
-    }
-}
-
-/// Waits for the outcome of one request in this process. Dropping it does not take the request back.
-pub struct Call {
-    client: Client,
-    link: Arc<Link>,
-    id: RequestId,
-}
-
-impl std::fmt::Debug for Call {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Call").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-impl Call {
-    /// The request's id: keep it to [`attach`](Client::attach) again after a restart.
-    pub fn id(&self) -> &RequestId {
-        &self.id
-    }
-
-    /// The outcome; `None`: not yet, which does not mean that it failed. Delivers other outcomes as
-    /// well if no thread of the client does, but not from inside a callback.
-    ///
-    /// # Errors
-    ///
-    /// An error of a topic; [`Error::NotFound`] if the outcome was returned before.
-    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Completed>> {
-        let until = Instant::now() + timeout;
-        loop {
-            let mut state = self.link.state.lock();
-            let pending = match state.calls.get(&self.id) {
-                None => return Err(self.not_found()),
-                Some(Some(_)) => return Ok(state.calls.remove(&self.id).flatten()),
-                Some(None) => state.get(&self.id).cloned(),
-            };
-            let Some(pending) = pending else {
-                drop(state);
-                return self.take_parked();
-            };
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(None);
-            }
-            if is_inside() {
-                drop(state);
-                return self.look_for_it(pending, until);
-            }
-            match self.link.delivery.try_lock() {
-                Some(mut delivery) => {
-                    drop(state);
-                    delivery.poll(&self.client.inner, &self.link, left.min(LOOK))?;
-                }
-                None => {
-                    self.link.answered.wait_for(&mut state, left.min(LOOK));
-                }
-            }
-        }
-    }
-}
-
-impl Call {
-    fn not_found(&self) -> Error {
-        Error::NotFound { what: format!("call {}", self.id) }
-    }
-
-    /// The outcome, if it was parked while this handle was made.
-    fn take_parked(&self) -> Result<Option<Completed>> {
-        let mut guard = self.client.inner.parked.lock();
-        let parked = guard.as_mut().ok_or_else(|| self.not_found())?;
-        let done = parked.find(&self.client.inner.log, |parked| parked.id == self.id)?;
-        let done = done.ok_or_else(|| self.not_found())?;
-        parked.taken(&self.id)?;
-        drop(guard);
-        self.link.state.lock().calls.remove(&self.id);
-        Ok(Some(done))
-    }
-
-    /// Inside a callback nothing can be delivered: reads the replies for this one's.
-    fn look_for_it(&self, pending: Pending, until: Instant) -> Result<Option<Completed>> {
-        let (client, link) = (&self.client.inner, &self.link);
-        let from = pending.reply_floor.min(link.replies.high_watermark()?);
-        let from = from.max(link.replies.first_offset()?);
-        let mut reader = link.replies.reader(Start::Offset(from))?;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let Some(record) = reader.wait_timeout(left.min(LOOK))? else {
-                if left.is_zero() {
-                    return Ok(None);
-                }
-                expire(client, link)?;
-                continue;
-            };
-            let Some(Ok(envelope)) = Envelope::of(&record) else { continue };
-            if envelope.id != self.id {
-                continue;
-            }
-            if let Some(outcome) = Outcome::of(&envelope, &record.to_owned()) {
-                link.state.lock().take_call(&self.id);
-                return Ok(Some(completed(client, link, envelope, outcome, Some(pending))));
-            }
-        }
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        self.link.state.lock().calls.remove(&self.id);
     }
 }

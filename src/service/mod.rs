@@ -9,13 +9,16 @@
 //! in the client's (`consumers/client.NAME` of both topics). Nothing below this layer knows of it: the
 //! envelope is one reserved header.
 
+mod call;
 mod callbacks;
 mod client;
+mod dead_letter;
 mod delivery;
 mod envelope;
 mod handler;
 mod link;
 mod outcome;
+mod request;
 mod request_id;
 mod server;
 mod settle;
@@ -30,11 +33,13 @@ use crate::log::Log;
 use crate::stop::Stop;
 use crate::topic::{Retention, Topic, TopicOptions};
 
-pub use client::{Call, Client, ClientBuilder, RequestBuilder};
+pub use call::Call;
+pub use client::{Client, ClientBuilder};
 pub use envelope::{Envelope, Kind};
 pub use handler::{HandlerError, Reply, Request};
 pub use link::Outstanding;
 pub use outcome::{Completed, Outcome, Parked};
+pub use request::RequestBuilder;
 pub use request_id::RequestId;
 pub use server::{Server, ServerOptions};
 

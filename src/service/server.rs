@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::dead_letter::answer;
 use super::envelope::{Envelope, Kind};
 use super::handler::{backoff, guarded, HandlerError, Reply, Request};
 use super::request_id::RequestId;
-use super::settle::settle;
+use super::settle::{encode_note, settle};
 use super::{open_topic, replies_of, requests_of, Running};
 use crate::consumer::{Attempt, Consumer};
 use crate::error::{Error, Result};
@@ -86,13 +87,13 @@ type Handler = Arc<dyn Fn(&Request<'_>) -> Result<Reply, HandlerError> + Send + 
 /// # Ok(()) }
 /// ```
 pub struct Server {
-    log: Log,
-    service: String,
-    options: ServerOptions,
+    pub(super) log: Log,
+    pub(super) service: String,
+    pub(super) options: ServerOptions,
     handler: Handler,
-    requests: Topic,
+    pub(super) requests: Topic,
     replies: Topic,
-    lane: Consumer,
+    pub(super) lane: Consumer,
     /// Sees what clients expired and took back.
     reply_reader: Reader,
     closed: HashSet<RequestId>,
@@ -101,9 +102,9 @@ pub struct Server {
     /// Requests below it may have been answered before this start.
     doubtful_below: u64,
     /// Attempts that the request in doubt has had.
-    attempts_before: Option<(RequestId, u32)>,
+    pub(super) attempts_before: Option<(RequestId, u32)>,
     /// Requests below it may be dead letters already.
-    kept_below: u64,
+    pub(super) kept_below: u64,
     /// An error ended the last run: the request that was in hand is to be settled first.
     is_interrupted: bool,
     synced_at: Instant,
@@ -201,46 +202,6 @@ impl Server {
         let ended = run(self);
         self.is_interrupted = ended.is_err();
         ended
-    }
-
-    /// Decides whether the request that was in hand was answered.
-    fn settle_attempt(&mut self, attempt: &Attempt) -> Result<()> {
-        let (id, reply_topic) = decode_note(&attempt.note)?;
-        match self.reply_topic(reply_topic.as_deref()) {
-            Ok(topic) => {
-                let floor = attempt.floor.min(topic.settled_end()?);
-                let settled = settle(&topic, floor)?;
-                if settled.answered.contains_key(&id) {
-                    self.lane.set_position(attempt.offset + 1);
-                } else if settled.is_partial {
-                    self.give_up_undecidable(attempt, &id)?;
-                } else {
-                    self.attempts_before = Some((id, attempt.count));
-                }
-            }
-            // Deleted meanwhile: handling the request finds the same and keeps it as a dead letter.
-            Err(Error::NotFound { .. }) => {}
-            Err(other) => return Err(other),
-        }
-        self.lane.end_attempt();
-        Ok(())
-    }
-
-    /// The replies that would tell are trimmed: never silently run again.
-    fn give_up_undecidable(&mut self, attempt: &Attempt, id: &RequestId) -> Result<()> {
-        let mut reader = self.requests.reader(Start::Offset(attempt.offset))?;
-        let record = reader.next()?.map(|record| record.to_owned());
-        let Some(record) = record else { return Ok(()) };
-        if let Some(Ok(envelope)) = Envelope::of(&record.as_ref()) {
-            if envelope.id == *id {
-                let why =
-                    "the server died and the replies that would tell whether it had answered \
-                           are trimmed";
-                self.dead_letter(&record, &envelope, attempt.count, why)?;
-                self.lane.set_position(attempt.offset + 1);
-            }
-        }
-        Ok(())
     }
 
     /// Serves until `stop` is given; finishes the request in hand.
@@ -424,53 +385,6 @@ impl Server {
         }
     }
 
-    /// First the dead-letter topic, then the outcome: killed between them, the next start finds no
-    /// outcome, and the copy by its id.
-    fn dead_letter(
-        &mut self,
-        record: &OwnedRecord,
-        envelope: &Envelope,
-        attempt: u32,
-        why: &str,
-    ) -> Result<()> {
-        self.keep_dead(record, Some(&envelope.id), why)?;
-        crate::sys::crash_point::crash_point!("serve.kept-dead");
-        let mut outcome = envelope.outcome(Kind::DeadLettered, record.offset());
-        outcome.attempt = attempt;
-        outcome.error = why.to_owned();
-        let replies = self.reply_topic(envelope.reply_topic.as_deref())?;
-        answer(&replies, outcome, Record::default())
-    }
-
-    /// Copies a record to the dead-letter topic, with where it came from and why; once for each id.
-    fn keep_dead(&self, record: &OwnedRecord, id: Option<&RequestId>, why: &str) -> Result<()> {
-        let dead = open_topic(&self.log, &format!("{}.dead", self.service), self.options.topic)?;
-        let id = id.map_or_else(|| format!("offset {}", record.offset()), RequestId::to_string);
-        if record.offset() < self.kept_below {
-            let end = dead.settled_end()?;
-            let mut reader = dead.reader(Start::First)?;
-            while reader.offset() < end {
-                let Some(kept) = reader.next()? else { break };
-                if kept.header("dead-letter-id") == Some(id.as_bytes()) {
-                    return Ok(());
-                }
-            }
-        }
-        let with_origin = |copy: Record| {
-            copy.header("dead-letter-id", &id)
-                .header("dead-letter-topic", self.requests.name())
-                .header("dead-letter-offset", record.offset().to_string())
-                .header("dead-letter-reason", shortened(why))
-        };
-        match dead.append(&with_origin(record.to_record())) {
-            // No room for the headers beside its own: the original is where they say.
-            Err(Error::Invalid { .. } | Error::TooLarge { .. }) => {
-                dead.append(&with_origin(Record::default())).map(drop)
-            }
-            other => other.map(drop),
-        }
-    }
-
     /// Reads what clients expired or took back since the last look.
     fn look_for_closed(&mut self, at: u64) -> Result<()> {
         loop {
@@ -504,7 +418,7 @@ impl Server {
 
     /// The topic that a request's outcome goes to. The name comes from bytes of the request: it must be
     /// a name, and the topic must exist.
-    fn reply_topic(&self, name: Option<&str>) -> Result<Topic> {
+    pub(super) fn reply_topic(&self, name: Option<&str>) -> Result<Topic> {
         match name {
             None => Ok(self.replies.clone()),
             Some(name) => {
@@ -531,33 +445,6 @@ impl Server {
     }
 }
 
-/// Appends an outcome. One that no frame can hold, because of what the handler returned, becomes
-/// `Failed`: it would be so at every attempt.
-fn answer(replies: &Topic, mut outcome: Envelope, reply: Record) -> Result<()> {
-    outcome.error = shortened(&outcome.error).to_owned();
-    match replies.append(&outcome.seal(reply)) {
-        Err(error @ (Error::Invalid { .. } | Error::TooLarge { .. })) => {
-            outcome.kind = Kind::Failed;
-            outcome.error = format!("its outcome cannot be appended: {error}");
-            // The client knows it from the request.
-            outcome.context.clear();
-            replies.append(&outcome.seal(Record::default())).map(drop)
-        }
-        other => other.map(drop),
-    }
-}
-
-/// The longest message of an error that goes into a record.
-const MAX_MESSAGE_LEN: usize = 4096;
-
-fn shortened(message: &str) -> &str {
-    let mut len = message.len().min(MAX_MESSAGE_LEN);
-    while !message.is_char_boundary(len) {
-        len -= 1;
-    }
-    &message[..len]
-}
-
 /// False if `stop` was given first.
 fn sleep(wait: Duration, stop: &Stop) -> bool {
     let until = Instant::now() + wait;
@@ -571,16 +458,4 @@ fn sleep(wait: Duration, stop: &Stop) -> bool {
         }
         std::thread::sleep(left.min(super::LOOK));
     }
-}
-
-/// The note of an attempt: an envelope with the id and the reply topic.
-fn encode_note(id: &RequestId, reply_topic: Option<&str>) -> Vec<u8> {
-    let mut envelope = Envelope::new(Kind::Request, id.clone());
-    envelope.reply_topic = reply_topic.map(str::to_owned);
-    envelope.encode()
-}
-
-fn decode_note(note: &[u8]) -> Result<(RequestId, Option<String>)> {
-    let envelope = Envelope::decode(note)?;
-    Ok((envelope.id, envelope.reply_topic))
 }

@@ -9,7 +9,9 @@ use std::collections::HashMap;
 
 use super::envelope::{Envelope, Kind};
 use super::request_id::RequestId;
-use crate::error::Result;
+use super::server::Server;
+use crate::consumer::Attempt;
+use crate::error::{Error, Result};
 use crate::reader::Start;
 use crate::topic::Topic;
 
@@ -55,4 +57,58 @@ pub(super) fn is_outcome(kind: Kind) -> bool {
         Kind::Reply | Kind::Failed | Kind::DeadLettered | Kind::Expired | Kind::Cancelled => true,
         Kind::Request | Kind::Unparked => false,
     }
+}
+
+impl Server {
+    /// Decides whether the request that was in hand was answered.
+    pub(super) fn settle_attempt(&mut self, attempt: &Attempt) -> Result<()> {
+        let (id, reply_topic) = decode_note(&attempt.note)?;
+        match self.reply_topic(reply_topic.as_deref()) {
+            Ok(topic) => {
+                let floor = attempt.floor.min(topic.settled_end()?);
+                let settled = settle(&topic, floor)?;
+                if settled.answered.contains_key(&id) {
+                    self.lane.set_position(attempt.offset + 1);
+                } else if settled.is_partial {
+                    self.give_up_undecidable(attempt, &id)?;
+                } else {
+                    self.attempts_before = Some((id, attempt.count));
+                }
+            }
+            // Deleted meanwhile: handling the request finds the same and keeps it as a dead letter.
+            Err(Error::NotFound { .. }) => {}
+            Err(other) => return Err(other),
+        }
+        self.lane.end_attempt();
+        Ok(())
+    }
+
+    /// The replies that would tell are trimmed: never silently run again.
+    fn give_up_undecidable(&mut self, attempt: &Attempt, id: &RequestId) -> Result<()> {
+        let mut reader = self.requests.reader(Start::Offset(attempt.offset))?;
+        let record = reader.next()?.map(|record| record.to_owned());
+        let Some(record) = record else { return Ok(()) };
+        if let Some(Ok(envelope)) = Envelope::of(&record.as_ref()) {
+            if envelope.id == *id {
+                let why =
+                    "the server died and the replies that would tell whether it had answered \
+                           are trimmed";
+                self.dead_letter(&record, &envelope, attempt.count, why)?;
+                self.lane.set_position(attempt.offset + 1);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The note of an attempt: an envelope with the id and the reply topic.
+pub(super) fn encode_note(id: &RequestId, reply_topic: Option<&str>) -> Vec<u8> {
+    let mut envelope = Envelope::new(Kind::Request, id.clone());
+    envelope.reply_topic = reply_topic.map(str::to_owned);
+    envelope.encode()
+}
+
+fn decode_note(note: &[u8]) -> Result<(RequestId, Option<String>)> {
+    let envelope = Envelope::decode(note)?;
+    Ok((envelope.id, envelope.reply_topic))
 }

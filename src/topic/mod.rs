@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `options` | settings |
 //! | `open` | opening: gate, decide, recover, take a slot |
+//! | `resume` | going on from the words of dead members |
 //! | `scan` | reading after a crash: where the log ends |
 //! | `draft` | the frames of an append, put together before the lock is taken |
 //! | `append` | the append path, and settling what a dead writer left |
@@ -19,6 +20,7 @@ mod jobs;
 mod locate;
 mod open;
 mod options;
+mod resume;
 mod roll;
 mod scan;
 mod sync;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::open::{reset, EPOCHS};
+use super::open::EPOCHS;
+use super::resume::reset;
 use super::{Access, TopicInner};
 use crate::control::Words;
 use crate::error::{Error, Result};
