@@ -124,7 +124,7 @@ impl Reader {
     #[allow(clippy::should_implement_trait)]
     #[inline]
     pub fn next(&mut self) -> Result<Option<RecordRef<'_>>> {
-        match self.advance()? {
+        match self.advance(|walk, limit, far| walk.step(limit, far))? {
             Some(fixed) => {
                 let walk = self.walk.as_ref().expect("a frame was just read from it");
                 Ok(Some(RecordRef::new(fixed, walk.frame())))
@@ -167,9 +167,39 @@ impl Reader {
         self.next()
     }
 
+    /// The next record, checked and lent where it lies in the mapped file, without a copy; `None` if
+    /// there is none yet. For those who read much more than they keep, and control who writes.
+    ///
+    /// # Safety
+    ///
+    /// While this runs, and while the record is lent, no process changes the bytes of records that are
+    /// already published (this library never does), and none makes the segment's file shorter: bytes
+    /// that change behind a `&[u8]` are undefined behaviour, and a file that shrinks, or a bad sector,
+    /// ends the process with a signal. [`next`](Self::next) has neither condition.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Self::next).
+    #[allow(unsafe_code)]
+    pub unsafe fn next_in_place(&mut self) -> Result<Option<RecordRef<'_>>> {
+        if let Some(walk) = &mut self.walk {
+            walk.forget();
+        }
+        // SAFETY: by the caller's promise, here and below; what lies below the limit is published.
+        let advanced = self.advance(|walk, limit, _| unsafe { walk.step_in_place(limit) })?;
+        let Some(fixed) = advanced else { return Ok(None) };
+        let walk = self.walk.as_ref().expect("a frame was just read from it");
+        // SAFETY: as above.
+        let frame = unsafe { walk.frame_in_place(&fixed)? };
+        Ok(Some(RecordRef::new(fixed, frame)))
+    }
+
     /// Moves to the next record's frame, and past it.
     #[inline(always)]
-    fn advance(&mut self) -> Result<Option<frame::Fixed>> {
+    fn advance(
+        &mut self,
+        step: impl Fn(&mut Walk, u64, bool) -> Result<Step>,
+    ) -> Result<Option<frame::Fixed>> {
         self.topic.not_forked()?;
         if self.next >= self.frontier.high_watermark {
             self.frontier = self.topic.frontier()?;
@@ -199,7 +229,7 @@ impl Reader {
             let limit = if self.segment_end.is_some() { u64::MAX } else { self.frontier.position };
             let far = self.frontier.high_watermark - self.next > FAR;
             let position = walk.position;
-            let what = match walk.step(limit, far)? {
+            let what = match step(walk, limit, far)? {
                 Step::Frame(fixed) if fixed.kind == frame::KIND_VOID => continue,
                 // The index leads to a frame some way before the one wanted.
                 Step::Frame(fixed) if fixed.offset < self.next => continue,

@@ -21,6 +21,8 @@ pub(crate) struct Segment {
     file: Box<dyn DiskFile>,
     len: u64,
     map: OnceLock<Map>,
+    /// Made if it is read in place by a process that does not write to it.
+    read_map: OnceLock<Map>,
     /// Bytes below this position have been made resident in this process.
     resident: AtomicU64,
 }
@@ -63,7 +65,15 @@ impl Segment {
                 Malformed::Short { needed: layout::FIRST_FRAME_AT as usize, found: len as usize };
             return Err(Error::malformed(&path, len, what));
         }
-        Ok(Segment { path, header, file, len, map: OnceLock::new(), resident: AtomicU64::new(0) })
+        Ok(Segment {
+            path,
+            header,
+            file,
+            len,
+            map: OnceLock::new(),
+            read_map: OnceLock::new(),
+            resident: AtomicU64::new(0),
+        })
     }
 
     pub(crate) fn base(&self) -> u64 {
@@ -78,22 +88,34 @@ impl Segment {
     /// Whether the file is longer by now.
     pub(crate) fn is_outgrown(&self) -> Result<bool> {
         let len = self.file.len().map_err(|error| Error::io("sizing", &self.path, error))?;
-        Ok(len > self.len)
+        Ok(len & !7 > self.len)
     }
 
     /// The shared writable mapping; made at the first call.
     pub(crate) fn map(&self) -> Result<&Map> {
-        if self.map.get().is_none() {
+        self.mapped(&self.map, true)
+    }
+
+    /// A mapping to read from: the writable one if there is one; made at the first call.
+    fn map_to_read(&self) -> Result<&Map> {
+        match self.map.get() {
+            Some(map) => Ok(map),
+            None => self.mapped(&self.read_map, false),
+        }
+    }
+
+    fn mapped<'a>(&self, slot: &'a OnceLock<Map>, writable: bool) -> Result<&'a Map> {
+        if slot.get().is_none() {
             // Whole words: a file that was cut elsewhere has no frame in what is left out.
             let len = usize::try_from(self.len()).expect("a 64-bit platform") & !7;
             let map = self
                 .file
-                .map(len, true)
+                .map(len, writable)
                 .map_err(|error| Error::io("mapping", &self.path, error))?;
             // Another thread may have been faster: its mapping stays, ours is dropped.
-            self.map.get_or_init(|| map);
+            slot.get_or_init(|| map);
         }
-        Ok(self.map.get().expect("just set"))
+        Ok(slot.get().expect("just set"))
     }
 
     /// fdatasync.
@@ -287,6 +309,45 @@ impl Walk {
         self.last = (self.position - self.buffer_at) as usize;
         self.position += fixed.padded_len() as u64;
         Ok(Step::Frame(fixed))
+    }
+
+    /// The same, checked where it lies in a mapping and not copied.
+    ///
+    /// # Safety
+    ///
+    /// While this runs nobody stores below `limit`, and nobody makes the file shorter.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn step_in_place(&mut self, limit: u64) -> Result<Step> {
+        let map = self.segment.map_to_read()?;
+        let room = limit.min(map.len() as u64).saturating_sub(self.position);
+        if room == 0 {
+            return Ok(Step::End);
+        }
+        // SAFETY: by the caller's promise; the position is inside, as `room` is not 0.
+        let here = unsafe { map.slice(self.position as usize, room as usize) };
+        let checked = Fixed::decode(here, here.len()).and_then(|fixed| {
+            fixed.verify(here, self.segment.header.salt, self.position)?;
+            Ok(fixed)
+        });
+        match checked {
+            Ok(fixed) => {
+                self.position += fixed.padded_len() as u64;
+                Ok(Step::Frame(fixed))
+            }
+            Err(what) => Ok(Step::Bad(what)),
+        }
+    }
+
+    /// The frame that [`step_in_place`](Self::step_in_place) has just returned as `fixed`.
+    ///
+    /// # Safety
+    ///
+    /// While the slice lives nobody stores into the frame, and nobody makes the file shorter.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn frame_in_place(&self, fixed: &Fixed) -> Result<&[u8]> {
+        let start = self.position - fixed.padded_len() as u64;
+        // SAFETY: by the caller's promise.
+        Ok(unsafe { self.segment.map_to_read()?.slice(start as usize, fixed.len) })
     }
 
     /// The bytes of the frame that the last [`step`](Self::step) returned.

@@ -208,14 +208,27 @@ fn the_service_layer_knows_topics_and_no_files() {
     report("the service layer", &violations);
 }
 
+/// The opt-in to lend records from a mapping, whose caller makes a promise, and what it hands on to.
+const PROMISED: [&str; 5] = [
+    "pub unsafe fn next_in_place",
+    "unsafe { walk.step_in_place(limit) }",
+    "unsafe { walk.frame_in_place(&fixed)? }",
+    "pub(crate) unsafe fn",
+    "slice(",
+];
+
 #[test]
-fn unsafe_code_lives_in_sys_and_control_only() {
+fn unsafe_code_lives_in_sys_and_control_and_in_the_reader_that_opts_in() {
     let mut violations = Vec::new();
     for file in sources() {
         if matches!(file.part(), Some("sys" | "control")) {
             continue;
         }
+        let opts_in = matches!(file.name.as_str(), "src/reader.rs" | "src/segment.rs");
         for (line, code) in file.code() {
+            if opts_in && PROMISED.iter().any(|promised| code.contains(promised)) {
+                continue;
+            }
             let words = code.split(|c: char| !c.is_alphanumeric() && c != '_');
             if words.into_iter().any(|word| word == "unsafe") {
                 violations.push(format!("{}:{line}", file.name));

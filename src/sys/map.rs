@@ -153,6 +153,16 @@ impl Map {
         }
     }
 
+    /// The bytes of a range, as a slice into the mapping.
+    ///
+    /// # Safety
+    ///
+    /// While the slice lives nobody stores into the range, and nobody makes the file shorter.
+    pub(crate) unsafe fn slice(&self, position: usize, len: usize) -> &[u8] {
+        // SAFETY: in bounds (`at`); unchanging by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.at(position, len), len) }
+    }
+
     /// Makes the pages of a range resident and writable now, so that a later store does not fault.
     /// An error (no memory, a bad sector) is returned instead of a signal later.
     pub(crate) fn populate(&self, start: usize, end: usize) -> io::Result<()> {

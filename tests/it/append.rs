@@ -93,3 +93,54 @@ fn two_threads_and_two_handles_append_to_one_topic() {
     }
     assert_eq!(count, 20_000);
 }
+
+#[test]
+fn records_read_in_place_are_those_that_are_copied_in_every_kind_of_segment() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let topic = log.create_topic("t", small(Durability::ProcessCrash)).unwrap();
+    for number in 0..300usize {
+        let len = if number == 150 { 200_000 } else { number * 7 };
+        topic.append(&Record::new(vec![number as u8; len]).key(number.to_le_bytes())).unwrap();
+    }
+    let read_only = Log::open_read_only(dir.path()).unwrap().topic("t").unwrap();
+    for topic in [&topic, &read_only] {
+        let mut copied = topic.reader(Start::First).unwrap();
+        let mut in_place = topic.reader(Start::First).unwrap();
+        let mut count = 0;
+        while let Some(expected) = copied.next().unwrap() {
+            // SAFETY: nobody changes the files while this test reads them.
+            let record = unsafe { in_place.next_in_place() }.unwrap().unwrap();
+            assert_eq!(record.offset(), expected.offset());
+            assert_eq!((record.key(), record.payload()), (expected.key(), expected.payload()));
+            count += 1;
+        }
+        assert_eq!(count, 300);
+        // SAFETY: as above.
+        assert!(unsafe { in_place.next_in_place() }.unwrap().is_none());
+    }
+}
+
+#[test]
+fn damage_is_found_in_place_too() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let topic = log.create_topic("t", small(Durability::ProcessCrash)).unwrap();
+    for number in 0..10u8 {
+        topic.append(&Record::new(vec![number; 100])).unwrap();
+    }
+    let path = topic.dir().join("00000000000000000000.seg");
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    // In the payload of the sixth record: frames of 136 bytes behind a header page.
+    std::os::unix::fs::FileExt::write_all_at(&file, b"!", 4096 + 5 * 136 + 50).unwrap();
+    let mut reader = topic.reader(Start::First).unwrap();
+    for offset in 0..5 {
+        // SAFETY: nobody changes the files any more.
+        assert_eq!(unsafe { reader.next_in_place() }.unwrap().unwrap().offset(), offset);
+    }
+    // SAFETY: as above.
+    assert!(unsafe { reader.next_in_place() }.unwrap_err().is_corruption());
+    assert_eq!(reader.skip_damage().unwrap(), 5..6);
+    // SAFETY: as above.
+    assert_eq!(unsafe { reader.next_in_place() }.unwrap().unwrap().offset(), 6);
+}
