@@ -66,7 +66,11 @@ pub(crate) enum Acquired {
 }
 
 /// Times that a waiter looks at the word before it asks the kernel. A model has no time to save.
-const SPINS: u32 = if cfg!(loom) { 1 } else { 100 };
+const LOOKS: u32 = if cfg!(loom) { 1 } else { 8 };
+/// Pauses before the first look; they double with each. A waiter that looked all the time would take
+/// the owner's cache line away again and again: the longer it keeps off, the more the owner gets done
+/// before it hands over.
+const FIRST_PAUSES: u32 = if cfg!(loom) { 1 } else { 4 };
 /// The first sleep; later ones double, up to [`futex::MAX_WAIT`].
 const FIRST_SLEEP: Duration = Duration::from_millis(1);
 
@@ -92,8 +96,10 @@ fn acquire_slowly(
     liveness: &dyn Liveness,
     deadline: Option<Instant>,
 ) -> Option<Acquired> {
-    for _ in 0..SPINS {
-        std::hint::spin_loop();
+    for look in 0..LOOKS {
+        for _ in 0..FIRST_PAUSES << look {
+            std::hint::spin_loop();
+        }
         if word.load(Ordering::Relaxed) == 0
             && word.compare_exchange(0, me.word(), Ordering::Acquire, Ordering::Relaxed).is_ok()
         {

@@ -32,7 +32,7 @@ impl TopicInner {
         let total = checked_len(records)?;
         let timestamp = clock::wall_coarse();
         let words = &member.control;
-        let guess = words.tail.end.load(Ordering::Relaxed);
+        let guess = self.last_end.load(Ordering::Relaxed);
         let mut draft = Draft::new(records, timestamp, guess);
         loop {
             let held = self.lock_append_as(member)?;
@@ -81,6 +81,7 @@ impl TopicInner {
             words.intent.end.store(0, Ordering::Release);
             self.look_ahead(segment, end);
             let appended = offset..offset + records.len() as u64;
+            self.last_end.store(appended.end, Ordering::Relaxed);
             drop(held);
             // The release of the lock was a full barrier: a waiter that we do not see here sees the
             // new end.

@@ -28,7 +28,7 @@ mod trim;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
@@ -80,6 +80,9 @@ pub(crate) struct TopicInner {
     clock_difference: u64,
     jobs: Arc<jobs::Jobs>,
     made_in: Generation,
+    /// Behind the record that this process appended last: a guess of where the next goes, which costs
+    /// other writers nothing.
+    last_end: AtomicU64,
     /// For the background jobs.
     this: Weak<TopicInner>,
 }

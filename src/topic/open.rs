@@ -102,6 +102,7 @@ impl TopicInner {
             populating: false.into(),
             is_open: false.into(),
             jobs: Arc::default(),
+            last_end: 0.into(),
             made_in: log.made_in,
             clock_difference: super::trim::clock_difference(),
             this: Weak::clone(this),
