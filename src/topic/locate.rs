@@ -327,8 +327,12 @@ impl TopicInner {
     pub(crate) fn offset_at_time(&self, timestamp: u64) -> Result<u64> {
         let frontier = self.frontier()?;
         let first = self.first_offset()?;
-        let bases: Vec<u64> =
-            self.refresh_bases()?.into_iter().filter(|&base| base <= frontier.active).collect();
+        let mut bases = self.segments.bases.lock().clone();
+        if bases.last() != Some(&frontier.active) {
+            bases = self.refresh_bases()?;
+        }
+        // Another process may have trimmed, or rolled, since the directory was read.
+        bases.retain(|base| (first..=frontier.active).contains(base));
         // The headers say the largest timestamp before each segment: rising, so searched by halves.
         let (mut low, mut high) = (0, bases.len());
         while low < high {
