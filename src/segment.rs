@@ -185,6 +185,8 @@ pub(crate) enum Step {
 
 /// Bytes copied at once from a mapping: they are still in the nearest cache when they are checked.
 const HOT_CHUNK: usize = 4 << 10;
+/// Bytes of a mapping whose pages are entered at once.
+const ENTER_LEN: u64 = 1 << 20;
 /// Bytes read at once from a file.
 const COLD_CHUNK: usize = 128 << 10;
 
@@ -239,6 +241,8 @@ pub(crate) struct Walk {
     last: usize,
     /// Bytes over which [`resync`](Self::resync) may still compute checksums.
     resync_budget: u64,
+    /// The pages of a mapping that is read in place were entered up to here.
+    entered: u64,
 }
 
 impl Walk {
@@ -254,6 +258,7 @@ impl Walk {
             filled: 0,
             last: 0,
             resync_budget,
+            entered: 0,
         }
     }
 
@@ -322,6 +327,12 @@ impl Walk {
         let room = limit.min(map.len() as u64).saturating_sub(self.position);
         if room == 0 {
             return Ok(Step::End);
+        }
+        if self.position >= self.entered {
+            let end = self.position + room.min(ENTER_LEN);
+            map.populate_to_read(self.position as usize, end as usize)
+                .map_err(|error| Error::io("reading", &self.segment.path, error))?;
+            self.entered = end;
         }
         // SAFETY: by the caller's promise; the position is inside, as `room` is not 0.
         let here = unsafe { map.slice(self.position as usize, room as usize) };
@@ -459,11 +470,16 @@ impl Walk {
     }
 }
 
-/// The base offsets of all published segments in a topic's directory, in order.
-pub(crate) fn list_bases(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>> {
-    let names = disk.list(dir).map_err(|error| Error::io("listing", dir, error))?;
+/// The base offsets of all published segments among the names in a topic's directory, in order.
+pub(crate) fn bases_among(names: &[String]) -> Vec<u64> {
     let mut bases: Vec<u64> =
         names.iter().filter_map(|name| layout::parse_file_name(name)).collect();
     bases.sort_unstable();
-    Ok(bases)
+    bases
+}
+
+/// The base offsets of all published segments in a topic's directory, in order.
+pub(crate) fn list_bases(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>> {
+    let names = disk.list(dir).map_err(|error| Error::io("listing", dir, error))?;
+    Ok(bases_among(&names))
 }

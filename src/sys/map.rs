@@ -170,6 +170,14 @@ impl Map {
         raw.advise_range(memmap2::Advice::PopulateWrite, start, end.min(self.len) - start)
     }
 
+    /// Has the pages of a range read and entered now: a bad sector is an error here instead of a signal
+    /// later, and no page takes a fault of its own.
+    pub(crate) fn populate_to_read(&self, start: usize, end: usize) -> io::Result<()> {
+        let Backing::File(raw) = &self.backing else { return Ok(()) };
+        let start = start & !4095;
+        raw.advise_range(memmap2::Advice::PopulateRead, start, end.min(self.len) - start)
+    }
+
     /// Marks the pages of a range as changed, so that the next sync writes them whatever the page
     /// cache believes: after a failed sync it takes lost pages for clean ones.
     pub(crate) fn redirty(&self, start: usize, end: usize) {

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::format::{epochs, settings, settings::Settings};
 use crate::log::LogInner;
 use crate::recovery::{self, Opening, OpeningFacts};
-use crate::segment::list_bases;
+use crate::segment::{bases_among, list_bases};
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, Disk, DiskFile, Medium};
@@ -112,7 +112,11 @@ impl TopicInner {
     /// Looks at the facts and does what the table says. The gate is held.
     fn decide_and_recover(&self, alone: bool, existed: bool) -> Result<()> {
         let words = &self.member()?.control;
-        let bases = self.refresh_bases()?;
+        // Once: a large log has many names.
+        let names =
+            self.log.disk.list(&self.dir).map_err(|error| self.io("listing", &self.dir, error))?;
+        let bases = bases_among(&names);
+        self.segments.bases.lock().clone_from(&bases);
         let facts = OpeningFacts {
             alone,
             words_trusted: self.are_trusted(words)?,
@@ -124,7 +128,7 @@ impl TopicInner {
             // From here on nobody trusts the words until all are true again.
             words.identity.ready.store(0, Ordering::Release);
             crash_point!("open.unready");
-            self.remove_leftovers(words, facts.words_trusted)?;
+            self.remove_leftovers(words, facts.words_trusted, &names)?;
         }
         match plan {
             Opening::Attach => {}
@@ -189,7 +193,7 @@ impl TopicInner {
 
     /// Files without a name in the log: those of dead rollers, of preparers that did not finish, and
     /// temporary ones. The gate is held and nobody else is a member.
-    fn remove_leftovers(&self, words: &Words, words_trusted: bool) -> Result<()> {
+    fn remove_leftovers(&self, words: &Words, words_trusted: bool, names: &[String]) -> Result<()> {
         if words_trusted {
             self.settle_prepared(words, words.prepared.word.load(Ordering::Acquire))?;
         } else {
@@ -197,10 +201,8 @@ impl TopicInner {
         }
         let kept = Owner::of_word(words.prepared.word.load(Ordering::Acquire) as u32)
             .map(|owner| format!("next-{}-{}.tmp", owner.slot(), owner.generation()));
-        let names =
-            self.log.disk.list(&self.dir).map_err(|error| self.io("listing", &self.dir, error))?;
         for name in names {
-            if name.ends_with(".tmp") && Some(&name) != kept.as_ref() {
+            if name.ends_with(".tmp") && Some(name) != kept.as_ref() {
                 self.remove_if_there(&self.dir.join(name))?;
             }
         }

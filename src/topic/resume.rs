@@ -20,7 +20,11 @@ impl TopicInner {
             Err(Error::Corrupt { .. }) => {}
             Err(other) => return Err(other),
         }
-        let bases = self.refresh_bases()?;
+        let mut bases = self.segments.bases.lock().clone();
+        if bases.last() != Some(&words.tail.place().active) {
+            // A roll that was settled has named one more.
+            bases = self.refresh_bases()?;
+        }
         let end = words.tail.end.load(Ordering::Acquire);
         if !self.words_fit(words, &bases)? {
             // On this boot nothing below the end can be lost: what is missing there is damage.
