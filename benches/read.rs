@@ -17,7 +17,7 @@ fn main() {
     run.table_of_pairs("Sequential verified reads, beside a CRC scan of the same bytes");
     for (size, name) in [(64, "64 B"), (256, "256 B"), (1 << 10, "1 KiB")] {
         let count = run.choose(DATA_LEN, 64 << 10) / frame_len(size);
-        for place in [Place::Hot, Place::Sealed, Place::InPlace] {
+        for place in [Place::Hot, Place::Sealed, Place::Mapped] {
             let log = Log::open(run.path("log")).unwrap();
             let topic = fill(&log, place, size, count);
             let mut reader = topic.reader(Start::First).unwrap();
@@ -26,7 +26,7 @@ fn main() {
                 name: format!("{name}, {}", place.name()),
                 bytes: size as u64,
                 round: count.min((4 << 20) / size as u64),
-                figure: Some(if place == Place::InPlace { 0.9 } else { 0.6 }),
+                figure: Some(if place == Place::Mapped { 0.9 } else { 0.6 }),
             };
             let mut read = |round| read(&mut reader, place, count, round);
             run.pair("read", pair, &mut read, &mut |round| scan.run(round));
@@ -46,7 +46,7 @@ enum Place {
     /// In sealed segments, which are read from their files.
     Sealed,
     /// In sealed segments, which are mapped: checked there and not copied.
-    InPlace,
+    Mapped,
 }
 
 impl Place {
@@ -54,7 +54,7 @@ impl Place {
         match self {
             Place::Hot => "hot tail",
             Place::Sealed => "sealed",
-            Place::InPlace => "sealed, zero-copy",
+            Place::Mapped => "sealed, zero-copy",
         }
     }
 }
@@ -64,7 +64,7 @@ fn fill(log: &Log, place: Place, size: usize, count: u64) -> Topic {
     let data_len = count * frame_len(size);
     let segment_len = match place {
         Place::Hot => (data_len + 8192).next_multiple_of(4096),
-        Place::Sealed | Place::InPlace => (data_len / 4).next_multiple_of(4096),
+        Place::Sealed | Place::Mapped => (data_len / 4).next_multiple_of(4096),
     };
     let topic = log.create_topic("t", options(Durability::ProcessCrash, segment_len)).unwrap();
     let records = vec![Record::new(payload(size)); 50];
@@ -93,7 +93,7 @@ fn read(reader: &mut Reader, place: Place, end: u64, count: u64) -> Duration {
             }
             let record = match place {
                 // SAFETY: nobody stores into the records of this benchmark once they are appended.
-                Place::InPlace => unsafe { reader.next_in_place() },
+                Place::Mapped => unsafe { reader.next_in_place() },
                 Place::Hot | Place::Sealed => reader.next(),
             };
             sum += u64::from(record.unwrap().unwrap().payload()[0]);
