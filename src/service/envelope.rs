@@ -27,6 +27,11 @@ const REPLY_TOPIC: u8 = 8;
 const ATTEMPT: u8 = 9;
 const ERROR: u8 = 10;
 const REQUEST_OFFSET: u8 = 11;
+const CONVERSATION: u8 = 12;
+const CAUSE: u8 = 13;
+const TRACEPARENT: u8 = 14;
+const BEGUN_AT: u8 = 15;
+const HANDLER_NANOS: u8 = 16;
 
 /// What a record is to a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +92,16 @@ pub struct Envelope {
     pub error: String,
     /// Where the request was when it was answered: a hint.
     pub request_offset: Option<u64>,
+    /// The request that the conversation began with; `None`: this one.
+    pub conversation: Option<RequestId>,
+    /// The request whose handling, or whose outcome, led to this one.
+    pub cause: Option<RequestId>,
+    /// The W3C trace context of the sender, as its `traceparent` header has it; empty: none.
+    pub traceparent: String,
+    /// Of an outcome: the wall-clock time at which the handler was called.
+    pub begun_at: Option<u64>,
+    /// Of an outcome: how long the handler took.
+    pub handler_nanos: Option<u64>,
 }
 
 impl Envelope {
@@ -101,6 +116,11 @@ impl Envelope {
             attempt: 0,
             error: String::new(),
             request_offset: None,
+            conversation: None,
+            cause: None,
+            traceparent: String::new(),
+            begun_at: None,
+            handler_nanos: None,
         }
     }
 
@@ -111,6 +131,9 @@ impl Envelope {
             callback: self.callback.clone(),
             context: self.context.clone(),
             request_offset: Some(request_offset),
+            conversation: self.conversation.clone(),
+            cause: self.cause.clone(),
+            traceparent: self.traceparent.clone(),
             ..Envelope::new(kind, self.id.clone())
         }
     }
@@ -161,6 +184,19 @@ impl Envelope {
         if let Some(offset) = self.request_offset {
             field(REQUEST_OFFSET, &offset.to_le_bytes());
         }
+        for (tag, id) in [(CONVERSATION, &self.conversation), (CAUSE, &self.cause)] {
+            if let Some(id) = id {
+                field(tag, id.to_string().as_bytes());
+            }
+        }
+        if !self.traceparent.is_empty() {
+            field(TRACEPARENT, self.traceparent.as_bytes());
+        }
+        for (tag, number) in [(BEGUN_AT, self.begun_at), (HANDLER_NANOS, self.handler_nanos)] {
+            if let Some(number) = number {
+                field(tag, &number.to_le_bytes());
+            }
+        }
         bytes
     }
 
@@ -185,6 +221,7 @@ impl Envelope {
             let value = value.ok_or_else(|| bad("a field is cut off"))?;
             let number = || value.try_into().map(u64::from_le_bytes).map_err(|_| bad("a number"));
             let text = || String::from_utf8(value.to_owned()).map_err(|_| bad("a text"));
+            let id_of = |text: String| text.parse().map_err(|_| bad("an id"));
             match rest[0] {
                 KIND => {
                     let code = number()?;
@@ -201,6 +238,11 @@ impl Envelope {
                 ATTEMPT => envelope.attempt = u32::try_from(number()?).unwrap_or(u32::MAX),
                 ERROR => envelope.error = text()?,
                 REQUEST_OFFSET => envelope.request_offset = Some(number()?),
+                CONVERSATION => envelope.conversation = Some(id_of(text()?)?),
+                CAUSE => envelope.cause = Some(id_of(text()?)?),
+                TRACEPARENT => envelope.traceparent = text()?,
+                BEGUN_AT => envelope.begun_at = Some(number()?),
+                HANDLER_NANOS => envelope.handler_nanos = Some(number()?),
                 _ => {}
             }
             rest = &rest[5 + value.len()..];
@@ -257,6 +299,11 @@ mod tests {
         envelope.attempt = 2;
         envelope.error = "no".into();
         envelope.request_offset = Some(9);
+        envelope.conversation = Some(RequestId::new("b", 1, 1));
+        envelope.cause = Some(RequestId::new("c", 2, 2));
+        envelope.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into();
+        envelope.begun_at = Some(11);
+        envelope.handler_nanos = Some(12);
         let bytes = envelope.encode();
         assert_eq!(Envelope::decode(&bytes).unwrap(), envelope);
         for len in 0..bytes.len() {
