@@ -89,9 +89,13 @@ mod readme {}
 mod consumer;
 #[allow(unsafe_code)]
 mod control;
+#[cfg(not(loom))]
+mod cursor;
 mod error;
 #[doc(hidden)]
 pub mod format;
+#[cfg(not(loom))]
+pub mod group;
 mod housekeeper;
 mod index;
 #[cfg(not(loom))]

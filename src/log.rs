@@ -275,6 +275,10 @@ impl Log {
         Ok(())
     }
 
+    pub(crate) fn of(inner: &Arc<LogInner>) -> Log {
+        Log { inner: Arc::clone(inner) }
+    }
+
     pub(crate) fn inner(&self) -> &Arc<LogInner> {
         &self.inner
     }

@@ -151,6 +151,11 @@ impl Reader {
         self.wait_for(Some(timeout), &Stop::new())
     }
 
+    /// Sleeps until there is a next record, `timeout` has passed, or `stop` is given.
+    pub(crate) fn wait_until_more(&self, timeout: Duration, stop: &Stop) -> Result<()> {
+        self.topic.wait_beyond(self.next, self.spin, Some(timeout), stop).map(drop)
+    }
+
     fn wait_for(
         &mut self,
         timeout: Option<Duration>,

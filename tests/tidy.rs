@@ -21,7 +21,12 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("index", &["error", "format", "segment", "sys"]),
     ("reader", &["error", "format", "record", "segment", "stop", "sys", "topic"]),
     ("ownership", &["error", "format", "log", "sys"]),
-    ("consumer", &["error", "format", "log", "reader", "record", "stop", "sys", "topic"]),
+    ("cursor", &["error", "format", "sys", "topic"]),
+    (
+        "consumer",
+        &["cursor", "error", "format", "group", "log", "reader", "record", "stop", "sys", "topic"],
+    ),
+    ("group", &["cursor", "error", "format", "log", "reader", "record", "stop", "sys", "topic"]),
     ("log", &["error", "format", "housekeeper", "sys", "topic"]),
     (
         "topic",
@@ -30,6 +35,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "control",
             "error",
             "format",
+            "group",
             "housekeeper",
             "index",
             "log",
@@ -48,6 +54,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "consumer",
             "error",
             "format",
+            "group",
             "log",
             "ownership",
             "reader",
@@ -66,10 +73,8 @@ const SERVICE_MAY_NAME: &[(&str, &[&str])] =
 
 /// Shipped files over 500 lines, with the reason why each is one file. Exact: a file that shrinks below the
 /// limit leaves the list.
-const LONG_FILES: &[(&str, &str)] = &[
-    ("src/consumer.rs", "the offset file's whole protocol: live words, slots, attempts"),
-    ("src/sys/sim.rs", "one model of a disk, of use only as a whole"),
-];
+const LONG_FILES: &[(&str, &str)] =
+    &[("src/sys/sim.rs", "one model of a disk, of use only as a whole")];
 const FILE_LINES_MAX: usize = 500;
 
 /// Shipped functions over 70 lines, with the reason. Exact, as above.

@@ -9,6 +9,7 @@
 pub mod cursor;
 pub mod epochs;
 pub mod frame;
+pub mod group;
 pub mod headers;
 pub mod index;
 pub mod marker;

@@ -7,12 +7,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::envelope::{Envelope, Kind};
-use super::handler::{backoff, guarded, HandlerError};
 use super::outcome::{Completed, Outcome, Parked};
 use super::request_id::RequestId;
 use super::{open_topic, requests_of};
 use crate::consumer::Consumer;
 use crate::error::Result;
+use crate::group::{backoff, guarded, HandlerError};
 use crate::log::Log;
 use crate::reader::Start;
 use crate::record::{OwnedRecord, Record};
@@ -185,7 +185,7 @@ impl ParkedTopic {
         let offset = self.topic.append(&marker)?;
         self.records.retain(|_, (parked, _)| parked.id != *id);
         let floor = self.records.keys().next().copied().unwrap_or(offset + 1);
-        self.cursor.set_position(floor);
+        self.cursor.set_position(floor)?;
         Ok(())
     }
 }

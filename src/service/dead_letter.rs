@@ -3,64 +3,48 @@
 
 use super::envelope::{Envelope, Kind};
 use super::open_topic;
-use super::request_id::RequestId;
 use super::server::Server;
 use crate::error::{Error, Result};
-use crate::reader::Start;
-use crate::record::{OwnedRecord, Record};
+use crate::group::{shortened, DeadLetter, Job};
+use crate::record::Record;
 use crate::topic::Topic;
 
 impl Server {
-    /// First the dead-letter topic, then the outcome: killed between them, the next start finds no
-    /// outcome, and the copy by its id.
+    /// First the dead-letter topic, then the outcome: killed between them, the next owner of the lane
+    /// finds no outcome, and the copy by its id.
     pub(super) fn dead_letter(
         &mut self,
-        record: &OwnedRecord,
+        job: &Job,
         envelope: &Envelope,
-        attempt: u32,
+        replies: &Topic,
         why: &str,
     ) -> Result<()> {
-        self.keep_dead(record, Some(&envelope.id), why)?;
+        self.keep_dead(job, Some(envelope), why)?;
         crate::sys::crash_point::crash_point!("serve.kept-dead");
-        let mut outcome = envelope.outcome(Kind::DeadLettered, record.offset());
-        outcome.attempt = attempt;
+        let mut outcome = envelope.outcome(Kind::DeadLettered, job.offset());
+        outcome.attempt = job.attempt;
         outcome.error = why.to_owned();
-        let replies = self.reply_topic(envelope.reply_topic.as_deref())?;
-        answer(&replies, outcome, Record::default())
+        answer(replies, outcome, Record::default())
     }
 
     /// Copies a record to the dead-letter topic, with where it came from and why; once for each id.
     pub(super) fn keep_dead(
         &self,
-        record: &OwnedRecord,
-        id: Option<&RequestId>,
+        job: &Job,
+        envelope: Option<&Envelope>,
         why: &str,
     ) -> Result<()> {
         let dead = open_topic(&self.log, &format!("{}.dead", self.service), self.options.topic)?;
-        let id = id.map_or_else(|| format!("offset {}", record.offset()), RequestId::to_string);
-        if record.offset() < self.kept_below {
-            let end = dead.settled_end()?;
-            let mut reader = dead.reader(Start::First)?;
-            while reader.offset() < end {
-                let Some(kept) = reader.next()? else { break };
-                if kept.header("dead-letter-id") == Some(id.as_bytes()) {
-                    return Ok(());
-                }
-            }
-        }
-        let with_origin = |copy: Record| {
-            copy.header("dead-letter-id", &id)
-                .header("dead-letter-topic", self.requests.name())
-                .header("dead-letter-offset", record.offset().to_string())
-                .header("dead-letter-reason", shortened(why))
+        let id = envelope.map(|envelope| envelope.id.to_string());
+        let letter = DeadLetter {
+            id: id.unwrap_or_else(|| format!("{}@{}", self.requests.name(), job.offset())),
+            topic: self.requests.name().to_owned(),
+            offset: job.offset(),
+            group: super::server::GROUP.to_owned(),
+            attempts: job.attempt,
+            reason: why.to_owned(),
         };
-        match dead.append(&with_origin(record.to_record())) {
-            // No room for the headers beside its own: the original is where they say.
-            Err(Error::Invalid { .. } | Error::TooLarge { .. }) => {
-                dead.append(&with_origin(Record::default())).map(drop)
-            }
-            other => other.map(drop),
-        }
+        letter.keep(&dead, &job.record, job.may_be_kept || job.attempt > 1)
     }
 }
 
@@ -78,15 +62,4 @@ pub(super) fn answer(replies: &Topic, mut outcome: Envelope, reply: Record) -> R
         }
         other => other.map(drop),
     }
-}
-
-/// The longest message of an error that goes into a record.
-const MAX_MESSAGE_LEN: usize = 4096;
-
-fn shortened(message: &str) -> &str {
-    let mut len = message.len().min(MAX_MESSAGE_LEN);
-    while !message.is_char_boundary(len) {
-        len -= 1;
-    }
-    &message[..len]
 }

@@ -212,7 +212,7 @@ impl Link {
                 state.remove(&id);
             }
         } else {
-            delivery.cursor.set_position(reply_floor);
+            delivery.cursor.set_position(reply_floor)?;
         }
         Ok(())
     }
@@ -229,7 +229,7 @@ impl Link {
             None => (self.requests.high_watermark()?, replies_read),
         };
         if offset > floor.committed() {
-            floor.set_position(offset);
+            floor.set_position(offset)?;
             floor.set_floor(reply_floor);
         }
         Ok(())

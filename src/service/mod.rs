@@ -26,17 +26,15 @@ mod settle;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use crate::error::{Error, Result};
 use crate::log::Log;
-use crate::stop::Stop;
 use crate::topic::{Retention, Topic, TopicOptions};
 
+pub use crate::group::{HandlerError, Poison, Running, WorkerStats};
 pub use call::Call;
 pub use client::{Client, ClientBuilder};
 pub use envelope::{Envelope, Kind};
-pub use handler::{HandlerError, Reply, Request};
+pub use handler::{Reply, Request};
 pub use link::Outstanding;
 pub use outcome::{Completed, Outcome, Parked};
 pub use request::RequestBuilder;
@@ -72,7 +70,7 @@ pub(crate) fn replies_of(service: &str) -> String {
 }
 
 impl Log {
-    /// A server of `service`, which calls `handler` for each request, in order.
+    /// A server of `service`, which calls `handler` for each request of its share of the lanes.
     ///
     /// The handler's effects outside the log happen at least once: [`Request::id`] is the idempotency
     /// key, [`Request::attempt`] says whether it was begun before. Its reply is in the log exactly
@@ -80,8 +78,7 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// [`Error::Locked`](crate::Error::Locked) if another process serves it, and as
-    /// [`topic`](Self::topic).
+    /// As [`topic`](Self::topic).
     pub fn server<H>(&self, service: &str, handler: H) -> Result<Server>
     where
         H: Fn(&Request<'_>) -> Result<Reply, HandlerError> + Send + Sync + 'static,
@@ -103,66 +100,13 @@ impl Log {
     where
         H: Fn(&Request<'_>) -> Result<Reply, HandlerError> + Send + Sync + 'static,
     {
-        Server::open(self, service, options, Arc::new(handler))
+        let counters = Arc::default();
+        Server::open(self, service, options, Arc::new(handler), counters)
     }
 
     /// A client of this stable name. Register its callbacks, then [`open`](ClientBuilder::open) it.
     pub fn client(&self, name: &str) -> ClientBuilder {
         ClientBuilder::new(self, name)
-    }
-}
-
-/// A server or client at work on its own threads. Dropping it stops them as well, and loses the error
-/// that [`stop`](Self::stop) would return.
-#[derive(Debug)]
-pub struct Running {
-    stop: Stop,
-    threads: Arc<Mutex<Vec<std::thread::JoinHandle<Result<()>>>>>,
-}
-
-impl Running {
-    fn new(stop: Stop, threads: Arc<Mutex<Vec<std::thread::JoinHandle<Result<()>>>>>) -> Running {
-        Running { stop, threads }
-    }
-
-    /// Whether a thread has ended, because of an error: [`stop`](Self::stop) returns it.
-    pub fn has_ended(&self) -> bool {
-        self.threads.lock().iter().any(std::thread::JoinHandle::is_finished)
-    }
-
-    /// Finishes what is in hand and ends.
-    ///
-    /// # Errors
-    ///
-    /// The error that ended a thread before.
-    pub fn stop(mut self) -> Result<()> {
-        self.end()
-    }
-
-    fn end(&mut self) -> Result<()> {
-        self.stop.stop();
-        let mut first = Ok(());
-        let threads = std::mem::take(&mut *self.threads.lock());
-        for thread in threads {
-            if thread.thread().id() == std::thread::current().id() {
-                // From inside a callback: a thread cannot wait for its own end.
-                continue;
-            }
-            let ended = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            first = first.and(ended);
-        }
-        first
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Also while unwinding; but then what the threads are at may be what failed.
-        self.stop.stop();
-        if !std::thread::panicking() {
-            // Whoever wants the error calls `stop`.
-            drop(self.end());
-        }
     }
 }
 

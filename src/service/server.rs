@@ -1,11 +1,12 @@
-//! The server: one request after the other, each answered once.
+//! The server: one request of a lane after the other, each answered once.
 //!
 //! Ordered writes of one request, each a store that `kill -9` leaves behind: 1. the attempt (offset,
 //! id, count, reply topic, its end as the floor), 2. the handler runs, 3. the outcome is appended as
-//! durable as the reply topic promises, 4. the position is committed, 5. the attempt is ended. Killed
-//! between any two of them, the next start finds an attempt without a commit and settles it.
+//! durable as the reply topic promises, 4. the lane's position is committed, 5. the attempt is ended.
+//! Killed between any two of them, the lane's next owner finds an attempt without a commit and settles
+//! it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,35 +14,48 @@ use parking_lot::Mutex;
 
 use super::dead_letter::answer;
 use super::envelope::{Envelope, Kind};
-use super::handler::{backoff, guarded, HandlerError, Reply, Request};
+use super::handler::{Reply, Request};
 use super::request_id::RequestId;
-use super::settle::{encode_note, settle};
-use super::{open_topic, replies_of, requests_of, Running};
-use crate::consumer::{Attempt, Consumer};
+use super::settle::{encode_note, Doubt, Past};
+use super::{open_topic, replies_of, requests_of};
 use crate::error::{Error, Result};
 use crate::format::names;
+use crate::group::{
+    Called, Counters, Dispatch, Fate, Group, GroupOptions, HandlerError, Job, Note, Poison,
+    Running, WorkerOptions, WorkerStats,
+};
 use crate::log::Log;
 use crate::reader::{Reader, Start};
-use crate::record::{OwnedRecord, Record};
+use crate::record::Record;
 use crate::stop::Stop;
 use crate::sys::clock;
 use crate::topic::{Topic, TopicOptions};
 
-/// The offset file of a service's one group.
-const LANE: &str = "server";
-
-/// The lane's position is made durable this often, and at a graceful stop.
-const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// The name of a service's one group: with two, every request would be answered twice.
+pub(super) const GROUP: &str = "server";
+/// In the reply topic, the consumer that keeps what the lanes may need to settle a doubt.
+const GUARD: &str = "server.floor";
+/// That consumer is moved this often.
+const GUARD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How a server works.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
     /// Settings of the service's topics, if this server makes them.
     pub topic: Option<TopicOptions>,
-    /// After so many attempts that failed or ended in the process's death, the request goes to the
-    /// topic `SERVICE.dead`, and its outcome is `DeadLettered`. 0: tried for ever.
+    /// Lanes of the service, if this server is its first: see
+    /// [`GroupOptions::lanes`](crate::group::GroupOptions::lanes).
+    pub lanes: Option<u32>,
+    /// Threads that [`Server::spawn`] starts: so many requests are in hand at a time.
+    pub threads: usize,
+    /// After so many attempts that failed, or that ended in the process's death while no other handler
+    /// ran in it, the request is poison. 0: it is tried for ever.
     pub max_attempts: u32,
-    /// The wait before the second attempt; it doubles with each.
+    /// What becomes of poison. As a dead letter it goes to the topic `SERVICE.dead`, and its outcome is
+    /// `DeadLettered`.
+    pub poison: Poison,
+    /// The wait before the second attempt; it doubles with each, less a random part. Requests of other
+    /// lanes do not wait.
     pub retry_first: Duration,
     /// The longest wait between attempts.
     pub retry_most: Duration,
@@ -50,11 +64,14 @@ pub struct ServerOptions {
 }
 
 impl Default for ServerOptions {
-    /// Ten attempts, 10 ms to 10 s apart.
+    /// One thread; ten attempts, 10 ms to 10 s apart, then the dead-letter topic.
     fn default() -> ServerOptions {
         ServerOptions {
             topic: None,
+            lanes: None,
+            threads: 1,
             max_attempts: 10,
+            poison: Poison::DeadLetter,
             retry_first: Duration::from_millis(10),
             retry_most: Duration::from_secs(10),
             spin: Duration::from_micros(5),
@@ -62,9 +79,25 @@ impl Default for ServerOptions {
     }
 }
 
+impl ServerOptions {
+    fn worker(&self) -> WorkerOptions {
+        WorkerOptions {
+            max_attempts: self.max_attempts,
+            poison: self.poison,
+            retry_first: self.retry_first,
+            retry_most: self.retry_most,
+            spin: self.spin,
+            dead_letter: self.topic,
+        }
+    }
+}
+
 type Handler = Arc<dyn Fn(&Request<'_>) -> Result<Reply, HandlerError> + Send + Sync>;
 
-/// Answers the requests of a service, in order. Made by [`Log::server`].
+/// Answers the requests of a service. Made by [`Log::server`].
+///
+/// Any number of servers, in any processes, share the service's lanes: requests of one key are handled in
+/// order, those of different keys side by side. A server on this thread handles one at a time.
 ///
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
@@ -93,22 +126,15 @@ pub struct Server {
     handler: Handler,
     pub(super) requests: Topic,
     replies: Topic,
-    pub(super) lane: Consumer,
+    group: Group,
+    dispatch: Dispatch,
     /// Sees what clients expired and took back.
     reply_reader: Reader,
-    closed: HashSet<RequestId>,
-    /// After a start without live state: what was answered already, by reply topic.
-    answered: HashMap<String, HashMap<RequestId, u64>>,
-    /// Requests below it may have been answered before this start.
-    doubtful_below: u64,
-    /// Attempts that the request in doubt has had.
-    pub(super) attempts_before: Option<(RequestId, u32)>,
-    /// Requests below it may be dead letters already.
-    pub(super) kept_below: u64,
-    /// An error ended the last run: the request that was in hand is to be settled first.
-    is_interrupted: bool,
-    synced_at: Instant,
-    synced_offset: u64,
+    /// With the offsets of their requests.
+    closed: HashMap<RequestId, u64>,
+    past: Past,
+    guarded_at: Instant,
+    counters: Arc<Counters>,
 }
 
 impl std::fmt::Debug for Server {
@@ -117,109 +143,68 @@ impl std::fmt::Debug for Server {
     }
 }
 
-/// What becomes of a request.
-enum Verdict {
-    Outcome(Kind, Record, String),
-    Again(String),
-}
-
 impl Server {
     pub(super) fn open(
         log: &Log,
         service: &str,
         options: ServerOptions,
         handler: Handler,
+        counters: Arc<Counters>,
     ) -> Result<Server> {
         log.writable()?;
         let requests = open_topic(log, &requests_of(service), options.topic)?;
         let replies = open_topic(log, &replies_of(service), options.topic)?;
-        let mut lane = requests.consumer(LANE, Start::First)?;
-        lane.set_spin(options.spin);
-        let reply_reader = replies.reader(Start::End)?;
-        let mut server = Server {
+        if replies.options().retention.consumed {
+            // Before a lane can be in doubt: nothing that settles it is dropped.
+            match replies.consumer(GUARD, Start::First) {
+                Ok(_) | Err(Error::Locked { .. }) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        let group = GroupOptions { lanes: options.lanes, start: Start::First };
+        let group = requests.group(GROUP, group)?;
+        let dispatch = Dispatch::open(
+            requests.inner(),
+            GROUP,
+            options.worker(),
+            Some(replies.clone()),
+            Arc::clone(&counters),
+        )?;
+        let from = dispatch.durable_effects_floor()?;
+        let from = from.clamp(replies.first_offset()?, replies.high_watermark()?);
+        Ok(Server {
             log: log.clone(),
             service: service.to_owned(),
             options,
             handler,
+            reply_reader: replies.reader(Start::Offset(from))?,
             requests,
             replies,
-            lane,
-            reply_reader,
-            closed: HashSet::new(),
-            answered: HashMap::new(),
-            doubtful_below: 0,
-            attempts_before: None,
-            kept_below: 0,
-            is_interrupted: false,
-            synced_at: Instant::now(),
-            synced_offset: 0,
-        };
-        server.settle_start()?;
-        Ok(server)
-    }
-
-    /// Learns what was answered before this start, and notes durably from where on to look next time.
-    fn settle_start(&mut self) -> Result<()> {
-        if self.lane.was_live() {
-            self.go_on()?;
-        } else {
-            // A power loss, a copy, or a cut: the position is an older one. All replies to requests
-            // from there on are behind the floor; or were lost, if the reply topic ends before it.
-            self.lane.end_attempt();
-            let floor = self.lane.floor().min(self.replies.settled_end()?);
-            let settled = settle(&self.replies, floor)?;
-            self.lane.set_floor(floor);
-            self.answered.insert(self.replies.name().to_owned(), settled.answered);
-            self.doubtful_below = self.requests.settled_end()?;
-            self.kept_below = self.doubtful_below;
-            // Before anything is answered: a reply could get an offset below the old floor.
-            self.lane.sync()?;
-        }
-        self.reply_reader.seek(Start::Offset(
-            self.lane.floor().max(self.replies.first_offset()?).min(self.replies.high_watermark()?),
-        ))
-    }
-
-    /// Goes on behind what is committed: with the request that was in hand, if it was not answered.
-    fn go_on(&mut self) -> Result<()> {
-        let committed = self.lane.committed();
-        self.lane.reader().seek_to(committed);
-        self.kept_below = self.kept_below.max(committed + 1);
-        match self.lane.attempt() {
-            Some(attempt) if attempt.offset >= committed => self.settle_attempt(&attempt)?,
-            // Committed, and killed before the attempt was ended.
-            _ => self.lane.end_attempt(),
-        }
-        self.is_interrupted = false;
-        Ok(())
-    }
-
-    /// Settles first what an error left in doubt, and notes whether this run ends in one.
-    fn guarded_run<T>(&mut self, run: impl FnOnce(&mut Server) -> Result<T>) -> Result<T> {
-        if self.is_interrupted {
-            self.go_on()?;
-        }
-        let ended = run(self);
-        self.is_interrupted = ended.is_err();
-        ended
+            group,
+            dispatch,
+            closed: HashMap::new(),
+            past: Past::default(),
+            guarded_at: Instant::now(),
+            counters,
+        })
     }
 
     /// Serves until `stop` is given; finishes the request in hand.
     ///
     /// # Errors
     ///
-    /// An error of a topic: [`Error::NoSpace`], [`Error::SyncFailed`], [`Error::Corrupt`],
-    /// [`Error::Io`]. What was answered stays answered; the next call goes on with what was not.
+    /// An error of a topic: [`Error::NoSpace`], [`Error::SyncFailed`], [`Error::Corrupt`] and
+    /// [`Error::Trimmed`] until [`skip`](Self::skip) was called, [`Error::Io`]. What was answered stays
+    /// answered; the next call goes on with what was not.
     pub fn run(&mut self, stop: &Stop) -> Result<()> {
-        self.guarded_run(|server| {
-            while !stop.is_stopped() {
-                let record = server.lane.wait(stop)?.map(|record| record.to_owned());
-                if let Some(record) = record {
-                    server.serve(&record, stop)?;
-                }
+        while !stop.is_stopped() {
+            let until = Instant::now() + GUARD_INTERVAL;
+            if let Some(job) = self.dispatch.next(Some(until), stop)? {
+                self.serve(&job)?;
             }
-            server.make_durable()
-        })
+            self.raise_guard()?;
+        }
+        self.dispatch.finish()
     }
 
     /// Serves what is there, or waits up to `timeout` for the first. Returns the number of requests
@@ -229,169 +214,208 @@ impl Server {
     ///
     /// As [`run`](Self::run).
     pub fn poll(&mut self, timeout: Duration) -> Result<u64> {
-        self.guarded_run(|server| {
-            let stop = Stop::new();
-            let Some(first) = server.lane.wait_timeout(timeout)?.map(|record| record.to_owned())
-            else {
-                return Ok(0);
-            };
-            server.serve(&first, &stop)?;
-            let mut settled = 1;
-            // What comes meanwhile is the next call's, or a busy service would keep the caller.
-            let end = server.requests.high_watermark()?;
-            while server.lane.committed() < end {
-                let Some(record) = server.lane.next()?.map(|record| record.to_owned()) else {
-                    break;
-                };
-                server.serve(&record, &stop)?;
-                settled += 1;
+        let stop = Stop::new();
+        let mut until = Instant::now() + timeout;
+        let mut settled = 0;
+        // What comes meanwhile is the next call's, or a busy service would keep the caller.
+        let mut end = u64::MAX;
+        loop {
+            let Some(job) = self.dispatch.next(Some(until), &stop)? else { return Ok(settled) };
+            settled += u64::from(self.serve(&job)?);
+            if settled > 0 && end == u64::MAX {
+                end = self.requests.high_watermark()?;
+                until = Instant::now();
             }
-            Ok(settled)
-        })
+            if job.offset() + 1 >= end {
+                self.raise_guard()?;
+                return Ok(settled);
+            }
+        }
     }
 
-    /// Serves on a thread of its own.
+    /// Serves on threads of its own, as many as the options say.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] if no thread can be started.
-    pub fn spawn(mut self) -> Result<Running> {
+    pub fn spawn(self) -> Result<Running> {
         let stop = Stop::new();
-        let ends = stop.clone();
-        let dir = self.log.dir().to_owned();
-        let name = format!("serve-{}", self.service);
-        let thread = std::thread::Builder::new()
-            .name(name)
-            .spawn(move || self.run(&ends))
-            .map_err(|error| Error::io("starting a thread for", &dir, error))?;
-        Ok(Running::new(stop, Arc::new(Mutex::new(vec![thread]))))
+        let (log, service, options) =
+            (self.log.clone(), self.service.clone(), self.options.clone());
+        let (handler, counters) = (Arc::clone(&self.handler), Arc::clone(&self.counters));
+        let mut servers = vec![self];
+        for _ in 1..options.threads {
+            let (handler, counters) = (Arc::clone(&handler), Arc::clone(&counters));
+            servers.push(Server::open(&log, &service, options.clone(), handler, counters)?);
+        }
+        let threads = Arc::new(Mutex::new(Vec::new()));
+        let running = Running::new(stop.clone(), Arc::clone(&threads));
+        for mut server in servers {
+            let stop = stop.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("serve-{service}"))
+                .spawn(move || server.run(&stop))
+                .map_err(|error| Error::io("starting a thread for", log.dir(), error))?;
+            threads.lock().push(thread);
+        }
+        Ok(running)
     }
 
-    /// Requests that are not settled yet.
+    /// After [`Error::Trimmed`] or [`Error::Corrupt`] of a request: goes on behind what is lost, and
+    /// returns the offsets that are passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn skip(&mut self) -> Result<std::ops::Range<u64>> {
+        self.dispatch.skip()
+    }
+
+    /// At least as many requests as are not settled yet.
     ///
     /// # Errors
     ///
     /// [`Error::Io`].
     pub fn lag(&self) -> Result<u64> {
-        self.lane.lag()
+        Ok(self.group.info()?.lag)
     }
 
-    fn serve(&mut self, record: &OwnedRecord, stop: &Stop) -> Result<()> {
-        let offset = record.offset();
-        let served = match Envelope::of(&record.as_ref()) {
+    /// What it did since it was opened, all of its threads together.
+    pub fn stats(&self) -> WorkerStats {
+        self.counters.read_out()
+    }
+
+    /// True if the request is settled.
+    fn serve(&mut self, job: &Job) -> Result<bool> {
+        let served = self.serve_record(job);
+        match &served {
+            Ok(true) => self.dispatch.done(job)?,
+            Ok(false) => {}
+            Err(_) => self.dispatch.abandon(job),
+        }
+        if job.doubtful.is_none() && job.in_doubt.is_none() {
+            self.past.clear();
+        }
+        served
+    }
+
+    fn serve_record(&mut self, job: &Job) -> Result<bool> {
+        let why = match Envelope::of(&job.record()) {
             Some(Ok(envelope)) if envelope.kind == Kind::Request => {
-                self.serve_request(record, &envelope, stop)?
+                return self.serve_request(job, &envelope);
             }
-            Some(Err(error)) => {
-                self.keep_dead(record, None, &error.to_string())?;
-                true
-            }
-            _ => {
-                self.keep_dead(record, None, "it is no request")?;
-                true
-            }
+            Some(Err(error)) => error.to_string(),
+            _ => "it is no request".to_owned(),
         };
-        if !served {
-            // Stopped between two attempts: the next start goes on with it.
-            self.lane.reader().seek_to(offset);
-            return Ok(());
-        }
-        self.lane.commit_to(offset + 1)?;
-        self.lane.end_attempt();
-        self.lane.set_floor(self.replies.end_offset()?);
-        if self.synced_at.elapsed() >= SYNC_INTERVAL {
-            self.make_durable()?;
-        }
-        Ok(())
+        self.keep_dead(job, None, &why)?;
+        Ok(true)
     }
 
-    /// False if `stop` was given before the request was settled.
-    fn serve_request(
-        &mut self,
-        record: &OwnedRecord,
-        envelope: &Envelope,
-        stop: &Stop,
-    ) -> Result<bool> {
+    fn serve_request(&mut self, job: &Job, envelope: &Envelope) -> Result<bool> {
         let replies = match self.reply_topic(envelope.reply_topic.as_deref()) {
             Ok(topic) => topic,
             Err(Error::NotFound { .. } | Error::InvalidName { .. }) => {
-                self.keep_dead(record, Some(&envelope.id), "its reply topic does not exist")?;
+                self.keep_dead(job, Some(envelope), "its reply topic does not exist")?;
                 return Ok(true);
             }
             Err(other) => return Err(other),
         };
-        if record.offset() < self.doubtful_below {
-            if self.was_answered(&replies, &envelope.id)? {
+        let is_own = envelope.reply_topic.is_none();
+        if !is_own {
+            self.dispatch.has_effect(&replies);
+        }
+        match self.past.settle(job, &envelope.id, &replies, is_own)? {
+            Doubt::Answered => return Ok(true),
+            Doubt::Undecidable => {
+                let why =
+                    "the server died and the replies that would tell whether it had answered \
+                           are trimmed";
+                self.dead_letter(job, envelope, &replies, why)?;
                 return Ok(true);
             }
-        } else {
-            self.answered.clear();
+            Doubt::Open => {}
         }
-        self.look_for_closed(record.offset())?;
-        if self.closed.remove(&envelope.id) {
+        self.look_for_closed()?;
+        if self.closed.remove(&envelope.id).is_some() {
             return Ok(true);
         }
-        let mut attempt = match self.attempts_before.take() {
-            Some((id, count)) if id == envelope.id => count,
-            _ => 0,
-        };
-        loop {
-            attempt += 1;
-            self.lane.begin_attempt(&Attempt {
-                offset: record.offset(),
-                count: attempt,
-                floor: replies.end_offset()?,
-                note: encode_note(&envelope.id, envelope.reply_topic.as_deref()),
-            })?;
-            crate::sys::crash_point::crash_point!("serve.attempted");
-            match self.decide(record, envelope, attempt) {
-                Verdict::Outcome(kind, reply, error) => {
-                    let mut outcome = envelope.outcome(kind, record.offset());
-                    outcome.attempt = attempt;
-                    outcome.error = error;
-                    answer(&replies, outcome, reply)?;
-                    crate::sys::crash_point::crash_point!("serve.replied");
-                    return Ok(true);
-                }
-                Verdict::Again(why) => {
-                    if self.options.max_attempts != 0 && attempt >= self.options.max_attempts {
-                        self.dead_letter(record, envelope, attempt, &why)?;
-                        return Ok(true);
-                    }
-                    let wait = backoff(attempt, self.options.retry_first, self.options.retry_most);
-                    if !sleep(wait, stop) {
-                        self.attempts_before = Some((envelope.id.clone(), attempt));
-                        return Ok(false);
-                    }
-                }
-            }
+        let bytes = encode_note(&envelope.id, envelope.reply_topic.as_deref());
+        let note = Note { floor: replies.end_offset()?, bytes };
+        if envelope.deadline.is_some_and(|deadline| clock::wall() >= deadline) {
+            self.dispatch.begin(job, note, false)?;
+            answer(&replies, envelope.outcome(Kind::Expired, job.offset()), Record::default())?;
+            return Ok(true);
         }
+        if self.dispatch.is_over(job) {
+            self.dispatch.begin(job, note, false)?;
+            let why = "its handler died with the process";
+            return self.give_up(job, envelope, &replies, why);
+        }
+        self.handle(job, envelope, &replies, note)
     }
 
-    fn decide(&self, record: &OwnedRecord, envelope: &Envelope, attempt: u32) -> Verdict {
-        if envelope.deadline.is_some_and(|deadline| clock::wall() >= deadline) {
-            return Verdict::Outcome(Kind::Expired, Record::default(), String::new());
-        }
-        if self.options.max_attempts != 0 && attempt > self.options.max_attempts {
-            return Verdict::Again("its handler died with the process".into());
-        }
-        let request = Request { record: record.as_ref(), envelope, attempt };
-        match guarded(|| (self.handler)(&request)) {
-            Ok(reply) => Verdict::Outcome(Kind::Reply, reply.record, String::new()),
-            Err(error) if error.terminal => {
-                Verdict::Outcome(Kind::Failed, Record::default(), error.message)
+    fn handle(
+        &mut self,
+        job: &Job,
+        envelope: &Envelope,
+        replies: &Topic,
+        note: Note,
+    ) -> Result<bool> {
+        let request = Request { record: job.record(), envelope, attempt: job.attempt };
+        let handler = &self.handler;
+        let (begun_at, begun) = (clock::wall(), Instant::now());
+        let called = self.dispatch.call(job, note, || handler(&request))?;
+        let (kind, reply, error) = match called {
+            Called::Done(reply) => (Kind::Reply, reply.record, String::new()),
+            Called::Postponed => return Ok(false),
+            Called::Failed(error) if error.terminal => {
+                (Kind::Failed, Record::default(), error.message)
             }
-            Err(error) => Verdict::Again(error.message),
+            Called::Failed(error) => {
+                return match self.dispatch.failed(job, false) {
+                    Fate::Again | Fate::Stopped => Ok(false),
+                    Fate::GivenUp => {
+                        self.dead_letter(job, envelope, replies, &error.message)?;
+                        Ok(true)
+                    }
+                }
+            }
+        };
+        let mut outcome = envelope.outcome(kind, job.offset());
+        outcome.attempt = job.attempt;
+        outcome.error = error;
+        outcome.begun_at = Some(begun_at);
+        outcome.handler_nanos = Some(clock::nanos(begun.elapsed()));
+        answer(replies, outcome, reply)?;
+        crate::sys::crash_point::crash_point!("serve.replied");
+        Ok(true)
+    }
+
+    fn give_up(
+        &mut self,
+        job: &Job,
+        envelope: &Envelope,
+        replies: &Topic,
+        why: &str,
+    ) -> Result<bool> {
+        match self.dispatch.give_up(job) {
+            Fate::GivenUp => {
+                self.dead_letter(job, envelope, replies, why)?;
+                Ok(true)
+            }
+            Fate::Again | Fate::Stopped => Ok(false),
         }
     }
 
     /// Reads what clients expired or took back since the last look.
-    fn look_for_closed(&mut self, at: u64) -> Result<()> {
+    fn look_for_closed(&mut self) -> Result<()> {
+        // Lanes do not go in step: a request from here on may be waiting in one of them.
+        let oldest = self.dispatch.oldest();
         loop {
             let record = match self.reply_reader.next() {
                 Ok(Some(record)) => record,
                 Ok(None) => return Ok(()),
-                // By hand, while this server had nothing to do.
+                // While this server had nothing to do.
                 Err(Error::Trimmed { first, .. }) => {
                     self.reply_reader.seek_to(first);
                     continue;
@@ -399,26 +423,17 @@ impl Server {
                 Err(error) => return Err(error),
             };
             if let Some(Ok(envelope)) = Envelope::of(&record) {
-                let early = envelope.request_offset.is_none_or(|offset| offset >= at);
-                if matches!(envelope.kind, Kind::Cancelled | Kind::Expired) && early {
-                    self.closed.insert(envelope.id);
+                let offset = envelope.request_offset.unwrap_or(0);
+                if matches!(envelope.kind, Kind::Cancelled | Kind::Expired) && offset >= oldest {
+                    self.closed.insert(envelope.id, offset);
                 }
             }
         }
     }
 
-    /// Whether a request from before the last power loss has its outcome.
-    fn was_answered(&mut self, replies: &Topic, id: &RequestId) -> Result<bool> {
-        if !self.answered.contains_key(replies.name()) {
-            let settled = settle(replies, 0)?;
-            self.answered.insert(replies.name().to_owned(), settled.answered);
-        }
-        Ok(self.answered.get(replies.name()).is_some_and(|answered| answered.contains_key(id)))
-    }
-
     /// The topic that a request's outcome goes to. The name comes from bytes of the request: it must be
     /// a name, and the topic must exist.
-    pub(super) fn reply_topic(&self, name: Option<&str>) -> Result<Topic> {
+    fn reply_topic(&self, name: Option<&str>) -> Result<Topic> {
         match name {
             None => Ok(self.replies.clone()),
             Some(name) => {
@@ -429,33 +444,26 @@ impl Server {
         }
     }
 
-    /// Makes the position durable, after the replies that it stands for.
-    fn make_durable(&mut self) -> Result<()> {
-        let committed = self.lane.committed();
-        if committed > self.synced_offset {
-            self.requests.wait_durable(committed - 1)?;
-            if let Some(last) = self.replies.end_offset()?.checked_sub(1) {
-                self.replies.wait_durable(last)?;
-            }
-            self.lane.sync()?;
-            self.synced_offset = committed;
+    /// Lets go of replies that no lane needs any more. One server at a time does it.
+    fn raise_guard(&mut self) -> Result<()> {
+        if self.guarded_at.elapsed() < GUARD_INTERVAL {
+            return Ok(());
         }
-        self.synced_at = Instant::now();
+        self.guarded_at = Instant::now();
+        let oldest = self.dispatch.oldest();
+        self.closed.retain(|_, offset| *offset >= oldest);
+        if !self.replies.options().retention.consumed {
+            return Ok(());
+        }
+        let mut guard = match self.replies.consumer(GUARD, Start::First) {
+            Err(Error::Locked { .. }) => return Ok(()),
+            other => other?,
+        };
+        let floor = self.dispatch.durable_effects_floor()?.min(self.replies.high_watermark()?);
+        if floor > guard.committed() {
+            guard.set_position(floor)?;
+            guard.sync()?;
+        }
         Ok(())
-    }
-}
-
-/// False if `stop` was given first.
-fn sleep(wait: Duration, stop: &Stop) -> bool {
-    let until = Instant::now() + wait;
-    loop {
-        if stop.is_stopped() {
-            return false;
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return true;
-        }
-        std::thread::sleep(left.min(super::LOOK));
     }
 }

@@ -9,13 +9,13 @@ use std::collections::HashMap;
 
 use super::envelope::{Envelope, Kind};
 use super::request_id::RequestId;
-use super::server::Server;
-use crate::consumer::Attempt;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::group::Job;
 use crate::reader::Start;
 use crate::topic::Topic;
 
 /// What a look at a reply topic found.
+#[derive(Debug, Default)]
 pub(super) struct Settled {
     /// The ids that have an outcome in the range, with the offset of the first.
     pub(super) answered: HashMap<RequestId, u64>,
@@ -59,45 +59,64 @@ pub(super) fn is_outcome(kind: Kind) -> bool {
     }
 }
 
-impl Server {
-    /// Decides whether the request that was in hand was answered.
-    pub(super) fn settle_attempt(&mut self, attempt: &Attempt) -> Result<()> {
-        let (id, reply_topic) = decode_note(&attempt.note)?;
-        match self.reply_topic(reply_topic.as_deref()) {
-            Ok(topic) => {
-                let floor = attempt.floor.min(topic.settled_end()?);
-                let settled = settle(&topic, floor)?;
-                if settled.answered.contains_key(&id) {
-                    self.lane.set_position(attempt.offset + 1);
-                } else if settled.is_partial {
-                    self.give_up_undecidable(attempt, &id)?;
-                } else {
-                    self.attempts_before = Some((id, attempt.count));
-                }
+/// What is known of a request before it is handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// It has no outcome.
+    Open,
+    /// It has one.
+    Answered,
+    /// The replies that would tell are trimmed.
+    Undecidable,
+}
+
+/// What was answered before the last power loss, by reply topic: read once for all requests from then.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    topics: HashMap<String, (u64, Settled)>,
+}
+
+impl Past {
+    /// Decides whether a request was answered by somebody who is gone.
+    pub(super) fn settle(
+        &mut self,
+        job: &Job,
+        id: &RequestId,
+        replies: &Topic,
+        is_own_topic: bool,
+    ) -> Result<Doubt> {
+        let mut is_partial = false;
+        if let Some(floor) = job.in_doubt {
+            let settled = settle(replies, floor.min(replies.settled_end()?))?;
+            if settled.answered.contains_key(id) {
+                return Ok(Doubt::Answered);
             }
-            // Deleted meanwhile: handling the request finds the same and keeps it as a dead letter.
-            Err(Error::NotFound { .. }) => {}
-            Err(other) => return Err(other),
+            is_partial |= settled.is_partial;
         }
-        self.lane.end_attempt();
-        Ok(())
+        if let Some(floor) = job.doubtful {
+            // The floor is one of the service's own reply topic.
+            let floor = if is_own_topic { floor } else { 0 };
+            let settled = self.since(replies, floor)?;
+            if settled.answered.contains_key(id) {
+                return Ok(Doubt::Answered);
+            }
+            is_partial |= settled.is_partial && is_own_topic;
+        }
+        Ok(if is_partial { Doubt::Undecidable } else { Doubt::Open })
     }
 
-    /// The replies that would tell are trimmed: never silently run again.
-    fn give_up_undecidable(&mut self, attempt: &Attempt, id: &RequestId) -> Result<()> {
-        let mut reader = self.requests.reader(Start::Offset(attempt.offset))?;
-        let record = reader.next()?.map(|record| record.to_owned());
-        let Some(record) = record else { return Ok(()) };
-        if let Some(Ok(envelope)) = Envelope::of(&record.as_ref()) {
-            if envelope.id == *id {
-                let why =
-                    "the server died and the replies that would tell whether it had answered \
-                           are trimmed";
-                self.dead_letter(&record, &envelope, attempt.count, why)?;
-                self.lane.set_position(attempt.offset + 1);
-            }
+    fn since(&mut self, replies: &Topic, floor: u64) -> Result<&Settled> {
+        let known = self.topics.get(replies.name()).is_some_and(|(from, _)| *from <= floor);
+        if !known {
+            let settled = settle(replies, floor)?;
+            self.topics.insert(replies.name().to_owned(), (floor, settled));
         }
-        Ok(())
+        Ok(&self.topics[replies.name()].1)
+    }
+
+    /// Forgets it: nothing is in doubt any more.
+    pub(super) fn clear(&mut self) {
+        self.topics.clear();
     }
 }
 
@@ -106,9 +125,4 @@ pub(super) fn encode_note(id: &RequestId, reply_topic: Option<&str>) -> Vec<u8> 
     let mut envelope = Envelope::new(Kind::Request, id.clone());
     envelope.reply_topic = reply_topic.map(str::to_owned);
     envelope.encode()
-}
-
-fn decode_note(note: &[u8]) -> Result<(RequestId, Option<String>)> {
-    let envelope = Envelope::decode(note)?;
-    Ok((envelope.id, envelope.reply_topic))
 }

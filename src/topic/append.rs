@@ -108,7 +108,7 @@ impl TopicInner {
     }
 
     /// See [`Topic::settled_end`](super::Topic::settled_end).
-    pub(super) fn settled_end(&self) -> Result<u64> {
+    pub(crate) fn settled_end(&self) -> Result<u64> {
         let held = self.lock_append()?;
         let end = self.member()?.control.tail.end.load(Ordering::Relaxed);
         drop(held);

@@ -39,6 +39,7 @@ use crate::control::member::Membership;
 use crate::control::{Control, Words};
 use crate::error::{Error, Result};
 use crate::format::{epochs, settings::Settings};
+use crate::group::{Group, GroupInfo, GroupOptions};
 use crate::log::LogInner;
 use crate::reader::{Reader, Start};
 use crate::record::Record;
@@ -295,6 +296,34 @@ impl Topic {
         crate::consumer::delete(&self.inner, name)
     }
 
+    /// The worker group of this name; made with these options if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] if it has another number of lanes, [`Error::Corrupt`] if its file is
+    /// unreadable (it is never reset), [`Error::InvalidName`], [`Error::Trimmed`], [`Error::Io`].
+    pub fn group(&self, name: &str, options: GroupOptions) -> Result<Group> {
+        Group::open(self, &self.inner, name, options)
+    }
+
+    /// What is known of all groups, by name, or why a group's file is unreadable. Sorted by name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn groups(&self) -> Result<Vec<(String, Result<GroupInfo>)>> {
+        crate::group::list(&self.inner)
+    }
+
+    /// Deletes a group.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] if it has workers, [`Error::NotFound`], [`Error::Io`].
+    pub fn delete_group(&self, name: &str) -> Result<()> {
+        crate::group::delete(&self.inner, name)
+    }
+
     /// The offset behind the last record that readers may see.
     ///
     /// # Errors
@@ -385,6 +414,15 @@ impl Topic {
     /// What opening the topic found after a crash, if this process recovered it.
     pub fn recovery(&self) -> Option<&RecoveryReport> {
         self.inner.recovery.get()
+    }
+
+    /// The log that it is in.
+    pub(crate) fn log(&self) -> crate::log::Log {
+        crate::log::Log::of(&self.inner.log)
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Open> {
+        &self.inner
     }
 
     pub(crate) fn check_options(&self, wanted: &TopicOptions) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use deaddrop::format::{cursor, epochs, frame, index, marker, segment, settings};
+use deaddrop::format::{cursor, epochs, frame, group, index, marker, segment, settings};
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -61,6 +61,7 @@ fn every_position_in_the_tables_of_the_format_is_that_of_the_code() {
         index: COUNT_AT SALT_AT END_AT ENTRIES_CRC_AT CRC_AT ENTRY_OFFSET_AT
             ENTRY_MAX_TIMESTAMP_AT ENTRY_POSITION_AT;
         epochs: EPOCH_AT CRC_AT START_AT;
+        group: TOPIC_ID_AT LANES_AT CRC_AT MEMBERS_AT CHANGES_AT LANE_TRIAL_AT LANE_DOUBT_AT;
         cursor: TOPIC_ID_AT CRC_AT LIVE_BOOT_AT LIVE_DEV_AT LIVE_INO_AT LIVE_READY_AT LIVE_EPOCH_AT
             LIVE_OFFSET_AT LIVE_FLOOR_AT LIVE_PID_AT SLOT_A_AT SLOT_B_AT ATTEMPT_AT
             ATTEMPT_COUNT_AT ATTEMPT_FLOOR_AT ATTEMPT_NOTE_LEN_AT ATTEMPT_NOTE_AT SLOT_SEQUENCE_AT

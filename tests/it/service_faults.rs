@@ -40,9 +40,12 @@ fn a_request_whose_reply_met_a_full_disk_is_answered_by_the_next_call() {
     assert_eq!(server.poll(LONG).unwrap(), 2);
     let replies = log.topic("s.replies").unwrap();
     let mut reader = replies.reader(Start::Offset(1)).unwrap();
-    assert_eq!(reader.next().unwrap().unwrap().payload(), b"2", "the second attempt");
-    assert_eq!(reader.next().unwrap().unwrap().payload(), b"1");
-    assert!(reader.next().unwrap().is_none());
+    let mut payloads = Vec::new();
+    while let Some(reply) = reader.next().unwrap() {
+        payloads.push(reply.payload().to_owned());
+    }
+    payloads.sort();
+    assert_eq!(payloads, [b"1", b"2"], "the second attempt of one");
     drain(&client);
 }
 
@@ -127,10 +130,10 @@ fn an_attempt_in_doubt_whose_replies_were_trimmed_becomes_a_dead_letter() {
     make_topics(&log, "s");
     let client = log.client("c").open().unwrap();
     let mut call = client.request("s", &Record::new("x")).unwrap().call().unwrap();
-    Child::spawn(&["server", dir.to_str().unwrap(), "serve.attempted", "1"]).wait_for_death();
+    Child::spawn(&["server", dir.to_str().unwrap(), "lane.attempted", "1"]).wait_for_death();
     trim_replies(&log);
     let mut server = log.server("s", |_| panic!("it may have been answered")).unwrap();
-    assert_eq!(server.poll(Duration::ZERO).unwrap(), 0);
+    assert_eq!(server.poll(Duration::ZERO).unwrap(), 1);
     // The client's own position was trimmed as well: it learns so, and is told where to go on.
     drop(server);
     let mut reader = log.topic("s.dead").unwrap().reader(Start::First).unwrap();

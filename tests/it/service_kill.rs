@@ -131,7 +131,8 @@ fn check_replies(log: &Log) -> Vec<String> {
 #[test]
 fn a_server_killed_at_any_point_of_a_request_never_answers_twice() {
     let points = [
-        "serve.attempted",
+        "lane.taken",
+        "lane.attempted",
         "append.announced",
         "append.written",
         "append.positioned",
@@ -139,6 +140,7 @@ fn a_server_killed_at_any_point_of_a_request_never_answers_twice() {
         "sync.before",
         "sync.published",
         "serve.replied",
+        "lane.committed",
         "roll.named",
     ];
     for durability in ["power-loss", "process-crash"] {

@@ -1,0 +1,153 @@
+//! What becomes of a record in hand: its attempts, noted before the handler runs.
+
+use std::time::{Duration, Instant};
+
+use super::dispatch::Dispatch;
+use super::job::Job;
+use super::lane::{Mode, State};
+use super::stats::count;
+use super::{alone, backoff, guarded, HandlerError, Poison};
+use crate::cursor::Attempt;
+use crate::error::Result;
+use crate::topic::Topic;
+
+/// While other handlers run beside a suspect.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// What is noted with an attempt.
+#[derive(Debug, Default)]
+pub(crate) struct Note {
+    /// Where the topic that its effect goes to ends now.
+    pub(crate) floor: u64,
+    /// For whoever settles it.
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// How a call of a handler ended.
+pub(crate) enum Called<T> {
+    /// It returned this.
+    Done(T),
+    /// It failed.
+    Failed(HandlerError),
+    /// It was not called: it is to run alone, and others were running. The job comes again.
+    Postponed,
+}
+
+/// What becomes of a record that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It comes again.
+    Again,
+    /// It is the caller's to give up.
+    GivenUp,
+    /// Its lane is stopped.
+    Stopped,
+}
+
+impl Dispatch {
+    /// Calls a handler for a job: notes the attempt, and sees to it that a suspect runs alone.
+    pub(crate) fn call<T>(
+        &mut self,
+        job: &Job,
+        note: Note,
+        handler: impl FnOnce() -> Result<T, HandlerError>,
+    ) -> Result<Called<T>> {
+        let Some(_inside) = alone::enter(job.is_suspect) else {
+            self.wait(job, AGAIN);
+            return Ok(Called::Postponed);
+        };
+        self.begin(job, note, job.is_suspect)?;
+        Ok(match guarded(handler) {
+            Ok(done) => Called::Done(done),
+            Err(error) => {
+                count(&self.counters.failed, 1);
+                Called::Failed(error)
+            }
+        })
+    }
+
+    /// Notes that a job's handling begins.
+    pub(crate) fn begin(&mut self, job: &Job, note: Note, alone: bool) -> Result<()> {
+        let lane = self.lane(job);
+        let offset = job.offset();
+        let first = lane.cursor.attempt().is_none_or(|attempt| attempt.offset != offset);
+        let state = if alone { State::Alone } else { State::Running };
+        if first {
+            // Nothing is said of this record before the attempt is there.
+            lane.store(state);
+        }
+        let Note { floor, bytes: note } = note;
+        lane.cursor.begin_attempt(&Attempt { offset, count: job.attempt, floor, note })?;
+        lane.store(state);
+        lane.count = job.attempt;
+        lane.in_doubt = None;
+        crate::sys::crash_point::crash_point!("lane.attempted");
+        Ok(())
+    }
+
+    /// The job is done: its record is not delivered again.
+    pub(crate) fn done(&mut self, job: &Job) -> Result<()> {
+        let floor = self.effects.as_ref().map(Topic::end_offset).transpose()?;
+        self.lane(job).done(job.offset(), floor)?;
+        self.rejoin(job.lane);
+        count(&self.counters.handled, 1);
+        Ok(())
+    }
+
+    /// The job's handler has failed: it comes again after a while, unless that is too often.
+    pub(crate) fn failed(&mut self, job: &Job, terminal: bool) -> Fate {
+        let options = self.options.clone();
+        let lane = self.lane(job);
+        lane.blamed = job.blamed + 1;
+        lane.store(State::Failed);
+        lane.is_suspect = false;
+        let is_over = options.max_attempts != 0 && lane.blamed >= options.max_attempts;
+        if !is_over && !terminal {
+            self.wait(job, backoff(job.blamed + 1, options.retry_first, options.retry_most));
+            return Fate::Again;
+        }
+        self.give_up(job)
+    }
+
+    /// Whether a job has had its attempts: those that failed, and those that it did not survive.
+    pub(crate) fn is_over(&self, job: &Job) -> bool {
+        self.options.max_attempts != 0 && job.blamed >= self.options.max_attempts
+    }
+
+    /// What becomes of a job that is given up.
+    pub(crate) fn give_up(&mut self, job: &Job) -> Fate {
+        match self.options.poison {
+            Poison::DeadLetter => {
+                count(&self.counters.dead, 1);
+                Fate::GivenUp
+            }
+            Poison::StopLane => {
+                let lane = self.lane(job);
+                lane.store(State::Stopped);
+                lane.mode = Mode::Stopped;
+                Fate::Stopped
+            }
+        }
+    }
+
+    /// Lets the job's lane wait.
+    pub(super) fn wait(&mut self, job: &Job, wait: Duration) {
+        let until = Instant::now() + wait;
+        let lane = self.lane(job);
+        lane.mode = Mode::Waiting(until);
+        self.waiting.insert((until, job.lane));
+    }
+
+    /// An error came between: the job comes again, and whether it was done is to be settled.
+    pub(crate) fn abandon(&mut self, job: &Job) {
+        let lane = self.lane(job);
+        if lane.mode != Mode::InHand {
+            return;
+        }
+        if let Some(attempt) = lane.cursor.attempt().filter(|at| at.offset == job.offset()) {
+            lane.in_doubt = Some(attempt.floor);
+        }
+        lane.kept_below = lane.kept_below.max(job.offset() + 1);
+        self.rejoin(job.lane);
+    }
+}

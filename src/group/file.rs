@@ -1,0 +1,156 @@
+//! The group file: made whole with all its lanes, and what it says to those who own none of them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cursor::{self, Seen};
+use crate::error::{Error, Result};
+use crate::format::{group, names, PAGE_LEN};
+use crate::reader::{self, Start};
+use crate::sys::{self, Access, DiskFile, FileIdentity, Map};
+use crate::topic::TopicInner;
+
+const GROUPS: &str = "groups";
+
+/// An open group file: an open file of its own, whose locks are one worker's.
+#[derive(Debug)]
+pub(super) struct GroupFile {
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<dyn DiskFile>,
+    pub(super) map: Arc<Map>,
+    pub(super) lanes: u32,
+    identity: FileIdentity,
+}
+
+/// Where a group's file is.
+pub(super) fn path_of(topic: &TopicInner, name: &str) -> Result<PathBuf> {
+    names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
+    Ok(topic.dir.join(GROUPS).join(name))
+}
+
+impl GroupFile {
+    /// Opens the file of an existing group.
+    pub(super) fn open(topic: &TopicInner, name: &str, access: Access) -> Result<GroupFile> {
+        let path = path_of(topic, name)?;
+        let io = |error| Error::io("opening", &path, error);
+        let file: Arc<dyn DiskFile> = match topic.log.disk.open(&path, access) {
+            Ok(file) => Arc::from(file),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::NotFound {
+                    what: format!("group {name} of topic {}", topic.name),
+                })
+            }
+            Err(error) => return Err(io(error)),
+        };
+        let bytes = sys::read_start(&*file, PAGE_LEN).map_err(io)?;
+        let len = file.len().map_err(io)?;
+        let (topic_id, lanes) =
+            group::decode_header(&bytes, len).map_err(|what| Error::malformed(&path, 0, what))?;
+        if topic_id != topic.settings.topic_id {
+            return Err(Error::Corrupt {
+                path,
+                position: 0,
+                offset: None,
+                what: "it belongs to another topic".into(),
+            });
+        }
+        let map = file.map(group::file_len(lanes), access == Access::ReadWrite).map_err(io)?;
+        let identity = file.identity().map_err(io)?;
+        Ok(GroupFile { path, file, map: Arc::new(map), lanes, identity })
+    }
+
+    /// Whether its name still leads to it: it may have been deleted before a lock was got.
+    pub(super) fn check_not_deleted(&self, topic: &TopicInner) -> Result<()> {
+        let io = |error| Error::io("opening", &self.path, error);
+        let now = topic.log.disk.open(&self.path, Access::Read).map_err(io)?;
+        if now.identity().map_err(io)? != self.identity {
+            let what = format!("{}, which was just made anew", self.path.display());
+            return Err(Error::NotFound { what });
+        }
+        Ok(())
+    }
+
+    /// What a lane's page says.
+    pub(super) fn look(&self, topic: &TopicInner, lane: u32) -> Result<Seen> {
+        cursor::look(topic, &self.map, &self.path, group::lane_at(lane), self.identity)
+    }
+
+    /// Whether a worker of any process has the lane.
+    pub(super) fn is_held(&self, lane: u32) -> Result<bool> {
+        let io = |error| Error::io("asking for locks of", &self.path, error);
+        self.file.locked_by_other(lane.into(), 1).map_err(io)
+    }
+}
+
+/// Makes the group with all its lanes, all of them at `start`; does nothing if there is one.
+pub(super) fn create(topic: &TopicInner, name: &str, lanes: u32, start: Start) -> Result<()> {
+    let path = path_of(topic, name)?;
+    let disk = &*topic.log.disk;
+    let dir = topic.dir.join(GROUPS);
+    disk.create_dir_all(&dir).map_err(|error| Error::io("creating", &dir, error))?;
+    let offset = reader::resolve(topic, start)?;
+    let mut bytes = vec![0; PAGE_LEN];
+    let header = group::encode_header(topic.settings.topic_id, lanes);
+    bytes[..header.len()].copy_from_slice(&header);
+    let page = cursor::new_page(topic, offset, 0);
+    for _ in 0..lanes {
+        bytes.extend_from_slice(&page);
+    }
+    match sys::create_durably(disk, &path, &bytes, sys::random()) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(Error::io("creating", &path, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The names of all groups of a topic, sorted.
+pub(super) fn names_of(topic: &TopicInner) -> Result<Vec<String>> {
+    let dir = topic.dir.join(GROUPS);
+    let mut found = match topic.log.disk.list(&dir) {
+        Ok(found) => found,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("listing", &dir, error)),
+    };
+    found.retain(|name| names::check(name).is_ok() && !name.ends_with(".tmp"));
+    found.sort();
+    Ok(found)
+}
+
+/// The smallest durable position of all lanes of all groups; `None` if there is no group. An
+/// unreadable one keeps everything.
+pub(crate) fn durable_floor(topic: &TopicInner) -> Result<Option<u64>> {
+    let mut floor: Option<u64> = None;
+    for name in names_of(topic)? {
+        let file = match GroupFile::open(topic, &name, Access::Read) {
+            Ok(file) => file,
+            Err(Error::NotFound { .. }) => continue,
+            Err(Error::Corrupt { .. }) => return Ok(Some(0)),
+            Err(other) => return Err(other),
+        };
+        for lane in 0..file.lanes {
+            let durable = match file.look(topic, lane) {
+                Ok(seen) => seen.durable,
+                Err(Error::Corrupt { .. }) => 0,
+                Err(other) => return Err(other),
+            };
+            floor = Some(floor.map_or(durable, |floor| floor.min(durable)));
+        }
+    }
+    Ok(floor)
+}
+
+/// Deletes a group that no worker has open.
+pub(super) fn delete(topic: &TopicInner, name: &str) -> Result<()> {
+    let group = GroupFile::open(topic, name, Access::ReadWrite)?;
+    let io = |error| Error::io("deleting", &group.path, error);
+    if !group.file.try_lock(0, 3 << 32).map_err(io)? {
+        return Err(Error::Locked {
+            what: format!("group {name} of topic {}", topic.name),
+            pid: 0,
+        });
+    }
+    topic.log.disk.remove_file(&group.path).map_err(io)?;
+    let dir = topic.dir.join(GROUPS);
+    topic.log.disk.sync_dir(&dir).map_err(|error| Error::io("syncing", &dir, error))
+}

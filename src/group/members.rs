@@ -1,0 +1,89 @@
+//! Who works in a group, counted by locks: a bit in the group file says that a worker may live, the
+//! lock on its byte that it does.
+
+use std::sync::Arc;
+
+use super::file::GroupFile;
+use crate::error::{Error, Result};
+use crate::format::group::{CHANGES_AT, MAX_MEMBERS, MEMBERS_AT, MEMBER_LOCKS};
+use crate::sys::atomic::{AtomicU64, Ordering};
+
+/// A worker's place among the members; given back by the kernel with its file.
+#[derive(Debug)]
+pub(super) struct Member {
+    group: Arc<GroupFile>,
+    number: u64,
+    changes_seen: u64,
+}
+
+impl Member {
+    /// Takes a free place.
+    pub(super) fn join(group: &Arc<GroupFile>) -> Result<Member> {
+        let io = |error| Error::io("locking", &group.path, error);
+        for number in 0..MAX_MEMBERS {
+            if group.file.try_lock(MEMBER_LOCKS + number, 1).map_err(io)? {
+                let member = Member { group: Arc::clone(group), number, changes_seen: 0 };
+                member.announce();
+                return Ok(member);
+            }
+        }
+        Err(Error::Invalid { what: format!("a group has at most {MAX_MEMBERS} workers") })
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn bits(&self, number: u64) -> (&AtomicU64, u64) {
+        (self.group.map.word(MEMBERS_AT + (number / 64) as usize * 8), 1 << (number % 64))
+    }
+
+    fn changes(&self) -> &AtomicU64 {
+        self.group.map.word(CHANGES_AT)
+    }
+
+    /// Says that this worker is there, and that the others have to count again.
+    fn announce(&self) {
+        let (word, bit) = self.bits(self.number);
+        if word.fetch_or(bit, Ordering::AcqRel) & bit == 0 {
+            self.changes().fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether somebody came or went since the last count.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.changes().load(Ordering::Acquire) != self.changes_seen
+    }
+
+    /// The number of living workers, this one included.
+    pub(super) fn count(&mut self) -> Result<u64> {
+        // Before the look: a change meanwhile is seen by the next one.
+        self.changes_seen = self.changes().load(Ordering::Acquire);
+        // Somebody who found the lock free before it was taken may have cleared the bit.
+        self.announce();
+        let mut count = 0;
+        for number in 0..MAX_MEMBERS {
+            let (word, bit) = self.bits(number);
+            if word.load(Ordering::Acquire) & bit == 0 {
+                continue;
+            }
+            let is_alive = number == self.number || {
+                let io = |error| Error::io("asking for locks of", &self.group.path, error);
+                self.group.file.locked_by_other(MEMBER_LOCKS + number, 1).map_err(io)?
+            };
+            if is_alive {
+                count += 1;
+            } else if word.fetch_and(!bit, Ordering::AcqRel) & bit != 0 {
+                self.changes().fetch_add(1, Ordering::AcqRel);
+            }
+        }
+        Ok(count)
+    }
+
+    /// Says goodbye: the others take over at once what this worker lets go.
+    pub(super) fn leave(&self) {
+        let (word, bit) = self.bits(self.number);
+        word.fetch_and(!bit, Ordering::AcqRel);
+        self.changes().fetch_add(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,359 @@
+//! Worker groups: competing consumers with order per key.
+//!
+//! A group has a fixed number of *lanes*. A record belongs to the lane `hash(key) % lanes`, or, without
+//! a key, `offset % lanes`. Each worker holds a fair share of the lanes by kernel locks, so the lanes of
+//! a killed worker are free at once, and taken by others within 100 ms. A lane's position says that all
+//! of its records below are done. Before a record's handler runs, the attempt is noted in the lane's
+//! page: a record that kills its process is known by it, runs alone next, and after so many deaths is
+//! given up.
+//!
+//! Every worker reads every record of the topic and passes those of others' lanes: with `n` workers the
+//! topic is read `n` times.
+//!
+//! | file here | what it does |
+//! |---|---|
+//! | `file` | the group file: made whole, read by those who own no lane |
+//! | `members` | who works in the group: counted by locks |
+//! | `lane` | a lane in a worker's hands, and what is known of the record at it |
+//! | `dispatch` | a worker's lanes, and the next record of them |
+//! | `share` | which lanes it holds |
+//! | `attempt` | what becomes of a record in hand |
+//! | `alone` | suspects run without others in the process |
+//! | `handler` | calling user code |
+//! | `job` | a record that is one worker's to handle |
+//! | `worker` | records that are not requests |
+//! | `dead_letter` | copies of what is given up |
+//! | `running` | work on threads of its own |
+//! | `stats` | counters |
+
+mod alone;
+mod attempt;
+mod dead_letter;
+mod dispatch;
+mod file;
+mod handler;
+mod job;
+mod lane;
+mod members;
+mod running;
+mod share;
+mod stats;
+mod worker;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::format::group::{lane_of, MAX_LANES};
+use crate::reader::{Reader, Start};
+use crate::sys::Access;
+use crate::topic::{Open, Topic, TopicInner, TopicOptions};
+
+pub(crate) use attempt::{Called, Fate, Note};
+pub(crate) use dead_letter::shortened;
+pub use dead_letter::DeadLetter;
+pub(crate) use dispatch::Dispatch;
+pub(crate) use file::durable_floor;
+pub use handler::HandlerError;
+pub(crate) use handler::{backoff, guarded};
+pub use job::Job;
+pub use running::Running;
+pub(crate) use stats::Counters;
+pub use stats::WorkerStats;
+pub use worker::Worker;
+
+use file::GroupFile;
+use lane::State;
+
+/// How to make a group.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupOptions {
+    /// The number of lanes, fixed when the group is made: the most records in hand at a time, and the
+    /// most workers of use. `None`: that of the group as it is, or 64.
+    pub lanes: Option<u32>,
+    /// Where it begins, if it is new.
+    pub start: Start,
+}
+
+impl Default for GroupOptions {
+    /// 64 lanes, from the first record.
+    fn default() -> GroupOptions {
+        GroupOptions { lanes: None, start: Start::First }
+    }
+}
+
+const DEFAULT_LANES: u32 = 64;
+
+/// What becomes of a record that has failed too often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Poison {
+    /// It is copied to the dead-letter topic, and its lane goes on.
+    #[default]
+    DeadLetter,
+    /// Its lane stops, so that no later record of its key is handled, until [`Group::resume`].
+    StopLane,
+}
+
+/// How a worker works.
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    /// After so many attempts that failed, or that ended in the process's death while no other handler
+    /// ran in it, a record is poison. 0: it is tried for ever.
+    pub max_attempts: u32,
+    /// What becomes of poison.
+    pub poison: Poison,
+    /// The wait before the second attempt; it doubles with each, less a random part.
+    pub retry_first: Duration,
+    /// The longest wait between attempts.
+    pub retry_most: Duration,
+    /// See [`Reader::set_spin`](crate::Reader::set_spin).
+    pub spin: Duration,
+    /// Settings of the topic of dead letters, if this worker makes it; `None`: those of the topic, with
+    /// everything kept.
+    pub dead_letter: Option<TopicOptions>,
+}
+
+impl Default for WorkerOptions {
+    /// Ten attempts, 10 ms to 10 s apart, then the dead-letter topic.
+    fn default() -> WorkerOptions {
+        WorkerOptions {
+            max_attempts: 10,
+            poison: Poison::DeadLetter,
+            retry_first: Duration::from_millis(10),
+            retry_most: Duration::from_secs(10),
+            spin: Duration::from_micros(5),
+            dead_letter: None,
+        }
+    }
+}
+
+/// Workers that share the records of a topic. Made by [`Topic::group`]; clones share it.
+///
+/// ```
+/// # fn main() -> deaddrop::Result<()> {
+/// # let dir = deaddrop::doc_dir();
+/// # let log = deaddrop::Log::open(&dir)?;
+/// use deaddrop::group::{GroupOptions, WorkerOptions};
+/// use deaddrop::Record;
+/// use std::time::Duration;
+/// let orders = log.topic("orders")?;
+/// let last = orders.append(&Record::new("3 of item 7").key("customer-12"))?;
+/// let shipping = orders.group("shipping", GroupOptions::default())?;
+/// let mut worker = shipping.worker(WorkerOptions::default(), |job| {
+///     println!("ship {:?}, attempt {}", job.payload(), job.attempt());
+///     Ok(())
+/// })?;
+/// assert_eq!(worker.poll(Duration::from_secs(10))?, 1);
+/// assert!(shipping.wait_for(last, Duration::from_secs(10))?);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Group {
+    topic: Topic,
+    open: Arc<Open>,
+    name: String,
+    file: Arc<GroupFile>,
+}
+
+/// What is known of a group without working in it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct GroupInfo {
+    /// Its name.
+    pub name: String,
+    /// Every record of every lane below it is done.
+    pub committed: u64,
+    /// The same as of the last sync.
+    pub durable: u64,
+    /// High watermark less committed: at least as many records as are not done.
+    pub lag: u64,
+    /// Its lanes, in order.
+    pub lanes: Vec<LaneInfo>,
+}
+
+/// What is known of a lane.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct LaneInfo {
+    /// Every record of the lane below it is done.
+    pub committed: u64,
+    /// The same as of the last sync.
+    pub durable: u64,
+    /// The process of the worker that holds it.
+    pub owner: Option<u32>,
+    /// The record in hand.
+    pub in_hand: Option<InHand>,
+}
+
+/// A record that a worker has begun and not finished.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct InHand {
+    /// Its offset.
+    pub offset: u64,
+    /// How often its handling was begun.
+    pub attempt: u32,
+    /// Attempts that count against it.
+    pub blamed: u32,
+    /// `running`, `running alone`, `failed`, `suspect` or `stopped`.
+    pub state: &'static str,
+}
+
+impl Group {
+    pub(crate) fn open(
+        topic: &Topic,
+        open: &Arc<Open>,
+        name: &str,
+        options: GroupOptions,
+    ) -> Result<Group> {
+        open.member()?;
+        let lanes = options.lanes.unwrap_or(DEFAULT_LANES);
+        if lanes == 0 || lanes > MAX_LANES {
+            return Err(Error::Invalid {
+                what: format!("{lanes} lanes: 1 to {MAX_LANES} it must be"),
+            });
+        }
+        let file = match GroupFile::open(open, name, Access::ReadWrite) {
+            Err(Error::NotFound { .. }) => {
+                file::create(open, name, lanes, options.start)?;
+                GroupFile::open(open, name, Access::ReadWrite)?
+            }
+            other => other?,
+        };
+        if options.lanes.is_some_and(|asked| asked != file.lanes) {
+            return Err(Error::Conflict {
+                topic: open.name.clone(),
+                what: format!("group {name} has {} lanes, asked for were {lanes}", file.lanes),
+            });
+        }
+        let (topic, open) = (topic.clone(), Arc::clone(open));
+        Ok(Group { topic, open, name: name.to_owned(), file: Arc::new(file) })
+    }
+
+    /// A worker of the group, which calls `handler` for each record of its share of the lanes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if the group has 256 workers, [`Error::Io`].
+    pub fn worker<H>(&self, options: WorkerOptions, handler: H) -> Result<Worker>
+    where
+        H: FnMut(&Job) -> Result<(), HandlerError> + Send + 'static,
+    {
+        Worker::open(self, options, Box::new(handler))
+    }
+
+    /// Waits until the record at `offset` is done, for at most `timeout`: false if it is not. What its
+    /// handler has written can be read then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Trimmed`], [`Error::Corrupt`] or [`Error::Io`] of the record; [`Error::Invalid`] if
+    /// there is none.
+    pub fn wait_for(&self, offset: u64, timeout: Duration) -> Result<bool> {
+        let until = Instant::now() + timeout;
+        let mut reader = Reader::new(Arc::clone(&self.open), Start::Offset(offset))?;
+        let lane = match reader.wait_timeout(timeout)? {
+            Some(record) => lane_of(record.key(), offset, self.file.lanes),
+            None => return Ok(false),
+        };
+        let mut pause = Duration::from_micros(50);
+        loop {
+            if self.file.look(&self.open, lane)?.committed > offset {
+                return Ok(true);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            std::thread::sleep(pause.min(left));
+            pause = (pause * 2).min(Duration::from_millis(5));
+        }
+    }
+
+    /// Lets a stopped lane go on with the record that it stopped at, whose attempts are forgotten.
+    /// False if it was not stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if there is no such lane.
+    pub fn resume(&self, lane: u32) -> Result<bool> {
+        use crate::format::group::{lane_at, LANE_TRIAL_AT};
+        use crate::sys::atomic::Ordering;
+        if lane >= self.file.lanes {
+            let what = format!("lane {lane}: the group has {}", self.file.lanes);
+            return Err(Error::Invalid { what });
+        }
+        let word = self.file.map.word(lane_at(lane) + LANE_TRIAL_AT);
+        let stopped = word.load(Ordering::Acquire);
+        if lane::decode_trial(stopped).0 != State::Stopped {
+            return Ok(false);
+        }
+        let resumed = lane::encode_trial(State::Failed, 0);
+        // Its owner looks at the word, and stores nothing into it while the lane is stopped.
+        Ok(word.compare_exchange(stopped, resumed, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+    }
+
+    /// What is known of it now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] if a page is unreadable, [`Error::Io`].
+    pub fn info(&self) -> Result<GroupInfo> {
+        info(&self.open, &self.name, &self.file)
+    }
+
+    /// The number of its lanes.
+    pub fn lanes(&self) -> u32 {
+        self.file.lanes
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+fn info(topic: &TopicInner, name: &str, file: &GroupFile) -> Result<GroupInfo> {
+    let mut lanes = Vec::new();
+    for number in 0..file.lanes {
+        let seen = file.look(topic, number)?;
+        // A file that was opened for reading cannot be asked for locks on all systems: then no owner.
+        let owner = file.is_held(number).unwrap_or(false).then_some(seen.pid);
+        let in_hand = seen.attempt.filter(|(attempt, _)| attempt.offset >= seen.committed);
+        let in_hand = in_hand.map(|(attempt, trial)| {
+            let (state, blamed) = lane::decode_trial(trial);
+            let state = match state {
+                State::Running => "running",
+                State::Alone => "running alone",
+                State::Failed => "failed",
+                State::Suspect => "suspect",
+                State::Stopped => "stopped",
+            };
+            InHand { offset: attempt.offset, attempt: attempt.count, blamed, state }
+        });
+        let (committed, durable) = (seen.committed, seen.durable);
+        lanes.push(LaneInfo { committed, durable, owner, in_hand });
+    }
+    let least = |of: fn(&LaneInfo) -> u64| lanes.iter().map(of).min().unwrap_or(0);
+    let (committed, durable) = (least(|lane| lane.committed), least(|lane| lane.durable));
+    let lag = topic.frontier()?.high_watermark.saturating_sub(committed);
+    Ok(GroupInfo { name: name.to_owned(), committed, durable, lag, lanes })
+}
+
+/// What is known of all groups of a topic, or why a file is unreadable.
+pub(crate) fn list(topic: &TopicInner) -> Result<Vec<(String, Result<GroupInfo>)>> {
+    let mut all = Vec::new();
+    for name in file::names_of(topic)? {
+        let found =
+            GroupFile::open(topic, &name, Access::Read).and_then(|file| info(topic, &name, &file));
+        if !matches!(found, Err(Error::NotFound { .. })) {
+            all.push((name, found));
+        }
+    }
+    Ok(all)
+}
+
+pub(crate) fn delete(topic: &TopicInner, name: &str) -> Result<()> {
+    topic.member()?;
+    file::delete(topic, name)
+}

@@ -1,0 +1,130 @@
+//! Which lanes a worker holds: a fair share of them, by kernel locks.
+
+use super::dispatch::Dispatch;
+use super::lane::{Lane, Mode, State};
+use super::stats::count;
+use crate::cursor::{self, Cursor};
+use crate::error::{Error, Result};
+use crate::format::group::GUARD_LOCKS;
+
+impl Dispatch {
+    /// Takes free lanes up to the fair share, and lets go of those above it.
+    pub(super) fn look(&mut self) -> Result<()> {
+        let total = u64::from(self.group.lanes);
+        let share = total.div_ceil(self.member.count()?) as usize;
+        self.resume_stopped();
+        if self.lanes.len() > share {
+            let mut excess: Vec<u32> = self.lanes.keys().copied().collect();
+            // First those with nothing in hand: the others would start again elsewhere.
+            let is_at_work = |lane: &u32| self.lanes[lane].mode != Mode::Joined;
+            excess.sort_by_key(is_at_work);
+            excess.truncate(self.lanes.len() - share);
+            self.advance()?;
+            for lane in excess {
+                self.release(lane)?;
+            }
+            return Ok(());
+        }
+        let first = self.member.number() * 7 % total;
+        let mut taken = Vec::new();
+        for lane in (0..total).map(|at| ((first + at) % total) as u32) {
+            if self.lanes.len() >= share {
+                break;
+            }
+            if !self.lanes.contains_key(&lane) && self.try_take(lane)? {
+                taken.push(lane);
+            }
+        }
+        self.settle_floors(&taken)
+    }
+
+    /// Takes a lane if nobody has it.
+    fn try_take(&mut self, number: u32) -> Result<bool> {
+        let (lane_at, guard_at) = (u64::from(number), GUARD_LOCKS + u64::from(number));
+        let file = &self.group.file;
+        let io = |error| Error::io("locking", &self.group.path, error);
+        if file.locked_by_other(lane_at, 1).map_err(io)?
+            || !file.try_lock(lane_at, 1).map_err(io)?
+        {
+            return Ok(false);
+        }
+        // The owner is gone, but a command that it has started may be at work still.
+        let taken = match file.locked_by_other(guard_at, 1).map_err(io)? {
+            true => None,
+            false => Some(Lane::take(&self.topic, &self.group, number)),
+        };
+        let mut lane = match taken {
+            Some(Ok(lane)) => lane,
+            other => {
+                file.unlock(lane_at, 1).map_err(io)?;
+                return other.map_or(Ok(false), |taken| taken.map(|_| false));
+            }
+        };
+        crate::sys::crash_point::crash_point!("lane.taken");
+        count(&self.counters.lanes_taken, 1);
+        count(&self.counters.suspects, lane.is_suspect.into());
+        let at = lane.cursor.committed();
+        if self.lanes.is_empty() {
+            self.ahead.seek_to(at);
+        }
+        if lane.mode != Mode::Stopped {
+            lane.mode = Mode::Joined;
+            self.lanes.insert(number, lane);
+            self.rejoin(number);
+        } else {
+            self.lanes.insert(number, lane);
+        }
+        Ok(true)
+    }
+
+    /// After a power loss, of lanes just taken: where their effects begin is lowered to what is left of
+    /// the topic that these are in, and that on the disk, before anything is added there.
+    fn settle_floors(&mut self, taken: &[u32]) -> Result<()> {
+        let Some(effects) = &self.effects else { return Ok(()) };
+        let lost: Vec<u32> =
+            taken.iter().copied().filter(|lane| self.lanes[lane].cursor.doubt() != 0).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let end = effects.settled_end()?;
+        for lane in &lost {
+            let cursor = &self.lanes[lane].cursor;
+            cursor.set_floor(cursor.floor().min(end));
+        }
+        let lanes = self.lanes.iter_mut().filter(|(number, _)| lost.contains(number));
+        let mut cursors: Vec<&mut Cursor> = lanes.map(|(_, lane)| &mut lane.cursor).collect();
+        cursor::sync_all(&mut cursors)
+    }
+
+    fn release(&mut self, number: u32) -> Result<()> {
+        let Some(lane) = self.lanes.remove(&number) else { return Ok(()) };
+        match lane.mode {
+            Mode::Behind => self.behind_count -= 1,
+            Mode::Waiting(until) => {
+                self.waiting.remove(&(until, number));
+            }
+            Mode::Joined | Mode::InHand | Mode::Stopped => {}
+        }
+        count(&self.counters.lanes_released, 1);
+        drop(lane);
+        let io = |error| Error::io("unlocking", &self.group.path, error);
+        self.group.file.unlock(number.into(), 1).map_err(io)
+    }
+
+    /// Lets stopped lanes go on that somebody has resumed: by taking the state back.
+    fn resume_stopped(&mut self) {
+        let resumed: Vec<u32> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| lane.mode == Mode::Stopped)
+            .filter(|(_, lane)| super::lane::decode_trial(lane.cursor.trial()).0 != State::Stopped)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in resumed {
+            if let Some(lane) = self.lanes.get_mut(&number) {
+                lane.blamed = 0;
+            }
+            self.rejoin(number);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! A worker: calls a handler for the records of its lanes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::attempt::{Called, Fate, Note};
+use super::dead_letter::DeadLetter;
+use super::dispatch::Dispatch;
+use super::stats::{Counters, WorkerStats};
+use super::{Group, HandlerError, Job, Running, WorkerOptions};
+use crate::error::{Error, Result};
+use crate::log::Log;
+use crate::stop::Stop;
+use crate::topic::{Topic, TopicOptions};
+
+type Handler = Box<dyn FnMut(&Job) -> Result<(), HandlerError> + Send>;
+
+/// Handles records of a group, in this thread or one of its own. Made by [`Group::worker`].
+///
+/// Several workers, in any processes, share the lanes of the group: records of one key are handled in
+/// order by one of them at a time. Delivery is at least once: after a crash a record that was in hand
+/// comes again, with a higher [`Job::attempt`].
+pub struct Worker {
+    log: Log,
+    topic: Topic,
+    group: String,
+    options: WorkerOptions,
+    dispatch: Dispatch,
+    dead: Option<Topic>,
+    handler: Handler,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+impl Worker {
+    pub(super) fn open(group: &Group, options: WorkerOptions, handler: Handler) -> Result<Worker> {
+        let counters = Arc::<Counters>::default();
+        let dispatch = Dispatch::open(&group.open, &group.name, options.clone(), None, counters)?;
+        Ok(Worker {
+            log: group.topic.log(),
+            topic: group.topic.clone(),
+            group: group.name.clone(),
+            options,
+            dispatch,
+            dead: None,
+            handler,
+        })
+    }
+
+    /// Works until `stop` is given; finishes the record in hand.
+    ///
+    /// # Errors
+    ///
+    /// An error of the topic, or of the dead-letter topic: [`Error::Trimmed`] and [`Error::Corrupt`]
+    /// until [`skip`](Self::skip) was called. What was done stays done; the next call goes on.
+    pub fn run(&mut self, stop: &Stop) -> Result<()> {
+        while let Some(job) = self.dispatch.next(None, stop)? {
+            self.work(&job)?;
+        }
+        self.dispatch.finish()
+    }
+
+    /// Handles what is there, or waits up to `timeout` for the first. Returns the number of records
+    /// that are done.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn poll(&mut self, timeout: Duration) -> Result<u64> {
+        let stop = Stop::new();
+        let until = Instant::now() + timeout;
+        // What comes meanwhile is the next call's, or a busy topic would keep the caller.
+        let end = self.topic.high_watermark()?;
+        let mut done = 0;
+        loop {
+            let wait = if done > 0 { Instant::now() } else { until };
+            let Some(job) = self.dispatch.next(Some(wait), &stop)? else { return Ok(done) };
+            let offset = job.offset();
+            done += u64::from(self.work(&job)?);
+            if offset + 1 >= end && done > 0 {
+                return Ok(done);
+            }
+        }
+    }
+
+    /// Works on a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if no thread can be started.
+    pub fn spawn(mut self) -> Result<Running> {
+        let stop = Stop::new();
+        let ends = stop.clone();
+        let dir = self.log.dir().to_owned();
+        let thread = std::thread::Builder::new()
+            .name(format!("work-{}", self.group))
+            .spawn(move || self.run(&ends))
+            .map_err(|error| Error::io("starting a thread for", &dir, error))?;
+        Ok(Running::new(stop, Arc::new(Mutex::new(vec![thread]))))
+    }
+
+    /// After [`Error::Trimmed`] or [`Error::Corrupt`]: goes on behind what is lost, and returns the
+    /// offsets that are passed over; those of lanes of other workers among them are theirs to skip.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn skip(&mut self) -> Result<std::ops::Range<u64>> {
+        self.dispatch.skip()
+    }
+
+    /// What it did since it was opened.
+    pub fn stats(&self) -> WorkerStats {
+        self.dispatch.counters.read_out()
+    }
+
+    /// True if the job is done, or dead.
+    fn work(&mut self, job: &Job) -> Result<bool> {
+        let worked = self.work_on(job);
+        if worked.is_err() {
+            self.dispatch.abandon(job);
+        }
+        worked
+    }
+
+    fn work_on(&mut self, job: &Job) -> Result<bool> {
+        let (fate, why) = if self.dispatch.is_over(job) {
+            (self.dispatch.give_up(job), "its handler died with the process".to_owned())
+        } else {
+            let handler = &mut self.handler;
+            match self.dispatch.call(job, Note::default(), || handler(job))? {
+                Called::Done(()) => {
+                    self.dispatch.done(job)?;
+                    return Ok(true);
+                }
+                Called::Postponed => return Ok(false),
+                Called::Failed(error) => (self.dispatch.failed(job, error.terminal), error.message),
+            }
+        };
+        if fate != Fate::GivenUp {
+            return Ok(false);
+        }
+        let letter = DeadLetter {
+            id: format!("{}@{}", self.topic.name(), job.offset()),
+            topic: self.topic.name().to_owned(),
+            offset: job.offset(),
+            group: self.group.clone(),
+            attempts: job.attempt,
+            reason: why,
+        };
+        letter.keep(self.dead_topic()?, &job.record, job.may_be_kept || job.attempt > 1)?;
+        crate::sys::crash_point::crash_point!("lane.kept-dead");
+        self.dispatch.done(job)?;
+        Ok(true)
+    }
+
+    fn dead_topic(&mut self) -> Result<&Topic> {
+        if self.dead.is_none() {
+            let name = format!("{}.{}.dead", self.topic.name(), self.group);
+            let durability = self.options.dead_letter.unwrap_or_else(|| TopicOptions {
+                retention: Default::default(),
+                ..*self.topic.options()
+            });
+            let topic = match self.log.existing_topic(&name) {
+                Err(Error::NotFound { .. }) => self.log.create_topic(&name, durability)?,
+                other => other?,
+            };
+            self.dead = Some(topic);
+        }
+        Ok(self.dead.as_ref().expect("set above"))
+    }
+}
