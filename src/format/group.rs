@@ -18,7 +18,7 @@ pub const CRC_AT: usize = 28;
 
 /// 4 u64: a bit for each worker that may live.
 pub const MEMBERS_AT: usize = SECTOR_LEN;
-/// u64: rises when a worker comes or goes.
+/// u64: rises when a worker comes, goes, or wants lanes.
 pub const CHANGES_AT: usize = SECTOR_LEN + 32;
 
 /// In a lane's page, u64: what is known of the attempt (low 8 bits), and how many attempts at the

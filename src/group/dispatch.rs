@@ -25,9 +25,9 @@ use crate::stop::Stop;
 use crate::sys::Access;
 use crate::topic::{Open, Topic};
 
-/// Free lanes, and workers that came or went, are looked for this often: half of the 100 ms within
+/// Free lanes, and workers that came or went, are looked for this often: a quarter of the 100 ms within
 /// which the lanes of a killed worker move.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(25);
 /// Positions are made durable this often, and at a graceful stop.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// Lanes without records of their own follow this often while the worker is busy.
@@ -53,6 +53,8 @@ pub(crate) struct Dispatch {
     pub(super) is_behinds_turn: bool,
     /// The last error was of the reader behind.
     pub(super) failed_behind: bool,
+    /// Looks in a row that left a lane free.
+    pub(super) free_looks: u32,
     pub(super) look_at: Instant,
     pub(super) advanced_at: Instant,
     pub(super) synced_at: Instant,
@@ -88,6 +90,7 @@ impl Dispatch {
             behind: Reader::at(Arc::clone(topic), 0)?,
             is_behinds_turn: false,
             failed_behind: false,
+            free_looks: 0,
             look_at: now,
             advanced_at: now,
             synced_at: now,

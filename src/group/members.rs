@@ -50,9 +50,15 @@ impl Member {
         }
     }
 
-    /// Whether somebody came or went since the last count.
+    /// Whether somebody came, went, or wants lanes since the last count.
     pub(super) fn is_outdated(&self) -> bool {
         self.changes().load(Ordering::Acquire) != self.changes_seen
+    }
+
+    /// Says that this worker has less than its share, and that nothing is free.
+    pub(super) fn want(&mut self) {
+        // Its own wish tells it nothing.
+        self.changes_seen = self.changes().fetch_add(1, Ordering::AcqRel) + 1;
     }
 
     /// The number of living workers, this one included.

@@ -7,35 +7,61 @@ use crate::cursor::{self, Cursor};
 use crate::error::{Error, Result};
 use crate::format::group::GUARD_LOCKS;
 
+/// A lane that was free at so many looks in a row is free for all.
+const PATIENCE_LOOKS: u32 = 2;
+
 impl Dispatch {
-    /// Takes free lanes up to the fair share, and lets go of those above it.
+    /// Takes free lanes up to the fair share, and lets go of those above it if somebody wants them.
+    /// More than the share is taken of lanes that stay free: those whose turn it is may be stopped.
     pub(super) fn look(&mut self) -> Result<()> {
+        let is_wanted = self.member.is_outdated();
         let total = u64::from(self.group.lanes);
-        let share = total.div_ceil(self.member.count()?) as usize;
+        let members = self.member.count()?;
+        let share = total.div_ceil(members) as usize;
         self.resume_stopped();
-        if self.lanes.len() > share {
-            let mut excess: Vec<u32> = self.lanes.keys().copied().collect();
-            // First those with nothing in hand: the others would start again elsewhere.
-            let is_at_work = |lane: &u32| self.lanes[lane].mode != Mode::Joined;
-            excess.sort_by_key(is_at_work);
-            excess.truncate(self.lanes.len() - share);
-            self.advance()?;
-            for lane in excess {
-                self.release(lane)?;
-            }
-            return Ok(());
+        if is_wanted && self.lanes.len() > share {
+            return self.release_down_to(share);
         }
+        let most = if self.free_looks >= PATIENCE_LOOKS { total as usize } else { share };
         let first = self.member.number() * 7 % total;
         let mut taken = Vec::new();
+        let mut is_free_left = false;
         for lane in (0..total).map(|at| ((first + at) % total) as u32) {
-            if self.lanes.len() >= share {
-                break;
+            if self.lanes.contains_key(&lane) {
+                continue;
             }
-            if !self.lanes.contains_key(&lane) && self.try_take(lane)? {
+            if self.lanes.len() >= most {
+                is_free_left = self.is_free(lane)?;
+                if is_free_left {
+                    break;
+                }
+            } else if self.try_take(lane)? {
                 taken.push(lane);
             }
         }
+        self.free_looks = if is_free_left { self.free_looks + 1 } else { 0 };
+        if taken.is_empty() && (self.lanes.len() as u64) < total / members {
+            self.member.want();
+        }
         self.settle_floors(&taken)
+    }
+
+    fn release_down_to(&mut self, share: usize) -> Result<()> {
+        let mut excess: Vec<u32> = self.lanes.keys().copied().collect();
+        // First those with nothing in hand: the others would start again elsewhere.
+        let is_at_work = |lane: &u32| self.lanes[lane].mode != Mode::Joined;
+        excess.sort_by_key(is_at_work);
+        excess.truncate(self.lanes.len() - share);
+        self.advance()?;
+        for lane in excess {
+            self.release(lane)?;
+        }
+        Ok(())
+    }
+
+    fn is_free(&self, number: u32) -> Result<bool> {
+        let io = |error| Error::io("asking for locks of", &self.group.path, error);
+        Ok(!self.group.file.locked_by_other(number.into(), 1).map_err(io)?)
     }
 
     /// Takes a lane if nobody has it.
@@ -43,9 +69,7 @@ impl Dispatch {
         let (lane_at, guard_at) = (u64::from(number), GUARD_LOCKS + u64::from(number));
         let file = &self.group.file;
         let io = |error| Error::io("locking", &self.group.path, error);
-        if file.locked_by_other(lane_at, 1).map_err(io)?
-            || !file.try_lock(lane_at, 1).map_err(io)?
-        {
+        if !self.is_free(number)? || !file.try_lock(lane_at, 1).map_err(io)? {
             return Ok(false);
         }
         // The owner is gone, but a command that it has started may be at work still.

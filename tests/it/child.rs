@@ -27,6 +27,9 @@ fn entry() {
         "client" => crate::service_kill::client(&words[1..]),
         "killed-consumer" => crate::consumer::killed_consumer(&words[1..]),
         "waiter" => crate::consumer::waiter(&words[1..]),
+        "mortal" => crate::group::mortal(&words[1..]),
+        "fleet-server" => crate::fleet::server(&words[1..]),
+        "fleet-client" => crate::fleet::client(&words[1..]),
         "killed-client" => crate::service_kill::killed_client(&words[1..]),
         "large" => crate::extend::large(&words[1..]),
         "worker" => crate::takeover::worker(&words[1..]),
@@ -137,6 +140,16 @@ impl Child {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => panic!("child {} is stuck", self.pid()),
+        }
+    }
+
+    /// The child's next line, `None` if it ended; an error if nothing came in that time.
+    pub(crate) fn hear_for(&mut self, timeout: Duration) -> Result<Option<String>, ()> {
+        let lines = self.lines.as_ref().expect("a child with its own listener");
+        match lines.recv_timeout(timeout) {
+            Ok(line) => Ok(Some(line)),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => Err(()),
         }
     }
 
