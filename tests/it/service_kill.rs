@@ -317,3 +317,45 @@ fn check_replies_after_power_cut(log: &Log, seed: u64) {
         assert!(count.contains_key(&id), "{id} was never answered; seed {seed}");
     }
 }
+
+#[test]
+fn a_server_killed_while_it_settles_a_power_loss_leaves_the_doubt_to_the_next() {
+    let first = seed("service_settle");
+    for seed in first..first + number_from_env("DEADDROP_SERVICE_IMAGES", 20) {
+        let mut random = Random(seed);
+        let disk = SimDisk::new();
+        let log = Log::open_sim(&disk, "/log").unwrap();
+        make_topics(&log, Durability::PowerLoss);
+        let client = open_client(&log, false);
+        let mut server = log.server("s", |request| Ok(Reply::new(request.payload()))).unwrap();
+        for number in 0..20 {
+            let request = client.request("s", &Record::new(number.to_string())).unwrap();
+            request.context(number.to_string()).send("done").unwrap();
+            if random.one_in(2) {
+                server.poll(Duration::ZERO).unwrap();
+            }
+        }
+        // The lanes' positions were never made durable: all of this is in doubt afterwards.
+        let image = disk.power_cut(random.next());
+        std::mem::forget((client, server, log));
+        for _ in 0..3 {
+            let process = image.process();
+            let log = Log::open_sim(&process, "/log").unwrap();
+            let limit = random.below(6);
+            let handled = std::sync::atomic::AtomicU64::new(0);
+            let handler = move |request: &deaddrop::service::Request<'_>| {
+                match handled.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < limit {
+                    true => Ok(Reply::new(request.payload())),
+                    false => Err(HandlerError::retry("about to die")),
+                }
+            };
+            let mut server = log.server("s", handler).unwrap();
+            server.poll(Duration::ZERO).unwrap();
+            process.kill();
+            std::mem::forget((server, log));
+        }
+        let log = Log::open_sim(&image, "/log").unwrap();
+        finish(&log);
+        check_replies(&log);
+    }
+}
