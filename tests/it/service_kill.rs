@@ -343,11 +343,12 @@ fn a_server_killed_while_it_settles_a_power_loss_leaves_the_doubt_to_the_next() 
             let log = Log::open_sim(&process, "/log").unwrap();
             let limit = random.below(6);
             let handled = std::sync::atomic::AtomicU64::new(0);
-            let handler = move |request: &deaddrop::service::Request<'_>| {
-                match handled.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < limit {
-                    true => Ok(Reply::new(request.payload())),
-                    false => Err(HandlerError::retry("about to die")),
-                }
+            let handler = move |request: &deaddrop::service::Request<'_>| match handled
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+                < limit
+            {
+                true => Ok(Reply::new(request.payload())),
+                false => Err(HandlerError::retry("about to die")),
             };
             let mut server = log.server("s", handler).unwrap();
             server.poll(Duration::ZERO).unwrap();
