@@ -43,8 +43,6 @@ pub(crate) struct Dispatch {
     pub(super) options: WorkerOptions,
     /// The topic that handling appends to: positions are durable after its records.
     pub(super) effects: Option<Topic>,
-    /// Others that it appended to since the last sync.
-    pub(super) more_effects: BTreeMap<String, Topic>,
     pub(super) lanes: BTreeMap<u32, Lane>,
     pub(super) waiting: BTreeSet<(Instant, u32)>,
     pub(super) behind_count: usize,
@@ -82,7 +80,6 @@ impl Dispatch {
             member,
             options,
             effects,
-            more_effects: BTreeMap::new(),
             lanes: BTreeMap::new(),
             waiting: BTreeSet::new(),
             behind_count: 0,
@@ -281,13 +278,6 @@ impl Dispatch {
         self.lanes.values().map(|lane| lane.cursor.committed()).min().unwrap_or(0)
     }
 
-    /// Another topic that a job was answered in.
-    pub(crate) fn has_effect(&mut self, topic: &Topic) {
-        if !self.more_effects.contains_key(topic.name()) {
-            self.more_effects.insert(topic.name().to_owned(), topic.clone());
-        }
-    }
-
     /// Lanes that have nothing between their position and the reader follow it.
     pub(super) fn advance(&mut self) -> Result<()> {
         self.advanced_at = Instant::now();
@@ -312,14 +302,12 @@ impl Dispatch {
         if last > 0 {
             self.topic.wait_durable(last)?;
         }
-        for effects in self.effects.iter().chain(self.more_effects.values()) {
+        if let Some(effects) = &self.effects {
             if let Some(last) = effects.end_offset()?.checked_sub(1) {
                 effects.wait_durable(last)?;
             }
         }
-        cursor::sync_all(&mut cursors)?;
-        self.more_effects.clear();
-        Ok(())
+        cursor::sync_all(&mut cursors)
     }
 
     /// Commits what is done and makes it durable: before a graceful end.

@@ -320,17 +320,26 @@ impl Server {
             }
             Err(other) => return Err(other),
         };
-        let is_own = envelope.reply_topic.is_none();
-        if !is_own {
-            self.dispatch.has_effect(&replies);
+        let settled = self.settle_request(job, envelope, &replies)?;
+        if let (true, Some(_)) = (settled, &envelope.reply_topic) {
+            // The lane's position becomes durable after the service's own replies, and whoever makes
+            // it so may not know of this topic.
+            if let Some(last) = replies.end_offset()?.checked_sub(1) {
+                replies.wait_durable(last)?;
+            }
         }
-        match self.past.settle(job, &envelope.id, &replies, is_own)? {
+        Ok(settled)
+    }
+
+    fn settle_request(&mut self, job: &Job, envelope: &Envelope, replies: &Topic) -> Result<bool> {
+        let is_own = envelope.reply_topic.is_none();
+        match self.past.settle(job, &envelope.id, replies, is_own)? {
             Doubt::Answered => return Ok(true),
             Doubt::Undecidable => {
                 let why =
                     "the server died and the replies that would tell whether it had answered \
                            are trimmed";
-                self.dead_letter(job, envelope, &replies, why)?;
+                self.dead_letter(job, envelope, replies, why)?;
                 return Ok(true);
             }
             Doubt::Open => {}
@@ -343,15 +352,15 @@ impl Server {
         let note = Note { floor: replies.end_offset()?, bytes };
         if envelope.deadline.is_some_and(|deadline| clock::wall() >= deadline) {
             self.dispatch.begin(job, note, false)?;
-            answer(&replies, envelope.outcome(Kind::Expired, job.offset()), Record::default())?;
+            answer(replies, envelope.outcome(Kind::Expired, job.offset()), Record::default())?;
             return Ok(true);
         }
         if self.dispatch.is_over(job) {
             self.dispatch.begin(job, note, false)?;
             let why = "its handler died with the process";
-            return self.give_up(job, envelope, &replies, why);
+            return self.give_up(job, envelope, replies, why);
         }
-        self.handle(job, envelope, &replies, note)
+        self.handle(job, envelope, replies, note)
     }
 
     fn handle(
