@@ -28,6 +28,7 @@ fn entry() {
         "killed-consumer" => crate::consumer::killed_consumer(&words[1..]),
         "waiter" => crate::consumer::waiter(&words[1..]),
         "mortal" => crate::group::mortal(&words[1..]),
+        "mortal-server" => crate::fleet::mortal(&words[1..]),
         "fleet-server" => crate::fleet::server(&words[1..]),
         "fleet-client" => crate::fleet::client(&words[1..]),
         "killed-client" => crate::service_kill::killed_client(&words[1..]),

@@ -238,3 +238,60 @@ fn a_fleet_killed_and_stopped_at_random_answers_every_request_once_and_in_order(
         }
     }
 }
+
+/// Role: serves with three threads; dies of every request that says "deadly".
+pub(crate) fn mortal(words: &[&str]) {
+    let log = Log::open(words[0]).unwrap();
+    let handler = |request: &deaddrop::service::Request<'_>| {
+        if request.payload() == b"deadly" {
+            child::raise(libc::SIGKILL);
+        }
+        Ok(Reply::new(request.payload()))
+    };
+    let options = ServerOptions { threads: 3, max_attempts: 3, ..ServerOptions::default() };
+    let running = log.server_with("s", options, handler).unwrap().spawn().unwrap();
+    child::listen();
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_request_that_kills_its_server_is_answered_as_a_dead_letter_and_all_others_by_a_reply() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    crate::service::make_topics(&log, "s");
+    let outcomes = std::sync::Arc::new(std::sync::Mutex::new(HashMap::new()));
+    let noted = std::sync::Arc::clone(&outcomes);
+    let client = log.client("c").on("done", move |done: &Completed| {
+        let outcome = match done.outcome() {
+            Outcome::Reply(_) => "reply",
+            Outcome::DeadLettered(_) => "dead",
+            _ => "other",
+        };
+        let context = String::from_utf8_lossy(done.context()).into_owned();
+        noted.lock().unwrap().insert(context, outcome);
+        Ok(())
+    });
+    let client = client.open().unwrap();
+    for number in 0..90 {
+        let payload = if number % 30 == 7 { "deadly" } else { "good" };
+        let request = client.request("s", &Record::new(payload)).unwrap();
+        let request = request.key(format!("key-{number}")).context(format!("{payload}-{number}"));
+        request.send("done").unwrap();
+    }
+    let mut deaths = 0;
+    let directory = dir.path().to_str().unwrap();
+    let mut server = Child::spawn(&["mortal-server", directory]);
+    while !client.outstanding().unwrap().is_empty() {
+        client.poll(Duration::from_millis(50)).unwrap();
+        if let Ok(None) = server.hear_for(Duration::ZERO) {
+            deaths += 1;
+            assert!(deaths < 60, "never given up: {:?}", client.outstanding());
+            server = Child::spawn(&["mortal-server", directory]);
+        }
+    }
+    for (context, outcome) in outcomes.lock().unwrap().iter() {
+        let expected = if context.starts_with("deadly") { "dead" } else { "reply" };
+        assert_eq!(*outcome, expected, "{context}");
+    }
+    assert!(deaths >= 9, "three deaths of its own each: {deaths}");
+}
