@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::call::Call;
 use super::callbacks::{is_inside, Callbacks, ParkedTopic};
 use super::delivery::close;
-use super::envelope::Kind;
+use super::envelope::{Envelope, Kind};
 use super::link::{cursor_name, Link, Outstanding};
 use super::outcome::{Completed, Parked};
 use super::request::RequestBuilder;
@@ -259,7 +259,8 @@ impl Client {
             client: self,
             link,
             record: record.clone(),
-            context: Vec::new(),
+            // The id comes with the send.
+            envelope: Envelope::new(Kind::Request, RequestId::new(self.name(), 0, 0)),
             deadline: None,
         })
     }
@@ -362,7 +363,7 @@ impl Client {
         for link in links {
             let pending = link.state.lock().get(id).cloned();
             if let Some(pending) = pending {
-                return close(&self.inner, &link, id, &pending, Kind::Cancelled);
+                return close(&self.inner, &link, &pending, Kind::Cancelled);
             }
         }
         Err(Error::NotFound { what: format!("outstanding request {id}") })
@@ -379,7 +380,7 @@ impl Client {
         let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
         for link in links {
             let mut state = link.state.lock();
-            if state.get(id).is_some_and(|pending| pending.callback.is_empty()) {
+            if state.get(id).is_some_and(|pending| pending.envelope.callback.is_empty()) {
                 state.calls.entry(id.clone()).or_insert(None);
                 drop(state);
                 return Ok(Call { client: self.clone(), link, id: id.clone() });

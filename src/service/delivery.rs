@@ -6,7 +6,6 @@ use super::client::ClientInner;
 use super::envelope::{Envelope, Kind};
 use super::link::{Link, Pending};
 use super::outcome::{Completed, Outcome};
-use super::request_id::RequestId;
 use crate::consumer::Consumer;
 use crate::error::{Error, Result};
 use crate::record::{OwnedRecord, Record};
@@ -151,8 +150,11 @@ pub(super) fn completed(
     let late = pending.is_none();
     if let Some(pending) = pending {
         // What the request said, not what the reply repeats of it.
-        envelope.callback = pending.callback;
-        envelope.context = pending.context;
+        envelope.callback = pending.envelope.callback;
+        envelope.context = pending.envelope.context;
+        envelope.conversation = pending.envelope.conversation;
+        envelope.cause = pending.envelope.cause;
+        envelope.traceparent = pending.envelope.traceparent;
         envelope.request_offset = Some(pending.offset);
     }
     let recovered = envelope.id.incarnation() != client.incarnation;
@@ -165,7 +167,7 @@ pub(super) fn expire(client: &ClientInner, link: &Link) -> Result<()> {
     let now = clock::boottime();
     loop {
         let Some((id, pending)) = link.state.lock().take_due(now) else { return Ok(()) };
-        match close(client, link, &id, &pending, Kind::Expired) {
+        match close(client, link, &pending, Kind::Expired) {
             Ok(()) => {}
             // Appended, and told when it is read.
             Err(error @ Error::Unknown { .. }) => return Err(error),
@@ -181,14 +183,10 @@ pub(super) fn expire(client: &ClientInner, link: &Link) -> Result<()> {
 pub(super) fn close(
     client: &ClientInner,
     link: &Link,
-    id: &RequestId,
     pending: &Pending,
     kind: Kind,
 ) -> Result<()> {
-    debug_assert_eq!(id.client(), client.name);
-    let mut envelope = Envelope::new(kind, id.clone());
-    envelope.callback = pending.callback.clone();
-    envelope.context = pending.context.clone();
-    envelope.request_offset = Some(pending.offset);
+    debug_assert_eq!(pending.envelope.id.client(), client.name);
+    let envelope = pending.envelope.outcome(kind, pending.offset);
     link.replies.append(&envelope.seal(Record::default())).map(drop)
 }

@@ -7,6 +7,7 @@ use std::fmt;
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
+use super::cause::check_traceparent;
 use super::request_id::RequestId;
 use crate::error::{Error, Result};
 use crate::format::names;
@@ -136,6 +137,16 @@ impl Envelope {
             traceparent: self.traceparent.clone(),
             ..Envelope::new(kind, self.id.clone())
         }
+    }
+
+    /// The request that the conversation began with.
+    pub fn conversation(&self) -> &RequestId {
+        self.conversation.as_ref().unwrap_or(&self.id)
+    }
+
+    /// The trace context, if there is a well-formed one: the field holds bytes of any origin.
+    pub fn traceparent(&self) -> Option<&str> {
+        check_traceparent(&self.traceparent).is_ok().then_some(self.traceparent.as_str())
     }
 
     /// The envelope in a record, if it has one.
@@ -277,6 +288,11 @@ impl fmt::Display for Envelope {
         }
         if let Some(offset) = self.request_offset {
             write!(f, " request-offset={offset}")?;
+        }
+        for (name, id) in [("conversation", &self.conversation), ("cause", &self.cause)] {
+            if let Some(id) = id {
+                write!(f, " {name}={id}")?;
+            }
         }
         if !self.error.is_empty() {
             write!(f, " error={:?}", self.error)?;

@@ -26,6 +26,22 @@ impl<'a> Request<'a> {
         self.envelope.id.client()
     }
 
+    /// The request that its conversation began with: this one, unless it was
+    /// [`caused_by`](super::RequestBuilder::caused_by) another.
+    pub fn conversation(&self) -> &RequestId {
+        self.envelope.conversation()
+    }
+
+    /// The request that it came from.
+    pub fn cause(&self) -> Option<&RequestId> {
+        self.envelope.cause.as_ref()
+    }
+
+    /// The W3C trace context that it was sent with, if that is well-formed.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.envelope.traceparent()
+    }
+
     /// 1 the first time; more if the handler failed, or died, or was killed before.
     pub fn attempt(&self) -> u32 {
         self.attempt

@@ -30,11 +30,9 @@ pub(super) struct Pending {
     pub(super) offset: u64,
     /// The end of the reply topic when it was sent, or an offset before it.
     pub(super) reply_floor: u64,
-    pub(super) callback: String,
-    pub(super) context: Vec<u8>,
-    /// Wall clock.
-    pub(super) deadline: Option<u64>,
-    /// Boot clock: does not jump while this process runs.
+    /// The request's.
+    pub(super) envelope: Envelope,
+    /// The deadline by the boot clock: does not jump while this process runs.
     pub(super) due: Option<u64>,
     pub(super) sent_at: u64,
     /// Its call handle has the outcome, which delivery has not come to yet.
@@ -70,7 +68,8 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn insert(&mut self, id: RequestId, pending: Pending) {
+    pub(super) fn insert(&mut self, pending: Pending) {
+        let id = pending.envelope.id.clone();
         self.by_offset.insert((pending.offset, id.clone()));
         if let Some(due) = pending.due {
             self.by_due.insert((due, id.clone()));
@@ -195,14 +194,12 @@ impl Link {
                 let pending = Pending {
                     offset: record.offset(),
                     reply_floor,
-                    callback: envelope.callback,
-                    context: envelope.context,
-                    deadline: envelope.deadline,
                     due: envelope.deadline.map(boot_time_of),
+                    envelope,
                     sent_at: record.timestamp_nanos(),
                     is_taken: false,
                 };
-                state.insert(envelope.id, pending);
+                state.insert(pending);
             }
         }
         // Replies below the committed position were delivered; before the floor there are none.
@@ -257,10 +254,10 @@ impl Link {
             .map(|(id, pending)| Outstanding {
                 id: id.clone(),
                 service: self.service.clone(),
-                callback: pending.callback.clone(),
+                callback: pending.envelope.callback.clone(),
                 offset: pending.offset,
                 sent_at: time(pending.sent_at),
-                deadline: pending.deadline.map(time),
+                deadline: pending.envelope.deadline.map(time),
             })
             .collect();
         all.sort_by_key(|outstanding| outstanding.offset);

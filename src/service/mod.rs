@@ -11,6 +11,7 @@
 
 mod call;
 mod callbacks;
+mod cause;
 mod client;
 mod dead_letter;
 mod delivery;
@@ -32,6 +33,7 @@ use crate::topic::{Retention, Topic, TopicOptions};
 
 pub use crate::group::{HandlerError, Poison, Running, WorkerStats};
 pub use call::Call;
+pub use cause::Cause;
 pub use client::{Client, ClientBuilder};
 pub use envelope::{Envelope, Kind};
 pub use handler::{Reply, Request};

@@ -54,6 +54,22 @@ impl Completed {
         &self.envelope.id
     }
 
+    /// The request that its conversation began with: this one, unless it was
+    /// [`caused_by`](super::RequestBuilder::caused_by) another.
+    pub fn conversation(&self) -> &RequestId {
+        self.envelope.conversation()
+    }
+
+    /// The request that it came from.
+    pub fn cause(&self) -> Option<&RequestId> {
+        self.envelope.cause.as_ref()
+    }
+
+    /// The W3C trace context that it was sent with, if that is well-formed.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.envelope.traceparent()
+    }
+
     /// The name of the callback that it was sent with; empty for a call handle.
     pub fn callback(&self) -> &str {
         &self.envelope.callback

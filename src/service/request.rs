@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::call::Call;
+use super::cause::{check_traceparent, Cause};
 use super::client::Client;
-use super::envelope::{Envelope, Kind};
+use super::envelope::Envelope;
 use super::link::{boot_time_of, Link, Pending};
 use super::request_id::RequestId;
 use crate::error::{Error, Result};
@@ -18,7 +19,8 @@ pub struct RequestBuilder<'a> {
     pub(super) client: &'a Client,
     pub(super) link: Arc<Link>,
     pub(super) record: Record,
-    pub(super) context: Vec<u8>,
+    /// All but the id, the callback and the deadline.
+    pub(super) envelope: Envelope,
     pub(super) deadline: Option<Duration>,
 }
 
@@ -31,7 +33,7 @@ impl std::fmt::Debug for RequestBuilder<'_> {
 impl RequestBuilder<'_> {
     /// Bytes that come back with the outcome, also after a restart.
     pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
-        self.context = context.into();
+        self.envelope.context = context.into();
         self
     }
 
@@ -55,6 +57,32 @@ impl RequestBuilder<'_> {
     pub fn key(mut self, key: impl AsRef<[u8]>) -> Self {
         self.record = self.record.key(key);
         self
+    }
+
+    /// Adds a header. Names that start with `deaddrop.` are reserved: the send refuses them.
+    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        self.record = self.record.header(name, value);
+        self
+    }
+
+    /// Says what it comes from, inside a handler (`request`) or a callback (`done`): it belongs to the
+    /// same conversation then, and carries the same trace context.
+    pub fn caused_by(mut self, cause: impl Into<Cause>) -> Self {
+        cause.into().mark(&mut self.envelope);
+        self
+    }
+
+    /// Carries a W3C trace context to the handler and back to the callback, as the header
+    /// `traceparent` of HTTP has it. After [`caused_by`](Self::caused_by), it replaces the cause's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if it is not well-formed.
+    pub fn traceparent(mut self, traceparent: &str) -> Result<Self> {
+        check_traceparent(traceparent)
+            .map_err(|why| Error::Invalid { what: format!("the traceparent: {why}") })?;
+        self.envelope.traceparent = traceparent.to_owned();
+        Ok(self)
     }
 
     /// Sends it: one append. Its outcome goes to the callback of this name. On return the request is
@@ -93,24 +121,22 @@ impl RequestBuilder<'_> {
 
     fn append(self, callback: &str, id: &RequestId) -> Result<()> {
         let now = clock::wall();
-        let deadline = self.deadline.map(|after| now.saturating_add(clock::nanos(after)));
-        let mut envelope = Envelope::new(Kind::Request, id.clone());
+        let mut envelope = self.envelope;
+        envelope.id = id.clone();
         envelope.callback = callback.to_owned();
-        envelope.context = self.context.clone();
-        envelope.deadline = deadline;
+        envelope.deadline = self.deadline.map(|after| now.saturating_add(clock::nanos(after)));
+        let sealed = envelope.seal(self.record);
         let pending = Pending {
             offset: self.link.requests.end_offset()?,
             reply_floor: self.link.replies.end_offset()?,
-            callback: callback.to_owned(),
-            context: self.context,
-            deadline,
-            due: deadline.map(boot_time_of),
+            due: envelope.deadline.map(boot_time_of),
+            envelope,
             sent_at: now,
             is_taken: false,
         };
         // Before the append: the reply may come before it returns.
-        self.link.state.lock().insert(id.clone(), pending);
-        match self.link.requests.append(&envelope.seal(self.record)) {
+        self.link.state.lock().insert(pending);
+        match self.link.requests.append(&sealed) {
             Ok(offset) => {
                 self.link.state.lock().sent(id, offset);
                 Ok(())

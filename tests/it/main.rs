@@ -5,6 +5,7 @@ mod append;
 mod callbacks;
 mod child;
 mod consumer;
+mod conversation;
 mod copy;
 mod damage;
 mod documents;
