@@ -186,6 +186,9 @@ impl ParkedTopic {
         self.records.retain(|_, (parked, _)| parked.id != *id);
         let floor = self.records.keys().next().copied().unwrap_or(offset + 1);
         self.cursor.set_position(floor)?;
-        Ok(())
+        if let Some(last) = floor.checked_sub(1) {
+            self.topic.wait_durable(last)?;
+        }
+        self.cursor.sync()
     }
 }

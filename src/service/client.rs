@@ -11,7 +11,7 @@ use super::call::Call;
 use super::callbacks::{is_inside, Callbacks, ParkedTopic};
 use super::delivery::close;
 use super::envelope::{Envelope, Kind};
-use super::link::{cursor_name, Link, Outstanding};
+use super::link::{cursor_name, Link, Outstanding, GUARD_PREFIX};
 use super::outcome::{Completed, Parked};
 use super::request::RequestBuilder;
 use super::request_id::RequestId;
@@ -80,7 +80,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Settings of the topics of services, if this client makes them.
+    /// Settings of the topics of services, if this client makes them, instead of
+    /// [`topic_options`](super::topic_options). A retention must say `consumed: true`.
     pub fn topic_options(mut self, options: TopicOptions) -> ClientBuilder {
         self.topic = Some(options);
         self
@@ -107,6 +108,10 @@ impl ClientBuilder {
                 what: format!("two callbacks are registered under the name {name:?}"),
             });
         }
+        if self.name.len() > MAX_NAME_LEN {
+            let why = "a client's name has at most 115 bytes: its offset files are named for it";
+            return Err(Error::InvalidName { name: self.name, why });
+        }
         let ownership = Ownership::take(self.log.inner(), "clients", &self.name)?;
         let parked = ParkedTopic::open(&self.log, &self.name, self.topic, false)?;
         let inner = Arc::new(ClientInner {
@@ -128,6 +133,9 @@ impl ClientBuilder {
         Ok(Client { inner })
     }
 }
+
+/// The longest name of a client.
+const MAX_NAME_LEN: usize = names::MAX_LEN - GUARD_PREFIX.len();
 
 /// Where new links put their threads.
 type Threads = Arc<Mutex<Vec<std::thread::JoinHandle<Result<()>>>>>;
@@ -234,6 +242,11 @@ impl ClientInner {
 }
 
 /// Sends requests and delivers their outcomes. Clones share it, on any threads.
+///
+/// In the topics of every service that it used, a client keeps positions: `client.NAME` in both, and
+/// `client-floor.NAME` in the reply topic. Nothing above them is dropped by retention. They move on while the client
+/// delivers, also if it has nothing outstanding, and when it is dropped. A client that has ended for
+/// good holds what it had not read, as `deaddrop consumers` shows: delete these consumers then.
 #[derive(Clone)]
 pub struct Client {
     pub(super) inner: Arc<ClientInner>,

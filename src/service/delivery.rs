@@ -18,12 +18,13 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Delivery {
     pub(super) cursor: Consumer,
     synced_at: Instant,
-    changed: bool,
+    /// The position that was made durable last.
+    synced: Option<u64>,
 }
 
 impl Delivery {
     pub(super) fn new(cursor: Consumer) -> Delivery {
-        Delivery { cursor, synced_at: Instant::now(), changed: false }
+        Delivery { cursor, synced_at: Instant::now(), synced: None }
     }
 
     /// Delivers what is there, or waits up to `timeout` for the first. Returns the number of outcomes
@@ -66,18 +67,26 @@ impl Delivery {
             delivered += usize::from(self.deliver(client, link, &record)?);
             wait = Duration::ZERO;
         }
-        if self.changed && self.synced_at.elapsed() >= SYNC_INTERVAL {
+        // Also while only others get replies: an idle client must not hold the topics.
+        if self.synced_at.elapsed() >= SYNC_INTERVAL {
             self.sync(link)?;
         }
         Ok(delivered)
     }
 
-    /// Makes the positions durable.
+    /// Makes the positions durable, if they have moved.
     pub(super) fn sync(&mut self, link: &Link) -> Result<()> {
-        self.cursor.sync()?;
+        let committed = self.cursor.committed();
+        link.raise_floor(&link.state.lock(), committed)?;
+        if self.synced != Some(committed) {
+            if let Some(last) = committed.checked_sub(1) {
+                link.replies.wait_durable(last)?;
+            }
+            self.cursor.sync()?;
+            self.synced = Some(committed);
+        }
         link.sync_floor()?;
         self.synced_at = Instant::now();
-        self.changed = false;
         Ok(())
     }
 
@@ -110,7 +119,6 @@ impl Delivery {
         }
         crate::sys::crash_point::crash_point!("deliver.called-back");
         self.cursor.commit()?;
-        self.changed = true;
         let mut state = link.state.lock();
         state.remove(&id);
         link.raise_floor(&state, self.cursor.committed())?;

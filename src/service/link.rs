@@ -3,6 +3,9 @@
 //! The set is rebuilt from the log at start: from the position of the oldest request without an
 //! outcome, kept in the offset file `client.NAME` of the request topic; with, as its second position,
 //! the end of the reply topic when that request was sent, before which none of the replies can be.
+//! That second position is below the one of the delivery, so it keeps a consumer of its own in the
+//! reply topic, `client-floor.NAME`: retention by consumption lets go of nothing behind it. (A prefix,
+//! because `NAME.floor` may be another client.)
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -141,14 +144,26 @@ pub(super) struct Link {
     pub(super) answered: Condvar,
     /// Held by the thread that reads the replies.
     pub(super) delivery: Mutex<Delivery>,
-    /// The position of the oldest request without an outcome.
-    floor: Mutex<Consumer>,
+    floor: Mutex<Floor>,
+}
+
+/// The positions of the oldest request without an outcome.
+struct Floor {
+    /// In the request topic; its second position is the reply floor.
+    requests: Consumer,
+    /// In the reply topic: never durably above a reply floor that a power loss could bring back.
+    guard: Consumer,
+    /// What is durable of both positions.
+    synced: Option<(u64, u64)>,
 }
 
 /// The name of a client's offset files.
 pub(super) fn cursor_name(client: &str) -> String {
     format!("client.{client}")
 }
+
+/// The prefix of the guard's name: the longest that is put before a client's name.
+pub(super) const GUARD_PREFIX: &str = "client-floor.";
 
 impl Link {
     pub(super) fn open(
@@ -163,7 +178,18 @@ impl Link {
         // The replies' first: a request is sent only when both are there.
         let mut cursor = replies.consumer(&cursor_name(client), Start::End)?;
         cursor.set_spin(spin);
-        let floor = requests.consumer(&cursor_name(client), Start::End)?;
+        // With a floor from before, the guard was there too, unless somebody deleted it.
+        let guard_start =
+            match crate::consumer::exists(log.inner(), requests.name(), &cursor_name(client)) {
+                true => Start::First,
+                false => Start::End,
+            };
+        let guard = replies.consumer(&format!("{GUARD_PREFIX}{client}"), guard_start)?;
+        let floor = Floor {
+            requests: requests.consumer(&cursor_name(client), Start::End)?,
+            guard,
+            synced: None,
+        };
         let link = Link {
             service: service.to_owned(),
             requests,
@@ -179,7 +205,7 @@ impl Link {
 
     /// Finds the requests that an earlier start of the client left without an outcome.
     fn rebuild(&self, client: &str) -> Result<()> {
-        let floor = self.floor.lock();
+        let floor = &self.floor.lock().requests;
         let mut delivery = self.delivery.lock();
         let end = self.requests.settled_end()?;
         let from = floor.committed().max(self.requests.first_offset()?).min(end);
@@ -217,32 +243,42 @@ impl Link {
     /// Moves the floor to the oldest request without an outcome. `replies_read`: the replies below it
     /// were delivered.
     pub(super) fn raise_floor(&self, state: &State, replies_read: u64) -> Result<()> {
-        let mut floor = self.floor.lock();
+        let floor = &mut self.floor.lock().requests;
         let oldest = state.by_offset.first().and_then(|(offset, id)| {
             state.pending.get(id).map(|pending| (*offset, pending.reply_floor))
         });
         let (offset, reply_floor) = match oldest {
             Some(oldest) => oldest,
+            // Nothing pins: a request that is sent from now on gets an offset from here on.
             None => (self.requests.high_watermark()?, replies_read),
         };
-        if offset > floor.committed() {
+        if offset >= floor.committed() {
             floor.set_position(offset)?;
-            floor.set_floor(reply_floor);
+            // Its reply is above what was read before it was sent, whatever its own floor says.
+            floor.set_floor(reply_floor.max(floor.floor()));
         }
         Ok(())
     }
 
-    /// Makes the floor durable. First what is below its two positions: after a power loss neither may
-    /// lie behind the end of its topic, or they would no longer belong together.
+    /// Makes the floor durable, then the guard. First what is below the two positions: after a power
+    /// loss neither may lie behind the end of its topic, or they would no longer belong together.
     pub(super) fn sync_floor(&self) -> Result<()> {
         let mut floor = self.floor.lock();
-        if let Some(last) = floor.committed().checked_sub(1) {
+        let positions = (floor.requests.committed(), floor.requests.floor());
+        if floor.synced == Some(positions) {
+            return Ok(());
+        }
+        if let Some(last) = positions.0.checked_sub(1) {
             self.requests.wait_durable(last)?;
         }
-        if let Some(last) = floor.floor().checked_sub(1) {
+        if let Some(last) = positions.1.checked_sub(1) {
             self.replies.wait_durable(last)?;
         }
-        floor.sync()
+        floor.requests.sync()?;
+        floor.guard.set_position(positions.1)?;
+        floor.guard.sync()?;
+        floor.synced = Some(positions);
+        Ok(())
     }
 
     pub(super) fn outstanding(&self) -> Vec<Outstanding> {
@@ -262,6 +298,18 @@ impl Link {
             .collect();
         all.sort_by_key(|outstanding| outstanding.offset);
         all
+    }
+}
+
+impl Drop for Link {
+    /// Lets go of what retention could drop: a client that is idle or never comes back would hold the
+    /// topics at its last durable position.
+    fn drop(&mut self) {
+        if self.replies.options().retention.consumed || self.requests.options().retention.consumed {
+            let mut delivery = self.delivery.lock();
+            // What fails here only keeps more than it must, until the client's next start.
+            drop(delivery.sync(self));
+        }
     }
 }
 

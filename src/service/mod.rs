@@ -6,7 +6,8 @@
 //! its reply topic that names its id**: there is nothing to decide but what the log says.
 //!
 //! All state is in the log, in the server's offset file (`consumers/server` of the request topic) and
-//! in the client's (`consumers/client.NAME` of both topics). Nothing below this layer knows of it: the
+//! in the client's (`consumers/client.NAME` of both topics, `consumers/client-floor.NAME` of the reply
+//! topic). These positions are also what keeps retention from dropping what an open request needs. Nothing below this layer knows of it: the
 //! envelope is one reserved header.
 
 mod call;
@@ -43,18 +44,31 @@ pub use request::RequestBuilder;
 pub use request_id::RequestId;
 pub use server::{Server, ServerOptions};
 
-/// Opens a topic of this layer; makes it with these settings, or the defaults, if there is none. One
-/// that drops records by age or size is refused: an open request, or one in doubt, may need them.
+/// The settings that servers and clients make topics with, if they are given none: the defaults, and
+/// segments go after a week in which nobody needed them. Whoever still needs something of a topic
+/// keeps a position in it: servers and clients do, for every request that is open.
+pub fn topic_options() -> TopicOptions {
+    let week = Duration::from_secs(7 * 24 * 60 * 60);
+    let retention = Retention { age: Some(week), bytes: None, consumed: true };
+    TopicOptions { retention, ..TopicOptions::default() }
+}
+
+/// Opens a topic of this layer; makes it with these settings, or [`topic_options`], if there is none.
+/// One that drops what is not consumed is refused: an open request, or one in doubt, may need it.
 pub(crate) fn open_topic(log: &Log, name: &str, options: Option<TopicOptions>) -> Result<Topic> {
     let topic = match log.existing_topic(name) {
-        Err(Error::NotFound { .. }) => log.create_topic(name, options.unwrap_or_default())?,
+        Err(Error::NotFound { .. }) => {
+            log.create_topic(name, options.unwrap_or_else(topic_options))?
+        }
         other => other?,
     };
-    if topic.options().retention != Retention::default() {
+    let retention = topic.options().retention;
+    if retention != Retention::default() && !retention.consumed {
         return Err(Error::Invalid {
             what: format!(
-                "topic {name} has a retention, but the topics of a service keep everything: an open \
-                 request may need it; make the topic without one, and trim it by hand"
+                "topic {name} has a retention that drops what is not consumed, but the topics of a \
+                 service keep what an open request may need; make the topic with `consumed: true`, \
+                 or without a retention"
             ),
         });
     }

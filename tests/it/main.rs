@@ -24,6 +24,7 @@ mod seek;
 mod service;
 mod service_faults;
 mod service_kill;
+mod service_retention;
 mod settle;
 mod storm;
 mod sync;

@@ -350,13 +350,13 @@ fn names_and_second_owners_are_refused_with_what_to_do() {
 }
 
 #[test]
-fn a_topic_that_drops_records_is_no_topic_for_a_service() {
+fn a_topic_that_drops_what_is_not_consumed_is_no_topic_for_a_service() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let retention = Retention { bytes: Some(1), ..Retention::default() };
     log.create_topic("s.requests", TopicOptions { retention, ..options() }).unwrap();
     let refused = log.server("s", echo).unwrap_err().to_string();
-    assert!(refused.contains("s.requests") && refused.contains("keep everything"), "{refused}");
+    assert!(refused.contains("s.requests") && refused.contains("consumed: true"), "{refused}");
     let client = log.client("c").open().unwrap();
     assert!(matches!(client.request("s", &Record::new("")), Err(Error::Invalid { .. })));
 }

@@ -1,0 +1,150 @@
+//! Retention of a service's topics: nothing that an open request needs goes, all else does.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use deaddrop::service::{Client, Outcome};
+use deaddrop::{Durability, Error, Log, Record, Retention, Topic, TopicOptions};
+
+use crate::service::{drain, echo};
+
+const SEGMENT_LEN: u64 = 16 << 10;
+
+/// Every sealed segment may go as soon as nobody needs it.
+fn make_topics(log: &Log) -> (Topic, Topic) {
+    let retention = Retention { consumed: true, ..Retention::default() };
+    let options = TopicOptions {
+        segment_len: SEGMENT_LEN,
+        retention,
+        ..TopicOptions::durability(Durability::ProcessCrash)
+    };
+    let make = |end: &str| log.create_topic(&format!("s.{end}"), options).unwrap();
+    (make("requests"), make("replies"))
+}
+
+fn serve_all(log: &Log, requests: &Topic) {
+    let server = log.server("s", echo).unwrap().spawn().unwrap();
+    let end = requests.high_watermark().unwrap();
+    let is_done = || {
+        let all = requests.consumers().unwrap();
+        let mut servers = all.iter().filter(|info| !info.name.starts_with("client"));
+        servers.all(|info| *info.committed.as_ref().unwrap() >= end)
+    };
+    while !is_done() {
+        std::thread::yield_now();
+    }
+    // Makes its position durable.
+    server.stop().unwrap();
+}
+
+/// Fills some segments of both topics with requests that come to their end.
+fn noise(client: &Client) {
+    for _ in 0..40 {
+        let request = client.request("s", &Record::new(vec![7; 1000])).unwrap();
+        let id = request.context(vec![8; 1000]).send("done").unwrap();
+        client.cancel(&id).unwrap();
+    }
+    drain(client);
+}
+
+fn client(log: &Log, name: &str) -> Client {
+    log.client(name).on("done", |_| Ok(())).open().unwrap()
+}
+
+#[test]
+fn an_old_request_keeps_what_it_needs_while_everything_around_it_goes() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let (requests, replies) = make_topics(&log);
+    noise(&client(&log, "busy"));
+    serve_all(&log, &requests);
+    let old = client(&log, "old");
+    let kept = old.request("s", &Record::new("question")).unwrap();
+    let kept = kept.context("context").send("done").unwrap();
+    let offset = old.outstanding().unwrap()[0].offset;
+    let reply_floor = replies.end_offset().unwrap();
+    let other = old.request("s", &Record::new("other")).unwrap().send("done").unwrap();
+    old.cancel(&other).unwrap();
+    noise(&client(&log, "busy"));
+    while old.poll(Duration::ZERO).unwrap() != 0 {}
+    drop(old);
+    let firsts = (requests.trim().unwrap(), replies.trim().unwrap());
+    assert!(firsts.0 > 0 && firsts.1 > 0, "what was before it goes: {firsts:?}");
+    assert!(firsts.0 <= offset && firsts.1 <= reply_floor, "{firsts:?}, {offset}, {reply_floor}");
+
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let calls = Arc::clone(&seen);
+    let callback = move |done: &deaddrop::service::Completed| {
+        let request = done.request()?.map(|record| record.payload().to_owned());
+        assert!(matches!(done.outcome(), Outcome::Reply(_)), "{done:?}");
+        calls.lock().unwrap().push((done.id().clone(), done.context().to_owned(), request));
+        Ok(())
+    };
+    let old = log.client("old").on("done", callback).open().unwrap();
+    let outstanding = old.outstanding().unwrap();
+    assert_eq!(outstanding.iter().map(|left| &left.id).collect::<Vec<_>>(), [&kept]);
+    serve_all(&log, &requests);
+    drain(&old);
+    let expected = (kept, b"context".to_vec(), Some(b"question".to_vec()));
+    assert_eq!(*seen.lock().unwrap(), [expected]);
+    drop((old, client(&log, "busy")));
+    let firsts = (requests.trim().unwrap(), replies.trim().unwrap());
+    assert!(firsts.0 > offset && firsts.1 > reply_floor, "then it goes as well: {firsts:?}");
+}
+
+#[test]
+fn an_idle_client_lets_go_and_one_that_never_comes_back_holds_until_it_is_deleted() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let (requests, replies) = make_topics(&log);
+    let (idle, gone) = (client(&log, "idle"), client(&log, "gone"));
+    let call = idle.request("s", &Record::new("x")).unwrap().call().unwrap();
+    let left = gone.request("s", &Record::new("x")).unwrap().call().unwrap();
+    idle.cancel(call.id()).unwrap();
+    drop((left, gone));
+    noise(&client(&log, "busy"));
+    serve_all(&log, &requests);
+    noise(&client(&log, "busy"));
+    serve_all(&log, &requests);
+    while idle.poll(Duration::ZERO).unwrap() != 0 {}
+    drop((call, idle));
+    assert_eq!((requests.trim().unwrap(), replies.trim().unwrap()), (0, 0));
+    let holds = |topic: &Topic, name: &str| {
+        let all = topic.consumers().unwrap();
+        all.iter().find(|info| info.name == name).unwrap().durable
+    };
+    assert!(holds(&requests, "client.gone") <= 1 && holds(&replies, "client-floor.gone") == 0);
+    assert!(holds(&requests, "client.idle") > 40 && holds(&replies, "client-floor.idle") > 40);
+    requests.delete_consumer("client.gone").unwrap();
+    replies.delete_consumer("client.gone").unwrap();
+    replies.delete_consumer("client-floor.gone").unwrap();
+    let firsts = (requests.trim().unwrap(), replies.trim().unwrap());
+    assert!(firsts.0 > 40 && firsts.1 > 40, "{firsts:?}");
+}
+
+#[test]
+fn topics_that_services_make_go_after_a_week_in_which_nobody_needed_them() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let client = client(&log, "c");
+    client.request("s", &Record::new("x")).unwrap().send("done").unwrap();
+    let week = Duration::from_secs(7 * 24 * 3600);
+    let expected = Retention { age: Some(week), bytes: None, consumed: true };
+    for name in ["s.requests", "s.replies"] {
+        assert_eq!(log.existing_topic(name).unwrap().options().retention, expected, "{name}");
+    }
+}
+
+#[test]
+fn a_client_name_that_leaves_no_room_for_its_files_is_refused() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log);
+    let longest = client(&log, &"n".repeat(115));
+    let id = longest.request("s", &Record::new("x")).unwrap().send("done").unwrap();
+    longest.cancel(&id).unwrap();
+    drain(&longest);
+    let refused = log.client(&"n".repeat(116)).open().unwrap_err();
+    assert!(matches!(refused, Error::InvalidName { .. }), "{refused}");
+    assert!(refused.to_string().contains("at most 115 bytes"), "{refused}");
+}
