@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::envelope::{Envelope, Kind};
 use super::outcome::{Completed, Outcome, Parked};
 use super::request_id::RequestId;
+use super::stats::{count, Counters};
 use super::{open_topic, requests_of};
 use crate::consumer::Consumer;
 use crate::error::Result;
@@ -33,20 +34,39 @@ const SERVICE_HEADER: &str = "parked-service";
 pub(super) struct Callbacks {
     pub(super) named: HashMap<String, Mutex<Callback>>,
     pub(super) late: Option<Mutex<Callback>>,
+    pub(super) counters: Counters,
 }
 
 impl Callbacks {
     /// Calls the callback for an outcome; false if nobody takes it.
     pub(super) fn deliver(&self, done: &Completed) -> bool {
-        self.named.get(done.callback()).is_some_and(|callback| call(callback, done))
+        self.named.get(done.callback()).is_some_and(|callback| self.call(callback, done))
     }
 
     /// Tells of a record that came after the outcome.
     pub(super) fn deliver_late(&self, done: &Completed) {
         if let Some(callback) = &self.late {
             // A notification: what nobody takes is in the log all the same.
-            call(callback, done);
+            self.call(callback, done);
         }
+    }
+
+    fn call(&self, callback: &Mutex<Callback>, done: &Completed) -> bool {
+        for attempt in 1..=ATTEMPTS {
+            let called = guarded(|| {
+                let mut callback = callback.lock();
+                IS_INSIDE.set(true);
+                callback(done)
+            });
+            IS_INSIDE.set(false);
+            match called {
+                Ok(()) => return true,
+                Err(error) if error.terminal || attempt == ATTEMPTS => return false,
+                Err(_) => std::thread::sleep(backoff(attempt, RETRY_FIRST, RETRY_MOST)),
+            }
+            count(&self.counters.callback_retries);
+        }
+        false
     }
 }
 
@@ -58,23 +78,6 @@ thread_local! {
 /// which has not returned, or one that another thread is in, which waits for this one.
 pub(super) fn is_inside() -> bool {
     IS_INSIDE.get()
-}
-
-fn call(callback: &Mutex<Callback>, done: &Completed) -> bool {
-    for attempt in 1..=ATTEMPTS {
-        let called = guarded(|| {
-            let mut callback = callback.lock();
-            IS_INSIDE.set(true);
-            callback(done)
-        });
-        IS_INSIDE.set(false);
-        match called {
-            Ok(()) => return true,
-            Err(error) if error.terminal || attempt == ATTEMPTS => return false,
-            Err(_) => std::thread::sleep(backoff(attempt, RETRY_FIRST, RETRY_MOST)),
-        }
-    }
-    false
 }
 
 /// A client's topic of parked outcomes: appended before the reply's position is committed, so that

@@ -15,6 +15,7 @@ use super::link::{cursor_name, Link, Outstanding, GUARD_PREFIX};
 use super::outcome::{Completed, Parked};
 use super::request::RequestBuilder;
 use super::request_id::RequestId;
+use super::stats::{count, ClientStats};
 use super::{Running, LOOK};
 use crate::error::{Error, Result};
 use crate::format::names;
@@ -209,6 +210,7 @@ impl ClientInner {
 
     /// Keeps an outcome that nobody took.
     pub(super) fn park(&self, service: &str, done: &Completed) -> Result<()> {
+        count(&self.callbacks.counters.parked);
         let mut parked = self.parked.lock();
         if parked.is_none() {
             *parked = ParkedTopic::open(&self.log, &self.name, self.topic, true)?;
@@ -236,6 +238,7 @@ impl ClientInner {
             if let Some(parked) = &mut *self.parked.lock() {
                 parked.taken(done.id())?;
             }
+            count(&self.callbacks.counters.completed);
             delivered += 1;
         }
     }
@@ -353,6 +356,17 @@ impl Client {
     pub fn outstanding(&self) -> Result<Vec<Outstanding>> {
         let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
         Ok(links.iter().flat_map(|link| link.outstanding()).collect())
+    }
+
+    /// How many requests have no outcome yet: the length of [`outstanding`](Self::outstanding).
+    pub fn outstanding_count(&self) -> usize {
+        let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
+        links.iter().map(|link| link.state.lock().count()).sum()
+    }
+
+    /// What it has counted since it was opened.
+    pub fn stats(&self) -> ClientStats {
+        self.inner.callbacks.counters.read()
     }
 
     /// All outcomes that nobody took.

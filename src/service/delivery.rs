@@ -6,6 +6,7 @@ use super::client::ClientInner;
 use super::envelope::{Envelope, Kind};
 use super::link::{Link, Pending};
 use super::outcome::{Completed, Outcome};
+use super::stats::count;
 use crate::consumer::Consumer;
 use crate::error::{Error, Result};
 use crate::record::{OwnedRecord, Record};
@@ -108,13 +109,20 @@ impl Delivery {
         let pending = link.state.lock().get(&id).cloned();
         let is_taken = pending.as_ref().is_some_and(|pending| pending.is_taken);
         let done = completed(client, link, envelope, outcome, pending);
+        let counters = &client.callbacks.counters;
+        match (&done.outcome, done.late) {
+            (Outcome::Expired, false) => count(&counters.expired),
+            (Outcome::Cancelled, false) => count(&counters.cancelled),
+            _ => {}
+        }
         match done.late {
-            _ if is_taken => {}
+            _ if is_taken => count(&counters.completed),
             // Ids come from bytes: one that this client never sent is nobody's.
             true if done.recovered || id.sequence() < client.sequence() => {
+                count(&counters.late);
                 client.callbacks.deliver_late(&done);
             }
-            true => {}
+            true => count(&counters.unknown),
             false => self.complete(client, link, done)?,
         }
         crate::sys::crash_point::crash_point!("deliver.called-back");
@@ -130,6 +138,7 @@ impl Delivery {
         if done.callback().is_empty() {
             let mut state = link.state.lock();
             if let Some(slot) = state.calls.get_mut(done.id()) {
+                count(&client.callbacks.counters.completed);
                 *slot = Some(done);
                 drop(state);
                 link.answered.notify_all();
@@ -141,6 +150,7 @@ impl Delivery {
                 return Ok(());
             }
         } else if client.callbacks.deliver(&done) {
+            count(&client.callbacks.counters.completed);
             return Ok(());
         }
         client.park(&link.service, &done)

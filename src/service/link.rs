@@ -89,6 +89,10 @@ impl State {
         Some(pending)
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.pending.len()
+    }
+
     pub(super) fn get(&self, id: &RequestId) -> Option<&Pending> {
         self.pending.get(id)
     }

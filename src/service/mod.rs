@@ -24,6 +24,7 @@ mod request;
 mod request_id;
 mod server;
 mod settle;
+mod stats;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,7 @@ pub use outcome::{Completed, Outcome, Parked};
 pub use request::RequestBuilder;
 pub use request_id::RequestId;
 pub use server::{Server, ServerOptions};
+pub use stats::ClientStats;
 
 /// The settings that servers and clients make topics with, if they are given none: the defaults, and
 /// segments go after a week in which nobody needed them. Whoever still needs something of a topic

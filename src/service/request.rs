@@ -9,6 +9,7 @@ use super::client::Client;
 use super::envelope::Envelope;
 use super::link::{boot_time_of, Link, Pending};
 use super::request_id::RequestId;
+use super::stats::count;
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::sys::clock;
@@ -138,10 +139,12 @@ impl RequestBuilder<'_> {
         self.link.state.lock().insert(pending);
         match self.link.requests.append(&sealed) {
             Ok(offset) => {
+                count(&self.client.inner.callbacks.counters.sent);
                 self.link.state.lock().sent(id, offset);
                 Ok(())
             }
             Err(Error::Unknown { offset, source }) => {
+                count(&self.client.inner.callbacks.counters.sent);
                 self.link.state.lock().sent(id, offset);
                 Err(Error::Unknown { offset, source })
             }

@@ -4,6 +4,7 @@
 mod append;
 mod callbacks;
 mod child;
+mod client_input;
 mod consumer;
 mod conversation;
 mod copy;

@@ -1,0 +1,107 @@
+//! What a client does with what is wrong: strange ids, huge contexts, callbacks that fail.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use deaddrop::format::frame;
+use deaddrop::service::HandlerError;
+use deaddrop::{Error, Log, Record};
+
+use crate::service::{drain, echo, make_topics};
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_context_that_no_frame_can_hold_is_refused_and_nothing_is_left_of_it() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let client = log.client("c").on("done", |_| Ok(())).open().unwrap();
+    let huge = vec![1; frame::MAX_HEADERS_LEN];
+    let request = || client.request("s", &Record::new("x")).unwrap().context(huge.clone());
+    let refused = request().send("done");
+    assert!(matches!(refused, Err(Error::TooLarge { .. } | Error::Invalid { .. })), "{refused:?}");
+    assert!(request().deadline(LONG).call().is_err());
+    assert_eq!((client.stats().sent, client.outstanding_count()), (0, 0));
+    assert_eq!(log.existing_topic("s.requests").unwrap().end_offset().unwrap(), 0);
+}
+
+#[test]
+fn a_second_outcome_is_late_and_an_id_that_looks_right_but_was_never_sent_is_refused() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let called = Arc::new(AtomicU32::new(0));
+    let open = || {
+        let (count, late) = (Arc::clone(&called), Arc::clone(&called));
+        let client = log.client("c").on("done", move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        });
+        let client = client.on_late(move |_| {
+            late.fetch_add(100, Ordering::Relaxed);
+            Ok(())
+        });
+        client.open().unwrap()
+    };
+    // A client of the same name elsewhere: its ids were never sent here.
+    let other_dir = crate::dir();
+    let other = Log::open(other_dir.path()).unwrap();
+    make_topics(&other, "s");
+    let stranger = other.client("c").on("done", |_| Ok(())).open().unwrap();
+    for _ in 0..3 {
+        stranger.request("s", &Record::new("x")).unwrap().send("done").unwrap();
+    }
+    let client = open();
+    let id = client.request("s", &Record::new("mine")).unwrap().send("done").unwrap();
+    log.existing_topic("s.replies").unwrap().append(&Record::new("no envelope")).unwrap();
+    assert!(matches!(
+        client.cancel(&stranger.outstanding().unwrap()[0].id),
+        Err(Error::NotFound { .. })
+    ));
+    assert!(matches!(
+        client.attach(&stranger.outstanding().unwrap()[0].id),
+        Err(Error::NotFound { .. })
+    ));
+    client.cancel(&id).unwrap();
+    assert!(client.cancel(&id).is_ok(), "no outcome was read yet: two records, the first decides");
+    drain(&client);
+    while client.poll(Duration::ZERO).unwrap() != 0 {}
+    assert_eq!(called.load(Ordering::Relaxed), 101, "once as the outcome, once as a late one");
+    let stats = client.stats();
+    let seen = (stats.sent, stats.completed, stats.cancelled, stats.late, stats.unknown);
+    assert_eq!(seen, (1, 1, 1, 1, 0));
+    assert!(matches!(client.cancel(&id), Err(Error::NotFound { .. })));
+}
+
+#[test]
+fn callbacks_that_fail_and_panic_are_counted_and_their_outcomes_parked() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let calls = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&calls);
+    let client = log
+        .client("c")
+        .topic_options(crate::service::options())
+        .on("second-time", move |_| match count.fetch_add(1, Ordering::Relaxed) {
+            0 => panic!("the first time"),
+            _ => Ok(()),
+        })
+        .on("never", |_| Err(HandlerError::terminal("never")))
+        .open()
+        .unwrap();
+    for callback in ["second-time", "never"] {
+        client.request("s", &Record::new("x")).unwrap().send(callback).unwrap();
+    }
+    let call = client.request("s", &Record::new("x")).unwrap().deadline(Duration::ZERO);
+    let mut call = call.call().unwrap();
+    log.server("s", echo).unwrap().poll(LONG).unwrap();
+    drain(&client);
+    assert!(call.wait_timeout(LONG).unwrap().is_some());
+    let stats = client.stats();
+    assert_eq!((stats.sent, stats.completed, stats.parked), (3, 2, 1));
+    assert_eq!((stats.callback_retries, stats.expired, client.outstanding_count()), (1, 1, 0));
+    assert_eq!(client.parked().unwrap()[0].callback, "never");
+}
