@@ -6,18 +6,22 @@
 mod append;
 mod cat;
 mod consumers;
+mod dead;
 mod demo;
 mod dump;
+mod exchange;
 mod failure;
 mod frames;
 mod info;
 mod ls;
 mod output;
+mod pending;
 mod range;
 mod record;
 mod request;
 mod serve;
 mod tail;
+mod trace;
 mod units;
 mod verify;
 
@@ -83,6 +87,9 @@ enum Command {
     Verify(verify::Verify),
     Request(request::Request),
     Serve(serve::Serve),
+    Trace(trace::Trace),
+    Pending(pending::Pending),
+    Dead(dead::Dead),
     Demo(demo::Demo),
     #[command(hide = true)]
     DemoOrderService(demo::OrderService),
@@ -121,6 +128,9 @@ fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         Command::Verify(command) => command.run(global, out),
         Command::Request(command) => command.run(global, out),
         Command::Serve(command) => command.run(global, out),
+        Command::Trace(command) => command.run(global, out),
+        Command::Pending(command) => command.run(global, out),
+        Command::Dead(command) => command.run(global, out),
         Command::Demo(command) => command.run(global, out),
         Command::DemoOrderService(command) => command.run(global),
         Command::DemoInventoryService(command) => command.run(global),

@@ -9,4 +9,5 @@ mod reading;
 mod refusals;
 mod service;
 mod support;
+mod trace;
 mod verify;

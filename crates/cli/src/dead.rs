@@ -1,0 +1,192 @@
+//! `dead`: lists dead letters, and sends their requests again.
+
+use std::io::Write;
+
+use deaddrop::service::{redrive, Envelope};
+use deaddrop::{Error, Log, RecordRef, Start, Topic};
+use serde_json::json;
+
+use crate::failure::{Exit, Failure};
+use crate::output::{escape, Out};
+use crate::range::{Point, Range};
+use crate::{units, Global};
+
+/// List the dead letters of a topic (SERVICE.dead), or send their requests again
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+pub(crate) struct Dead {
+    /// The topic of dead letters: SERVICE.dead
+    topic: Option<String>,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// List the dead letters
+    Ls {
+        /// The topic of dead letters: SERVICE.dead
+        topic: String,
+    },
+    /// Append the requests to their topic again
+    ///
+    /// A request keeps its id and its outcome `dead-lettered`: what is answered now is a late reply.
+    /// Without --execute it is only said what would be done.
+    Redrive {
+        /// The topic of dead letters: SERVICE.dead
+        topic: String,
+        /// Which dead letters: 10, 10:20, -5, -1h: [default: all]
+        #[arg(long, value_name = "RANGE", allow_hyphen_values = true)]
+        offset: Option<Range>,
+        /// Do it, instead of saying what would be done
+        #[arg(long)]
+        execute: bool,
+    },
+}
+
+/// What the server noted of a dead letter.
+struct Letter {
+    offset: u64,
+    at: u64,
+    id: String,
+    topic: String,
+    original: Option<u64>,
+    reason: String,
+}
+
+impl Letter {
+    fn of(record: &RecordRef<'_>) -> Letter {
+        let text = |name| {
+            let value = record.header(name).unwrap_or_default();
+            String::from_utf8_lossy(value).into_owned()
+        };
+        Letter {
+            offset: record.offset(),
+            at: record.timestamp_nanos(),
+            id: text("dead-letter-id"),
+            topic: text("dead-letter-topic"),
+            original: text("dead-letter-offset").parse().ok(),
+            reason: text("dead-letter-reason"),
+        }
+    }
+
+    /// The topic and offset of the original, if it is still there: an offset can have been used again.
+    fn find_original(&self, log: &Log) -> Result<(Topic, u64), Failure> {
+        let offset = self.original.filter(|_| !self.topic.is_empty());
+        let offset = offset.ok_or_else(|| Failure::no("it is no dead letter"))?;
+        let topic = log.existing_topic(&self.topic)?;
+        if offset >= topic.high_watermark()? {
+            return Err(Failure::no("its original is gone"));
+        }
+        let mut reader = topic.reader(Start::Offset(offset)).map_err(|error| match error {
+            Error::Trimmed { .. } => Failure::no("its original was trimmed"),
+            other => other.into(),
+        })?;
+        let record = reader.next()?.ok_or_else(|| Failure::no("its original is gone"))?;
+        let id = match Envelope::of(&record) {
+            Some(Ok(envelope)) => envelope.id.to_string(),
+            _ => format!("offset {offset}"),
+        };
+        if id != self.id {
+            return Err(Failure::no(format_args!("another record stands at its offset {offset}")));
+        }
+        Ok((topic, offset))
+    }
+}
+
+impl Dead {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        match (&self.action, &self.topic) {
+            (Some(Action::Ls { topic }), _) | (None, Some(topic)) => list(global, out, topic),
+            (Some(Action::Redrive { topic, offset, execute }), _) => {
+                self::redrive_range(global, out, topic, offset.unwrap_or(Range::ALL), *execute)
+            }
+            (None, None) => Err(Failure::usage("name a topic of dead letters")),
+        }
+    }
+}
+
+/// Calls `each` for the records of a range, which ends where the topic does now.
+fn for_range(
+    topic: &Topic,
+    range: Range,
+    mut each: impl FnMut(&Letter) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let offsets = range.resolve(topic)?;
+    let mut reader = crate::cat::reader_at(topic, offsets.start)?;
+    while reader.offset() < offsets.end {
+        let Some(record) = reader.next()? else { break };
+        each(&Letter::of(&record))?;
+    }
+    Ok(())
+}
+
+fn list(global: &Global, out: &mut Out, topic: &str) -> Result<Exit, Failure> {
+    let topic = global.open_read_only()?.existing_topic(topic)?;
+    for_range(&topic, Range { from: Point::First, to: Point::End }, |letter| {
+        if out.is_json() {
+            out.object(&json!({
+                "offset": letter.offset,
+                "time": units::time(letter.at),
+                "id": letter.id,
+                "topic": letter.topic,
+                "original_offset": letter.original,
+                "reason": letter.reason,
+            }))?;
+        } else {
+            let original = letter.original.map_or("?".to_owned(), |offset| offset.to_string());
+            let [id, from, reason] =
+                [&letter.id, &letter.topic, &letter.reason].map(|text| escape(text.as_bytes()));
+            let time = units::time(letter.at);
+            writeln!(out, "{} {time} {id} from {from} {original}: {reason}", letter.offset)?;
+        }
+        Ok(())
+    })?;
+    Ok(Exit::Ok)
+}
+
+fn redrive_range(
+    global: &Global,
+    out: &mut Out,
+    topic: &str,
+    range: Range,
+    execute: bool,
+) -> Result<Exit, Failure> {
+    let log = if execute { global.open_existing()? } else { global.open_read_only()? };
+    let letters = log.existing_topic(topic)?;
+    let mut exit = Exit::Ok;
+    for_range(&letters, range, |letter| {
+        let found = letter.find_original(&log);
+        let done = match found {
+            Ok((requests, offset)) if execute => Ok(Some(redrive(&requests, offset)?)),
+            Ok(_) => Ok(None),
+            Err(failure) => Err(failure),
+        };
+        let id = escape(letter.id.as_bytes());
+        let (from, offset) = (escape(letter.topic.as_bytes()), letter.offset);
+        if done.is_err() {
+            exit = Exit::No;
+        }
+        if out.is_json() {
+            out.object(&json!({
+                "offset": offset,
+                "id": letter.id,
+                "topic": letter.topic,
+                "redriven_to": done.as_ref().ok().copied().flatten(),
+                "executed": matches!(done, Ok(Some(_))),
+                "error": done.err().map(|failure| failure.to_string()),
+            }))?;
+            return Ok(());
+        }
+        match done {
+            Ok(Some(to)) => writeln!(out, "{offset} {id} sent again: {from} {to}")?,
+            Ok(None) => writeln!(out, "{offset} {id} would be sent again to {from}")?,
+            Err(failure) => writeln!(out, "{offset} {id} cannot be sent again: {failure}")?,
+        }
+        Ok(())
+    })?;
+    if !execute && !out.is_json() {
+        writeln!(out, "nothing was changed: add --execute to do it")?;
+    }
+    Ok(exit)
+}

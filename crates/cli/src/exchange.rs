@@ -1,0 +1,272 @@
+//! An exchange: a request and everything that the log says about it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::ControlFlow;
+
+use deaddrop::service::{Envelope, Kind, RequestId};
+use deaddrop::{Error, Log, RecordRef, Start, Topic};
+
+use crate::failure::{note, Exit, Failure};
+
+/// The services of a log, or the one that was asked for.
+pub(crate) fn services(log: &Log, only: Option<&str>) -> Result<Vec<String>, Failure> {
+    let topics = log.topics()?;
+    let services = topics.iter().filter_map(|topic| topic.strip_suffix(".requests"));
+    let found: Vec<String> = services
+        .filter(|service| only.is_none_or(|only| only == *service))
+        .map(str::to_owned)
+        .collect();
+    match (only, found.is_empty()) {
+        (Some(only), true) => Err(Failure::no(format_args!(
+            "there is no service {only}: nobody has asked it or served it; `deaddrop ls` shows the topics"
+        ))),
+        _ => Ok(found),
+    }
+}
+
+/// A topic that may not be there yet.
+pub(crate) fn topic_if_there(log: &Log, name: &str) -> Result<Option<Topic>, Failure> {
+    match log.existing_topic(name) {
+        Ok(topic) => Ok(Some(topic)),
+        // The name of a reply topic comes from bytes of a request.
+        Err(Error::NotFound { .. } | Error::InvalidName { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads what of a topic is of this layer, from an offset to the end there is now. Damage is reported
+/// and passed over; [`Exit::Corruption`] then.
+pub(crate) fn for_each(
+    topic: &Topic,
+    from: u64,
+    mut each: impl FnMut(&RecordRef<'_>, Envelope) -> ControlFlow<()>,
+) -> Result<Exit, Failure> {
+    let end = topic.high_watermark()?;
+    let mut reader = topic.reader(Start::First)?;
+    if from > reader.offset() {
+        reader.seek(Start::Offset(from.min(end)))?;
+    }
+    let mut exit = Exit::Ok;
+    while reader.offset() < end {
+        match reader.next() {
+            Ok(Some(record)) => {
+                let Some(Ok(envelope)) = Envelope::of(&record) else { continue };
+                if each(&record, envelope).is_break() {
+                    break;
+                }
+            }
+            Ok(None) => break,
+            Err(error @ Error::Corrupt { .. }) => {
+                note(&error);
+                let skipped = reader.skip_damage()?;
+                note(format_args!("skipped offsets {}..{}", skipped.start, skipped.end));
+                exit = Exit::Corruption;
+            }
+            // Retention works beside us.
+            Err(Error::Trimmed { .. }) => reader.seek(Start::First)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(exit)
+}
+
+/// The worse of two: damage is remembered.
+pub(crate) fn worse(one: Exit, other: Exit) -> Exit {
+    if one == Exit::Ok {
+        other
+    } else {
+        one
+    }
+}
+
+/// What decided a request, or came later.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) offset: u64,
+    pub(crate) at: u64,
+    pub(crate) envelope: Envelope,
+}
+
+/// What has become of the callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// The client has committed past the outcome.
+    Delivered,
+    NotYet,
+    /// Nobody took it.
+    Parked,
+}
+
+impl Delivery {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Delivery::Delivered => "delivered",
+            Delivery::NotYet => "not yet delivered",
+            Delivery::Parked => "parked",
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) service: String,
+    pub(crate) offset: u64,
+    pub(crate) at: u64,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) payload_len: usize,
+    pub(crate) request: Envelope,
+    pub(crate) outcome: Option<Answer>,
+    pub(crate) late: Vec<Answer>,
+    /// Where it was sent again.
+    pub(crate) redriven: Vec<u64>,
+    pub(crate) delivery: Delivery,
+}
+
+/// All exchanges of the conversations that are asked for, in the order in which they were sent.
+#[derive(Debug, Default)]
+pub(crate) struct Exchanges {
+    pub(crate) all: Vec<Exchange>,
+    by_id: HashMap<RequestId, usize>,
+}
+
+impl Exchanges {
+    /// Reads every service's topics once, and keeps what belongs to `conversations`.
+    pub(crate) fn read(
+        log: &Log,
+        conversations: &BTreeSet<RequestId>,
+    ) -> Result<(Exchanges, Exit), Failure> {
+        let mut found = Exchanges::default();
+        let mut exit = Exit::Ok;
+        let mut reply_topics = BTreeSet::new();
+        for service in services(log, None)? {
+            let requests = log.existing_topic(&format!("{service}.requests"))?;
+            let read = for_each(&requests, 0, |record, envelope| {
+                if envelope.kind == Kind::Request && conversations.contains(envelope.conversation())
+                {
+                    let own = envelope.reply_topic.clone();
+                    reply_topics.insert(own.unwrap_or_else(|| format!("{service}.replies")));
+                    found.add_request(&service, record, envelope);
+                }
+                ControlFlow::Continue(())
+            })?;
+            exit = worse(exit, read);
+        }
+        found.all.sort_by_key(|exchange| exchange.at);
+        found.by_id =
+            found.all.iter().enumerate().map(|(at, one)| (one.request.id.clone(), at)).collect();
+        for name in reply_topics {
+            if let Some(replies) = topic_if_there(log, &name)? {
+                exit = worse(exit, found.add_replies(&replies)?);
+            }
+        }
+        let read = found.mark_parked(log)?;
+        Ok((found, worse(exit, read)))
+    }
+
+    fn add_request(&mut self, service: &str, record: &RecordRef<'_>, envelope: Envelope) {
+        if let Some(&at) = self.by_id.get(&envelope.id) {
+            self.all[at].redriven.push(record.offset());
+            return;
+        }
+        self.by_id.insert(envelope.id.clone(), self.all.len());
+        self.all.push(Exchange {
+            service: service.to_owned(),
+            offset: record.offset(),
+            at: record.timestamp_nanos(),
+            key: record.key().map(<[u8]>::to_owned),
+            payload_len: record.payload().len(),
+            request: envelope,
+            outcome: None,
+            late: Vec::new(),
+            redriven: Vec::new(),
+            delivery: Delivery::NotYet,
+        });
+    }
+
+    /// The outcome of a request is the first record of its reply topic that names its id.
+    fn add_replies(&mut self, replies: &Topic) -> Result<Exit, Failure> {
+        let delivered = committed_of(replies, "client.")?;
+        for_each(replies, 0, |record, envelope| {
+            let is_outcome = !matches!(envelope.kind, Kind::Request | Kind::Unparked);
+            let Some(&at) = self.by_id.get(&envelope.id).filter(|_| is_outcome) else {
+                return ControlFlow::Continue(());
+            };
+            let exchange = &mut self.all[at];
+            let own = exchange.request.reply_topic.as_deref();
+            if own.map_or(replies.name() == format!("{}.replies", exchange.service), |own| {
+                own == replies.name()
+            }) {
+                let (offset, at) = (record.offset(), record.timestamp_nanos());
+                let past = delivered.get(envelope.id.client()).is_some_and(|&end| end > offset);
+                let answer = Answer { offset, at, envelope };
+                if exchange.outcome.is_some() {
+                    exchange.late.push(answer);
+                } else {
+                    exchange.delivery = if past { Delivery::Delivered } else { Delivery::NotYet };
+                    exchange.outcome = Some(answer);
+                }
+            }
+            ControlFlow::Continue(())
+        })
+    }
+
+    fn mark_parked(&mut self, log: &Log) -> Result<Exit, Failure> {
+        let clients: BTreeSet<String> =
+            self.all.iter().map(|one| one.request.id.client().to_owned()).collect();
+        let mut exit = Exit::Ok;
+        for client in clients {
+            let Some(parked) = topic_if_there(log, &format!("{client}.parked"))? else { continue };
+            let read = for_each(&parked, 0, |_, envelope| {
+                if let Some(&at) = self.by_id.get(&envelope.id) {
+                    self.all[at].delivery = match envelope.kind {
+                        Kind::Unparked => Delivery::Delivered,
+                        _ => Delivery::Parked,
+                    };
+                }
+                ControlFlow::Continue(())
+            })?;
+            exit = worse(exit, read);
+        }
+        Ok(exit)
+    }
+
+    /// The exchanges as a tree, each before those that it caused, with its depth. A cause that is not
+    /// among them, or a circle of causes, hides nothing.
+    pub(crate) fn tree(&self) -> Vec<(usize, &Exchange)> {
+        let mut children: HashMap<usize, Vec<usize>> = HashMap::new();
+        let mut roots = Vec::new();
+        for (at, exchange) in self.all.iter().enumerate() {
+            match exchange.request.cause.as_ref().and_then(|cause| self.by_id.get(cause)) {
+                Some(&cause) if cause != at => children.entry(cause).or_default().push(at),
+                _ => roots.push(at),
+            }
+        }
+        let mut seen = vec![false; self.all.len()];
+        let mut tree = Vec::with_capacity(self.all.len());
+        // Behind the roots, those that only a circle of causes leads to.
+        for start in roots.into_iter().chain(0..self.all.len()) {
+            let mut stack = vec![(0, start)];
+            while let Some((depth, at)) = stack.pop() {
+                if std::mem::replace(&mut seen[at], true) {
+                    continue;
+                }
+                tree.push((depth, &self.all[at]));
+                let caused = children.get(&at).into_iter().flatten().rev();
+                stack.extend(caused.map(|&child| (depth + 1, child)));
+            }
+        }
+        tree
+    }
+}
+
+/// The committed positions of the consumers whose names begin with `prefix`, by the rest of the name.
+pub(crate) fn committed_of(topic: &Topic, prefix: &str) -> Result<HashMap<String, u64>, Failure> {
+    let mut found = HashMap::new();
+    for info in topic.consumers()? {
+        if let (Some(name), Ok(committed)) = (info.name.strip_prefix(prefix), &info.committed) {
+            found.insert(name.to_owned(), *committed);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,186 @@
+//! `pending`: requests without an outcome that was taken.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::time::{Duration, SystemTime};
+
+use deaddrop::service::{Kind, RequestId};
+use deaddrop::Log;
+use serde_json::json;
+
+use crate::exchange::{committed_of, for_each, services, topic_if_there, worse};
+use crate::failure::{Exit, Failure};
+use crate::output::Out;
+use crate::{units, Global};
+
+/// Show the requests whose outcome no client has taken: waiting, answered, parked
+///
+/// Reads the log from each client's oldest open request on, and takes no lock.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Pending {
+    /// Only this client's
+    #[arg(long, value_name = "NAME")]
+    client: Option<String>,
+    /// Only those to this service
+    #[arg(long, value_name = "SERVICE")]
+    service: Option<String>,
+}
+
+/// A request that is not done.
+struct Row {
+    service: String,
+    callback: String,
+    offset: Option<u64>,
+    sent_at: Option<u64>,
+    deadline: Option<u64>,
+    state: &'static str,
+}
+
+impl Pending {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let log = global.open_read_only()?;
+        let mut exit = Exit::Ok;
+        let mut clients = BTreeSet::new();
+        let mut rows = Vec::new();
+        for service in services(&log, self.service.as_deref())? {
+            let (open, read) = self.open_requests(&log, &service, &mut clients)?;
+            exit = worse(exit, read);
+            rows.extend(open);
+        }
+        for client in clients {
+            let (parked, read) = self.parked(&log, &client)?;
+            exit = worse(exit, read);
+            rows.extend(parked);
+        }
+        rows.sort_by(|(a, one), (b, other)| (one.sent_at, a).cmp(&(other.sent_at, b)));
+        print(out, &rows)?;
+        Ok(exit)
+    }
+
+    /// From the position of each client's oldest open request on. Of those, the ones whose outcome
+    /// its client has not passed yet.
+    fn open_requests(
+        &self,
+        log: &Log,
+        service: &str,
+        clients: &mut BTreeSet<String>,
+    ) -> Result<(Vec<(RequestId, Row)>, Exit), Failure> {
+        let requests = log.existing_topic(&format!("{service}.requests"))?;
+        let mut floors = committed_of(&requests, "client.")?;
+        floors.retain(|name, _| self.client.as_ref().is_none_or(|only| only == name));
+        clients.extend(floors.keys().cloned());
+        let from = floors.values().copied().min().unwrap_or(u64::MAX);
+        let mut open: HashMap<RequestId, Row> = HashMap::new();
+        let mut exit = for_each(&requests, from, |record, envelope| {
+            let floor = floors.get(envelope.id.client());
+            if envelope.kind == Kind::Request && floor.is_some_and(|&from| from <= record.offset())
+            {
+                let row = Row {
+                    service: service.to_owned(),
+                    callback: envelope.callback,
+                    offset: Some(record.offset()),
+                    sent_at: Some(record.timestamp_nanos()),
+                    deadline: envelope.deadline,
+                    state: "waiting",
+                };
+                open.entry(envelope.id).or_insert(row);
+            }
+            ControlFlow::Continue(())
+        })?;
+        let replies = topic_if_there(log, &format!("{service}.replies"))?;
+        if let Some(replies) = replies.filter(|_| !open.is_empty()) {
+            let read = committed_of(&replies, "client.")?;
+            // What is durable of a guard is below every reply that its client may still need.
+            let guards = replies.consumers()?;
+            let guards = guards.iter().filter(|info| info.name.starts_with("client-floor."));
+            let from = guards.map(|info| info.durable).min().unwrap_or(0);
+            let damage = for_each(&replies, from, |record, envelope| {
+                let past = read.get(envelope.id.client()).is_some_and(|&end| end > record.offset());
+                match open.get_mut(&envelope.id) {
+                    Some(row) if past && row.state == "waiting" => drop(open.remove(&envelope.id)),
+                    Some(row) => row.state = "answered",
+                    None => {}
+                }
+                ControlFlow::Continue(())
+            })?;
+            exit = worse(exit, damage);
+        }
+        Ok((open.into_iter().collect(), exit))
+    }
+
+    fn parked(&self, log: &Log, client: &str) -> Result<(Vec<(RequestId, Row)>, Exit), Failure> {
+        let Some(topic) = topic_if_there(log, &format!("{client}.parked"))? else {
+            return Ok((Vec::new(), Exit::Ok));
+        };
+        let mut parked: HashMap<RequestId, Row> = HashMap::new();
+        let exit = for_each(&topic, 0, |record, envelope| {
+            if envelope.kind == Kind::Unparked {
+                parked.remove(&envelope.id);
+                return ControlFlow::Continue(());
+            }
+            let service =
+                String::from_utf8_lossy(record.header("parked-service").unwrap_or_default());
+            if self.service.as_ref().is_none_or(|only| *only == service) {
+                let row = Row {
+                    service: service.into_owned(),
+                    callback: envelope.callback,
+                    offset: envelope.request_offset,
+                    sent_at: None,
+                    deadline: None,
+                    state: "parked",
+                };
+                parked.insert(envelope.id, row);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok((parked.into_iter().collect(), exit))
+    }
+}
+
+fn print(out: &mut Out, rows: &[(RequestId, Row)]) -> Result<(), Failure> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    if out.is_json() {
+        for (id, row) in rows {
+            out.object(&json!({
+                "id": id.to_string(),
+                "client": id.client(),
+                "service": row.service,
+                "callback": row.callback,
+                "offset": row.offset,
+                "sent_at": row.sent_at.map(units::time),
+                "deadline": row.deadline.map(units::time),
+                "state": row.state,
+            }))?;
+        }
+        return Ok(());
+    }
+    if rows.is_empty() {
+        writeln!(out, "nothing is pending")?;
+        return Ok(());
+    }
+    let age = |at: Option<u64>| {
+        let age = at.map(|at| now.saturating_sub(Duration::from_nanos(at)).as_secs());
+        age.map_or("-".to_owned(), |age| {
+            humantime::format_duration(Duration::from_secs(age)).to_string().replace(' ', "")
+        })
+    };
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|(id, row)| {
+            let callback = if row.callback.is_empty() { "(call)" } else { &row.callback };
+            let offset = row.offset.map_or("-".to_owned(), |offset| offset.to_string());
+            vec![
+                id.to_string(),
+                row.service.clone(),
+                offset,
+                age(row.sent_at),
+                crate::output::escape(callback.as_bytes()),
+                row.deadline.map_or("-".to_owned(), units::time),
+                row.state.to_owned(),
+            ]
+        })
+        .collect();
+    let heading = ["ID", "SERVICE", "OFFSET", "AGE", "CALLBACK", "DEADLINE", "STATE"];
+    Ok(out.table(&heading, &[2, 3], &cells)?)
+}

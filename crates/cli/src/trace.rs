@@ -1,0 +1,205 @@
+//! `trace`: a conversation as a tree.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use deaddrop::service::{Kind, RequestId};
+use deaddrop::Log;
+use serde_json::{json, Value};
+
+use crate::exchange::{for_each, services, worse, Answer, Exchange, Exchanges};
+use crate::failure::{note, Exit, Failure};
+use crate::output::{escape, Colour, Out};
+use crate::{units, Global};
+
+/// Show conversations: each request, how long it waited, its attempts, its outcome, its callback
+///
+/// A request that came from another one, inside a handler or a callback, is shown below it. Reads the
+/// topics of all services once or twice, and takes no lock.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
+pub(crate) struct Trace {
+    /// The id of any request of the conversation
+    #[arg(group = "which")]
+    id: Option<RequestId>,
+    /// The conversations of the newest hundred requests with this key
+    #[arg(short, long, group = "which")]
+    key: Option<String>,
+    /// The conversations of the newest so many requests
+    #[arg(long, value_name = "COUNT", group = "which", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    last: Option<u64>,
+    /// Look for them in this service only
+    #[arg(long, value_name = "SERVICE", conflicts_with = "id")]
+    service: Option<String>,
+}
+
+/// So many requests of one key are followed.
+const KEY_COUNT: usize = 100;
+
+impl Trace {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let log = global.open_read_only()?;
+        let (conversations, exit) = self.conversations(&log)?;
+        let (exchanges, read) = Exchanges::read(&log, &conversations)?;
+        if exchanges.all.is_empty() {
+            return Err(match &self.id {
+                Some(id) => Failure::no(format_args!(
+                    "no request {id} is in the log: it was never sent, or it was trimmed"
+                )),
+                None => Failure::no("no such request is in the log"),
+            });
+        }
+        for (depth, exchange) in exchanges.tree() {
+            if out.is_json() {
+                out.object(&to_json(depth, exchange))?;
+            } else {
+                print(out, depth, exchange)?;
+            }
+        }
+        Ok(worse(exit, read))
+    }
+
+    /// The conversations that are asked for, by the requests that began them.
+    fn conversations(&self, log: &Log) -> Result<(BTreeSet<RequestId>, Exit), Failure> {
+        let mut newest: Vec<(u64, RequestId)> = Vec::new();
+        let mut exit = Exit::Ok;
+        let limit = self.last.map_or(KEY_COUNT, |last| last as usize);
+        for service in services(log, self.service.as_deref())? {
+            let requests = log.existing_topic(&format!("{service}.requests"))?;
+            let from = self.last.map_or(0, |last| {
+                requests.high_watermark().map_or(0, |end| end.saturating_sub(last))
+            });
+            let read = for_each(&requests, from, |record, envelope| {
+                let wanted = match (&self.id, &self.key) {
+                    (Some(id), _) => envelope.id == *id,
+                    (_, Some(key)) => record.key() == Some(key.as_bytes()),
+                    _ => true,
+                };
+                if wanted && envelope.kind == Kind::Request {
+                    newest.push((record.timestamp_nanos(), envelope.conversation().clone()));
+                    if newest.len() > 2 * limit {
+                        keep_newest(&mut newest, limit);
+                    }
+                }
+                match wanted && self.id.is_some() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            })?;
+            exit = worse(exit, read);
+        }
+        if self.key.is_some() && newest.len() > limit {
+            note(format_args!("more than {limit} requests have this key: the newest are shown"));
+        }
+        keep_newest(&mut newest, limit);
+        Ok((newest.into_iter().map(|(_, conversation)| conversation).collect(), exit))
+    }
+}
+
+fn keep_newest(all: &mut Vec<(u64, RequestId)>, limit: usize) {
+    all.sort();
+    all.drain(..all.len().saturating_sub(limit));
+}
+
+fn span(nanos: u64) -> String {
+    let rounded = match nanos {
+        0..1_000_000 => nanos / 1000 * 1000,
+        _ => nanos / 100_000 * 100_000,
+    };
+    match rounded {
+        0 => "less than 1us".to_owned(),
+        _ => humantime::format_duration(Duration::from_nanos(rounded)).to_string(),
+    }
+}
+
+fn print(out: &mut Out, depth: usize, exchange: &Exchange) -> std::io::Result<()> {
+    // As deep as a line can show; bytes decide how deep causes go.
+    let indent = "    ".repeat(depth.min(20));
+    let id = out.paint(Colour::Strong, exchange.request.id.to_string());
+    let key = exchange.key.as_ref().map_or(String::new(), |key| format!(" key {}", escape(key)));
+    let (client, service, offset) =
+        (exchange.request.id.client(), &exchange.service, exchange.offset);
+    writeln!(out, "{indent}{id}")?;
+    writeln!(
+        out,
+        "{indent}  request   {client} -> {service} offset {offset} at {}, {} bytes{key}",
+        units::time(exchange.at),
+        exchange.payload_len
+    )?;
+    if let Some(outcome) = &exchange.outcome {
+        if let Some(begun_at) = outcome.envelope.begun_at {
+            let took = outcome.envelope.handler_nanos.map_or("?".to_owned(), span);
+            writeln!(out, "{indent}  queueing  {}", span(begun_at.saturating_sub(exchange.at)))?;
+            writeln!(out, "{indent}  handler   {took}, attempt {}", outcome.envelope.attempt)?;
+        }
+        writeln!(out, "{indent}  outcome   {}", describe(exchange, outcome))?;
+    } else {
+        let deadline = exchange.request.deadline;
+        let until = deadline.map_or(String::new(), |at| format!(", deadline {}", units::time(at)));
+        writeln!(out, "{indent}  outcome   none yet{until}")?;
+    }
+    let callback = match exchange.request.callback.as_str() {
+        "" => "call handle".to_owned(),
+        name => escape(name.as_bytes()),
+    };
+    writeln!(out, "{indent}  callback  {callback}: {}", exchange.delivery.name())?;
+    for late in &exchange.late {
+        writeln!(out, "{indent}  late      {}", describe(exchange, late))?;
+    }
+    for offset in &exchange.redriven {
+        writeln!(out, "{indent}  sent again at offset {offset}")?;
+    }
+    Ok(())
+}
+
+fn describe(exchange: &Exchange, answer: &Answer) -> String {
+    let why = match answer.envelope.error.as_str() {
+        "" => String::new(),
+        error => format!(": {}", escape(error.as_bytes())),
+    };
+    format!(
+        "{} offset {} after {}{why}",
+        answer.envelope.kind,
+        answer.offset,
+        span(answer.at.saturating_sub(exchange.at))
+    )
+}
+
+fn answer_json(answer: &Answer) -> Value {
+    let envelope = &answer.envelope;
+    json!({
+        "kind": envelope.kind.to_string(),
+        "offset": answer.offset,
+        "time": units::time(answer.at),
+        "attempt": envelope.attempt,
+        "begun_at": envelope.begun_at.map(units::time),
+        "handler_nanos": envelope.handler_nanos,
+        "error": (!envelope.error.is_empty()).then_some(&envelope.error),
+    })
+}
+
+fn to_json(depth: usize, exchange: &Exchange) -> Value {
+    let request = &exchange.request;
+    let begun_at = exchange.outcome.as_ref().and_then(|outcome| outcome.envelope.begun_at);
+    json!({
+        "id": request.id.to_string(),
+        "depth": depth,
+        "conversation": request.conversation().to_string(),
+        "cause": request.cause.as_ref().map(RequestId::to_string),
+        "traceparent": request.traceparent(),
+        "client": request.id.client(),
+        "service": exchange.service,
+        "offset": exchange.offset,
+        "time": units::time(exchange.at),
+        "payload_len": exchange.payload_len,
+        "deadline": request.deadline.map(units::time),
+        "queueing_nanos": begun_at.map(|at| at.saturating_sub(exchange.at)),
+        "outcome": exchange.outcome.as_ref().map(answer_json),
+        "callback": request.callback,
+        "delivery": exchange.delivery.name(),
+        "late": exchange.late.iter().map(answer_json).collect::<Vec<_>>(),
+        "redriven": exchange.redriven,
+    })
+}

@@ -1,0 +1,204 @@
+//! `trace`, `pending` and `dead`: what the log says about requests.
+
+use std::time::Duration;
+
+use deaddrop::service::{Client, HandlerError, Reply, Request, ServerOptions};
+use deaddrop::{Durability, Log, Record, TopicOptions};
+
+use crate::support::{flip, snapshot, Scratch};
+
+const LONG: Duration = Duration::from_secs(30);
+
+fn open(scratch: &Scratch) -> Log {
+    let log = Log::open(scratch.log()).unwrap();
+    for service in ["orders", "stock"] {
+        for end in ["requests", "replies"] {
+            let options = TopicOptions::durability(Durability::ProcessCrash);
+            log.create_topic(&format!("{service}.{end}"), options).unwrap();
+        }
+    }
+    log
+}
+
+fn client(log: &Log, name: &str) -> Client {
+    let options = TopicOptions::durability(Durability::ProcessCrash);
+    let client = log.client(name).topic_options(options).on("done", |_| Ok(()));
+    client.on("refuses", |_| Err(HandlerError::terminal("no"))).open().unwrap()
+}
+
+fn echo(request: &Request<'_>) -> Result<Reply, HandlerError> {
+    Ok(Reply::new(request.payload()))
+}
+
+/// `shop` asks `orders`, whose handler asks `stock`.
+fn conversation(log: &Log) -> (Client, Client, [String; 2]) {
+    let (shop, nested) = (client(log, "shop"), client(log, "nested"));
+    let request = shop.request("orders", &Record::new("order")).unwrap().key("k1");
+    let first = request.send("done").unwrap();
+    let asker = nested.clone();
+    let handler = move |request: &Request<'_>| {
+        asker.request("stock", &Record::new("item"))?.caused_by(request).send("refuses")?;
+        Ok(Reply::new("ok"))
+    };
+    assert_eq!(log.server("orders", handler).unwrap().poll(LONG).unwrap(), 1);
+    let second = nested.outstanding().unwrap()[0].id.to_string();
+    (shop, nested, [first.to_string(), second])
+}
+
+#[test]
+fn a_conversation_is_shown_as_a_tree_from_any_of_its_requests_and_nothing_is_written() {
+    let scratch = Scratch::new();
+    let log = open(&scratch);
+    let (shop, nested, [first, second]) = conversation(&log);
+    let other = shop.request("stock", &Record::new("other")).unwrap().send("done").unwrap();
+    shop.poll(LONG).unwrap();
+    for args in [
+        &["trace", first.as_str(), "--json"][..],
+        &["trace", &second, "--json"],
+        &["trace", "--key", "k1", "--json"],
+        &["trace", "--last", "1", "--service", "orders", "--json"],
+    ] {
+        let lines = scratch.run(args).expect(0).json();
+        let ids: Vec<_> = lines.iter().map(|line| line["id"].as_str().unwrap()).collect();
+        assert_eq!(ids, [&first, &second], "{args:?}");
+        assert_eq!((&lines[0]["depth"], &lines[1]["depth"]), (&0.into(), &1.into()));
+        assert_eq!(lines[0]["outcome"]["kind"], "reply");
+        assert_eq!(lines[0]["delivery"], "delivered");
+        assert_eq!(lines[1]["cause"], first.as_str());
+        assert!(lines[1]["outcome"].is_null());
+    }
+    assert_eq!(log.server("stock", echo).unwrap().poll(LONG).unwrap(), 2);
+    let before = scratch.run(&["trace", &second]).expect(0).text();
+    assert!(before.contains("callback  refuses: not yet delivered"), "{before}");
+    while nested.poll(Duration::ZERO).unwrap() != 0 {}
+    drop((shop, nested, log));
+    let files = snapshot(&scratch.log());
+    let text = scratch.run(&["trace", &second]).expect(0).text();
+    assert!(snapshot(&scratch.log()) == files, "it only reads");
+    assert!(
+        text.starts_with(&format!("{first}\n  request   shop -> orders offset 0 at ")),
+        "{text}"
+    );
+    assert!(text.contains("5 bytes key k1\n"), "{text}");
+    assert!(text.contains("callback  done: delivered\n"), "{text}");
+    assert!(text.contains(&format!("\n    {second}\n      request   nested -> stock ")), "{text}");
+    assert!(text.contains("      outcome   reply offset 0 after "), "{text}");
+    assert!(text.contains("      callback  refuses: parked\n"), "{text}");
+    assert!(!text.contains(&other.to_string()), "{text}");
+    let ran = scratch.run(&["trace", "shop-0000000000000000-9"]).expect(1);
+    assert!(ran.stderr.contains("never sent, or it was trimmed"), "{}", ran.stderr);
+    scratch.run(&["trace"]).expect(2);
+    scratch.run(&["trace", "--last", "3", "--service", "nobody"]).expect(1);
+}
+
+#[test]
+fn pending_shows_what_waits_what_is_answered_and_what_is_parked() {
+    let scratch = Scratch::new();
+    let log = open(&scratch);
+    let (shop, nested, [first, second]) = conversation(&log);
+    let states = |args: &[&str]| {
+        let args = [&["pending", "--json"], args].concat();
+        let lines = scratch.run(&args).expect(0).json();
+        let state = |line: &serde_json::Value| {
+            let text = |name| line[name].as_str().unwrap().to_owned();
+            (text("id"), text("service"), text("state"))
+        };
+        lines.iter().map(state).collect::<Vec<_>>()
+    };
+    let row = |id: &String, service: &str, state: &str| (id.clone(), service.into(), state.into());
+    let (ordered, stock) = (row(&first, "orders", "answered"), row(&second, "stock", "waiting"));
+    assert_eq!(states(&[]), [ordered.clone(), stock.clone()]);
+    assert_eq!(states(&["--client", "shop"]), [ordered.clone()]);
+    assert_eq!(states(&["--service", "stock"]), [stock]);
+    shop.poll(LONG).unwrap();
+    log.server("stock", echo).unwrap().poll(LONG).unwrap();
+    nested.poll(LONG).unwrap();
+    let parked = row(&second, "stock", "parked");
+    assert_eq!(states(&[]), [parked.clone()], "delivered ones are done");
+    assert_eq!(states(&["--client", "nested", "--service", "stock"]), [parked]);
+    let late = shop.request("stock", &Record::new("x")).unwrap().deadline(LONG);
+    let late = late.send("done").unwrap();
+    let text = scratch.run(&["pending", "--client", "shop"]).expect(0).text();
+    let line = text.lines().nth(1).unwrap();
+    assert!(line.starts_with(&late.to_string()) && line.ends_with("Z  waiting"), "{text}");
+    shop.cancel(&late).unwrap();
+    shop.poll(LONG).unwrap();
+    assert_eq!(
+        scratch.run(&["pending", "--client", "shop"]).expect(0).text(),
+        "nothing is pending\n"
+    );
+    scratch.run(&["pending", "--service", "nobody"]).expect(1);
+}
+
+#[test]
+fn dead_letters_are_listed_and_their_requests_sent_again_once_asked_to() {
+    let scratch = Scratch::new();
+    let log = open(&scratch);
+    let shop = client(&log, "shop");
+    let options = ServerOptions {
+        topic: Some(TopicOptions::durability(Durability::ProcessCrash)),
+        max_attempts: 1,
+        ..ServerOptions::default()
+    };
+    let poison = |_: &Request<'_>| Err(HandlerError::retry("too\thot"));
+    let ids = ["a", "b"].map(|payload| {
+        let request = shop.request("stock", &Record::new(payload)).unwrap().key(payload);
+        request.context("c").send("done").unwrap().to_string()
+    });
+    assert_eq!(log.server_with("stock", options, poison).unwrap().poll(LONG).unwrap(), 2);
+    while shop.poll(Duration::ZERO).unwrap() != 0 {}
+    let listed = scratch.run(&["dead", "ls", "stock.dead"]).expect(0).text();
+    let line = listed.lines().next().unwrap();
+    assert!(line.ends_with(&format!("{} from stock.requests 0: too\\thot", ids[0])), "{listed}");
+    assert_eq!(scratch.run(&["dead", "stock.dead", "--json"]).expect(0).json().len(), 2);
+    let requests = log.existing_topic("stock.requests").unwrap();
+    let dry = scratch.run(&["dead", "redrive", "stock.dead"]).expect(0).text();
+    assert_eq!(requests.end_offset().unwrap(), 2, "{dry}");
+    assert!(dry.ends_with("nothing was changed: add --execute to do it\n"), "{dry}");
+    let args = ["dead", "redrive", "stock.dead", "--offset", "1", "--execute"];
+    let text = scratch.run(&args).expect(0).text();
+    assert_eq!(text, format!("1 {} sent again: stock.requests 2\n", ids[1]));
+    assert_eq!(log.server("stock", echo).unwrap().poll(LONG).unwrap(), 1);
+    let traced = scratch.run(&["trace", &ids[1], "--json"]).expect(0).json().swap_remove(0);
+    assert_eq!(traced["outcome"]["kind"], "dead-lettered");
+    assert_eq!((&traced["late"][0]["kind"], &traced["redriven"][0]), (&"reply".into(), &2.into()));
+    assert_eq!(traced["delivery"], "delivered");
+    assert_eq!(scratch.run(&["cat", "stock.replies", "2"]).expect(0).text(), "b\n");
+}
+
+#[test]
+fn what_is_no_dead_letter_is_not_sent_again_and_damage_is_passed_over_with_code_4() {
+    let scratch = Scratch::new();
+    let log = open(&scratch);
+    let shop = client(&log, "shop");
+    let ids = ["a", "b"].map(|payload| {
+        let request = shop.request("stock", &Record::new(payload)).unwrap();
+        request.send("done").unwrap().to_string()
+    });
+    let options = TopicOptions::durability(Durability::ProcessCrash);
+    let dead = log.create_topic("stock.dead", options).unwrap();
+    let forged = |topic: &str, offset: &str| {
+        let record = Record::new("x").header("dead-letter-id", &ids[0]);
+        record.header("dead-letter-topic", topic).header("dead-letter-offset", offset)
+    };
+    let letters = [
+        forged("../../etc", "0"),
+        forged("stock.requests", "1"),
+        forged("stock.requests", "99"),
+        forged("nobody.requests", "0"),
+        Record::new("no letter"),
+    ];
+    dead.append_batch(&letters).unwrap();
+    let lines =
+        scratch.run(&["dead", "redrive", "stock.dead", "--execute", "--json"]).expect(1).json();
+    assert_eq!(lines.len(), 5);
+    assert!(lines.iter().all(|line| line["error"].is_string()), "{lines:?}");
+    let requests = log.existing_topic("stock.requests").unwrap();
+    assert_eq!(requests.end_offset().unwrap(), 2);
+    drop((shop, requests, dead, log));
+    let path = scratch.segments("stock.requests").swap_remove(0);
+    flip(&path, 4096 + 40, 1);
+    let ran = scratch.run(&["trace", "--last", "5", "--json"]).expect(4);
+    assert_eq!(ran.json().len(), 1);
+    assert!(ran.stderr.contains("skipped offsets 0..1"), "{}", ran.stderr);
+}
