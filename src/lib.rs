@@ -71,6 +71,7 @@
 //! # Features
 //!
 //! - `json` (default): [`Record::json`] and [`RecordRef::json`], payloads through serde.
+//! - `tracing`: spans of requests and callbacks, with the field names that OpenTelemetry gives messaging.
 //! - `sim`: disks in memory, images of power cuts, faults and crash points, to test code that embeds
 //!   the log. Costs a load at every crash point.
 #![deny(unsafe_code)]

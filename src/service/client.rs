@@ -15,6 +15,7 @@ use super::link::{cursor_name, Link, Outstanding, GUARD_PREFIX};
 use super::outcome::{Completed, Parked};
 use super::request::RequestBuilder;
 use super::request_id::RequestId;
+use super::spans;
 use super::stats::{count, ClientStats};
 use super::{Running, LOOK};
 use crate::error::{Error, Result};
@@ -211,6 +212,7 @@ impl ClientInner {
     /// Keeps an outcome that nobody took.
     pub(super) fn park(&self, service: &str, done: &Completed) -> Result<()> {
         count(&self.callbacks.counters.parked);
+        spans::parked(service, &done.envelope);
         let mut parked = self.parked.lock();
         if parked.is_none() {
             *parked = ParkedTopic::open(&self.log, &self.name, self.topic, true)?;

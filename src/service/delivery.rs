@@ -6,6 +6,7 @@ use super::client::ClientInner;
 use super::envelope::{Envelope, Kind};
 use super::link::{Link, Pending};
 use super::outcome::{Completed, Outcome};
+use super::spans;
 use super::stats::count;
 use crate::consumer::Consumer;
 use crate::error::{Error, Result};
@@ -120,6 +121,7 @@ impl Delivery {
             // Ids come from bytes: one that this client never sent is nobody's.
             true if done.recovered || id.sequence() < client.sequence() => {
                 count(&counters.late);
+                spans::late(&link.service, &done.envelope);
                 client.callbacks.deliver_late(&done);
             }
             true => count(&counters.unknown),
@@ -135,6 +137,7 @@ impl Delivery {
 
     /// Brings an outcome to its callback or call handle; parks it if there is none.
     fn complete(&self, client: &ClientInner, link: &Link, done: Completed) -> Result<()> {
+        let _span = spans::deliver(&link.service, &done.envelope);
         if done.callback().is_empty() {
             let mut state = link.state.lock();
             if let Some(slot) = state.calls.get_mut(done.id()) {
@@ -186,7 +189,7 @@ pub(super) fn expire(client: &ClientInner, link: &Link) -> Result<()> {
     loop {
         let Some((id, pending)) = link.state.lock().take_due(now) else { return Ok(()) };
         match close(client, link, &pending, Kind::Expired) {
-            Ok(()) => {}
+            Ok(()) => spans::expired(&link.service, &pending.envelope),
             // Appended, and told when it is read.
             Err(error @ Error::Unknown { .. }) => return Err(error),
             Err(error) => {

@@ -25,6 +25,7 @@ mod request;
 mod request_id;
 mod server;
 mod settle;
+mod spans;
 mod stats;
 
 use std::sync::Arc;

@@ -9,6 +9,7 @@ use super::client::Client;
 use super::envelope::Envelope;
 use super::link::{boot_time_of, Link, Pending};
 use super::request_id::RequestId;
+use super::spans;
 use super::stats::count;
 use crate::error::{Error, Result};
 use crate::record::Record;
@@ -126,6 +127,7 @@ impl RequestBuilder<'_> {
         envelope.id = id.clone();
         envelope.callback = callback.to_owned();
         envelope.deadline = self.deadline.map(|after| now.saturating_add(clock::nanos(after)));
+        let _span = spans::send(&self.link.service, &envelope, self.record.payload().len());
         let sealed = envelope.seal(self.record);
         let pending = Pending {
             offset: self.link.requests.end_offset()?,

@@ -27,6 +27,7 @@ mod service_faults;
 mod service_kill;
 mod service_retention;
 mod settle;
+mod spans;
 mod storm;
 mod sync;
 mod takeover;

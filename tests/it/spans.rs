@@ -1,0 +1,121 @@
+//! The feature `tracing`: spans and events with OpenTelemetry's names, seen by a subscriber.
+
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use deaddrop::service::HandlerError;
+use deaddrop::{Log, Record};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record as Values};
+use tracing::{Event, Metadata, Subscriber};
+
+use crate::service::{drain, echo, make_topics, options};
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// Each span and event as its name and its fields.
+#[derive(Clone, Default)]
+struct Collected {
+    lines: Arc<Mutex<Vec<String>>>,
+    spans: Arc<AtomicU64>,
+}
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0 += &format!(" {field}={value:?}");
+    }
+}
+
+impl Subscriber for Collected {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "deaddrop"
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        let mut line = Line(span.metadata().name().to_owned());
+        span.record(&mut line);
+        self.lines.lock().unwrap().push(line.0);
+        Id::from_u64(self.spans.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    fn record(&self, _: &Id, _: &Values<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line("event".to_owned());
+        event.record(&mut line);
+        self.lines.lock().unwrap().push(line.0);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+impl Collected {
+    /// Takes the one line that begins with `start` and has all of `parts`.
+    #[track_caller]
+    fn take(&self, start: &str, parts: &[&str]) {
+        let mut lines = self.lines.lock().unwrap();
+        let fits =
+            |line: &String| line.starts_with(start) && parts.iter().all(|part| line.contains(part));
+        match lines.iter().position(fits) {
+            Some(at) => drop(lines.remove(at)),
+            None => panic!("no {start} with {parts:?} in {lines:#?}"),
+        }
+    }
+}
+
+#[test]
+fn a_request_and_its_callback_are_spans_and_what_goes_wrong_is_an_event() {
+    let collected = Collected::default();
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let client = log.client("c").topic_options(options()).on("done", |_| Ok(()));
+    let client = client.on("never", |_| Err(HandlerError::terminal("no"))).open().unwrap();
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    tracing::subscriber::with_default(collected.clone(), || {
+        let request = client.request("s", &Record::new("12345")).unwrap();
+        let id = request.traceparent(trace).unwrap().send("done").unwrap().to_string();
+        let send = [
+            "otel.name=send s",
+            "otel.kind=\"producer\"",
+            "messaging.system=\"deaddrop\"",
+            "messaging.operation.name=\"send\"",
+            "messaging.operation.type=\"send\"",
+            "messaging.destination.name=\"s\"",
+            &format!("messaging.message.id={id} "),
+            &format!("messaging.message.conversation_id={id} "),
+            &format!("traceparent={trace:?}"),
+            "messaging.message.body.size=5",
+        ];
+        collected.take("send ", &send);
+        log.server("s", echo).unwrap().poll(LONG).unwrap();
+        drain(&client);
+        let deliver = [
+            "otel.name=deliver s.replies",
+            "messaging.operation.type=\"process\"",
+            "messaging.consumer.group.name=\"c\"",
+            "deaddrop.outcome=reply",
+            "deaddrop.callback=\"done\"",
+            &format!("messaging.message.id={id} "),
+        ];
+        collected.take("deliver ", &deliver);
+
+        let request = client.request("s", &Record::new("x")).unwrap().deadline(Duration::ZERO);
+        let id = request.send("never").unwrap();
+        client.cancel(&id).unwrap();
+        drain(&client);
+        while client.poll(Duration::ZERO).unwrap() != 0 {}
+        let message = format!("messaging.message.id={id} ");
+        collected.take("event message=the deadline", &[&message]);
+        collected.take("event message=nobody took", &[&message]);
+        collected.take("event message=a record came after", &[&message]);
+    });
+}
