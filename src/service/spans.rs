@@ -51,6 +51,8 @@ mod on {
         )
     }
 
+    /// Entered by a server around each call of its handler.
+    #[allow(dead_code)]
     pub(in super::super) fn process(
         service: &str,
         envelope: &Envelope,
@@ -115,6 +117,7 @@ mod on {
         Entered {}
     }
 
+    #[allow(dead_code)]
     pub(in super::super) fn process(_: &str, _: &Envelope, _: u32, _: usize) -> Entered {
         Entered {}
     }
@@ -130,4 +133,5 @@ mod on {
     pub(in super::super) fn expired(_: &str, _: &Envelope) {}
 }
 
+#[allow(unused_imports)]
 pub(super) use on::{deliver, expired, late, parked, process, send};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use deaddrop::service::{Client, Outcome};
 use deaddrop::{Durability, Error, Log, Record, Retention, Topic, TopicOptions};
 
+use crate::child::Watchdog;
 use crate::service::{drain, echo};
 
 const SEGMENT_LEN: u64 = 16 << 10;
@@ -22,18 +23,21 @@ fn make_topics(log: &Log) -> (Topic, Topic) {
     (make("requests"), make("replies"))
 }
 
-fn serve_all(log: &Log, requests: &Topic) {
+/// Serves until the server needs nothing of what is there now.
+fn serve_all(log: &Log, requests: &Topic, replies: &Topic) {
+    let _watchdog = Watchdog::new();
     let server = log.server("s", echo).unwrap().spawn().unwrap();
-    let end = requests.high_watermark().unwrap();
+    let ends = (requests.high_watermark().unwrap(), replies.high_watermark().unwrap());
     let is_done = || {
-        let all = requests.consumers().unwrap();
-        let mut servers = all.iter().filter(|info| !info.name.starts_with("client"));
-        servers.all(|info| *info.committed.as_ref().unwrap() >= end)
+        let groups = requests.groups().unwrap();
+        let done = groups.iter().all(|(_, info)| info.as_ref().unwrap().durable >= ends.0);
+        let all = replies.consumers().unwrap();
+        let guard = all.iter().find(|info| info.name == "server.floor");
+        done && !groups.is_empty() && guard.is_some_and(|guard| guard.durable >= ends.1)
     };
     while !is_done() {
         std::thread::yield_now();
     }
-    // Makes its position durable.
     server.stop().unwrap();
 }
 
@@ -57,7 +61,7 @@ fn an_old_request_keeps_what_it_needs_while_everything_around_it_goes() {
     let log = Log::open(dir.path()).unwrap();
     let (requests, replies) = make_topics(&log);
     noise(&client(&log, "busy"));
-    serve_all(&log, &requests);
+    serve_all(&log, &requests, &replies);
     let old = client(&log, "old");
     let kept = old.request("s", &Record::new("question")).unwrap();
     let kept = kept.context("context").send("done").unwrap();
@@ -83,7 +87,7 @@ fn an_old_request_keeps_what_it_needs_while_everything_around_it_goes() {
     let old = log.client("old").on("done", callback).open().unwrap();
     let outstanding = old.outstanding().unwrap();
     assert_eq!(outstanding.iter().map(|left| &left.id).collect::<Vec<_>>(), [&kept]);
-    serve_all(&log, &requests);
+    serve_all(&log, &requests, &replies);
     drain(&old);
     let expected = (kept, b"context".to_vec(), Some(b"question".to_vec()));
     assert_eq!(*seen.lock().unwrap(), [expected]);
@@ -103,9 +107,9 @@ fn an_idle_client_lets_go_and_one_that_never_comes_back_holds_until_it_is_delete
     idle.cancel(call.id()).unwrap();
     drop((left, gone));
     noise(&client(&log, "busy"));
-    serve_all(&log, &requests);
+    serve_all(&log, &requests, &replies);
     noise(&client(&log, "busy"));
-    serve_all(&log, &requests);
+    serve_all(&log, &requests, &replies);
     while idle.poll(Duration::ZERO).unwrap() != 0 {}
     drop((call, idle));
     assert_eq!((requests.trim().unwrap(), replies.trim().unwrap()), (0, 0));

@@ -74,6 +74,9 @@ impl Collected {
 #[test]
 fn a_request_and_its_callback_are_spans_and_what_goes_wrong_is_an_event() {
     let collected = Collected::default();
+    // With one subscriber alone, what other threads reach first is off for good: a second one has all
+    // asked.
+    let _second = tracing::Dispatch::new(collected.clone());
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");
