@@ -17,7 +17,7 @@ use super::envelope::{Envelope, Kind};
 use super::handler::{Reply, Request};
 use super::request_id::RequestId;
 use super::settle::{encode_note, Doubt, Past};
-use super::{open_topic, replies_of, requests_of};
+use super::{open_topic, replies_of, requests_of, spans};
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::group::{
@@ -204,7 +204,8 @@ impl Server {
             }
             self.raise_guard()?;
         }
-        self.dispatch.finish()
+        self.dispatch.finish()?;
+        self.move_guard()
     }
 
     /// Serves what is there, or waits up to `timeout` for the first. Returns the number of requests
@@ -373,7 +374,12 @@ impl Server {
         let request = Request { record: job.record(), envelope, attempt: job.attempt };
         let handler = &self.handler;
         let (begun_at, begun) = (clock::wall(), Instant::now());
-        let called = self.dispatch.call(job, note, || handler(&request))?;
+        let service = &self.service;
+        let called = self.dispatch.call(job, note, || {
+            let len = job.payload().len();
+            let _span = spans::process(service, envelope, job.attempt, len);
+            handler(&request)
+        })?;
         let (kind, reply, error) = match called {
             Called::Done(reply) => (Kind::Reply, reply.record, String::new()),
             Called::Postponed => return Ok(false),
@@ -461,6 +467,10 @@ impl Server {
         self.guarded_at = Instant::now();
         let oldest = self.dispatch.oldest();
         self.closed.retain(|_, offset| *offset >= oldest);
+        self.move_guard()
+    }
+
+    fn move_guard(&mut self) -> Result<()> {
         if !self.replies.options().retention.consumed {
             return Ok(());
         }

@@ -52,7 +52,6 @@ mod on {
     }
 
     /// Entered by a server around each call of its handler.
-    #[allow(dead_code)]
     pub(in super::super) fn process(
         service: &str,
         envelope: &Envelope,
@@ -116,8 +115,6 @@ mod on {
     pub(in super::super) fn send(_: &str, _: &Envelope, _: usize) -> Entered {
         Entered {}
     }
-
-    #[allow(dead_code)]
     pub(in super::super) fn process(_: &str, _: &Envelope, _: u32, _: usize) -> Entered {
         Entered {}
     }
@@ -132,6 +129,4 @@ mod on {
 
     pub(in super::super) fn expired(_: &str, _: &Envelope) {}
 }
-
-#[allow(unused_imports)]
 pub(super) use on::{deliver, expired, late, parked, process, send};
