@@ -13,6 +13,8 @@ static HANDLERS: RwLock<()> = RwLock::new(());
 
 /// A suspect looks so long for a moment without other handlers; they wait for it meanwhile.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// A suspect has the process to itself so long at most: it may be waiting for one of the others.
+const SOLITUDE: Duration = Duration::from_secs(1);
 
 thread_local! {
     static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
@@ -31,7 +33,7 @@ pub(super) fn enter(alone: bool) -> Option<Inside> {
     let nested = IS_INSIDE.replace(true);
     let inside = match (nested, alone) {
         (true, _) => Inside { _shared: None, _alone: None, nested },
-        (false, false) => Inside { _shared: Some(HANDLERS.read()), _alone: None, nested },
+        (false, false) => Inside { _shared: HANDLERS.try_read_for(SOLITUDE), _alone: None, nested },
         (false, true) => match HANDLERS.try_write_for(PATIENCE) {
             Some(guard) => Inside { _shared: None, _alone: Some(guard), nested },
             None => {

@@ -11,8 +11,11 @@ use crate::cursor::Attempt;
 use crate::error::Result;
 use crate::topic::Topic;
 
-/// While other handlers run beside a suspect.
+/// While other handlers run beside a suspect; it doubles.
 const AGAIN: Duration = Duration::from_millis(20);
+/// After so many looks for a moment without others it runs beside them, and its death does not count:
+/// one of them may be waiting for it.
+const MAX_POSTPONED: u32 = 8;
 
 /// What is noted with an attempt.
 #[derive(Debug, Default)]
@@ -52,12 +55,22 @@ impl Dispatch {
         note: Note,
         handler: impl FnOnce() -> Result<T, HandlerError>,
     ) -> Result<Called<T>> {
-        let Some(_inside) = alone::enter(job.is_suspect) else {
-            self.wait(job, AGAIN);
+        let is_alone = job.is_suspect && self.lane(job).postponed < MAX_POSTPONED;
+        let Some(inside) = alone::enter(is_alone) else {
+            let lane = self.lane(job);
+            lane.postponed += 1;
+            let wait = AGAIN * (1 << lane.postponed.min(MAX_POSTPONED));
+            self.wait(job, wait);
             return Ok(Called::Postponed);
         };
-        self.begin(job, note, job.is_suspect)?;
-        Ok(match guarded(handler) {
+        self.begin(job, note, is_alone)?;
+        let called = guarded(handler);
+        if is_alone {
+            // What kills the process from here on may be another's.
+            self.lane(job).store(State::Running);
+        }
+        drop(inside);
+        Ok(match called {
             Ok(done) => Called::Done(done),
             Err(error) => {
                 count(&self.counters.failed, 1);
@@ -98,7 +111,11 @@ impl Dispatch {
     pub(crate) fn failed(&mut self, job: &Job, terminal: bool) -> Fate {
         let options = self.options.clone();
         let lane = self.lane(job);
-        lane.blamed = job.blamed + 1;
+        lane.blamed = job.blamed.saturating_add(1);
+        if terminal {
+            // Killed before it is kept, it is not tried again.
+            lane.blamed = lane.blamed.max(options.max_attempts);
+        }
         lane.store(State::Failed);
         lane.is_suspect = false;
         let is_over = options.max_attempts != 0 && lane.blamed >= options.max_attempts;
@@ -107,6 +124,15 @@ impl Dispatch {
             return Fate::Again;
         }
         self.give_up(job)
+    }
+
+    /// The job's answer could not be kept, for a reason that is the job's own: as a failure, but
+    /// whether it was answered is to be settled.
+    pub(crate) fn troubled(&mut self, job: &Job) -> Fate {
+        let lane = self.lane(job);
+        let attempt = lane.cursor.attempt().filter(|attempt| attempt.offset == job.offset());
+        lane.in_doubt = attempt.map(|attempt| attempt.floor).or(job.in_doubt);
+        self.failed(job, false)
     }
 
     /// Whether a job has had its attempts: those that failed, and those that it did not survive.

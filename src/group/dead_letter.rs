@@ -48,6 +48,11 @@ impl DeadLetter {
         })
     }
 
+    /// The id of a record that has none of its own. Offsets can be used again after a power cut.
+    pub(crate) fn id_of(topic: &Topic, record: &OwnedRecord) -> String {
+        format!("{}@{}@{}", topic.name(), record.offset(), record.as_ref().timestamp_nanos())
+    }
+
     /// Appends a copy; `once` looks first whether there is one of this id.
     pub(crate) fn keep(&self, dead: &Topic, record: &OwnedRecord, once: bool) -> Result<()> {
         if once && is_there(dead, &self.id)? {
@@ -61,13 +66,15 @@ impl DeadLetter {
                 .header(ATTEMPTS, self.attempts.to_string())
                 .header(REASON, shortened(&self.reason))
         };
-        match dead.append(&with_origin(record.to_record())) {
+        let offset = match dead.append(&with_origin(record.to_record())) {
             // No room for the headers beside its own: the original is where they say.
             Err(Error::Invalid { .. } | Error::TooLarge { .. }) => {
-                dead.append(&with_origin(Record::default())).map(drop)
+                dead.append(&with_origin(Record::default()))?
             }
-            other => other.map(drop),
-        }
+            other => other?,
+        };
+        // Whoever makes the lane's position durable later may not know of this topic.
+        dead.wait_durable(offset)
     }
 }
 
@@ -75,7 +82,14 @@ fn is_there(dead: &Topic, id: &str) -> Result<bool> {
     let end = dead.settled_end()?;
     let mut reader = dead.reader(Start::First)?;
     while reader.offset() < end {
-        let Some(kept) = reader.next()? else { break };
+        let kept = match reader.next() {
+            Err(Error::Corrupt { .. }) => {
+                reader.skip_damage()?;
+                continue;
+            }
+            other => other?,
+        };
+        let Some(kept) = kept else { break };
         if kept.header(ID) == Some(id.as_bytes()) {
             return Ok(true);
         }

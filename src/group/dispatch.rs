@@ -27,7 +27,9 @@ use crate::topic::{Open, Topic};
 
 /// Free lanes, and workers that came or went, are looked for this often: a quarter of the 100 ms within
 /// which the lanes of a killed worker move.
-const LOOK: Duration = Duration::from_millis(25);
+pub(super) const LOOK: Duration = Duration::from_millis(25);
+/// Not more often, however many come and go.
+const LOOK_LEAST: Duration = Duration::from_millis(1);
 /// Positions are made durable this often, and at a graceful stop.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// Lanes without records of their own follow this often while the worker is busy.
@@ -51,8 +53,12 @@ pub(crate) struct Dispatch {
     pub(super) is_behinds_turn: bool,
     /// The last error was of the reader behind.
     pub(super) failed_behind: bool,
-    /// Looks in a row that left a lane free.
-    pub(super) free_looks: u32,
+    /// Since when a lane was free at every look.
+    pub(super) free_since: Option<Instant>,
+    pub(super) wanted_at: Instant,
+    pub(super) looked_at: Instant,
+    /// The least floor of the lanes taken since somebody asked.
+    pub(super) taken_floor: Option<u64>,
     pub(super) look_at: Instant,
     pub(super) advanced_at: Instant,
     pub(super) synced_at: Instant,
@@ -87,7 +93,10 @@ impl Dispatch {
             behind: Reader::at(Arc::clone(topic), 0)?,
             is_behinds_turn: false,
             failed_behind: false,
-            free_looks: 0,
+            free_since: None,
+            wanted_at: now,
+            looked_at: now,
+            taken_floor: None,
             look_at: now,
             advanced_at: now,
             synced_at: now,
@@ -97,14 +106,17 @@ impl Dispatch {
 
     /// The next job; waits for it until `until`, or until `stop` is given: then `None`.
     pub(crate) fn next(&mut self, until: Option<Instant>, stop: &Stop) -> Result<Option<Job>> {
+        self.topic.not_forked()?;
         loop {
             if stop.is_stopped() {
                 return Ok(None);
             }
             let now = Instant::now();
-            if now >= self.look_at || self.member.is_outdated() {
-                self.look()?;
+            let is_due = now >= self.look_at;
+            if is_due || (self.member.is_outdated() && now - self.looked_at >= LOOK_LEAST) {
+                self.looked_at = now;
                 self.look_at = now + LOOK;
+                self.look()?;
             }
             if now.duration_since(self.advanced_at) >= ADVANCE_INTERVAL {
                 self.advance()?;
@@ -256,10 +268,15 @@ impl Dispatch {
         let lane = self.lanes.get_mut(&number).expect("the caller has just found it");
         lane.mode = Mode::InHand;
         let offset = record.offset();
+        if lane.about != Some(offset) {
+            // That one was lost, and skipped.
+            lane.forget();
+            lane.about = Some(offset);
+        }
         let doubtful = (offset < lane.cursor.doubt()).then(|| lane.cursor.floor());
         Job {
             lane: number,
-            attempt: lane.count + 1,
+            attempt: lane.count.saturating_add(1),
             blamed: lane.blamed,
             is_suspect: lane.is_suspect,
             in_doubt: lane.in_doubt,
@@ -273,6 +290,16 @@ impl Dispatch {
         self.lanes.get_mut(&job.lane).expect("a lane is not let go while a job of it is in hand")
     }
 
+    /// Whether any lane has records that may have been handled before the last power loss.
+    pub(crate) fn has_doubt(&self) -> bool {
+        self.lanes.values().any(|lane| lane.cursor.doubt() != 0)
+    }
+
+    /// Where the effects begin of which an owner of lanes taken since the last call may not know.
+    pub(crate) fn take_taken_floor(&mut self) -> Option<u64> {
+        self.taken_floor.take()
+    }
+
     /// Every record of this worker's lanes below it is done.
     pub(crate) fn oldest(&self) -> u64 {
         self.lanes.values().map(|lane| lane.cursor.committed()).min().unwrap_or(0)
@@ -284,9 +311,8 @@ impl Dispatch {
         let floor = self.effects.as_ref().map(Topic::end_offset).transpose()?;
         let at = self.ahead.offset();
         for lane in self.lanes.values_mut().filter(|lane| lane.mode == Mode::Joined) {
-            if lane.cursor.committed() < at {
-                lane.advance(at, floor)?;
-            }
+            // Also one that is there already: replies that were of others need not be kept for it.
+            lane.advance(at, floor)?;
         }
         Ok(())
     }
@@ -312,6 +338,7 @@ impl Dispatch {
 
     /// Commits what is done and makes it durable: before a graceful end.
     pub(crate) fn finish(&mut self) -> Result<()> {
+        self.topic.not_forked()?;
         self.advance()?;
         self.sync()
     }
@@ -319,6 +346,7 @@ impl Dispatch {
     /// After `Trimmed` or `Corrupt`: goes on behind it, and returns the offsets that
     /// are passed over.
     pub(crate) fn skip(&mut self) -> Result<std::ops::Range<u64>> {
+        self.topic.not_forked()?;
         let first = self.topic.first_offset()?;
         let reader = if self.failed_behind { &mut self.behind } else { &mut self.ahead };
         let from = reader.offset();
@@ -345,7 +373,9 @@ impl Dispatch {
 
 impl Drop for Dispatch {
     fn drop(&mut self) {
-        // The kernel takes the locks back with the file.
-        self.member.leave();
+        // The kernel takes the locks back with the file. A forked child has no mapping of it.
+        if self.topic.not_forked().is_ok() {
+            self.member.leave();
+        }
     }
 }

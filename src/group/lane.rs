@@ -69,6 +69,10 @@ pub(super) struct Lane {
     pub(super) in_doubt: Option<u64>,
     /// Records below it may be dead letters already.
     pub(super) kept_below: u64,
+    /// The record that all of this is about.
+    pub(super) about: Option<u64>,
+    /// How often it was to run alone, and others were running.
+    pub(super) postponed: u32,
 }
 
 impl Lane {
@@ -83,9 +87,10 @@ impl Lane {
             blamed: 0,
             is_suspect: false,
             in_doubt: None,
-            kept_below: 0,
+            kept_below: topic.frontier()?.end,
+            about: None,
+            postponed: 0,
         };
-        lane.kept_below = lane.cursor.committed() + 1;
         if lane.cursor.doubt() == u64::MAX {
             lane.cursor.set_doubt(topic.settled_end()?);
         }
@@ -104,10 +109,11 @@ impl Lane {
 
     fn inherit(&mut self, attempt: &Attempt) {
         let (state, blamed) = decode_trial(self.cursor.trial());
+        self.about = Some(attempt.offset);
         self.count = attempt.count;
         self.in_doubt = Some(attempt.floor);
         // Only a death that it had to itself counts: in company it may have been a bystander.
-        self.blamed = blamed + u32::from(state == State::Alone);
+        self.blamed = blamed.saturating_add(u32::from(state == State::Alone));
         match state {
             State::Stopped => self.mode = Mode::Stopped,
             State::Failed => {}
@@ -127,11 +133,18 @@ impl Lane {
         self.advance(offset + 1, floor)?;
         crate::sys::crash_point::crash_point!("lane.committed");
         self.cursor.end_attempt();
+        self.forget();
+        Ok(())
+    }
+
+    /// Forgets the record that it was at.
+    pub(super) fn forget(&mut self) {
+        self.about = None;
         self.count = 0;
         self.blamed = 0;
         self.is_suspect = false;
         self.in_doubt = None;
-        Ok(())
+        self.postponed = 0;
     }
 
     /// Moves the position; and the floor, unless replies below the new one are still of interest.

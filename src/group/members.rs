@@ -61,13 +61,13 @@ impl Member {
         self.changes_seen = self.changes().fetch_add(1, Ordering::AcqRel) + 1;
     }
 
-    /// The number of living workers, this one included.
-    pub(super) fn count(&mut self) -> Result<u64> {
+    /// The number of living workers, this one included, and of those before it.
+    pub(super) fn count(&mut self) -> Result<(u64, u64)> {
         // Before the look: a change meanwhile is seen by the next one.
         self.changes_seen = self.changes().load(Ordering::Acquire);
         // Somebody who found the lock free before it was taken may have cleared the bit.
         self.announce();
-        let mut count = 0;
+        let (mut count, mut rank) = (0, 0);
         for number in 0..MAX_MEMBERS {
             let (word, bit) = self.bits(number);
             if word.load(Ordering::Acquire) & bit == 0 {
@@ -79,11 +79,12 @@ impl Member {
             };
             if is_alive {
                 count += 1;
+                rank += u64::from(number < self.number);
             } else if word.fetch_and(!bit, Ordering::AcqRel) & bit != 0 {
                 self.changes().fetch_add(1, Ordering::AcqRel);
             }
         }
-        Ok(count)
+        Ok((count, rank))
     }
 
     /// Says goodbye: the others take over at once what this worker lets go.

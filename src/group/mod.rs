@@ -250,6 +250,7 @@ impl Group {
     /// [`Error::Trimmed`], [`Error::Corrupt`] or [`Error::Io`] of the record; [`Error::Invalid`] if
     /// there is none.
     pub fn wait_for(&self, offset: u64, timeout: Duration) -> Result<bool> {
+        self.open.not_forked()?;
         let until = Instant::now() + timeout;
         let mut reader = Reader::new(Arc::clone(&self.open), Start::Offset(offset))?;
         let lane = match reader.wait_timeout(timeout)? {
@@ -278,6 +279,7 @@ impl Group {
     /// [`Error::Invalid`] if there is no such lane.
     pub fn resume(&self, lane: u32) -> Result<bool> {
         use crate::format::group::{lane_at, LANE_TRIAL_AT};
+        self.open.not_forked()?;
         use crate::sys::atomic::Ordering;
         if lane >= self.file.lanes {
             let what = format!("lane {lane}: the group has {}", self.file.lanes);
@@ -299,6 +301,7 @@ impl Group {
     ///
     /// [`Error::Corrupt`] if a page is unreadable, [`Error::Io`].
     pub fn info(&self) -> Result<GroupInfo> {
+        self.open.not_forked()?;
         info(&self.open, &self.name, &self.file)
     }
 

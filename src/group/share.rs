@@ -1,14 +1,16 @@
 //! Which lanes a worker holds: a fair share of them, by kernel locks.
 
-use super::dispatch::Dispatch;
+use std::time::{Duration, Instant};
+
+use super::dispatch::{Dispatch, LOOK};
 use super::lane::{Lane, Mode, State};
 use super::stats::count;
 use crate::cursor::{self, Cursor};
 use crate::error::{Error, Result};
 use crate::format::group::GUARD_LOCKS;
 
-/// A lane that was free at so many looks in a row is free for all.
-const PATIENCE_LOOKS: u32 = 2;
+/// A lane that was free for so long is free for all.
+const PATIENCE: Duration = Duration::from_millis(60);
 
 impl Dispatch {
     /// Takes free lanes up to the fair share, and lets go of those above it if somebody wants them.
@@ -16,13 +18,15 @@ impl Dispatch {
     pub(super) fn look(&mut self) -> Result<()> {
         let is_wanted = self.member.is_outdated();
         let total = u64::from(self.group.lanes);
-        let members = self.member.count()?;
-        let share = total.div_ceil(members) as usize;
+        let (members, rank) = self.member.count()?;
+        // Exact, so that nobody who has its share keeps another from its own.
+        let share = (total / members + u64::from(rank < total % members)) as usize;
         self.resume_stopped();
         if is_wanted && self.lanes.len() > share {
             return self.release_down_to(share);
         }
-        let most = if self.free_looks >= PATIENCE_LOOKS { total as usize } else { share };
+        let is_patient = self.free_since.is_some_and(|since| since.elapsed() >= PATIENCE);
+        let most = if is_patient { total as usize } else { share };
         let first = self.member.number() * 7 % total;
         let mut taken = Vec::new();
         let mut is_free_left = false;
@@ -35,12 +39,22 @@ impl Dispatch {
                 if is_free_left {
                     break;
                 }
-            } else if self.try_take(lane)? {
-                taken.push(lane);
+                continue;
+            }
+            match self.try_take(lane) {
+                Ok(true) => taken.push(lane),
+                Ok(false) => {}
+                Err(error) => {
+                    // Those taken before it are this worker's all the same.
+                    self.settle_floors(&taken)?;
+                    return Err(error);
+                }
             }
         }
-        self.free_looks = if is_free_left { self.free_looks + 1 } else { 0 };
-        if taken.is_empty() && (self.lanes.len() as u64) < total / members {
+        self.free_since = is_free_left.then(|| self.free_since.unwrap_or_else(Instant::now));
+        let is_hungry = taken.is_empty() && self.lanes.len() < share;
+        if is_hungry && self.wanted_at.elapsed() >= LOOK {
+            self.wanted_at = Instant::now();
             self.member.want();
         }
         self.settle_floors(&taken)
@@ -88,6 +102,8 @@ impl Dispatch {
         count(&self.counters.lanes_taken, 1);
         count(&self.counters.suspects, lane.is_suspect.into());
         let at = lane.cursor.committed();
+        let floor = lane.cursor.floor();
+        self.taken_floor = Some(self.taken_floor.map_or(floor, |least| least.min(floor)));
         if self.lanes.is_empty() {
             self.ahead.seek_to(at);
         }
@@ -111,6 +127,10 @@ impl Dispatch {
             return Ok(());
         }
         let end = effects.settled_end()?;
+        if let Some(last) = end.checked_sub(1) {
+            // Below the positions are replies of this boot as well, whose owner died.
+            effects.wait_durable(last)?;
+        }
         for lane in &lost {
             let cursor = &self.lanes[lane].cursor;
             cursor.set_floor(cursor.floor().min(end));

@@ -11,6 +11,7 @@ use super::dispatch::Dispatch;
 use super::stats::{Counters, WorkerStats};
 use super::{Group, HandlerError, Job, Running, WorkerOptions};
 use crate::error::{Error, Result};
+use crate::format::names;
 use crate::log::Log;
 use crate::stop::Stop;
 use crate::topic::{Topic, TopicOptions};
@@ -40,6 +41,8 @@ impl std::fmt::Debug for Worker {
 
 impl Worker {
     pub(super) fn open(group: &Group, options: WorkerOptions, handler: Handler) -> Result<Worker> {
+        let dead = dead_name(&group.topic, &group.name);
+        names::check(&dead).map_err(|why| Error::InvalidName { name: dead, why })?;
         let counters = Arc::<Counters>::default();
         let dispatch = Dispatch::open(&group.open, &group.name, options.clone(), None, counters)?;
         Ok(Worker {
@@ -147,7 +150,7 @@ impl Worker {
             return Ok(false);
         }
         let letter = DeadLetter {
-            id: format!("{}@{}", self.topic.name(), job.offset()),
+            id: DeadLetter::id_of(&self.topic, &job.record),
             topic: self.topic.name().to_owned(),
             offset: job.offset(),
             group: self.group.clone(),
@@ -162,7 +165,7 @@ impl Worker {
 
     fn dead_topic(&mut self) -> Result<&Topic> {
         if self.dead.is_none() {
-            let name = format!("{}.{}.dead", self.topic.name(), self.group);
+            let name = dead_name(&self.topic, &self.group);
             let durability = self.options.dead_letter.unwrap_or_else(|| TopicOptions {
                 retention: Default::default(),
                 ..*self.topic.options()
@@ -175,4 +178,9 @@ impl Worker {
         }
         Ok(self.dead.as_ref().expect("set above"))
     }
+}
+
+/// The topic of what a group gave up.
+fn dead_name(topic: &Topic, group: &str) -> String {
+    format!("{}.{group}.dead", topic.name())
 }

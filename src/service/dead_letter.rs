@@ -37,7 +37,7 @@ impl Server {
         let dead = open_topic(&self.log, &format!("{}.dead", self.service), self.options.topic)?;
         let id = envelope.map(|envelope| envelope.id.to_string());
         let letter = DeadLetter {
-            id: id.unwrap_or_else(|| format!("{}@{}", self.requests.name(), job.offset())),
+            id: id.unwrap_or_else(|| DeadLetter::id_of(&self.requests, &job.record)),
             topic: self.requests.name().to_owned(),
             offset: job.offset(),
             group: super::server::GROUP.to_owned(),

@@ -294,7 +294,7 @@ impl Server {
             Ok(false) => {}
             Err(_) => self.dispatch.abandon(job),
         }
-        if job.doubtful.is_none() && job.in_doubt.is_none() {
+        if !self.past.is_empty() && !self.dispatch.has_doubt() {
             self.past.clear();
         }
         served
@@ -321,15 +321,29 @@ impl Server {
             }
             Err(other) => return Err(other),
         };
-        let settled = self.settle_request(job, envelope, &replies)?;
-        if let (true, Some(_)) = (settled, &envelope.reply_topic) {
+        if envelope.reply_topic.is_none() {
+            return self.settle_request(job, envelope, &replies);
+        }
+        let settled = self.settle_request(job, envelope, &replies).and_then(|settled| {
             // The lane's position becomes durable after the service's own replies, and whoever makes
             // it so may not know of this topic.
-            if let Some(last) = replies.end_offset()?.checked_sub(1) {
-                replies.wait_durable(last)?;
+            match replies.end_offset()?.checked_sub(1) {
+                Some(last) if settled => replies.wait_durable(last).map(|()| settled),
+                _ => Ok(settled),
             }
+        });
+        match settled {
+            Ok(settled) => Ok(settled),
+            // A topic that a request has chosen is the request's trouble, not the service's.
+            Err(error) => match self.dispatch.troubled(job) {
+                Fate::Again | Fate::Stopped => Ok(false),
+                Fate::GivenUp => {
+                    let why = format!("its reply topic: {error}");
+                    self.keep_dead(job, Some(envelope), &why)?;
+                    Ok(true)
+                }
+            },
         }
-        Ok(settled)
     }
 
     fn settle_request(&mut self, job: &Job, envelope: &Envelope, replies: &Topic) -> Result<bool> {
@@ -426,6 +440,12 @@ impl Server {
     fn look_for_closed(&mut self) -> Result<()> {
         // Lanes do not go in step: a request from here on may be waiting in one of them.
         let oldest = self.dispatch.oldest();
+        if let Some(floor) = self.dispatch.take_taken_floor() {
+            // What was of no interest before is of these lanes.
+            if floor < self.reply_reader.offset() {
+                self.reply_reader.seek_to(floor.max(self.replies.first_offset()?));
+            }
+        }
         loop {
             let record = match self.reply_reader.next() {
                 Ok(Some(record)) => record,
@@ -433,6 +453,10 @@ impl Server {
                 // While this server had nothing to do.
                 Err(Error::Trimmed { first, .. }) => {
                     self.reply_reader.seek_to(first);
+                    continue;
+                }
+                Err(Error::Corrupt { .. }) => {
+                    self.reply_reader.skip_damage()?;
                     continue;
                 }
                 Err(error) => return Err(error),

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use super::envelope::{Envelope, Kind};
 use super::request_id::RequestId;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::group::Job;
 use crate::reader::Start;
 use crate::topic::Topic;
@@ -19,7 +19,7 @@ use crate::topic::Topic;
 pub(super) struct Settled {
     /// The ids that have an outcome in the range, with the offset of the first.
     pub(super) answered: HashMap<RequestId, u64>,
-    /// Part of the range was trimmed: an id that was not found may have been answered.
+    /// Part of the range was trimmed or is damaged: an id that was not found may have been answered.
     pub(super) is_partial: bool,
 }
 
@@ -41,7 +41,15 @@ pub(super) fn settle(replies: &Topic, floor: u64) -> Result<Settled> {
     }
     let mut reader = replies.reader(Start::Offset(from))?;
     while reader.offset() < end {
-        let Some(record) = reader.next()? else { break };
+        let record = match reader.next() {
+            Err(Error::Corrupt { .. }) => {
+                reader.skip_damage()?;
+                settled.is_partial = true;
+                continue;
+            }
+            other => other?,
+        };
+        let Some(record) = record else { break };
         if let Some(Ok(envelope)) = Envelope::of(&record) {
             if is_outcome(envelope.kind) {
                 settled.answered.entry(envelope.id).or_insert(record.offset());
@@ -117,6 +125,10 @@ impl Past {
     /// Forgets it: nothing is in doubt any more.
     pub(super) fn clear(&mut self) {
         self.topics.clear();
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.topics.is_empty()
     }
 }
 

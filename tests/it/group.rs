@@ -97,7 +97,7 @@ fn shares_are_fair_and_follow_who_comes_and_goes() {
     }
     let mut shares = [taken(&first), taken(&second), taken(&third)];
     shares.sort_unstable();
-    assert_eq!(shares, [2, 4, 4]);
+    assert_eq!(shares, [3, 3, 4]);
     drop((first, third));
     second.poll(Duration::from_millis(60)).unwrap();
     assert_eq!(taken(&second), 10);
