@@ -52,6 +52,14 @@ impl Record {
         self
     }
 
+    /// Adds a header of any name, reserved or not, as an export had it: for tools that restore a log. A
+    /// record with the header of a request is that request to every server and client.
+    #[doc(hidden)]
+    pub fn header_as_stored(mut self, name: &str, value: impl AsRef<[u8]>) -> Record {
+        self.oversized |= headers::push(&mut self.headers, name, value.as_ref()).is_none();
+        self
+    }
+
     /// Adds the header of a layer above, in front of the caller's.
     pub(crate) fn reserved_header(mut self, name: &str, value: &[u8]) -> Record {
         let mut all = Vec::with_capacity(self.headers.len() + value.len() + 32);

@@ -8,12 +8,16 @@ use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use deaddrop::{Durability, Log, Record, Topic, TopicOptions};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::failure::{note, Exit, Failure};
 use crate::output::Out;
+use crate::progress;
+use crate::record::{Reserved, Taking};
 use crate::{units, Global};
-use input::{Input, Kind, Piece};
+use input::Piece;
+pub(crate) use input::{Input, Kind};
 
 /// Append records: each line of the files, or of standard input, is one
 ///
@@ -23,6 +27,9 @@ use input::{Input, Kind, Piece};
 pub(crate) struct Append {
     /// The topic
     topic: String,
+    /// Files to append, one record each
+    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with_all = ["files", "null", "ndjson"])]
+    file: Vec<PathBuf>,
     /// Files to read instead of standard input; - is standard input
     files: Vec<PathBuf>,
     /// Records end with a NUL byte instead of a newline
@@ -32,7 +39,7 @@ pub(crate) struct Append {
     #[arg(long, conflicts_with = "ndjson")]
     whole: bool,
     /// Each line is a JSON object with "payload" or "payload_base64", and "key", "headers" if wanted:
-    /// what `cat --json` prints
+    /// what `cat --json` and `export` print
     #[arg(long)]
     ndjson: bool,
     /// The key of the records
@@ -47,12 +54,39 @@ pub(crate) struct Append {
     /// Say nothing at the end
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    new: NewTopic,
+}
+
+/// What a topic is made with, if it is new.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NewTopic {
     /// What acknowledged records of a new topic survive: power-loss, process-crash, within:500ms
     #[arg(long, value_parser = units::parse_durability)]
     durability: Option<Durability>,
     /// Bytes of the segment files of a new topic, e.g. 16MiB
     #[arg(long, value_name = "BYTES", value_parser = units::parse_size)]
     segment_size: Option<u64>,
+}
+
+impl NewTopic {
+    /// The topic; made if there is none. Settings that were not asked for are those it has.
+    pub(crate) fn open(&self, log: &Log, name: &str) -> Result<Topic, Failure> {
+        if self.durability.is_none() && self.segment_size.is_none() {
+            return Ok(log.topic(name)?);
+        }
+        let given = |base: TopicOptions| TopicOptions {
+            durability: self.durability.unwrap_or(base.durability),
+            segment_len: self.segment_size.unwrap_or(base.segment_len),
+            ..base
+        };
+        let options = match log.existing_topic(name) {
+            Ok(topic) => given(*topic.options()),
+            Err(deaddrop::Error::NotFound { .. }) => given(TopicOptions::default()),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(log.create_topic(name, options)?)
+    }
 }
 
 pub(crate) fn parse_header(text: &str) -> Result<(String, String), String> {
@@ -65,9 +99,9 @@ const BATCH_LEN: u64 = 1 << 20;
 /// So many acknowledgements wait for one sync.
 const ACKS_PER_SYNC: usize = 256;
 
-/// What was appended so far.
+/// What was appended.
 #[derive(Debug, Default, Serialize)]
-struct Summary {
+pub(crate) struct Summary {
     topic: String,
     records: u64,
     payload_bytes: u64,
@@ -76,27 +110,78 @@ struct Summary {
     seconds: f64,
 }
 
+impl Summary {
+    /// Says it in one line on stderr.
+    pub(crate) fn say(&self, done: &str) {
+        let at = match (self.first, self.last) {
+            (Some(first), Some(last)) if first == last => format!(" at offset {first}"),
+            (Some(first), Some(last)) => format!(", offsets {first} to {last},"),
+            _ => String::new(),
+        };
+        note(format_args!(
+            "{done} {} ({}){at} to {} in {:.2} s",
+            units::count(self.records, "record"),
+            units::size(self.payload_bytes),
+            self.topic,
+            self.seconds
+        ));
+    }
+}
+
 impl Append {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
-        let kind = match (self.whole, self.ndjson) {
+        let kind = match (self.whole || !self.file.is_empty(), self.ndjson) {
             (true, _) => Kind::Whole,
             (_, true) => Kind::Json,
             _ => Kind::Lines(if self.null { 0 } else { b'\n' }),
         };
         let input = Input {
             kind,
-            files: self.files.clone(),
-            key: self.key.clone().map(String::into_bytes),
+            files: if self.file.is_empty() { self.files.clone() } else { self.file.clone() },
             headers: self.headers.clone(),
+            taking: Taking {
+                key: self.key.clone().map(String::into_bytes),
+                reserved: Reserved::Refuse,
+                origin: false,
+            },
         };
-        let topic = self.open(&Log::open(global.dir())?)?;
+        let topic = self.new.open(&Log::open(global.dir())?, &self.topic)?;
+        let summary = Appending::new(topic, self.ack).run(input, out)?;
+        if out.is_json() && !self.ack {
+            out.object(&summary)?;
+        } else if !self.quiet {
+            summary.say("appended");
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+/// Records on their way from an input into a topic.
+pub(crate) struct Appending {
+    topic: Topic,
+    ack: bool,
+    summary: Summary,
+    bar: ProgressBar,
+}
+
+impl Appending {
+    /// `ack`: print each offset the moment its record is acknowledged.
+    pub(crate) fn new(topic: Topic, ack: bool) -> Appending {
+        let summary = Summary { topic: topic.name().to_owned(), ..Summary::default() };
+        let bar = progress::bar(None, ack).with_message(summary.topic.clone());
+        Appending { topic, ack, summary, bar }
+    }
+
+    /// Appends all of `input`. What was appended before a failure is said with it.
+    pub(crate) fn run(mut self, input: Input, out: &mut Out) -> Result<Summary, Failure> {
         let started = Instant::now();
-        let mut summary = Summary { topic: self.topic.clone(), ..Summary::default() };
         // Reads while a sync is under way: what came meanwhile is the next batch.
-        let outcome = self.append_all(&topic, &input.spawn(), out, &mut summary);
+        let outcome = self.append_all(&input.spawn(), out);
+        self.bar.finish_and_clear();
+        let mut summary = self.summary;
         summary.seconds = started.elapsed().as_secs_f64();
         match outcome {
-            Ok(()) => self.report(out, &summary),
+            Ok(()) => Ok(summary),
             Err(failure) if summary.records == 0 => Err(failure),
             Err(failure) => {
                 let last = summary.last.unwrap_or_default();
@@ -109,33 +194,10 @@ impl Append {
         }
     }
 
-    /// The topic; made if there is none. Settings that were not asked for are those it has.
-    fn open(&self, log: &Log) -> Result<Topic, Failure> {
-        if self.durability.is_none() && self.segment_size.is_none() {
-            return Ok(log.topic(&self.topic)?);
-        }
-        let given = |base: TopicOptions| TopicOptions {
-            durability: self.durability.unwrap_or(base.durability),
-            segment_len: self.segment_size.unwrap_or(base.segment_len),
-            ..base
-        };
-        let options = match log.existing_topic(&self.topic) {
-            Ok(topic) => given(*topic.options()),
-            Err(deaddrop::Error::NotFound { .. }) => given(TopicOptions::default()),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(log.create_topic(&self.topic, options)?)
-    }
-
-    fn append_all(
-        &self,
-        topic: &Topic,
-        pieces: &Receiver<Piece>,
-        out: &mut Out,
-        summary: &mut Summary,
-    ) -> Result<(), Failure> {
-        let limit = BATCH_LEN.min(topic.options().segment_len / 4);
-        let most = match (self.ack, topic.options().durability) {
+    fn append_all(&mut self, pieces: &Receiver<Piece>, out: &mut Out) -> Result<(), Failure> {
+        let options = self.topic.options();
+        let limit = BATCH_LEN.min(options.segment_len / 4);
+        let most = match (self.ack, options.durability) {
             (false, _) => usize::MAX,
             (true, Durability::PowerLoss) => ACKS_PER_SYNC,
             // Without a sync to share, a record is acknowledged on its own.
@@ -159,7 +221,7 @@ impl Append {
                 }
             }
             for batch in batches(&records, limit, most) {
-                self.append_batch(topic, batch, out, summary)?;
+                self.append_batch(batch, out)?;
             }
             if let Some(failure) = failed {
                 return Err(failure);
@@ -168,24 +230,20 @@ impl Append {
         Ok(())
     }
 
-    fn append_batch(
-        &self,
-        topic: &Topic,
-        batch: &[Record],
-        out: &mut Out,
-        summary: &mut Summary,
-    ) -> Result<(), Failure> {
+    fn append_batch(&mut self, batch: &[Record], out: &mut Out) -> Result<(), Failure> {
         let offsets = match batch {
             [one] => {
-                let offset = topic.append(one)?;
+                let offset = self.topic.append(one)?;
                 offset..offset + 1
             }
-            many => topic.append_batch(many)?,
+            many => self.topic.append_batch(many)?,
         };
+        let summary = &mut self.summary;
         summary.records += batch.len() as u64;
         summary.payload_bytes += batch.iter().map(|r| r.payload().len() as u64).sum::<u64>();
         summary.first.get_or_insert(offsets.start);
         summary.last = Some(offsets.end - 1);
+        self.bar.set_position(summary.records);
         if self.ack {
             for offset in offsets {
                 if out.is_json() {
@@ -197,26 +255,6 @@ impl Append {
             out.flush()?;
         }
         Ok(())
-    }
-
-    fn report(&self, out: &mut Out, summary: &Summary) -> Result<Exit, Failure> {
-        if out.is_json() && !self.ack {
-            out.object(summary)?;
-        } else if !self.quiet {
-            let at = match (summary.first, summary.last) {
-                (Some(first), Some(last)) if first == last => format!(" at offset {first}"),
-                (Some(first), Some(last)) => format!(", offsets {first} to {last},"),
-                _ => String::new(),
-            };
-            note(format_args!(
-                "appended {} ({}){at} to {} in {:.2} s",
-                units::count(summary.records, "record"),
-                units::size(summary.payload_bytes),
-                summary.topic,
-                summary.seconds
-            ));
-        }
-        Ok(Exit::Ok)
     }
 }
 

@@ -10,15 +10,21 @@ mod dead;
 mod demo;
 mod dump;
 mod exchange;
+mod examples;
+mod export;
 mod failure;
+mod format;
 mod frames;
+mod import;
 mod info;
 mod ls;
 mod output;
 mod pending;
+mod progress;
 mod range;
 mod record;
 mod request;
+mod schema;
 mod serve;
 mod tail;
 mod trace;
@@ -29,10 +35,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use failure::{Exit, Failure};
-use output::Out;
+use format::Format;
+use output::{Out, When};
 
 /// Look inside a deaddrop log, append to it, watch it, check it.
 ///
@@ -54,11 +61,38 @@ struct Global {
     #[arg(short = 'd', long = "dir", global = true, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Print one JSON object a line
-    #[arg(long, global = true)]
+    #[arg(long, global = true, conflicts_with = "format")]
     json: bool,
+    /// json, text, or help: what the JSON of a command holds; for cat and tail also raw, or a line
+    /// with escapes: '%o %v\n'
+    #[arg(long, global = true, value_name = "FORMAT")]
+    format: Option<Format>,
+    /// Colours: auto is on a terminal without NO_COLOR
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value = "auto")]
+    color: When,
 }
 
 impl Global {
+    /// How to print.
+    fn format(&self) -> &Format {
+        match &self.format {
+            _ if self.json => &Format::Json,
+            Some(format) => format,
+            None => &Format::Text,
+        }
+    }
+
+    /// Refuses a format that only records can have.
+    fn check_format(&self, command: &Command) -> Result<(), Failure> {
+        let records = matches!(command, Command::Cat(_) | Command::Tail(_));
+        match self.format() {
+            Format::Raw | Format::Line(_) if !records => Err(Failure::usage(
+                "only cat and tail print records as a --format says: others know text and json",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn dir(&self) -> &Path {
         self.dir.as_deref().unwrap_or(Path::new("./drop"))
     }
@@ -80,6 +114,8 @@ enum Command {
     Append(append::Append),
     Cat(cat::Cat),
     Tail(tail::Tail),
+    Export(export::Export),
+    Import(import::Import),
     Ls(ls::Ls),
     Info(info::Info),
     Dump(dump::Dump),
@@ -99,12 +135,26 @@ enum Command {
     DemoVerify(demo::Proof),
 }
 
+/// The command line, with the examples.
+fn command() -> clap::Command {
+    examples::add(Cli::command())
+}
+
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    if let Some(name) = asked_for_schema() {
+        let printed = Out::new(false, When::Never).and_then(|mut out| {
+            schema::print(&mut out, &name)?;
+            out.flush()
+        });
+        return printed.map_or_else(|error| Failure::from(error).report(), |()| Exit::Ok.into());
+    }
+    let matches = command().try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let outcome = Out::new(cli.global.json).map_err(Failure::from).and_then(|mut out| {
+    let json = *cli.global.format() == Format::Json;
+    let outcome = Out::new(json, cli.global.color).map_err(Failure::from).and_then(|mut out| {
         let exit = run(&cli, &mut out)?;
         out.flush()?;
         Ok(exit)
@@ -115,12 +165,25 @@ fn main() -> ExitCode {
     }
 }
 
+/// The command whose schema is asked for. Its other arguments need not be there.
+fn asked_for_schema() -> Option<String> {
+    // So nobody else pays for reading the arguments twice.
+    std::env::args_os().find(|arg| arg == "help" || arg == "--format=help")?;
+    let matches = Cli::command().ignore_errors(true).try_get_matches().ok()?;
+    let (name, inner) = matches.subcommand()?;
+    let format: &Format = inner.try_get_one("format").ok()??;
+    (*format == Format::Help).then(|| name.to_owned())
+}
+
 fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
     let global = &cli.global;
+    global.check_format(&cli.command)?;
     match &cli.command {
         Command::Append(command) => command.run(global, out),
         Command::Cat(command) => command.run(global, out),
         Command::Tail(command) => command.run(global, out),
+        Command::Export(command) => command.run(global, out),
+        Command::Import(command) => command.run(global, out),
         Command::Ls(command) => command.run(global, out),
         Command::Info(command) => command.run(global, out),
         Command::Dump(command) => command.run(global, out),
@@ -141,8 +204,15 @@ fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
 /// Prints help to stdout, and what is wrong with the arguments to stderr.
 fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
+        let text = error.render();
+        let mut stdout = std::io::stdout();
+        let text = if asked_for_colours().colours(&stdout) {
+            text.ansi().to_string()
+        } else {
+            text.to_string()
+        };
         // A closed pipe is no reason to complain about help.
-        return match error.print() {
+        return match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failed) => Failure::from(failed).report(),
         };
@@ -152,4 +222,12 @@ fn usage(error: &clap::Error) -> ExitCode {
     match write!(std::io::stderr(), "deaddrop: {text}") {
         Ok(()) | Err(_) => ExitCode::from(Exit::Usage as u8),
     }
+}
+
+/// The word behind --color, where the arguments as a whole are not read.
+fn asked_for_colours() -> When {
+    let args: Vec<String> = std::env::args().collect();
+    let words = args.windows(2).filter(|pair| pair[0] == "--color").map(|pair| pair[1].as_str());
+    let word = words.chain(args.iter().filter_map(|arg| arg.strip_prefix("--color="))).next();
+    word.and_then(|word| When::from_str(word, false).ok()).unwrap_or(When::Auto)
 }

@@ -6,6 +6,41 @@ use std::os::fd::AsFd;
 
 use serde::Serialize;
 
+/// The version of all JSON objects that are printed. A field may be added without a new one; a field
+/// that goes, or means something else, makes a new one.
+pub(crate) const VERSION: u32 = 1;
+
+/// An object with the version in front.
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    v: u32,
+    #[serde(flatten)]
+    value: &'a T,
+}
+
+/// Whether to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum When {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    Always,
+    Never,
+}
+
+impl When {
+    /// Whether to colour what goes to `stream`.
+    pub(crate) fn colours(self, stream: &impl IsTerminal) -> bool {
+        match self {
+            When::Always => true,
+            When::Never => false,
+            When::Auto => {
+                let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+                stream.is_terminal() && !plain
+            }
+        }
+    }
+}
+
 /// Standard output.
 pub(crate) struct Out {
     writer: BufWriter<File>,
@@ -27,12 +62,11 @@ pub(crate) enum Colour {
 }
 
 impl Out {
-    pub(crate) fn new(json: bool) -> io::Result<Out> {
+    pub(crate) fn new(json: bool, colour: When) -> io::Result<Out> {
         let stdout = io::stdout();
         // `Stdout` flushes at every line; a million lines need a buffer.
         let file = File::from(stdout.as_fd().try_clone_to_owned()?);
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let colour = stdout.is_terminal() && !plain;
+        let colour = colour.colours(&stdout);
         Ok(Out { writer: BufWriter::with_capacity(64 << 10, file), json, colour })
     }
 
@@ -41,9 +75,9 @@ impl Out {
         self.json
     }
 
-    /// Writes one JSON object and a newline.
+    /// Writes one JSON object, with its version, and a newline.
     pub(crate) fn object(&mut self, value: &impl Serialize) -> io::Result<()> {
-        serde_json::to_writer(&mut self.writer, value)?;
+        serde_json::to_writer(&mut self.writer, &Versioned { v: VERSION, value })?;
         self.writer.write_all(b"\n")
     }
 

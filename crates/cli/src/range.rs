@@ -44,6 +44,30 @@ pub(crate) struct Range {
     pub(crate) to: Point,
 }
 
+/// The records that a command is about.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Selection {
+    /// Which records: 10:20, -5, -1h:, @2026-01-01T00:00:00Z:end [default: all]
+    #[arg(allow_hyphen_values = true, conflicts_with_all = ["from", "to"])]
+    range: Option<Range>,
+    /// The first record: an offset, -5, -1h, @TIME, start
+    #[arg(long, allow_hyphen_values = true, value_name = "POINT")]
+    from: Option<Point>,
+    /// The record behind the last one: an offset, +5, -1h, @TIME, end
+    #[arg(long, allow_hyphen_values = true, value_name = "POINT")]
+    to: Option<Point>,
+}
+
+impl Selection {
+    /// The range that was asked for, if one was.
+    pub(crate) fn range(&self) -> Option<Range> {
+        let range = self.range.unwrap_or(Range::ALL);
+        let asked = self.range.is_some() || self.from.is_some() || self.to.is_some();
+        let (from, to) = (self.from.unwrap_or(range.from), self.to.unwrap_or(range.to));
+        asked.then_some(Range { from, to })
+    }
+}
+
 impl Range {
     /// Everything.
     pub(crate) const ALL: Range = Range { from: Point::First, to: Point::End };

@@ -1,15 +1,17 @@
-//! A record as JSON, and as a line of a format.
+//! A record as JSON.
 
-use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
+use deaddrop::format::headers::RESERVED;
 use deaddrop::{Record, RecordRef};
 use serde::{Deserialize, Serialize};
 
 use crate::units;
 
-/// A record as JSON. Bytes that are UTF-8 are strings; others are base64 in the field of the same name
+/// A record as JSON, with all that the log has of it. Bytes that are UTF-8 are strings; others are base64 in the field of the same name
 /// with `_base64` behind it.
 #[derive(Debug, Serialize)]
 pub(crate) struct JsonRecord<'a> {
@@ -79,7 +81,7 @@ impl<'a> JsonRecord<'a> {
         JsonRecord {
             topic,
             offset: record.offset(),
-            timestamp: units::time(record.timestamp_nanos()),
+            timestamp: units::time_nanos(record.timestamp_nanos()),
             key: record.key().map(json_key),
             headers: record.headers().map(|(name, value)| json_header(name, value)).collect(),
             payload: json_payload(record.payload()),
@@ -87,9 +89,14 @@ impl<'a> JsonRecord<'a> {
     }
 }
 
-/// A record to append, as JSON: what `cat --json` prints, or less. Unknown fields are passed over.
+/// A record to append, as JSON: what `cat --json` and `export` print, or less. Unknown fields are passed
+/// over.
 #[derive(Debug, Deserialize)]
 pub(crate) struct GivenRecord {
+    v: Option<u32>,
+    topic: Option<String>,
+    offset: Option<u64>,
+    timestamp: Option<String>,
     key: Option<String>,
     key_base64: Option<String>,
     #[serde(default)]
@@ -128,31 +135,60 @@ fn bytes(text: Option<String>, base64: Option<String>) -> Result<Option<Vec<u8>>
     }
 }
 
+/// What becomes of headers that start with `deaddrop.`, which say who is asked and who answered.
+#[derive(Debug, Clone)]
+pub(crate) enum Reserved {
+    /// The append refuses them.
+    Refuse,
+    /// They are left out, and counted.
+    Drop(Arc<AtomicU64>),
+    /// They are stored as they were.
+    Restore,
+}
+
+/// How given records become records.
+#[derive(Debug, Clone)]
+pub(crate) struct Taking {
+    /// The key of those that have none themselves.
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) reserved: Reserved,
+    /// Keep where they come from in headers of their own.
+    pub(crate) origin: bool,
+}
+
 impl GivenRecord {
-    /// The record to append; `key` if it names none itself.
-    pub(crate) fn into_record(self, key: Option<&[u8]>) -> Result<Record, String> {
+    /// The record to append.
+    pub(crate) fn into_record(self, taking: &Taking) -> Result<Record, String> {
+        if let Some(version) = self.v.filter(|&version| version != crate::output::VERSION) {
+            return Err(format!("it has version {version}, which a newer release wrote"));
+        }
         let payload = bytes(self.payload, self.payload_base64)
             .map_err(|what| format!("payload: {what}"))?
             .ok_or("no payload: give \"payload\" or \"payload_base64\"")?;
         let mut record = Record::new(payload);
         let own = bytes(self.key, self.key_base64).map_err(|what| format!("key: {what}"))?;
-        if let Some(key) = own.as_deref().or(key) {
+        if let Some(key) = own.as_ref().or(taking.key.as_ref()) {
             record = record.key(key);
         }
-        match self.headers {
-            GivenHeaders::List(list) => {
-                for header in list {
-                    let value = bytes(header.value, header.value_base64)
-                        .map_err(|what| format!("header {}: {what}", header.name))?;
-                    record = record.header(&header.name, value.unwrap_or_default());
+        for (name, value) in self.headers.into_pairs()? {
+            record = match (name.starts_with(RESERVED), &taking.reserved) {
+                (true, Reserved::Drop(left)) => {
+                    left.fetch_add(1, Ordering::Relaxed);
+                    record
                 }
-            }
-            GivenHeaders::Map(map) => {
-                for (name, value) in map {
-                    let serde_json::Value::String(value) = value else {
-                        return Err(format!("header {name}: its value is not a string"));
-                    };
-                    record = record.header(&name, value);
+                (true, Reserved::Restore) => record.header_as_stored(&name, value),
+                _ => record.header(&name, value),
+            };
+        }
+        if taking.origin {
+            let offset = self.offset.map(|offset| offset.to_string());
+            for (name, value) in [
+                ("origin-topic", self.topic),
+                ("origin-offset", offset),
+                ("origin-time", self.timestamp),
+            ] {
+                if let Some(value) = value {
+                    record = record.header(name, value);
                 }
             }
         }
@@ -160,138 +196,23 @@ impl GivenRecord {
     }
 }
 
-/// A format like `%o %t %k %p\n`, taken apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Format {
-    pieces: Vec<Piece>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Piece {
-    Text(Vec<u8>),
-    Offset,
-    Time,
-    UnixNanos,
-    Topic,
-    Key,
-    KeyLen,
-    Payload,
-    PayloadLen,
-    Headers,
-}
-
-impl std::str::FromStr for Format {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Format, String> {
-        let mut pieces = Vec::new();
-        let mut plain = Vec::new();
-        let mut chars = text.chars();
-        while let Some(char) = chars.next() {
-            let piece = match (char, if char == '%' { chars.next() } else { None }) {
-                ('%', Some('o')) => Piece::Offset,
-                ('%', Some('t')) => Piece::Time,
-                ('%', Some('u')) => Piece::UnixNanos,
-                ('%', Some('n')) => Piece::Topic,
-                ('%', Some('k')) => Piece::Key,
-                ('%', Some('K')) => Piece::KeyLen,
-                ('%', Some('p')) => Piece::Payload,
-                ('%', Some('s')) => Piece::PayloadLen,
-                ('%', Some('h')) => Piece::Headers,
-                ('%', Some('%')) => {
-                    plain.push(b'%');
-                    continue;
-                }
-                ('%', other) => {
-                    let what = other.map(String::from).unwrap_or_default();
-                    return Err(format!(
-                        "%{what}: known are %o offset, %t time, %u Unix nanoseconds, %n topic, %k \
-                         key, %K its length, %p payload, %s its length, %h headers, %%"
-                    ));
-                }
-                ('\\', _) => {
-                    plain.push(escaped(&mut chars)?);
-                    continue;
-                }
-                (other, _) => {
-                    plain.extend_from_slice(other.encode_utf8(&mut [0; 4]).as_bytes());
-                    continue;
-                }
-            };
-            if !plain.is_empty() {
-                pieces.push(Piece::Text(std::mem::take(&mut plain)));
-            }
-            pieces.push(piece);
-        }
-        if !plain.is_empty() {
-            pieces.push(Piece::Text(plain));
-        }
-        Ok(Format { pieces })
-    }
-}
-
-/// The byte behind a backslash.
-fn escaped(chars: &mut std::str::Chars<'_>) -> Result<u8, String> {
-    match chars.next() {
-        Some('n') => Ok(b'\n'),
-        Some('t') => Ok(b'\t'),
-        Some('r') => Ok(b'\r'),
-        Some('0') => Ok(0),
-        Some('\\') => Ok(b'\\'),
-        Some('x') => {
-            let digits: String = chars.take(2).collect();
-            u8::from_str_radix(&digits, 16).map_err(|_| format!("\\x{digits}: two hex digits"))
-        }
-        other => {
-            let what = other.map(String::from).unwrap_or_default();
-            Err(format!("\\{what}: known are \\n \\t \\r \\0 \\\\ \\xHH"))
-        }
-    }
-}
-
-impl Format {
-    pub(crate) fn write(
-        &self,
-        out: &mut impl Write,
-        topic: &str,
-        record: &RecordRef<'_>,
-    ) -> io::Result<()> {
-        for piece in &self.pieces {
-            match piece {
-                Piece::Text(text) => out.write_all(text)?,
-                Piece::Offset => write!(out, "{}", record.offset())?,
-                Piece::Time => out.write_all(units::time(record.timestamp_nanos()).as_bytes())?,
-                Piece::UnixNanos => write!(out, "{}", record.timestamp_nanos())?,
-                Piece::Topic => out.write_all(topic.as_bytes())?,
-                Piece::Key => out.write_all(record.key().unwrap_or_default())?,
-                Piece::KeyLen => write!(out, "{}", record.key().map_or(0, <[u8]>::len))?,
-                Piece::Payload => out.write_all(record.payload())?,
-                Piece::PayloadLen => write!(out, "{}", record.payload().len())?,
-                Piece::Headers => {
-                    for (index, (name, value)) in record.headers().enumerate() {
-                        let comma = if index == 0 { "" } else { "," };
-                        write!(out, "{comma}{name}={}", crate::output::escape(value))?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_format_is_taken_apart_and_an_unknown_letter_is_refused() {
-        let format: Format = r"%o\t%k=%p%%\n\x00".parse().unwrap();
-        let text = |bytes: &[u8]| Piece::Text(bytes.to_vec());
-        let pieces =
-            [Piece::Offset, text(b"\t"), Piece::Key, text(b"="), Piece::Payload, text(b"%\n\0")];
-        assert_eq!(format.pieces, pieces);
-        for bad in ["%", "%q", "\\", "\\q", "\\xz1"] {
-            assert!(bad.parse::<Format>().is_err(), "{bad:?}");
+impl GivenHeaders {
+    fn into_pairs(self) -> Result<Vec<(String, Vec<u8>)>, String> {
+        match self {
+            GivenHeaders::List(list) => list
+                .into_iter()
+                .map(|header| match bytes(header.value, header.value_base64) {
+                    Ok(value) => Ok((header.name, value.unwrap_or_default())),
+                    Err(what) => Err(format!("header {}: {what}", header.name)),
+                })
+                .collect(),
+            GivenHeaders::Map(map) => map
+                .into_iter()
+                .map(|(name, value)| match value {
+                    serde_json::Value::String(value) => Ok((name, value.into_bytes())),
+                    _ => Err(format!("header {name}: its value is not a string")),
+                })
+                .collect(),
         }
     }
 }

@@ -4,21 +4,25 @@ use std::io::Write;
 
 use deaddrop::{Start, Stop};
 
-use crate::cat::Style;
+use crate::cat::reader_at;
 use crate::failure::{Exit, Failure};
+use crate::format::Style;
 use crate::output::Out;
+use crate::range::Selection;
 use crate::Global;
 
 /// Print the newest records of a topic, and with -f what is appended from now on
 #[derive(Debug, clap::Args)]
-#[command(after_help = crate::cat::RANGES)]
 pub(crate) struct Tail {
     /// The topic
     topic: String,
-    /// So many of the newest records
+    #[command(flatten)]
+    selection: Selection,
+    /// So many of the newest records, if no range is given
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 10)]
+    #[arg(conflicts_with_all = ["range", "from", "to"])]
     count: u64,
-    /// Go on with what is appended, until interrupted
+    /// Go on with what is appended, until interrupted; a range has no end then
     #[arg(short, long)]
     follow: bool,
     #[command(flatten)]
@@ -28,18 +32,26 @@ pub(crate) struct Tail {
 impl Tail {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
         let topic = global.open_read_only()?.existing_topic(&self.topic)?;
-        let mut reader = topic.reader(Start::LastN(self.count))?;
+        let format = global.format();
+        let (mut reader, end) = match self.selection.range() {
+            Some(range) => {
+                let offsets = range.resolve(&topic)?;
+                (reader_at(&topic, offsets.start)?, offsets.end)
+            }
+            None => (topic.reader(Start::LastN(self.count))?, u64::MAX),
+        };
         let stop = Stop::new();
         loop {
-            while let Some(record) = reader.next()? {
-                self.style.print(out, &self.topic, &record)?;
+            while self.follow || reader.offset() < end {
+                let Some(record) = reader.next()? else { break };
+                self.style.print(out, format, &self.topic, &record)?;
             }
             out.flush()?;
             if !self.follow {
                 return Ok(Exit::Ok);
             }
             if let Some(record) = reader.wait(&stop)? {
-                self.style.print(out, &self.topic, &record)?;
+                self.style.print(out, format, &self.topic, &record)?;
             }
         }
     }

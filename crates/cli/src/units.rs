@@ -84,6 +84,12 @@ pub(crate) fn time(nanos: u64) -> String {
     humantime::format_rfc3339_micros(time).to_string()
 }
 
+/// The same to the nanosecond: what was stored, without loss.
+pub(crate) fn time_nanos(nanos: u64) -> String {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos);
+    humantime::format_rfc3339_nanos(time).to_string()
+}
+
 /// A name with the letter that makes it a plural, unless there is one.
 pub(crate) fn count(number: u64, noun: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };

@@ -8,7 +8,7 @@ use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 use deaddrop::Record;
 
 use crate::failure::{Exit, Failure};
-use crate::record::GivenRecord;
+use crate::record::{GivenRecord, Taking};
 
 /// Records that were read at once, or why reading ended.
 pub(crate) type Piece = Result<Vec<Record>, Failure>;
@@ -30,8 +30,9 @@ pub(crate) struct Input {
     pub(crate) kind: Kind,
     /// None: standard input.
     pub(crate) files: Vec<PathBuf>,
-    pub(crate) key: Option<Vec<u8>>,
+    /// Headers of all records.
     pub(crate) headers: Vec<(String, String)>,
+    pub(crate) taking: Taking,
 }
 
 /// Bytes asked for at once. A pipe gives what it has.
@@ -163,12 +164,12 @@ impl Input {
             return Ok(None);
         }
         let given: GivenRecord = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-        Ok(Some(self.with_headers(given.into_record(self.key.as_deref())?)))
+        Ok(Some(self.with_headers(given.into_record(&self.taking)?)))
     }
 
     fn record(&self, payload: &[u8]) -> Record {
         let record = Record::new(payload);
-        self.with_headers(match &self.key {
+        self.with_headers(match &self.taking.key {
             Some(key) => record.key(key),
             None => record,
         })

@@ -24,6 +24,10 @@ fn ranges_select_half_open_stretches() {
         (vec!["--from", "-3", "--to", "+1"], vec![17]),
         (vec!["--from", "5", "-n", "2"], vec![5, 6]),
         (vec!["-1h:", "-n", "2"], vec![0, 1]),
+        (vec!["--from", "-1h", "--to", "3"], vec![0, 1, 2]),
+        (vec!["--from", "@2020-01-01T00:00:00Z", "--to", "+2"], vec![0, 1]),
+        (vec!["-1h:3"], vec![0, 1, 2]),
+        (vec!["@2020-01-01T00:00:00Z:2"], vec![0, 1]),
         (vec!["@2020-01-01T00:00:00Z:end", "-n", "1"], vec![0]),
         (vec!["start:@2020-01-01"], vec![]),
         (vec!["@2100-01-01"], vec![]),
@@ -31,9 +35,16 @@ fn ranges_select_half_open_stretches() {
         (vec!["20:"], vec![]),
         (vec!["19:100"], vec![19]),
     ] {
-        let args: Vec<&str> = ["cat", "t"].into_iter().chain(args).collect();
-        let expected: String = expected.iter().map(|index| format!("{index}\n")).collect();
-        assert_eq!(scratch.run(&args).expect(0).text(), expected, "{args:?}");
+        let lines: String = expected.iter().map(|index| format!("{index}\n")).collect();
+        let with = |command| -> Vec<&str> { [command, "t"].iter().chain(&args).copied().collect() };
+        assert_eq!(scratch.run(&with("cat")).expect(0).text(), lines, "{args:?}");
+        if !args.contains(&"-n") {
+            assert_eq!(scratch.run(&with("tail")).expect(0).text(), lines, "{args:?}");
+            let exported = scratch.run(&with("export")).expect(0).json();
+            let offsets: Vec<u64> =
+                exported.iter().map(|line| line["offset"].as_u64().unwrap()).collect();
+            assert_eq!(offsets, expected, "{args:?}");
+        }
     }
     let ran = scratch.run(&["cat", "t", "21:"]).expect(1);
     assert!(ran.stderr.contains("ends at 20"), "{}", ran.stderr);
@@ -60,15 +71,32 @@ fn formats_and_json_say_where_a_record_stands() {
     let args = ["append", "t", "-q", "--key", "k", "-H", "a=1", "-H", "b=2"];
     scratch.run_with(&args, "grün\n".as_bytes()).expect(0);
     let ran =
-        scratch.run(&["cat", "t", "--format", r"%n\t%o\t%k\t%K\t%s\t%h\t%p%%\x21\n"]).expect(0);
+        scratch.run(&["cat", "t", "--format", r"%t\t%o\t%k\t%K\t%S\t%h\t%v%%\x21%n"]).expect(0);
     assert_eq!(ran.text(), "t\t0\tk\t1\t5\ta=1,b=2\tgrün%!\n");
-    let time = scratch.run(&["cat", "t", "--format", "%t"]).expect(0).text();
+    let time = scratch.run(&["cat", "t", "--format", "%d"]).expect(0).text();
     let ran = scratch.run(&["cat", "t", "--json"]).expect(0);
+    let nanos = scratch.run(&["cat", "t", "--format", "%T{ns}"]).expect(0).text();
+    let (seconds, nanos) = nanos.split_at(nanos.len() - 9);
+    assert_eq!(scratch.run(&["cat", "t", "--format", "%T{s}"]).text(), seconds);
+    let time_nanos = format!("{}{nanos}Z", time.split_inclusive('.').next().unwrap());
     let expected = format!(
-        r#"{{"topic":"t","offset":0,"timestamp":"{time}","key":"k","headers":[{{"name":"a","value":"1"}},{{"name":"b","value":"2"}}],"payload":"grün"}}"#
+        r#"{{"v":1,"topic":"t","offset":0,"timestamp":"{time_nanos}","key":"k","headers":[{{"name":"a","value":"1"}},{{"name":"b","value":"2"}}],"payload":"grün"}}"#
     );
     assert_eq!(ran.text().trim_end(), expected);
-    let from = format!("@{time}:end");
+    let coded = [
+        ("%k{hex} %v{base64}", "6b Z3LDvG4="),
+        ("%v{json} %s{hex}", "\"grün\" 6772c3bc6e"),
+        ("%h{json}", r#"[{"name":"a","value":"1"},{"name":"b","value":"2"}]"#),
+        ("raw", "grün"),
+        ("text", "grün\n"),
+    ];
+    for (format, expected) in coded {
+        assert_eq!(scratch.run(&["cat", "t", "--format", format]).expect(0).text(), expected);
+    }
+    scratch.run_with(&["append", "t", "-q"], b"\xff\n").expect(0);
+    let ran = scratch.run(&["tail", "t", "1", "--format", "%k{json} %v{json}"]).expect(0);
+    assert_eq!(ran.text(), r#"null {"base64":"/w=="}"#);
+    let from = format!("@{time}:1");
     assert_eq!(scratch.run(&["cat", "t", &from]).expect(0).text(), "grün\n");
 }
 

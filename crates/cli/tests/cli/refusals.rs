@@ -30,7 +30,7 @@ fn wrong_usage_is_code_2() {
 fn a_name_that_would_leave_the_directory_is_refused_by_reading_commands_too() {
     let scratch = Scratch::new();
     scratch.append("t", "a\n");
-    for command in ["cat", "tail", "info", "consumers", "verify"] {
+    for command in ["cat", "tail", "export", "info", "consumers", "verify"] {
         let ran = scratch.run(&[command, "../t"]).expect(2);
         assert!(ran.stderr.contains("cannot be a name"), "{}", ran.stderr);
     }
@@ -45,7 +45,7 @@ fn a_missing_log_or_topic_is_not_made_by_looking_at_it() {
     }
     assert!(!scratch.log().exists());
     scratch.append("t", "a\n");
-    for command in ["cat", "tail", "info", "dump", "consumers", "verify"] {
+    for command in ["cat", "tail", "export", "info", "dump", "consumers", "verify"] {
         let ran = scratch.run(&[command, "other"]).expect(1);
         assert!(ran.stderr.contains("no topic other"), "{command}: {}", ran.stderr);
     }

@@ -1,0 +1,178 @@
+//! The ends of the commands' help: ranges, formats, and examples that can be typed as they stand.
+
+use clap::Command;
+
+use crate::cat::RANGES;
+use crate::format::ESCAPES;
+
+/// Examples of each command, in the order of the commands.
+const EXAMPLES: &[(&str, &str)] = &[
+    (
+        "append",
+        "\
+  echo '3 of item 7' | deaddrop append orders
+  seq 5000000 | deaddrop append numbers --durability process-crash
+  deaddrop append photos --key holiday --file beach.jpg hills.jpg
+  deaddrop append orders --ndjson < orders.ndjson",
+    ),
+    (
+        "cat",
+        "\
+  deaddrop cat orders -5
+  deaddrop cat orders --from -1h --format '%o %d %k %v%n'
+  deaddrop cat orders @2026-01-01T00:00:00Z:end --json
+  deaddrop cat photos 3 --format raw > beach.jpg",
+    ),
+    (
+        "tail",
+        "\
+  deaddrop tail -n 3 orders
+  deaddrop tail -f orders --format '%d %v{json}%n'
+  deaddrop tail -f --from -10m orders",
+    ),
+    (
+        "export",
+        "\
+  deaddrop export orders > orders.ndjson
+  deaddrop export orders -1h: | gzip > last-hour.ndjson.gz
+  deaddrop -d /srv/drop export orders | deaddrop -d ./copy import orders",
+    ),
+    (
+        "import",
+        "\
+  deaddrop import orders orders.ndjson
+  deaddrop import orders --origin --durability process-crash < orders.ndjson
+  deaddrop import inventory.requests --reserved requests.ndjson",
+    ),
+    (
+        "ls",
+        "\
+  deaddrop ls
+  deaddrop ls --names
+  deaddrop -d /srv/drop ls --json",
+    ),
+    (
+        "info",
+        "\
+  deaddrop info orders
+  deaddrop info orders --json",
+    ),
+    (
+        "dump",
+        "\
+  deaddrop dump orders
+  deaddrop dump --hex --full ./00000000000000000000.seg
+  deaddrop dump orders --quiet --json",
+    ),
+    (
+        "consumers",
+        "\
+  deaddrop consumers orders
+  deaddrop consumers orders --reset billing --to -1h
+  deaddrop consumers orders --delete billing --execute",
+    ),
+    (
+        "verify",
+        "\
+  deaddrop verify
+  deaddrop verify orders billing
+  deaddrop verify --json",
+    ),
+    (
+        "request",
+        "\
+  deaddrop request inventory 'item 7'
+  deaddrop request inventory --key 'item 7' --timeout 5s < request.json
+  deaddrop request inventory 'item 7' --no-wait
+  deaddrop request --attach cli-0000000000000001-0",
+    ),
+    (
+        "serve",
+        "\
+  deaddrop serve inventory -- ./look-up
+  deaddrop serve upper --max-attempts 3 -- tr a-z A-Z
+  deaddrop serve once -n 1 -- sh -c 'echo $DEADDROP_KEY; cat'",
+    ),
+    (
+        "demo",
+        "\
+  deaddrop demo
+  deaddrop -d ./my-demo demo --over 0s
+  deaddrop demo --durability power-loss --json",
+    ),
+];
+
+/// What the help of a command says of ranges and formats.
+fn notation(name: &str) -> String {
+    match name {
+        "cat" | "tail" => {
+            format!("{RANGES}\nFormats: json, text, raw (nothing between payloads), or a line:\n{ESCAPES}\n\n")
+        }
+        "export" => format!("{RANGES}\n\n"),
+        _ => String::new(),
+    }
+}
+
+/// The command line with the examples at the end of each command's help.
+pub(crate) fn add(mut command: Command) -> Command {
+    for (name, examples) in EXAMPLES {
+        command = command.mut_subcommand(name, |sub| {
+            let before = sub.get_after_help().map_or(String::new(), |text| format!("{text}\n\n"));
+            sub.after_help(format!("{before}{}Examples:\n{examples}", notation(name)))
+        });
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    /// Words as a shell splits them, up to a redirection or a pipe.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        let mut word: Option<String> = None;
+        let mut quoted = false;
+        for char in line.chars() {
+            match char {
+                '\'' => {
+                    quoted = !quoted;
+                    word.get_or_insert_default();
+                }
+                '|' | '<' | '>' if !quoted => break,
+                ' ' if !quoted => words.extend(word.take()),
+                other => word.get_or_insert_default().push(other),
+            }
+        }
+        assert!(!quoted, "{line}");
+        words.extend(word);
+        words
+    }
+
+    #[test]
+    fn every_command_has_examples_that_its_parser_takes() {
+        let whole = crate::command();
+        for sub in whole.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            let name = sub.get_name();
+            let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let (_, examples) = help.split_once("Examples:\n").unwrap_or_else(|| panic!("{name}"));
+            let lines: Vec<&str> = examples.lines().collect();
+            assert!((2..=4).contains(&lines.len()), "{name}");
+            for line in lines {
+                let starts: Vec<usize> =
+                    line.match_indices("deaddrop ").map(|(at, _)| at).collect();
+                assert!(!starts.is_empty(), "{line}");
+                let mut named = false;
+                for start in starts {
+                    let matches = whole.clone().try_get_matches_from(words(&line[start..]));
+                    let matches = matches.unwrap_or_else(|error| panic!("{line}: {error}"));
+                    named |= matches.subcommand_name() == Some(name);
+                }
+                assert!(named, "{line} is no example of {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_shell_and_the_test_split_words_alike() {
+        assert_eq!(words("a 'b c' --d='%o x' | e"), ["a", "b c", "--d=%o x"]);
+    }
+}

@@ -1,0 +1,80 @@
+//! `import`: appends what `export` wrote.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::append::{Appending, Input, Kind, NewTopic, Summary};
+use crate::failure::{note, Exit, Failure};
+use crate::output::Out;
+use crate::record::{Reserved, Taking};
+use crate::{units, Global};
+
+/// Append the records that `export` wrote, in their order
+///
+/// They get offsets and times of their own here. Headers of requests and replies (deaddrop.*) are left
+/// out unless --reserved is given: with them a record is the request, or the outcome, that it was, and
+/// a server that finds a request answers it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Import {
+    /// The topic
+    topic: String,
+    /// Files to read instead of standard input; - is standard input
+    files: Vec<PathBuf>,
+    /// Restore the headers that make records requests and replies
+    #[arg(long)]
+    reserved: bool,
+    /// Keep where each record came from in its headers origin-topic, origin-offset and origin-time
+    #[arg(long)]
+    origin: bool,
+    /// Say nothing at the end
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    new: NewTopic,
+}
+
+#[derive(Debug, Serialize)]
+struct Imported<'a> {
+    #[serde(flatten)]
+    summary: &'a Summary,
+    reserved_left: u64,
+}
+
+impl Import {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let left = Arc::new(AtomicU64::new(0));
+        let input = Input {
+            kind: Kind::Json,
+            files: self.files.clone(),
+            headers: Vec::new(),
+            taking: Taking {
+                key: None,
+                reserved: if self.reserved {
+                    Reserved::Restore
+                } else {
+                    Reserved::Drop(Arc::clone(&left))
+                },
+                origin: self.origin,
+            },
+        };
+        let log = deaddrop::Log::open(global.dir())?;
+        let appending = Appending::new(self.new.open(&log, &self.topic)?, false);
+        let summary = appending.run(input, out)?;
+        let imported = Imported { summary: &summary, reserved_left: left.load(Ordering::Relaxed) };
+        if out.is_json() {
+            out.object(&imported)?;
+        } else if !self.quiet {
+            summary.say("imported");
+            if imported.reserved_left > 0 {
+                note(format_args!(
+                    "{} of requests and replies left out: --reserved restores them",
+                    units::count(imported.reserved_left, "header")
+                ));
+            }
+        }
+        Ok(Exit::Ok)
+    }
+}

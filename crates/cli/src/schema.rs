@@ -1,0 +1,46 @@
+//! What the JSON objects of each command hold, as text that people read and tests check.
+
+use std::io::Write;
+
+use crate::format::ESCAPES;
+use crate::output::{Out, VERSION};
+
+const RECORD: &str = include_str!("schema/record.txt");
+
+/// The objects of each command. One without an entry prints none.
+const SCHEMAS: &[(&str, &str)] = &[
+    ("append", include_str!("schema/append.txt")),
+    ("cat", RECORD),
+    ("tail", RECORD),
+    ("export", RECORD),
+    ("import", include_str!("schema/import.txt")),
+    ("ls", include_str!("schema/ls.txt")),
+    ("info", include_str!("schema/info.txt")),
+    ("dump", include_str!("schema/dump.txt")),
+    ("consumers", include_str!("schema/consumers.txt")),
+    ("verify", include_str!("schema/verify.txt")),
+    ("request", include_str!("schema/request.txt")),
+    ("demo", include_str!("schema/demo.txt")),
+];
+
+/// Prints the schema of a command, for `--format help`.
+pub(crate) fn print(out: &mut Out, command: &str) -> std::io::Result<()> {
+    let schema = SCHEMAS.iter().find(|(name, _)| *name == command);
+    match schema {
+        Some((_, schema)) => {
+            writeln!(
+                out,
+                "{command} --json prints one object a line. A field of type \"T?\" may be absent, \
+                 one of type\n\"T|null\" may be null; a[].b is the field b of the objects in the \
+                 list a. In all objects:\n\n  v  number  {VERSION}: the version of this schema. \
+                 Fields may be added to it.\n"
+            )?;
+            out.write_all(schema.as_bytes())?;
+        }
+        None => writeln!(out, "{command} prints no JSON.")?,
+    }
+    if matches!(command, "cat" | "tail") {
+        writeln!(out, "\nEscapes of --format:\n\n{ESCAPES}")?;
+    }
+    Ok(())
+}
