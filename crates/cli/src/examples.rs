@@ -58,6 +58,13 @@ const EXAMPLES: &[(&str, &str)] = &[
   deaddrop info orders --json",
     ),
     (
+        "stats",
+        "\
+  deaddrop stats
+  deaddrop stats orders --full
+  deaddrop stats orders --json",
+    ),
+    (
         "dump",
         "\
   deaddrop dump orders
@@ -94,6 +101,19 @@ const EXAMPLES: &[(&str, &str)] = &[
   deaddrop serve once -n 1 -- sh -c 'echo $DEADDROP_KEY; cat'",
     ),
     (
+        "completions",
+        "\
+  deaddrop completions bash > ~/.local/share/bash-completion/completions/deaddrop
+  deaddrop completions zsh > ~/.zfunc/_deaddrop
+  deaddrop completions fish > ~/.config/fish/completions/deaddrop.fish",
+    ),
+    (
+        "man",
+        "\
+  deaddrop man ~/.local/share/man/man1
+  deaddrop man ./man1",
+    ),
+    (
         "demo",
         "\
   deaddrop demo
@@ -118,7 +138,7 @@ pub(crate) fn add(mut command: Command) -> Command {
     for (name, examples) in EXAMPLES {
         command = command.mut_subcommand(name, |sub| {
             let before = sub.get_after_help().map_or(String::new(), |text| format!("{text}\n\n"));
-            sub.after_help(format!("{before}{}Examples:\n{examples}", notation(name)))
+            sub.after_help(format!("{before}{}Examples:\n  {examples}", notation(name)))
         });
     }
     command

@@ -61,8 +61,6 @@ impl Info {
         let topic = global.open_read_only()?.existing_topic(&self.topic)?;
         let (segments, sync_failed) = describe_segments(&topic)?;
         let consumers = topic.consumers()?;
-        // Without the words of a writer the headers say what is known to be durable.
-        let stored = segments.iter().filter_map(|segment| segment.durable_end).max();
         let damaged = segments.iter().any(|segment| segment.damage.is_some())
             || consumers.iter().any(|consumer| consumer.committed.is_err());
         let info = JsonInfo {
@@ -74,7 +72,7 @@ impl Info {
             first: topic.first_offset()?,
             high_watermark: topic.high_watermark()?,
             end: topic.end_offset()?,
-            durable_end: topic.durable_end()?.max(stored.unwrap_or(0)),
+            durable_end: known_durable(&topic, &segments)?,
             live: topic.is_live(),
             sync_failed,
             segments,
@@ -88,6 +86,17 @@ impl Info {
         }
         Ok(if damaged { Exit::Corruption } else { Exit::Ok })
     }
+}
+
+/// Below it, records are known to survive power loss.
+pub(crate) fn durable_end(topic: &Topic) -> Result<u64, Failure> {
+    known_durable(topic, &describe_segments(topic)?.0)
+}
+
+/// Without the words of a writer the headers say what is known to be durable.
+fn known_durable(topic: &Topic, segments: &[Segment]) -> Result<u64, Failure> {
+    let stored = segments.iter().filter_map(|segment| segment.durable_end).max();
+    Ok(topic.durable_end()?.max(stored.unwrap_or(0)))
 }
 
 /// The segments, and whether the newest one says that a sync failed.

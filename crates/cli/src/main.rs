@@ -5,6 +5,7 @@
 
 mod append;
 mod cat;
+mod completions;
 mod consumers;
 mod dead;
 mod demo;
@@ -18,6 +19,7 @@ mod frames;
 mod import;
 mod info;
 mod ls;
+mod man;
 mod output;
 mod pending;
 mod progress;
@@ -26,6 +28,7 @@ mod record;
 mod request;
 mod schema;
 mod serve;
+mod stats;
 mod tail;
 mod trace;
 mod units;
@@ -118,6 +121,7 @@ enum Command {
     Import(import::Import),
     Ls(ls::Ls),
     Info(info::Info),
+    Stats(stats::Stats),
     Dump(dump::Dump),
     Consumers(consumers::Consumers),
     Verify(verify::Verify),
@@ -126,6 +130,8 @@ enum Command {
     Trace(trace::Trace),
     Pending(pending::Pending),
     Dead(dead::Dead),
+    Completions(completions::Completions),
+    Man(man::Man),
     Demo(demo::Demo),
     #[command(hide = true)]
     DemoOrderService(demo::OrderService),
@@ -186,6 +192,7 @@ fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         Command::Import(command) => command.run(global, out),
         Command::Ls(command) => command.run(global, out),
         Command::Info(command) => command.run(global, out),
+        Command::Stats(command) => command.run(global, out),
         Command::Dump(command) => command.run(global, out),
         Command::Consumers(command) => command.run(global, out),
         Command::Verify(command) => command.run(global, out),
@@ -194,6 +201,8 @@ fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         Command::Trace(command) => command.run(global, out),
         Command::Pending(command) => command.run(global, out),
         Command::Dead(command) => command.run(global, out),
+        Command::Completions(command) => command.run(out),
+        Command::Man(command) => command.run(),
         Command::Demo(command) => command.run(global, out),
         Command::DemoOrderService(command) => command.run(global),
         Command::DemoInventoryService(command) => command.run(global),

@@ -16,6 +16,7 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("import", include_str!("schema/import.txt")),
     ("ls", include_str!("schema/ls.txt")),
     ("info", include_str!("schema/info.txt")),
+    ("stats", include_str!("schema/stats.txt")),
     ("dump", include_str!("schema/dump.txt")),
     ("consumers", include_str!("schema/consumers.txt")),
     ("verify", include_str!("schema/verify.txt")),

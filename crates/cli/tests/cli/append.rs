@@ -38,7 +38,10 @@ fn files_are_read_in_order_and_whole_ones_are_one_record_each() {
     scratch.run_with(&["append", "lines", "a", "-", "b"], b"between\n").expect(0);
     assert_eq!(scratch.run(&["cat", "lines"]).text(), "1\n2\nbetween\n3\n");
     scratch.run(&["append", "whole", "--whole", "a", "b"]).expect(0);
-    assert_eq!(scratch.run(&["cat", "whole", "--format", "<%p>"]).text(), "<1\n2\n><3\n>");
+    scratch.run(&["append", "whole", "--key", "k", "--file", "b", "a"]).expect(0);
+    let text = scratch.run(&["cat", "whole", "--format", "%k<%p>"]).text();
+    assert_eq!(text, "<1\n2\n><3\n>k<3\n>k<1\n2\n>");
+    scratch.run(&["append", "whole", "a", "--file", "b"]).expect(2);
     let ran = scratch.run(&["append", "lines", "a", "missing", "b"]).expect(3);
     assert!(ran.stderr.contains("opening missing") && ran.stderr.contains("2 records before it"));
     assert_eq!(scratch.run(&["cat", "lines", "-2"]).text(), "1\n2\n");

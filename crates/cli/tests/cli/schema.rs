@@ -131,6 +131,7 @@ fn commands_that_show_topics_print_what_they_document() {
     check(&scratch, "consumers", &consumers);
     // A torn tail that a later opening finds makes an epoch.
     std::fs::write(scratch.log().join("topics/t/epochs"), epoch_entry()).unwrap();
+    check(&scratch, "stats", &json(&scratch, 0, &["stats"]));
     check(&scratch, "info", &json(&scratch, 0, &["info", "t"]));
 }
 

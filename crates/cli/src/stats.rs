@@ -1,0 +1,241 @@
+//! `stats`: how much there is in a topic, how fast it grows and who is behind.
+
+mod sizes;
+
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use deaddrop::{ConsumerInfo, Error, Start, Topic};
+use serde::Serialize;
+
+use crate::failure::{Exit, Failure};
+use crate::ls::segments;
+use crate::output::{Colour, Out};
+use crate::{consumers, info, progress, units, Global};
+use sizes::{Bucket, Sizes};
+
+/// Show how much is in topics: records, bytes, rates, sizes, age, overhead, consumers and their lag
+///
+/// Rates are by the records' times, which the indexes find. Sizes are those of up to 10,000 records,
+/// evenly spread; --full reads all.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Stats {
+    /// The topics [default: all]
+    topics: Vec<String>,
+    /// Read every record, instead of a sample
+    #[arg(long)]
+    full: bool,
+}
+
+/// Of a bar of the histogram so many characters are the longest.
+const BAR_LEN: u64 = 40;
+
+/// A topic, as JSON.
+#[derive(Debug, Serialize)]
+struct Numbers {
+    topic: String,
+    records: u64,
+    first: u64,
+    end: u64,
+    durable_end: u64,
+    segments: usize,
+    bytes: u64,
+    /// Estimated from the sample, if that is not all.
+    payload_bytes: u64,
+    exact: bool,
+    /// Bytes of the segment files for each of payload.
+    overhead: Option<f64>,
+    last_minute: Rate,
+    last_hour: Rate,
+    oldest: Option<String>,
+    newest: Option<String>,
+    sizes: SizeNumbers,
+    consumers: Vec<consumers::Row>,
+}
+
+/// Records that were appended in some time before now.
+#[derive(Debug, Serialize)]
+struct Rate {
+    records: u64,
+    per_second: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct SizeNumbers {
+    records: u64,
+    damaged: u64,
+    min: Option<u64>,
+    p50: Option<u64>,
+    p90: Option<u64>,
+    p99: Option<u64>,
+    max: Option<u64>,
+    histogram: Vec<Bucket>,
+}
+
+impl Stats {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let log = global.open_read_only()?;
+        let topics = if self.topics.is_empty() { log.topics()? } else { self.topics.clone() };
+        let mut exit = Exit::Ok;
+        for (index, name) in topics.iter().enumerate() {
+            let topic = match log.existing_topic(name) {
+                // Deleted between the listing and the look.
+                Err(Error::NotFound { .. }) if self.topics.is_empty() => continue,
+                other => other?,
+            };
+            let consumers = topic.consumers()?;
+            let numbers = self.count(&topic, &consumers)?;
+            if numbers.sizes.damaged > 0 || consumers.iter().any(|info| info.committed.is_err()) {
+                exit = Exit::Corruption;
+            }
+            if out.is_json() {
+                out.object(&numbers)?;
+                continue;
+            }
+            if index > 0 {
+                writeln!(out)?;
+            }
+            print(out, &numbers)?;
+            if !consumers.is_empty() {
+                writeln!(out)?;
+                consumers::print(out, &consumers)?;
+            }
+        }
+        Ok(exit)
+    }
+
+    fn count(&self, topic: &Topic, consumers: &[ConsumerInfo]) -> Result<Numbers, Failure> {
+        let (first, end) = (topic.first_offset()?, topic.high_watermark()?);
+        let records = end.saturating_sub(first);
+        let files = segments(topic);
+        let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+        let bar = match self.full {
+            true => progress::bar(Some(records), true).with_message(topic.name().to_owned()),
+            false => indicatif::ProgressBar::hidden(),
+        };
+        let sizes = Sizes::of(topic, first..end, self.full, &bar)?;
+        bar.finish_and_clear();
+        let exact = sizes.seen == records;
+        let payload_bytes = match sizes.seen {
+            0 => 0,
+            _ if exact => sizes.payload_bytes,
+            seen => {
+                (u128::from(sizes.payload_bytes) * u128::from(records) / u128::from(seen)) as u64
+            }
+        };
+        Ok(Numbers {
+            topic: topic.name().to_owned(),
+            records,
+            first,
+            end,
+            durable_end: info::durable_end(topic)?,
+            segments: files.len(),
+            bytes,
+            payload_bytes,
+            exact,
+            overhead: (payload_bytes > 0).then(|| bytes as f64 / payload_bytes as f64),
+            last_minute: rate(topic, end, Duration::from_secs(60))?,
+            last_hour: rate(topic, end, Duration::from_secs(3600))?,
+            oldest: time_of(topic, Start::First)?,
+            newest: time_of(topic, Start::Last)?,
+            sizes: SizeNumbers {
+                records: sizes.seen,
+                damaged: sizes.damaged,
+                min: sizes.min(),
+                p50: sizes.at(0.5),
+                p90: sizes.at(0.9),
+                p99: sizes.at(0.99),
+                max: sizes.max(),
+                histogram: sizes.buckets(),
+            },
+            consumers: consumers.iter().map(consumers::Row::of).collect(),
+        })
+    }
+}
+
+/// Records below `end` that were appended in the last `time`.
+fn rate(topic: &Topic, end: u64, time: Duration) -> Result<Rate, Failure> {
+    let since = SystemTime::now().checked_sub(time).unwrap_or(SystemTime::UNIX_EPOCH);
+    let from = topic.reader(Start::Time(since))?.offset();
+    let records = end.saturating_sub(from);
+    Ok(Rate { records, per_second: records as f64 / time.as_secs_f64() })
+}
+
+/// When the record at `start` was appended; none if there is no record, or it is damaged.
+fn time_of(topic: &Topic, start: Start) -> Result<Option<String>, Failure> {
+    match topic.reader(start)?.next() {
+        Ok(record) => Ok(record.map(|record| units::time(record.timestamp_nanos()))),
+        // The look at the sizes has told of it.
+        Err(Error::Corrupt { .. } | Error::Trimmed { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn print(out: &mut Out, numbers: &Numbers) -> io::Result<()> {
+    let name = out.paint(Colour::Strong, &numbers.topic);
+    writeln!(out, "{name}")?;
+    let sizes = &numbers.sizes;
+    let about = if numbers.exact { "" } else { "about " };
+    let overhead =
+        numbers.overhead.map_or(String::new(), |times| format!(", {times:.2} times the payload"));
+    let rate = |rate: &Rate| format!("{} records, {:.1} a second", rate.records, rate.per_second);
+    let or_none = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".to_owned());
+    let lines = [
+        ("records", format!("{}, offsets {}..{}", numbers.records, numbers.first, numbers.end)),
+        ("durable end", numbers.durable_end.to_string()),
+        ("payload", format!("{about}{}", units::size(numbers.payload_bytes))),
+        (
+            "on disk",
+            format!(
+                "{} in {}{overhead}",
+                units::size(numbers.bytes),
+                units::count(numbers.segments as u64, "segment")
+            ),
+        ),
+        ("last minute", rate(&numbers.last_minute)),
+        ("last hour", rate(&numbers.last_hour)),
+        ("oldest", or_none(&numbers.oldest)),
+        ("newest", or_none(&numbers.newest)),
+    ];
+    for (name, value) in lines {
+        let name = out.paint(Colour::Faint, format!("  {name:<14}"));
+        writeln!(out, "{name}{value}")?;
+    }
+    if sizes.damaged > 0 {
+        let what = units::count(sizes.damaged, "record");
+        let what = out.paint(Colour::Bad, format!("{what} could not be read"));
+        writeln!(out, "  {what}")?;
+    }
+    let (Some(min), Some(p50), Some(p90), Some(p99), Some(max)) =
+        (sizes.min, sizes.p50, sizes.p90, sizes.p99, sizes.max)
+    else {
+        return Ok(());
+    };
+    let of = if sizes.records == numbers.records {
+        "of all records".to_owned()
+    } else {
+        format!("of {} records", sizes.records)
+    };
+    let name = out.paint(Colour::Faint, format!("  {:<14}", "sizes"));
+    writeln!(out, "{name}{of}: min {min}, p50 {p50}, p90 {p90}, p99 {p99}, max {max} bytes")?;
+    histogram(out, &sizes.histogram)
+}
+
+fn histogram(out: &mut Out, buckets: &[Bucket]) -> io::Result<()> {
+    let most = buckets.iter().map(|bucket| bucket.records).max().unwrap_or(0).max(1);
+    let range = |bucket: &Bucket| format!("{}..{}", bucket.from, bucket.to);
+    let width = buckets.iter().map(|bucket| range(bucket).len()).max().unwrap_or(0);
+    let count_width = most.to_string().len();
+    for bucket in buckets {
+        // What occurs at all has a bar.
+        let len = (bucket.records * BAR_LEN).div_ceil(most) as usize;
+        let line = format!(
+            "    {:>width$} {:>count_width$} {}",
+            range(bucket),
+            bucket.records,
+            "#".repeat(len)
+        );
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
