@@ -11,6 +11,7 @@ mod reading;
 mod refusals;
 mod schema;
 mod service;
+mod snapshots;
 mod stats;
 mod support;
 mod trace;

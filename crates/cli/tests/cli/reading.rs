@@ -1,12 +1,14 @@
 //! `cat`, `tail`, `ls`, `info`: what is printed, and that nothing is touched.
 
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use deaddrop::{Log, Start};
 
-use crate::support::{copy_dir, flip, payload, snapshot, Scratch};
+use crate::support::{copy_dir, flip, payload, snapshot, Ran, Scratch};
 
 #[test]
 fn ranges_select_half_open_stretches() {
@@ -198,7 +200,7 @@ fn reading_changes_nothing_and_needs_no_right_to_write() {
     drop(writer);
 }
 
-fn is_prepared(path: &std::path::Path) -> bool {
+fn is_prepared(path: &Path) -> bool {
     let name = path.file_name().unwrap().to_str().unwrap();
     name == "control" || name.ends_with(".tmp") || name.ends_with(".idx")
 }
@@ -215,6 +217,84 @@ fn a_directory_without_write_permission_can_be_read() {
     mode(0o700);
     assert_eq!(cat.expect(0).text().lines().count(), 100);
     verify.expect(0);
+}
+
+/// Names, lengths and times of change of everything below a directory.
+fn states(dir: &Path) -> Vec<(PathBuf, u64, i64, i64)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(states(&path));
+        }
+        let metadata = std::fs::metadata(&path).unwrap();
+        let changed = (metadata.mtime(), metadata.mtime_nsec());
+        all.push((path, metadata.len(), changed.0, changed.1));
+    }
+    all.sort();
+    all
+}
+
+/// Files that a group may read and nobody but the owner may write.
+fn for_readers(dir: &Path) {
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    mode(dir, 0o750);
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => for_readers(&path),
+            false => mode(&path, 0o640),
+        }
+    }
+}
+
+#[test]
+fn another_user_of_the_group_can_read_without_a_lock_or_a_trace() {
+    const NOBODY: u32 = 65534;
+    // Somewhere that another user can get to, and so can the program.
+    let shared = tempfile::tempdir().unwrap();
+    let (log, program) = (shared.path().join("drop"), shared.path().join("deaddrop"));
+    let source = Scratch::new();
+    let topic = source.topic_of("t", 0..1000);
+    topic.consumer("c", Start::Offset(10)).unwrap().sync().unwrap();
+    drop(topic);
+    copy_dir(&source.log(), &log);
+    std::fs::copy(env!("CARGO_BIN_EXE_deaddrop"), &program).unwrap();
+    for_readers(&log);
+    std::fs::set_permissions(shared.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    // The group of the files is that of this process, and only root can become somebody else.
+    let group = std::fs::metadata(&log).unwrap().gid();
+    let as_reader = |args: &[&str]| {
+        let mut command = std::process::Command::new(&program);
+        command.arg("-d").arg(&log).args(args).uid(NOBODY).gid(group).current_dir("/");
+        command.output()
+    };
+    if let Err(error) = as_reader(&["ls"]) {
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+        return;
+    }
+    let before = states(&log);
+    for args in [
+        vec!["ls"],
+        vec!["info", "t"],
+        vec!["cat", "t"],
+        vec!["tail", "t"],
+        vec!["export", "t"],
+        vec!["stats", "t", "--full"],
+        vec!["dump", "t"],
+        vec!["consumers", "t"],
+        vec!["verify"],
+    ] {
+        let ran = Ran::of(&as_reader(&args).unwrap()).expect(0);
+        assert!(ran.stderr.is_empty(), "{args:?}: {}", ran.stderr);
+    }
+    assert_eq!(states(&log), before);
+    // It may not write, and is told so.
+    let refused = Ran::of(&as_reader(&["append", "t", "/etc/hostname"]).unwrap());
+    assert_eq!(refused.code, Some(3), "{}", refused.stderr);
+    assert_eq!(states(&log), before);
 }
 
 #[test]

@@ -1,0 +1,262 @@
+//! The output of each command over a fixed small log, as text and as JSON, beside what was agreed.
+//!
+//! The files are in `tests/snapshots`, one for each command. With `UPDATE_SNAPSHOTS=1` they are written
+//! anew: the difference is then for people to look at.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use deaddrop::{Durability, Log, Record, Start, TopicOptions};
+
+use crate::support::{flip, Scratch};
+
+/// Commands whose output is made of other things than a log, or of measurements.
+const WITHOUT: &[&str] = &["completions", "demo", "help", "man"];
+
+/// Three topics: orders with whatever a record can have and two consumers, an empty one, a damaged one.
+fn fixed_log(scratch: &Scratch) {
+    let log = Log::open(scratch.log()).unwrap();
+    let options = || TopicOptions {
+        segment_len: 16 << 10,
+        ..TopicOptions::durability(Durability::ProcessCrash)
+    };
+    let orders = log.create_topic("orders", options()).unwrap();
+    for record in [
+        Record::new("3 of item 7").key("customer-12"),
+        Record::new("grün\nund\tblau")
+            .key("customer-12")
+            .header("trace", "abc")
+            .header("hops", "2"),
+        Record::new([0, 0xff, 0xfe]).key([0xff]).header("binary", [0x80]),
+        Record::new(""),
+        Record::new(r#"{"sku":"S-1","quantity":3}"#),
+    ] {
+        orders.append(&record).unwrap();
+    }
+    orders.append_batch(&[Record::new("one of two"), Record::new("two of two")]).unwrap();
+    for (name, at) in [("billing", 5), ("shipping", 2)] {
+        orders.consumer(name, Start::Offset(at)).unwrap().sync().unwrap();
+    }
+    log.create_topic("empty", options()).unwrap();
+    let damaged = log.create_topic("damaged", options()).unwrap();
+    for index in 0..4 {
+        damaged.append(&Record::new(format!("record {index}"))).unwrap();
+    }
+    drop((log, orders, damaged));
+    // In the payload of the second record.
+    flip(&scratch.segments("damaged")[0], 4096 + 48 + 36, 0);
+}
+
+/// What each command is shown with. Those that write come last.
+const RUNS: &[(&str, &[&str])] = &[
+    ("ls", &["ls", "ls --json", "ls --names", "ls --names --json"]),
+    ("info", &["info orders", "info orders --json", "info nothing"]),
+    (
+        "cat",
+        &[
+            "cat orders",
+            "cat orders --json",
+            "cat orders 1:3 --format %t[%o]%K:%k{json}|%S:%v{json}|%h|%h{hex}|%h{json}%n",
+            "cat orders 2 --format raw",
+            "cat orders 99",
+            "cat damaged",
+            "cat damaged --skip-damage",
+        ],
+    ),
+    ("tail", &["tail -n 2 orders", "tail orders --from -3 --json"]),
+    ("export", &["export orders", "export orders -2", "export damaged --skip-damage"]),
+    ("stats", &["stats orders", "stats orders --json", "stats empty", "stats empty --json"]),
+    ("dump", &["dump orders", "dump orders --json", "dump damaged --quiet"]),
+    (
+        "consumers",
+        &[
+            "consumers orders",
+            "consumers orders --json",
+            "consumers orders --reset billing --to 0",
+            "consumers orders --reset billing --to 0 --json",
+            "consumers orders --delete shipping",
+            "consumers orders --delete nobody",
+        ],
+    ),
+    ("verify", &["verify", "verify --json"]),
+    (
+        "append",
+        &[
+            "append new line.txt",
+            "append new line.txt --json",
+            "append new line.txt --ack -q",
+            "append new line.txt --ack --json",
+            "append new no-such-file",
+        ],
+    ),
+    ("import", &["import copy records.ndjson", "import copy records.ndjson --json"]),
+    (
+        "request",
+        &[
+            "request echo hello --no-wait",
+            "request echo hello --no-wait --json",
+            "request echo hello --deadline 1ms",
+            "request echo hello --deadline 1ms --json",
+            "request echo hello --timeout 1ms",
+        ],
+    ),
+    ("serve", &["serve echo -n 1 -- /no/such/command", "serve echo -n 1 -- cat"]),
+];
+
+#[test]
+fn each_command_prints_what_was_agreed() {
+    let scratch = Scratch::new();
+    fixed_log(&scratch);
+    std::fs::write(scratch.path().join("line.txt"), "a line\nand another\n").unwrap();
+    let records = scratch.run(&["export", "orders"]).expect(0).stdout;
+    std::fs::write(scratch.path().join("records.ndjson"), records).unwrap();
+    let update = std::env::var_os("UPDATE_SNAPSHOTS").is_some();
+    let mut differ = Vec::new();
+    for (command, runs) in RUNS {
+        let text: String = runs.iter().map(|args| transcript(&scratch, args)).collect();
+        let path = snapshot_dir().join(format!("{command}.txt"));
+        if update {
+            std::fs::write(&path, text).unwrap();
+            continue;
+        }
+        let agreed = std::fs::read_to_string(&path).unwrap_or_default();
+        if let Some(difference) = first_difference(&agreed, &text) {
+            differ.push(format!("{command}: {difference}"));
+        }
+    }
+    assert!(differ.is_empty(), "UPDATE_SNAPSHOTS=1 takes it over:\n{}", differ.join("\n"));
+}
+
+#[test]
+fn every_command_has_a_snapshot_and_every_snapshot_a_command() {
+    let help = Scratch::new().run(&["--help"]).expect(0).text();
+    let (_, rest) = help.split_once("Commands:\n").unwrap();
+    let lines = rest.lines().take_while(|line| !line.is_empty());
+    let names = lines.filter(|line| line.starts_with("  ") && !line.starts_with("    "));
+    let known: BTreeSet<String> = names
+        .map(|line| line.split_whitespace().next().unwrap().to_owned())
+        .filter(|name| !WITHOUT.contains(&name.as_str()))
+        .collect();
+    let shown: BTreeSet<String> = RUNS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(shown, known);
+    let files = std::fs::read_dir(snapshot_dir()).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned());
+    assert_eq!(files.collect::<BTreeSet<String>>(), known);
+}
+
+fn snapshot_dir() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots")
+}
+
+/// A command line, what it prints, and how it ends.
+fn transcript(scratch: &Scratch, args: &str) -> String {
+    let args: Vec<&str> = args.split(' ').collect();
+    let ran = scratch.run_with(&args, b"from standard input");
+    let mut text = format!("$ deaddrop {}\n", args.join(" "));
+    text += &readable(&ran.stdout);
+    if !text.ends_with('\n') {
+        text += "<no newline>\n";
+    }
+    for line in ran.stderr.lines() {
+        writeln!(text, "! {line}").unwrap();
+    }
+    writeln!(text, "= {}\n", ran.code.unwrap()).unwrap();
+    normalise(&text.replace(scratch.path().to_str().unwrap(), "DIR"))
+}
+
+/// Bytes as text that an editor shows: what is not, as `<ff>`.
+fn readable(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            match char {
+                '\n' => text.push('\n'),
+                other if other.is_control() => write!(text, "<{:02x}>", other as u32).unwrap(),
+                other => text.push(other),
+            }
+        }
+        for byte in chunk.invalid() {
+            write!(text, "<{byte:02x}>").unwrap();
+        }
+    }
+    text
+}
+
+/// The text without what differs from run to run.
+fn normalise(text: &str) -> String {
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let is_word = |char: char| char.is_ascii_alphanumeric() || matches!(char, ':' | '.' | '-');
+        let mut out = String::new();
+        let mut rest = line;
+        while !rest.is_empty() {
+            let end = rest.find(|char| !is_word(char)).unwrap_or(rest.len());
+            out += &normal_word(&rest[..end]);
+            let next = rest[end..].find(is_word).map_or(rest.len(), |at| end + at);
+            out += &rest[end..next];
+            rest = &rest[next..];
+        }
+        for (before, behind) in [
+            ("\"seconds\":", "}"),
+            ("\"last_minute\":{\"records\":", "}"),
+            ("\"last_hour\":{\"records\":", "}"),
+            ("last minute   ", "second"),
+            ("last hour     ", "second"),
+            (" in ", " s"),
+        ] {
+            out = blank_between(&out, before, behind);
+        }
+        lines.push(out);
+    }
+    lines.join("\n") + "\n"
+}
+
+/// A word, or what kind of word it is.
+fn normal_word(word: &str) -> String {
+    let bytes = word.as_bytes();
+    let is_time = bytes.len() >= 20 && bytes[4] == b'-' && bytes[10] == b'T' && word.ends_with('Z');
+    if is_time {
+        return "TIME".to_owned();
+    }
+    let part = |part: &str| {
+        let hex = part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        match part.len() {
+            8 if hex => "CRC".to_owned(),
+            16 if hex => "HEX".to_owned(),
+            _ => part.to_owned(),
+        }
+    };
+    word.split('-').map(part).collect::<Vec<String>>().join("-")
+}
+
+/// Digits between two texts become `N`.
+fn blank_between(line: &str, before: &str, behind: &str) -> String {
+    let Some((head, tail)) = line.split_once(before) else { return line.to_owned() };
+    let Some((number, rest)) = tail.split_once(behind) else { return line.to_owned() };
+    let numeric = number.chars().all(|c| c.is_ascii_digit() || c == '.');
+    if before == " in " && !numeric {
+        return line.to_owned();
+    }
+    let text: String = number.chars().map(|c| if c.is_ascii_digit() { 'N' } else { c }).collect();
+    let mut short = text;
+    while short.contains("NN") || short.contains("N.N") {
+        short = short.replace("NN", "N").replace("N.N", "N");
+    }
+    format!("{head}{before}{short}{behind}{rest}")
+}
+
+fn first_difference(agreed: &str, printed: &str) -> Option<String> {
+    if agreed == printed {
+        return None;
+    }
+    let mut lines = agreed.lines().zip(printed.lines()).enumerate();
+    Some(match lines.find(|(_, (agreed, printed))| agreed != printed) {
+        Some((index, (agreed, printed))) => {
+            format!("line {}:\n- {agreed}\n+ {printed}", index + 1)
+        }
+        None => {
+            format!("{} lines, agreed were {}", printed.lines().count(), agreed.lines().count())
+        }
+    })
+}
