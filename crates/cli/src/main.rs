@@ -4,6 +4,7 @@
 //! beside live processes, on a copy and on a read-only medium.
 
 mod append;
+mod bench;
 mod cat;
 mod consumers;
 mod dead;
@@ -90,6 +91,7 @@ enum Command {
     Trace(trace::Trace),
     Pending(pending::Pending),
     Dead(dead::Dead),
+    Bench(bench::Bench),
     Demo(demo::Demo),
     #[command(hide = true)]
     DemoOrderService(demo::OrderService),
@@ -97,6 +99,8 @@ enum Command {
     DemoInventoryService(demo::InventoryService),
     #[command(hide = true)]
     DemoVerify(demo::Proof),
+    #[command(hide = true)]
+    BenchWorker(bench::Worker),
 }
 
 fn main() -> ExitCode {
@@ -131,10 +135,12 @@ fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         Command::Trace(command) => command.run(global, out),
         Command::Pending(command) => command.run(global, out),
         Command::Dead(command) => command.run(global, out),
+        Command::Bench(command) => command.run(global, out),
         Command::Demo(command) => command.run(global, out),
         Command::DemoOrderService(command) => command.run(global),
         Command::DemoInventoryService(command) => command.run(global),
         Command::DemoVerify(command) => command.run(global, out),
+        Command::BenchWorker(command) => command.run(global, out),
     }
 }
 

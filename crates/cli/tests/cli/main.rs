@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod append;
+mod bench;
 mod consumers;
 mod demo;
 mod dump;
