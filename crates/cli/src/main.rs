@@ -23,6 +23,7 @@ mod request;
 mod serve;
 mod tail;
 mod trace;
+mod top;
 mod units;
 mod verify;
 
@@ -91,6 +92,7 @@ enum Command {
     Trace(trace::Trace),
     Pending(pending::Pending),
     Dead(dead::Dead),
+    Top(top::Top),
     Bench(bench::Bench),
     Demo(demo::Demo),
     #[command(hide = true)]
@@ -135,6 +137,7 @@ fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         Command::Trace(command) => command.run(global, out),
         Command::Pending(command) => command.run(global, out),
         Command::Dead(command) => command.run(global, out),
+        Command::Top(command) => command.run(global, out),
         Command::Bench(command) => command.run(global, out),
         Command::Demo(command) => command.run(global, out),
         Command::DemoOrderService(command) => command.run(global),

@@ -11,4 +11,5 @@ mod refusals;
 mod service;
 mod support;
 mod trace;
+mod top;
 mod verify;
