@@ -275,6 +275,9 @@ fn trim(topic: &Topic) -> Result<(), Failure> {
     for consumer in topic.consumers()? {
         floor = floor.min(consumer.committed?);
     }
+    for (_, group) in topic.groups()? {
+        floor = floor.min(group?.committed);
+    }
     match topic.trim_before(floor.min(topic.high_watermark()?)) {
         // Another look comes.
         Ok(_) | Err(Error::TimedOut { .. }) => Ok(()),
