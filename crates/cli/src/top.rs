@@ -1,11 +1,13 @@
 //! `top`: what a log is at, as it happens.
 
 mod draw;
+mod look;
 mod model;
 mod outstanding;
 mod plain;
 mod screen;
 mod tables;
+mod view;
 mod watch;
 
 use std::io::IsTerminal;

@@ -8,8 +8,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 use ratatui::Frame;
 
-use super::model::View;
 use super::tables::{tables, Table, Tone};
+use super::view::View;
 
 /// Draws the view, `scroll` lines down; returns how far down it makes sense to go.
 pub(super) fn draw(
@@ -98,10 +98,16 @@ mod tests {
     use ratatui::backend::TestBackend;
     use ratatui::Terminal;
 
-    use super::super::model::{
-        ConsumerLook, Look, Member, Model, Problem, ServiceLook, State, TopicLook,
+    use super::super::look::{
+        ConsumerLook, GroupLook, InHand, Lane, Look, Member, Problem, ServiceLook, State, TopicLook,
     };
+    use super::super::model::Model;
     use super::*;
+
+    fn lane(number: usize, state: &'static str) -> Lane {
+        let in_hand = InHand { offset: 41, attempt: 3, state };
+        Lane { lane: number, committed: 41, owner: Some(7), in_hand: Some(in_hand) }
+    }
 
     fn view() -> View {
         let look = |seconds: u64, end: u64| Look {
@@ -118,6 +124,13 @@ mod tests {
                     owner: Some(12),
                     problem: Some(Problem { text: "its slot\nis bad".into(), is_corruption: true }),
                     ..ConsumerLook::default()
+                }],
+                groups: vec![GroupLook {
+                    name: "shipping".into(),
+                    committed: Some(40),
+                    lag: 2,
+                    lanes: vec![lane(0, "running"), lane(1, "suspect")],
+                    problem: None,
                 }],
                 members: vec![Member {
                     slot: 3,
@@ -157,7 +170,7 @@ mod tests {
 
     #[test]
     fn everything_that_was_seen_is_on_the_screen() {
-        let (rows, most) = screen(&view(), 120, 20, 0);
+        let (rows, most) = screen(&view(), 120, 30, 0);
         let expected = [
             "deaddrop top  ./drop  1970-01-01 00:01:30 UTC",
             "",
@@ -169,6 +182,12 @@ mod tests {
             "",
             "CONSUMER  TOPIC   COMMITTED  LAG  PER SECOND  OWNER",
             "billing   orders          -    7           -  process 12  its slot\\nis bad",
+            "",
+            "GROUP     TOPIC   COMMITTED  LAG  PER SECOND  LANES  HELD  PROCESSES  IN HAND",
+            "shipping  orders  40 2 0 2 2 1 2",
+            "",
+            "LANE  GROUP     TOPIC   RECORD  ATTEMPT  OWNER  STATE",
+            "   1  shipping  orders      41        3  process 7  suspect",
             "",
             "MEMBER      TOPIC   SLOT  COMMAND  STATE",
             "process 99  orders     3  shop     stopped",
@@ -184,9 +203,9 @@ mod tests {
     #[test]
     fn a_small_screen_scrolls_to_the_last_line_and_no_further() {
         let (rows, most) = screen(&view(), 60, 8, u16::MAX);
-        assert_eq!(most, 11 - 5);
+        assert_eq!(most, 17 - 5);
         assert!(rows[6].starts_with("process 99"), "{rows:?}");
-        assert_eq!(rows[7], "q quit  up down scroll  every 2s  line 7 of 11");
+        assert_eq!(rows[7], "q quit  up down scroll  every 2s  line 13 of 17");
         for (width, height) in [(1, 1), (3, 2), (200, 3)] {
             screen(&view(), width, height, 3);
         }

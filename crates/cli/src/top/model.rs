@@ -1,180 +1,12 @@
 //! From two looks at a log to what is shown: rates, lags, latencies. Knows no log and no terminal.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
 
+use super::look::{GroupLook, Look, Problem, ServiceLook, TopicLook};
+use super::view::{ConsumerView, GroupView, Latency, ServiceView, TopicView, View};
 use crate::failure::Failure;
-
-/// What was seen of a log at one moment.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Look {
-    /// Since the first look, by a clock that does not jump.
-    pub(super) at: Duration,
-    /// The wall clock, nanoseconds since the Unix epoch.
-    pub(super) wall_nanos: u64,
-    pub(super) topics: Vec<TopicLook>,
-    pub(super) services: Vec<ServiceLook>,
-}
-
-#[derive(Debug, Clone, Default)]
-pub(super) struct TopicLook {
-    pub(super) name: String,
-    pub(super) durability: String,
-    pub(super) first: u64,
-    pub(super) high_watermark: u64,
-    pub(super) disk_bytes: u64,
-    pub(super) consumers: Vec<ConsumerLook>,
-    pub(super) members: Vec<Member>,
-    pub(super) problem: Option<Problem>,
-}
-
-#[derive(Debug, Clone, Default)]
-pub(super) struct ConsumerLook {
-    pub(super) name: String,
-    pub(super) committed: Option<u64>,
-    pub(super) lag: u64,
-    pub(super) owner: Option<u32>,
-    pub(super) problem: Option<Problem>,
-}
-
-#[derive(Debug, Clone, Default)]
-pub(super) struct ServiceLook {
-    pub(super) name: String,
-    pub(super) outstanding: u64,
-    /// There are more that were not looked at yet.
-    pub(super) is_behind: bool,
-    /// When the oldest of them was sent, nanoseconds since the Unix epoch.
-    pub(super) oldest_nanos: Option<u64>,
-    /// Of the outcomes seen since the last look, in microseconds.
-    pub(super) latencies_micros: Vec<u64>,
-    pub(super) problem: Option<Problem>,
-}
-
-/// Why something could not be looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Problem {
-    pub(super) text: String,
-    pub(super) is_corruption: bool,
-}
-
-impl Problem {
-    pub(super) fn of(error: &deaddrop::Error) -> Problem {
-        Problem { text: error.to_string(), is_corruption: error.is_corruption() }
-    }
-}
-
-/// A process that has a topic open for writing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Member {
-    pub(super) slot: usize,
-    pub(super) pid: u32,
-    /// The name of the process; empty if it cannot be seen from here.
-    pub(super) command: String,
-    pub(super) state: State,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum State {
-    Idle,
-    Appending,
-    Syncing,
-    /// By a signal or a debugger: if it holds the append lock, writers wait for it.
-    Stopped,
-    /// What it held was not taken over yet.
-    Dead,
-}
-
-impl State {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            State::Idle => "idle",
-            State::Appending => "appending",
-            State::Syncing => "syncing",
-            State::Stopped => "stopped",
-            State::Dead => "dead",
-        }
-    }
-}
-
-/// What is shown; as JSON, a line of `--json`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct View {
-    pub(super) at: String,
-    pub(super) dir: String,
-    /// The time that rates are of; none at the first look.
-    pub(super) interval_seconds: Option<f64>,
-    pub(super) topics: Vec<TopicView>,
-    pub(super) services: Vec<ServiceView>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct TopicView {
-    pub(super) topic: String,
-    pub(super) durability: String,
-    pub(super) first: u64,
-    pub(super) high_watermark: u64,
-    pub(super) disk_bytes: u64,
-    pub(super) per_second: Option<f64>,
-    /// The rates of the last looks, the newest last.
-    #[serde(skip)]
-    pub(super) history: Vec<f64>,
-    pub(super) consumers: Vec<ConsumerView>,
-    pub(super) members: Vec<Member>,
-    pub(super) error: Option<String>,
-    #[serde(skip)]
-    is_damaged: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct ConsumerView {
-    pub(super) consumer: String,
-    pub(super) committed: Option<u64>,
-    pub(super) lag: u64,
-    pub(super) per_second: Option<f64>,
-    pub(super) owner: Option<u32>,
-    pub(super) error: Option<String>,
-    #[serde(skip)]
-    is_damaged: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct ServiceView {
-    pub(super) service: String,
-    pub(super) outstanding: u64,
-    /// There are more, not counted yet.
-    pub(super) outstanding_is_partial: bool,
-    pub(super) oldest_seconds: Option<f64>,
-    pub(super) outcomes_per_second: Option<f64>,
-    pub(super) latency_micros: Option<Latency>,
-    /// The 99th percentiles of the last looks that saw outcomes, in microseconds.
-    #[serde(skip)]
-    pub(super) history: Vec<f64>,
-    pub(super) error: Option<String>,
-    #[serde(skip)]
-    is_damaged: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Latency {
-    pub(super) count: u64,
-    pub(super) p50: u64,
-    pub(super) p90: u64,
-    pub(super) p99: u64,
-    pub(super) max: u64,
-}
-
-impl View {
-    /// Whether stored bytes were found to be damaged.
-    pub(super) fn is_damaged(&self) -> bool {
-        self.topics.iter().any(|topic| {
-            topic.is_damaged || topic.consumers.iter().any(|consumer| consumer.is_damaged)
-        }) || self.services.iter().any(|service| service.is_damaged)
-    }
-}
 
 /// Looks that are remembered.
 const HISTORY_MAX: usize = 60;
@@ -248,6 +80,7 @@ impl Model {
                 is_damaged,
             }
         });
+        let groups = topic.groups.iter().map(|group| group_view(group, before, interval));
         let (error, is_damaged) = tell(&topic.problem);
         TopicView {
             topic: topic.name.clone(),
@@ -258,6 +91,7 @@ impl Model {
             per_second,
             history: history.iter().copied().collect(),
             consumers: consumers.collect(),
+            groups: groups.collect(),
             members: topic.members.clone(),
             error,
             is_damaged,
@@ -300,6 +134,27 @@ impl Model {
     }
 }
 
+fn group_view(
+    group: &GroupLook,
+    topic_before: Option<&TopicLook>,
+    interval: Option<f64>,
+) -> GroupView {
+    let all = topic_before.iter().flat_map(|before| &before.groups);
+    let before = all.into_iter().find(|before| before.name == group.name);
+    let (error, is_damaged) = tell(&group.problem);
+    GroupView {
+        group: group.name.clone(),
+        committed: group.committed,
+        lag: group.lag,
+        per_second: group
+            .committed
+            .and_then(|now| rate(before.and_then(|before| before.committed), now, interval)),
+        lanes: group.lanes.clone(),
+        error,
+        is_damaged,
+    }
+}
+
 fn tell(problem: &Option<Problem>) -> (Option<String>, bool) {
     match problem {
         Some(problem) => (Some(problem.text.clone()), problem.is_corruption),
@@ -328,6 +183,9 @@ fn rate(before: Option<u64>, now: u64, interval: Option<f64>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::look::ConsumerLook;
     use super::*;
 
     fn look(seconds: u64, end: u64, committed: u64) -> Look {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use deaddrop::service::{Envelope, Kind, RequestId};
 use deaddrop::{Error, Log, Reader, RecordRef, Result, Start, Topic};
 
-use super::model::{Problem, ServiceLook};
+use super::look::{Problem, ServiceLook};
 
 /// Of requests that were answered before the first look, so many are read for their latencies.
 const HISTORY_COUNT: u64 = 10_000;
@@ -37,11 +37,11 @@ impl Follower {
         // Before the requests are looked at: the outcomes of those that come now lie behind it.
         let replies_end = replies.high_watermark()?;
         let end = requests.high_watermark()?;
-        // What the server has committed past has its outcome. Without a server everything is open.
+        // What all lanes have committed past has its outcome. Without a server everything is open.
         let mut floor = None;
-        for consumer in requests.consumers()? {
-            if let (false, Ok(at)) = (consumer.name.starts_with("client."), consumer.committed) {
-                floor = Some(floor.map_or(at, |floor: u64| floor.min(at)));
+        for (_, group) in requests.groups()? {
+            if let Ok(group) = group {
+                floor = Some(floor.map_or(group.committed, |at: u64| at.min(group.committed)));
             }
         }
         let start = floor.unwrap_or(0).min(end.saturating_sub(HISTORY_COUNT));

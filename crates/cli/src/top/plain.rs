@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-use super::model::View;
 use super::tables::tables;
+use super::view::View;
 use crate::output::{Colour, Out};
 
 /// Prints the tables under a line with the time. An empty line sets them apart from those before.

@@ -9,7 +9,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 use ratatui::DefaultTerminal;
 
 use super::draw::draw;
-use super::model::View;
+use super::view::View;
 use crate::failure::{Exit, Failure};
 
 /// The terminal in the hands of this program. Given back when it is dropped, and by the panic hook

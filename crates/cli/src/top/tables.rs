@@ -1,6 +1,7 @@
 //! The tables of a view: what both the screen and plain output show.
 
-use super::model::{State, TopicView, View};
+use super::look::State;
+use super::view::{TopicView, View};
 use crate::units;
 
 /// A heading and aligned rows.
@@ -48,7 +49,14 @@ fn error(error: &Option<String>) -> Cell {
 
 /// All tables; those without a row are left out, but for the topics.
 pub(super) fn tables(view: &View, with_history: bool) -> Vec<Table> {
-    let mut tables = vec![topics(view), services(view), consumers(view), members(view)];
+    let mut tables = vec![
+        topics(view),
+        services(view),
+        consumers(view),
+        groups(view),
+        lanes(view),
+        members(view),
+    ];
     if !with_history {
         for table in &mut tables {
             for row in &mut table.rows {
@@ -158,6 +166,80 @@ fn consumers(view: &View) -> Table {
         rows,
     }
 }
+
+fn groups(view: &View) -> Table {
+    let mut rows = Vec::new();
+    for topic in &view.topics {
+        for group in &topic.groups {
+            let mut workers: Vec<u32> = group.lanes.iter().filter_map(|lane| lane.owner).collect();
+            let held = workers.len();
+            workers.sort_unstable();
+            workers.dedup();
+            let in_hand = group.lanes.iter().filter(|lane| lane.in_hand.is_some()).count();
+            rows.push(vec![
+                plain(&group.group),
+                plain(&topic.topic),
+                plain(group.committed.map_or("-".to_owned(), |at| at.to_string())),
+                plain(group.lag.to_string()),
+                plain(rate(group.per_second)),
+                plain(group.lanes.len().to_string()),
+                plain(held.to_string()),
+                plain(workers.len().to_string()),
+                plain(in_hand.to_string()),
+                error(&group.error),
+            ]);
+        }
+    }
+    Table {
+        heading: vec![
+            "GROUP",
+            "TOPIC",
+            "COMMITTED",
+            "LAG",
+            "PER SECOND",
+            "LANES",
+            "HELD",
+            "PROCESSES",
+            "IN HAND",
+            "",
+        ],
+        right: vec![2, 3, 4, 5, 6, 7, 8],
+        rows,
+    }
+}
+
+/// The lanes that are not simply at work: a record that failed, that is suspected of killing its
+/// handler, or that stops its lane.
+fn lanes(view: &View) -> Table {
+    let mut rows = Vec::new();
+    for topic in &view.topics {
+        for group in &topic.groups {
+            for lane in &group.lanes {
+                let Some(in_hand) = &lane.in_hand else { continue };
+                if in_hand.state == RUNNING {
+                    continue;
+                }
+                rows.push(vec![
+                    plain(lane.lane.to_string()),
+                    plain(&group.group),
+                    plain(&topic.topic),
+                    plain(in_hand.offset.to_string()),
+                    plain(in_hand.attempt.to_string()),
+                    plain(lane.owner.map_or("-".to_owned(), |pid| format!("process {pid}"))),
+                    bad(in_hand.state),
+                ]);
+            }
+        }
+    }
+    Table {
+        heading: vec!["LANE", "GROUP", "TOPIC", "RECORD", "ATTEMPT", "OWNER", "STATE"],
+        right: vec![0, 3, 4],
+        rows,
+    }
+}
+
+/// As `deaddrop::group::InHand::state` says it of a record that is handled as any other.
+const RUNNING: &str = "running";
 
 fn members(view: &View) -> Table {
     let mut rows = Vec::new();

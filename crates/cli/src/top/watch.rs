@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant, SystemTime};
 
+use deaddrop::group::{GroupInfo, LaneInfo};
 use deaddrop::{Error, Log, Topic};
 
-use super::model::{ConsumerLook, Look, Member, Problem, ServiceLook, State, TopicLook};
+use super::look::{
+    ConsumerLook, GroupLook, InHand, Lane, Look, Member, Problem, ServiceLook, State, TopicLook,
+};
 use super::outstanding::Follower;
 use crate::failure::Failure;
 use crate::{ls, units};
@@ -129,9 +132,38 @@ fn look_at(topic: &Topic) -> deaddrop::Result<TopicLook> {
         high_watermark: topic.high_watermark()?,
         disk_bytes: ls::segments(topic).iter().map(|segment| segment.bytes).sum(),
         consumers: consumers.collect(),
+        groups: topic.groups()?.into_iter().map(group).collect(),
         members: topic.members()?.iter().map(member).collect(),
         problem: None,
     })
+}
+
+fn group((name, info): (String, deaddrop::Result<GroupInfo>)) -> GroupLook {
+    match info {
+        Ok(info) => GroupLook {
+            name,
+            committed: Some(info.committed),
+            lag: info.lag,
+            lanes: info.lanes.iter().enumerate().map(lane).collect(),
+            problem: None,
+        },
+        Err(error) => {
+            GroupLook { name, problem: Some(Problem::of(&error)), ..GroupLook::default() }
+        }
+    }
+}
+
+fn lane((number, info): (usize, &LaneInfo)) -> Lane {
+    Lane {
+        lane: number,
+        committed: info.committed,
+        owner: info.owner,
+        in_hand: info.in_hand.as_ref().map(|in_hand| InHand {
+            offset: in_hand.offset,
+            attempt: in_hand.attempt,
+            state: in_hand.state,
+        }),
+    }
 }
 
 fn member(info: &deaddrop::MemberInfo) -> Member {

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use deaddrop::group::{GroupOptions, HandlerError, Poison, WorkerOptions};
 use deaddrop::service::Reply;
 use deaddrop::{Durability, Log, Record, Start, TopicOptions};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
@@ -113,6 +114,40 @@ fn consumers_show_their_lag_and_who_owns_them() {
     assert_eq!((&consumers[1]["lag"], &consumers[1]["committed"]), (&59.into(), &41.into()));
     assert_eq!(consumers[1]["owner"], std::process::id());
     assert_eq!(view["topics"][0]["members"][0]["pid"], std::process::id());
+}
+
+#[test]
+fn the_lanes_of_a_group_are_shown_with_the_record_that_stops_one() {
+    let scratch = Scratch::new();
+    let topic = scratch.topic_of("t", 0..50);
+    let options = GroupOptions { lanes: Some(4), start: Start::First };
+    let group = topic.group("shipping", options).unwrap();
+    let poison = Poison::StopLane;
+    let options = WorkerOptions { max_attempts: 1, poison, ..WorkerOptions::default() };
+    let mut worker = group
+        .worker(options, |job| match job.offset() {
+            7 => Err(HandlerError::terminal("poison")),
+            _ => Ok(()),
+        })
+        .unwrap();
+    for _ in 0..100 {
+        worker.poll(Duration::ZERO).unwrap();
+    }
+    let view = once(&scratch);
+    let seen = &view["topics"][0]["groups"][0];
+    assert_eq!(seen["group"], "shipping");
+    let committed = seen["committed"].as_u64().unwrap();
+    assert!(committed <= 7, "{view}");
+    assert_eq!(seen["lag"], 50 - committed);
+    let lanes = seen["lanes"].as_array().unwrap();
+    assert_eq!(lanes.len(), 4);
+    let stopped: Vec<&Value> = lanes.iter().filter(|lane| !lane["in_hand"].is_null()).collect();
+    assert_eq!(stopped.len(), 1, "{view}");
+    let in_hand = &stopped[0]["in_hand"];
+    assert_eq!((&in_hand["offset"], &in_hand["state"]), (&7.into(), &"stopped".into()));
+    assert!(lanes.iter().all(|lane| lane["owner"] == std::process::id()), "{view}");
+    let text = scratch.run(&["top", "--once", "--interval", "10ms"]).expect(0).text();
+    assert!(text.contains("LANE  GROUP") && text.contains("stopped"), "{text}");
 }
 
 #[test]
