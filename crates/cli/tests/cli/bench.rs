@@ -230,7 +230,7 @@ fn memory_is_refused_for_what_shall_survive_a_power_loss() {
 #[test]
 fn an_interrupted_run_leaves_no_directory_and_no_process() {
     let scratch = Scratch::new();
-    let args = ["bench", "--workload", "request", "--seconds", "600", "--warm-up", "0s"];
+    let args = ["bench", "--workload", "request", "--seconds", "60", "--warm-up", "0s"];
     let mut child = command(&scratch, &args).spawn().unwrap();
     // Its case is under way once the topics of the service are there.
     let is_measuring = || {
