@@ -22,8 +22,8 @@ mod record;
 mod request;
 mod serve;
 mod tail;
-mod trace;
 mod top;
+mod trace;
 mod units;
 mod verify;
 

@@ -10,6 +10,6 @@ mod reading;
 mod refusals;
 mod service;
 mod support;
-mod trace;
 mod top;
+mod trace;
 mod verify;
