@@ -129,7 +129,7 @@ pub use stop::Stop;
 #[cfg(feature = "sim")]
 pub use sys::{crash_point::arm as arm_crash_points, sim};
 #[cfg(not(loom))]
-pub use topic::{Durability, Retention, Topic, TopicOptions};
+pub use topic::{Durability, MemberInfo, Retention, Topic, TopicOptions};
 
 /// A directory for the examples in this documentation.
 #[cfg(feature = "sim")]

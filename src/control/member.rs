@@ -33,6 +33,25 @@ pub(crate) fn is_alone(lock_file: &dyn DiskFile) -> io::Result<bool> {
     Ok(!lock_file.locked_by_other(FIRST_SLOT, MAX_MEMBERS as u64)?)
 }
 
+/// The slots that other open files hold. A few questions for each: a range of which nobody holds a byte
+/// is asked for as a whole.
+pub(crate) fn living_slots(lock_file: &dyn DiskFile) -> io::Result<Vec<usize>> {
+    let mut living = Vec::new();
+    let mut ranges = vec![(0, MAX_MEMBERS)];
+    while let Some((start, len)) = ranges.pop() {
+        if !lock_file.locked_by_other(FIRST_SLOT + start as u64, len as u64)? {
+            continue;
+        }
+        if len == 1 {
+            living.push(start);
+            continue;
+        }
+        let half = len / 2;
+        ranges.extend([(start + half, len - half), (start, half)]);
+    }
+    Ok(living)
+}
+
 /// Locks the first free slot. `None` if all are taken.
 pub(crate) fn take_slot(lock_file: &dyn DiskFile) -> io::Result<Option<usize>> {
     for slot in 0..MAX_MEMBERS {

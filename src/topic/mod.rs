@@ -12,12 +12,14 @@
 //! | `jobs` | background work, and its end when the topic is closed |
 //! | `sync` | durability: group commit, takeover, latch |
 //! | `trim` | retention |
+//! | `members` | who has it open for writing |
 //! | `locate` | from offset or time to a position; where readers must stop |
 
 mod append;
 mod draft;
 mod jobs;
 mod locate;
+mod members;
 mod open;
 mod options;
 mod resume;
@@ -49,6 +51,7 @@ use crate::sys::fork::Generation;
 
 pub(crate) use jobs::Open;
 pub(crate) use locate::Frontier;
+pub use members::MemberInfo;
 pub use options::{Durability, Retention, TopicOptions};
 
 /// A named log of records. Clones share it.
@@ -285,6 +288,16 @@ impl Topic {
     /// [`Error::Io`]. An unreadable file is an error in its own entry.
     pub fn consumers(&self) -> Result<Vec<crate::consumer::ConsumerInfo>> {
         crate::consumer::list(&self.inner)
+    }
+
+    /// The processes that have the topic open for writing, as of this moment. For people who look at
+    /// it: a member can come or go before this returns. Takes no lock.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::Forked`].
+    pub fn members(&self) -> Result<Vec<MemberInfo>> {
+        self.inner.members()
     }
 
     /// Deletes a consumer.

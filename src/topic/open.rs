@@ -20,7 +20,7 @@ use crate::sys::crash_point::crash_point;
 use crate::sys::{self, Disk, DiskFile, Medium};
 
 const SETTINGS: &str = "settings";
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 const CONTROL: &str = "control";
 pub(super) const EPOCHS: &str = "epochs";
 

@@ -109,6 +109,42 @@ pub(crate) fn two_handles(words: &[&str]) {
 }
 
 #[test]
+fn members_are_seen_from_outside_with_what_they_hold_and_the_dead_until_they_are_settled() {
+    let dir = crate::dir();
+    let path = dir.path().to_str().unwrap();
+    let topic = open_impatiently(path, "process-crash");
+    let watching = Log::open_read_only(path).unwrap().existing_topic(topic.name()).unwrap();
+    let seen = |topic: &Topic| -> Vec<(usize, u32, bool, bool)> {
+        let members = topic.members().unwrap().into_iter();
+        members.map(|one| (one.slot, one.pid, one.is_alive, one.is_appending)).collect()
+    };
+    let me = (0, std::process::id(), true, false);
+    assert_eq!((seen(&topic), seen(&watching)), (vec![me], vec![me]));
+    let mut stopped = Child::spawn(&["two-handles", path]);
+    stopped.wait_until_stopped();
+    // Its other handle had slot 2 and was closed.
+    assert_eq!(seen(&watching), [me, (1, stopped.pid(), true, true)]);
+    assert_eq!(seen(&watching), seen(&topic));
+    stopped.signal(libc::SIGCONT);
+    assert_eq!(stopped.hear().as_deref(), Some("bye"));
+    assert!(stopped.wait().success());
+    assert_eq!(seen(&watching), [me]);
+    let mut dead = Child::spawn(&["dies", path, "process-crash", "append.written"]);
+    let pid = dead.pid();
+    assert_eq!(dead.hear(), None);
+    dead.wait_for_death();
+    assert_eq!(
+        seen(&watching),
+        [me, (1, pid, false, true)],
+        "it holds the lock till it is settled"
+    );
+    topic.append(&Record::new("settles")).unwrap();
+    assert_eq!(seen(&watching), [me]);
+    drop(topic);
+    assert_eq!(seen(&watching), []);
+}
+
+#[test]
 fn every_call_in_a_forked_child_is_refused_and_its_parents_death_frees_the_append_lock() {
     for durability in ledger::DURABILITIES {
         let dir = crate::dir();

@@ -24,6 +24,14 @@ pub(crate) enum Exit {
     Locked = 5,
 }
 
+impl Exit {
+    /// The one with this code, of a child of this program.
+    pub(crate) fn of_code(code: i32) -> Option<Exit> {
+        let all = [Exit::Ok, Exit::No, Exit::Usage, Exit::Io, Exit::Corruption, Exit::Locked];
+        all.into_iter().find(|exit| *exit as i32 == code)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
         ExitCode::from(exit as u8)

@@ -4,14 +4,15 @@
 //! beside live processes, on a copy and on a read-only medium.
 
 mod append;
+mod bench;
 mod cat;
 mod completions;
 mod consumers;
 mod dead;
 mod demo;
 mod dump;
-mod exchange;
 mod examples;
+mod exchange;
 mod export;
 mod failure;
 mod format;
@@ -30,6 +31,7 @@ mod schema;
 mod serve;
 mod stats;
 mod tail;
+mod top;
 mod trace;
 mod units;
 mod verify;
@@ -132,6 +134,8 @@ enum Command {
     Dead(dead::Dead),
     Completions(completions::Completions),
     Man(man::Man),
+    Top(top::Top),
+    Bench(bench::Bench),
     Demo(demo::Demo),
     #[command(hide = true)]
     DemoOrderService(demo::OrderService),
@@ -139,6 +143,8 @@ enum Command {
     DemoInventoryService(demo::InventoryService),
     #[command(hide = true)]
     DemoVerify(demo::Proof),
+    #[command(hide = true)]
+    BenchWorker(bench::Worker),
 }
 
 /// The command line, with the examples.
@@ -203,10 +209,13 @@ fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         Command::Dead(command) => command.run(global, out),
         Command::Completions(command) => command.run(out),
         Command::Man(command) => command.run(),
+        Command::Top(command) => command.run(global, out),
+        Command::Bench(command) => command.run(global, out),
         Command::Demo(command) => command.run(global, out),
         Command::DemoOrderService(command) => command.run(global),
         Command::DemoInventoryService(command) => command.run(global),
         Command::DemoVerify(command) => command.run(global, out),
+        Command::BenchWorker(command) => command.run(global, out),
     }
 }
 

@@ -75,6 +75,11 @@ impl Out {
         self.json
     }
 
+    /// Whether to colour: on a terminal, unless its user wants none.
+    pub(crate) fn has_colour(&self) -> bool {
+        self.colour
+    }
+
     /// Writes one JSON object, with its version, and a newline.
     pub(crate) fn object(&mut self, value: &impl Serialize) -> io::Result<()> {
         serde_json::to_writer(&mut self.writer, &Versioned { v: VERSION, value })?;

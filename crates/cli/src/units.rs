@@ -90,6 +90,48 @@ pub(crate) fn time_nanos(nanos: u64) -> String {
     humantime::format_rfc3339_nanos(time).to_string()
 }
 
+/// Nanoseconds, to three digits.
+pub(crate) fn nanos(nanos: u64) -> String {
+    let (value, unit) = match nanos {
+        0..1_000 => return format!("{nanos} ns"),
+        1_000..1_000_000 => (nanos as f64 / 1e3, "us"),
+        1_000_000..1_000_000_000 => (nanos as f64 / 1e6, "ms"),
+        _ => (nanos as f64 / 1e9, "s"),
+    };
+    let digits = match value {
+        value if value < 9.995 => 2,
+        value if value < 99.95 => 1,
+        _ => 0,
+    };
+    let text = format!("{value:.digits$}");
+    let text = if digits > 0 { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text} {unit}")
+}
+
+/// A number as short as an axis needs it: `1.5M`.
+pub(crate) fn short(number: f64) -> String {
+    let (value, unit) = match number {
+        number if number >= 1e9 => (number / 1e9, "G"),
+        number if number >= 1e6 => (number / 1e6, "M"),
+        number if number >= 1e3 => (number / 1e3, "k"),
+        number => (number, ""),
+    };
+    format!("{}{unit}", (value * 100.0).round() / 100.0)
+}
+
+/// A number with commas between the thousands.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// A name with the letter that makes it a plural, unless there is one.
 pub(crate) fn count(number: u64, noun: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
@@ -107,6 +149,29 @@ mod tests {
         assert_eq!(parse_size("2g"), Ok(2 << 30));
         for bad in ["", "k", "1.5M", "-1", "99999999999999999999", "99999999999999G", "1 x"] {
             assert!(parse_size(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn thousands_are_set_apart() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1234567, "1,234,567")] {
+            assert_eq!(grouped(number), text);
+        }
+    }
+
+    #[test]
+    fn times_have_three_digits_and_a_unit_that_suits() {
+        for (value, text) in [
+            (0, "0 ns"),
+            (999, "999 ns"),
+            (1_000, "1 us"),
+            (1_234, "1.23 us"),
+            (45_678, "45.7 us"),
+            (120_000, "120 us"),
+            (100_000_000, "100 ms"),
+            (12_000_000_000, "12 s"),
+        ] {
+            assert_eq!(nanos(value), text);
         }
     }
 

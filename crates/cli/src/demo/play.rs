@@ -11,10 +11,11 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 
 use super::orders::{Note, RESERVED};
-use super::watch::{grouped, Counts, Watch};
+use super::watch::{Counts, Watch};
 use super::{Setting, NOTES};
 use crate::failure::{Exit, Failure};
 use crate::output::{Colour, Out};
+use crate::units::grouped;
 
 /// How often the parent looks at the log.
 const LOOK: Duration = Duration::from_millis(2);

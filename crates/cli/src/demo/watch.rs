@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{NOTES, REPLIES, REQUESTS};
 use crate::failure::Failure;
 use crate::output::{Colour, Out};
+use crate::units::grouped;
 
 /// How far the services are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -94,28 +95,5 @@ impl<'a> Watch<'a> {
             writeln!(self.out, "{clear}{time} {head}: {text}")?;
         }
         self.out.flush()
-    }
-}
-
-/// A number with commas between the thousands.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn thousands_are_set_apart() {
-        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1234567, "1,234,567")] {
-            assert_eq!(super::grouped(number), text);
-        }
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod append;
+mod bench;
 mod consumers;
 mod demo;
 mod dump;
@@ -14,5 +15,6 @@ mod service;
 mod snapshots;
 mod stats;
 mod support;
+mod top;
 mod trace;
 mod verify;

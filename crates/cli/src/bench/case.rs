@@ -1,0 +1,152 @@
+//! One combination of what is measured.
+
+use std::fmt;
+
+use deaddrop::{Retention, TopicOptions};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::units;
+
+/// What the threads of a case do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Workload {
+    /// All append to one topic, a record at a time
+    Append,
+    /// Each is a consumer of one topic: it takes a record and commits it
+    Consume,
+    /// Each is a client of one service: it sends a request and waits for the reply
+    Request,
+}
+
+impl Workload {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Workload::Append => "append",
+            Workload::Consume => "consume",
+            Workload::Request => "request",
+        }
+    }
+
+    /// What one operation is.
+    pub(super) fn operation(self) -> &'static str {
+        match self {
+            Workload::Append => "append() until it returns: the record is acknowledged",
+            Workload::Consume => "next() and commit() of one record, records read in order",
+            Workload::Request => {
+                "call() until the reply is there; one server process echoes the payload"
+            }
+        }
+    }
+}
+
+/// How long a case is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Window {
+    Seconds(f64),
+    /// Operations of all threads together.
+    Count(u64),
+}
+
+/// One combination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Case {
+    pub(super) workload: Workload,
+    /// As [`units::durability`] writes it.
+    pub(super) durability: String,
+    /// Bytes of a payload.
+    pub(super) size: u64,
+    pub(super) processes: u32,
+    /// Threads in each process.
+    pub(super) threads: u32,
+}
+
+/// Topics keep no more than this on the disk while they are measured.
+pub(super) const KEPT_BYTES: u64 = 1 << 30;
+
+impl Case {
+    pub(super) fn threads_total(&self) -> u64 {
+        u64::from(self.processes) * u64::from(self.threads)
+    }
+
+    /// How many of `count` operations thread `number` of all does.
+    pub(super) fn share(&self, count: u64, number: u64) -> u64 {
+        let total = self.threads_total();
+        count / total + u64::from(number < count % total)
+    }
+
+    /// Records that the consumers read again and again.
+    pub(super) fn filled_count(&self) -> u64 {
+        const FILLED_BYTES: u64 = 64 << 20;
+        (FILLED_BYTES / self.size.max(64)).clamp(1, 100_000)
+    }
+
+    pub(super) fn topic_options(&self) -> Result<TopicOptions, Failure> {
+        let durability = units::parse_durability(&self.durability).map_err(Failure::usage)?;
+        let mut options = TopicOptions::durability(durability);
+        if self.workload == Workload::Append {
+            options.retention = Retention { bytes: Some(KEPT_BYTES), ..Retention::default() };
+        }
+        Ok(options)
+    }
+
+    /// When an operation of this case syncs.
+    pub(super) fn sync_mode(&self) -> String {
+        let what = match self.workload {
+            Workload::Append => "append returns",
+            Workload::Consume => {
+                return "a commit is a store into shared memory: it survives kill -9, and a power \
+                        loss up to the last sync, once a second"
+                    .to_owned()
+            }
+            Workload::Request => "the request, and the reply, can be read",
+        };
+        match self.durability.strip_prefix("within:") {
+            Some(interval) => format!("{what} before the sync, which follows within {interval}"),
+            None if self.durability == "power-loss" => {
+                format!("{what} after fdatasync, which concurrent appends share")
+            }
+            None => format!("{what} without a sync: survives kill -9, not a power loss"),
+        }
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}, {}, {}, {}, {}",
+            self.workload.name(),
+            self.durability,
+            units::size(self.size),
+            match self.processes {
+                1 => "1 process".to_owned(),
+                many => format!("{many} processes"),
+            },
+            units::count(self.threads.into(), "thread"),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_of_all_threads_are_the_whole_count() {
+        let case = Case {
+            workload: Workload::Append,
+            durability: "process-crash".into(),
+            size: 1,
+            processes: 3,
+            threads: 5,
+        };
+        for count in [15, 16, 29, 1000] {
+            let shares: Vec<u64> = (0..15).map(|number| case.share(count, number)).collect();
+            assert_eq!(shares.iter().sum::<u64>(), count);
+            assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1);
+        }
+    }
+}

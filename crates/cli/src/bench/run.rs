@@ -1,0 +1,258 @@
+//! The parent of a run: one directory, and for each case its processes, started, begun and merged.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::Arc;
+use std::time::Duration;
+
+use deaddrop::Log;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::case::{Case, Window, Workload};
+use super::machine::Machine;
+use super::measurement::Measurement;
+use super::report::{CaseReport, Report};
+use super::worker::{self, Role, Said, Task};
+use crate::failure::{Exit, Failure};
+
+/// What all cases have in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Setting {
+    pub(super) window: Window,
+    /// In seconds.
+    pub(super) warm_up: f64,
+}
+
+/// How often the parent looks whether it was interrupted.
+const LOOK: Duration = Duration::from_millis(100);
+/// Steps of the progress bar for each case.
+const STEPS: u64 = 1000;
+
+/// Measures all cases, one after the other.
+pub(super) fn run(cases: &[Case], setting: Setting, base: &Path) -> Result<Report, Failure> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // Else the directory, perhaps gigabytes, would be left.
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))
+            .map_err(|error| Failure::new(Exit::Io, format_args!("watching signals: {error}")))?;
+    }
+    let dir = tempfile::Builder::new()
+        .prefix("deaddrop-bench-")
+        .tempdir_in(base)
+        .map_err(|error| Failure::io("making a directory in", base, &error))?;
+    let measured = run_in(cases, setting, dir.path(), &interrupted);
+    let path = dir.path().to_owned();
+    dir.close().map_err(|error| Failure::io("removing", &path, &error))?;
+    measured
+}
+
+fn run_in(
+    cases: &[Case],
+    setting: Setting,
+    dir: &Path,
+    interrupted: &AtomicBool,
+) -> Result<Report, Failure> {
+    // First of all: what cannot be done here is said before minutes of measuring.
+    for (number, case) in cases.iter().enumerate() {
+        if !cases[..number].iter().any(|other| other.durability == case.durability) {
+            let probe = dir.join(format!("probe-{number}"));
+            Log::open(&probe)?.create_topic(worker::TOPIC, case.topic_options()?)?;
+            remove(&probe)?;
+        }
+    }
+    let machine = Machine::look(dir)?;
+    // Drawn on a terminal only, and there on stderr.
+    let bar = ProgressBar::new(cases.len() as u64 * STEPS);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %  {elapsed}  {msg}") {
+        bar.set_style(style);
+    }
+    let mut reports = Vec::new();
+    for (number, case) in cases.iter().enumerate() {
+        bar.set_message(case.to_string());
+        let log = dir.join(format!("case-{number}"));
+        settle(dir)?;
+        let mut measured = Vec::new();
+        let tell = |fraction: f64| {
+            let steps = (fraction.clamp(0.0, 1.0) * STEPS as f64) as u64;
+            bar.set_position(number as u64 * STEPS + steps);
+        };
+        Processes::start(case, setting, &log)?.measure(interrupted, &tell, &mut measured)?;
+        reports.push(CaseReport::of(case, &measured)?);
+        remove(&log)?;
+    }
+    bar.finish_and_clear();
+    Ok(Report::new(machine, setting, reports))
+}
+
+/// Writes out what earlier cases have left, which the next would be charged with.
+fn settle(dir: &Path) -> Result<(), Failure> {
+    let open = std::fs::File::open(dir);
+    open.and_then(|file| Ok(rustix::fs::syncfs(file)?))
+        .map_err(|error| Failure::io("syncing the file system of", dir, &error))
+}
+
+fn remove(dir: &Path) -> Result<(), Failure> {
+    std::fs::remove_dir_all(dir).map_err(|error| Failure::io("removing", dir, &error))
+}
+
+/// A process of a case; killed if the case ends early.
+struct Process {
+    child: Child,
+    /// Its end ends the process.
+    stdin: Option<ChildStdin>,
+    role: Role,
+    is_ready: bool,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended, which is as good.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The processes of a case, and what they say: their number, and a line or their end.
+struct Processes {
+    all: Vec<Process>,
+    lines: Receiver<(usize, Option<String>)>,
+}
+
+impl Processes {
+    fn start(case: &Case, setting: Setting, log: &Path) -> Result<Processes, Failure> {
+        worker::prepare(case, &Log::open(log)?)?;
+        let serve = (case.workload == Workload::Request).then_some(Role::Serve);
+        let work = (0..case.processes).map(|number| Role::Work { number });
+        let (sender, lines) = mpsc::channel();
+        let mut all = Vec::new();
+        for (number, role) in serve.into_iter().chain(work).enumerate() {
+            let task = Task {
+                case: case.clone(),
+                window: setting.window,
+                warm_up_seconds: setting.warm_up,
+                role,
+            };
+            let mut process = start(&task, log)?;
+            if let Some(stdout) = process.child.stdout.take() {
+                let sender = sender.clone();
+                std::thread::spawn(move || {
+                    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                        if sender.send((number, Some(line))).is_err() {
+                            return;
+                        }
+                    }
+                    // Nobody listens any more: as good.
+                    drop(sender.send((number, None)));
+                });
+            }
+            all.push(process);
+        }
+        Ok(Processes { all, lines })
+    }
+
+    /// Lets all begin once all are ready, and takes what they measured.
+    fn measure(
+        mut self,
+        interrupted: &AtomicBool,
+        tell: &dyn Fn(f64),
+        measured: &mut Vec<Measurement>,
+    ) -> Result<(), Failure> {
+        let workers = self.all.iter().filter(|process| process.role != Role::Serve).count();
+        while measured.len() < workers {
+            let said = self.lines.recv_timeout(LOOK);
+            // First: a terminal interrupts the processes as well, and their end is no other failure.
+            if interrupted.load(Ordering::Relaxed) {
+                return Err(Failure::no("interrupted: nothing is reported"));
+            }
+            let (number, line) = match said {
+                Ok(said) => said,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => (0, None),
+            };
+            let Some(line) = line else {
+                if self.all[number].stdin.is_some() {
+                    return Err(self.ended_early(number));
+                }
+                continue;
+            };
+            match serde_json::from_str(&line) {
+                Ok(Said::Ready) => {
+                    self.all[number].is_ready = true;
+                    if self.all.iter().all(|process| process.is_ready) {
+                        self.begin()?;
+                    }
+                }
+                Ok(Said::Progress(fraction)) => tell(fraction),
+                Ok(Said::Done(stored)) => {
+                    let told = |what| Failure::new(Exit::Io, format_args!("a process: {what}"));
+                    measured.push(stored.load().map_err(told)?);
+                    // Its end is no surprise any more.
+                    self.all[number].stdin = None;
+                }
+                Err(error) => {
+                    return Err(Failure::new(Exit::Io, format_args!("a process says {error}")))
+                }
+            }
+        }
+        for process in &mut self.all {
+            process.stdin = None;
+            process
+                .child
+                .wait()
+                .map_err(|error| Failure::io("waiting for", Path::new("a process"), &error))?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), Failure> {
+        for process in &mut self.all {
+            if let Some(stdin) = &mut process.stdin {
+                // One that has ended is met by its end.
+                drop(writeln!(stdin, "{}", worker::BEGIN));
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a process has ended, in its own words.
+    fn ended_early(&mut self, number: usize) -> Failure {
+        let child = &mut self.all[number].child;
+        let mut said = String::new();
+        if let Some(stderr) = &mut child.stderr {
+            // The exit status is told all the same.
+            drop(stderr.read_to_string(&mut said));
+        }
+        let status = match child.wait() {
+            Ok(status) => status,
+            Err(error) => return Failure::io("waiting for", Path::new("a process"), &error),
+        };
+        let said = said.trim().trim_start_matches("deaddrop: ");
+        let exit = status.code().and_then(Exit::of_code).unwrap_or(Exit::Io);
+        match said {
+            "" => Failure::new(exit, format_args!("a process of the case ended with {status}")),
+            said => Failure::new(exit, said),
+        }
+    }
+}
+
+fn start(task: &Task, log: &Path) -> Result<Process, Failure> {
+    let exe = std::env::current_exe()
+        .map_err(|error| Failure::io("finding", Path::new("this program"), &error))?;
+    let text = serde_json::to_string(task)
+        .map_err(|error| Failure::new(Exit::Io, format_args!("a task: {error}")))?;
+    let mut child = Command::new(&exe)
+        .arg("-d")
+        .arg(log)
+        .arg("bench-worker")
+        .arg(text)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| Failure::io("starting", &exe, &error))?;
+    let stdin = child.stdin.take();
+    Ok(Process { child, stdin, role: task.role, is_ready: false })
+}

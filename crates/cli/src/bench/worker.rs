@@ -1,0 +1,286 @@
+//! A process of a case, started by `bench`: it says when it is ready, waits to be told to begin, and
+//! says what it measured. It ends when its standard input does, so it never outlives its parent.
+
+use std::hint::black_box;
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use deaddrop::service::{Client, Outcome, Reply, Request, ServerOptions};
+use deaddrop::{Error, Log, Record, Start, Stop, Topic};
+use serde::{Deserialize, Serialize};
+
+use super::case::{Case, Window, Workload, KEPT_BYTES};
+use super::measurement::{Measurement, Stored};
+use crate::failure::{Exit, Failure};
+use crate::output::Out;
+use crate::Global;
+
+/// The topic of the cases that need one.
+pub(super) const TOPIC: &str = "bench";
+const SERVICE: &str = "echo";
+/// What a parent writes when all are ready.
+pub(super) const BEGIN: &str = "begin";
+/// How often a worker says how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// How often a waiting thread looks whether it should end.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A process of `bench`; not for people.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Worker {
+    /// What to do, as JSON
+    task: String,
+}
+
+/// What a process of a case has to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Task {
+    pub(super) case: Case,
+    pub(super) window: Window,
+    pub(super) warm_up_seconds: f64,
+    pub(super) role: Role,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Role {
+    /// Answers requests until it is told to end.
+    Serve,
+    /// Is process `number` of those that are measured.
+    Work { number: u32 },
+}
+
+/// A line from a worker.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Said {
+    Ready,
+    /// A fraction of the window is over.
+    Progress(f64),
+    Done(Stored),
+}
+
+impl Worker {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let task: Task = serde_json::from_str(&self.task)
+            .map_err(|error| Failure::usage(format_args!("not a task of bench: {error}")))?;
+        let log = Log::open(global.dir())?;
+        match task.role {
+            Role::Serve => serve(&task, &log, out),
+            Role::Work { number } => work(&task, number, &log, out),
+        }
+        .map(|()| Exit::Ok)
+    }
+}
+
+fn say(out: &mut Out, said: &Said) -> Result<(), Failure> {
+    out.object(said)?;
+    Ok(out.flush()?)
+}
+
+/// Waits for the word to begin; false if the parent has gone. From then on the end of standard input
+/// stops the work.
+fn wait_to_begin(stop: &Stop) -> Result<bool, Failure> {
+    let mut line = String::new();
+    std::io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .map_err(|error| Failure::io("reading", Path::new("standard input"), &error))?;
+    let stop = stop.clone();
+    std::thread::spawn(move || {
+        // An error is an end as well.
+        drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
+        stop.stop();
+    });
+    Ok(line.trim() == BEGIN)
+}
+
+/// Fills the topic of a case before its processes start.
+pub(super) fn prepare(case: &Case, log: &Log) -> Result<(), Failure> {
+    if case.workload == Workload::Request {
+        // Also where the service's topics could not be made, that is said before anything runs.
+        log.create_topic("probe", case.topic_options()?)?;
+        return Ok(());
+    }
+    let topic = log.create_topic(TOPIC, case.topic_options()?)?;
+    if case.workload == Workload::Consume {
+        let record = Record::new(payload(case.size));
+        let mut left = case.filled_count();
+        let per_batch = (topic.options().segment_len / 4 / (case.size + 64)).clamp(1, 1000);
+        while left > 0 {
+            let batch = vec![record.clone(); left.min(per_batch) as usize];
+            topic.append_batch(&batch)?;
+            left -= batch.len() as u64;
+        }
+    }
+    Ok(())
+}
+
+fn payload(size: u64) -> Vec<u8> {
+    (0..size).map(|index| (index % 251) as u8).collect()
+}
+
+/// What a thread does again and again.
+type Operation = Box<dyn FnMut() -> Result<(), Failure> + Send>;
+
+fn work(task: &Task, number: u32, log: &Log, out: &mut Out) -> Result<(), Failure> {
+    let stop = Stop::new();
+    let threads = u64::from(task.case.threads);
+    let operations: Vec<Operation> = (0..threads)
+        .map(|thread| operation(task, log, &format!("{number}-{thread}"), &stop))
+        .collect::<Result<_, _>>()?;
+    say(out, &Said::Ready)?;
+    if !wait_to_begin(&stop)? {
+        return Ok(());
+    }
+    let begun = Instant::now() + Duration::from_secs_f64(task.warm_up_seconds);
+    // Millionths, of the thread that is furthest.
+    let progress = AtomicU64::new(0);
+    let mut total = Measurement::empty()?;
+    std::thread::scope(|scope| -> Result<(), Failure> {
+        let mut running = Vec::new();
+        for (thread, operation) in (0u64..).zip(operations) {
+            let window = match task.window {
+                Window::Count(count) => {
+                    Window::Count(task.case.share(count, u64::from(number) * threads + thread))
+                }
+                seconds => seconds,
+            };
+            let (stop, progress) = (&stop, &progress);
+            running.push(scope.spawn(move || measure(window, begun, stop, progress, operation)));
+        }
+        while !running.iter().all(|thread| thread.is_finished()) {
+            let fraction = progress.load(Ordering::Relaxed) as f64 / 1e6;
+            if let Err(failure) = say(out, &Said::Progress(fraction)) {
+                // The parent has gone.
+                stop.stop();
+                return Err(failure);
+            }
+            std::thread::park_timeout(PROGRESS_INTERVAL);
+        }
+        for thread in running {
+            let taken = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            total.add(taken?)?;
+        }
+        Ok(())
+    })?;
+    match stop.is_stopped() {
+        true => Ok(()),
+        false => say(out, &Said::Done(total.store()?)),
+    }
+}
+
+fn measure(
+    window: Window,
+    begun: Instant,
+    stop: &Stop,
+    progress: &AtomicU64,
+    mut operation: Operation,
+) -> Result<Measurement, Failure> {
+    while Instant::now() < begun && !stop.is_stopped() {
+        operation()?;
+    }
+    let tell = |fraction: f64| {
+        progress.fetch_max((fraction * 1e6) as u64, Ordering::Relaxed);
+    };
+    Measurement::take(window, begun, &|| stop.is_stopped(), &tell, operation)
+}
+
+fn operation(task: &Task, log: &Log, name: &str, stop: &Stop) -> Result<Operation, Failure> {
+    let case = &task.case;
+    let record = Record::new(payload(case.size));
+    Ok(match case.workload {
+        Workload::Append => {
+            let topic = log.existing_topic(TOPIC)?;
+            Box::new(move || {
+                topic.append(&record)?;
+                Ok(())
+            })
+        }
+        Workload::Consume => consume(&log.existing_topic(TOPIC)?, name)?,
+        Workload::Request => {
+            let options = service_options(case)?;
+            let client = log.client(&format!("bench-{name}")).topic_options(options).open()?;
+            let stop = stop.clone();
+            Box::new(move || request(&client, &record, &stop))
+        }
+    })
+}
+
+fn consume(topic: &Topic, name: &str) -> Result<Operation, Failure> {
+    let mut consumer = topic.consumer(name, Start::First)?;
+    Ok(Box::new(move || {
+        match consumer.next()? {
+            Some(record) => {
+                black_box(record.payload());
+                consumer.commit()?;
+                Ok(())
+            }
+            // Round again: the topic is filled, so the next look finds a record.
+            None => {
+                consumer.seek(Start::First)?;
+                black_box(consumer.next()?.map(|record| record.offset()));
+                Ok(consumer.commit()?)
+            }
+        }
+    }))
+}
+
+fn request(client: &Client, record: &Record, stop: &Stop) -> Result<(), Failure> {
+    let mut call = client.request(SERVICE, record)?.call()?;
+    while !stop.is_stopped() {
+        let Some(done) = call.wait_timeout(LOOK)? else { continue };
+        return match done.outcome() {
+            Outcome::Reply(_) => Ok(()),
+            other => Err(Failure::new(Exit::Io, format_args!("the echo service: {other:?}"))),
+        };
+    }
+    Ok(())
+}
+
+/// Topics of a service keep what an open request may need, so they have no retention.
+fn service_options(case: &Case) -> Result<deaddrop::TopicOptions, Failure> {
+    Ok(deaddrop::TopicOptions { retention: Default::default(), ..case.topic_options()? })
+}
+
+fn serve(task: &Task, log: &Log, out: &mut Out) -> Result<(), Failure> {
+    let options =
+        ServerOptions { topic: Some(service_options(&task.case)?), ..ServerOptions::default() };
+    let echo = |request: &Request<'_>| Ok(Reply::new(request.payload()));
+    let server = log.server_with(SERVICE, options, echo)?;
+    let (requests, replies) = (format!("{SERVICE}.requests"), format!("{SERVICE}.replies"));
+    let topics = [log.existing_topic(&requests)?, log.existing_topic(&replies)?];
+    let stop = Stop::new();
+    let running = server.spawn()?;
+    say(out, &Said::Ready)?;
+    wait_to_begin(&stop)?;
+    while !stop.is_stopped() && !running.has_ended() {
+        for topic in &topics {
+            trim(topic)?;
+        }
+        std::thread::park_timeout(LOOK);
+    }
+    Ok(running.stop()?)
+}
+
+/// Drops what client and server are done with, once it takes more room than a bench may.
+fn trim(topic: &Topic) -> Result<(), Failure> {
+    let bytes: u64 = crate::ls::segments(topic).iter().map(|segment| segment.bytes).sum();
+    if bytes <= KEPT_BYTES {
+        return Ok(());
+    }
+    let mut floor = u64::MAX;
+    for consumer in topic.consumers()? {
+        floor = floor.min(consumer.committed?);
+    }
+    for (_, group) in topic.groups()? {
+        floor = floor.min(group?.committed);
+    }
+    match topic.trim_before(floor.min(topic.high_watermark()?)) {
+        // Another look comes.
+        Ok(_) | Err(Error::TimedOut { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

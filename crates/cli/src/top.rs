@@ -1,0 +1,115 @@
+//! `top`: what a log is at, as it happens.
+
+mod draw;
+mod look;
+mod model;
+mod outstanding;
+mod plain;
+mod screen;
+mod tables;
+mod view;
+mod watch;
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use crate::failure::{Exit, Failure};
+use crate::output::Out;
+use crate::Global;
+use model::Model;
+use screen::{Asked, Screen};
+use watch::Watch;
+
+/// Watch topics, consumers, services and members as they work
+///
+/// On a terminal a full-screen view: q quits, the arrows and page keys scroll. Elsewhere, and with
+/// --once, a table per interval, or with --json an object a line. The log is opened read-only: no
+/// lock is taken and nothing is written, so this can look at a live log as often as it likes.
+///
+/// Rates are those of the last interval. A request is outstanding while the service's reply topic has
+/// no outcome of it; requests that name another reply topic are not counted. Latencies are the time
+/// from the request's append to that of its outcome, of the last 60 looks; records are stamped with a
+/// clock that ticks every few milliseconds.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Top {
+    /// Look again after this time
+    #[arg(short, long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
+    interval: Duration,
+    /// End after so many looks
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    count: Option<u64>,
+    /// Look for one interval, print what was seen, and end
+    #[arg(long, conflicts_with = "count")]
+    once: bool,
+}
+
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
+const INTERVAL_MAX: Duration = Duration::from_secs(3600);
+/// How soon a key or a signal is answered.
+const LOOK: Duration = Duration::from_millis(100);
+/// A look reads no longer than this in the topics of one service; the next goes on from there.
+const READING_MAX: Duration = Duration::from_millis(200);
+/// The first look has what was there before to go through.
+const FIRST_READING_MAX: Duration = Duration::from_secs(5);
+
+impl Top {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        if !(INTERVAL_MIN..=INTERVAL_MAX).contains(&self.interval) {
+            return Err(Failure::usage("--interval must be from 10ms to 1h"));
+        }
+        if self.count == Some(0) {
+            return Err(Failure::usage("--count 0: there would be nothing to see"));
+        }
+        let watch = Watch::new(global.open_read_only()?);
+        let is_terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+        if is_terminal && !self.once && !out.is_json() {
+            return self.live(watch, out);
+        }
+        self.plain(watch, out)
+    }
+
+    fn live(&self, mut watch: Watch, out: &Out) -> Result<Exit, Failure> {
+        let mut model = Model::new(watch.dir());
+        let mut view = model.update(watch.look(FIRST_READING_MAX)?)?;
+        let mut screen = Screen::open(out.has_colour())?;
+        let mut next = Instant::now() + self.interval;
+        let mut looks = 0;
+        loop {
+            screen.draw(&view, self.interval)?;
+            let left = next.saturating_duration_since(Instant::now());
+            if screen.wait(left.min(LOOK))? == Asked::ToQuit {
+                return Ok(Exit::Ok);
+            }
+            if Instant::now() >= next {
+                view = model.update(watch.look(READING_MAX)?)?;
+                looks += 1;
+                if self.count.is_some_and(|count| looks >= count) {
+                    screen.draw(&view, self.interval)?;
+                    return Ok(Exit::Ok);
+                }
+                next = Instant::now() + self.interval;
+            }
+        }
+    }
+
+    fn plain(&self, mut watch: Watch, out: &mut Out) -> Result<Exit, Failure> {
+        let mut model = Model::new(watch.dir());
+        model.update(watch.look(FIRST_READING_MAX)?)?;
+        let count = if self.once { 1 } else { self.count.unwrap_or(u64::MAX) };
+        let mut exit = Exit::Ok;
+        for number in 0..count {
+            std::thread::sleep(self.interval);
+            let view = model.update(watch.look(READING_MAX)?)?;
+            if out.is_json() {
+                out.object(&view)?;
+            } else {
+                plain::print(&view, number > 0, out)?;
+            }
+            std::io::Write::flush(out)?;
+            if view.is_damaged() {
+                exit = Exit::Corruption;
+            }
+        }
+        Ok(exit)
+    }
+}

@@ -1,0 +1,220 @@
+//! A view on a screen: its tables one below the other, scrolled as a whole.
+
+use std::time::Duration;
+
+use ratatui::layout::{Constraint, Layout};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::Paragraph;
+use ratatui::Frame;
+
+use super::tables::{tables, Table, Tone};
+use super::view::View;
+
+/// Draws the view, `scroll` lines down; returns how far down it makes sense to go.
+pub(super) fn draw(
+    frame: &mut Frame<'_>,
+    view: &View,
+    interval: Duration,
+    scroll: u16,
+    has_colour: bool,
+) -> u16 {
+    let [top, middle, bottom] =
+        Layout::vertical([Constraint::Length(2), Constraint::Min(0), Constraint::Length(1)])
+            .areas(frame.area());
+    let strong = Style::new().add_modifier(Modifier::BOLD);
+    let faint = Style::new().add_modifier(Modifier::DIM);
+    let at = view.at.split('.').next().unwrap_or_default().replace('T', " ");
+    let title = Line::from(vec![
+        Span::styled("deaddrop top", strong),
+        Span::raw(format!("  {}  ", view.dir)),
+        Span::styled(format!("{at} UTC"), faint),
+    ]);
+    frame.render_widget(Paragraph::new(title), top);
+    let lines = lines(view, has_colour);
+    let scroll_max = (lines.len() as u16).saturating_sub(middle.height);
+    let scroll = scroll.min(scroll_max);
+    frame.render_widget(Paragraph::new(lines).scroll((scroll, 0)), middle);
+    let more = match scroll_max {
+        0 => String::new(),
+        most => format!("  line {} of {}", scroll + 1, most + middle.height),
+    };
+    let interval = humantime::format_duration(interval);
+    let keys = format!("q quit  up down scroll  every {interval}{more}");
+    frame.render_widget(Paragraph::new(Span::styled(keys, faint)), bottom);
+    scroll_max
+}
+
+fn lines(view: &View, has_colour: bool) -> Vec<Line<'static>> {
+    let mut lines = Vec::new();
+    for table in tables(view, true) {
+        if !lines.is_empty() {
+            lines.push(Line::default());
+        }
+        table_lines(&table, has_colour, &mut lines);
+    }
+    if view.topics.is_empty() {
+        lines.push(Line::raw("no topics yet"));
+    }
+    lines
+}
+
+fn table_lines(table: &Table, has_colour: bool, lines: &mut Vec<Line<'static>>) {
+    let width = |column: usize| {
+        let cells = table.rows.iter().map(|row| row[column].text.chars().count());
+        cells.chain([table.heading[column].len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..table.heading.len()).map(width).collect();
+    let pad = |column: usize, text: &str| {
+        let padding = " ".repeat(widths[column] - text.chars().count());
+        match table.right.contains(&column) {
+            true => format!("{padding}{text}  "),
+            false => format!("{text}{padding}  "),
+        }
+    };
+    let strong = Style::new().add_modifier(Modifier::BOLD);
+    let heading: String =
+        table.heading.iter().enumerate().map(|(column, name)| pad(column, name)).collect();
+    lines.push(Line::styled(heading, strong));
+    for row in &table.rows {
+        let cells = row.iter().enumerate();
+        let spans =
+            cells.map(|(at, cell)| Span::styled(pad(at, &cell.text), style(cell.tone, has_colour)));
+        lines.push(Line::from(spans.collect::<Vec<_>>()));
+    }
+}
+
+fn style(tone: Tone, has_colour: bool) -> Style {
+    match (tone, has_colour) {
+        (Tone::Plain, _) | (Tone::Graph, false) => Style::new(),
+        (Tone::Bad, true) => Style::new().fg(Color::Red),
+        (Tone::Bad, false) => Style::new().add_modifier(Modifier::REVERSED),
+        (Tone::Graph, true) => Style::new().fg(Color::Cyan),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::backend::TestBackend;
+    use ratatui::Terminal;
+
+    use super::super::look::{
+        ConsumerLook, GroupLook, InHand, Lane, Look, Member, Problem, ServiceLook, State, TopicLook,
+    };
+    use super::super::model::Model;
+    use super::*;
+
+    fn lane(number: usize, state: &'static str) -> Lane {
+        let in_hand = InHand { offset: 41, attempt: 3, state };
+        Lane { lane: number, committed: 41, owner: Some(7), in_hand: Some(in_hand) }
+    }
+
+    fn view() -> View {
+        let look = |seconds: u64, end: u64| Look {
+            at: Duration::from_secs(seconds),
+            wall_nanos: 90_000_000_000,
+            topics: vec![TopicLook {
+                name: "orders".into(),
+                durability: "power-loss".into(),
+                high_watermark: end,
+                disk_bytes: 32 << 20,
+                consumers: vec![ConsumerLook {
+                    name: "billing".into(),
+                    lag: 7,
+                    owner: Some(12),
+                    problem: Some(Problem { text: "its slot\nis bad".into(), is_corruption: true }),
+                    ..ConsumerLook::default()
+                }],
+                groups: vec![GroupLook {
+                    name: "shipping".into(),
+                    committed: Some(40),
+                    lag: 2,
+                    lanes: vec![lane(0, "running"), lane(1, "suspect")],
+                    problem: None,
+                }],
+                members: vec![Member {
+                    slot: 3,
+                    pid: 99,
+                    command: "shop".into(),
+                    state: State::Stopped,
+                }],
+                ..TopicLook::default()
+            }],
+            services: vec![ServiceLook {
+                name: "inventory".into(),
+                outstanding: 5,
+                is_behind: true,
+                oldest_nanos: Some(88_500_000_000),
+                latencies_micros: vec![100, 100, 4000],
+                ..ServiceLook::default()
+            }],
+        };
+        let mut model = Model::new("./drop".into());
+        model.update(look(0, 1000)).unwrap();
+        model.update(look(2, 5000)).unwrap()
+    }
+
+    fn screen(view: &View, width: u16, height: u16, scroll: u16) -> (Vec<String>, u16) {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        let mut most = 0;
+        terminal
+            .draw(|frame| most = draw(frame, view, Duration::from_secs(2), scroll, true))
+            .unwrap();
+        let buffer = terminal.backend().buffer();
+        let rows = buffer.content().chunks(width.into());
+        let text = |row: &[ratatui::buffer::Cell]| {
+            row.iter().map(|cell| cell.symbol()).collect::<String>().trim_end().to_owned()
+        };
+        (rows.map(text).collect(), most)
+    }
+
+    #[test]
+    fn everything_that_was_seen_is_on_the_screen() {
+        let (rows, most) = screen(&view(), 120, 30, 0);
+        let expected = [
+            "deaddrop top  ./drop  1970-01-01 00:01:30 UTC",
+            "",
+            "TOPIC   DURABILITY  FIRST   END  PER SECOND  ON DISK  CONSUMERS  MEMBERS  HISTORY",
+            "orders  power-loss      0  5000       2,000   32 MiB          1        1  █",
+            "",
+            "SERVICE    OUTSTANDING  OLDEST  OUTCOMES/S  P50      P90      P99      MAX  HISTORY",
+            "inventory           5+   1.5 s         1.5  <10 ms  4 ms  4 ms  4 ms  ██",
+            "",
+            "CONSUMER  TOPIC   COMMITTED  LAG  PER SECOND  OWNER",
+            "billing   orders          -    7           -  process 12  its slot\\nis bad",
+            "",
+            "GROUP     TOPIC   COMMITTED  LAG  PER SECOND  LANES  HELD  PROCESSES  IN HAND",
+            "shipping  orders  40 2 0 2 2 1 2",
+            "",
+            "LANE  GROUP     TOPIC   RECORD  ATTEMPT  OWNER  STATE",
+            "   1  shipping  orders      41        3  process 7  suspect",
+            "",
+            "MEMBER      TOPIC   SLOT  COMMAND  STATE",
+            "process 99  orders     3  shop     stopped",
+        ];
+        let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let seen: Vec<String> = rows.iter().map(|row| squeeze(row)).collect();
+        for (seen, expected) in seen.iter().zip(expected) {
+            assert_eq!(*seen, squeeze(expected));
+        }
+        assert_eq!((rows.last().unwrap().as_str(), most), ("q quit  up down scroll  every 2s", 0));
+    }
+
+    #[test]
+    fn a_small_screen_scrolls_to_the_last_line_and_no_further() {
+        let (rows, most) = screen(&view(), 60, 8, u16::MAX);
+        assert_eq!(most, 17 - 5);
+        assert!(rows[6].starts_with("process 99"), "{rows:?}");
+        assert_eq!(rows[7], "q quit  up down scroll  every 2s  line 13 of 17");
+        for (width, height) in [(1, 1), (3, 2), (200, 3)] {
+            screen(&view(), width, height, 3);
+        }
+    }
+
+    #[test]
+    fn a_log_without_topics_says_so() {
+        let view = Model::new("./drop".into()).update(Look::default()).unwrap();
+        let (rows, _) = screen(&view, 80, 8, 0);
+        assert_eq!(rows[3], "no topics yet");
+    }
+}

@@ -1,0 +1,124 @@
+//! What was seen of a log at one moment.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// What was seen of a log at one moment.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Look {
+    /// Since the first look, by a clock that does not jump.
+    pub(super) at: Duration,
+    /// The wall clock, nanoseconds since the Unix epoch.
+    pub(super) wall_nanos: u64,
+    pub(super) topics: Vec<TopicLook>,
+    pub(super) services: Vec<ServiceLook>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct TopicLook {
+    pub(super) name: String,
+    pub(super) durability: String,
+    pub(super) first: u64,
+    pub(super) high_watermark: u64,
+    pub(super) disk_bytes: u64,
+    pub(super) consumers: Vec<ConsumerLook>,
+    pub(super) groups: Vec<GroupLook>,
+    pub(super) members: Vec<Member>,
+    pub(super) problem: Option<Problem>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct ConsumerLook {
+    pub(super) name: String,
+    pub(super) committed: Option<u64>,
+    pub(super) lag: u64,
+    pub(super) owner: Option<u32>,
+    pub(super) problem: Option<Problem>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct GroupLook {
+    pub(super) name: String,
+    pub(super) committed: Option<u64>,
+    pub(super) lag: u64,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) problem: Option<Problem>,
+}
+
+/// A lane of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Lane {
+    pub(super) lane: usize,
+    pub(super) committed: u64,
+    pub(super) owner: Option<u32>,
+    pub(super) in_hand: Option<InHand>,
+}
+
+/// The record that a lane is at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct InHand {
+    pub(super) offset: u64,
+    pub(super) attempt: u32,
+    pub(super) state: &'static str,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct ServiceLook {
+    pub(super) name: String,
+    pub(super) outstanding: u64,
+    /// There are more that were not looked at yet.
+    pub(super) is_behind: bool,
+    /// When the oldest of them was sent, nanoseconds since the Unix epoch.
+    pub(super) oldest_nanos: Option<u64>,
+    /// Of the outcomes seen since the last look, in microseconds.
+    pub(super) latencies_micros: Vec<u64>,
+    pub(super) problem: Option<Problem>,
+}
+
+/// Why something could not be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Problem {
+    pub(super) text: String,
+    pub(super) is_corruption: bool,
+}
+
+impl Problem {
+    pub(super) fn of(error: &deaddrop::Error) -> Problem {
+        Problem { text: error.to_string(), is_corruption: error.is_corruption() }
+    }
+}
+
+/// A process that has a topic open for writing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Member {
+    pub(super) slot: usize,
+    pub(super) pid: u32,
+    /// The name of the process; empty if it cannot be seen from here.
+    pub(super) command: String,
+    pub(super) state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State {
+    Idle,
+    Appending,
+    Syncing,
+    /// By a signal or a debugger: if it holds the append lock, writers wait for it.
+    Stopped,
+    /// What it held was not taken over yet.
+    Dead,
+}
+
+impl State {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            State::Idle => "idle",
+            State::Appending => "appending",
+            State::Syncing => "syncing",
+            State::Stopped => "stopped",
+            State::Dead => "dead",
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The tables of a view: what both the screen and plain output show.
+
+use super::look::State;
+use super::view::{TopicView, View};
+use crate::units;
+
+/// A heading and aligned rows.
+pub(super) struct Table {
+    pub(super) heading: Vec<&'static str>,
+    /// Columns that are aligned right.
+    pub(super) right: Vec<usize>,
+    pub(super) rows: Vec<Vec<Cell>>,
+}
+
+pub(super) struct Cell {
+    pub(super) text: String,
+    pub(super) tone: Tone,
+}
+
+/// What a reader's eye should do with a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tone {
+    Plain,
+    /// Look here.
+    Bad,
+    /// A history.
+    Graph,
+}
+
+/// Columns of a history.
+const GRAPH_WIDTH: usize = 30;
+
+fn plain(text: impl Into<String>) -> Cell {
+    Cell { text: text.into(), tone: Tone::Plain }
+}
+
+fn bad(text: impl Into<String>) -> Cell {
+    Cell { text: text.into(), tone: Tone::Bad }
+}
+
+fn graph(history: &[f64]) -> Cell {
+    Cell { text: sparkline(history, GRAPH_WIDTH), tone: Tone::Graph }
+}
+
+fn error(error: &Option<String>) -> Cell {
+    // One line: a table's row must stay one.
+    bad(error.as_deref().map_or(String::new(), |text| crate::output::escape(text.as_bytes())))
+}
+
+/// All tables; those without a row are left out, but for the topics.
+pub(super) fn tables(view: &View, with_history: bool) -> Vec<Table> {
+    let mut tables = vec![
+        topics(view),
+        services(view),
+        consumers(view),
+        groups(view),
+        lanes(view),
+        members(view),
+    ];
+    if !with_history {
+        for table in &mut tables {
+            for row in &mut table.rows {
+                row.retain(|cell| cell.tone != Tone::Graph);
+            }
+            table.heading.retain(|name| *name != HISTORY);
+        }
+    }
+    let mut number = 0;
+    tables.retain(|table| {
+        number += 1;
+        number == 1 || !table.rows.is_empty()
+    });
+    tables
+}
+
+const HISTORY: &str = "HISTORY";
+
+fn topics(view: &View) -> Table {
+    let row = |topic: &TopicView| {
+        vec![
+            plain(&topic.topic),
+            plain(&topic.durability),
+            plain(topic.first.to_string()),
+            plain(topic.high_watermark.to_string()),
+            plain(rate(topic.per_second)),
+            plain(units::size(topic.disk_bytes)),
+            plain(topic.consumers.len().to_string()),
+            plain(topic.members.len().to_string()),
+            graph(&topic.history),
+            error(&topic.error),
+        ]
+    };
+    Table {
+        heading: vec![
+            "TOPIC",
+            "DURABILITY",
+            "FIRST",
+            "END",
+            "PER SECOND",
+            "ON DISK",
+            "CONSUMERS",
+            "MEMBERS",
+            HISTORY,
+            "",
+        ],
+        right: vec![2, 3, 4, 5, 6, 7],
+        rows: view.topics.iter().map(row).collect(),
+    }
+}
+
+fn services(view: &View) -> Table {
+    let mut rows = Vec::new();
+    for service in &view.services {
+        let more = if service.outstanding_is_partial { "+" } else { "" };
+        let latency = service.latency_micros.as_ref();
+        let at = |value: Option<u64>| plain(value.map_or("-".to_owned(), micros));
+        rows.push(vec![
+            plain(&service.service),
+            plain(format!("{}{more}", service.outstanding)),
+            plain(service.oldest_seconds.map_or("-".to_owned(), seconds)),
+            plain(rate(service.outcomes_per_second)),
+            at(latency.map(|latency| latency.p50)),
+            at(latency.map(|latency| latency.p90)),
+            at(latency.map(|latency| latency.p99)),
+            at(latency.map(|latency| latency.max)),
+            graph(&service.history),
+            error(&service.error),
+        ]);
+    }
+    Table {
+        heading: vec![
+            "SERVICE",
+            "OUTSTANDING",
+            "OLDEST",
+            "OUTCOMES/S",
+            "P50",
+            "P90",
+            "P99",
+            "MAX",
+            HISTORY,
+            "",
+        ],
+        right: vec![1, 2, 3, 4, 5, 6, 7],
+        rows,
+    }
+}
+
+fn consumers(view: &View) -> Table {
+    let mut rows = Vec::new();
+    for topic in &view.topics {
+        for consumer in &topic.consumers {
+            rows.push(vec![
+                plain(&consumer.consumer),
+                plain(&topic.topic),
+                plain(consumer.committed.map_or("-".to_owned(), |at| at.to_string())),
+                plain(consumer.lag.to_string()),
+                plain(rate(consumer.per_second)),
+                plain(consumer.owner.map_or("-".to_owned(), |pid| format!("process {pid}"))),
+                error(&consumer.error),
+            ]);
+        }
+    }
+    Table {
+        heading: vec!["CONSUMER", "TOPIC", "COMMITTED", "LAG", "PER SECOND", "OWNER", ""],
+        right: vec![2, 3, 4],
+        rows,
+    }
+}
+
+fn groups(view: &View) -> Table {
+    let mut rows = Vec::new();
+    for topic in &view.topics {
+        for group in &topic.groups {
+            let mut workers: Vec<u32> = group.lanes.iter().filter_map(|lane| lane.owner).collect();
+            let held = workers.len();
+            workers.sort_unstable();
+            workers.dedup();
+            let in_hand = group.lanes.iter().filter(|lane| lane.in_hand.is_some()).count();
+            rows.push(vec![
+                plain(&group.group),
+                plain(&topic.topic),
+                plain(group.committed.map_or("-".to_owned(), |at| at.to_string())),
+                plain(group.lag.to_string()),
+                plain(rate(group.per_second)),
+                plain(group.lanes.len().to_string()),
+                plain(held.to_string()),
+                plain(workers.len().to_string()),
+                plain(in_hand.to_string()),
+                error(&group.error),
+            ]);
+        }
+    }
+    Table {
+        heading: vec![
+            "GROUP",
+            "TOPIC",
+            "COMMITTED",
+            "LAG",
+            "PER SECOND",
+            "LANES",
+            "HELD",
+            "PROCESSES",
+            "IN HAND",
+            "",
+        ],
+        right: vec![2, 3, 4, 5, 6, 7, 8],
+        rows,
+    }
+}
+
+/// The lanes that are not simply at work: a record that failed, that is suspected of killing its
+/// handler, or that stops its lane.
+fn lanes(view: &View) -> Table {
+    let mut rows = Vec::new();
+    for topic in &view.topics {
+        for group in &topic.groups {
+            for lane in &group.lanes {
+                let Some(in_hand) = &lane.in_hand else { continue };
+                if in_hand.state == RUNNING {
+                    continue;
+                }
+                rows.push(vec![
+                    plain(lane.lane.to_string()),
+                    plain(&group.group),
+                    plain(&topic.topic),
+                    plain(in_hand.offset.to_string()),
+                    plain(in_hand.attempt.to_string()),
+                    plain(lane.owner.map_or("-".to_owned(), |pid| format!("process {pid}"))),
+                    bad(in_hand.state),
+                ]);
+            }
+        }
+    }
+    Table {
+        heading: vec!["LANE", "GROUP", "TOPIC", "RECORD", "ATTEMPT", "OWNER", "STATE"],
+        right: vec![0, 3, 4],
+        rows,
+    }
+}
+
+/// As `deaddrop::group::InHand::state` says it of a record that is handled as any other.
+const RUNNING: &str = "running";
+
+fn members(view: &View) -> Table {
+    let mut rows = Vec::new();
+    for topic in &view.topics {
+        for member in &topic.members {
+            let state = match member.state {
+                State::Stopped | State::Dead => bad(member.state.name()),
+                state => plain(state.name()),
+            };
+            rows.push(vec![
+                plain(format!("process {}", member.pid)),
+                plain(&topic.topic),
+                plain(member.slot.to_string()),
+                // A process chooses its own name.
+                plain(crate::output::escape(member.command.as_bytes())),
+                state,
+            ]);
+        }
+    }
+    Table { heading: vec!["MEMBER", "TOPIC", "SLOT", "COMMAND", "STATE"], right: vec![2], rows }
+}
+
+fn rate(per_second: Option<f64>) -> String {
+    match per_second {
+        None => "-".to_owned(),
+        Some(rate) if rate > 0.0 && rate < 9.95 => format!("{rate:.1}"),
+        Some(rate) => units::grouped(rate.round() as u64),
+    }
+}
+
+/// The clock of the records ticks at least a hundred times a second, and tells no more than that.
+fn micros(micros: u64) -> String {
+    match micros.saturating_add(500) / 1000 {
+        0 => "<10 ms".to_owned(),
+        millis => units::nanos(millis.saturating_mul(1_000_000)),
+    }
+}
+
+fn seconds(seconds: f64) -> String {
+    match seconds {
+        seconds if seconds < 60.0 => format!("{seconds:.1} s"),
+        seconds => {
+            let whole = std::time::Duration::from_secs(seconds as u64);
+            humantime::format_duration(whole).to_string()
+        }
+    }
+}
+
+/// The last `width` values as bars between nothing and the largest of them.
+fn sparkline(values: &[f64], width: usize) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let shown = &values[values.len().saturating_sub(width)..];
+    let most = shown.iter().copied().fold(0.0, f64::max);
+    let bar = |&value: &f64| match most > 0.0 {
+        true => BARS[((value / most * 8.0).ceil() as usize).clamp(1, 8) - 1],
+        false => BARS[0],
+    };
+    shown.iter().map(bar).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_is_drawn_against_its_largest_value_and_the_newest_are_shown() {
+        assert_eq!(sparkline(&[0.0, 1.0, 4.0, 8.0], 10), "▁▁▄█");
+        assert_eq!(sparkline(&[9.0, 1.0, 2.0], 2), "▄█");
+        assert_eq!(sparkline(&[0.0, 0.0], 2), "▁▁");
+        assert_eq!(sparkline(&[], 2), "");
+    }
+
+    #[test]
+    fn small_rates_keep_a_digit_and_long_times_their_units() {
+        assert_eq!([rate(None), rate(Some(0.5)), rate(Some(12_345.6))], ["-", "0.5", "12,346"]);
+        assert_eq!([seconds(1.25), seconds(3661.0)], ["1.2 s", "1h 1m 1s"]);
+        assert_eq!(rate(Some(0.0)), "0");
+        assert_eq!([micros(0), micros(4015), micros(61_000)], ["<10 ms", "4 ms", "61 ms"]);
+    }
+}

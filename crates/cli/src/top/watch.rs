@@ -1,0 +1,200 @@
+//! Looks at a log that is open read-only, again and again.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant, SystemTime};
+
+use deaddrop::group::{GroupInfo, LaneInfo};
+use deaddrop::{Error, Log, Topic};
+
+use super::look::{
+    ConsumerLook, GroupLook, InHand, Lane, Look, Member, Problem, ServiceLook, State, TopicLook,
+};
+use super::outstanding::Follower;
+use crate::failure::Failure;
+use crate::{ls, units};
+
+/// A log, and what of it is held open between two looks: to open a topic that no process has open for
+/// writing costs reading its newest segment.
+pub(super) struct Watch {
+    log: Log,
+    begun: Instant,
+    topics: BTreeMap<String, Held>,
+    followers: BTreeMap<String, Follower>,
+}
+
+struct Held {
+    topic: Topic,
+    /// Tells a topic that was deleted and made anew.
+    inode: u64,
+}
+
+impl Watch {
+    pub(super) fn new(log: Log) -> Watch {
+        Watch { log, begun: Instant::now(), topics: BTreeMap::new(), followers: BTreeMap::new() }
+    }
+
+    pub(super) fn dir(&self) -> String {
+        self.log.dir().display().to_string()
+    }
+
+    /// One look at everything. `reading_max`: how long it may read in each service.
+    pub(super) fn look(&mut self, reading_max: Duration) -> Result<Look, Failure> {
+        let dir = self.log.dir();
+        // A directory that has gone would look like a log without topics.
+        std::fs::metadata(dir).map_err(|error| Failure::io("looking at", dir, &error))?;
+        let names = self.log.topics()?;
+        self.topics.retain(|name, _| names.contains(name));
+        let mut topics = Vec::new();
+        for name in &names {
+            match self.topic(name).and_then(|topic| look_at(&topic)) {
+                Ok(topic) => topics.push(topic),
+                // Deleted between the listing and the look, or not yet made.
+                Err(Error::NotFound { .. }) => {}
+                Err(error) => topics.push(TopicLook {
+                    name: name.clone(),
+                    problem: Some(Problem::of(&error)),
+                    ..TopicLook::default()
+                }),
+            }
+        }
+        let services = self.services(&names, reading_max);
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Ok(Look {
+            at: self.begun.elapsed(),
+            wall_nanos: u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX),
+            topics,
+            services,
+        })
+    }
+
+    fn topic(&mut self, name: &str) -> deaddrop::Result<Topic> {
+        if let Some(held) = self.topics.get(name) {
+            let metadata = std::fs::metadata(held.topic.dir());
+            if metadata.is_ok_and(|metadata| metadata.ino() == held.inode) {
+                return Ok(held.topic.clone());
+            }
+            self.topics.remove(name);
+            let service = name.strip_suffix(".requests").or(name.strip_suffix(".replies"));
+            // It holds the same topic open.
+            service.map(|service| self.followers.remove(service));
+        }
+        let topic = self.log.existing_topic(name)?;
+        if let Ok(metadata) = std::fs::metadata(topic.dir()) {
+            let held = Held { topic: topic.clone(), inode: metadata.ino() };
+            self.topics.insert(name.to_owned(), held);
+        }
+        Ok(topic)
+    }
+
+    fn services(&mut self, names: &[String], reading_max: Duration) -> Vec<ServiceLook> {
+        let services: Vec<&str> = names
+            .iter()
+            .filter_map(|name| name.strip_suffix(".requests"))
+            .filter(|service| names.contains(&format!("{service}.replies")))
+            .collect();
+        self.followers.retain(|name, _| services.contains(&name.as_str()));
+        let mut looks = Vec::new();
+        for service in services {
+            if !self.followers.contains_key(service) {
+                match Follower::new(&self.log, service) {
+                    Ok(follower) => {
+                        self.followers.insert(service.to_owned(), follower);
+                    }
+                    Err(Error::NotFound { .. }) => continue,
+                    Err(error) => looks.push(ServiceLook {
+                        name: service.to_owned(),
+                        problem: Some(Problem::of(&error)),
+                        ..ServiceLook::default()
+                    }),
+                }
+            }
+            if let Some(follower) = self.followers.get_mut(service) {
+                looks.push(follower.look(reading_max));
+            }
+        }
+        looks
+    }
+}
+
+fn look_at(topic: &Topic) -> deaddrop::Result<TopicLook> {
+    let consumers = topic.consumers()?.into_iter().map(|info| ConsumerLook {
+        name: info.name,
+        lag: info.lag,
+        owner: info.owner,
+        problem: info.committed.as_ref().err().map(Problem::of),
+        committed: info.committed.ok(),
+    });
+    Ok(TopicLook {
+        name: topic.name().to_owned(),
+        durability: units::durability(topic.options().durability),
+        first: topic.first_offset()?,
+        high_watermark: topic.high_watermark()?,
+        disk_bytes: ls::segments(topic).iter().map(|segment| segment.bytes).sum(),
+        consumers: consumers.collect(),
+        groups: topic.groups()?.into_iter().map(group).collect(),
+        members: topic.members()?.iter().map(member).collect(),
+        problem: None,
+    })
+}
+
+fn group((name, info): (String, deaddrop::Result<GroupInfo>)) -> GroupLook {
+    match info {
+        Ok(info) => GroupLook {
+            name,
+            committed: Some(info.committed),
+            lag: info.lag,
+            lanes: info.lanes.iter().enumerate().map(lane).collect(),
+            problem: None,
+        },
+        Err(error) => {
+            GroupLook { name, problem: Some(Problem::of(&error)), ..GroupLook::default() }
+        }
+    }
+}
+
+fn lane((number, info): (usize, &LaneInfo)) -> Lane {
+    Lane {
+        lane: number,
+        committed: info.committed,
+        owner: info.owner,
+        in_hand: info.in_hand.as_ref().map(|in_hand| InHand {
+            offset: in_hand.offset,
+            attempt: in_hand.attempt,
+            state: in_hand.state,
+        }),
+    }
+}
+
+fn member(info: &deaddrop::MemberInfo) -> Member {
+    // Of another container this is another process, or none: a hint for people.
+    let of_process = |file: &str| {
+        std::fs::read_to_string(format!("/proc/{}/{file}", info.pid)).unwrap_or_default()
+    };
+    let state = match info {
+        info if !info.is_alive => State::Dead,
+        _ if is_stopped(&of_process("stat")) => State::Stopped,
+        info if info.is_appending => State::Appending,
+        info if info.is_syncing => State::Syncing,
+        _ => State::Idle,
+    };
+    let command = if info.is_alive { of_process("comm").trim().to_owned() } else { String::new() };
+    Member { slot: info.slot, pid: info.pid, command, state }
+}
+
+/// Whether a line of `/proc/PID/stat` is that of a stopped process. The name before the state can hold
+/// anything, also parentheses.
+fn is_stopped(stat: &str) -> bool {
+    let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+    state.is_some_and(|rest| rest.starts_with(['T', 't']))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_state_of_a_process_is_found_behind_any_name() {
+        assert!(super::is_stopped("12 (a) R (b) T 1 12"));
+        assert!(!super::is_stopped("12 (T) S 1 12"));
+        assert!(!super::is_stopped(""));
+    }
+}
