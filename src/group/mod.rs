@@ -360,3 +360,8 @@ pub(crate) fn delete(topic: &TopicInner, name: &str) -> Result<()> {
     topic.member()?;
     file::delete(topic, name)
 }
+
+pub(crate) fn reset(topic: &Arc<Open>, name: &str, start: Start) -> Result<u64> {
+    topic.member()?;
+    file::reset(topic, name, start)
+}

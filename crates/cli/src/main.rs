@@ -12,6 +12,7 @@ mod dump;
 mod exchange;
 mod failure;
 mod frames;
+mod groups;
 mod info;
 mod ls;
 mod output;
@@ -84,6 +85,7 @@ enum Command {
     Info(info::Info),
     Dump(dump::Dump),
     Consumers(consumers::Consumers),
+    Groups(groups::Groups),
     Verify(verify::Verify),
     Request(request::Request),
     Serve(serve::Serve),
@@ -125,6 +127,7 @@ fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         Command::Info(command) => command.run(global, out),
         Command::Dump(command) => command.run(global, out),
         Command::Consumers(command) => command.run(global, out),
+        Command::Groups(command) => command.run(global, out),
         Command::Verify(command) => command.run(global, out),
         Command::Request(command) => command.run(global, out),
         Command::Serve(command) => command.run(global, out),

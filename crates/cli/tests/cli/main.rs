@@ -5,6 +5,7 @@ mod append;
 mod consumers;
 mod demo;
 mod dump;
+mod groups;
 mod reading;
 mod refusals;
 mod service;
