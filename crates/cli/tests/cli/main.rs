@@ -8,6 +8,7 @@ mod dump;
 mod groups;
 mod reading;
 mod refusals;
+mod servers;
 mod service;
 mod support;
 mod trace;
