@@ -275,6 +275,8 @@ impl Dispatch {
         }
         let doubtful = (offset < lane.cursor.doubt()).then(|| lane.cursor.floor());
         Job {
+            topic: Arc::clone(&self.topic),
+            group: Arc::clone(&self.group),
             lane: number,
             attempt: lane.count.saturating_add(1),
             blamed: lane.blamed,

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::cursor::{self, Seen};
+use crate::cursor::{self, Cursor, Seen};
 use crate::error::{Error, Result};
 use crate::format::{group, names, PAGE_LEN};
 use crate::reader::{self, Start};
 use crate::sys::{self, Access, DiskFile, FileIdentity, Map};
-use crate::topic::TopicInner;
+use crate::topic::{Open, TopicInner};
 
 const GROUPS: &str = "groups";
 
@@ -140,16 +140,53 @@ pub(crate) fn durable_floor(topic: &TopicInner) -> Result<Option<u64>> {
     Ok(floor)
 }
 
+/// Opens a group that no worker has open, and keeps workers out as long as it is open.
+fn open_idle(topic: &TopicInner, name: &str) -> Result<GroupFile> {
+    let group = GroupFile::open(topic, name, Access::ReadWrite)?;
+    let io = |error| Error::io("locking", &group.path, error);
+    if !group.file.try_lock(0, 3 << 32).map_err(io)? {
+        let mut pid = 0;
+        for lane in 0..group.lanes {
+            if group.is_held(lane)? {
+                pid = group.look(topic, lane)?.pid;
+                break;
+            }
+        }
+        return Err(Error::Locked { what: format!("group {name} of topic {}", topic.name), pid });
+    }
+    group.check_not_deleted(topic)?;
+    Ok(group)
+}
+
+/// Sets all lanes of a group that no worker has open to one position.
+pub(super) fn reset(topic: &Arc<Open>, name: &str, start: Start) -> Result<u64> {
+    let group = open_idle(topic, name)?;
+    let to = reader::resolve(topic, start)?;
+    let settled = topic.settled_end()?;
+    if to > 0 {
+        // A position is durable after its records.
+        topic.wait_durable(to)?;
+    }
+    let mut cursors = Vec::new();
+    for lane in 0..group.lanes {
+        let (file, map) = (Arc::clone(&group.file), Arc::clone(&group.map));
+        let mut cursor = Cursor::take(topic, file, map, &group.path, group::lane_at(lane))?;
+        cursor.end_attempt();
+        // Before the position: a record from here on may have been handled, and its effect is looked
+        // for from the start.
+        cursor.set_doubt(settled);
+        cursor.set_floor(0);
+        cursor.commit(to)?;
+        cursors.push(cursor);
+    }
+    cursor::sync_all(&mut cursors.iter_mut().collect::<Vec<_>>())?;
+    Ok(to)
+}
+
 /// Deletes a group that no worker has open.
 pub(super) fn delete(topic: &TopicInner, name: &str) -> Result<()> {
-    let group = GroupFile::open(topic, name, Access::ReadWrite)?;
+    let group = open_idle(topic, name)?;
     let io = |error| Error::io("deleting", &group.path, error);
-    if !group.file.try_lock(0, 3 << 32).map_err(io)? {
-        return Err(Error::Locked {
-            what: format!("group {name} of topic {}", topic.name),
-            pid: 0,
-        });
-    }
     topic.log.disk.remove_file(&group.path).map_err(io)?;
     let dir = topic.dir.join(GROUPS);
     topic.log.disk.sync_dir(&dir).map_err(|error| Error::io("syncing", &dir, error))

@@ -1,10 +1,18 @@
 //! A record that is one worker's to handle.
 
+use std::sync::Arc;
+
+use super::file::GroupFile;
+use super::guard::LaneGuard;
+use crate::error::Result;
 use crate::record::{OwnedRecord, RecordRef};
+use crate::topic::Open;
 
 /// A record of a lane that this worker holds, as its handler sees it.
 #[derive(Debug)]
 pub struct Job {
+    pub(super) topic: Arc<Open>,
+    pub(super) group: Arc<GroupFile>,
     pub(crate) record: OwnedRecord,
     pub(crate) lane: u32,
     /// The attempt that comes next.
@@ -54,6 +62,15 @@ impl Job {
     /// 1 the first time; more if the handler failed, or died, or was killed before.
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// What keeps its lane from other workers, for a child process that does the work.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`](crate::Error::Io) if no descriptor is left.
+    pub fn lane_guard(&self) -> Result<LaneGuard> {
+        LaneGuard::take(&*self.topic.log.disk, &self.group, self.lane)
     }
 
     /// Its lane.

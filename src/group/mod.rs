@@ -20,6 +20,7 @@
 //! | `attempt` | what becomes of a record in hand |
 //! | `alone` | suspects run without others in the process |
 //! | `handler` | calling user code |
+//! | `guard` | what keeps a lane while a child process is at work on it |
 //! | `job` | a record that is one worker's to handle |
 //! | `worker` | records that are not requests |
 //! | `dead_letter` | copies of what is given up |
@@ -31,6 +32,7 @@ mod attempt;
 mod dead_letter;
 mod dispatch;
 mod file;
+mod guard;
 mod handler;
 mod job;
 mod lane;
@@ -54,6 +56,7 @@ pub(crate) use dead_letter::shortened;
 pub use dead_letter::DeadLetter;
 pub(crate) use dispatch::Dispatch;
 pub(crate) use file::durable_floor;
+pub use guard::LaneGuard;
 pub use handler::HandlerError;
 pub(crate) use handler::{backoff, guarded};
 pub use job::Job;
@@ -359,4 +362,9 @@ pub(crate) fn list(topic: &TopicInner) -> Result<Vec<(String, Result<GroupInfo>)
 pub(crate) fn delete(topic: &TopicInner, name: &str) -> Result<()> {
     topic.member()?;
     file::delete(topic, name)
+}
+
+pub(crate) fn reset(topic: &Arc<Open>, name: &str, start: Start) -> Result<u64> {
+    topic.member()?;
+    file::reset(topic, name, start)
 }

@@ -5,11 +5,13 @@ use std::time::{Duration, SystemTime};
 use super::envelope::Envelope;
 use super::request_id::RequestId;
 use crate::error::Result;
+use crate::group::{Job, LaneGuard};
 use crate::record::{Record, RecordRef};
 
 /// A request, as its handler sees it.
 #[derive(Debug)]
 pub struct Request<'a> {
+    pub(super) job: &'a Job,
     pub(super) record: RecordRef<'a>,
     pub(super) envelope: &'a Envelope,
     pub(super) attempt: u32,
@@ -55,6 +57,15 @@ impl<'a> Request<'a> {
     /// Where the request is in the request topic.
     pub fn offset(&self) -> u64 {
         self.record.offset()
+    }
+
+    /// What keeps requests of this key from other servers, for a child process that does the work.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`](crate::Error::Io) if no descriptor is left.
+    pub fn lane_guard(&self) -> Result<LaneGuard> {
+        self.job.lane_guard()
     }
 
     /// The payload.

@@ -35,7 +35,7 @@ use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::topic::{Retention, Topic, TopicOptions};
 
-pub use crate::group::{HandlerError, Poison, Running, WorkerStats};
+pub use crate::group::{HandlerError, LaneGuard, Poison, Running, WorkerStats};
 pub use call::Call;
 pub use cause::Cause;
 pub use client::{Client, ClientBuilder};

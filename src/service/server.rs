@@ -385,7 +385,7 @@ impl Server {
         replies: &Topic,
         note: Note,
     ) -> Result<bool> {
-        let request = Request { record: job.record(), envelope, attempt: job.attempt };
+        let request = Request { job, record: job.record(), envelope, attempt: job.attempt };
         let handler = &self.handler;
         let (begun_at, begun) = (clock::wall(), Instant::now());
         let service = &self.service;

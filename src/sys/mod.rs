@@ -9,6 +9,7 @@ pub(crate) mod clock;
 pub(crate) mod crash_point;
 pub(crate) mod fork;
 pub(crate) mod futex;
+mod inherited;
 pub(crate) mod map;
 pub(crate) mod real;
 #[cfg(feature = "sim")]
@@ -17,6 +18,7 @@ pub mod sim;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub(crate) use inherited::InheritableLock;
 pub(crate) use map::Map;
 
 /// What kind of storage a directory lies on, as far as it changes what can be promised.
@@ -68,6 +70,9 @@ pub(crate) trait Disk: Send + Sync + std::fmt::Debug {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Takes the lock on a byte of a file through an open file of its own, shared with others of this
+    /// kind, for a child process to inherit.
+    fn inheritable_lock(&self, path: &Path, byte: u64) -> io::Result<InheritableLock>;
     /// Random identity of this boot of this machine.
     fn boot_id(&self) -> io::Result<[u64; 2]>;
     /// What the directory lies on.

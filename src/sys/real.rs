@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::{ffi, fs, io};
 
-use super::fork;
+use super::{fork, inherited, InheritableLock};
 use super::{Access, Disk, DiskFile, FileIdentity, Map, Medium};
 
 /// See the module. New files get `mode` (umask applies), directories the same with search bits.
@@ -100,6 +100,10 @@ impl Disk for RealDisk {
         File::open(dir)?.sync_all()
     }
 
+    fn inheritable_lock(&self, path: &Path, byte: u64) -> io::Result<InheritableLock> {
+        inherited::lock(path, byte)
+    }
+
     fn boot_id(&self) -> io::Result<[u64; 2]> {
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
@@ -162,7 +166,7 @@ fn c_path(path: &Path) -> io::Result<ffi::CString> {
 
 /// A data file must never get the descriptor of a closed standard stream: somebody's message would
 /// be written into it.
-fn above_standard_streams(file: File) -> io::Result<File> {
+pub(super) fn above_standard_streams(file: File) -> io::Result<File> {
     if file.as_raw_fd() > 2 {
         return Ok(file);
     }
@@ -211,7 +215,7 @@ impl RealFile {
     }
 }
 
-fn range(kind: libc::c_int, start: u64, len: u64) -> libc::flock {
+pub(super) fn range(kind: libc::c_int, start: u64, len: u64) -> libc::flock {
     libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,

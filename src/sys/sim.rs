@@ -809,6 +809,11 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn inheritable_lock(&self, _path: &Path, _byte: u64) -> io::Result<super::InheritableLock> {
+        // Its files have no descriptors, and its processes no children.
+        errno(libc::EOPNOTSUPP)
+    }
+
     fn boot_id(&self) -> io::Result<[u64; 2]> {
         Ok(self.alive()?.boot_id)
     }

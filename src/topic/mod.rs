@@ -328,6 +328,19 @@ impl Topic {
         crate::group::list(&self.inner)
     }
 
+    /// Sets all lanes of a group to `start`, and returns its offset. Records from there on are handled
+    /// again; but a server looks for the outcome of each that was there already, and answers none twice.
+    ///
+    /// Killed on the way, some lanes are set and others not: call it again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] if it has workers, [`Error::NotFound`], [`Error::Corrupt`] if a lane is
+    /// unreadable, [`Error::Trimmed`], [`Error::Io`].
+    pub fn reset_group(&self, name: &str, start: Start) -> Result<u64> {
+        crate::group::reset(&self.inner, name, start)
+    }
+
     /// Deletes a group.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ mod export;
 mod failure;
 mod format;
 mod frames;
+mod groups;
 mod import;
 mod info;
 mod ls;
@@ -126,6 +127,7 @@ enum Command {
     Stats(stats::Stats),
     Dump(dump::Dump),
     Consumers(consumers::Consumers),
+    Groups(groups::Groups),
     Verify(verify::Verify),
     Request(request::Request),
     Serve(serve::Serve),
@@ -201,6 +203,7 @@ fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         Command::Stats(command) => command.run(global, out),
         Command::Dump(command) => command.run(global, out),
         Command::Consumers(command) => command.run(global, out),
+        Command::Groups(command) => command.run(global, out),
         Command::Verify(command) => command.run(global, out),
         Command::Request(command) => command.run(global, out),
         Command::Serve(command) => command.run(global, out),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use deaddrop::service::{HandlerError, Reply, Request, ServerOptions};
+use deaddrop::service::{HandlerError, Poison, Reply, Request, Server, ServerOptions};
 use deaddrop::{Log, Stop};
 
 use crate::failure::{note, Exit, Failure};
@@ -23,7 +23,9 @@ use crate::Global;
 /// request has failed for good, with what it wrote to standard error.
 ///
 /// A request is answered once, however often this command is killed; the command may run again for a
-/// request that was in hand then (DEADDROP_ATTEMPT says so).
+/// request that was in hand then (DEADDROP_ATTEMPT says so), but not before its first command, and
+/// whatever that has started and passed its open files to, has ended. Any number of these commands may
+/// serve one service: requests of one key run in order, one at a time.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Serve {
     /// The service
@@ -34,16 +36,33 @@ pub(crate) struct Serve {
     /// End after so many requests
     #[arg(short = 'n', long, value_name = "COUNT")]
     count: Option<u64>,
-    /// After so many attempts a request goes to SERVICE.dead; 0: never
+    /// After so many attempts a request is given up; 0: never
     #[arg(long, value_name = "COUNT", default_value_t = 10)]
     max_attempts: u32,
+    /// Answer so many requests at a time; those of one key in their order
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: u16,
+    /// What becomes of a request after its last attempt
+    #[arg(long, value_enum, value_name = "FATE", default_value = "dead-letter")]
+    poison: Fate,
     /// The wait before a second attempt; it doubles with each
     #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = humantime::parse_duration)]
     retry_first: Duration,
 }
 
+/// What becomes of a request that has failed too often.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Fate {
+    /// It goes to SERVICE.dead
+    DeadLetter,
+    /// Later ones of its key wait for `deaddrop groups resume`
+    StopLane,
+}
+
 /// From this exit code on a request has failed for good.
 const TERMINAL: i32 = 100;
+/// How often a server on threads of its own is looked at.
+const LOOK: Duration = Duration::from_millis(20);
 /// So much of standard error is kept as the reason of a failure.
 const REASON_LEN: usize = 4096;
 
@@ -51,7 +70,12 @@ impl Serve {
     pub(crate) fn run(&self, global: &Global, _out: &mut Out) -> Result<Exit, Failure> {
         let log = Log::open(global.dir())?;
         let options = ServerOptions {
+            threads: self.threads.into(),
             max_attempts: self.max_attempts,
+            poison: match self.poison {
+                Fate::DeadLetter => Poison::DeadLetter,
+                Fate::StopLane => Poison::StopLane,
+            },
             retry_first: self.retry_first,
             ..ServerOptions::default()
         };
@@ -59,9 +83,9 @@ impl Serve {
         // A command that cannot be started is no reason to give up on requests.
         let broken = Arc::new(OnceLock::new());
         let handler = self.handler(stop.clone(), Arc::clone(&broken));
-        let mut server = log.server_with(&self.service, options, handler)?;
+        let server = log.server_with(&self.service, options, handler)?;
         note(format_args!("serving {}", self.service));
-        server.run(&stop)?;
+        serve(server, self.threads, &stop)?;
         match broken.get() {
             Some(error) => Err(Failure::usage(format_args!(
                 "starting {}: {error}; the request waits for a command that works",
@@ -98,6 +122,18 @@ impl Serve {
     }
 }
 
+/// Serves until `stop` is given, or a thread fails.
+fn serve(mut server: Server, threads: u16, stop: &Stop) -> Result<(), Failure> {
+    if threads == 1 {
+        return Ok(server.run(stop)?);
+    }
+    let running = server.spawn()?;
+    while !stop.is_stopped() && !running.has_ended() {
+        std::thread::sleep(LOOK);
+    }
+    Ok(running.stop()?)
+}
+
 /// Why there is no reply.
 enum RunError {
     /// The command could not be started.
@@ -129,7 +165,11 @@ fn run_command(command: &[String], request: &Request<'_>) -> Result<Reply, RunEr
         Some(key) if !key.contains(&0) => prepared.env("DEADDROP_KEY", OsStr::from_bytes(key)),
         _ => prepared.env_remove("DEADDROP_KEY"),
     };
+    let guard = request.lane_guard().map_err(|error| RunError::Again(error.to_string()))?;
+    guard.pass_to(&mut prepared);
     let mut child = prepared.spawn().map_err(RunError::Start)?;
+    // With this process's part of the guard: what the command leaves running is not waited for here.
+    drop(prepared);
     let (reply, reason) = talk(&mut child, request.payload())?;
     let status = child.wait()?;
     match status.code() {

@@ -271,7 +271,8 @@ impl Play<'_> {
         writeln!(out, "\nThe log is left in {dir}. Look into it:")?;
         for command in [
             "ls",
-            "consumers inventory.requests",
+            "groups inventory.requests",
+            "trace --last 1",
             "cat inventory.replies -5",
             "dump inventory.requests | less",
             "verify",

@@ -6,13 +6,13 @@ use std::process::Child;
 use crate::support::{Ran, Scratch};
 
 /// A server that runs in the background; killed with the test.
-struct Server {
+pub(crate) struct Server {
     child: Child,
 }
 
 impl Server {
     /// Starts `deaddrop serve ARGS.. -- sh -c SCRIPT` and waits until it serves.
-    fn start(scratch: &Scratch, args: &[&str], script: &str) -> Server {
+    pub(crate) fn start(scratch: &Scratch, args: &[&str], script: &str) -> Server {
         let args = [&["serve", "echo"], args, &["--", "sh", "-c", script]].concat();
         let mut child = scratch.command(&args).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
@@ -23,7 +23,7 @@ impl Server {
         Server { child }
     }
 
-    fn end(mut self) -> Option<i32> {
+    pub(crate) fn end(mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 }

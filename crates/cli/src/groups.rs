@@ -1,0 +1,398 @@
+//! `groups`: worker groups, their lanes, what is in hand; resume, reset and delete on demand.
+
+use std::io::Write;
+
+use deaddrop::group::{GroupInfo, GroupOptions, InHand, LaneInfo};
+use deaddrop::{Result as LogResult, Start, Topic};
+use serde::Serialize;
+
+use crate::failure::{Exit, Failure};
+use crate::output::{Colour, Out};
+use crate::range::{Point, Range};
+use crate::Global;
+
+/// Show worker groups: position, lag, lanes, workers, records in hand, stopped lanes
+///
+/// resume, reset and delete say what they would do; with --execute they do it.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Groups {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// Only this topic
+    topic: Option<String>,
+    /// Only this group
+    name: Option<String>,
+    /// A row for each lane
+    #[arg(long, requires = "name")]
+    lanes: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Let a stopped lane go on with the record that it stopped at
+    Resume {
+        #[command(flatten)]
+        of: Named,
+        /// The lane's number
+        lane: u32,
+    },
+    /// Set all lanes of a group without workers to another position
+    ///
+    /// Records from there on are handled again; requests that have an outcome are not answered twice.
+    Reset {
+        #[command(flatten)]
+        of: Named,
+        /// The position: an offset, -5, -1h, @TIME, start, end
+        #[arg(long, value_name = "POINT", allow_hyphen_values = true)]
+        to: Point,
+    },
+    /// Delete a group without workers
+    Delete {
+        #[command(flatten)]
+        of: Named,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Named {
+    /// The topic
+    topic: String,
+    /// The group
+    name: String,
+    /// Do it, instead of saying what would be done
+    #[arg(long)]
+    execute: bool,
+}
+
+/// A group, as JSON.
+#[derive(Debug, Default, Serialize)]
+struct Row<'a> {
+    topic: &'a str,
+    group: &'a str,
+    committed: Option<u64>,
+    durable: Option<u64>,
+    lag: Option<u64>,
+    lanes: usize,
+    held: usize,
+    /// Process ids of the workers that hold lanes.
+    owners: Vec<u32>,
+    in_hand: Vec<Hand>,
+    stopped: Vec<usize>,
+    error: Option<String>,
+}
+
+/// A record in hand, as JSON.
+#[derive(Debug, Serialize)]
+struct Hand {
+    lane: usize,
+    offset: u64,
+    attempt: u32,
+    blamed: u32,
+    state: &'static str,
+}
+
+/// A lane, as JSON.
+#[derive(Debug, Serialize)]
+struct LaneRow {
+    lane: usize,
+    committed: u64,
+    durable: u64,
+    owner: Option<u32>,
+    in_hand: Option<Hand>,
+}
+
+/// A change of a group, as JSON.
+#[derive(Debug, Serialize)]
+struct Change<'a> {
+    topic: &'a str,
+    group: &'a str,
+    lane: Option<u32>,
+    from: Option<u64>,
+    to: Option<u64>,
+    executed: bool,
+}
+
+const STOPPED: &str = "stopped";
+/// So many records in hand are shown in a row of the table.
+const SHOWN: usize = 3;
+
+impl Hand {
+    fn of(lane: usize, hand: &InHand) -> Hand {
+        let InHand { offset, attempt, blamed, state, .. } = *hand;
+        Hand { lane, offset, attempt, blamed, state }
+    }
+
+    fn text(&self) -> String {
+        format!("{} {} #{}", self.offset, self.state, self.attempt)
+    }
+}
+
+impl<'a> Row<'a> {
+    fn of(topic: &'a str, group: &'a str, info: &LogResult<GroupInfo>) -> Row<'a> {
+        let info = match info {
+            Ok(info) => info,
+            Err(error) => {
+                return Row { topic, group, error: Some(error.to_string()), ..Row::default() }
+            }
+        };
+        let hands = || {
+            let lanes = info.lanes.iter().enumerate();
+            lanes.filter_map(|(lane, of)| of.in_hand.as_ref().map(|hand| Hand::of(lane, hand)))
+        };
+        Row {
+            topic,
+            group,
+            committed: Some(info.committed),
+            durable: Some(info.durable),
+            lag: Some(info.lag),
+            lanes: info.lanes.len(),
+            held: info.lanes.iter().filter(|lane| lane.owner.is_some()).count(),
+            owners: owners(info),
+            in_hand: hands().collect(),
+            stopped: hands().filter(|hand| hand.state == STOPPED).map(|hand| hand.lane).collect(),
+            error: None,
+        }
+    }
+
+    fn cells(&self, out: &Out) -> Vec<String> {
+        let number = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
+        let mut hands: Vec<String> = self.in_hand.iter().take(SHOWN).map(Hand::text).collect();
+        if self.in_hand.len() > SHOWN {
+            hands.push(format!("{} more", self.in_hand.len() - SHOWN));
+        }
+        let stopped = out.paint(Colour::Bad, list(&self.stopped));
+        let error = self.error.clone().map_or(String::new(), |why| out.paint(Colour::Bad, why));
+        vec![
+            self.topic.to_owned(),
+            self.group.to_owned(),
+            number(self.committed),
+            number(self.lag),
+            format!("{}/{}", self.held, self.lanes),
+            or_dash(list(&self.owners)),
+            or_dash(hands.join(", ")),
+            or_dash(stopped),
+            error,
+        ]
+    }
+}
+
+impl Groups {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        match &self.action {
+            Some(action) => return action.run(global, out),
+            None if self.lanes => return self.show_lanes(global, out),
+            None => {}
+        }
+        let log = global.open_read_only()?;
+        let topics = match &self.topic {
+            Some(topic) => vec![topic.clone()],
+            None => log.topics()?,
+        };
+        let mut all = Vec::new();
+        for topic in topics {
+            let groups = log.existing_topic(&topic)?.groups()?;
+            all.extend(groups.into_iter().map(|(name, info)| (topic.clone(), name, info)));
+        }
+        if let (Some(topic), Some(name)) = (&self.topic, &self.name) {
+            let known = all.iter().map(|(_, name, _)| name.clone()).collect();
+            all.retain(|(_, found, _)| found == name);
+            if all.is_empty() {
+                return Err(unknown(topic, name, known));
+            }
+        }
+        let rows: Vec<Row<'_>> =
+            all.iter().map(|(topic, name, info)| Row::of(topic, name, info)).collect();
+        if out.is_json() {
+            for row in &rows {
+                out.object(row)?;
+            }
+        } else {
+            let heading =
+                ["TOPIC", "GROUP", "COMMITTED", "LAG", "LANES", "OWNERS", "IN HAND", "STOPPED", ""];
+            let cells: Vec<Vec<String>> = rows.iter().map(|row| row.cells(out)).collect();
+            out.table(&heading, &[2, 3, 4], &cells)?;
+        }
+        let damaged = rows.iter().any(|row| row.error.is_some());
+        Ok(if damaged { Exit::Corruption } else { Exit::Ok })
+    }
+
+    fn show_lanes(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let (Some(topic), Some(name)) = (&self.topic, &self.name) else {
+            return Err(Failure::usage("--lanes needs a topic and a group"));
+        };
+        let topic = global.open_read_only()?.existing_topic(topic)?;
+        let info = find(&topic, name)?;
+        let row = |(lane, of): (usize, &LaneInfo)| LaneRow {
+            lane,
+            committed: of.committed,
+            durable: of.durable,
+            owner: of.owner,
+            in_hand: of.in_hand.as_ref().map(|hand| Hand::of(lane, hand)),
+        };
+        let rows: Vec<LaneRow> = info.lanes.iter().enumerate().map(row).collect();
+        if out.is_json() {
+            for row in &rows {
+                out.object(row)?;
+            }
+            return Ok(Exit::Ok);
+        }
+        let cells = |row: &LaneRow| {
+            let owner = row.owner.map_or("-".to_owned(), |pid| format!("process {pid}"));
+            let (record, attempt, state) = match &row.in_hand {
+                Some(hand) => (hand.offset.to_string(), hand.attempt.to_string(), hand.state),
+                None => ("-".to_owned(), "-".to_owned(), "-"),
+            };
+            let (committed, durable) = (row.committed.to_string(), row.durable.to_string());
+            let state = state.to_owned();
+            vec![row.lane.to_string(), committed, durable, owner, record, attempt, state]
+        };
+        let heading = ["LANE", "COMMITTED", "DURABLE", "OWNER", "RECORD", "ATTEMPT", "STATE"];
+        out.table(&heading, &[0, 1, 2, 4, 5], &rows.iter().map(cells).collect::<Vec<_>>())?;
+        Ok(Exit::Ok)
+    }
+}
+
+impl Action {
+    fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let (Action::Resume { of, .. } | Action::Reset { of, .. } | Action::Delete { of }) = self;
+        let topic = global.open_read_only()?.existing_topic(&of.topic)?;
+        let mut change = Change {
+            topic: &of.topic,
+            group: &of.name,
+            lane: None,
+            from: None,
+            to: None,
+            executed: of.execute,
+        };
+        let done = match self {
+            Action::Resume { lane, .. } => {
+                change.lane = Some(*lane);
+                resume(&topic, of, *lane, global)?;
+                format!("resumed in lane {lane}")
+            }
+            Action::Reset { to, .. } => {
+                let from = find(&topic, &of.name)?;
+                refuse_in_use(of, &from)?;
+                let to = Range { from: *to, to: Point::End }.resolve(&topic)?.start;
+                check_offset(&topic, to)?;
+                (change.from, change.to) = (Some(from.committed), Some(to));
+                if of.execute {
+                    writable(global, of)?.reset_group(&of.name, Start::Offset(to))?;
+                }
+                format!("set from {} to {to}", from.committed)
+            }
+            Action::Delete { .. } => {
+                delete(&topic, of, global)?;
+                "deleted".to_owned()
+            }
+        };
+        if out.is_json() {
+            out.object(&change)?;
+            return Ok(Exit::Ok);
+        }
+        let would = if of.execute { "" } else { "would be " };
+        writeln!(out, "{} {would}{done}", of.name)?;
+        if !of.execute {
+            writeln!(out, "nothing was changed: add --execute to do it")?;
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+fn resume(topic: &Topic, of: &Named, lane: u32, global: &Global) -> Result<(), Failure> {
+    let info = find(topic, &of.name)?;
+    let Some(found) = info.lanes.get(lane as usize) else {
+        let last = info.lanes.len() - 1;
+        return Err(Failure::usage(format_args!("lane {lane}: group {} has 0 to {last}", of.name)));
+    };
+    let no = || Failure::no(format_args!("lane {lane} of group {} is not stopped", of.name));
+    if found.in_hand.as_ref().is_none_or(|hand| hand.state != STOPPED) {
+        return Err(no());
+    }
+    if of.execute {
+        let group = writable(global, of)?.group(&of.name, GroupOptions::default())?;
+        if !group.resume(lane)? {
+            return Err(no());
+        }
+    }
+    Ok(())
+}
+
+/// Also a group whose file is unreadable: that is what is left to be done with it.
+fn delete(topic: &Topic, of: &Named, global: &Global) -> Result<(), Failure> {
+    let all = topic.groups()?;
+    match all.iter().find(|(name, _)| *name == of.name) {
+        Some((_, Ok(info))) => refuse_in_use(of, info)?,
+        Some((_, Err(_))) => {}
+        None => return Err(unknown(topic.name(), &of.name, names(&all))),
+    }
+    if of.execute {
+        writable(global, of)?.delete_group(&of.name)?;
+    }
+    Ok(())
+}
+
+fn writable(global: &Global, of: &Named) -> Result<Topic, Failure> {
+    Ok(global.open_existing()?.existing_topic(&of.topic)?)
+}
+
+fn check_offset(topic: &Topic, to: u64) -> Result<(), Failure> {
+    let (first, end) = (topic.first_offset()?, topic.high_watermark()?);
+    if (first..=end).contains(&to) {
+        return Ok(());
+    }
+    Err(Failure::no(format_args!(
+        "offset {to} is not in topic {}, which has {first}..{end}: choose one of these",
+        topic.name()
+    )))
+}
+
+fn find(topic: &Topic, name: &str) -> Result<GroupInfo, Failure> {
+    let all = topic.groups()?;
+    let known = names(&all);
+    match all.into_iter().find(|(found, _)| found == name) {
+        Some((_, info)) => Ok(info?),
+        None => Err(unknown(topic.name(), name, known)),
+    }
+}
+
+fn names(all: &[(String, LogResult<GroupInfo>)]) -> Vec<String> {
+    all.iter().map(|(name, _)| name.clone()).collect()
+}
+
+fn unknown(topic: &str, name: &str, known: Vec<String>) -> Failure {
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    Failure::no(format_args!("topic {topic} has no group {name}: it has {known}"))
+}
+
+fn refuse_in_use(of: &Named, info: &GroupInfo) -> Result<(), Failure> {
+    let owners = owners(info);
+    if owners.is_empty() {
+        return Ok(());
+    }
+    let (name, owners) = (&of.name, list(&owners));
+    Err(Failure::new(
+        Exit::Locked,
+        format_args!("group {name} is in use by process {owners}: stop its workers first"),
+    ))
+}
+
+/// The processes that hold lanes, each once.
+fn owners(info: &GroupInfo) -> Vec<u32> {
+    let mut owners: Vec<u32> = info.lanes.iter().filter_map(|lane| lane.owner).collect();
+    owners.sort_unstable();
+    owners.dedup();
+    owners
+}
+
+fn list(all: &[impl ToString]) -> String {
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() {
+        return "-".to_owned();
+    }
+    text
+}

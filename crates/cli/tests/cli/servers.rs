@@ -1,0 +1,95 @@
+//! `serve` several times over: threads, poison, and a killed server whose command runs on.
+
+use std::path::Path;
+use std::time::Duration;
+
+use deaddrop::format::group::lane_of;
+
+use crate::service::Server;
+use crate::support::Scratch;
+
+const LANES: u32 = 64;
+/// Far more looks than a file needs to appear on a busy machine.
+const LOOKS: u32 = 60_000;
+
+/// Until a file holds these words.
+fn wait_for_words(path: &Path, words: &[&str]) {
+    for _ in 0..LOOKS {
+        let found = std::fs::read_to_string(path).unwrap_or_default();
+        if found.split_whitespace().collect::<Vec<_>>() == words {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let found = std::fs::read_to_string(path);
+    panic!("{} should hold {words:?}: {found:?}", path.display());
+}
+
+#[test]
+fn the_command_of_a_killed_server_ends_before_another_server_runs_it_again() {
+    let scratch = Scratch::new();
+    assert_ne!(lane_of(Some(b"slow"), 0, LANES), lane_of(Some(b"quick"), 0, LANES));
+    let (said, told) = (scratch.path().join("said"), scratch.path().join("go"));
+    let script = "case $DEADDROP_KEY in quick) exec cat;; esac
+        echo begin >> said
+        while [ ! -e go ]; do sleep 0.01; done
+        echo end >> said
+        echo $DEADDROP_ATTEMPT";
+    let first = Server::start(&scratch, &[], script);
+    let args = ["request", "echo", "x", "--key", "slow", "--no-wait"];
+    let id = scratch.run(&args).expect(0).text();
+    wait_for_words(&said, &["begin"]);
+    // The kill is SIGKILL: the command is an orphan then.
+    drop(first);
+
+    let second = Server::start(&scratch, &["-n", "4"], script);
+    for _ in 0..3 {
+        // It has all lanes but one, and passes the request that comes first.
+        let args = ["request", "echo", "y", "--key", "quick", "--timeout", "60s"];
+        assert_eq!(scratch.run(&args).expect(0).text(), "y\n");
+    }
+    wait_for_words(&said, &["begin"]);
+    std::fs::write(&told, "").unwrap();
+    let attach = ["request", "--attach", id.trim(), "--timeout", "60s"];
+    assert_eq!(scratch.run(&attach).expect(0).text(), "2\n");
+    assert_eq!(second.end(), Some(0));
+    wait_for_words(&said, &["begin", "end", "begin", "end"]);
+}
+
+#[test]
+fn as_many_commands_run_at_a_time_as_there_are_threads() {
+    let scratch = Scratch::new();
+    // Each waits for the other.
+    let script = "touch $DEADDROP_KEY; while [ ! -e a ] || [ ! -e b ]; do sleep 0.01; done; cat";
+    assert_ne!(lane_of(Some(b"a"), 0, LANES), lane_of(Some(b"b"), 0, LANES));
+    let _server = Server::start(&scratch, &["--threads", "4"], script);
+    let a = scratch.run(&["request", "echo", "1", "--key", "a", "--no-wait"]).expect(0).text();
+    let args = ["request", "echo", "2", "--key", "b", "--timeout", "60s"];
+    assert_eq!(scratch.run(&args).expect(0).text(), "2\n");
+    let attach = ["request", "--attach", a.trim(), "--timeout", "60s"];
+    assert_eq!(scratch.run(&attach).expect(0).text(), "1\n");
+}
+
+#[test]
+fn poison_stops_the_lane_if_asked_until_it_is_resumed() {
+    let scratch = Scratch::new();
+    let args = ["--max-attempts", "1", "--poison", "stop-lane"];
+    let script = "[ -e repaired ] && cat";
+    let _server = Server::start(&scratch, &args, script);
+    let id = scratch.run(&["request", "echo", "x", "--key", "k", "--no-wait"]).expect(0).text();
+    let groups = ["groups", "echo.requests", "server", "--json"];
+    let lane = lane_of(Some(b"k"), 0, LANES);
+    for look in 0.. {
+        assert!(look < LOOKS, "lane {lane} does not stop");
+        let row = &scratch.run(&groups).expect(0).json()[0];
+        if row["stopped"][0] == lane {
+            break;
+        }
+    }
+    scratch.run(&["request", "--attach", id.trim(), "--timeout", "10ms"]).expect(1);
+    std::fs::write(scratch.path().join("repaired"), "").unwrap();
+    let lane = lane.to_string();
+    scratch.run(&["groups", "resume", "echo.requests", "server", &lane, "--execute"]).expect(0);
+    let attach = ["request", "--attach", id.trim(), "--timeout", "60s"];
+    assert_eq!(scratch.run(&attach).expect(0).text(), "x\n");
+}

@@ -1,0 +1,53 @@
+//! A lane's guard: keeps the lane from other workers as long as a child process is at work on it.
+
+use std::process::Command;
+
+use super::file::GroupFile;
+use crate::error::{Error, Result};
+use crate::format::group::GUARD_LOCKS;
+use crate::sys::{Disk, InheritableLock};
+
+/// Keeps a lane's records from other workers while anybody has it open, also after its worker was
+/// killed. A handler that leaves its work to a child process gives it to the child: else another worker
+/// would start the same record while the child of a killed one is still at it.
+///
+/// Dropping it, or the command that it was passed to, ends this process's part; the child's ends with
+/// the child, and with whatever that has passed its descriptors on to. The worker that holds the lane is
+/// not hindered by it.
+///
+/// ```
+/// # fn main() -> deaddrop::Result<()> {
+/// # let dir = deaddrop::doc_dir();
+/// # let log = deaddrop::Log::open(&dir)?;
+/// # use deaddrop::{group::{GroupOptions, WorkerOptions}, Record};
+/// # use std::{process::Command, time::Duration};
+/// let orders = log.topic("orders")?;
+/// orders.append(&Record::new("item 7"))?;
+/// let group = orders.group("shipping", GroupOptions::default())?;
+/// let mut worker = group.worker(WorkerOptions::default(), |job| {
+///     let mut command = Command::new("true");
+///     job.lane_guard()?.pass_to(&mut command);
+///     command.status()?;
+///     Ok(())
+/// })?;
+/// assert_eq!(worker.poll(Duration::from_secs(10))?, 1);
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct LaneGuard {
+    lock: InheritableLock,
+}
+
+impl LaneGuard {
+    pub(super) fn take(disk: &dyn Disk, group: &GroupFile, lane: u32) -> Result<LaneGuard> {
+        let io = |error| Error::io("locking", &group.path, error);
+        let lock = disk.inheritable_lock(&group.path, GUARD_LOCKS + u64::from(lane)).map_err(io)?;
+        Ok(LaneGuard { lock })
+    }
+
+    /// Has the children of this command inherit it. Children that are started meanwhile in other ways
+    /// do not.
+    pub fn pass_to(self, command: &mut Command) {
+        self.lock.pass_to(command);
+    }
+}
