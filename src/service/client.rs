@@ -248,6 +248,12 @@ impl ClientInner {
 
 /// Sends requests and delivers their outcomes. Clones share it, on any threads.
 ///
+/// Whoever may write a reply topic can put any record there. One that names a request which this start
+/// has not sent is counted ([`ClientStats::unknown`]) and reaches no callback. One that names another
+/// start of this client cannot be told from a second reply to a request that has its outcome: it goes to
+/// [`on_late`](ClientBuilder::on_late), as every record behind the first of a request does. The first is
+/// the outcome, whoever wrote it: ids are no secrets.
+///
 /// In the topics of every service that it used, a client keeps positions: `client.NAME` in both, and
 /// `client-floor.NAME` in the reply topic. Nothing above them is dropped by retention. They move on while the client
 /// delivers, also if it has nothing outstanding, and when it is dropped. A client that has ended for
