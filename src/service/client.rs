@@ -248,6 +248,12 @@ impl ClientInner {
 
 /// Sends requests and delivers their outcomes. Clones share it, on any threads.
 ///
+/// A reply topic is not deleted while a client or a server has it open
+/// ([`Log::delete_topic`] says [`Error::Locked`]). If it was deleted while none had, the next one makes it
+/// anew: requests that were not answered stay outstanding and are answered there. Those whose outcomes
+/// were deleted unread, or lay behind an older request without one, stay outstanding until their deadline,
+/// or until they are [cancelled](Client::cancel): no server answers a request twice.
+///
 /// Whoever may write a reply topic can put any record there. One that names a request which this start
 /// has not sent is counted ([`ClientStats::unknown`]) and reaches no callback. One that names another
 /// start of this client cannot be told from a second reply to a request that has its outcome: it goes to
