@@ -127,6 +127,9 @@ pub use record::{OwnedRecord, Record, RecordRef};
 pub use recovery::{Damage, RecoveryReport};
 pub use stop::Stop;
 #[cfg(feature = "sim")]
+#[doc(hidden)]
+pub use sys::clock::shift_wall_clock;
+#[cfg(feature = "sim")]
 pub use sys::{crash_point::arm as arm_crash_points, sim};
 #[cfg(not(loom))]
 pub use topic::{Durability, MemberInfo, Retention, Topic, TopicOptions};

@@ -119,7 +119,11 @@ impl ParkedTopic {
                 records.retain(|_, (parked, _): &mut (Parked, _)| parked.id != envelope.id);
                 continue;
             }
-            let service = record.as_ref().header(SERVICE_HEADER).unwrap_or_default();
+            // A request may name any topic for its reply: what this client has not parked is none of it.
+            let service = match record.as_ref().header(SERVICE_HEADER) {
+                Some(service) if envelope.id.client() == client => service,
+                _ => continue,
+            };
             let parked = Parked {
                 id: envelope.id,
                 service: String::from_utf8_lossy(service).into_owned(),

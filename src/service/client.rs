@@ -139,6 +139,10 @@ impl ClientBuilder {
 /// The longest name of a client.
 const MAX_NAME_LEN: usize = names::MAX_LEN - GUARD_PREFIX.len();
 
+/// Of several services, [`Client::poll`] sleeps on one for so long before it looks at the others.
+const SLICE_FIRST: Duration = Duration::from_millis(1);
+const SLICE_MOST: Duration = Duration::from_millis(10);
+
 /// Where new links put their threads.
 type Threads = Arc<Mutex<Vec<std::thread::JoinHandle<Result<()>>>>>;
 
@@ -248,6 +252,18 @@ impl ClientInner {
 
 /// Sends requests and delivers their outcomes. Clones share it, on any threads.
 ///
+/// A reply topic is not deleted while a client or a server has it open
+/// ([`Log::delete_topic`] says [`Error::Locked`]). If it was deleted while none had, the next one makes it
+/// anew: requests that were not answered stay outstanding and are answered there. Those whose outcomes
+/// were deleted unread, or lay behind an older request without one, stay outstanding until their deadline,
+/// or until they are [cancelled](Client::cancel): no server answers a request twice.
+///
+/// Whoever may write a reply topic can put any record there. One that names a request which this start
+/// has not sent is counted ([`ClientStats::unknown`]) and reaches no callback. One that names another
+/// start of this client cannot be told from a second reply to a request that has its outcome: it goes to
+/// [`on_late`](ClientBuilder::on_late), as every record behind the first of a request does. The first is
+/// the outcome, whoever wrote it: ids are no secrets.
+///
 /// In the topics of every service that it used, a client keeps positions: `client.NAME` in both, and
 /// `client-floor.NAME` in the reply topic. Nothing above them is dropped by retention. They move on while the client
 /// delivers, also if it has nothing outstanding, and when it is dropped. A client that has ended for
@@ -322,31 +338,48 @@ impl Client {
                     .into(),
             });
         }
-        let until = Instant::now() + timeout;
+        let begun = Instant::now();
+        let until = begun + timeout;
         let mut delivered = self.inner.deliver_parked()?;
-        loop {
+        for turn in 0.. {
             let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
             for link in &links {
-                let left = until.saturating_duration_since(Instant::now());
-                // With several, none may keep the others waiting.
-                let slice = match links.len() {
-                    _ if delivered > 0 => Duration::ZERO,
-                    // Another link may come meanwhile.
-                    1 => left.min(LOOK),
-                    _ => left.min(Duration::from_millis(1)),
-                };
-                // If another thread delivers, it is waited for in small pieces.
-                match link.delivery.try_lock_for(slice.min(Duration::from_millis(1))) {
-                    Some(mut delivery) => delivered += delivery.poll(&self.inner, link, slice)?,
-                    None => continue,
-                }
+                delivered += self.poll_link(link, Duration::ZERO)?;
             }
-            if delivered > 0 || Instant::now() >= until {
-                return Ok(delivered);
+            let left = until.saturating_duration_since(Instant::now());
+            if delivered > 0 || left.is_zero() {
+                break;
             }
-            if links.is_empty() {
-                std::thread::sleep(until.saturating_duration_since(Instant::now()).min(LOOK));
+            // Sleeps on one of those that something is to come from; on any, if none is.
+            let is_awaited = |link: &&Arc<Link>| link.state.lock().count() > 0;
+            let mut awaited: Vec<_> = links.iter().filter(is_awaited).collect();
+            if awaited.is_empty() {
+                awaited.extend(&links);
             }
+            let slice = match (links.len(), awaited.len()) {
+                // Another link may come meanwhile.
+                (0 | 1, _) => LOOK,
+                (_, 1) => SLICE_MOST,
+                // It keeps the others a quarter longer than they have waited.
+                _ => (begun.elapsed() / 4).clamp(SLICE_FIRST, SLICE_MOST),
+            };
+            match awaited.get(turn % awaited.len().max(1)) {
+                Some(link) => delivered += self.poll_link(link, left.min(slice))?,
+                None => std::thread::sleep(left.min(slice)),
+            }
+            if delivered > 0 {
+                break;
+            }
+        }
+        Ok(delivered)
+    }
+
+    /// Delivers what comes of one service; nothing if another thread does.
+    fn poll_link(&self, link: &Link, timeout: Duration) -> Result<usize> {
+        // In small pieces: that other thread may end.
+        match link.delivery.try_lock_for(timeout.min(SLICE_FIRST)) {
+            Some(mut delivery) => delivery.poll(&self.inner, link, timeout),
+            None => Ok(0),
         }
     }
 

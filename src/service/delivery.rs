@@ -116,6 +116,7 @@ impl Delivery {
             (Outcome::Cancelled, false) => count(&counters.cancelled),
             _ => {}
         }
+        let mut is_known = true;
         match done.late {
             _ if is_taken => count(&counters.completed),
             // Ids come from bytes: one that this client never sent is nobody's.
@@ -124,7 +125,10 @@ impl Delivery {
                 spans::late(&link.service, &done.envelope);
                 client.callbacks.deliver_late(&done);
             }
-            true => count(&counters.unknown),
+            true => {
+                count(&counters.unknown);
+                is_known = false;
+            }
             false => self.complete(client, link, done)?,
         }
         crate::sys::crash_point::crash_point!("deliver.called-back");
@@ -132,7 +136,7 @@ impl Delivery {
         let mut state = link.state.lock();
         state.remove(&id);
         link.raise_floor(&state, self.cursor.committed())?;
-        Ok(true)
+        Ok(is_known)
     }
 
     /// Brings an outcome to its callback or call handle; parks it if there is none.

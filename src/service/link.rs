@@ -179,21 +179,22 @@ impl Link {
     ) -> Result<Arc<Link>> {
         let requests = open_topic(log, &requests_of(service), options)?;
         let replies = open_topic(log, &replies_of(service), options)?;
+        let (cursor_name, guard_name) = (cursor_name(client), format!("{GUARD_PREFIX}{client}"));
+        let is_known = crate::consumer::exists(log.inner(), requests.name(), &cursor_name);
+        let is_guarded = crate::consumer::exists(log.inner(), replies.name(), &guard_name);
+        let start = if is_known { Start::First } else { Start::End };
         // The replies' first: a request is sent only when both are there.
-        let mut cursor = replies.consumer(&cursor_name(client), Start::End)?;
+        let mut cursor = replies.consumer(&cursor_name, start)?;
         cursor.set_spin(spin);
-        // With a floor from before, the guard was there too, unless somebody deleted it.
-        let guard_start =
-            match crate::consumer::exists(log.inner(), requests.name(), &cursor_name(client)) {
-                true => Start::First,
-                false => Start::End,
-            };
-        let guard = replies.consumer(&format!("{GUARD_PREFIX}{client}"), guard_start)?;
-        let floor = Floor {
-            requests: requests.consumer(&cursor_name(client), Start::End)?,
-            guard,
-            synced: None,
-        };
+        let mut oldest = requests.consumer(&cursor_name, Start::End)?;
+        if is_known && !is_guarded {
+            // The reply topic was deleted: the floor is one of another topic, and an outcome may be
+            // below it. Durable before the guard is there, which says that this was done.
+            oldest.set_floor(0);
+            oldest.sync()?;
+        }
+        let guard = replies.consumer(&guard_name, start)?;
+        let floor = Floor { requests: oldest, guard, synced: None };
         let link = Link {
             service: service.to_owned(),
             requests,

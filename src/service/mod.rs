@@ -17,6 +17,8 @@ mod client;
 mod dead_letter;
 mod delivery;
 mod envelope;
+#[cfg(test)]
+mod forged;
 mod handler;
 mod link;
 mod outcome;

@@ -49,7 +49,11 @@ impl RequestBuilder<'_> {
         Ok(self.context(crate::record::to_json(context)?))
     }
 
-    /// After so long without an outcome, the outcome is `Expired`.
+    /// After so long without an outcome, the outcome is `Expired`. Who says so first decides: this
+    /// client, by a clock that nobody sets (`CLOCK_BOOTTIME`) while it lives, and by the wall clock of its
+    /// restart for what it had sent before; or a server before it calls the handler, by its wall clock. A
+    /// server whose clock runs ahead expires requests too early, each once, and says so in the log; one
+    /// whose clock is behind handles what nobody needs any more.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self

@@ -99,6 +99,12 @@ type Handler = Arc<dyn Fn(&Request<'_>) -> Result<Reply, HandlerError> + Send + 
 /// Any number of servers, in any processes, share the service's lanes: requests of one key are handled in
 /// order, those of different keys side by side. A server on this thread handles one at a time.
 ///
+/// What is in the request topic is not believed: a record that is no request, and a request whose outcome
+/// would go to a topic that does not exist or is no topic's name, is copied to `SERVICE.dead` and not
+/// answered; no topic is made for it. A record in the reply topic that says of a request that it is
+/// `Expired` or `Cancelled` keeps the handler from it, whoever wrote it. A request past its deadline by
+/// this machine's wall clock is not handled either: its outcome `Expired` is appended, once.
+///
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
 /// # let dir = deaddrop::doc_dir();

@@ -11,13 +11,42 @@ fn read(clock: libc::clockid_t) -> u64 {
 
 /// Wall clock, nanoseconds since the Unix epoch, as of the last timer tick (1 to 10 ms).
 pub(crate) fn wall_coarse() -> u64 {
-    read(libc::CLOCK_REALTIME_COARSE)
+    shifted(read(libc::CLOCK_REALTIME_COARSE))
 }
 
 /// Wall clock, nanoseconds since the Unix epoch.
 pub(crate) fn wall() -> u64 {
-    read(libc::CLOCK_REALTIME)
+    shifted(read(libc::CLOCK_REALTIME))
 }
+
+#[cfg(not(feature = "sim"))]
+fn shifted(wall: u64) -> u64 {
+    wall
+}
+
+#[cfg(feature = "sim")]
+mod shift {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    static NANOS: AtomicI64 = AtomicI64::new(0);
+
+    /// Sets this process's wall clock ahead by so many nanoseconds, or back, as somebody with the right
+    /// to set the machine's would. Counts from the true time, not from the last shift.
+    #[doc(hidden)]
+    pub fn shift_wall_clock(nanos: i64) {
+        // A clock that is set orders nothing.
+        NANOS.store(nanos, Ordering::Relaxed);
+    }
+
+    pub(super) fn shifted(wall: u64) -> u64 {
+        wall.saturating_add_signed(NANOS.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(feature = "sim")]
+pub use shift::shift_wall_clock;
+#[cfg(feature = "sim")]
+use shift::shifted;
 
 /// Nanoseconds since the boot, as of the last timer tick; the same for all processes.
 pub(crate) fn monotonic_coarse() -> u64 {

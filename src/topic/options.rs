@@ -28,7 +28,10 @@ pub enum Durability {
 /// size nothing is dropped, unless [`trim_before`](crate::Topic::trim_before) is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Retention {
-    /// Segments whose newest record is older may go.
+    /// Segments whose newest record is older may go: by the wall clock of those who append and of whoever
+    /// drops. If it is set by a minute or more while a topic is open, nothing goes there for its age
+    /// until it is opened anew; who opens a topic by a clock that runs ahead drops too early what
+    /// `consumed` does not hold.
     pub age: Option<Duration>,
     /// The oldest segments may go while the sealed ones take more bytes than this.
     pub bytes: Option<u64>,

@@ -1,8 +1,11 @@
 //! Retention: dropping whole segments from the start of a topic.
 
+use std::sync::Arc;
+
 use super::TopicInner;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{index, segment as layout};
+use crate::segment::Segment;
 use crate::sys::atomic::Ordering;
 use crate::sys::clock;
 use crate::sys::crash_point::crash_point;
@@ -50,6 +53,15 @@ impl TopicInner {
         clock_difference().abs_diff(self.clock_difference) < 60_000_000_000
     }
 
+    /// The segment at `base`; `None` if another thread or process has dropped it since the directory
+    /// was read: every roll trims in the background.
+    fn segment_if_kept(&self, base: u64) -> Result<Option<Arc<Segment>>> {
+        match self.segment(base) {
+            Err(Error::Trimmed { .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
     /// Drops what the topic's settings let go.
     pub(super) fn trim_by_retention(&self) -> Result<u64> {
         let retention = self.options.retention;
@@ -70,7 +82,8 @@ impl TopicInner {
             // The newest timestamp of a segment is in the header of the next.
             let now = clock::wall();
             for &base in bases.iter().skip(1) {
-                let newest = self.segment(base)?.header.max_timestamp;
+                let Some(segment) = self.segment_if_kept(base)? else { continue };
+                let newest = segment.header.max_timestamp;
                 if now.saturating_sub(newest) <= clock::nanos(age) {
                     break;
                 }
@@ -80,7 +93,8 @@ impl TopicInner {
         if let Some(limit) = retention.bytes {
             let mut total = 0;
             for pair in bases.windows(2).rev() {
-                total += self.segment(pair[0])?.len();
+                let Some(segment) = self.segment_if_kept(pair[0])? else { break };
+                total += segment.len();
                 if total > limit {
                     keep_from = keep_from.max(pair[1]);
                     break;

@@ -32,6 +32,7 @@ fn entry() {
         "fleet-server" => crate::fleet::server(&words[1..]),
         "fleet-client" => crate::fleet::client(&words[1..]),
         "killed-client" => crate::service_kill::killed_client(&words[1..]),
+        "clocks" => crate::clocks::jumps(&words[1..]),
         "large" => crate::extend::large(&words[1..]),
         "worker" => crate::takeover::worker(&words[1..]),
         "siblings" => crate::liveness::siblings(&words[1..]),

@@ -1,11 +1,11 @@
 //! What a client does with what is wrong: strange ids, huge contexts, callbacks that fail.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deaddrop::format::frame;
-use deaddrop::service::HandlerError;
+use deaddrop::service::{Client, HandlerError, Outcome};
 use deaddrop::{Error, Log, Record};
 
 use crate::service::{drain, echo, make_topics};
@@ -104,4 +104,76 @@ fn callbacks_that_fail_and_panic_are_counted_and_their_outcomes_parked() {
     assert_eq!((stats.sent, stats.completed, stats.parked), (3, 2, 1));
     assert_eq!((stats.callback_retries, stats.expired, client.outstanding_count()), (1, 1, 0));
     assert_eq!(client.parked().unwrap()[0].callback, "never");
+}
+
+#[test]
+fn a_reply_topic_that_was_deleted_is_made_anew_and_requests_left_outstanding_are_answered() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let answers = Arc::new(Mutex::new(Vec::new()));
+    let open = || {
+        let answers = Arc::clone(&answers);
+        let client = log.client("c").topic_options(crate::service::options());
+        let client = client.on("done", move |done| {
+            answers.lock().unwrap().push(match done.outcome() {
+                Outcome::Reply(reply) => String::from_utf8_lossy(reply.payload()).into_owned(),
+                other => format!("{other:?}"),
+            });
+            Ok(())
+        });
+        client.open().unwrap()
+    };
+    let send = |client: &Client, payload: &str| {
+        let request = client.request("s", &Record::new(payload)).unwrap();
+        request.send("done").unwrap();
+    };
+    let serve = |count| assert_eq!(log.server("s", echo).unwrap().poll(LONG).unwrap(), count);
+    let delete = || log.delete_topic("s.replies");
+
+    let client = open();
+    for payload in ["1", "2", "3"] {
+        send(&client, payload);
+    }
+    serve(3);
+    drain(&client);
+    send(&client, "4");
+    send(&client, "5");
+    assert!(matches!(delete(), Err(Error::Locked { .. })), "a client has it open");
+    drop(client);
+    let server = log.server("s", echo).unwrap();
+    assert!(matches!(delete(), Err(Error::Locked { .. })), "a server has it open");
+    drop(server);
+    delete().unwrap();
+    assert!(matches!(log.existing_topic("s.replies"), Err(Error::NotFound { .. })));
+
+    // Whichever of them comes first makes it.
+    let client = open();
+    assert_eq!(client.outstanding_count(), 2);
+    assert_eq!(client.poll(Duration::ZERO).unwrap(), 0);
+    serve(2);
+    drain(&client);
+    send(&client, "6");
+    drop(client);
+    delete().unwrap();
+    serve(1);
+    let client = open();
+    assert_eq!(client.outstanding_count(), 1);
+    drain(&client);
+
+    // Answered, and the answer deleted: nobody will answer it again.
+    send(&client, "7");
+    drop(client);
+    serve(1);
+    delete().unwrap();
+    let client = open();
+    assert_eq!(log.server("s", echo).unwrap().poll(Duration::ZERO).unwrap(), 0);
+    assert_eq!(client.poll(Duration::ZERO).unwrap(), 0);
+    let lost = client.outstanding().unwrap();
+    assert_eq!(lost.len(), 1);
+    client.cancel(&lost[0].id).unwrap();
+    drain(&client);
+    assert_eq!(*answers.lock().unwrap(), ["1", "2", "3", "4", "5", "6", "Cancelled"]);
+    drop(client);
+    assert_eq!(open().outstanding_count(), 0);
 }

@@ -1,5 +1,6 @@
 //! Consumers: named positions that survive their owners, and retention that knows them.
 
+use std::sync::Barrier;
 use std::time::Duration;
 
 use deaddrop::{
@@ -196,6 +197,36 @@ fn the_oldest_segments_go_by_size_and_by_age() {
     fill(&kept, 100);
     kept.wait_durable(99).unwrap();
     assert_eq!(kept.trim().unwrap(), 0);
+}
+
+#[test]
+fn a_trim_takes_what_another_drops_meanwhile_for_dropped() {
+    let kept = Retention { consumed: true, ..Retention::default() };
+    for retention in [
+        Retention { age: Some(Duration::from_nanos(1)), ..kept },
+        Retention { bytes: Some(1 << 30), ..kept },
+    ] {
+        let dir = crate::dir();
+        let topic = topic(dir.path(), retention);
+        // Holds all of it against the one kind of trim, and so has that look at every segment.
+        let _slow = topic.consumer("slow", Start::First).unwrap();
+        fill(&topic, 1000);
+        topic.wait_durable(999).unwrap();
+        let begun = Barrier::new(2);
+        std::thread::scope(|scope| {
+            let drops = scope.spawn(|| {
+                begun.wait();
+                for offset in (0..1000).step_by(11) {
+                    topic.trim_before(offset).unwrap();
+                }
+            });
+            begun.wait();
+            while !drops.is_finished() {
+                topic.trim().unwrap();
+            }
+        });
+        assert!(topic.first_offset().unwrap() > 900);
+    }
 }
 
 /// Role: waits for records, and says each.

@@ -5,6 +5,7 @@ mod append;
 mod callbacks;
 mod child;
 mod client_input;
+mod clocks;
 mod consumer;
 mod conversation;
 mod copy;

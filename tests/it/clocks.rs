@@ -1,0 +1,180 @@
+//! Wall clocks that jump: who waits goes by a clock that does not, and what is in the log is never
+//! decided by how a clock was set. Each story runs in a process of its own, whose clock it shifts.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deaddrop::service::{Client, Kind, Outcome};
+use deaddrop::{shift_wall_clock, Durability, Log, Record, Retention, Start, Topic, TopicOptions};
+
+use crate::child::Child;
+use crate::service::{drain, echo, make_topics, reply_kinds};
+
+const LONG: Duration = Duration::from_secs(30);
+const HOUR: Duration = Duration::from_secs(3600);
+const BACK_AN_HOUR: i64 = -3_600_000_000_000;
+const AHEAD_A_YEAR: i64 = 365 * 24 * 3_600_000_000_000;
+
+/// Role: one of the stories below.
+pub(crate) fn jumps(words: &[&str]) {
+    let dir = Path::new(words[1]);
+    match words[0] {
+        "live" => a_live_client(dir),
+        "restarted" => a_restarted_client(dir),
+        "server" => a_server_ahead(dir),
+        "retention" => retention_by_age(dir),
+        other => panic!("no story {other}"),
+    }
+}
+
+fn run(story: &str) {
+    let dir = crate::dir();
+    let child = Child::spawn(&["clocks", story, dir.path().to_str().unwrap()]);
+    let status = child.wait();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_live_clients_deadlines_neither_hurry_nor_wait_when_the_wall_clock_jumps() {
+    run("live");
+}
+
+#[test]
+fn after_a_restart_the_wall_clock_says_what_has_expired() {
+    run("restarted");
+}
+
+#[test]
+fn a_server_whose_clock_is_a_year_ahead_skips_what_has_a_deadline_and_says_so_once() {
+    run("server");
+}
+
+#[test]
+fn nothing_goes_by_its_age_while_the_clock_is_not_the_one_that_the_topic_was_opened_by() {
+    run("retention");
+}
+
+/// A client that counts what expired, and expects nothing else.
+fn client(log: &Log, expired: &Arc<AtomicU64>) -> Client {
+    let count = Arc::clone(expired);
+    let expired = move |done: &deaddrop::service::Completed| {
+        assert!(matches!(done.outcome(), Outcome::Expired), "{done:?}");
+        count.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    };
+    log.client("c").on("done", expired).open().unwrap()
+}
+
+fn send(client: &Client, deadline: Duration) {
+    let request = client.request("s", &Record::new("x")).unwrap();
+    request.deadline(deadline).send("done").unwrap();
+}
+
+fn a_live_client(dir: &Path) {
+    let log = Log::open(dir).unwrap();
+    make_topics(&log, "s");
+    let expired = Arc::default();
+    let client = client(&log, &expired);
+    send(&client, HOUR);
+    shift_wall_clock(AHEAD_A_YEAR);
+    assert_eq!(client.poll(Duration::from_millis(50)).unwrap(), 0);
+    assert_eq!(reply_kinds(&log, "s"), [], "a year by the wall, but not an hour");
+
+    shift_wall_clock(0);
+    let (begun, deadline) = (Instant::now(), Duration::from_millis(50));
+    send(&client, deadline);
+    shift_wall_clock(BACK_AN_HOUR);
+    assert_eq!(client.poll(LONG).unwrap(), 1, "an hour and more to go by the wall");
+    assert!(begun.elapsed() >= deadline);
+    assert_eq!(reply_kinds(&log, "s"), [Kind::Expired]);
+    assert_eq!((expired.load(Ordering::Relaxed), client.outstanding_count()), (1, 1));
+}
+
+fn a_restarted_client(dir: &Path) {
+    let log = Log::open(dir).unwrap();
+    make_topics(&log, "s");
+    let expired = Arc::default();
+    send(&client(&log, &expired), HOUR);
+    shift_wall_clock(AHEAD_A_YEAR);
+    let ahead = client(&log, &expired);
+    assert_eq!(ahead.poll(LONG).unwrap(), 1);
+    assert_eq!(expired.load(Ordering::Relaxed), 1);
+    drop(ahead);
+
+    shift_wall_clock(0);
+    let late = client(&log, &expired);
+    send(&late, Duration::from_nanos(1));
+    drop(late);
+    shift_wall_clock(BACK_AN_HOUR);
+    let behind = client(&log, &expired);
+    assert_eq!(behind.poll(Duration::from_millis(50)).unwrap(), 0, "an hour to go");
+    assert_eq!(behind.outstanding_count(), 1);
+    drop(behind);
+    shift_wall_clock(0);
+    drain(&client(&log, &expired));
+    assert_eq!(expired.load(Ordering::Relaxed), 2);
+    assert_eq!(reply_kinds(&log, "s"), [Kind::Expired; 2]);
+}
+
+fn a_server_ahead(dir: &Path) {
+    let log = Log::open(dir).unwrap();
+    make_topics(&log, "s");
+    let expired = Arc::default();
+    let client = client(&log, &expired);
+    send(&client, HOUR);
+    shift_wall_clock(AHEAD_A_YEAR);
+    let refuse = |_: &deaddrop::service::Request<'_>| panic!("the handler is not to be called");
+    assert_eq!(log.server("s", refuse).unwrap().poll(LONG).unwrap(), 1);
+    shift_wall_clock(0);
+    assert_eq!(
+        log.server("s", echo).unwrap().poll(Duration::ZERO).unwrap(),
+        0,
+        "it has an outcome"
+    );
+    drain(&client);
+    shift_wall_clock(AHEAD_A_YEAR);
+    assert_eq!(client.poll(Duration::ZERO).unwrap(), 0);
+    assert_eq!(log.server("s", echo).unwrap().poll(Duration::ZERO).unwrap(), 0);
+    assert_eq!(reply_kinds(&log, "s"), [Kind::Expired]);
+    assert_eq!(expired.load(Ordering::Relaxed), 1);
+}
+
+fn fill(topic: &Topic) {
+    for _ in 0..40 {
+        topic.append(&Record::new(vec![b'x'; 1000])).unwrap();
+    }
+}
+
+fn retention_by_age(dir: &Path) {
+    let log = Log::open(dir).unwrap();
+    let options = |consumed| TopicOptions {
+        segment_len: 16 << 10,
+        retention: Retention { age: Some(HOUR), bytes: None, consumed },
+        ..TopicOptions::durability(Durability::ProcessCrash)
+    };
+    let (aged, used) = ("aged", "used");
+    let topic = log.create_topic(aged, options(false)).unwrap();
+    fill(&topic);
+    for shift in [AHEAD_A_YEAR, BACK_AN_HOUR, AHEAD_A_YEAR] {
+        shift_wall_clock(shift);
+        fill(&topic);
+        assert_eq!(topic.trim().unwrap(), 0, "the clock is not the one of the opening");
+    }
+    shift_wall_clock(0);
+    assert_eq!(topic.trim().unwrap(), 0, "and what was stamped meanwhile is no older than it says");
+    drop(topic);
+
+    let topic = log.create_topic(used, options(true)).unwrap();
+    let mut consumer = topic.consumer("slow", Start::First).unwrap();
+    fill(&topic);
+    consumer.next().unwrap().unwrap();
+    consumer.commit().unwrap();
+    drop((consumer, topic));
+    // Whoever opens it by a wrong clock cannot know: what a consumer still needs stays all the same.
+    shift_wall_clock(AHEAD_A_YEAR);
+    assert_eq!(log.existing_topic(used).unwrap().trim().unwrap(), 0);
+    let trimmed = log.existing_topic(aged).unwrap().trim().unwrap();
+    assert!(trimmed > 0, "a year has passed, for all that it knows");
+}
