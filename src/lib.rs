@@ -118,6 +118,9 @@ mod topic;
 
 #[cfg(not(loom))]
 pub use consumer::{Consumer, ConsumerInfo};
+#[cfg(not(loom))]
+#[doc(hidden)]
+pub use control::{control_words, CONTROL_MAGIC, CONTROL_MEMBERS_AT};
 pub use error::{Error, Result};
 #[cfg(not(loom))]
 pub use log::{Log, LogOptions};

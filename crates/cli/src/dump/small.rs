@@ -32,13 +32,7 @@ pub(super) fn dump(out: &mut Out, path: &Path) -> Result<bool, Failure> {
         (_, "epochs") => Ok(epoch_entries(&bytes)),
         (_, name) if name.ends_with(".idx") => index_entries(&bytes),
         (_, "settings") => settings_fields(&bytes),
-        (_, "control") => {
-            return Err(Failure::usage(format_args!(
-                "{} holds the words that living processes share, not records: `deaddrop info` \
-                 shows what they say",
-                path.display()
-            )))
-        }
+        (_, "control") => control_fields(&bytes),
         _ => return Ok(false),
     };
     let objects = decoded.map_err(|what| {
@@ -98,6 +92,38 @@ fn epoch_entries(bytes: &[u8]) -> Vec<Value> {
     let entries = epochs::decode(bytes);
     let entry = |entry: &epochs::Entry| json!({ "kind": "epoch", "epoch": entry.epoch, "start": entry.start });
     entries.iter().map(entry).collect()
+}
+
+/// The words of a control page. They are those of the moment, and count on the boot and for the file
+/// that they name only.
+fn control_fields(bytes: &[u8]) -> Result<Vec<Value>, Malformed> {
+    if !bytes.starts_with(&deaddrop::CONTROL_MAGIC) {
+        return Err(Malformed::Magic);
+    }
+    let needed = deaddrop::CONTROL_MEMBERS_AT;
+    if bytes.len() < needed {
+        return Err(Malformed::Short { needed, found: bytes.len() });
+    }
+    let half = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    let mut objects = vec![json!({ "kind": "control" })];
+    for (name, at, len) in deaddrop::control_words() {
+        let value = match len {
+            4 => json!(half(at)),
+            8 => json!(word(at)),
+            _ => json!([word(at), word(at + 8)]),
+        };
+        objects.push(json!({ "kind": "word", "position": at, "word": name, "value": value }));
+    }
+    for (slot, member) in bytes[needed..].chunks_exact(8).enumerate() {
+        let at = needed + 8 * slot;
+        if member.iter().any(|&byte| byte != 0) {
+            objects.push(json!({
+                "kind": "member", "slot": slot, "generation": half(at), "pid": half(at + 4),
+            }));
+        }
+    }
+    Ok(objects)
 }
 
 fn cursor_fields(bytes: &[u8]) -> Result<Vec<Value>, Malformed> {
