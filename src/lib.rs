@@ -107,6 +107,8 @@ mod ownership;
 mod reader;
 mod record;
 mod recovery;
+#[cfg(not(loom))]
+pub mod repair;
 mod segment;
 #[cfg(not(loom))]
 pub mod service;

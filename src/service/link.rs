@@ -181,6 +181,7 @@ impl Link {
         let replies = open_topic(log, &replies_of(service), options)?;
         // The replies' first: a request is sent only when both are there.
         let mut cursor = replies.consumer(&cursor_name(client), Start::End)?;
+        cursor.reader().pass_over_lost();
         cursor.set_spin(spin);
         // With a floor from before, the guard was there too, unless somebody deleted it.
         let guard_start =
@@ -217,6 +218,7 @@ impl Link {
         floor.set_floor(reply_floor);
         let mut state = self.state.lock();
         let mut reader = self.requests.reader(Start::Offset(from))?;
+        reader.pass_over_lost();
         while reader.offset() < end {
             let Some(record) = reader.next()? else { break };
             let Some(Ok(envelope)) = Envelope::of(&record) else { continue };

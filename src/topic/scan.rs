@@ -195,6 +195,12 @@ impl TopicInner {
             let bad_at = walk.position;
             let what = match walk.step(u64::MAX, true)? {
                 Step::Frame(fixed) if fixed.kind == frame::KIND_VOID => {
+                    let gives_up = fixed.offset > offset;
+                    if gives_up {
+                        // Of the batch before it the frames that were left stand.
+                        offset = fixed.offset.min(next.unwrap_or(u64::MAX));
+                        scan.end = offset;
+                    }
                     if offset == scan.end {
                         scan.position = walk.position;
                         batch_at = scan.position;

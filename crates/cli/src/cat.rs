@@ -100,6 +100,11 @@ impl Cat {
             match reader.next() {
                 Ok(Some(record)) => self.style.print(out, &self.topic, &record)?,
                 Ok(None) => break,
+                // It stands behind them already.
+                Err(error @ Error::Lost { .. }) => {
+                    note(&error);
+                    continue;
+                }
                 Err(error @ Error::Corrupt { .. }) if self.skip_damage => {
                     note(&error);
                     let skipped = reader.skip_damage()?;

@@ -63,6 +63,8 @@ struct Counts {
     kind: &'static str,
     frames: u64,
     void_frames: u64,
+    /// Offsets that void frames give up.
+    given_up: u64,
     payload_bytes: u64,
     /// Stretches of bytes before the last frame of a file that are no frame.
     damaged: u64,
@@ -87,6 +89,9 @@ struct JsonFrame<'a> {
     computed: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'static str>,
+    /// Of a void frame: these offsets are lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gives_up: Option<[u64; 2]>,
     #[serde(flatten)]
     key: Option<Key<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -202,18 +207,25 @@ impl Dump {
         file: &str,
         frame: &Frame<'_>,
         state: Option<&'static str>,
+        lost: u64,
     ) -> io::Result<()> {
         if out.is_json() {
-            return out.object(&self.json_frame(file, frame, state));
+            let mut object = self.json_frame(file, frame, state);
+            object.gives_up = (lost > 0).then_some([frame.fixed.offset - lost, frame.fixed.offset]);
+            return out.object(&object);
         }
         let fixed = &frame.fixed;
         let position = out.paint(Colour::Faint, format!("{file} @{}", frame.position));
         let offset = out.paint(Colour::Strong, fixed.offset.to_string());
         let state = state.map_or(String::new(), |state| format!(" [{state}]"));
         if !frame.is_record() {
+            let lost = match lost {
+                0 => String::new(),
+                some => format!(", gives up {}", units::count(some, "lost record")),
+            };
             return writeln!(
                 out,
-                "{position} void{state} covers {} bytes, next offset {offset}, crc {:08x} ok",
+                "{position} void{state} covers {} bytes, next offset {offset}{lost}, crc {:08x} ok",
                 fixed.len, fixed.crc
             );
         }
@@ -287,6 +299,7 @@ impl Dump {
             computed: crc.clone(),
             checksum: crc,
             state,
+            gives_up: None,
             key: frame.key().map(json_key),
             headers: if record {
                 all().map(|(name, value)| json_header(name, value)).collect()

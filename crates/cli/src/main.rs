@@ -18,6 +18,7 @@ mod output;
 mod pending;
 mod range;
 mod record;
+mod repair;
 mod request;
 mod serve;
 mod tail;
@@ -85,6 +86,7 @@ enum Command {
     Dump(dump::Dump),
     Consumers(consumers::Consumers),
     Verify(verify::Verify),
+    Repair(repair::Repair),
     Request(request::Request),
     Serve(serve::Serve),
     Trace(trace::Trace),
@@ -126,6 +128,7 @@ fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         Command::Dump(command) => command.run(global, out),
         Command::Consumers(command) => command.run(global, out),
         Command::Verify(command) => command.run(global, out),
+        Command::Repair(command) => command.run(global, out),
         Command::Request(command) => command.run(global, out),
         Command::Serve(command) => command.run(global, out),
         Command::Trace(command) => command.run(global, out),

@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
-use deaddrop::{Start, Stop};
+use deaddrop::{Error, RecordRef, Start, Stop};
 
 use crate::cat::Style;
-use crate::failure::{Exit, Failure};
+use crate::failure::{note, Exit, Failure};
 use crate::output::Out;
 use crate::Global;
 
@@ -31,16 +31,32 @@ impl Tail {
         let mut reader = topic.reader(Start::LastN(self.count))?;
         let stop = Stop::new();
         loop {
-            while let Some(record) = reader.next()? {
-                self.style.print(out, &self.topic, &record)?;
+            while let Some(record) = behind_lost(reader.next())? {
+                if let Some(record) = record {
+                    self.style.print(out, &self.topic, &record)?;
+                }
             }
             out.flush()?;
             if !self.follow {
                 return Ok(Exit::Ok);
             }
-            if let Some(record) = reader.wait(&stop)? {
+            if let Some(Some(record)) = behind_lost(reader.wait(&stop))? {
                 self.style.print(out, &self.topic, &record)?;
             }
         }
+    }
+}
+
+/// Reports offsets that a repair gave up: there is no record then, and reading goes on.
+fn behind_lost<'a>(
+    read: deaddrop::Result<Option<RecordRef<'a>>>,
+) -> Result<Option<Option<RecordRef<'a>>>, Failure> {
+    match read {
+        Ok(record) => Ok(record.map(Some)),
+        Err(error @ Error::Lost { .. }) => {
+            note(error);
+            Ok(Some(None))
+        }
+        Err(error) => Err(error.into()),
     }
 }

@@ -87,8 +87,11 @@ impl Dump {
             } else {
                 counts.void_frames += 1;
             }
+            let lost = if frame.is_record() { 0 } else { offset.saturating_sub(stands_at) };
+            stands_at = stands_at.max(offset);
+            counts.given_up += lost;
             if !self.quiet {
-                self.print_frame(out, &name, &frame, bounds.state(offset))?;
+                self.print_frame(out, &name, &frame, bounds.state(offset), lost)?;
             }
         }
         if let Some(invalid) = pending {

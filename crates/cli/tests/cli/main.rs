@@ -7,6 +7,7 @@ mod demo;
 mod dump;
 mod reading;
 mod refusals;
+mod repair;
 mod service;
 mod support;
 mod trace;
