@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 
 use deaddrop::repair::{self, Options, Remedy};
 use deaddrop::sim::{Op, SimDisk};
@@ -134,7 +133,7 @@ fn all(range: Range<u64>) -> BTreeSet<u64> {
 
 #[test]
 fn a_damaged_log_is_repaired_to_its_whole_frames_and_what_is_lost_is_told() {
-    let rounds = number_from_env("DEADDROP_REPAIRS", 60);
+    let rounds = number_from_env("DEADDROP_REPAIRS", 30);
     for seed in 0..rounds {
         let mut random = Random(seed);
         let durability = match seed % 2 {
@@ -174,11 +173,32 @@ fn a_damaged_log_is_repaired_to_its_whole_frames_and_what_is_lost_is_told() {
     }
 }
 
+/// The disks that a power cut leaves of a repair: one that ends just before each of its calls in turn.
+fn cut_off(origin: &SimDisk, op: Op, seed: u64, mut look: impl FnMut(u64, &SimDisk)) {
+    let mut ends = 0;
+    for nth in 0..1_000 {
+        let disk = origin.reboot();
+        let log = Log::open_sim(&disk.process(), DIR).unwrap();
+        disk.fail(op, nth, libc::EIO);
+        let cut = repair::execute(&log, "t", Options::default());
+        drop(log);
+        disk.forget_faults();
+        for draw in 0..3 {
+            look(nth, &disk.power_cut(1_000 * seed + 3 * nth + draw));
+        }
+        // Some failures are passed over, a file that is already gone, say.
+        ends = if cut.is_ok() { ends + 1 } else { 0 };
+        if ends > 3 {
+            return;
+        }
+    }
+    panic!("{op:?}: a repair of a small log takes more than a thousand calls");
+}
+
 #[test]
-fn a_power_cut_at_any_point_of_a_repair_leaves_the_damage_or_the_repair() {
-    let seeds = number_from_env("DEADDROP_REPAIRS", 12);
-    let mut names = BTreeSet::new();
-    let mut images_seen = 0;
+fn a_power_cut_before_any_call_of_a_repair_leaves_the_damage_or_the_repair() {
+    let seeds = number_from_env("DEADDROP_REPAIRS", 3);
+    let mut images = 0;
     for seed in 0..seeds {
         let mut random = Random(seed);
         let origin = specimen(Durability::PowerLoss).reboot();
@@ -187,66 +207,52 @@ fn a_power_cut_at_any_point_of_a_repair_leaves_the_damage_or_the_repair() {
         let undisturbed = origin.reboot();
         execute(&undisturbed).unwrap();
         let expected = read(&undisturbed).unwrap();
-
-        let images = Arc::new(Mutex::new(Vec::new()));
-        let disk = origin.reboot();
-        let (cuts, mut draw, watched) = (Arc::clone(&images), Random(seed), disk.clone());
-        deaddrop::arm_crash_points(Some(Box::new(move |name| {
-            for _ in 0..3 {
-                cuts.lock().unwrap().push((name, watched.power_cut(draw.next())));
-            }
-        })));
-        execute(&disk).unwrap();
-        deaddrop::arm_crash_points(None);
-        for (name, image) in images.lock().unwrap().drain(..) {
-            names.insert(name);
-            images_seen += 1;
-            let left = whole_frames(&image);
-            assert!(whole.is_subset(&left), "seed {seed}, {name}: a repair took a whole frame");
-            execute(&image).unwrap_or_else(|error| panic!("seed {seed}, {name}: {error}"));
-            let found = read(&image).unwrap_or_else(|error| panic!("seed {seed}, {name}: {error}"));
-            assert_eq!(found, expected, "seed {seed}, {name}");
+        for op in [Op::Write, Op::SyncData, Op::Rename, Op::SyncDir, Op::Remove] {
+            cut_off(&origin, op, seed, |nth, image| {
+                images += 1;
+                let at = format!("seed {seed}, {op:?} {nth}");
+                let left = whole_frames(image);
+                assert!(whole.is_subset(&left), "{at}: a repair took a whole frame");
+                execute(image).unwrap_or_else(|error| panic!("{at}: {error}"));
+                let found = read(image).unwrap_or_else(|error| panic!("{at}: {error}"));
+                assert_eq!(found, expected, "{at}");
+            });
         }
     }
-    println!("{images_seen} images at {names:?}");
-    for name in ["repair.header-kept", "repair.header-written", "repair.kept", "repair.given-up"] {
-        assert!(names.contains(name), "{name} was not reached");
-    }
+    println!("{images} images");
+    assert!(images > 100);
 }
 
 #[test]
 fn what_a_repair_writes_over_is_durable_in_the_quarantine_before() {
-    let disk = specimen(Durability::PowerLoss);
-    let file = segments(&disk)[1].clone();
-    let before = disk.read(&file).unwrap();
-    disk.flip(&file, 5000, 8);
-    let damaged = disk.read(&file).unwrap();
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let (images, watched) = (Arc::clone(&seen), disk.clone());
-    deaddrop::arm_crash_points(Some(Box::new(move |name| {
-        if name == "repair.kept" {
-            for seed in 0..20 {
-                images.lock().unwrap().push(watched.power_cut(seed));
-            }
-        }
-    })));
-    let report = execute(&disk).unwrap();
-    deaddrop::arm_crash_points(None);
+    let origin = specimen(Durability::PowerLoss).reboot();
+    let file = segments(&origin)[1].clone();
+    origin.flip(&file, 5000, 8);
+    let damaged = origin.read(&file).unwrap();
+    let done = origin.reboot();
+    let report = execute(&done).unwrap();
     let finding = report.findings.iter().find(|finding| finding.remedy == Remedy::GiveUp).unwrap();
     let kept = finding.kept.as_ref().unwrap();
     let range = finding.position as usize..(finding.position + finding.len) as usize;
     assert!(range.contains(&5000));
-    assert_eq!(seen.lock().unwrap().len(), 20);
-    for image in seen.lock().unwrap().iter() {
-        assert_eq!(image.read(kept).unwrap(), damaged[range.clone()]);
-        assert_eq!(image.read(&file).unwrap(), damaged, "not written over yet");
-    }
     // What stands behind the fixed part of the void frame is still in place as well.
-    let after = disk.read(&file).unwrap();
+    let after = done.read(&file).unwrap();
     let changed: Vec<usize> = (0..after.len()).filter(|&at| after[at] != damaged[at]).collect();
     let head = range.start..range.start + deaddrop::format::frame::FIXED_LEN;
     assert!(changed.iter().all(|at| head.contains(at)), "{changed:?}");
-    assert_ne!(before, damaged);
+    let (mut before, mut behind) = (0, 0);
+    for op in [Op::Write, Op::SyncData, Op::Rename, Op::SyncDir] {
+        cut_off(&origin, op, 0, |nth, image| {
+            if image.read(&file).unwrap()[range.clone()] == damaged[range.clone()] {
+                before += 1;
+                return;
+            }
+            behind += 1;
+            let kept = image.read(kept).unwrap_or_else(|| panic!("{op:?} {nth}: nothing was kept"));
+            assert_eq!(kept, damaged[range.clone()], "{op:?} {nth}");
+        });
+    }
+    assert!(before > 0 && behind > 0, "{before} images before, {behind} behind");
 }
 
 #[test]
