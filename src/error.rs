@@ -222,7 +222,8 @@ impl fmt::Display for Error {
                     write!(f, " (offset {offset})")?;
                 }
                 write!(f, ": {what}; nothing was deleted: look with `deaddrop verify` and ")?;
-                write!(f, "`deaddrop dump`, restore the file from a backup, or skip the damage")
+                write!(f, "`deaddrop dump`, restore the file from a backup, skip the damage, or give it ")?;
+                write!(f, "up with `deaddrop repair`")
             }
             Error::Lost { path, offsets } => write!(
                 f,

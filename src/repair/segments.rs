@@ -130,11 +130,11 @@ impl Repair<'_> {
         self.given_up.extend(found.given_up);
         let mut end = stop;
         if is_open {
-            if let Some(tail) = found.gaps.pop_if(|gap| gap.reaches_the_end) {
-                end = tail.lost.start;
+            if found.gaps.last().is_some_and(|gap| gap.reaches_the_end) {
+                end = found.gaps.pop().map_or(stop, |tail| tail.lost.start);
             }
         }
-        self.index(segment, next, !found.gaps.is_empty())?;
+        self.index(segment, next)?;
         if !found.gaps.is_empty() {
             self.give_up(segment, &found.gaps)?;
         }
@@ -272,8 +272,9 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Removes the index of a sealed segment that is unreadable or leads astray, or will.
-    fn index(&mut self, segment: &Arc<Segment>, next: Option<u64>, damaged: bool) -> Result<()> {
+    /// Removes the index of a sealed segment that is unreadable or leads astray, before anything is
+    /// written over to which it leads.
+    fn index(&mut self, segment: &Arc<Segment>, next: Option<u64>) -> Result<()> {
         let disk = self.disk;
         let path = self.dir.join(index::file_name(segment.base()));
         let Some(next) = next else { return Ok(()) };
@@ -290,8 +291,8 @@ impl Repair<'_> {
             Err(what) => format!("the index is unreadable: {what}"),
             // Of another use of the name, or of another end: it is made anew in any case.
             Ok((salt, end, _)) if salt != segment.header.salt || end != next => return Ok(()),
-            Ok(_) if damaged => "the index may lead to a frame that is given up".into(),
             Ok((_, _, entries)) => {
+                // It ends at damage: then an entry behind that is one too many.
                 let mut index = Index::new(segment);
                 index.extend(segment, segment.len(), false)?;
                 if index.entries() == entries {

@@ -206,6 +206,14 @@ fn a_power_cut_before_any_call_of_a_repair_leaves_the_damage_or_the_repair() {
         let whole = whole_frames(&origin);
         let undisturbed = origin.reboot();
         execute(&undisturbed).unwrap();
+        for cut in 0..10 {
+            let found = read(&undisturbed.power_cut(cut)).unwrap();
+            assert_eq!(
+                found,
+                read(&undisturbed.reboot()).unwrap(),
+                "seed {seed}: it was not durable"
+            );
+        }
         let expected = read(&undisturbed).unwrap();
         for op in [Op::Write, Op::SyncData, Op::Rename, Op::SyncDir, Op::Remove] {
             cut_off(&origin, op, seed, |nth, image| {
