@@ -129,10 +129,8 @@ impl Repair<'_> {
         let mut found = survey::segment(segment, stop, limit)?;
         self.given_up.extend(found.given_up);
         let mut end = stop;
-        if is_open {
-            if found.gaps.last().is_some_and(|gap| gap.reaches_the_end) {
-                end = found.gaps.pop().map_or(stop, |tail| tail.lost.start);
-            }
+        if is_open && found.gaps.last().is_some_and(|gap| gap.reaches_the_end) {
+            end = found.gaps.pop().map_or(stop, |tail| tail.lost.start);
         }
         self.index(segment, next)?;
         if !found.gaps.is_empty() {
