@@ -362,3 +362,23 @@ fn beside_three_processes_that_append_at_full_speed_no_frame_is_called_damaged()
     let lines = scratch.run(&["dump", "t", "--json"]).expect(0).json();
     assert_eq!(offsets(&lines).len(), 60_000);
 }
+
+#[test]
+fn a_group_is_shown_lane_by_lane_and_a_damaged_lane_hides_no_other() {
+    let scratch = Scratch::new();
+    let topic = scratch.topic_of("t", 0..10);
+    let options = deaddrop::group::GroupOptions { lanes: Some(4), start: deaddrop::Start::Offset(3) };
+    drop(topic.group("workers", options).unwrap());
+    drop(topic);
+    let path = scratch.log().join("topics/t/groups/workers");
+    let lines = dump(&scratch, &path, 0);
+    assert_eq!(of_kind(&lines, "group").next().unwrap()["lanes"], 4);
+    let slots: Vec<&Value> = of_kind(&lines, "slot").filter(|slot| slot["slot"] == "a").collect();
+    assert_eq!(slots.len(), 4);
+    assert!(slots.iter().all(|slot| slot["offset"] == 3));
+    flip(&path, 2 * 4096 + 1, 0);
+    let lines = dump(&scratch, &path, 4);
+    let damaged = of_kind(&lines, "lane").find(|lane| lane["damaged"].is_string()).unwrap();
+    assert_eq!((&damaged["lane"], &damaged["position"]), (&1.into(), &8192.into()));
+    assert_eq!(of_kind(&lines, "slot").filter(|slot| slot["slot"] == "a").count(), 3);
+}
