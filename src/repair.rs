@@ -21,10 +21,11 @@ use std::sync::Arc;
 
 use crate::consumer;
 use crate::error::{Error, Result};
-use crate::format::names;
+use crate::format::{group, names};
 use crate::log::Log;
 use crate::recovery::RecoveryReport;
 use crate::segment::Walk;
+use crate::sys::{self, Access};
 use crate::topic::{Frontier, TopicInner};
 use header::Headers;
 use quarantine::Quarantine;
@@ -33,8 +34,8 @@ use segments::{End, Repair};
 /// What a repair may do beside giving up damaged ranges.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// Moves unreadable files of consumers into the quarantine. Such a consumer is gone: whoever opens
-    /// it next says where it starts.
+    /// Moves unreadable files of consumers and groups into the quarantine. Such a consumer is gone:
+    /// whoever opens it next says where it starts.
     pub consumers: bool,
 }
 
@@ -56,7 +57,7 @@ pub enum Remedy {
     Extend,
     /// The index is removed. It is made anew when it is needed.
     RemoveIndex,
-    /// The consumer's file is moved into the quarantine, if that is [asked for](Options::consumers).
+    /// The file of a consumer or a group is moved into the quarantine, if that is [asked for](Options::consumers).
     SetConsumerAside,
     /// Opening the topic cuts a torn tail off. It stays in its file.
     Open,
@@ -135,6 +136,7 @@ pub fn plan(log: &Log, topic: &str) -> Result<Report> {
     repair.epochs()?;
     let mut report = Report { findings: repair.findings, ..Report::default() };
     consumers(&topic, None, &repair.given_up, &mut report)?;
+    groups(&topic, None, &mut report)?;
     Ok(report)
 }
 
@@ -161,6 +163,37 @@ fn tail(topic: &TopicInner, frontier: &Frontier, end: u64, repair: &mut Repair<'
         let what = "a torn tail: opening the topic goes on in a new segment".to_owned();
         let finding = header::finding(&segment.path, frontier.position, len, what);
         repair.findings.push(Finding { remedy: Remedy::Open, ..finding });
+    }
+    Ok(())
+}
+
+/// Looks at the files of the groups.
+fn groups(topic: &TopicInner, options: Option<Options>, report: &mut Report) -> Result<()> {
+    let dir = topic.dir.join("groups");
+    let disk = &*topic.log.disk;
+    let names = match disk.list(&dir) {
+        Ok(names) => names,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io("listing", &dir, error)),
+    };
+    for name in names {
+        if names::check(&name).is_err() || name.ends_with(".tmp") {
+            continue;
+        }
+        let path = dir.join(&name);
+        let bytes = disk
+            .open(&path, Access::Read)
+            .and_then(|file| sys::read_start(&*file, group::file_len(group::MAX_LANES)))
+            .map_err(|error| Error::io("reading", &path, error))?;
+        let Err((position, what)) = group::check(&bytes) else { continue };
+        let mut finding = header::finding(&path, position as u64, 0, what.to_string());
+        finding.remedy = Remedy::SetConsumerAside;
+        if options.is_some_and(|options| options.consumers) {
+            let quarantine = Quarantine::of(disk, &topic.dir);
+            finding.kept = Some(quarantine.set_aside(&path, &format!("group.{name}"))?);
+            finding.done = true;
+        }
+        report.findings.push(finding);
     }
     Ok(())
 }
@@ -244,5 +277,6 @@ pub fn execute(log: &Log, topic: &str, options: Options) -> Result<Report> {
     let recovery = topic.recovery.get().cloned();
     let mut report = Report { findings: repair.findings, recovery, ..Report::default() };
     consumers(&topic, Some(options), &repair.given_up, &mut report)?;
+    groups(&topic, Some(options), &mut report)?;
     Ok(report)
 }

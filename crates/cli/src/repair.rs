@@ -27,7 +27,7 @@ pub(crate) struct Repair {
     /// Do it
     #[arg(long)]
     execute: bool,
-    /// Move unreadable files of consumers into the quarantine as well: such a consumer begins anew
+    /// Move unreadable files of consumers and groups into the quarantine as well: they begin anew
     #[arg(long)]
     consumers: bool,
 }
@@ -177,7 +177,7 @@ fn remedy(remedy: Remedy) -> &'static str {
         Remedy::Extend => "make the file as long as it was, with zeros",
         Remedy::RemoveIndex => "remove the index: it is made anew when it is needed",
         Remedy::SetConsumerAside => {
-            "with --consumers, move the file into the quarantine; the consumer is then gone"
+            "with --consumers, move the file into the quarantine; what it held is then gone"
         }
         Remedy::Open => "open the topic, which cuts the tail off and keeps it in its file",
         _ => "nothing: restore the file from a backup",

@@ -194,6 +194,7 @@ impl Check {
         }
         files::epochs(self, &dir)?;
         files::consumers(self, &dir, topic.as_ref())?;
+        files::groups(self, &dir)?;
         Ok(files.len())
     }
 

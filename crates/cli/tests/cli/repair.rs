@@ -245,6 +245,29 @@ fn a_torn_consumer_file_is_reported_and_only_moved_when_asked_for() {
 }
 
 #[test]
+fn a_torn_group_file_is_treated_like_a_consumers() {
+    let scratch = Scratch::new();
+    let topic = scratch.topic_of("t", 0..100);
+    let options = deaddrop::group::GroupOptions { lanes: Some(4), start: Start::First };
+    drop(topic.group("workers", options).unwrap());
+    drop(topic);
+    scratch.run(&["verify"]).expect(0);
+    let path = scratch.log().join("topics/t/groups/workers");
+    // Both the header and a slot of a lane.
+    for position in [17, 3 * 4096 + 17, 2 * 4096 + 1024] {
+        flip(&path, position, 0);
+        scratch.run(&["verify"]).expect(4);
+        scratch.run(&["repair", "t", "--execute"]).expect(4);
+        flip(&path, position, 0);
+        scratch.run(&["verify"]).expect(0);
+    }
+    flip(&path, 17, 0);
+    scratch.run(&["repair", "t", "--execute", "--consumers"]).expect(0);
+    assert!(!path.exists() && scratch.log().join("topics/t/quarantine/group.workers").exists());
+    scratch.run(&["verify"]).expect(0);
+}
+
+#[test]
 fn a_consumer_inside_a_lost_range_is_named_told_once_and_goes_on_behind_it() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..100);
