@@ -88,7 +88,8 @@ impl Consumer {
     ///
     /// # Errors
     ///
-    /// As [`Reader::next`]. After [`Error::Trimmed`], [`seek`](Self::seek) to what is left.
+    /// As [`Reader::next`]. After [`Error::Trimmed`], [`seek`](Self::seek) to what is left; after
+    /// [`Error::Lost`], [`commit`](Self::commit) to go on behind it also after a restart.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<RecordRef<'_>>> {
         self.reader.next()

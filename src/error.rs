@@ -41,6 +41,15 @@ pub enum Error {
         /// What was expected and found.
         what: String,
     },
+    /// Records were destroyed, and a [repair](crate::repair) gave their offsets up. Whoever reads
+    /// stands behind them now: call again to go on. Each reader is told once; a consumer that commits
+    /// then is not told again.
+    Lost {
+        /// The file that states it.
+        path: PathBuf,
+        /// The offsets that were passed over.
+        offsets: std::ops::Range<u64>,
+    },
     /// The record was trimmed away by retention.
     Trimmed {
         /// The offset asked for.
@@ -213,8 +222,17 @@ impl fmt::Display for Error {
                     write!(f, " (offset {offset})")?;
                 }
                 write!(f, ": {what}; nothing was deleted: look with `deaddrop verify` and ")?;
-                write!(f, "`deaddrop dump`, restore the file from a backup, or skip the damage")
+                write!(f, "`deaddrop dump`, restore the file from a backup, skip the damage, or give it ")?;
+                write!(f, "up with `deaddrop repair`")
             }
+            Error::Lost { path, offsets } => write!(
+                f,
+                "offsets {}..{} are lost: their records in {} were destroyed, and a repair gave them \
+                 up; read on behind them, what was left is in the topic's directory `quarantine`",
+                offsets.start,
+                offsets.end,
+                path.display()
+            ),
             Error::Trimmed { wanted, first } => write!(
                 f,
                 "offset {wanted} was trimmed, the first one retained is {first}: seek there, or \

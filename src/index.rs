@@ -52,6 +52,11 @@ impl Index {
         }
     }
 
+    /// All entries, in order.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
     /// The last entry at or before `offset`.
     pub(crate) fn before_offset(&self, offset: u64) -> Entry {
         let behind = self.entries.partition_point(|entry| entry.offset <= offset);

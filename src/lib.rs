@@ -107,6 +107,8 @@ mod ownership;
 mod reader;
 mod record;
 mod recovery;
+#[cfg(not(loom))]
+pub mod repair;
 mod segment;
 #[cfg(not(loom))]
 pub mod service;
@@ -118,6 +120,9 @@ mod topic;
 
 #[cfg(not(loom))]
 pub use consumer::{Consumer, ConsumerInfo};
+#[cfg(not(loom))]
+#[doc(hidden)]
+pub use control::{control_words, CONTROL_MAGIC, CONTROL_MEMBERS_AT};
 pub use error::{Error, Result};
 #[cfg(not(loom))]
 pub use log::{Log, LogOptions};

@@ -59,6 +59,8 @@ pub struct Reader {
     /// The base of the segment behind the one being walked.
     segment_end: Option<u64>,
     spin: Duration,
+    /// Offsets that a repair gave up are not told.
+    passes_over_lost: bool,
 }
 
 /// A waiter that is woken through the kernel pays some microseconds; it looks this long before it
@@ -77,7 +79,15 @@ impl Reader {
     /// A reader at an offset that is not looked at before the first read.
     pub(crate) fn at(topic: Arc<Open>, next: u64) -> Result<Reader> {
         let frontier = topic.frontier()?;
-        Ok(Reader { topic, next, frontier, walk: None, segment_end: None, spin: DEFAULT_SPIN })
+        Ok(Reader {
+            topic,
+            next,
+            frontier,
+            walk: None,
+            segment_end: None,
+            spin: DEFAULT_SPIN,
+            passes_over_lost: false,
+        })
     }
 
     /// The offset of the record that is read next.
@@ -111,6 +121,12 @@ impl Reader {
         Ok(())
     }
 
+    /// From now on [`Error::Lost`] is not given: for layers to which a record that a repair gave up is
+    /// one that never was.
+    pub(crate) fn pass_over_lost(&mut self) {
+        self.passes_over_lost = true;
+    }
+
     pub(crate) fn seek_to(&mut self, next: u64) {
         self.next = next;
         self.walk = None;
@@ -120,7 +136,8 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// [`Error::Trimmed`] if it is gone: seek. [`Error::Corrupt`] if it is damaged. [`Error::Io`].
+    /// [`Error::Trimmed`] if it is gone: seek. [`Error::Corrupt`] if it is damaged. [`Error::Lost`] if a
+    /// repair gave it up: call again. [`Error::Io`].
     #[allow(clippy::should_implement_trait)]
     #[inline]
     pub fn next(&mut self) -> Result<Option<RecordRef<'_>>> {
@@ -235,7 +252,20 @@ impl Reader {
             let far = self.frontier.high_watermark - self.next > FAR;
             let position = walk.position;
             let what = match step(walk, limit, far)? {
-                Step::Frame(fixed) if fixed.kind == frame::KIND_VOID => continue,
+                Step::Frame(fixed) if fixed.kind == frame::KIND_VOID => {
+                    if fixed.offset <= self.next {
+                        continue;
+                    }
+                    let offsets = self.next..fixed.offset;
+                    self.next = fixed.offset;
+                    if !self.passes_over_lost {
+                        return Err(Error::Lost { path: walk.segment.path.clone(), offsets });
+                    }
+                    if self.next >= self.frontier.high_watermark {
+                        return Ok(None);
+                    }
+                    continue;
+                }
                 // The index leads to a frame some way before the one wanted.
                 Step::Frame(fixed) if fixed.offset < self.next => continue,
                 Step::Frame(fixed) if fixed.offset == self.next => {

@@ -118,6 +118,11 @@ impl Segment {
         Ok(slot.get().expect("just set"))
     }
 
+    /// The file.
+    pub(crate) fn file(&self) -> &dyn DiskFile {
+        &*self.file
+    }
+
     /// fdatasync.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()

@@ -27,6 +27,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         &["cursor", "error", "format", "group", "log", "reader", "record", "stop", "sys", "topic"],
     ),
     ("group", &["cursor", "error", "format", "log", "reader", "record", "stop", "sys", "topic"]),
+    (
+        "repair",
+        &["consumer", "error", "format", "index", "log", "recovery", "segment", "sys", "topic"],
+    ),
     ("log", &["error", "format", "housekeeper", "sys", "topic"]),
     (
         "topic",

@@ -225,6 +225,42 @@ const _: () = {
     assert!(size_of::<Words>() <= LEN);
 };
 
+/// The first bytes of every control page of this layout.
+#[doc(hidden)]
+pub const CONTROL_MAGIC: [u8; 8] = MAGIC.to_le_bytes();
+
+/// Every word of the control page but those of the members: name, position, bytes. For who shows one.
+#[cfg(not(loom))]
+#[doc(hidden)]
+pub fn control_words() -> Vec<(&'static str, usize, usize)> {
+    use std::mem::offset_of;
+    let mut words = Vec::new();
+    macro_rules! group {
+        ($group:ident: $($field:ident $len:literal),+) => {
+            $(words.push((
+                concat!(stringify!($group), ".", stringify!($field)),
+                offset_of!(Words, $group.$field),
+                $len,
+            ));)+
+        };
+    }
+    group!(identity: magic 8, boot 16, dev 8, ino 8, ready 8, epoch 8, latched 8);
+    group!(lock: word 4);
+    group!(intent: start 8, offset 8, end 8, roll 8, max_timestamp 8);
+    group!(tail: end 8, place 8, bases 16, first 8);
+    group!(durable: end 8);
+    group!(sync: owner 4, slot_sequence 8, begun_at 8, recent 8, suspect_end 8, names_durable 8);
+    group!(appended: word 4);
+    group!(synced: word 4);
+    group!(prepared: word 8);
+    words
+}
+
+/// Where the members' words start: for each a generation and a process id, four bytes each.
+#[cfg(not(loom))]
+#[doc(hidden)]
+pub const CONTROL_MEMBERS_AT: usize = std::mem::offset_of!(Words, members);
+
 /// A mapped control file.
 #[cfg(not(loom))]
 #[derive(Debug)]

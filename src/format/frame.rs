@@ -187,6 +187,24 @@ pub fn checksum(bytes: &[u8], salt: u64, position: u64) -> u32 {
     hasher.finalize()
 }
 
+/// A salt with which the checksum `crc` of `bytes`, those behind it, is right at `position`: for a file
+/// whose header is lost. It gives the seeds of the salt that was lost, at every position; two frames in
+/// a row that agree on it are no accident.
+pub fn salt_of(crc: u32, bytes: &[u8], position: u64) -> u64 {
+    const POLYNOMIAL: u32 = 0xedb8_8320;
+    // The computation run backwards.
+    let mut state = !crc;
+    for &byte in bytes.iter().rev() {
+        for _ in 0..8 {
+            let low = state >> 31;
+            state = if low == 1 { ((state ^ POLYNOMIAL) << 1) | 1 } else { state << 1 };
+        }
+        state ^= u32::from(byte);
+    }
+    // A salt below 2^32 goes into the seed as it is.
+    (!state ^ seed(0, position)).into()
+}
+
 /// The parts of a record, as they go into a frame.
 #[derive(Debug, Clone, Copy)]
 pub struct Parts<'a> {
@@ -333,6 +351,16 @@ mod tests {
     #[test]
     fn zeros_are_no_frame() {
         assert!(Fixed::decode(&[0; 64], 64).is_err());
+    }
+
+    #[test]
+    fn a_checksum_run_backwards_gives_a_salt_with_the_same_seeds() {
+        for salt in [0, 1, 0xdead_beef, 0x1234_5678_9abc_def0, u64::MAX] {
+            let found = salt_of(checksum(b"some bytes", salt, 4096), b"some bytes", 4096);
+            for position in [0, 4096, 1 << 30] {
+                assert_eq!(seed(found, position), seed(salt, position));
+            }
+        }
     }
 
     #[test]

@@ -77,6 +77,22 @@ pub fn decode_header(bytes: &[u8], len: u64) -> Result<(u64, u32), Malformed> {
     Ok((LE::read_u64(&bytes[TOPIC_ID_AT..]), lanes))
 }
 
+/// Looks at a whole group file: its header, and of every lane the header and a valid slot. The position
+/// of the first page that is damaged, and why.
+pub fn check(bytes: &[u8]) -> Result<(), (usize, Malformed)> {
+    let (_, lanes) = decode_header(bytes, bytes.len() as u64).map_err(|what| (0, what))?;
+    for lane in 0..lanes {
+        let at = lane_at(lane);
+        let page = &bytes[at..at + PAGE_LEN];
+        super::cursor::decode_header(page).map_err(|what| (at, what))?;
+        if super::cursor::newest_slot(page).is_none() {
+            let what = Malformed::Field { name: "slot_sequence", value: 0 };
+            return Err((at + super::cursor::SLOT_A_AT, what));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -81,6 +81,7 @@ impl DeadLetter {
 fn is_there(dead: &Topic, id: &str) -> Result<bool> {
     let end = dead.settled_end()?;
     let mut reader = dead.reader(Start::First)?;
+    reader.pass_over_lost();
     while reader.offset() < end {
         let kept = match reader.next() {
             Err(Error::Corrupt { .. }) => {

@@ -80,6 +80,9 @@ impl Dispatch {
         let now = Instant::now();
         let mut ahead = Reader::at(Arc::clone(topic), 0)?;
         ahead.set_spin(options.spin);
+        ahead.pass_over_lost();
+        let mut behind = Reader::at(Arc::clone(topic), 0)?;
+        behind.pass_over_lost();
         Ok(Dispatch {
             topic: Arc::clone(topic),
             group,
@@ -90,7 +93,7 @@ impl Dispatch {
             waiting: BTreeSet::new(),
             behind_count: 0,
             ahead,
-            behind: Reader::at(Arc::clone(topic), 0)?,
+            behind,
             is_behinds_turn: false,
             failed_behind: false,
             free_since: None,

@@ -94,6 +94,7 @@ impl Call {
         let from = pending.reply_floor.min(link.replies.high_watermark()?);
         let from = from.max(link.replies.first_offset()?);
         let mut reader = link.replies.reader(Start::Offset(from))?;
+        reader.pass_over_lost();
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let Some(record) = reader.wait_timeout(left.min(LOOK))? else {

@@ -110,6 +110,7 @@ impl ParkedTopic {
             other => other?,
         };
         let mut cursor = topic.consumer("client", Start::First)?;
+        cursor.reader().pass_over_lost();
         let end = topic.settled_end()?;
         let mut records = BTreeMap::new();
         while cursor.reader().offset() < end {

@@ -185,6 +185,7 @@ impl Link {
         let start = if is_known { Start::First } else { Start::End };
         // The replies' first: a request is sent only when both are there.
         let mut cursor = replies.consumer(&cursor_name, start)?;
+        cursor.reader().pass_over_lost();
         cursor.set_spin(spin);
         let mut oldest = requests.consumer(&cursor_name, Start::End)?;
         if is_known && !is_guarded {
@@ -218,6 +219,7 @@ impl Link {
         floor.set_floor(reply_floor);
         let mut state = self.state.lock();
         let mut reader = self.requests.reader(Start::Offset(from))?;
+        reader.pass_over_lost();
         while reader.offset() < end {
             let Some(record) = reader.next()? else { break };
             let Some(Ok(envelope)) = Envelope::of(&record) else { continue };

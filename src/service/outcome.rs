@@ -124,6 +124,7 @@ impl Completed {
             return Ok(None);
         }
         let mut reader = topic.reader(Start::Offset(offset))?;
+        reader.pass_over_lost();
         let record = reader.next()?.map(|record| record.to_owned());
         // The offset is a hint: after a power cut another record can stand there.
         Ok(record.filter(|record| {

@@ -456,6 +456,7 @@ impl Server {
             let record = match self.reply_reader.next() {
                 Ok(Some(record)) => record,
                 Ok(None) => return Ok(()),
+                Err(Error::Lost { .. }) => continue,
                 // While this server had nothing to do.
                 Err(Error::Trimmed { first, .. }) => {
                     self.reply_reader.seek_to(first);

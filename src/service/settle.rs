@@ -19,7 +19,8 @@ use crate::topic::Topic;
 pub(super) struct Settled {
     /// The ids that have an outcome in the range, with the offset of the first.
     pub(super) answered: HashMap<RequestId, u64>,
-    /// Part of the range was trimmed or is damaged: an id that was not found may have been answered.
+    /// Part of the range was trimmed, is damaged or lost: an id that was not found may have been
+    /// answered.
     pub(super) is_partial: bool,
 }
 
@@ -44,6 +45,11 @@ pub(super) fn settle(replies: &Topic, floor: u64) -> Result<Settled> {
         let record = match reader.next() {
             Err(Error::Corrupt { .. }) => {
                 reader.skip_damage()?;
+                settled.is_partial = true;
+                continue;
+            }
+            // What a repair gave up may have been the answer, as what was trimmed may.
+            Err(Error::Lost { .. }) => {
                 settled.is_partial = true;
                 continue;
             }

@@ -106,7 +106,11 @@ impl TopicInner {
                     break
                 }
                 Step::Frame(fixed) => {
-                    next += u64::from(fixed.kind == frame::KIND_RECORD);
+                    next = match fixed.kind {
+                        frame::KIND_RECORD => next + 1,
+                        // It may give offsets up.
+                        _ => next.max(fixed.offset),
+                    };
                     if !fixed.continues() {
                         (found.end, found.position) = (next, found.walk.position);
                     }
@@ -222,7 +226,7 @@ impl TopicInner {
     }
 
     /// Reads the directory.
-    pub(super) fn refresh_bases(&self) -> Result<Vec<u64>> {
+    pub(crate) fn refresh_bases(&self) -> Result<Vec<u64>> {
         let bases = list_bases(&*self.log.disk, &self.dir)?;
         *self.segments.bases.lock() = bases.clone();
         Ok(bases)

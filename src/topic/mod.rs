@@ -13,9 +13,11 @@
 //! | `sync` | durability: group commit, takeover, latch |
 //! | `trim` | retention |
 //! | `members` | who has it open for writing |
+//! | `delete` | removing a topic |
 //! | `locate` | from offset or time to a position; where readers must stop |
 
 mod append;
+mod delete;
 mod draft;
 mod jobs;
 mod locate;
@@ -71,7 +73,7 @@ pub(crate) struct TopicInner {
     pub(crate) options: TopicOptions,
     access: Access,
     segments: Segments,
-    recovery: OnceLock<RecoveryReport>,
+    pub(crate) recovery: OnceLock<RecoveryReport>,
     epochs: Mutex<Vec<epochs::Entry>>,
     /// The index of the active segment, as far as it was looked at, with its base.
     active_index: Mutex<Option<(u64, crate::index::Index)>>,
@@ -136,6 +138,14 @@ impl TopicInner {
             Access::Member(member) => Some(&member.control),
             Access::Live(control) => Some(control),
             Access::Still { live, .. } => live.get().map(|control| &**control),
+        }
+    }
+
+    /// Everything below it was published on this boot, as far as dead members' words can be trusted.
+    pub(crate) fn published(&self) -> u64 {
+        match &self.access {
+            Access::Still { published, .. } => *published,
+            _ => 0,
         }
     }
 

@@ -19,7 +19,7 @@ use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, Disk, DiskFile, Medium};
 
-const SETTINGS: &str = "settings";
+pub(super) const SETTINGS: &str = "settings";
 pub(super) const LOCK: &str = "lock";
 const CONTROL: &str = "control";
 pub(super) const EPOCHS: &str = "epochs";
@@ -58,8 +58,52 @@ impl TopicInner {
                 return Err(Error::Conflict { topic: name.to_owned(), what });
             }
         }
+        let topic = TopicInner::open_gated(log, name, lock_file, settings)?;
+        let member = topic.member()?;
+        member::leave_gate(&*member.lock_file)
+            .map_err(|error| Error::io("locking", &dir.join(LOCK), error))?;
+        topic.is_open.store(true, Ordering::Relaxed);
+        topic.start_timers();
+        Ok(topic)
+    }
+
+    /// Opens an existing topic that no other process has open for writing, and keeps the gate, so that
+    /// none opens it before the value is dropped. `before` is done first; it is told the end that the
+    /// words of this boot give, 0 if there are none to trust.
+    pub(crate) fn open_alone(
+        log: &Arc<LogInner>,
+        name: &str,
+        before: impl FnOnce(&Settings, u64) -> Result<()>,
+    ) -> Result<Arc<TopicInner>> {
+        let dir = log.topic_dir(name);
+        if !TopicInner::exists(&*log.disk, &dir)? {
+            return Err(Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) });
+        }
+        let lock_file = take_gate(log, &dir, name)?;
+        let alone = member::is_alone(&*lock_file)
+            .map_err(|error| Error::io("locking", &dir.join(LOCK), error))?;
+        if !alone {
+            return Err(Error::Locked { what: format!("topic {name}"), pid: 0 });
+        }
+        let settings = read_settings(&*log.disk, &dir)?;
+        let published = trusted_control(log, &dir)
+            .map_or(0, |control| control.tail.end.load(Ordering::Acquire));
+        before(&settings, published)?;
+        let topic = TopicInner::open_gated(log, name, lock_file, (settings, true))?;
+        topic.is_open.store(true, Ordering::Relaxed);
+        Ok(topic)
+    }
+
+    /// Recovers what there is to recover, and takes a slot. The gate is held, and stays so.
+    fn open_gated(
+        log: &Arc<LogInner>,
+        name: &str,
+        lock_file: Box<dyn DiskFile>,
+        settings: (Settings, bool),
+    ) -> Result<Arc<TopicInner>> {
+        let dir = log.topic_dir(name);
         check_medium(log, &dir, &settings.0)?;
-        let control = open_control(disk, &dir)?;
+        let control = open_control(&*log.disk, &dir)?;
         let io = |error| Error::io("locking", &dir.join(LOCK), error);
         let alone = member::is_alone(&*lock_file).map_err(io)?;
         let slot = member::take_slot(&*lock_file).map_err(io)?.ok_or_else(|| Error::Locked {
@@ -74,9 +118,6 @@ impl TopicInner {
         topic.decide_and_recover(alone, settings.1)?;
         topic.settle_slot(slot)?;
         crash_point!("open.before-gate-is-left");
-        member::leave_gate(&*topic.member()?.lock_file).map_err(io)?;
-        topic.is_open.store(true, Ordering::Relaxed);
-        topic.start_timers();
         Ok(topic)
     }
 
@@ -302,24 +343,6 @@ impl TopicInner {
         topic.frontier()?;
         Ok(topic)
     }
-
-    /// Deletes a topic that nobody has open for writing.
-    pub(crate) fn delete(log: &Arc<LogInner>, name: &str) -> Result<()> {
-        let dir = log.topic_dir(name);
-        let disk = &*log.disk;
-        if !TopicInner::exists(disk, &dir)? {
-            return Err(Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) });
-        }
-        let lock_file = take_gate(log, &dir, name)?;
-        let alone = member::is_alone(&*lock_file)
-            .map_err(|error| Error::io("locking", &dir.join(LOCK), error))?;
-        if !alone {
-            return Err(Error::Locked { what: format!("topic {name}"), pid: 0 });
-        }
-        // The settings first: without them the rest is no topic.
-        let order = |name: &String| (name != SETTINGS, name == LOCK);
-        remove_tree(disk, &dir, &order)
-    }
 }
 
 /// A clean close of a topic that syncs now and then syncs once more.
@@ -340,28 +363,8 @@ impl Drop for TopicInner {
     }
 }
 
-fn remove_tree(disk: &dyn Disk, dir: &Path, order: &dyn Fn(&String) -> (bool, bool)) -> Result<()> {
-    let mut names = disk.list(dir).map_err(|error| Error::io("listing", dir, error))?;
-    names.sort_by_key(order);
-    for name in names {
-        let path = dir.join(&name);
-        match disk.remove_file(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => match disk.list(&path) {
-                Ok(_) => remove_tree(disk, &path, order)?,
-                Err(_) => return Err(Error::io("removing", &path, error)),
-            },
-        }
-    }
-    let removed = disk.remove_dir(dir);
-    removed.map_err(|error| Error::io("removing", dir, error))?;
-    let parent = dir.parent().unwrap_or(Path::new("."));
-    disk.sync_dir(parent).map_err(|error| Error::io("syncing", parent, error))
-}
-
 /// Opens the lock file and takes the gate of the topic that has it under its name.
-fn take_gate(log: &LogInner, dir: &Path, name: &str) -> Result<Box<dyn DiskFile>> {
+pub(super) fn take_gate(log: &LogInner, dir: &Path, name: &str) -> Result<Box<dyn DiskFile>> {
     let path = dir.join(LOCK);
     let io = |error| Error::io("locking", &path, error);
     let deadline = log.options.lock_timeout.map(|timeout| Instant::now() + timeout);

@@ -79,6 +79,9 @@ impl TopicInner {
                     return Ok(false);
                 }
                 offset += 1;
+            } else {
+                // It may give offsets up.
+                offset = offset.max(fixed.offset);
             }
         }
         Ok(walk.position == position && offset == end)

@@ -195,6 +195,12 @@ impl TopicInner {
             let bad_at = walk.position;
             let what = match walk.step(u64::MAX, true)? {
                 Step::Frame(fixed) if fixed.kind == frame::KIND_VOID => {
+                    let gives_up = fixed.offset > offset;
+                    if gives_up {
+                        // Of the batch before it the frames that were left stand.
+                        offset = fixed.offset.min(next.unwrap_or(u64::MAX));
+                        scan.end = offset;
+                    }
                     if offset == scan.end {
                         scan.position = walk.position;
                         batch_at = scan.position;
@@ -222,13 +228,7 @@ impl TopicInner {
             }
             // Below the boundary every batch was whole: the frames before the damage stand.
             walk.position = bad_at.saturating_add(frame::ALIGN as u64);
-            let found = match walk.resync(u64::MAX, offset..next.unwrap_or(u64::MAX))? {
-                true => match walk.step(u64::MAX, true)? {
-                    Step::Frame(fixed) => Some(fixed.offset),
-                    Step::End | Step::Bad(_) => None,
-                },
-                false => None,
-            };
+            let found = step_behind_damage(&mut walk, offset..next.unwrap_or(u64::MAX))?;
             let offsets = offset..found.or(next).unwrap_or(boundary).max(offset);
             scan.end = offsets.end;
             offset = offsets.end;
@@ -363,5 +363,16 @@ impl TopicInner {
         words.intent.max_timestamp.store(max_timestamp, Ordering::Relaxed);
         words.sync.names_durable.store(base + 1, Ordering::Release);
         Ok(())
+    }
+}
+
+/// Goes behind the next whole record with an offset in `offsets`; returns that.
+fn step_behind_damage(walk: &mut Walk, offsets: std::ops::Range<u64>) -> Result<Option<u64>> {
+    if !walk.resync(u64::MAX, offsets)? {
+        return Ok(None);
+    }
+    match walk.step(u64::MAX, true)? {
+        Step::Frame(fixed) => Ok(Some(fixed.offset)),
+        Step::End | Step::Bad(_) => Ok(None),
     }
 }

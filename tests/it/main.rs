@@ -22,6 +22,7 @@ mod ledger;
 mod liveness;
 mod power;
 mod random;
+mod repair;
 mod seek;
 mod service;
 mod service_faults;

@@ -70,6 +70,11 @@ impl Stretch {
             match self.reader.next() {
                 Ok(Some(record)) => print(&record)?,
                 Ok(None) => break,
+                // It stands behind them already.
+                Err(error @ Error::Lost { .. }) => {
+                    note(&error);
+                    continue;
+                }
                 Err(error @ Error::Corrupt { .. }) if self.skip_damage => {
                     note(&error);
                     let skipped = self.reader.skip_damage()?;

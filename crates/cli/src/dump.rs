@@ -17,6 +17,7 @@ use crate::failure::{Exit, Failure};
 use crate::frames::{Frame, Invalid};
 use crate::ls::segment_files;
 use crate::output::{escape, Colour, Out};
+use crate::range::{Point, Range};
 use crate::record::{json_header, json_key, json_payload, JsonHeader, Key, Payload};
 use crate::{units, Global};
 use segment::Bounds;
@@ -25,14 +26,22 @@ use segment::Bounds;
 ///
 /// A segment file alone will do, also one that is damaged or from another machine. Invalid bytes are
 /// named for what they are, and reading goes on at the next whole frame. Index files, settings,
-/// epochs and offset files of consumers are shown field by field.
+/// epochs, offset files of consumers and the control page are shown field by field.
 #[derive(Debug, clap::Args)]
+#[command(after_help = crate::cat::RANGES)]
 pub(crate) struct Dump {
-    /// The topic, or a file: *.seg, *.idx, settings, epochs, consumers/NAME
+    /// The topic, or a file: *.seg, *.idx, settings, epochs, consumers/NAME, control
     what: String,
+    /// Which records: 10:20, -5, -1h:, @2026-01-01T00:00:00Z:end; of a file, offsets only
+    /// [default: all]
+    #[arg(allow_hyphen_values = true)]
+    range: Option<Range>,
     /// Show payloads in hexadecimal
     #[arg(long)]
     hex: bool,
+    /// With --json, show payloads that are JSON as what they are, not as strings
+    #[arg(long, conflicts_with = "hex")]
+    payload_json: bool,
     /// Show whole payloads (up to 1 MiB), not only their start
     #[arg(long)]
     full: bool,
@@ -54,6 +63,8 @@ struct Counts {
     kind: &'static str,
     frames: u64,
     void_frames: u64,
+    /// Offsets that void frames give up.
+    given_up: u64,
     payload_bytes: u64,
     /// Stretches of bytes before the last frame of a file that are no frame.
     damaged: u64,
@@ -78,6 +89,9 @@ struct JsonFrame<'a> {
     computed: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'static str>,
+    /// Of a void frame: these offsets are lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gives_up: Option<[u64; 2]>,
     #[serde(flatten)]
     key: Option<Key<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -89,6 +103,8 @@ struct JsonFrame<'a> {
     payload: Option<Payload<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_hex: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_json: Option<serde_json::Value>,
 }
 
 impl Dump {
@@ -108,22 +124,48 @@ impl Dump {
     fn file(&self, out: &mut Out, path: &Path, counts: &mut Counts) -> Result<(), Failure> {
         let is_segment = path.extension().is_some_and(|extension| extension == "seg");
         if is_segment || !small::dump(out, path)? {
-            self.segment(out, path, Bounds::default(), counts)?;
+            let bounds = Bounds { only: self.offsets_of_a_file()?, ..Bounds::default() };
+            self.segment(out, path, bounds, counts)?;
             self.summary(out, counts)?;
         }
         Ok(())
     }
 
+    /// The range, for a file without its topic: no other file says where the log ends, or when.
+    fn offsets_of_a_file(&self) -> Result<Option<std::ops::Range<u64>>, Failure> {
+        let Some(range) = self.range else { return Ok(None) };
+        let no_topic = || Failure::usage("of a file alone, name a range of offsets: 10:20, 10:+5");
+        let from = match range.from {
+            Point::First => 0,
+            Point::Offset(offset) => offset,
+            _ => return Err(no_topic()),
+        };
+        let to = match range.to {
+            Point::End => u64::MAX,
+            Point::Offset(offset) => offset,
+            Point::Plus(count) => from.saturating_add(count),
+            _ => return Err(no_topic()),
+        };
+        Ok(Some(from..to.max(from)))
+    }
+
     fn topic(&self, global: &Global, out: &mut Out, counts: &mut Counts) -> Result<(), Failure> {
         let topic = global.open_read_only()?.existing_topic(&self.what)?;
+        let only = self.range.map(|range| range.resolve(&topic)).transpose()?;
         let files = segment_files(topic.dir())
             .map_err(|error| Failure::io("listing", topic.dir(), &error))?;
         for (index, file) in files.iter().enumerate() {
-            let bounds = match files.get(index + 1) {
-                Some(next) => Bounds { cut: Some(next.base), published: None },
+            let next = files.get(index + 1).map(|next| next.base);
+            let behind = only.as_ref().is_some_and(|only| file.base >= only.end);
+            if behind || only.as_ref().zip(next).is_some_and(|(only, next)| next <= only.start) {
+                continue;
+            }
+            let published = match next {
+                Some(_) => None,
                 // What is behind the high watermark is being written, or was not finished.
-                None => Bounds { cut: None, published: Some(topic.high_watermark()?) },
+                None => Some(topic.high_watermark()?),
             };
+            let bounds = Bounds { cut: next, published, only: only.clone() };
             self.segment(out, &topic.dir().join(&file.file), bounds, counts)?;
         }
         self.summary(out, counts)
@@ -165,18 +207,25 @@ impl Dump {
         file: &str,
         frame: &Frame<'_>,
         state: Option<&'static str>,
+        lost: u64,
     ) -> io::Result<()> {
         if out.is_json() {
-            return out.object(&self.json_frame(file, frame, state));
+            let mut object = self.json_frame(file, frame, state);
+            object.gives_up = (lost > 0).then_some([frame.fixed.offset - lost, frame.fixed.offset]);
+            return out.object(&object);
         }
         let fixed = &frame.fixed;
         let position = out.paint(Colour::Faint, format!("{file} @{}", frame.position));
         let offset = out.paint(Colour::Strong, fixed.offset.to_string());
         let state = state.map_or(String::new(), |state| format!(" [{state}]"));
         if !frame.is_record() {
+            let lost = match lost {
+                0 => String::new(),
+                some => format!(", gives up {}", units::count(some, "lost record")),
+            };
             return writeln!(
                 out,
-                "{position} void{state} covers {} bytes, next offset {offset}, crc {:08x} ok",
+                "{position} void{state} covers {} bytes, next offset {offset}{lost}, crc {:08x} ok",
                 fixed.len, fixed.crc
             );
         }
@@ -237,6 +286,8 @@ impl Dump {
         let all = || headers::iter(frame.headers());
         let crc = format!("{:08x}", frame.fixed.crc);
         let record = frame.is_record();
+        let json =
+            (record && self.payload_json).then(|| serde_json::from_slice(payload).ok()).flatten();
         JsonFrame {
             file,
             position: frame.position,
@@ -248,6 +299,7 @@ impl Dump {
             computed: crc.clone(),
             checksum: crc,
             state,
+            gives_up: None,
             key: frame.key().map(json_key),
             headers: if record {
                 all().map(|(name, value)| json_header(name, value)).collect()
@@ -256,7 +308,8 @@ impl Dump {
             },
             about: record.then(|| all().find_map(|(name, value)| envelope(name, value))).flatten(),
             payload_len: if record { frame.payload_len() } else { 0 },
-            payload: (record && !self.hex).then(|| json_payload(payload)),
+            payload: (record && !self.hex && json.is_none()).then(|| json_payload(payload)),
+            payload_json: json,
             payload_hex: (record && self.hex).then(|| hex(payload)),
         }
     }

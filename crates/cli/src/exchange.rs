@@ -62,6 +62,8 @@ pub(crate) fn for_each(
                 note(format_args!("skipped offsets {}..{}", skipped.start, skipped.end));
                 exit = Exit::Corruption;
             }
+            // It stands behind them already.
+            Err(error @ Error::Lost { .. }) => note(&error),
             // Retention works beside us.
             Err(Error::Trimmed { .. }) => reader.seek(Start::First)?,
             Err(error) => return Err(error.into()),

@@ -88,7 +88,10 @@ impl From<Error> for Failure {
         let exit = match &error {
             Error::Corrupt { .. } => Exit::Corruption,
             Error::Locked { .. } => Exit::Locked,
-            Error::NotFound { .. } | Error::Trimmed { .. } | Error::EndMoved { .. } => Exit::No,
+            Error::NotFound { .. }
+            | Error::Lost { .. }
+            | Error::Trimmed { .. }
+            | Error::EndMoved { .. } => Exit::No,
             Error::Invalid { .. }
             | Error::InvalidName { .. }
             | Error::Conflict { .. }

@@ -294,25 +294,9 @@ impl Frames {
         };
         let bytes = self.fill(position, fixed.checked_len())?;
         let Some(bytes) = bytes.get(frame::LEN_AT..fixed.checked_len()) else { return Ok(None) };
-        let seed = seed_of(fixed.crc, bytes);
-        // With a salt below 2^32 the format's seed is salt ^ (position's part).
-        let salt = seed ^ frame::seed(0, position);
-        Ok(Some((salt.into(), fixed.padded_len() as u64)))
+        let salt = frame::salt_of(fixed.crc, bytes, position);
+        Ok(Some((salt, fixed.padded_len() as u64)))
     }
-}
-
-/// The initial value with which the CRC-32 of `bytes` is `crc`: the computation run backwards.
-fn seed_of(crc: u32, bytes: &[u8]) -> u32 {
-    const POLYNOMIAL: u32 = 0xedb8_8320;
-    let mut state = !crc;
-    for &byte in bytes.iter().rev() {
-        for _ in 0..8 {
-            let low = state >> 31;
-            state = if low == 1 { ((state ^ POLYNOMIAL) << 1) | 1 } else { state << 1 };
-        }
-        state ^= u32::from(byte);
-    }
-    !state
 }
 
 /// Reads until `out` is full or the file ends.
@@ -327,18 +311,4 @@ fn read_at(file: &File, position: u64, out: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_checksum_run_backwards_gives_its_seed() {
-        for seed in [0, 1, 0xdead_beef, u32::MAX] {
-            let mut hasher = crc32fast::Hasher::new_with_initial(seed);
-            hasher.update(b"some bytes of a frame");
-            assert_eq!(seed_of(hasher.finalize(), b"some bytes of a frame"), seed);
-        }
-    }
 }

@@ -27,6 +27,7 @@ mod pending;
 mod progress;
 mod range;
 mod record;
+mod repair;
 mod request;
 mod schema;
 mod serve;
@@ -129,6 +130,7 @@ enum Command {
     Consumers(consumers::Consumers),
     Groups(groups::Groups),
     Verify(verify::Verify),
+    Repair(repair::Repair),
     Request(request::Request),
     Serve(serve::Serve),
     Trace(trace::Trace),
@@ -205,6 +207,7 @@ fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         Command::Consumers(command) => command.run(global, out),
         Command::Groups(command) => command.run(global, out),
         Command::Verify(command) => command.run(global, out),
+        Command::Repair(command) => command.run(global, out),
         Command::Request(command) => command.run(global, out),
         Command::Serve(command) => command.run(global, out),
         Command::Trace(command) => command.run(global, out),

@@ -146,6 +146,10 @@ impl Write for Out {
 
 /// Bytes as text on one line: valid UTF-8 stays, the rest is escaped.
 pub(crate) fn escape(bytes: &[u8]) -> String {
+    let is_plain = |byte: &u8| (0x20..0x7f).contains(byte) && *byte != b'\\';
+    if bytes.iter().all(is_plain) {
+        return String::from_utf8_lossy(bytes).into_owned();
+    }
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for char in chunk.valid().chars() {
@@ -171,5 +175,7 @@ mod tests {
     fn control_characters_and_invalid_bytes_are_escaped() {
         assert_eq!(super::escape("grün\n\u{1b}[31m".as_bytes()), "grün\\n\\u{1b}[31m");
         assert_eq!(super::escape(b"a\xff\\"), "a\\xff\\\\");
+        assert_eq!(super::escape(b"plain\\"), "plain\\\\");
+        assert_eq!(super::escape(b" plain ~"), " plain ~");
     }
 }

@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
-use deaddrop::{Start, Stop};
+use deaddrop::{Error, RecordRef, Start, Stop};
 
 use crate::cat::reader_at;
-use crate::failure::{Exit, Failure};
+use crate::failure::{note, Exit, Failure};
 use crate::format::Style;
 use crate::output::Out;
 use crate::range::Selection;
@@ -43,16 +43,32 @@ impl Tail {
         let stop = Stop::new();
         loop {
             while self.follow || reader.offset() < end {
-                let Some(record) = reader.next()? else { break };
-                self.style.print(out, format, &self.topic, &record)?;
+                let Some(record) = behind_lost(reader.next())? else { break };
+                if let Some(record) = record {
+                    self.style.print(out, format, &self.topic, &record)?;
+                }
             }
             out.flush()?;
             if !self.follow {
                 return Ok(Exit::Ok);
             }
-            if let Some(record) = reader.wait(&stop)? {
+            if let Some(Some(record)) = behind_lost(reader.wait(&stop))? {
                 self.style.print(out, format, &self.topic, &record)?;
             }
         }
+    }
+}
+
+/// Reports offsets that a repair gave up: there is no record then, and reading goes on.
+fn behind_lost<'a>(
+    read: deaddrop::Result<Option<RecordRef<'a>>>,
+) -> Result<Option<Option<RecordRef<'a>>>, Failure> {
+    match read {
+        Ok(record) => Ok(record.map(Some)),
+        Err(error @ Error::Lost { .. }) => {
+            note(error);
+            Ok(Some(None))
+        }
+        Err(error) => Err(error.into()),
     }
 }

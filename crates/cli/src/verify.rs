@@ -47,6 +47,8 @@ struct Verdict {
     topic: String,
     segments: usize,
     records: u64,
+    /// Offsets without a record, which a repair gave up.
+    given_up: u64,
     bytes: u64,
     damages: usize,
 }
@@ -66,6 +68,7 @@ struct Check {
     damages: Vec<Damage>,
     notes: Vec<Note>,
     records: u64,
+    given_up: u64,
     bytes: u64,
     /// Everything below it was promised, by the segments' headers.
     promised: u64,
@@ -104,6 +107,7 @@ impl Verify {
                 damages: Vec::new(),
                 notes: Vec::new(),
                 records: 0,
+                given_up: 0,
                 bytes: 0,
                 promised: 0,
                 settings: None,
@@ -190,6 +194,7 @@ impl Check {
         }
         files::epochs(self, &dir)?;
         files::consumers(self, &dir, topic.as_ref())?;
+        files::groups(self, &dir)?;
         Ok(files.len())
     }
 
@@ -214,12 +219,20 @@ impl Check {
     }
 }
 
+fn given_up(count: u64) -> String {
+    match count {
+        0 => String::new(),
+        some => format!(" ({} lost and given up by a repair)", units::count(some, "more")),
+    }
+}
+
 fn report(out: &mut Out, check: &Check, segments: usize) -> Result<(), Failure> {
     let verdict = Verdict {
         kind: "topic",
         topic: check.topic.clone(),
         segments,
         records: check.records,
+        given_up: check.given_up,
         bytes: check.bytes,
         damages: check.damages.len(),
     };
@@ -253,10 +266,11 @@ fn report(out: &mut Out, check: &Check, segments: usize) -> Result<(), Failure> 
     };
     writeln!(
         out,
-        "{}: {}, {}, {} of frames: {word}",
+        "{}: {}, {}{}, {} of frames: {word}",
         verdict.topic,
         units::count(verdict.segments as u64, "segment"),
         units::count(verdict.records, "record"),
+        given_up(verdict.given_up),
         units::size(verdict.bytes)
     )?;
     Ok(out.flush()?)

@@ -13,12 +13,14 @@ use crate::output::{Colour, Out};
 use crate::units;
 
 /// What the rest of the topic says about a segment.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Bounds {
     /// Frames at this offset and above do not count: the next segment starts here.
     pub(super) cut: Option<u64>,
     /// Frames at this offset and above are not visible to readers.
     pub(super) published: Option<u64>,
+    /// Only frames of these offsets were asked for.
+    pub(super) only: Option<std::ops::Range<u64>>,
 }
 
 impl Bounds {
@@ -54,6 +56,18 @@ impl Dump {
                 }
                 Found::Frame(frame) => frame,
             };
+            let offset = frame.fixed.offset;
+            if let Some(only) = bounds.only.as_ref().filter(|only| offset <= only.start) {
+                // Damage before the first frame wanted has taken earlier ones.
+                if stands_at < only.start {
+                    pending = None;
+                }
+                if offset < only.start {
+                    stands_at = offset + u64::from(frame.is_record());
+                    continue;
+                }
+            }
+            let is_behind = bounds.only.as_ref().is_some_and(|only| offset >= only.end);
             if let Some(invalid) = pending.take() {
                 // Behind the published end a writer may be at work, so nothing there is damage.
                 let state = bounds.state(stands_at);
@@ -63,15 +77,21 @@ impl Dump {
                 }
                 print_invalid(out, &name, &invalid, true, state)?;
             }
+            if is_behind {
+                return Ok(());
+            }
             if frame.is_record() {
                 counts.frames += 1;
                 counts.payload_bytes += frame.payload_len() as u64;
-                stands_at = frame.fixed.offset + 1;
+                stands_at = offset + 1;
             } else {
                 counts.void_frames += 1;
             }
+            let lost = if frame.is_record() { 0 } else { offset.saturating_sub(stands_at) };
+            stands_at = stands_at.max(offset);
+            counts.given_up += lost;
             if !self.quiet {
-                self.print_frame(out, &name, &frame, bounds.state(frame.fixed.offset))?;
+                self.print_frame(out, &name, &frame, bounds.state(offset), lost)?;
             }
         }
         if let Some(invalid) = pending {

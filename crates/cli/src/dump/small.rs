@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::path::Path;
 
-use deaddrop::format::{cursor, epochs, index, marker, settings, Malformed};
+use deaddrop::format::{cursor, epochs, group, index, marker, settings, Malformed, PAGE_LEN};
 use serde_json::{json, Value};
 
 use super::base64;
@@ -11,8 +11,8 @@ use crate::failure::{Exit, Failure};
 use crate::output::Out;
 use crate::units;
 
-/// No small file is larger: the index of the largest segment has 32,768 entries.
-const MAX_LEN: u64 = 4 << 20;
+/// No small file is larger: a group has up to 4096 lanes, of a page each.
+const MAX_LEN: u64 = 17 << 20;
 
 /// Prints a file by its magic number, or by its name; false if it is none of these.
 pub(super) fn dump(out: &mut Out, path: &Path) -> Result<bool, Failure> {
@@ -26,25 +26,22 @@ pub(super) fn dump(out: &mut Out, path: &Path) -> Result<bool, Failure> {
         (Some(index::MAGIC), _) => index_entries(&bytes),
         (Some(settings::MAGIC), _) => settings_fields(&bytes),
         (Some(cursor::MAGIC), _) => cursor_fields(&bytes),
+        (Some(group::MAGIC), _) => group_fields(&bytes),
         (Some(marker::MAGIC), _) => {
             marker::decode(&bytes).map(|()| vec![json!({ "kind": "marker", "valid": true })])
         }
         (_, "epochs") => Ok(epoch_entries(&bytes)),
         (_, name) if name.ends_with(".idx") => index_entries(&bytes),
         (_, "settings") => settings_fields(&bytes),
-        (_, "control") => {
-            return Err(Failure::usage(format_args!(
-                "{} holds the words that living processes share, not records: `deaddrop info` \
-                 shows what they say",
-                path.display()
-            )))
-        }
+        (_, "control") => control_fields(&bytes),
         _ => return Ok(false),
     };
     let objects = decoded.map_err(|what| {
         Failure::new(Exit::Corruption, format_args!("{} is damaged: {what}", path.display()))
     })?;
+    let mut damaged = false;
     for object in objects {
+        damaged |= object["damaged"].is_string();
         if out.is_json() {
             out.object(&object)?;
             continue;
@@ -53,6 +50,11 @@ pub(super) fn dump(out: &mut Out, path: &Path) -> Result<bool, Failure> {
         let line: Vec<String> =
             fields.map(|(name, value)| format!("{name} {}", text(value))).collect();
         writeln!(out, "{}", line.join("  "))?;
+    }
+    if damaged {
+        out.flush()?;
+        let what = format_args!("{} is damaged in part", path.display());
+        return Err(Failure::new(Exit::Corruption, what));
     }
     Ok(true)
 }
@@ -98,6 +100,64 @@ fn epoch_entries(bytes: &[u8]) -> Vec<Value> {
     let entries = epochs::decode(bytes);
     let entry = |entry: &epochs::Entry| json!({ "kind": "epoch", "epoch": entry.epoch, "start": entry.start });
     entries.iter().map(entry).collect()
+}
+
+/// A group: its lanes, each a page laid out as an offset file.
+fn group_fields(bytes: &[u8]) -> Result<Vec<Value>, Malformed> {
+    let (topic_id, lanes) = group::decode_header(bytes, bytes.len() as u64)?;
+    let mut objects = vec![json!({
+        "kind": "group", "topic_id": format!("{topic_id:016x}"), "lanes": lanes,
+    })];
+    for lane in 0..lanes {
+        let at = group::lane_at(lane);
+        let page = &bytes[at..at + PAGE_LEN];
+        match cursor_fields(page) {
+            Ok(fields) => objects.extend(fields.into_iter().map(|mut object| {
+                if object["kind"] == "consumer" {
+                    object["kind"] = json!("lane");
+                }
+                object["lane"] = json!(lane);
+                object["position"] = json!(at);
+                object
+            })),
+            Err(what) => objects.push(json!({
+                "kind": "lane", "lane": lane, "position": at, "damaged": what.to_string(),
+            })),
+        }
+    }
+    Ok(objects)
+}
+
+/// The words of a control page. They are those of the moment, and count on the boot and for the file
+/// that they name only.
+fn control_fields(bytes: &[u8]) -> Result<Vec<Value>, Malformed> {
+    if !bytes.starts_with(&deaddrop::CONTROL_MAGIC) {
+        return Err(Malformed::Magic);
+    }
+    let needed = deaddrop::CONTROL_MEMBERS_AT;
+    if bytes.len() < needed {
+        return Err(Malformed::Short { needed, found: bytes.len() });
+    }
+    let half = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    let mut objects = vec![json!({ "kind": "control" })];
+    for (name, at, len) in deaddrop::control_words() {
+        let value = match len {
+            4 => json!(half(at)),
+            8 => json!(word(at)),
+            _ => json!([word(at), word(at + 8)]),
+        };
+        objects.push(json!({ "kind": "word", "position": at, "word": name, "value": value }));
+    }
+    for (slot, member) in bytes[needed..].chunks_exact(8).enumerate() {
+        let at = needed + 8 * slot;
+        if member.iter().any(|&byte| byte != 0) {
+            objects.push(json!({
+                "kind": "member", "slot": slot, "generation": half(at), "pid": half(at + 4),
+            }));
+        }
+    }
+    Ok(objects)
 }
 
 fn cursor_fields(bytes: &[u8]) -> Result<Vec<Value>, Malformed> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use deaddrop::format::{cursor, epochs, settings};
+use deaddrop::format::{cursor, epochs, group, settings};
 use deaddrop::{Error, Topic};
 
 use super::Check;
@@ -82,19 +82,38 @@ pub(super) fn consumers(
     Ok(())
 }
 
+/// The files of the groups.
+pub(super) fn groups(check: &mut Check, dir: &Path) -> Result<(), Failure> {
+    for path in files_in(&dir.join("groups"))? {
+        let Some(bytes) = read(&path)? else { continue };
+        if let Err((position, what)) = group::check(&bytes) {
+            check.damage(&path, position as u64, 0..0, what.to_string());
+        }
+    }
+    Ok(())
+}
+
+/// The files in a directory that is there or not, but for those being made.
+fn files_in(dir: &Path) -> Result<Vec<std::path::PathBuf>, Failure> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Failure::io("listing", dir, &error)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| Failure::io("listing", dir, &error))?.path();
+        if path.is_file() && path.extension().is_none_or(|extension| extension != "tmp") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
 /// The offset files of a topic that does not open.
 fn without_topic(check: &mut Check, dir: &Path) -> Result<(), Failure> {
-    let dir = dir.join("consumers");
-    let entries = match std::fs::read_dir(&dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Failure::io("listing", &dir, &error)),
-    };
-    for entry in entries {
-        let path = entry.map_err(|error| Failure::io("listing", &dir, &error))?.path();
-        if !path.is_file() || path.extension().is_some_and(|extension| extension == "tmp") {
-            continue;
-        }
+    for path in files_in(&dir.join("consumers"))? {
         let Some(bytes) = read(&path)? else { continue };
         match cursor::decode_header(&bytes) {
             Err(what) => check.damage(&path, 0, 0..0, what.to_string()),

@@ -108,6 +108,11 @@ impl Check {
             let doubt = if stop.is_none() { DOUBT } else { "" };
             let what = format!("no whole frame: {}{doubt}", invalid.what);
             self.damage(path, invalid.range.start, lost, what);
+        } else if !frame.is_record() && offset > expected && stop.is_none_or(|stop| offset <= stop)
+        {
+            // A repair has given these up.
+            self.given_up += offset - expected;
+            walked.in_batch = false;
         } else if beyond || offset != expected {
             let lost = expected..offset.clamp(expected, stop.unwrap_or(u64::MAX).max(expected));
             let what = format!("offset {expected} expected, {offset} found");

@@ -1,11 +1,13 @@
 //! `dump`: every whole frame is shown whatever stands around it.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::{flip, payload, Random, Scratch};
+use crate::support::{copy_dir, feed, flip, payload, snapshot, Random, Scratch};
 
 fn of_kind<'a>(lines: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a Value> {
     lines.iter().filter(move |line| line["kind"] == kind)
@@ -175,6 +177,209 @@ fn the_small_files_are_shown_by_their_kind() {
     assert_eq!(dump(&scratch, &scratch.log().join("deaddrop"), 0)[0]["valid"], true);
     flip(&topic.join("settings"), 24, 1);
     scratch.run(&["dump", topic.join("settings").to_str().unwrap()]).expect(4);
-    scratch.run(&["dump", topic.join("control").to_str().unwrap()]).expect(2);
+    let lines = dump(&scratch, &topic.join("control"), 0);
+    let word = |name: &str| of_kind(&lines, "word").find(|line| line["word"] == name).unwrap();
+    assert_eq!(
+        (&word("tail.end")["value"], &word("identity.ready")["value"]),
+        (&1000.into(), &1.into())
+    );
+    assert_eq!(of_kind(&lines, "member").next().unwrap()["pid"], std::process::id());
+    flip(&topic.join("control"), 0, 1);
+    scratch.run(&["dump", topic.join("control").to_str().unwrap()]).expect(4);
     scratch.run(&["dump", topic.join("nothing.seg").to_str().unwrap()]).expect(3);
+}
+
+#[test]
+fn of_a_thousand_flipped_bits_every_one_is_found_and_every_undamaged_frame_is_shown() {
+    let seed = 1_000;
+    println!("seed {seed}");
+    let scratch = Scratch::new();
+    let lines: String = (0..40_000).map(|number| format!("{}\n", payload(number))).collect();
+    scratch.run_with(&["append", "t", "-q", "--segment-size", "4MiB"], lines.as_bytes()).expect(0);
+    let path = scratch.path().join("flipped.seg");
+    std::fs::copy(&scratch.segments("t")[0], &path).unwrap();
+    let number = |line: &Value, name: &str| line[name].as_u64().unwrap();
+    let frames: Vec<(u64, u64, u64)> = of_kind(&dump(&scratch, &path, 0), "record")
+        .map(|frame| {
+            let position = number(frame, "position");
+            let end = position + number(frame, "len").next_multiple_of(8);
+            (position, end, number(frame, "offset"))
+        })
+        .collect();
+    let end = frames.last().unwrap().1;
+    let mut random = Random(seed);
+    let mut flips = BTreeSet::new();
+    while flips.len() < 1_000 {
+        let at = (4096 + random.below(end - 4096), random.below(8) as u8);
+        if flips.insert(at) {
+            flip(&path, at.0, at.1);
+        }
+    }
+    let hit = |start: u64, end: u64| flips.range((start, 0)..(end, 0)).next().is_some();
+    let lines = dump(&scratch, &path, 4);
+    let shown = offsets(&lines);
+    let undamaged: Vec<u64> = frames
+        .iter()
+        .filter(|(start, end, _)| !hit(*start, *end))
+        .map(|&(_, _, offset)| offset)
+        .collect();
+    assert!(frames.len() - undamaged.len() > 900 && undamaged.len() > 20_000);
+    assert_eq!(shown, undamaged, "the undamaged frames, and no others");
+    for frame in of_kind(&lines, "record") {
+        assert_eq!(frame["payload"], payload(number(frame, "offset")));
+    }
+    // The last frame may be hit: then its bytes are a torn tail to whoever has the file alone.
+    let named: Vec<(u64, u64)> = of_kind(&lines, "damaged")
+        .chain(of_kind(&lines, "torn"))
+        .map(|line| (number(line, "position"), number(line, "end")))
+        .collect();
+    for (at, bit) in &flips {
+        let found = named.iter().any(|(start, end)| (start..end).contains(&at));
+        assert!(found, "bit {bit} of position {at} was flipped and is in no damaged range");
+    }
+    for (start, end) in &named {
+        assert!(hit(*start, *end), "{start}..{end} is called damaged and is not");
+    }
+    let summary = lines.last().unwrap();
+    assert_eq!(number(summary, "frames"), undamaged.len() as u64);
+    assert!(number(summary, "damaged") + 1 >= named.len() as u64);
+}
+
+#[test]
+fn a_range_shows_its_frames_and_the_damage_that_reaches_into_it() {
+    let scratch = Scratch::new();
+    drop(scratch.topic_of("t", 0..1000));
+    let ranged =
+        |range: &str, code| scratch.run(&["dump", "t", range, "--json"]).expect(code).json();
+    assert_eq!(offsets(&ranged("490:510", 0)), (490..510).collect::<Vec<_>>());
+    assert_eq!(offsets(&ranged("-3", 0)), [997, 998, 999]);
+    let path = scratch.segments("t").swap_remove(0);
+    let lines = scratch.run(&["dump", "t", "20:22", "--json"]).expect(0).json();
+    let position = of_kind(&lines, "record").next().unwrap()["position"].as_u64().unwrap();
+    flip(&path, position + 33, 1);
+    let lines = ranged("20:22", 4);
+    assert_eq!(offsets(&lines), [21]);
+    assert_eq!(of_kind(&lines, "damaged").next().unwrap()["position"], position);
+    assert_eq!(offsets(&ranged("19:21", 4)), [19]);
+    assert_eq!(offsets(&ranged("21:23", 0)), [21, 22]);
+    let alone = path.to_str().unwrap();
+    let lines = scratch.run(&["dump", alone, "5:+2", "--json"]).expect(0).json();
+    assert_eq!(offsets(&lines), [5, 6]);
+    let refused = scratch.run(&["dump", alone, "-1h"]).expect(2);
+    assert!(refused.stderr.contains("10:20"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_payload_that_is_json_is_shown_as_json_on_demand() {
+    let scratch = Scratch::new();
+    scratch.append("t", "{\"item\": 7}\nplain\n");
+    let lines = scratch.run(&["dump", "t", "--json", "--payload-json"]).expect(0).json();
+    let frames: Vec<&Value> = of_kind(&lines, "record").collect();
+    assert_eq!(frames[0]["payload_json"]["item"], 7);
+    assert_eq!(frames[1]["payload"], "plain");
+    let lines = scratch.run(&["dump", "t", "--json"]).expect(0).json();
+    assert_eq!(of_kind(&lines, "record").next().unwrap()["payload"], "{\"item\": 7}");
+}
+
+#[test]
+fn a_copy_of_a_crashed_directory_shows_all_that_was_acknowledged() {
+    let scratch = Scratch::new();
+    scratch.run(&["append", "t", "--durability", "process-crash", "-q"]).expect(0);
+    let mut child = scratch
+        .command(&["append", "t", "--ack"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let feeder = std::thread::spawn(move || {
+        // Ends when the child is killed: its end of the pipe is closed then.
+        while stdin.write_all(b"some record\n").is_ok() {}
+    });
+    let acks = BufReader::new(child.stdout.take().unwrap()).lines().take(5_000);
+    let acknowledged: Vec<u64> = acks.map(|line| line.unwrap().parse().unwrap()).collect();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    feeder.join().unwrap();
+    let copy = Scratch::new();
+    copy_dir(&scratch.log(), &copy.log());
+    let lines = copy.run(&["dump", "t", "--json"]).expect(0).json();
+    let shown = offsets(&lines);
+    assert_eq!(acknowledged.len(), 5_000);
+    assert_eq!(shown[..5_000], acknowledged[..]);
+    assert!(shown.windows(2).all(|pair| pair[0] + 1 == pair[1]), "no gap and no repetition");
+}
+
+#[test]
+fn an_empty_a_missing_and_a_foreign_directory_are_refused_and_not_touched() {
+    let scratch = Scratch::new();
+    let refused = |code| scratch.run(&["dump", "t"]).expect(code).stderr;
+    assert!(refused(3).contains("is not a log"), "missing");
+    assert!(!scratch.log().exists());
+    std::fs::create_dir(scratch.log()).unwrap();
+    assert!(refused(3).contains("is not a log"), "empty");
+    assert_eq!(std::fs::read_dir(scratch.log()).unwrap().count(), 0);
+    std::fs::write(scratch.log().join("holiday.jpg"), "x").unwrap();
+    assert!(refused(3).contains("is not a log"), "foreign");
+    assert_eq!(snapshot(&scratch.log()).len(), 1);
+    // A directory and a foreign file in the place of a file.
+    scratch.run(&["dump", "./drop"]).expect(3);
+    let foreign = scratch.log().join("holiday.jpg");
+    let ran = scratch.run(&["dump", foreign.to_str().unwrap()]);
+    assert!(matches!(ran.code, Some(0 | 4)), "{:?} {}", ran.code, ran.stderr);
+}
+
+#[test]
+fn beside_three_processes_that_append_at_full_speed_no_frame_is_called_damaged() {
+    let scratch = Scratch::new();
+    let settings = ["append", "t", "--durability", "process-crash", "--segment-size", "256KiB"];
+    scratch.run(&settings).expect(0);
+    let writers: Vec<_> = (0..3)
+        .map(|writer| {
+            let mut child =
+                scratch.command(&["append", "t", "-q"]).stdin(Stdio::piped()).spawn().unwrap();
+            std::thread::spawn(move || {
+                let line = format!("{writer} {}\n", "x".repeat(200));
+                feed(&mut child, line.repeat(20_000).as_bytes());
+                child.wait().unwrap()
+            })
+        })
+        .collect();
+    let mut rounds = 0;
+    let mut seen = 0;
+    while writers.iter().any(|writer| !writer.is_finished()) && rounds < 1_000 {
+        let lines = scratch.run(&["dump", "t", "--json"]).expect(0).json();
+        let shown = offsets(&lines);
+        assert!(shown.iter().enumerate().all(|(index, &offset)| index as u64 == offset));
+        assert!(shown.len() >= seen, "what was shown once is shown again");
+        seen = shown.len();
+        rounds += 1;
+    }
+    assert!(rounds > 0);
+    for writer in writers {
+        assert_eq!(writer.join().unwrap().code(), Some(0));
+    }
+    let lines = scratch.run(&["dump", "t", "--json"]).expect(0).json();
+    assert_eq!(offsets(&lines).len(), 60_000);
+}
+
+#[test]
+fn a_group_is_shown_lane_by_lane_and_a_damaged_lane_hides_no_other() {
+    let scratch = Scratch::new();
+    let topic = scratch.topic_of("t", 0..10);
+    let options =
+        deaddrop::group::GroupOptions { lanes: Some(4), start: deaddrop::Start::Offset(3) };
+    drop(topic.group("workers", options).unwrap());
+    drop(topic);
+    let path = scratch.log().join("topics/t/groups/workers");
+    let lines = dump(&scratch, &path, 0);
+    assert_eq!(of_kind(&lines, "group").next().unwrap()["lanes"], 4);
+    let slots: Vec<&Value> = of_kind(&lines, "slot").filter(|slot| slot["slot"] == "a").collect();
+    assert_eq!(slots.len(), 4);
+    assert!(slots.iter().all(|slot| slot["offset"] == 3));
+    flip(&path, 2 * 4096 + 1, 0);
+    let lines = dump(&scratch, &path, 4);
+    let damaged = of_kind(&lines, "lane").find(|lane| lane["damaged"].is_string()).unwrap();
+    assert_eq!((&damaged["lane"], &damaged["position"]), (&1.into(), &8192.into()));
+    assert_eq!(of_kind(&lines, "slot").filter(|slot| slot["slot"] == "a").count(), 3);
 }

@@ -11,6 +11,7 @@ mod groups;
 mod help;
 mod reading;
 mod refusals;
+mod repair;
 mod schema;
 mod servers;
 mod service;

@@ -1,0 +1,185 @@
+//! `repair`: gives up what is damaged, so that everything else can be used.
+
+use std::io::Write;
+
+use deaddrop::repair::{self, Finding, Options, Remedy, Report};
+use deaddrop::Error;
+use serde_json::json;
+
+use crate::failure::{note, Exit, Failure};
+use crate::output::{Colour, Out};
+use crate::{units, Global};
+
+/// Give up damaged ranges of a topic, keeping their bytes in its directory `quarantine`
+///
+/// Without --execute nothing is changed: what would be done is printed. With it, no process may have
+/// the topic open for writing. Offsets of undamaged records stay as they are; readers and consumers
+/// are told of the lost ones once and go on behind them. Nothing is deleted but damaged indexes, which
+/// are made anew. The exit code is 4 if damage is left, by a dry run or because it cannot be repaired.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Repair {
+    /// The topics
+    #[arg(required_unless_present = "all", value_name = "TOPIC")]
+    topics: Vec<String>,
+    /// All topics
+    #[arg(long, conflicts_with = "topics")]
+    all: bool,
+    /// Do it
+    #[arg(long)]
+    execute: bool,
+    /// Move unreadable files of consumers and groups into the quarantine as well: they begin anew
+    #[arg(long)]
+    consumers: bool,
+}
+
+impl Repair {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let log = match self.execute {
+            true => global.open_existing()?,
+            false => global.open_read_only()?,
+        };
+        let topics = if self.all { log.topics()? } else { self.topics.clone() };
+        let mut exit = Exit::Ok;
+        for topic in &topics {
+            let done = match self.execute {
+                true => repair::execute(&log, topic, Options { consumers: self.consumers }),
+                false => repair::plan(&log, topic),
+            };
+            match done {
+                Ok(report) => {
+                    // A torn tail is no damage.
+                    let is_left = report
+                        .findings
+                        .iter()
+                        .any(|finding| !finding.done && finding.remedy != Remedy::Open);
+                    self.print(out, topic, &report)?;
+                    if is_left && exit == Exit::Ok {
+                        exit = Exit::Corruption;
+                    }
+                }
+                // The other topics can be repaired all the same.
+                Err(error) if topics.len() > 1 => {
+                    exit = match &error {
+                        Error::Locked { .. } => Exit::Locked,
+                        Error::Corrupt { .. } => Exit::Corruption,
+                        _ => Exit::Io,
+                    };
+                    note(format_args!("{topic}: {error}"));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(exit)
+    }
+
+    fn print(&self, out: &mut Out, topic: &str, report: &Report) -> Result<(), Failure> {
+        let left = report.findings.iter().filter(|finding| !finding.done).count();
+        if out.is_json() {
+            for finding in &report.findings {
+                out.object(&self.json(topic, finding))?;
+            }
+            for stranded in &report.stranded {
+                out.object(&json!({
+                    "kind": "consumer", "topic": topic, "consumer": stranded.consumer,
+                    "committed": stranded.committed, "goes_on_at": stranded.goes_on_at,
+                }))?;
+            }
+            out.object(&json!({
+                "kind": "topic", "topic": topic, "found": report.findings.len(), "left": left,
+                "executed": self.execute,
+                "cut": report.recovery.as_ref().is_some_and(|recovery| recovery.cut),
+            }))?;
+            return Ok(out.flush()?);
+        }
+        for finding in &report.findings {
+            self.line(out, finding)?;
+        }
+        for stranded in &report.stranded {
+            writeln!(
+                out,
+                "consumer {} stands at {}, which is lost: it is told, and goes on at {}",
+                stranded.consumer, stranded.committed, stranded.goes_on_at
+            )?;
+        }
+        if report.recovery.as_ref().is_some_and(|recovery| recovery.cut) {
+            writeln!(out, "a torn tail was cut off; it stays in its file")?;
+        }
+        let word = match (report.findings.len(), left) {
+            (0, _) => out.paint(Colour::Good, "nothing to repair"),
+            (found, 0) => out
+                .paint(Colour::Good, format!("{} repaired", units::count(found as u64, "damage"))),
+            (found, left) => {
+                let dry = if self.execute { "" } else { " (a dry run: --execute does it)" };
+                let found = units::count(found as u64, "damage");
+                out.paint(Colour::Bad, format!("{found}, {left} left{dry}"))
+            }
+        };
+        writeln!(out, "{topic}: {word}")?;
+        Ok(out.flush()?)
+    }
+
+    fn line(&self, out: &mut Out, finding: &Finding) -> Result<(), Failure> {
+        let lost = match finding.lost.end.saturating_sub(finding.lost.start) {
+            0 => String::new(),
+            1 => format!(", offset {}", finding.lost.start),
+            _ => format!(", offsets {}..{}", finding.lost.start, finding.lost.end),
+        };
+        let place = format!(
+            "{} position {} ({} bytes){lost}: {}",
+            finding.path.display(),
+            finding.position,
+            finding.len,
+            finding.what
+        );
+        let place = out.paint(if finding.done { Colour::Strong } else { Colour::Bad }, place);
+        let done = if finding.done { "done" } else { "to do" };
+        writeln!(out, "{place}")?;
+        writeln!(out, "    {done}: {}", remedy(finding.remedy))?;
+        if let Some(kept) = &finding.kept {
+            writeln!(out, "    kept in {}", kept.display())?;
+        }
+        Ok(())
+    }
+
+    fn json(&self, topic: &str, finding: &Finding) -> serde_json::Value {
+        json!({
+            "kind": "finding", "topic": topic, "file": finding.path.display().to_string(),
+            "position": finding.position, "len": finding.len, "first_lost": finding.lost.start,
+            "lost_end": finding.lost.end, "what": finding.what, "remedy": name(finding.remedy),
+            "done": finding.done,
+            "kept": finding.kept.as_ref().map(|kept| kept.display().to_string()),
+        })
+    }
+}
+
+fn name(remedy: Remedy) -> &'static str {
+    match remedy {
+        Remedy::GiveUp => "give-up",
+        Remedy::RestoreHeader => "restore-header",
+        Remedy::RebuildHeader => "rebuild-header",
+        Remedy::GiveUpSegment => "give-up-segment",
+        Remedy::MakeSegment => "make-segment",
+        Remedy::Extend => "extend",
+        Remedy::RemoveIndex => "remove-index",
+        Remedy::SetConsumerAside => "set-consumer-aside",
+        Remedy::Open => "open",
+        _ => "none",
+    }
+}
+
+fn remedy(remedy: Remedy) -> &'static str {
+    match remedy {
+        Remedy::GiveUp => "keep the bytes in the quarantine, state that the offsets are lost",
+        Remedy::RestoreHeader => "write the header sector again from its copy",
+        Remedy::RebuildHeader => "write the header again: the frames say what was in it",
+        Remedy::GiveUpSegment => "keep the file in the quarantine, state that its offsets are lost",
+        Remedy::MakeSegment => "make a segment that states that the offsets are lost",
+        Remedy::Extend => "make the file as long as it was, with zeros",
+        Remedy::RemoveIndex => "remove the index: it is made anew when it is needed",
+        Remedy::SetConsumerAside => {
+            "with --consumers, move the file into the quarantine; what it held is then gone"
+        }
+        Remedy::Open => "open the topic, which cuts the tail off and keeps it in its file",
+        _ => "nothing: restore the file from a backup",
+    }
+}

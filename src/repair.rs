@@ -1,0 +1,282 @@
+//! Repairing a topic: what is damaged is given up, durably and in so many words, and everything else
+//! stays where it is, under its offset.
+//!
+//! Damaged bytes are copied into a side file first, `quarantine/SEGMENT.POSITION.LEN` in the topic's
+//! directory. Then a void frame is written over their start. It covers them, and names the offset of
+//! the record behind them: the offsets between are lost, and every reader is told so once, by
+//! [`Error::Lost`], and goes on. Nothing is deleted but an index, which is made anew.
+//!
+//! Each step is durable before the next one that needs it, so a crash at any instant leaves, of each
+//! damaged range, the damage or its repair.
+
+mod header;
+mod plan;
+mod quarantine;
+mod segments;
+mod survey;
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::consumer;
+use crate::error::{Error, Result};
+use crate::format::{group, names};
+use crate::log::Log;
+use crate::recovery::RecoveryReport;
+use crate::segment::Walk;
+use crate::sys::{self, Access};
+use crate::topic::{Frontier, TopicInner};
+use header::Headers;
+use quarantine::Quarantine;
+use segments::{End, Repair};
+
+/// What a repair may do beside giving up damaged ranges.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Moves unreadable files of consumers and groups into the quarantine. Such a consumer is gone:
+    /// whoever opens it next says where it starts.
+    pub consumers: bool,
+}
+
+/// What is done about something that is damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Remedy {
+    /// The bytes are kept in the quarantine; a void frame over them gives their offsets up.
+    GiveUp,
+    /// One of the two header sectors is written again from the other.
+    RestoreHeader,
+    /// Both header sectors are written again: the frames say what has to be in them.
+    RebuildHeader,
+    /// No frame can be checked: the file is kept in the quarantine, its offsets are given up.
+    GiveUpSegment,
+    /// A segment is made that gives the offsets of the missing one up.
+    MakeSegment,
+    /// The file is made as long as it was.
+    Extend,
+    /// The index is removed. It is made anew when it is needed.
+    RemoveIndex,
+    /// The file of a consumer or a group is moved into the quarantine, if that is [asked for](Options::consumers).
+    SetConsumerAside,
+    /// Opening the topic cuts a torn tail off. It stays in its file.
+    Open,
+    /// Nothing: what was there cannot be known. Restore the file from a backup.
+    None,
+}
+
+/// Something that is damaged.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Finding {
+    /// The file.
+    pub path: PathBuf,
+    /// Where in the file, in bytes.
+    pub position: u64,
+    /// So many bytes.
+    pub len: u64,
+    /// The offsets whose records cannot be read.
+    pub lost: Range<u64>,
+    /// What is wrong.
+    pub what: String,
+    /// What is done about it.
+    pub remedy: Remedy,
+    /// It was done.
+    pub done: bool,
+    /// Where the bytes are now, if there was anything but zeros.
+    pub kept: Option<PathBuf>,
+}
+
+/// A consumer whose next record is lost.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Stranded {
+    /// Its name.
+    pub consumer: String,
+    /// Its position.
+    pub committed: u64,
+    /// Where it goes on.
+    pub goes_on_at: u64,
+}
+
+/// What is damaged in a topic, and what was done about it.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Report {
+    /// Everything damaged, in the order in which it is repaired.
+    pub findings: Vec<Finding>,
+    /// Consumers that stand on a lost record: they are told, and go on behind it.
+    pub stranded: Vec<Stranded>,
+    /// What opening the topic found, if it had to recover.
+    pub recovery: Option<RecoveryReport>,
+}
+
+/// Looks for everything that [`execute`] would do. Writes and locks nothing, and may run beside
+/// processes that use the topic.
+///
+/// # Errors
+///
+/// [`Error::NotFound`], [`Error::Corrupt`] if the settings are damaged, [`Error::Version`],
+/// [`Error::Io`].
+pub fn plan(log: &Log, topic: &str) -> Result<Report> {
+    let inner = log.inner();
+    names::check(topic).map_err(|why| Error::InvalidName { name: topic.to_owned(), why })?;
+    let topic = TopicInner::open_read_only(inner, topic)?;
+    let mut headers = Headers::of(&*inner.disk, &topic.dir, &topic.settings, false);
+    headers.look()?;
+    let mut repair = headers.repair();
+    let frontier = topic.frontier()?;
+    if topic.words().is_some() {
+        repair.segments(End::Known(frontier))?;
+    } else {
+        let published = topic.published();
+        let end = repair.segments(End::Unknown { published })?;
+        tail(&topic, &frontier, end, &mut repair)?;
+    }
+    repair.epochs()?;
+    let mut report = Report { findings: repair.findings, ..Report::default() };
+    consumers(&topic, None, &repair.given_up, &mut report)?;
+    groups(&topic, None, &mut report)?;
+    Ok(report)
+}
+
+/// Says what opening the topic will find behind `end`: a tail to cut off, or that records which were
+/// promised are missing, which a repair gives up afterwards.
+fn tail(topic: &TopicInner, frontier: &Frontier, end: u64, repair: &mut Repair<'_>) -> Result<()> {
+    let segment = match topic.segment(frontier.active) {
+        Ok(segment) => segment,
+        // Found before.
+        Err(Error::Corrupt { .. }) => return Ok(()),
+        Err(other) => return Err(other),
+    };
+    let is_damaged = repair.findings.iter().any(|finding| finding.path == segment.path);
+    if frontier.end > end {
+        let what = "the frames end here, before what was promised".to_owned();
+        let mut finding = header::finding(&segment.path, frontier.position, 0, what);
+        (finding.remedy, finding.lost) = (Remedy::GiveUp, end..frontier.end);
+        repair.given_up.push(finding.lost.clone());
+        repair.findings.push(finding);
+    } else if !is_damaged
+        && !Walk::new(Arc::clone(&segment), frontier.position, false).rest_is_zero()?
+    {
+        let len = segment.len().saturating_sub(frontier.position);
+        let what = "a torn tail: opening the topic goes on in a new segment".to_owned();
+        let finding = header::finding(&segment.path, frontier.position, len, what);
+        repair.findings.push(Finding { remedy: Remedy::Open, ..finding });
+    }
+    Ok(())
+}
+
+/// Looks at the files of the groups.
+fn groups(topic: &TopicInner, options: Option<Options>, report: &mut Report) -> Result<()> {
+    let dir = topic.dir.join("groups");
+    let disk = &*topic.log.disk;
+    let names = match disk.list(&dir) {
+        Ok(names) => names,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io("listing", &dir, error)),
+    };
+    for name in names {
+        if names::check(&name).is_err() || name.ends_with(".tmp") {
+            continue;
+        }
+        let path = dir.join(&name);
+        let bytes = disk
+            .open(&path, Access::Read)
+            .and_then(|file| sys::read_start(&*file, group::file_len(group::MAX_LANES)))
+            .map_err(|error| Error::io("reading", &path, error))?;
+        let Err((position, what)) = group::check(&bytes) else { continue };
+        let mut finding = header::finding(&path, position as u64, 0, what.to_string());
+        finding.remedy = Remedy::SetConsumerAside;
+        if options.is_some_and(|options| options.consumers) {
+            let quarantine = Quarantine::of(disk, &topic.dir);
+            finding.kept = Some(quarantine.set_aside(&path, &format!("group.{name}"))?);
+            finding.done = true;
+        }
+        report.findings.push(finding);
+    }
+    Ok(())
+}
+
+/// Looks at the files of the consumers, and whether they stand on a lost record.
+fn consumers(
+    topic: &TopicInner,
+    options: Option<Options>,
+    given_up: &[Range<u64>],
+    report: &mut Report,
+) -> Result<()> {
+    for info in consumer::list(topic)? {
+        let committed = match info.committed {
+            Ok(committed) => committed,
+            Err(Error::Corrupt { path, position, what, .. }) => {
+                let mut finding = header::finding(&path, position, 0, what);
+                finding.remedy = Remedy::SetConsumerAside;
+                if options.is_some_and(|options| options.consumers) {
+                    let quarantine = Quarantine::of(&*topic.log.disk, &topic.dir);
+                    let name = format!("consumer.{}", info.name);
+                    finding.kept = Some(quarantine.set_aside(&path, &name)?);
+                    finding.done = true;
+                }
+                report.findings.push(finding);
+                continue;
+            }
+            Err(other) => return Err(other),
+        };
+        let mut goes_on_at = committed;
+        for lost in given_up {
+            if lost.contains(&goes_on_at) {
+                goes_on_at = lost.end;
+            }
+        }
+        if goes_on_at > committed {
+            report.stranded.push(Stranded { consumer: info.name, committed, goes_on_at });
+        }
+    }
+    Ok(())
+}
+
+/// Repairs a topic that no process has open for writing, and keeps all others out meanwhile. Opening
+/// it is part of that: a torn tail is cut off as always.
+///
+/// ```
+/// # fn main() -> deaddrop::Result<()> {
+/// # let dir = deaddrop::doc_dir();
+/// # let log = deaddrop::Log::open(&dir)?;
+/// use deaddrop::{repair, Record};
+/// log.topic("orders")?.append(&Record::new("3 of item 7"))?;
+/// let report = repair::execute(&log, "orders", repair::Options::default())?;
+/// assert!(report.findings.is_empty());
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+///
+/// [`Error::Locked`] if any process, this one included, has the topic open for writing. As [`plan`], and
+/// [`Error::ReadOnly`], [`Error::NoSpace`], [`Error::SyncFailed`]: what is not repaired then is as it
+/// was, and the call can be repeated.
+pub fn execute(log: &Log, topic: &str, options: Options) -> Result<Report> {
+    log.writable()?;
+    let inner = log.inner();
+    names::check(topic).map_err(|why| Error::InvalidName { name: topic.to_owned(), why })?;
+    let dir = inner.topic_dir(topic);
+    let mut before = None;
+    // Before it is opened: opening gives a segment up whose header it cannot read, and sets aside what
+    // stands behind the first damage that nobody was promised.
+    let topic = TopicInner::open_alone(inner, topic, |settings, published| {
+        let mut headers = Headers::of(&*inner.disk, &dir, settings, true);
+        headers.look()?;
+        let mut repair = headers.repair();
+        repair.segments(End::Unknown { published })?;
+        before = Some(repair);
+        Ok(())
+    })?;
+    let mut repair = before.expect("looked at before the topic was opened");
+    repair.given_up.clear();
+    repair.segments(End::Known(topic.frontier()?))?;
+    repair.epochs()?;
+    let recovery = topic.recovery.get().cloned();
+    let mut report = Report { findings: repair.findings, recovery, ..Report::default() };
+    consumers(&topic, Some(options), &repair.given_up, &mut report)?;
+    groups(&topic, Some(options), &mut report)?;
+    Ok(report)
+}

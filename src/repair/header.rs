@@ -1,0 +1,205 @@
+//! Header pages and file lengths: what has to be right before a topic is opened.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::plan::{self, HeaderPage};
+use super::quarantine::Quarantine;
+use super::segments::Repair;
+use super::{survey, Finding, Remedy};
+use crate::error::{Error, Result};
+use crate::format::segment::{self as layout, Header};
+use crate::format::settings::Settings;
+use crate::format::{PAGE_LEN, SECTOR_LEN};
+use crate::segment::{list_bases, Segment, Step, Walk};
+use crate::sys::crash_point::crash_point;
+use crate::sys::{self, Access, Disk, DiskFile};
+
+/// The header pages of a topic.
+pub(super) struct Headers<'a> {
+    disk: &'a dyn Disk,
+    dir: &'a Path,
+    topic_id: u64,
+    execute: bool,
+    findings: Vec<Finding>,
+    /// Headers that are not in their files, or were not before this repair.
+    rebuilt: HashMap<u64, Header>,
+}
+
+impl<'a> Headers<'a> {
+    pub(super) fn of(
+        disk: &'a dyn Disk,
+        dir: &'a Path,
+        settings: &Settings,
+        execute: bool,
+    ) -> Headers<'a> {
+        let topic_id = settings.topic_id;
+        Headers { disk, dir, topic_id, execute, findings: Vec::new(), rebuilt: HashMap::new() }
+    }
+
+    /// What is done about the rest of the topic.
+    pub(super) fn repair(self) -> Repair<'a> {
+        Repair {
+            disk: self.disk,
+            dir: self.dir,
+            topic_id: self.topic_id,
+            execute: self.execute,
+            rebuilt: self.rebuilt,
+            findings: self.findings,
+            given_up: Vec::new(),
+        }
+    }
+
+    /// Looks at all segments, and repairs them if asked to.
+    pub(super) fn look(&mut self) -> Result<()> {
+        let bases = list_bases(self.disk, self.dir)?;
+        let mut previous = None;
+        for (index, &base) in bases.iter().enumerate() {
+            let is_newest = index + 1 == bases.len();
+            if let Some(header) = self.segment(base, is_newest, previous)? {
+                previous = Some(header);
+            }
+        }
+        Ok(())
+    }
+
+    /// The header of a segment, if it can be known.
+    fn segment(
+        &mut self,
+        base: u64,
+        is_newest: bool,
+        previous: Option<Header>,
+    ) -> Result<Option<Header>> {
+        let path = self.dir.join(layout::file_name(base));
+        let access = if self.execute { Access::ReadWrite } else { Access::Read };
+        let io = |error| Error::io("reading", &path, error);
+        let file = self.disk.open(&path, access).map_err(io)?;
+        let page = sys::read_start(&*file, PAGE_LEN).map_err(io)?;
+        let found = plan::header_page(&page, base, self.topic_id)
+            .map_err(|error| Error::malformed(&path, 0, error))?;
+        let header = match found {
+            HeaderPage::Whole(header) => header,
+            HeaderPage::OneSector(header, at) => {
+                let what = "one of the two header sectors is damaged".to_owned();
+                let finding = finding(&path, at as u64, SECTOR_LEN as u64, what);
+                self.write(
+                    &*file,
+                    Finding { remedy: Remedy::RestoreHeader, ..finding },
+                    &[(at, header)],
+                )?;
+                header
+            }
+            // The newest one, and never begun: opening sets it aside.
+            HeaderPage::Unreadable { blank: true } if is_newest => return Ok(None),
+            HeaderPage::Unreadable { .. } => {
+                let Some(salt) = survey::salt(&*file).map_err(io)? else { return Ok(None) };
+                let header = self.rebuild(&*file, &path, base, salt, previous)?;
+                self.rebuilt.insert(base, header);
+                let what = "the header is unreadable".to_owned();
+                let finding = finding(&path, 0, PAGE_LEN as u64, what);
+                let both = [(0, header), (layout::HEADER_COPY_AT, header)];
+                self.write(&*file, Finding { remedy: Remedy::RebuildHeader, ..finding }, &both)?;
+                header
+            }
+        };
+        let len = file.len().map_err(io)?;
+        if len < header.file_len {
+            let what = format!("{} bytes expected, {len} there", header.file_len);
+            let mut finding = finding(&path, len, header.file_len - len, what);
+            finding.remedy = Remedy::Extend;
+            if self.execute {
+                let io = |error| Error::io("extending", &path, error);
+                file.allocate(header.file_len).map_err(io)?;
+                file.sync_data().map_err(io)?;
+                finding.done = true;
+            }
+            self.findings.push(finding);
+        }
+        Ok(Some(header))
+    }
+
+    /// The header of a segment whose frames have this salt. What it says of the durable end is what the
+    /// one before it said: less than the lost one did, and never more than was promised.
+    fn rebuild(
+        &self,
+        file: &dyn DiskFile,
+        path: &Path,
+        base: u64,
+        salt: u64,
+        previous: Option<Header>,
+    ) -> Result<Header> {
+        let max_timestamp = match previous {
+            Some(previous) => self.max_timestamp(previous)?,
+            None => 0,
+        };
+        Ok(Header {
+            epoch: previous.map_or(0, |previous| previous.epoch),
+            base,
+            salt,
+            topic_id: self.topic_id,
+            durable_end: previous.map_or(0, |previous| previous.durable_end),
+            max_timestamp,
+            file_len: file.len().map_err(|error| Error::io("sizing", path, error))?,
+        })
+    }
+
+    /// The largest timestamp of all records up to the end of a segment.
+    fn max_timestamp(&self, header: Header) -> Result<u64> {
+        let path = self.dir.join(layout::file_name(header.base));
+        let file = self.disk.open(&path, Access::Read);
+        let file = file.map_err(|error| Error::io("opening", &path, error))?;
+        let segment = Arc::new(Segment::with_header(path, file, header)?);
+        let mut walk = Walk::new(segment, layout::FIRST_FRAME_AT, false);
+        let mut newest = header.max_timestamp;
+        loop {
+            match walk.step(u64::MAX, true)? {
+                Step::Frame(fixed) => newest = newest.max(fixed.timestamp),
+                Step::End => return Ok(newest),
+                Step::Bad(_) => {
+                    walk.forget();
+                    if !walk.resync(u64::MAX, header.base..u64::MAX)? {
+                        return Ok(newest);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes header sectors, and keeps what was in the range of the finding.
+    fn write(
+        &mut self,
+        file: &dyn DiskFile,
+        mut finding: Finding,
+        sectors: &[(usize, Header)],
+    ) -> Result<()> {
+        if self.execute {
+            let range = finding.position..finding.position + finding.len;
+            let quarantine = Quarantine::of(self.disk, self.dir);
+            finding.kept = quarantine.keep(file, &finding.path, range)?;
+            crash_point!("repair.header-kept");
+            let io = |error| Error::io("writing", &finding.path, error);
+            for (at, header) in sectors {
+                file.write_all_at(&header.encode(), *at as u64).map_err(io)?;
+                crash_point!("repair.header-written");
+            }
+            file.sync_data().map_err(io)?;
+            finding.done = true;
+        }
+        self.findings.push(finding);
+        Ok(())
+    }
+}
+
+pub(super) fn finding(path: &Path, position: u64, len: u64, what: String) -> Finding {
+    Finding {
+        path: PathBuf::from(path),
+        position,
+        len,
+        lost: 0..0,
+        what,
+        remedy: Remedy::None,
+        done: false,
+        kept: None,
+    }
+}

@@ -1,0 +1,154 @@
+//! Side files with the bytes that a repair writes over: `quarantine/SEGMENT.POSITION.LEN` in the
+//! topic's directory. Nothing in it is read again, and nothing in it is ever deleted.
+
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::repair::survey;
+use crate::sys::{Access, Disk, DiskFile};
+
+const QUARANTINE: &str = "quarantine";
+const CHUNK_LEN: usize = 1 << 20;
+/// How many files of one name with different contents there may be.
+const VARIANTS_MAX: u32 = 10_000;
+
+/// The quarantine of one topic.
+#[derive(Debug)]
+pub(super) struct Quarantine<'a> {
+    disk: &'a dyn Disk,
+    dir: PathBuf,
+}
+
+impl<'a> Quarantine<'a> {
+    /// The one in a topic's directory; made when the first file is.
+    pub(super) fn of(disk: &'a dyn Disk, topic_dir: &Path) -> Quarantine<'a> {
+        Quarantine { disk, dir: topic_dir.join(QUARANTINE) }
+    }
+
+    /// Copies a range of a file, durably. `None` if there is nothing but zeros in it.
+    pub(super) fn keep(
+        &self,
+        file: &dyn DiskFile,
+        path: &Path,
+        range: Range<u64>,
+    ) -> Result<Option<PathBuf>> {
+        let end = range.end.min(file.len().map_err(|error| Error::io("sizing", path, error))?);
+        let range = range.start..end.max(range.start);
+        let reading = |error| Error::io("reading", path, error);
+        let used = survey::end_of_bytes_in(file, range.clone()).map_err(reading)?;
+        if used == range.start {
+            return Ok(None);
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = format!("{name}.{}.{}", range.start, range.end - range.start);
+        let temporary = self.dir.join(format!("{name}.tmp"));
+        let io = |error| Error::io("writing", &temporary, error);
+        self.make_dir()?;
+        self.remove_leftover(&temporary)?;
+        let copy = self.disk.open(&temporary, Access::CreateNew).map_err(io)?;
+        copy.allocate(range.end - range.start).map_err(io)?;
+        copy_range(file, range.clone(), &*copy).map_err(io)?;
+        copy.sync_data().map_err(io)?;
+        let kept = self.give_name(&temporary, &*copy, &name)?;
+        self.sync()?;
+        Ok(Some(kept))
+    }
+
+    /// Moves a file here, durably.
+    pub(super) fn set_aside(&self, path: &Path, name: &str) -> Result<PathBuf> {
+        self.make_dir()?;
+        let to = self.free_name(path, name)?;
+        self.sync()?;
+        let parent = path.parent().unwrap_or(Path::new("."));
+        self.disk.sync_dir(parent).map_err(|error| Error::io("syncing", parent, error))?;
+        Ok(to)
+    }
+
+    fn make_dir(&self) -> Result<()> {
+        let made = self.disk.create_dir_all(&self.dir);
+        made.map_err(|error| Error::io("creating", &self.dir, error))
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.disk.sync_dir(&self.dir).map_err(|error| Error::io("syncing", &self.dir, error))
+    }
+
+    fn remove_leftover(&self, temporary: &Path) -> Result<()> {
+        match self.disk.remove_file(temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io("removing", temporary, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Names the copy, unless a repair that was cut off has left the same bytes under that name.
+    fn give_name(&self, temporary: &Path, copy: &dyn DiskFile, name: &str) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        let io = |error| Error::io("comparing", &path, error);
+        if let Ok(earlier) = self.disk.open(&path, Access::Read) {
+            if same_bytes(&*earlier, copy).map_err(io)? {
+                // It may not have been durable yet.
+                earlier.sync_data().map_err(io)?;
+                self.remove_leftover(temporary)?;
+                return Ok(path);
+            }
+        }
+        self.free_name(temporary, name)
+    }
+
+    fn free_name(&self, from: &Path, name: &str) -> Result<PathBuf> {
+        for variant in 1..=VARIANTS_MAX {
+            let path = match variant {
+                1 => self.dir.join(name),
+                _ => self.dir.join(format!("{name}.{variant}")),
+            };
+            match self.disk.rename_no_replace(from, &path) {
+                Ok(()) => return Ok(path),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::io("renaming", from, error)),
+            }
+        }
+        let what = format!("{VARIANTS_MAX} files named {name} are in {}", self.dir.display());
+        Err(Error::Invalid { what })
+    }
+}
+
+fn copy_range(from: &dyn DiskFile, range: Range<u64>, to: &dyn DiskFile) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK_LEN];
+    let mut at = range.start;
+    while at < range.end {
+        let wanted = chunk.len().min((range.end - at) as usize);
+        let read = from.read_at(&mut chunk[..wanted], at)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        to.write_all_at(&chunk[..read], at - range.start)?;
+        at += read as u64;
+    }
+    Ok(())
+}
+
+fn same_bytes(one: &dyn DiskFile, other: &dyn DiskFile) -> io::Result<bool> {
+    let len = one.len()?;
+    if other.len()? != len {
+        return Ok(false);
+    }
+    let mut chunks = [vec![0; CHUNK_LEN], vec![0; CHUNK_LEN]];
+    let mut at = 0;
+    while at < len {
+        let wanted = CHUNK_LEN.min((len - at) as usize);
+        for (file, chunk) in [one, other].into_iter().zip(&mut chunks) {
+            if file.read_at(&mut chunk[..wanted], at)? < wanted {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        if chunks[0][..wanted] != chunks[1][..wanted] {
+            return Ok(false);
+        }
+        at += wanted as u64;
+    }
+    Ok(true)
+}

@@ -1,0 +1,339 @@
+//! The segments of a topic, their indexes and the list of epochs.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::header::finding;
+use super::plan::Gap;
+use super::quarantine::Quarantine;
+use super::{survey, Finding, Remedy};
+use crate::error::{Error, Result};
+use crate::format::segment::{self as layout, Header};
+use crate::format::{epochs, frame, index, PAGE_LEN, SECTOR_LEN};
+use crate::index::Index;
+use crate::segment::{list_bases, Segment, Walk};
+use crate::sys::crash_point::crash_point;
+use crate::sys::{self, clock, Access, Disk, DiskFile};
+use crate::topic::Frontier;
+
+/// Where the newest segment ends.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum End {
+    /// Opening will find it. Everything below this offset was published on this boot.
+    Unknown { published: u64 },
+    /// Here.
+    Known(Frontier),
+}
+
+/// A topic that is looked at for damage, and repaired if `execute` is set.
+pub(super) struct Repair<'a> {
+    pub(super) disk: &'a dyn Disk,
+    pub(super) dir: &'a Path,
+    pub(super) topic_id: u64,
+    pub(super) execute: bool,
+    /// Headers that are not in their files.
+    pub(super) rebuilt: HashMap<u64, Header>,
+    pub(super) findings: Vec<Finding>,
+    /// Offsets given up, now or by an earlier repair.
+    pub(super) given_up: Vec<Range<u64>>,
+}
+
+impl Repair<'_> {
+    /// Looks at all segments, and repairs them if asked to. Returns the end as it was found.
+    pub(super) fn segments(&mut self, end: End) -> Result<u64> {
+        let bases = list_bases(self.disk, self.dir)?;
+        let mut segments = Vec::new();
+        for (at, &base) in bases.iter().enumerate() {
+            let next = bases.get(at + 1).copied();
+            if matches!(end, End::Known(frontier) if next.is_none() && base > frontier.active) {
+                // Named while this was read, or named and never entered.
+                break;
+            }
+            segments.push((base, next, self.open(base, next.is_none())?));
+        }
+        // What stands before a segment without a record may be a tail that nobody was promised.
+        let mut last = 0;
+        for (at, (_, _, segment)) in segments.iter().enumerate() {
+            if let Ok(segment) = segment {
+                let start = layout::FIRST_FRAME_AT;
+                let mut walk = Walk::new(Arc::clone(segment), start, false);
+                if walk.resync(u64::MAX, segment.base()..u64::MAX)? {
+                    last = at;
+                }
+            }
+        }
+        let mut found_end = bases.first().copied().unwrap_or(0);
+        for (at, (base, next, segment)) in segments.into_iter().enumerate() {
+            let (stop, limit) = match (next, end) {
+                (Some(next), _) => (next, u64::MAX),
+                (None, End::Known(frontier)) => (frontier.end, frontier.position),
+                (None, End::Unknown { published: 0 }) => (u64::MAX, u64::MAX),
+                (None, End::Unknown { published }) => (published, u64::MAX),
+            };
+            let is_open = matches!(end, End::Unknown { .. }) && at >= last;
+            found_end = match segment {
+                Ok(segment) => self.segment(&segment, next, stop, limit, is_open)?,
+                Err(_) if is_open => found_end,
+                Err((path, what)) => {
+                    self.give_segment_up(&path, base..stop, what)?;
+                    stop
+                }
+            };
+        }
+        Ok(found_end)
+    }
+
+    /// A segment; or its path, and why there is no knowing what is in it.
+    #[allow(clippy::type_complexity)]
+    fn open(
+        &self,
+        base: u64,
+        is_newest: bool,
+    ) -> Result<std::result::Result<Arc<Segment>, (PathBuf, String)>> {
+        let path = self.dir.join(layout::file_name(base));
+        let access = if self.execute { Access::ReadWrite } else { Access::Read };
+        let opened = match self.rebuilt.get(&base) {
+            Some(&header) => {
+                let file = self.disk.open(&path, access);
+                let file = file.map_err(|error| Error::io("opening", &path, error))?;
+                Segment::with_header(path.clone(), file, header)
+            }
+            None => Segment::open(self.disk, self.dir, base, access),
+        };
+        match opened {
+            Ok(segment) if segment.header.topic_id == self.topic_id => Ok(Ok(Arc::new(segment))),
+            Ok(_) => Ok(Err((path, "the segment belongs to another topic".into()))),
+            Err(Error::Corrupt { what, .. }) => Ok(Err((path, what))),
+            // Trimmed since the directory was read.
+            Err(Error::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound && !is_newest && !self.execute =>
+            {
+                Ok(Err((path, "the segment file is missing".into())))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Looks at one segment; returns the offset behind its last frame. `is_open`: what stands behind
+    /// that is not damage but a tail, which opening the topic settles.
+    fn segment(
+        &mut self,
+        segment: &Arc<Segment>,
+        next: Option<u64>,
+        stop: u64,
+        limit: u64,
+        is_open: bool,
+    ) -> Result<u64> {
+        let mut found = survey::segment(segment, stop, limit)?;
+        self.given_up.extend(found.given_up);
+        let mut end = stop;
+        if is_open && found.gaps.last().is_some_and(|gap| gap.reaches_the_end) {
+            end = found.gaps.pop().map_or(stop, |tail| tail.lost.start);
+        }
+        self.index(segment, next)?;
+        if !found.gaps.is_empty() {
+            self.give_up(segment, &found.gaps)?;
+        }
+        Ok(end)
+    }
+
+    /// Gives the damaged ranges of a segment up.
+    fn give_up(&mut self, segment: &Arc<Segment>, gaps: &[Gap]) -> Result<()> {
+        let path = &segment.path;
+        let now = clock::wall_coarse();
+        let mut voids = Vec::new();
+        for gap in gaps {
+            let len = gap.range.end - gap.range.start;
+            let mut finding = finding(path, gap.range.start, len, gap.what.clone());
+            finding.lost = gap.lost.clone();
+            finding.remedy = Remedy::GiveUp;
+            self.given_up.push(gap.lost.clone());
+            match gap.void(now, segment.header.salt, segment.len()) {
+                Some(void) => voids.push((gap.range.start, void)),
+                None => {
+                    finding.remedy = Remedy::MakeSegment;
+                    finding.done = self.make_segment(&segment.header, gap.lost.clone())?;
+                }
+            }
+            if self.execute && finding.remedy == Remedy::GiveUp {
+                let quarantine = Quarantine::of(self.disk, self.dir);
+                finding.kept = quarantine.keep(segment.file(), path, gap.range.clone())?;
+                finding.done = true;
+            }
+            self.findings.push(finding);
+        }
+        if !self.execute || voids.is_empty() {
+            return Ok(());
+        }
+        crash_point!("repair.kept");
+        let io = |error| Error::io("writing", path, error);
+        for (position, void) in voids {
+            segment.file().write_all_at(&void, position).map_err(io)?;
+            crash_point!("repair.given-up");
+        }
+        segment.file().sync_data().map_err(io)?;
+        crash_point!("repair.synced");
+        Ok(())
+    }
+
+    /// Makes a segment of nothing but a statement that these offsets are lost. True if it was done.
+    fn make_segment(&self, like: &Header, lost: Range<u64>) -> Result<bool> {
+        if !self.execute {
+            return Ok(false);
+        }
+        let len = layout::MIN_LEN;
+        let header = Header {
+            base: lost.start,
+            salt: sys::random(),
+            file_len: len,
+            max_timestamp: self.max_timestamp_before(lost.end, like.max_timestamp),
+            ..*like
+        };
+        let start = layout::FIRST_FRAME_AT;
+        let gap = Gap {
+            range: start..start + frame::FIXED_LEN as u64,
+            lost,
+            what: String::new(),
+            reaches_the_end: true,
+        };
+        let void = gap.void(clock::wall_coarse(), header.salt, len);
+        let mut bytes = vec![0; PAGE_LEN + frame::FIXED_LEN];
+        for at in [0, layout::HEADER_COPY_AT] {
+            bytes[at..at + SECTOR_LEN].copy_from_slice(&header.encode());
+        }
+        bytes[PAGE_LEN..].copy_from_slice(&void.expect("it fits an empty segment"));
+        bytes.resize(len as usize, 0);
+        let path = self.dir.join(layout::file_name(header.base));
+        sys::create_durably(self.disk, &path, &bytes, sys::random())
+            .map_err(|error| Error::io("creating", &path, error))?;
+        Ok(true)
+    }
+
+    /// Gives a segment up of which no frame can be checked. Whatever part of this reaches the disk, the
+    /// offsets stay lost, and a repeated repair does the rest.
+    fn give_segment_up(&mut self, path: &Path, lost: Range<u64>, what: String) -> Result<()> {
+        let access = if self.execute { Access::ReadWrite } else { Access::Read };
+        let io = |error| Error::io("writing", path, error);
+        let file = self.disk.open(path, access).map_err(io)?;
+        let len = file.len().map_err(io)?;
+        let mut finding = finding(path, 0, len, what);
+        finding.lost = lost.clone();
+        finding.remedy = Remedy::GiveUpSegment;
+        self.given_up.push(lost.clone());
+        if self.execute {
+            finding.kept = Quarantine::of(self.disk, self.dir).keep(&*file, path, 0..len)?;
+            crash_point!("repair.kept");
+            self.write_lost_segment(&*file, path, lost)?;
+            finding.done = true;
+        }
+        self.findings.push(finding);
+        Ok(())
+    }
+
+    /// The largest timestamp before the segment that begins at `base`, as far as it says so: at least
+    /// that of the records that are lost, so that seeking by time does not begin behind them.
+    fn max_timestamp_before(&self, base: u64, otherwise: u64) -> u64 {
+        let follower = Segment::open(self.disk, self.dir, base, Access::Read);
+        follower.map_or(otherwise, |segment| segment.header.max_timestamp.max(otherwise))
+    }
+
+    fn write_lost_segment(&self, file: &dyn DiskFile, path: &Path, lost: Range<u64>) -> Result<()> {
+        let io = |error| Error::io("writing", path, error);
+        file.allocate(layout::MIN_LEN).map_err(io)?;
+        let file_len = file.len().map_err(io)?;
+        let header = Header {
+            epoch: 0,
+            base: lost.start,
+            salt: sys::random(),
+            topic_id: self.topic_id,
+            durable_end: 0,
+            max_timestamp: self.max_timestamp_before(lost.end, 0),
+            file_len,
+        };
+        let start = layout::FIRST_FRAME_AT;
+        let end = survey::end_of_bytes_in(file, start..file_len).map_err(io)?;
+        let end = end.min(file_len & !7).max(start + frame::FIXED_LEN as u64);
+        let gap = Gap { range: start..end, lost, what: String::new(), reaches_the_end: true };
+        let void = gap.void(clock::wall_coarse(), header.salt, file_len);
+        file.write_all_at(&void.expect("a segment has room for it"), start).map_err(io)?;
+        crash_point!("repair.given-up");
+        // The checkpoint slots and the latch of the lost header are not those of this one.
+        let mut page = vec![0; PAGE_LEN];
+        for at in [layout::HEADER_COPY_AT, 0] {
+            page[at..at + SECTOR_LEN].copy_from_slice(&header.encode());
+        }
+        file.write_all_at(&page, 0).map_err(io)?;
+        file.sync_data().map_err(io)?;
+        crash_point!("repair.synced");
+        Ok(())
+    }
+
+    /// Removes the index of a sealed segment that is unreadable or leads astray, before anything is
+    /// written over to which it leads.
+    fn index(&mut self, segment: &Arc<Segment>, next: Option<u64>) -> Result<()> {
+        let disk = self.disk;
+        let path = self.dir.join(index::file_name(segment.base()));
+        let Some(next) = next else { return Ok(()) };
+        let bytes = match disk.open(&path, Access::Read) {
+            Ok(file) => {
+                let most = (segment.len() / index::SPACING + 2) as usize;
+                sys::read_start(&*file, index::HEADER_LEN + most * index::ENTRY_LEN)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => Err(error),
+        };
+        let bytes = bytes.map_err(|error| Error::io("reading", &path, error))?;
+        let what = match index::decode(&bytes) {
+            Err(what) => format!("the index is unreadable: {what}"),
+            // Of another use of the name, or of another end: it is made anew in any case.
+            Ok((salt, end, _)) if salt != segment.header.salt || end != next => return Ok(()),
+            Ok((_, _, entries)) => {
+                // It ends at damage: then an entry behind that is one too many.
+                let mut index = Index::new(segment);
+                index.extend(segment, segment.len(), false)?;
+                if index.entries() == entries {
+                    return Ok(());
+                }
+                "the index leads astray".into()
+            }
+        };
+        let mut finding = finding(&path, 0, bytes.len() as u64, what);
+        finding.remedy = Remedy::RemoveIndex;
+        if self.execute {
+            disk.remove_file(&path).map_err(|error| Error::io("removing", &path, error))?;
+            let dir = self.dir;
+            disk.sync_dir(dir).map_err(|error| Error::io("syncing", dir, error))?;
+            crash_point!("repair.index-removed");
+            finding.done = true;
+        }
+        self.findings.push(finding);
+        Ok(())
+    }
+
+    /// Entries of recoveries that cannot be read. What they said cannot be known.
+    pub(super) fn epochs(&mut self) -> Result<()> {
+        let path = self.dir.join("epochs");
+        let bytes = match self.disk.open(&path, Access::Read) {
+            Ok(file) => sys::read_start(&*file, 64 << 20),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => Err(error),
+        };
+        let bytes = bytes.map_err(|error| Error::io("reading", &path, error))?;
+        let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        let entries = bytes[..used].chunks(epochs::ENTRY_LEN);
+        let last = entries.len().saturating_sub(1);
+        for (at, entry) in entries.enumerate().take(last) {
+            if epochs::decode(entry).is_empty() {
+                let what =
+                    "an entry is unreadable: consumers that committed before that recovery may \
+                            stand behind what it cut";
+                let position = (at * epochs::ENTRY_LEN) as u64;
+                let len = epochs::ENTRY_LEN as u64;
+                self.findings.push(finding(&path, position, len, what.to_owned()));
+            }
+        }
+        Ok(())
+    }
+}
