@@ -21,6 +21,7 @@ mod envelope;
 mod forged;
 mod handler;
 mod link;
+mod options;
 mod outcome;
 mod redrive;
 mod request;
@@ -44,11 +45,12 @@ pub use client::{Client, ClientBuilder};
 pub use envelope::{Envelope, Kind};
 pub use handler::{Reply, Request};
 pub use link::Outstanding;
+pub use options::ServerOptions;
 pub use outcome::{Completed, Outcome, Parked};
 pub use redrive::redrive;
 pub use request::RequestBuilder;
 pub use request_id::RequestId;
-pub use server::{Server, ServerOptions};
+pub use server::Server;
 pub use stats::ClientStats;
 
 /// The settings that servers and clients make topics with, if they are given none: the defaults, and

@@ -15,21 +15,22 @@ use parking_lot::Mutex;
 use super::dead_letter::answer;
 use super::envelope::{Envelope, Kind};
 use super::handler::{Reply, Request};
+use super::options::ServerOptions;
 use super::request_id::RequestId;
 use super::settle::{encode_note, Doubt, Past};
 use super::{open_topic, replies_of, requests_of, spans};
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::group::{
-    Called, Counters, Dispatch, Fate, Group, GroupOptions, HandlerError, Job, Note, Poison,
-    Running, WorkerOptions, WorkerStats,
+    Called, Counters, Dispatch, Fate, Group, GroupOptions, HandlerError, Job, Note, Running,
+    WorkerStats,
 };
 use crate::log::Log;
 use crate::reader::{Reader, Start};
 use crate::record::Record;
 use crate::stop::Stop;
 use crate::sys::clock;
-use crate::topic::{Topic, TopicOptions};
+use crate::topic::Topic;
 
 /// The name of a service's one group: with two, every request would be answered twice.
 pub(super) const GROUP: &str = "server";
@@ -37,60 +38,6 @@ pub(super) const GROUP: &str = "server";
 const GUARD: &str = "server.floor";
 /// That consumer is moved this often.
 const GUARD_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How a server works.
-#[derive(Debug, Clone)]
-pub struct ServerOptions {
-    /// Settings of the service's topics, if this server makes them.
-    pub topic: Option<TopicOptions>,
-    /// Lanes of the service, if this server is its first: see
-    /// [`GroupOptions::lanes`](crate::group::GroupOptions::lanes).
-    pub lanes: Option<u32>,
-    /// Threads that [`Server::spawn`] starts: so many requests are in hand at a time.
-    pub threads: usize,
-    /// After so many attempts that failed, or that ended in the process's death while no other handler
-    /// ran in it, the request is poison. 0: it is tried for ever.
-    pub max_attempts: u32,
-    /// What becomes of poison. As a dead letter it goes to the topic `SERVICE.dead`, and its outcome is
-    /// `DeadLettered`.
-    pub poison: Poison,
-    /// The wait before the second attempt; it doubles with each, less a random part. Requests of other
-    /// lanes do not wait.
-    pub retry_first: Duration,
-    /// The longest wait between attempts.
-    pub retry_most: Duration,
-    /// See [`Reader::set_spin`](crate::Reader::set_spin).
-    pub spin: Duration,
-}
-
-impl Default for ServerOptions {
-    /// One thread; ten attempts, 10 ms to 10 s apart, then the dead-letter topic.
-    fn default() -> ServerOptions {
-        ServerOptions {
-            topic: None,
-            lanes: None,
-            threads: 1,
-            max_attempts: 10,
-            poison: Poison::DeadLetter,
-            retry_first: Duration::from_millis(10),
-            retry_most: Duration::from_secs(10),
-            spin: Duration::from_micros(5),
-        }
-    }
-}
-
-impl ServerOptions {
-    fn worker(&self) -> WorkerOptions {
-        WorkerOptions {
-            max_attempts: self.max_attempts,
-            poison: self.poison,
-            retry_first: self.retry_first,
-            retry_most: self.retry_most,
-            spin: self.spin,
-            dead_letter: self.topic,
-        }
-    }
-}
 
 type Handler = Arc<dyn Fn(&Request<'_>) -> Result<Reply, HandlerError> + Send + Sync>;
 
