@@ -101,6 +101,26 @@ const EXAMPLES: &[(&str, &str)] = &[
   deaddrop serve once -n 1 -- sh -c 'echo $DEADDROP_KEY; cat'",
     ),
     (
+        "trace",
+        "\
+  deaddrop trace cli-0000000000000001-0
+  deaddrop trace --key customer-12
+  deaddrop trace --last 5 --service inventory --json",
+    ),
+    (
+        "pending",
+        "\
+  deaddrop pending
+  deaddrop pending --client order-service --service inventory",
+    ),
+    (
+        "dead",
+        "\
+  deaddrop dead inventory.dead
+  deaddrop dead redrive inventory.dead --offset 10:20
+  deaddrop dead redrive inventory.dead --execute",
+    ),
+    (
         "completions",
         "\
   deaddrop completions bash > ~/.local/share/bash-completion/completions/deaddrop

@@ -21,6 +21,9 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("consumers", include_str!("schema/consumers.txt")),
     ("verify", include_str!("schema/verify.txt")),
     ("request", include_str!("schema/request.txt")),
+    ("trace", include_str!("schema/trace.txt")),
+    ("pending", include_str!("schema/pending.txt")),
+    ("dead", include_str!("schema/dead.txt")),
     ("demo", include_str!("schema/demo.txt")),
 ];
 
