@@ -121,6 +121,27 @@ const EXAMPLES: &[(&str, &str)] = &[
   deaddrop dead redrive inventory.dead --execute",
     ),
     (
+        "groups",
+        "\
+  deaddrop groups
+  deaddrop groups orders billing --lanes
+  deaddrop groups reset orders billing --to -1h",
+    ),
+    (
+        "top",
+        "\
+  deaddrop top
+  deaddrop top --once
+  deaddrop top --interval 5s --count 12 --json",
+    ),
+    (
+        "bench",
+        "\
+  deaddrop bench --workload append --size 64,1KiB --durability process-crash
+  deaddrop -d /srv bench --seconds 10 --output before.json
+  deaddrop bench --compare before.json after.json",
+    ),
+    (
         "completions",
         "\
   deaddrop completions bash > ~/.local/share/bash-completion/completions/deaddrop
