@@ -86,6 +86,12 @@ const EXAMPLES: &[(&str, &str)] = &[
   deaddrop verify --json",
     ),
     (
+        "repair",
+        "\
+  deaddrop repair orders
+  deaddrop repair --all --execute",
+    ),
+    (
         "request",
         "\
   deaddrop request inventory 'item 7'
