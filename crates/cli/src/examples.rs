@@ -86,6 +86,12 @@ const EXAMPLES: &[(&str, &str)] = &[
   deaddrop verify --json",
     ),
     (
+        "repair",
+        "\
+  deaddrop repair orders
+  deaddrop repair --all --execute",
+    ),
+    (
         "request",
         "\
   deaddrop request inventory 'item 7'
@@ -99,6 +105,47 @@ const EXAMPLES: &[(&str, &str)] = &[
   deaddrop serve inventory -- ./look-up
   deaddrop serve upper --max-attempts 3 -- tr a-z A-Z
   deaddrop serve once -n 1 -- sh -c 'echo $DEADDROP_KEY; cat'",
+    ),
+    (
+        "trace",
+        "\
+  deaddrop trace cli-0000000000000001-0
+  deaddrop trace --key customer-12
+  deaddrop trace --last 5 --service inventory --json",
+    ),
+    (
+        "pending",
+        "\
+  deaddrop pending
+  deaddrop pending --client order-service --service inventory",
+    ),
+    (
+        "dead",
+        "\
+  deaddrop dead inventory.dead
+  deaddrop dead redrive inventory.dead --offset 10:20
+  deaddrop dead redrive inventory.dead --execute",
+    ),
+    (
+        "groups",
+        "\
+  deaddrop groups
+  deaddrop groups orders billing --lanes
+  deaddrop groups reset orders billing --to -1h",
+    ),
+    (
+        "top",
+        "\
+  deaddrop top
+  deaddrop top --once
+  deaddrop top --interval 5s --count 12 --json",
+    ),
+    (
+        "bench",
+        "\
+  deaddrop bench --workload append --size 64,1KiB --durability process-crash
+  deaddrop -d /srv bench --seconds 10 --output before.json
+  deaddrop bench --compare before.json after.json",
     ),
     (
         "completions",

@@ -7,7 +7,10 @@ use crate::output::{Out, VERSION};
 
 const RECORD: &str = include_str!("schema/record.txt");
 
-/// The objects of each command. One without an entry prints none.
+/// Commands that print no objects.
+const WITHOUT_JSON: &[&str] = &["completions", "man", "serve"];
+
+/// The objects of each command whose fields are listed.
 const SCHEMAS: &[(&str, &str)] = &[
     ("append", include_str!("schema/append.txt")),
     ("cat", RECORD),
@@ -21,6 +24,9 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("consumers", include_str!("schema/consumers.txt")),
     ("verify", include_str!("schema/verify.txt")),
     ("request", include_str!("schema/request.txt")),
+    ("trace", include_str!("schema/trace.txt")),
+    ("pending", include_str!("schema/pending.txt")),
+    ("dead", include_str!("schema/dead.txt")),
     ("demo", include_str!("schema/demo.txt")),
 ];
 
@@ -38,7 +44,8 @@ pub(crate) fn print(out: &mut Out, command: &str) -> std::io::Result<()> {
             )?;
             out.write_all(schema.as_bytes())?;
         }
-        None => writeln!(out, "{command} prints no JSON.")?,
+        None if WITHOUT_JSON.contains(&command) => writeln!(out, "{command} prints no JSON.")?,
+        None => writeln!(out, "The fields that {command} --json prints are not listed.")?,
     }
     if matches!(command, "cat" | "tail") {
         writeln!(out, "\nEscapes of --format:\n\n{ESCAPES}")?;

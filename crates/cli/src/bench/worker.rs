@@ -76,7 +76,9 @@ impl Worker {
 }
 
 fn say(out: &mut Out, said: &Said) -> Result<(), Failure> {
-    out.object(said)?;
+    // For the parent only: no object of those that are documented, so without their version.
+    serde_json::to_writer(&mut *out, said).map_err(std::io::Error::from)?;
+    out.write_all(b"\n")?;
     Ok(out.flush()?)
 }
 

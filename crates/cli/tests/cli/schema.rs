@@ -201,6 +201,22 @@ fn requests_print_what_they_document() {
 }
 
 #[test]
+fn commands_about_requests_print_what_they_document() {
+    let scratch = Scratch::new();
+    let args = ["serve", "echo", "--max-attempts", "1", "--retry-first", "1ms", "--", "false"];
+    let mut server = scratch.command(&args).spawn().unwrap();
+    json(&scratch, 1, &["request", "echo", "given up"]);
+    server.kill().unwrap();
+    server.wait().unwrap();
+    json(&scratch, 0, &["request", "echo", "waits", "--no-wait"]);
+    check(&scratch, "pending", &json(&scratch, 0, &["pending"]));
+    check(&scratch, "trace", &json(&scratch, 0, &["trace", "--last", "2"]));
+    let mut dead = json(&scratch, 0, &["dead", "echo.dead"]);
+    dead.extend(json(&scratch, 0, &["dead", "redrive", "echo.dead"]));
+    check(&scratch, "dead", &dead);
+}
+
+#[test]
 fn the_demo_prints_what_it_documents() {
     let scratch = Scratch::new();
     let orders = scratch.path().join("orders");
