@@ -79,6 +79,14 @@ const EXAMPLES: &[(&str, &str)] = &[
   deaddrop consumers orders --delete billing --execute",
     ),
     (
+        "groups",
+        "\
+  deaddrop groups
+  deaddrop groups orders shipping --lanes
+  deaddrop groups resume orders shipping 17 --execute
+  deaddrop groups reset orders shipping --to -1h",
+    ),
+    (
         "verify",
         "\
   deaddrop verify

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use deaddrop::group::GroupOptions;
 use deaddrop::{Durability, Log, Record, Start, TopicOptions};
 
 use crate::support::{flip, Scratch};
@@ -50,6 +51,8 @@ fn fixed_log(scratch: &Scratch) {
     for (name, at) in [("billing", 5), ("shipping", 2)] {
         orders.consumer(name, Start::Offset(at)).unwrap().sync().unwrap();
     }
+    let lanes = GroupOptions { lanes: Some(2), start: Start::Offset(3) };
+    orders.group("packing", lanes).unwrap();
     log.create_topic("empty", options()).unwrap();
     let damaged = log.create_topic("damaged", options()).unwrap();
     for index in 0..4 {
@@ -80,6 +83,19 @@ const RUNS: &[(&str, &[&str])] = &[
     ("export", &["export orders", "export orders -2", "export damaged --skip-damage"]),
     ("stats", &["stats orders", "stats orders --json", "stats empty", "stats empty --json"]),
     ("dump", &["dump orders", "dump orders --json", "dump damaged --quiet"]),
+    (
+        "groups",
+        &[
+            "groups",
+            "groups orders packing --json",
+            "groups orders packing --lanes",
+            "groups orders packing --lanes --json",
+            "groups reset orders packing --to -5",
+            "groups resume orders packing 1",
+            "groups delete orders packing --json",
+            "groups delete orders nobody",
+        ],
+    ),
     (
         "consumers",
         &[
