@@ -78,7 +78,7 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Decode`].
+    /// [`Error::Decode`](crate::Error::Decode).
     #[cfg(feature = "json")]
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
         self.record.json()
@@ -111,7 +111,7 @@ impl Reply {
     ///
     /// # Errors
     ///
-    /// [`Error::Decode`] if the value cannot be written as JSON.
+    /// [`Error::Decode`](crate::Error::Decode) if the value cannot be written as JSON.
     #[cfg(feature = "json")]
     pub fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<Reply> {
         Ok(Reply { record: Record::json(value)? })

@@ -292,6 +292,11 @@ fn read_on(reader: &mut Reader) {
                     Err(error) => panic!("seeking to the start: {error}"),
                 }
             }
+            Err(Error::Lost { offsets, .. }) => {
+                assert_eq!(offsets.start, at);
+                assert_eq!(offsets.end, reader.offset(), "it goes on behind them");
+                assert!(!offsets.is_empty());
+            }
             Err(error) if is_final(&error) => return,
             Err(error) => panic!("reading: {error}"),
         }
