@@ -135,13 +135,6 @@ const EXAMPLES: &[(&str, &str)] = &[
   deaddrop dead redrive inventory.dead --execute",
     ),
     (
-        "groups",
-        "\
-  deaddrop groups
-  deaddrop groups orders billing --lanes
-  deaddrop groups reset orders billing --to -1h",
-    ),
-    (
         "top",
         "\
   deaddrop top

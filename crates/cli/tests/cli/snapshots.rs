@@ -13,19 +13,8 @@ use deaddrop::{Durability, Log, Record, Start, TopicOptions};
 use crate::support::{flip, Scratch};
 
 /// Commands whose output is made of other things than a log, or of measurements and times.
-const WITHOUT: &[&str] = &[
-    "bench",
-    "completions",
-    "dead",
-    "demo",
-    "groups",
-    "help",
-    "man",
-    "pending",
-    "repair",
-    "top",
-    "trace",
-];
+const WITHOUT: &[&str] =
+    &["bench", "completions", "dead", "demo", "help", "man", "pending", "repair", "top", "trace"];
 
 /// Three topics: orders with whatever a record can have and two consumers, an empty one, a damaged one.
 fn fixed_log(scratch: &Scratch) {
