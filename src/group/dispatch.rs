@@ -34,6 +34,8 @@ const LOOK_LEAST: Duration = Duration::from_millis(1);
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// Lanes without records of their own follow this often while the worker is busy.
 const ADVANCE_INTERVAL: Duration = Duration::from_millis(10);
+/// The same while it has nothing to do.
+const IDLE_ADVANCE_INTERVAL: Duration = Duration::from_millis(1);
 /// A turn of a reader passes so many records of other lanes at most.
 const TURN: u32 = 1024;
 
@@ -134,8 +136,12 @@ impl Dispatch {
             if self.behind_count > 0 || self.has_more()? {
                 continue;
             }
-            self.advance()?;
-            if until.is_some_and(|until| now >= until) {
+            let is_over = until.is_some_and(|until| now >= until);
+            // Not on the way of a request that comes while this worker still looks for it.
+            if is_over || now.duration_since(self.advanced_at) >= IDLE_ADVANCE_INTERVAL {
+                self.advance()?;
+            }
+            if is_over {
                 return Ok(None);
             }
             self.rest(now, until, stop)?;
