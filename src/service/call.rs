@@ -41,6 +41,8 @@ impl Call {
     /// An error of a topic; [`Error::NotFound`] if the outcome was returned before.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Completed>> {
         let until = Instant::now() + timeout;
+        // Also without a moment to wait: what is there is delivered.
+        let mut has_looked = false;
         loop {
             let mut state = self.link.state.lock();
             let pending = match state.calls.get(&self.id) {
@@ -53,9 +55,10 @@ impl Call {
                 return self.take_parked();
             };
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() && has_looked {
                 return Ok(None);
             }
+            has_looked = true;
             if is_inside() {
                 drop(state);
                 return self.look_for_it(pending, until);

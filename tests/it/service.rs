@@ -305,6 +305,19 @@ fn a_call_is_waited_for_and_found_again_after_a_restart() {
 }
 
 #[test]
+fn a_call_that_is_asked_without_waiting_gets_what_is_there() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let client = log.client("c").open().unwrap();
+    let mut call = client.request("s", &Record::new("x")).unwrap().call().unwrap();
+    assert!(call.wait_timeout(Duration::ZERO).unwrap().is_none(), "not yet");
+    log.server("s", echo).unwrap().poll(LONG).unwrap();
+    let done = call.wait_timeout(Duration::ZERO).unwrap().unwrap();
+    assert!(matches!(done.outcome(), Outcome::Reply(_)), "{done:?}");
+}
+
+#[test]
 fn one_client_of_many_threads_gets_every_reply_to_its_caller() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();

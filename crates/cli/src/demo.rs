@@ -5,6 +5,7 @@ mod inventory;
 mod order_service;
 mod orders;
 mod play;
+mod poison;
 mod proof;
 mod watch;
 
@@ -80,7 +81,11 @@ impl Demo {
             Some(dir) => new_log(dir)?,
             None => new_run(Path::new("target/demo"))?,
         };
-        play::play(&self.setting, &dir, orders.len() as u64, out)
+        let exit = play::play(&self.setting, &dir, orders.len() as u64, out)?;
+        if !out.is_json() {
+            poison::play(&dir, out)?;
+        }
+        Ok(exit)
     }
 }
 
