@@ -2,7 +2,7 @@
 //!
 //! A group has a fixed number of *lanes*. A record belongs to the lane `hash(key) % lanes`, or, without
 //! a key, `offset % lanes`. Each worker holds a fair share of the lanes by kernel locks, so the lanes of
-//! a killed worker are free at once, and taken by others within 100 ms. A lane's position says that all
+//! a killed worker are free at once, and others look for them every 25 ms. A lane's position says that all
 //! of its records below are done. Before a record's handler runs, the attempt is noted in the lane's
 //! page: a record that kills its process is known by it, runs alone next, and after so many deaths is
 //! given up.
