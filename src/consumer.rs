@@ -8,6 +8,7 @@ use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::format::cursor;
 use crate::format::names;
+use crate::log;
 use crate::reader::{self, Reader, Start};
 use crate::record::RecordRef;
 use crate::stop::Stop;
@@ -301,23 +302,10 @@ fn read_pid(file: &dyn DiskFile) -> u32 {
     }
 }
 
-/// The names of all consumers of a topic, sorted.
-fn names_of(topic: &TopicInner) -> Result<Vec<String>> {
-    let dir = topic.dir.join(CONSUMERS);
-    let mut found = match topic.log.disk.list(&dir) {
-        Ok(found) => found,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::io("listing", &dir, error)),
-    };
-    found.retain(|name| names::check(name).is_ok() && !name.ends_with(".tmp"));
-    found.sort();
-    Ok(found)
-}
-
 pub(crate) fn list(topic: &TopicInner) -> Result<Vec<ConsumerInfo>> {
     let high_watermark = topic.frontier()?.high_watermark;
     let mut all = Vec::new();
-    for name in names_of(topic)? {
+    for name in log::names_in(&*topic.log.disk, &topic.dir.join(CONSUMERS))? {
         let read = read_without_owning(topic, &name);
         let info = match read {
             Ok((live, durable, owner)) => ConsumerInfo {
@@ -362,7 +350,7 @@ fn read_without_owning(topic: &TopicInner, name: &str) -> Result<(u64, u64, Opti
 /// everything.
 pub(crate) fn durable_floor(topic: &TopicInner) -> Result<Option<u64>> {
     let mut floor = None;
-    for name in names_of(topic)? {
+    for name in log::names_in(&*topic.log.disk, &topic.dir.join(CONSUMERS))? {
         let durable = match read_without_owning(topic, &name) {
             Ok((_, durable, _)) => durable,
             Err(Error::NotFound { .. }) => continue,

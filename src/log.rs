@@ -229,17 +229,9 @@ impl Log {
     /// [`Error::Io`].
     pub fn topics(&self) -> Result<Vec<String>> {
         let dir = self.inner.dir.join(TOPICS);
-        let mut found = match self.inner.disk.list(&dir) {
-            Ok(found) => found,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(Error::io("listing", &dir, error)),
-        };
-        found.retain(|name| {
-            // One that cannot be looked at is listed: opening it says why.
-            let exists = || TopicInner::exists(&*self.inner.disk, &dir.join(name)).unwrap_or(true);
-            names::check(name).is_ok() && exists()
-        });
-        found.sort();
+        let mut found = names_in(&*self.inner.disk, &dir)?;
+        // One that cannot be looked at is listed: opening it says why.
+        found.retain(|name| TopicInner::exists(&*self.inner.disk, &dir.join(name)).unwrap_or(true));
         Ok(found)
     }
 
@@ -289,6 +281,18 @@ impl LogInner {
     pub(crate) fn topic_dir(&self, name: &str) -> PathBuf {
         self.dir.join(TOPICS).join(name)
     }
+}
+
+/// The files or folders of `dir` whose names users may give, sorted; none if it is not there.
+pub(crate) fn names_in(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>> {
+    let mut found = match disk.list(dir) {
+        Ok(found) => found,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("listing", dir, error)),
+    };
+    found.retain(|name| names::check(name).is_ok());
+    found.sort();
+    Ok(found)
 }
 
 /// Checks that `dir` is a log; makes it one if it is empty and `create` is set.

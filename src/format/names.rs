@@ -5,7 +5,7 @@
 pub const MAX_LEN: usize = 128;
 
 /// Why `name` is not allowed, or `Ok`. Allowed: 1 to 128 letters, digits, `.`, `_`, `-` (ASCII), not
-/// starting with `.` or `-`.
+/// starting with `.` or `-`, nor ending with `.tmp`.
 pub fn check(name: &str) -> Result<(), &'static str> {
     if name.is_empty() {
         return Err("it is empty");
@@ -19,6 +19,9 @@ pub fn check(name: &str) -> Result<(), &'static str> {
     if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
         return Err("only ASCII letters, digits, '.', '_' and '-' are allowed");
     }
+    if name.ends_with(".tmp") {
+        return Err("names ending with '.tmp' are those of unfinished files");
+    }
     Ok(())
 }
 
@@ -26,11 +29,11 @@ pub fn check(name: &str) -> Result<(), &'static str> {
 mod tests {
     #[test]
     fn a_name_never_leaves_its_directory() {
-        for bad in ["", ".", "..", "../x", "a/b", "a\0b", "-rf", ".hidden", "ü", "a b"] {
+        for bad in ["", ".", "..", "../x", "a/b", "a\0b", "-rf", ".hidden", "ü", "a b", "a.tmp"] {
             assert!(super::check(bad).is_err(), "{bad:?}");
         }
         assert!(super::check(&"x".repeat(129)).is_err());
-        for good in ["orders", "inventory.requests", "A-1_b", &"x".repeat(128)] {
+        for good in ["orders", "inventory.requests", "A-1_b", "tmp", &"x".repeat(128)] {
             assert!(super::check(good).is_ok(), "{good:?}");
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::cursor::{self, Cursor, Seen};
 use crate::error::{Error, Result};
 use crate::format::{group, names, PAGE_LEN};
+use crate::log;
 use crate::reader::{self, Start};
 use crate::sys::{self, Access, DiskFile, FileIdentity, Map};
 use crate::topic::{Open, TopicInner};
@@ -106,15 +107,7 @@ pub(super) fn create(topic: &TopicInner, name: &str, lanes: u32, start: Start) -
 
 /// The names of all groups of a topic, sorted.
 pub(super) fn names_of(topic: &TopicInner) -> Result<Vec<String>> {
-    let dir = topic.dir.join(GROUPS);
-    let mut found = match topic.log.disk.list(&dir) {
-        Ok(found) => found,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::io("listing", &dir, error)),
-    };
-    found.retain(|name| names::check(name).is_ok() && !name.ends_with(".tmp"));
-    found.sort();
-    Ok(found)
+    log::names_in(&*topic.log.disk, &topic.dir.join(GROUPS))
 }
 
 /// The smallest durable position of all lanes of all groups; `None` if there is no group. An

@@ -3,10 +3,14 @@
 //! `DEADDROP_WRITE_GOLDEN=1` writes the log anew, for a new version of the format only.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
-use deaddrop::format::{cursor, epochs, frame, headers, index, marker, segment, settings};
+use deaddrop::format::{
+    cursor, epochs, frame, group, headers, index, marker, segment, settings, PAGE_LEN,
+};
+use deaddrop::group::{GroupOptions, HandlerError, Poison, WorkerOptions};
 use deaddrop::sim::SimDisk;
-use deaddrop::{Durability, Log, Record, Start, TopicOptions};
+use deaddrop::{Durability, Log, Record, Start, Stop, Topic, TopicOptions};
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/log")
@@ -51,7 +55,9 @@ fn write_golden() {
     billing.next().unwrap();
     billing.commit().unwrap();
     billing.sync().unwrap();
-    drop((billing, topic, log));
+    drop(billing);
+    work_a_group(&topic);
+    drop((topic, log));
     for path in disk.paths() {
         let ephemeral = path.ends_with("control") || path.ends_with("lock");
         if !ephemeral && path.extension().is_none_or(|extension| extension != "tmp") {
@@ -60,6 +66,31 @@ fn write_golden() {
             std::fs::write(to, disk.read(&path).unwrap()).unwrap();
         }
     }
+}
+
+/// The group's lanes, and the offset at which the worker stops its lane.
+const LANES: u32 = 3;
+const STOPPED_AT: u64 = 7;
+/// Where that lane is: behind its record before.
+const COMMITTED: u64 = 5;
+
+/// A group of three lanes that began at offset 4; one of them is stopped at offset 7.
+fn work_a_group(topic: &Topic) {
+    let options = GroupOptions { lanes: Some(LANES), start: Start::Offset(4) };
+    let group = topic.group("packing", options).unwrap();
+    let worker = WorkerOptions { poison: Poison::StopLane, ..WorkerOptions::default() };
+    let mut worker = group
+        .worker(worker, |job| match job.offset() {
+            STOPPED_AT => Err(HandlerError::terminal("no such item")),
+            _ => Ok(()),
+        })
+        .unwrap();
+    for _ in 0..records().len() {
+        worker.poll(std::time::Duration::ZERO).unwrap();
+    }
+    let stop = Stop::new();
+    stop.stop();
+    worker.run(&stop).unwrap();
 }
 
 fn check_records(log: &Log) {
@@ -88,6 +119,50 @@ fn a_log_of_this_version_of_the_format_stays_readable() {
     assert_eq!(topic.recovery().unwrap().damage, []);
     assert_eq!(topic.consumer("billing", Start::First).unwrap().committed(), 6);
     assert_eq!(topic.append(&Record::new("x")).unwrap(), records().len() as u64);
+}
+
+#[test]
+fn a_group_of_this_version_of_the_format_goes_on_where_it_was() {
+    let path = "topics/orders/groups/packing";
+    let stored = std::fs::read(golden().join(path)).unwrap();
+    let (topic_id, lanes) = group::decode_header(&stored, stored.len() as u64).unwrap();
+    assert_eq!(lanes, LANES);
+    assert_eq!(group::encode_header(topic_id, lanes)[..], stored[..512]);
+    assert_eq!(group::check(&stored), Ok(()));
+    assert_eq!(stored.len(), group::file_len(lanes));
+    let end = records().len() as u64;
+    // From the fifth record on, the keys count from 0.
+    let lane_of = |offset: u64| group::lane_of(Some(&[offset as u8 - 4]), offset, lanes);
+    let stopped = lane_of(STOPPED_AT);
+    let positions: Vec<u64> = (0..lanes)
+        .map(|lane| {
+            cursor::newest_slot(&stored[group::lane_at(lane)..][..PAGE_LEN]).unwrap().offset
+        })
+        .collect();
+    let expected = |lane| if lane == stopped { COMMITTED } else { end };
+    assert_eq!(positions, (0..lanes).map(expected).collect::<Vec<_>>());
+
+    let copy = crate::dir();
+    copy_tree(&golden(), copy.path());
+    let log = Log::open(copy.path()).unwrap();
+    let topic = log.topic("orders").unwrap();
+    let (name, info) = topic.groups().unwrap().remove(0);
+    assert_eq!((name.as_str(), info.unwrap().committed), ("packing", COMMITTED));
+    let group = topic.group("packing", GroupOptions::default()).unwrap();
+    let handled = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&handled);
+    let mut worker = group
+        .worker(WorkerOptions::default(), move |job| {
+            noted.lock().unwrap().push(job.offset());
+            Ok(())
+        })
+        .unwrap();
+    for _ in 0..records().len() {
+        worker.poll(std::time::Duration::ZERO).unwrap();
+    }
+    assert_eq!(group.info().unwrap().committed, end);
+    let left = (STOPPED_AT..end).filter(|&offset| lane_of(offset) == stopped);
+    assert_eq!(*handled.lock().unwrap(), left.collect::<Vec<_>>());
 }
 
 fn copy_tree(from: &Path, to: &Path) {
@@ -223,6 +298,7 @@ fn fixed_values_encode_to_these_bytes() {
         ("index", hex(&index::encode(header.salt, 1100, &[entry]))),
         ("cursor", hex(&cursor::encode_header(0x1122_3344_5566_7788))),
         ("saved", hex(&saved.encode())),
+        ("group", hex(&group::encode_header(0x1122_3344_5566_7788, 64))),
     ];
     let expected = include_str!("../golden/structures.txt");
     let found: String = found.iter().map(|(name, bytes)| format!("{name} {bytes}\n")).collect();
