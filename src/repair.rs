@@ -22,7 +22,7 @@ use std::sync::Arc;
 use crate::consumer;
 use crate::error::{Error, Result};
 use crate::format::{group, names};
-use crate::log::Log;
+use crate::log::{self, Log};
 use crate::recovery::RecoveryReport;
 use crate::segment::Walk;
 use crate::sys::{self, Access};
@@ -171,15 +171,7 @@ fn tail(topic: &TopicInner, frontier: &Frontier, end: u64, repair: &mut Repair<'
 fn groups(topic: &TopicInner, options: Option<Options>, report: &mut Report) -> Result<()> {
     let dir = topic.dir.join("groups");
     let disk = &*topic.log.disk;
-    let names = match disk.list(&dir) {
-        Ok(names) => names,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::io("listing", &dir, error)),
-    };
-    for name in names {
-        if names::check(&name).is_err() || name.ends_with(".tmp") {
-            continue;
-        }
+    for name in log::names_in(disk, &dir)? {
         let path = dir.join(&name);
         let bytes = disk
             .open(&path, Access::Read)

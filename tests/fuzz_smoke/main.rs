@@ -6,10 +6,14 @@ mod targets;
 
 use std::io::Write;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use deaddrop::format::{cursor, epochs, frame, headers, index, marker, segment, settings};
+use deaddrop::format::{
+    cursor, epochs, frame, group, headers, index, marker, segment, settings, PAGE_LEN,
+};
+use deaddrop::sim::SimDisk;
+use deaddrop::{Log, Record, Start};
 
 /// Marsaglia's xorshift with 64 bits.
 struct Random(u64);
@@ -95,6 +99,16 @@ fn valid(target: &str, random: &mut Random) -> Vec<u8> {
             }
             bytes
         }
+        "group" => {
+            let lanes = 1 + random.below(3) as u32;
+            let mut bytes = vec![0; PAGE_LEN];
+            bytes[..512].copy_from_slice(&group::encode_header(1, lanes));
+            for _ in 0..lanes {
+                bytes.extend(valid("cursor", random));
+            }
+            bytes
+        }
+        "envelope" => envelope(),
         "headers" => {
             let mut encoded = Vec::new();
             for number in 0..random.below(5) {
@@ -107,6 +121,21 @@ fn valid(target: &str, random: &mut Random) -> Vec<u8> {
         // Choices, not a structure: any bytes are valid.
         _ => (0..random.below(200)).map(|_| random.next() as u8).collect(),
     }
+}
+
+/// The envelope of a request that a client has sent.
+fn envelope() -> Vec<u8> {
+    static SENT: OnceLock<Vec<u8>> = OnceLock::new();
+    let send = || {
+        let log = Log::open_sim(&SimDisk::new(), "/log").unwrap();
+        let client = log.client("client-7").open().unwrap();
+        let deadline = Duration::from_secs(60);
+        client.request("s", &Record::new("x")).unwrap().deadline(deadline).call().unwrap();
+        let mut sent = log.topic("s.requests").unwrap().reader(Start::First).unwrap();
+        let record = sent.next().unwrap().unwrap();
+        record.header("deaddrop.service").unwrap().to_vec()
+    };
+    SENT.get_or_init(send).clone()
 }
 
 fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
@@ -172,7 +201,8 @@ fn run(name: &str, inputs: u64) {
         random.next();
         let mut input = valid(name, &mut random);
         mutate(&mut input, &mut random);
-        *at.lock().unwrap() = format!("{name}: seed {seed}, round {round}, input {input:02x?}");
+        let shown = &input[..input.len().min(512)];
+        *at.lock().unwrap() = format!("{name}: seed {seed}, round {round}, input {shown:02x?}");
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&input))) {
             println!("{}", at.lock().unwrap());
             std::panic::resume_unwind(panic);
