@@ -3,7 +3,6 @@
 mod input;
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use deaddrop::{Durability, Log, Record, Topic, TopicOptions};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
+use crate::args::append::{Append, NewTopic};
 use crate::failure::{note, Exit, Failure};
 use crate::output::Out;
 use crate::progress;
@@ -19,56 +19,6 @@ use crate::{units, Global};
 use input::Piece;
 pub(crate) use input::{Input, Kind};
 
-/// Append records: each line of the files, or of standard input, is one
-///
-/// What is acknowledged survives what the topic's durability says: the default, power-loss, is on
-/// the disk. The log and the topic are made if there are none.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Append {
-    /// The topic
-    topic: String,
-    /// Files to append, one record each
-    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with_all = ["files", "null", "ndjson"])]
-    file: Vec<PathBuf>,
-    /// Files to read instead of standard input; - is standard input
-    files: Vec<PathBuf>,
-    /// Records end with a NUL byte instead of a newline
-    #[arg(short = '0', long, conflicts_with_all = ["whole", "ndjson"])]
-    null: bool,
-    /// Each file, or all of standard input, is one record
-    #[arg(long, conflicts_with = "ndjson")]
-    whole: bool,
-    /// Each line is a JSON object with "payload" or "payload_base64", and "key", "headers" if wanted:
-    /// what `cat --json` and `export` print
-    #[arg(long)]
-    ndjson: bool,
-    /// The key of the records
-    #[arg(short, long)]
-    key: Option<String>,
-    /// A header of the records; may be repeated
-    #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
-    headers: Vec<(String, String)>,
-    /// Print the offset of each record the moment it is acknowledged
-    #[arg(long)]
-    ack: bool,
-    /// Say nothing at the end
-    #[arg(short, long)]
-    quiet: bool,
-    #[command(flatten)]
-    new: NewTopic,
-}
-
-/// What a topic is made with, if it is new.
-#[derive(Debug, clap::Args)]
-pub(crate) struct NewTopic {
-    /// What acknowledged records of a new topic survive: power-loss, process-crash, within:500ms
-    #[arg(long, value_parser = units::parse_durability)]
-    durability: Option<Durability>,
-    /// Bytes of the segment files of a new topic, e.g. 16MiB
-    #[arg(long, value_name = "BYTES", value_parser = units::parse_size)]
-    segment_size: Option<u64>,
-}
-
 impl NewTopic {
     /// The topic; made if there is none. Settings that were not asked for are those it has.
     pub(crate) fn open(&self, log: &Log, name: &str) -> Result<Topic, Failure> {
@@ -76,7 +26,7 @@ impl NewTopic {
             return Ok(log.topic(name)?);
         }
         let given = |base: TopicOptions| TopicOptions {
-            durability: self.durability.unwrap_or(base.durability),
+            durability: self.durability.map_or(base.durability, Durability::from),
             segment_len: self.segment_size.unwrap_or(base.segment_len),
             ..base
         };
@@ -87,11 +37,6 @@ impl NewTopic {
         };
         Ok(log.create_topic(name, options)?)
     }
-}
-
-pub(crate) fn parse_header(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// A batch takes at most this much, and at most a quarter of a segment.

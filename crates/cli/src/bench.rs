@@ -11,66 +11,13 @@ mod run;
 mod worker;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use crate::args::bench::Bench;
 use crate::failure::{Exit, Failure};
 use crate::output::Out;
-use crate::{units, Global};
-use case::{Case, Window, Workload};
+use crate::Global;
+use case::{Case, Window};
 use report::Report;
-
-pub(crate) use worker::Worker;
-
-/// Measure appends, reading, and request and reply on this machine
-///
-/// Every combination of the workloads, sizes, threads, processes and durabilities is one case: its
-/// processes start together, warm up, and are measured over the same window. Latencies are those of
-/// all operations of all threads, not samples. The log is made in a directory of its own in DIR
-/// [default: ./target, or the current directory], so on that disk, and removed at the end.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Bench {
-    /// What to measure
-    #[arg(
-        long,
-        value_name = "NAME",
-        value_delimiter = ',',
-        default_value = "append,consume,request"
-    )]
-    workload: Vec<Workload>,
-    /// Bytes of a payload, e.g. 64,1KiB
-    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_value = "256", value_parser = units::parse_size)]
-    size: Vec<u64>,
-    /// Threads in each process
-    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "1")]
-    threads: Vec<u32>,
-    /// Processes that append, consume or request
-    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "1")]
-    processes: Vec<u32>,
-    /// What acknowledged records survive: power-loss, process-crash, within:500ms
-    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "process-crash,power-loss", value_parser = parse_durability)]
-    durability: Vec<String>,
-    /// Measure each case for so long
-    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, conflicts_with = "count")]
-    seconds: f64,
-    /// Measure so many operations of each case instead
-    #[arg(long, value_name = "COUNT")]
-    count: Option<u64>,
-    /// Before it, run each case for so long unmeasured
-    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = humantime::parse_duration)]
-    warm_up: Duration,
-    /// Write the report, with all histograms, to this file
-    #[arg(short, long, value_name = "FILE.json")]
-    output: Option<PathBuf>,
-    /// Write the report with plots to this file; it needs no other file and no network
-    #[arg(long, value_name = "FILE.html")]
-    html: Option<PathBuf>,
-    /// Compare two reports instead: how B differs from A
-    #[arg(long, value_names = ["A.json", "B.json"], num_args = 2, conflicts_with_all = [
-        "workload", "size", "threads", "processes", "durability", "seconds", "count", "warm_up",
-        "output", "html", "dir",
-    ])]
-    compare: Option<Vec<PathBuf>>,
-}
 
 /// A longer run is a typing error.
 const SECONDS_MAX: f64 = 86_400.0;
@@ -79,11 +26,6 @@ const SIZE_MAX: u64 = 64 << 20;
 const THREADS_MAX: u32 = 256;
 const PROCESSES_MAX: u32 = 256;
 const CASES_MAX: usize = 1000;
-
-/// Checked here, passed on as it was written.
-fn parse_durability(text: &str) -> Result<String, String> {
-    units::parse_durability(text).map(units::durability)
-}
 
 impl Bench {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
@@ -133,7 +75,7 @@ impl Bench {
                 for &size in &self.size {
                     for &processes in &self.processes {
                         for &threads in &self.threads {
-                            let durability = durability.clone();
+                            let durability = durability.to_string();
                             let case = Case { workload, durability, size, processes, threads };
                             // Asked for twice: a report has each once.
                             if !cases.contains(&case) {

@@ -4,34 +4,11 @@ use std::io::Write;
 
 use deaddrop::{Error, Reader, RecordRef, Start, Topic};
 
+use crate::args::cat::Cat;
+use crate::args::range::Range;
 use crate::failure::{note, Exit, Failure};
-use crate::format::Style;
 use crate::output::Out;
-use crate::range::{Range, Selection};
 use crate::Global;
-
-/// Print the records of a topic, payloads one a line
-#[derive(Debug, clap::Args)]
-pub(crate) struct Cat {
-    /// The topic
-    topic: String,
-    #[command(flatten)]
-    selection: Selection,
-    /// At most so many records
-    #[arg(short = 'n', long, value_name = "COUNT")]
-    count: Option<u64>,
-    /// Pass over damaged records and report them; the exit code is 4 all the same
-    #[arg(long)]
-    skip_damage: bool,
-    #[command(flatten)]
-    style: Style,
-}
-
-/// How ranges are written, for the help of the commands that take one.
-pub(crate) const RANGES: &str = "\
-Ranges are half-open. 10:20 offsets; 10 one record; 10:+5 five records; -5 the newest five;
--1h: or -1h the last hour; -1h:-30m; @2026-01-01T00:00:00Z:end; @2026-01-01; @1767225600 (Unix
-seconds); start:end.";
 
 impl Cat {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {

@@ -5,31 +5,11 @@ use std::io::Write;
 use deaddrop::{ConsumerInfo, Error, Start, Topic};
 use serde::Serialize;
 
+use crate::args::consumers::Consumers;
+use crate::args::range::{Point, Range};
 use crate::failure::{Exit, Failure};
 use crate::output::{Colour, Out};
-use crate::range::{Point, Range};
 use crate::Global;
-
-/// Show the consumers of a topic: committed and durable position, lag, owner
-///
-/// --reset and --delete say what they would do; with --execute they do it.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Consumers {
-    /// The topic
-    topic: String,
-    /// Set this consumer to another position
-    #[arg(long, value_name = "NAME", requires = "to", conflicts_with = "delete")]
-    reset: Option<String>,
-    /// The position: an offset, -5, -1h, @TIME, start, end
-    #[arg(long, value_name = "POINT", allow_hyphen_values = true, requires = "reset")]
-    to: Option<Point>,
-    /// Delete this consumer
-    #[arg(long, value_name = "NAME")]
-    delete: Option<String>,
-    /// Do it, instead of saying what would be done
-    #[arg(long)]
-    execute: bool,
-}
 
 /// A consumer, as JSON.
 #[derive(Debug, Serialize)]

@@ -10,51 +10,22 @@ mod proof;
 mod watch;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use deaddrop::{Durability, Stop, TopicOptions};
+use deaddrop::{Stop, TopicOptions};
 
+use crate::args::demo::{Demo, Setting};
 use crate::failure::{Exit, Failure};
 use crate::output::Out;
-use crate::{units, Global};
-
-pub(crate) use inventory::InventoryService;
-pub(crate) use order_service::OrderService;
-pub(crate) use proof::Proof;
-
-/// Watch two services talk through a log while they are killed and restarted
-///
-/// An order service asks an inventory service for the stock of 10,000 orders, without waiting for it.
-/// Both are killed with SIGKILL on the way and started again. A fresh process then reads the log and
-/// proves that every order was asked for once and has one outcome. The log is left for you to look at.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Demo {
-    #[command(flatten)]
-    setting: Setting,
-}
-
-/// What all processes of a demo must agree on.
-#[derive(Debug, Clone, clap::Args)]
-struct Setting {
-    /// Orders to play, one JSON object a line, instead of those that come with the program
-    #[arg(long, value_name = "FILE")]
-    orders: Option<PathBuf>,
-    /// What an acknowledged record survives; the demo kills processes, not the power
-    #[arg(long, default_value = "process-crash", value_parser = units::parse_durability)]
-    durability: Durability,
-    /// The orders come in over this time; 0s: as fast as they can be sent
-    #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = humantime::parse_duration)]
-    over: Duration,
-}
+use crate::Global;
 
 impl Setting {
     fn topic_options(&self) -> TopicOptions {
-        TopicOptions::durability(self.durability)
+        TopicOptions::durability(self.durability.into())
     }
 
     /// The same as arguments of a child.
     fn to_args(&self) -> Vec<std::ffi::OsString> {
-        let mut args = vec!["--durability".into(), units::durability(self.durability).into()];
+        let mut args = vec!["--durability".into(), self.durability.to_string().into()];
         args.push("--over".into());
         args.push(humantime::format_duration(self.over).to_string().replace(' ', "").into());
         if let Some(orders) = &self.orders {

@@ -13,42 +13,15 @@ use deaddrop::format::{frame, headers};
 use deaddrop::service::Envelope;
 use serde::Serialize;
 
+use crate::args::dump::Dump;
+use crate::args::range::Point;
 use crate::failure::{Exit, Failure};
 use crate::frames::{Frame, Invalid};
 use crate::ls::segment_files;
 use crate::output::{escape, Colour, Out};
-use crate::range::{Point, Range};
 use crate::record::{json_header, json_key, json_payload, JsonHeader, Key, Payload};
 use crate::{units, Global};
 use segment::Bounds;
-
-/// Show every frame of a topic or of one file: position, checksum, flags, key, headers, payload
-///
-/// A segment file alone will do, also one that is damaged or from another machine. Invalid bytes are
-/// named for what they are, and reading goes on at the next whole frame. Index files, settings,
-/// epochs, offset files of consumers and the control page are shown field by field.
-#[derive(Debug, clap::Args)]
-#[command(after_help = crate::cat::RANGES)]
-pub(crate) struct Dump {
-    /// The topic, or a file: *.seg, *.idx, settings, epochs, consumers/NAME, control
-    what: String,
-    /// Which records: 10:20, -5, -1h:, @2026-01-01T00:00:00Z:end; of a file, offsets only
-    /// [default: all]
-    #[arg(allow_hyphen_values = true)]
-    range: Option<Range>,
-    /// Show payloads in hexadecimal
-    #[arg(long)]
-    hex: bool,
-    /// With --json, show payloads that are JSON as what they are, not as strings
-    #[arg(long, conflicts_with = "hex")]
-    payload_json: bool,
-    /// Show whole payloads (up to 1 MiB), not only their start
-    #[arg(long)]
-    full: bool,
-    /// Show no frames, only what is damaged and the counts
-    #[arg(short, long)]
-    quiet: bool,
-}
 
 /// The header in which a request or an outcome names itself.
 const ENVELOPE: &str = "deaddrop.service";

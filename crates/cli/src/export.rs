@@ -2,29 +2,14 @@
 
 use std::io::Write;
 
+use crate::args::export::Export;
+use crate::args::range::Range;
 use crate::cat::{reader_at, Stretch};
 use crate::failure::{Exit, Failure};
 use crate::output::Out;
 use crate::progress;
-use crate::range::{Range, Selection};
 use crate::record::JsonRecord;
 use crate::Global;
-
-/// Write the records of a topic as JSON, one object a line, for `import`
-///
-/// Any bytes come through: keys, header values and payloads that are not UTF-8 are in base64. Headers
-/// of requests and replies are written as well; `import` restores them only if it is told to. What is
-/// not kept: which records were one batch.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Export {
-    /// The topic
-    topic: String,
-    #[command(flatten)]
-    selection: Selection,
-    /// Pass over damaged records and report them; the exit code is 4 all the same
-    #[arg(long)]
-    skip_damage: bool,
-}
 
 impl Export {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {

@@ -54,6 +54,13 @@ impl Failure {
         Failure::new(Exit::Usage, message)
     }
 
+    /// What is said of a value that no parser of the command line took, for one that is read later.
+    pub(crate) fn invalid(value: &str, argument: &str, why: impl Display) -> Failure {
+        Failure::usage(format_args!(
+            "invalid value '{value}' for '{argument}': {why}\n\nFor more information, try '--help'."
+        ))
+    }
+
     pub(crate) fn no(message: impl Display) -> Failure {
         Failure::new(Exit::No, message)
     }

@@ -6,64 +6,11 @@ use deaddrop::group::{GroupInfo, GroupOptions, InHand, LaneInfo};
 use deaddrop::{Result as LogResult, Start, Topic};
 use serde::Serialize;
 
+use crate::args::groups::{Action, Groups, Named};
+use crate::args::range::{Point, Range};
 use crate::failure::{Exit, Failure};
 use crate::output::{Colour, Out};
-use crate::range::{Point, Range};
 use crate::Global;
-
-/// Show worker groups: position, lag, lanes, workers, records in hand, stopped lanes
-///
-/// resume, reset and delete say what they would do; with --execute they do it.
-#[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub(crate) struct Groups {
-    #[command(subcommand)]
-    action: Option<Action>,
-    /// Only this topic
-    topic: Option<String>,
-    /// Only this group
-    name: Option<String>,
-    /// A row for each lane
-    #[arg(long, requires = "name")]
-    lanes: bool,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum Action {
-    /// Let a stopped lane go on with the record that it stopped at
-    Resume {
-        #[command(flatten)]
-        of: Named,
-        /// The lane's number
-        lane: u32,
-    },
-    /// Set all lanes of a group without workers to another position
-    ///
-    /// Records from there on are handled again; requests that have an outcome are not answered twice.
-    Reset {
-        #[command(flatten)]
-        of: Named,
-        /// The position: an offset, -5, -1h, @TIME, start, end
-        #[arg(long, value_name = "POINT", allow_hyphen_values = true)]
-        to: Point,
-    },
-    /// Delete a group without workers
-    Delete {
-        #[command(flatten)]
-        of: Named,
-    },
-}
-
-#[derive(Debug, clap::Args)]
-struct Named {
-    /// The topic
-    topic: String,
-    /// The group
-    name: String,
-    /// Do it, instead of saying what would be done
-    #[arg(long)]
-    execute: bool,
-}
 
 /// A group, as JSON.
 #[derive(Debug, Default, Serialize)]

@@ -1,40 +1,16 @@
 //! `import`: appends what `export` wrote.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::append::{Appending, Input, Kind, NewTopic, Summary};
+use crate::append::{Appending, Input, Kind, Summary};
+use crate::args::import::Import;
 use crate::failure::{note, Exit, Failure};
 use crate::output::Out;
 use crate::record::{Reserved, Taking};
 use crate::{units, Global};
-
-/// Append the records that `export` wrote, in their order
-///
-/// They get offsets and times of their own here. Headers of requests and replies (deaddrop.*) are left
-/// out unless --reserved is given: with them a record is the request, or the outcome, that it was, and
-/// a server that finds a request answers it.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Import {
-    /// The topic
-    topic: String,
-    /// Files to read instead of standard input; - is standard input
-    files: Vec<PathBuf>,
-    /// Restore the headers that make records requests and replies
-    #[arg(long)]
-    reserved: bool,
-    /// Keep where each record came from in its headers origin-topic, origin-offset and origin-time
-    #[arg(long)]
-    origin: bool,
-    /// Say nothing at the end
-    #[arg(short, long)]
-    quiet: bool,
-    #[command(flatten)]
-    new: NewTopic,
-}
 
 #[derive(Debug, Serialize)]
 struct Imported<'a> {

@@ -6,18 +6,12 @@ use deaddrop::format::segment::{self as layout, Header};
 use deaddrop::{ConsumerInfo, Topic};
 use serde::Serialize;
 
+use crate::args::info::Info;
 use crate::failure::{Exit, Failure};
 use crate::frames::Frames;
 use crate::ls::{segments, SegmentFile};
 use crate::output::{Colour, Out};
 use crate::{units, Global};
-
-/// Show one topic: settings, ends, segments, consumers, recoveries
-#[derive(Debug, clap::Args)]
-pub(crate) struct Info {
-    /// The topic
-    topic: String,
-}
 
 #[derive(Debug, Serialize)]
 struct JsonInfo {

@@ -5,17 +5,10 @@ use std::path::Path;
 use deaddrop::{Log, Topic};
 use serde::Serialize;
 
+use crate::args::ls::Ls;
 use crate::failure::{note, Exit, Failure};
 use crate::output::Out;
 use crate::{units, Global};
-
-/// List the topics: records, bytes, segments, offsets, durability, consumers
-#[derive(Debug, clap::Args)]
-pub(crate) struct Ls {
-    /// Print the names only
-    #[arg(short = '1', long)]
-    names: bool,
-}
 
 #[derive(Debug, Serialize)]
 struct Row {

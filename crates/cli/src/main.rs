@@ -4,6 +4,7 @@
 //! beside live processes, on a copy and on a read-only medium.
 
 mod append;
+mod args;
 mod bench;
 mod cat;
 mod completions;
@@ -11,7 +12,6 @@ mod consumers;
 mod dead;
 mod demo;
 mod dump;
-mod examples;
 mod exchange;
 mod export;
 mod failure;
@@ -39,56 +39,16 @@ mod units;
 mod verify;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, ValueEnum};
 
+use args::format::Format;
+use args::{Cli, Command, Global, When};
 use failure::{Exit, Failure};
-use format::Format;
-use output::{Out, When};
-
-/// Look inside a deaddrop log, append to it, watch it, check it.
-///
-/// Exit codes: 0 done; 1 the answer is no (no such topic, offset trimmed, no reply yet); 2 wrong
-/// usage; 3 the system refused a file operation; 4 corruption found; 5 in use by another process.
-#[derive(Debug, Parser)]
-#[command(name = "deaddrop", version, propagate_version = true, max_term_width = 100)]
-struct Cli {
-    #[command(flatten)]
-    global: Global,
-    #[command(subcommand)]
-    command: Command,
-}
-
-/// What every command knows.
-#[derive(Debug, Clone, clap::Args)]
-struct Global {
-    /// The log's directory [default: ./drop]
-    #[arg(short = 'd', long = "dir", global = true, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    /// Print one JSON object a line
-    #[arg(long, global = true, conflicts_with = "format")]
-    json: bool,
-    /// json, text, or help: what the JSON of a command holds; for cat and tail also raw, or a line
-    /// with escapes: '%o %v\n'
-    #[arg(long, global = true, value_name = "FORMAT")]
-    format: Option<Format>,
-    /// Colours: auto is on a terminal without NO_COLOR
-    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value = "auto")]
-    color: When,
-}
+use output::Out;
 
 impl Global {
-    /// How to print.
-    fn format(&self) -> &Format {
-        match &self.format {
-            _ if self.json => &Format::Json,
-            Some(format) => format,
-            None => &Format::Text,
-        }
-    }
-
     /// Refuses a format that only records can have.
     fn check_format(&self, command: &Command) -> Result<(), Failure> {
         let records = matches!(command, Command::Cat(_) | Command::Tail(_));
@@ -98,10 +58,6 @@ impl Global {
             )),
             _ => Ok(()),
         }
-    }
-
-    fn dir(&self) -> &Path {
-        self.dir.as_deref().unwrap_or(Path::new("./drop"))
     }
 
     /// The log, without writing or locking anything.
@@ -116,46 +72,6 @@ impl Global {
     }
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    Append(append::Append),
-    Cat(cat::Cat),
-    Tail(tail::Tail),
-    Export(export::Export),
-    Import(import::Import),
-    Ls(ls::Ls),
-    Info(info::Info),
-    Stats(stats::Stats),
-    Dump(dump::Dump),
-    Consumers(consumers::Consumers),
-    Groups(groups::Groups),
-    Verify(verify::Verify),
-    Repair(repair::Repair),
-    Request(request::Request),
-    Serve(serve::Serve),
-    Trace(trace::Trace),
-    Pending(pending::Pending),
-    Dead(dead::Dead),
-    Completions(completions::Completions),
-    Man(man::Man),
-    Top(top::Top),
-    Bench(bench::Bench),
-    Demo(demo::Demo),
-    #[command(hide = true)]
-    DemoOrderService(demo::OrderService),
-    #[command(hide = true)]
-    DemoInventoryService(demo::InventoryService),
-    #[command(hide = true)]
-    DemoVerify(demo::Proof),
-    #[command(hide = true)]
-    BenchWorker(bench::Worker),
-}
-
-/// The command line, with the examples.
-fn command() -> clap::Command {
-    examples::add(Cli::command())
-}
-
 fn main() -> ExitCode {
     if let Some(name) = asked_for_schema() {
         let printed = Out::new(false, When::Never).and_then(|mut out| {
@@ -164,7 +80,7 @@ fn main() -> ExitCode {
         });
         return printed.map_or_else(|error| Failure::from(error).report(), |()| Exit::Ok.into());
     }
-    let matches = command().try_get_matches();
+    let matches = args::command().try_get_matches();
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

@@ -1,20 +1,18 @@
-//! `man`: the manual pages.
+//! `man`: the manual pages, which the build has made.
 
-use std::path::PathBuf;
+use std::fs;
 
+use crate::args::man::Man;
 use crate::failure::{Exit, Failure};
 
-/// Write the manual pages into a directory: deaddrop.1, and one for each command
-#[derive(Debug, clap::Args)]
-pub(crate) struct Man {
-    /// The directory; made if there is none
-    target: PathBuf,
-}
+/// The pages: file name and content.
+const PAGES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/man.rs"));
 
 impl Man {
     pub(crate) fn run(&self) -> Result<Exit, Failure> {
-        std::fs::create_dir_all(&self.target)
-            .and_then(|()| clap_mangen::generate_to(crate::command(), &self.target))
+        let write = |(name, page): &(&str, &str)| fs::write(self.target.join(name), page);
+        fs::create_dir_all(&self.target)
+            .and_then(|()| PAGES.iter().try_for_each(write))
             .map_err(|error| Failure::io("writing manual pages to", &self.target, &error))?;
         Ok(Exit::Ok)
     }

@@ -6,6 +6,8 @@ use std::os::fd::AsFd;
 
 use serde::Serialize;
 
+use crate::args::When;
+
 /// The version of all JSON objects that are printed. A field may be added without a new one; a field
 /// that goes, or means something else, makes a new one.
 pub(crate) const VERSION: u32 = 1;
@@ -16,15 +18,6 @@ struct Versioned<'a, T> {
     v: u32,
     #[serde(flatten)]
     value: &'a T,
-}
-
-/// Whether to colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum When {
-    /// On a terminal, unless NO_COLOR is set.
-    Auto,
-    Always,
-    Never,
 }
 
 impl When {

@@ -9,23 +9,11 @@ use deaddrop::service::{Kind, RequestId};
 use deaddrop::Log;
 use serde_json::json;
 
+use crate::args::pending::Pending;
 use crate::exchange::{committed_of, for_each, services, topic_if_there, worse};
 use crate::failure::{Exit, Failure};
 use crate::output::Out;
 use crate::{units, Global};
-
-/// Show the requests whose outcome no client has taken: waiting, answered, parked
-///
-/// Reads the log from each client's oldest open request on, and takes no lock.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Pending {
-    /// Only this client's
-    #[arg(long, value_name = "NAME")]
-    client: Option<String>,
-    /// Only those to this service
-    #[arg(long, value_name = "SERVICE")]
-    service: Option<String>,
-}
 
 /// A request that is not done.
 struct Row {

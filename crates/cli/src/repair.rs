@@ -6,31 +6,10 @@ use deaddrop::repair::{self, Finding, Options, Remedy, Report};
 use deaddrop::Error;
 use serde_json::json;
 
+use crate::args::repair::Repair;
 use crate::failure::{note, Exit, Failure};
 use crate::output::{Colour, Out};
 use crate::{units, Global};
-
-/// Give up damaged ranges of a topic, keeping their bytes in its directory `quarantine`
-///
-/// Without --execute nothing is changed: what would be done is printed. With it, no process may have
-/// the topic open for writing. Offsets of undamaged records stay as they are; readers and consumers
-/// are told of the lost ones once and go on behind them. Nothing is deleted but damaged indexes, which
-/// are made anew. The exit code is 4 if damage is left, by a dry run or because it cannot be repaired.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Repair {
-    /// The topics
-    #[arg(required_unless_present = "all", value_name = "TOPIC")]
-    topics: Vec<String>,
-    /// All topics
-    #[arg(long, conflicts_with = "topics")]
-    all: bool,
-    /// Do it
-    #[arg(long)]
-    execute: bool,
-    /// Move unreadable files of consumers and groups into the quarantine as well: they begin anew
-    #[arg(long)]
-    consumers: bool,
-}
 
 impl Repair {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {

@@ -2,52 +2,16 @@
 
 use std::io::{Read, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use deaddrop::service::{Call, Client, Completed, Outcome, RequestId};
 use deaddrop::{Error, Log, Record};
 use serde_json::json;
 
+use crate::args::request::Request;
 use crate::failure::{Exit, Failure};
 use crate::output::Out;
 use crate::record::json_payload;
 use crate::Global;
-
-/// Send a request to a service and print its reply
-///
-/// The service need not be running: the request waits for it in the log, and `request --attach ID`
-/// waits on for its outcome, now or another day. The exit code is 1 without a reply: not yet, failed,
-/// given up, expired.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Request {
-    /// The service
-    #[arg(required_unless_present = "attach", conflicts_with = "attach")]
-    service: Option<String>,
-    /// The payload; without it, or with -, standard input is
-    #[arg(allow_hyphen_values = true)]
-    payload: Option<String>,
-    /// Wait at most so long
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
-    timeout: Duration,
-    /// Send it, print its id, and do not wait
-    #[arg(long)]
-    no_wait: bool,
-    /// Wait for the outcome of a request that was sent before
-    #[arg(long, value_name = "ID", conflicts_with = "no_wait")]
-    attach: Option<RequestId>,
-    /// The name to send under [default: the first free one of cli, cli-1, cli-2, ..]
-    #[arg(long, value_name = "NAME", conflicts_with = "attach")]
-    client: Option<String>,
-    /// After so long without an outcome it is `expired`
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    deadline: Option<Duration>,
-    /// The key of the request
-    #[arg(short, long)]
-    key: Option<String>,
-    /// A header of the request; may be repeated
-    #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = crate::append::parse_header)]
-    headers: Vec<(String, String)>,
-}
 
 /// So many commands can wait at once without a name of their own.
 const DEFAULT_CLIENTS: usize = 64;
@@ -55,6 +19,8 @@ const DEFAULT_CLIENTS: usize = 64;
 impl Request {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
         if let Some(id) = &self.attach {
+            let id: &RequestId =
+                &id.parse().map_err(|error| Failure::invalid(id, "--attach <ID>", error))?;
             let client = global.open_existing()?.client(id.client()).open()?;
             let call = client.attach(id).map_err(|error| match error {
                 Error::NotFound { .. } => Failure::no(format_args!(

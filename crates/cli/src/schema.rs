@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::format::ESCAPES;
+use crate::args::format::ESCAPES;
 use crate::output::{Out, VERSION};
 
 const RECORD: &str = include_str!("schema/record.txt");

@@ -8,24 +8,12 @@ use std::time::{Duration, SystemTime};
 use deaddrop::{ConsumerInfo, Error, Start, Topic};
 use serde::Serialize;
 
+use crate::args::stats::Stats;
 use crate::failure::{Exit, Failure};
 use crate::ls::segments;
 use crate::output::{Colour, Out};
 use crate::{consumers, info, progress, units, Global};
 use sizes::{Bucket, Sizes};
-
-/// Show how much is in topics: records, bytes, rates, sizes, age, overhead, consumers and their lag
-///
-/// Rates are by the records' times, which the indexes find. Sizes are those of up to 10,000 records,
-/// evenly spread; --full reads all.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Stats {
-    /// The topics [default: all]
-    topics: Vec<String>,
-    /// Read every record, instead of a sample
-    #[arg(long)]
-    full: bool,
-}
 
 /// Of a bar of the histogram so many characters are the longest.
 const BAR_LEN: u64 = 40;

@@ -4,30 +4,11 @@ use std::io::Write;
 
 use deaddrop::{Error, RecordRef, Start, Stop};
 
+use crate::args::tail::Tail;
 use crate::cat::reader_at;
 use crate::failure::{note, Exit, Failure};
-use crate::format::Style;
 use crate::output::Out;
-use crate::range::Selection;
 use crate::Global;
-
-/// Print the newest records of a topic, and with -f what is appended from now on
-#[derive(Debug, clap::Args)]
-pub(crate) struct Tail {
-    /// The topic
-    topic: String,
-    #[command(flatten)]
-    selection: Selection,
-    /// So many of the newest records, if no range is given
-    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 10)]
-    #[arg(conflicts_with_all = ["range", "from", "to"])]
-    count: u64,
-    /// Go on with what is appended, until interrupted; a range has no end then
-    #[arg(short, long)]
-    follow: bool,
-    #[command(flatten)]
-    style: Style,
-}
 
 impl Tail {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {

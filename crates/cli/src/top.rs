@@ -13,35 +13,13 @@ mod watch;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use crate::args::top::Top;
 use crate::failure::{Exit, Failure};
 use crate::output::Out;
 use crate::Global;
 use model::Model;
 use screen::{Asked, Screen};
 use watch::Watch;
-
-/// Watch topics, consumers, services and members as they work
-///
-/// On a terminal a full-screen view: q quits, the arrows and page keys scroll. Elsewhere, and with
-/// --once, a table per interval, or with --json an object a line. The log is opened read-only: no
-/// lock is taken and nothing is written, so this can look at a live log as often as it likes.
-///
-/// Rates are those of the last interval. A request is outstanding while the service's reply topic has
-/// no outcome of it; requests that name another reply topic are not counted. Latencies are the time
-/// from the request's append to that of its outcome, of the last 60 looks; records are stamped with a
-/// clock that ticks every few milliseconds.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Top {
-    /// Look again after this time
-    #[arg(short, long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
-    interval: Duration,
-    /// End after so many looks
-    #[arg(short = 'n', long, value_name = "COUNT")]
-    count: Option<u64>,
-    /// Look for one interval, print what was seen, and end
-    #[arg(long, conflicts_with = "count")]
-    once: bool,
-}
 
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 const INTERVAL_MAX: Duration = Duration::from_secs(3600);

@@ -9,42 +9,27 @@ use deaddrop::service::{Kind, RequestId};
 use deaddrop::Log;
 use serde_json::{json, Value};
 
+use crate::args::trace::Trace;
 use crate::exchange::{for_each, services, worse, Answer, Exchange, Exchanges};
 use crate::failure::{note, Exit, Failure};
 use crate::output::{escape, Colour, Out};
 use crate::{units, Global};
-
-/// Show conversations: each request, how long it waited, its attempts, its outcome, its callback
-///
-/// A request that came from another one, inside a handler or a callback, is shown below it. Reads the
-/// topics of all services once or twice, and takes no lock.
-#[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("which").required(true))]
-pub(crate) struct Trace {
-    /// The id of any request of the conversation
-    #[arg(group = "which")]
-    id: Option<RequestId>,
-    /// The conversations of the newest hundred requests with this key
-    #[arg(short, long, group = "which")]
-    key: Option<String>,
-    /// The conversations of the newest so many requests
-    #[arg(long, value_name = "COUNT", group = "which", value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    last: Option<u64>,
-    /// Look for them in this service only
-    #[arg(long, value_name = "SERVICE", conflicts_with = "id")]
-    service: Option<String>,
-}
 
 /// So many requests of one key are followed.
 const KEY_COUNT: usize = 100;
 
 impl Trace {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let id = self
+            .id
+            .as_deref()
+            .map(|id| id.parse::<RequestId>().map_err(|error| Failure::invalid(id, "[ID]", error)));
+        let id = id.transpose()?;
         let log = global.open_read_only()?;
-        let (conversations, exit) = self.conversations(&log)?;
+        let (conversations, exit) = self.conversations(&log, id.as_ref())?;
         let (exchanges, read) = Exchanges::read(&log, &conversations)?;
         if exchanges.all.is_empty() {
-            return Err(match &self.id {
+            return Err(match id {
                 Some(id) => Failure::no(format_args!(
                     "no request {id} is in the log: it was never sent, or it was trimmed"
                 )),
@@ -62,7 +47,11 @@ impl Trace {
     }
 
     /// The conversations that are asked for, by the requests that began them.
-    fn conversations(&self, log: &Log) -> Result<(BTreeSet<RequestId>, Exit), Failure> {
+    fn conversations(
+        &self,
+        log: &Log,
+        id: Option<&RequestId>,
+    ) -> Result<(BTreeSet<RequestId>, Exit), Failure> {
         let mut newest: Vec<(u64, RequestId)> = Vec::new();
         let mut exit = Exit::Ok;
         let limit = self.last.map_or(KEY_COUNT, |last| last as usize);
@@ -72,7 +61,7 @@ impl Trace {
                 requests.high_watermark().map_or(0, |end| end.saturating_sub(last))
             });
             let read = for_each(&requests, from, |record, envelope| {
-                let wanted = match (&self.id, &self.key) {
+                let wanted = match (id, &self.key) {
                     (Some(id), _) => envelope.id == *id,
                     (_, Some(key)) => record.key() == Some(key.as_bytes()),
                     _ => true,
@@ -83,7 +72,7 @@ impl Trace {
                         keep_newest(&mut newest, limit);
                     }
                 }
-                match wanted && self.id.is_some() {
+                match wanted && id.is_some() {
                     true => ControlFlow::Break(()),
                     false => ControlFlow::Continue(()),
                 }

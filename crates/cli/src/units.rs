@@ -4,44 +4,26 @@ use std::time::{Duration, SystemTime};
 
 use deaddrop::{Durability, Retention};
 
-/// `16MiB`, `64k`, `4096`: a number of bytes. Units are powers of 1024.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        _ => return Err(format!("{unit:?} is no unit: use KiB, MiB or GiB")),
-    };
-    let number: u64 = number.parse().map_err(|_| "a number of bytes, as 64KiB".to_owned())?;
-    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
-}
+use crate::args::durability;
 
-/// `power-loss`, `process-crash`, `within:500ms`.
-pub(crate) fn parse_durability(text: &str) -> Result<Durability, String> {
-    match text {
-        "power-loss" => Ok(Durability::PowerLoss),
-        "process-crash" => Ok(Durability::ProcessCrash),
-        other => match other.strip_prefix("within:") {
-            Some(interval) => humantime::parse_duration(interval)
-                .map(Durability::PowerLossWithin)
-                .map_err(|error| format!("within:{interval}: {error}")),
-            None => Err("power-loss, process-crash or within:500ms".to_owned()),
-        },
-    }
-}
-
-/// The inverse of [`parse_durability`].
-pub(crate) fn durability(durability: Durability) -> String {
-    match durability {
-        Durability::PowerLoss => "power-loss".into(),
-        Durability::ProcessCrash => "process-crash".into(),
-        Durability::PowerLossWithin(interval) => {
-            format!("within:{}", humantime::format_duration(interval).to_string().replace(' ', ""))
+impl From<durability::Durability> for Durability {
+    fn from(asked: durability::Durability) -> Durability {
+        match asked {
+            durability::Durability::PowerLoss => Durability::PowerLoss,
+            durability::Durability::ProcessCrash => Durability::ProcessCrash,
+            durability::Durability::Within(interval) => Durability::PowerLossWithin(interval),
         }
     }
+}
+
+/// A durability, as it is asked for.
+pub(crate) fn durability(durability: Durability) -> String {
+    match durability {
+        Durability::PowerLoss => durability::Durability::PowerLoss,
+        Durability::ProcessCrash => durability::Durability::ProcessCrash,
+        Durability::PowerLossWithin(interval) => durability::Durability::Within(interval),
+    }
+    .to_string()
 }
 
 /// What a topic keeps.
@@ -143,16 +125,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_as_people_write_them() {
-        assert_eq!(parse_size("4096"), Ok(4096));
-        assert_eq!(parse_size("64KiB"), Ok(64 << 10));
-        assert_eq!(parse_size("2g"), Ok(2 << 30));
-        for bad in ["", "k", "1.5M", "-1", "99999999999999999999", "99999999999999G", "1 x"] {
-            assert!(parse_size(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
     fn thousands_are_set_apart() {
         for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1234567, "1,234,567")] {
             assert_eq!(grouped(number), text);
@@ -173,14 +145,5 @@ mod tests {
         ] {
             assert_eq!(nanos(value), text);
         }
-    }
-
-    #[test]
-    fn a_durability_is_written_as_it_is_read() {
-        for text in ["power-loss", "process-crash", "within:500ms", "within:1m30s"] {
-            assert_eq!(durability(parse_durability(text).unwrap()), text);
-        }
-        assert!(parse_durability("within:").is_err());
-        assert!(parse_durability("none").is_err());
     }
 }

@@ -12,20 +12,11 @@ use deaddrop::{Error, Log};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::args::verify::Verify;
 use crate::failure::{Exit, Failure};
 use crate::ls::segment_files;
 use crate::output::{Colour, Out};
 use crate::{units, Global};
-
-/// Check topics: all frames by checksum, offsets without a gap, headers, indexes, consumers
-///
-/// Works beside living processes: what is not published yet is not looked at. Every damage is named
-/// with its file, position and offsets; the exit code is 4 then. Nothing is changed.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Verify {
-    /// The topics [default: all]
-    topics: Vec<String>,
-}
 
 /// Something wrong.
 #[derive(Debug, Serialize)]

@@ -2,23 +2,14 @@
 
 use std::fmt;
 
-use deaddrop::{Retention, TopicOptions};
-use serde::{Deserialize, Serialize};
+use clap::ValueEnum;
+use deaddrop::{Durability, Retention, TopicOptions};
+use serde::{de, Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::args::bench::Workload;
+use crate::args::durability;
 use crate::failure::Failure;
 use crate::units;
-
-/// What the threads of a case do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Workload {
-    /// All append to one topic, a record at a time
-    Append,
-    /// Each is a consumer of one topic: it takes a record and commits it
-    Consume,
-    /// Each is a client of one service: it sends a request and waits for the reply
-    Request,
-}
 
 impl Workload {
     pub(super) fn name(self) -> &'static str {
@@ -38,6 +29,19 @@ impl Workload {
                 "call() until the reply is there; one server process echoes the payload"
             }
         }
+    }
+}
+
+impl Serialize for Workload {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Workload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Workload, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Workload::from_str(&name, false).map_err(de::Error::custom)
     }
 }
 
@@ -84,8 +88,9 @@ impl Case {
     }
 
     pub(super) fn topic_options(&self) -> Result<TopicOptions, Failure> {
-        let durability = units::parse_durability(&self.durability).map_err(Failure::usage)?;
-        let mut options = TopicOptions::durability(durability);
+        let durability =
+            self.durability.parse::<durability::Durability>().map_err(Failure::usage)?;
+        let mut options = TopicOptions::durability(Durability::from(durability));
         if self.workload == Workload::Append {
             options.retention = Retention { bytes: Some(KEPT_BYTES), ..Retention::default() };
         }

@@ -1,9 +1,10 @@
 //! The report as one HTML file: tables, and charts as inline SVG. It loads nothing.
 
-use super::case::{Case, Workload};
+use super::case::Case;
 use super::chart::{self, escape, Axis, Line};
 use super::measurement::Measurement;
 use super::report::{row, CaseReport, Report, HEADING};
+use crate::args::bench::Workload;
 use crate::failure::{Exit, Failure};
 use crate::units;
 

@@ -11,11 +11,12 @@ use std::time::Duration;
 use deaddrop::Log;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::case::{Case, Window, Workload};
+use super::case::{Case, Window};
 use super::machine::Machine;
 use super::measurement::Measurement;
 use super::report::{CaseReport, Report};
 use super::worker::{self, Role, Said, Task};
+use crate::args::bench::Workload;
 use crate::failure::{Exit, Failure};
 
 /// What all cases have in common.

@@ -11,8 +11,9 @@ use deaddrop::service::{Client, Outcome, Reply, Request, ServerOptions};
 use deaddrop::{Error, Log, Record, Start, Stop, Topic};
 use serde::{Deserialize, Serialize};
 
-use super::case::{Case, Window, Workload, KEPT_BYTES};
+use super::case::{Case, Window, KEPT_BYTES};
 use super::measurement::{Measurement, Stored};
+use crate::args::bench::{Worker, Workload};
 use crate::failure::{Exit, Failure};
 use crate::output::Out;
 use crate::Global;
@@ -26,13 +27,6 @@ pub(super) const BEGIN: &str = "begin";
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a waiting thread looks whether it should end.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// A process of `bench`; not for people.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Worker {
-    /// What to do, as JSON
-    task: String,
-}
 
 /// What a process of a case has to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -7,16 +7,10 @@ use deaddrop::service::{Envelope, Kind, Reply, ServerOptions};
 use deaddrop::{Log, Start};
 
 use super::orders::{Answer, Check, Item};
-use super::{stop_at_end_of_input, Setting, REPLIES, SERVICE};
+use super::{stop_at_end_of_input, REPLIES, SERVICE};
+use crate::args::demo::InventoryService;
 use crate::failure::{Exit, Failure};
 use crate::Global;
-
-/// The demo's inventory service
-#[derive(Debug, clap::Args)]
-pub(crate) struct InventoryService {
-    #[command(flatten)]
-    setting: Setting,
-}
 
 /// So many of each article are there at first.
 pub(super) const STOCK: u32 = 250;

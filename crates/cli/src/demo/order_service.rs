@@ -7,16 +7,10 @@ use deaddrop::service::{Client, Completed, Envelope, HandlerError, Kind, Outcome
 use deaddrop::{Log, Record, Start, Stop, Topic};
 
 use super::orders::{self, Answer, Check, Context, Note, Order, REJECTED, RESERVED};
-use super::{stop_at_end_of_input, Setting, CALLBACK, CLIENT, NOTES, REQUESTS, SERVICE};
+use super::{stop_at_end_of_input, CALLBACK, CLIENT, NOTES, REQUESTS, SERVICE};
+use crate::args::demo::OrderService;
 use crate::failure::{Exit, Failure};
 use crate::Global;
-
-/// The demo's order service
-#[derive(Debug, clap::Args)]
-pub(crate) struct OrderService {
-    #[command(flatten)]
-    setting: Setting,
-}
 
 /// How often it looks whether all outcomes are there.
 const LOOK: Duration = Duration::from_millis(5);

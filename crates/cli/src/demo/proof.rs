@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
-use std::path::PathBuf;
 
 use deaddrop::service::{Envelope, Kind, RequestId};
 use deaddrop::{Log, Start, Topic};
@@ -11,16 +10,10 @@ use serde_json::json;
 use super::inventory::Shelf;
 use super::orders::{self, Answer, Note, Order, REJECTED, RESERVED};
 use super::{CLIENT, NOTES, REPLIES, REQUESTS};
+use crate::args::demo::Proof;
 use crate::failure::{Exit, Failure};
 use crate::output::{Colour, Out};
 use crate::Global;
-
-/// Prove from the log of a demo that every order has exactly one request and one outcome
-#[derive(Debug, clap::Args)]
-pub(crate) struct Proof {
-    /// The orders that were played [default: those that come with the program]
-    orders: Option<PathBuf>,
-}
 
 /// Of the offending ids so many are named.
 const NAMED: usize = 20;

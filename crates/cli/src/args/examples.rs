@@ -2,8 +2,8 @@
 
 use clap::Command;
 
-use crate::cat::RANGES;
-use crate::format::ESCAPES;
+use super::format::ESCAPES;
+use super::range::RANGES;
 
 /// Examples of each command, in the order of the commands.
 const EXAMPLES: &[(&str, &str)] = &[
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn every_command_has_examples_that_its_parser_takes() {
-        let whole = crate::command();
+        let whole = crate::args::command();
         for sub in whole.get_subcommands().filter(|sub| !sub.is_hide_set()) {
             let name = sub.get_name();
             let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();

@@ -1,0 +1,21 @@
+//! The arguments of `cat`.
+
+use super::format::Style;
+use super::range::Selection;
+
+/// Print the records of a topic, payloads one a line
+#[derive(Debug, clap::Args)]
+pub(crate) struct Cat {
+    /// The topic
+    pub(crate) topic: String,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// At most so many records
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    pub(crate) count: Option<u64>,
+    /// Pass over damaged records and report them; the exit code is 4 all the same
+    #[arg(long)]
+    pub(crate) skip_damage: bool,
+    #[command(flatten)]
+    pub(crate) style: Style,
+}

@@ -1,0 +1,29 @@
+//! The arguments of `import`.
+
+use std::path::PathBuf;
+
+use super::append::NewTopic;
+
+/// Append the records that `export` wrote, in their order
+///
+/// They get offsets and times of their own here. Headers of requests and replies (deaddrop.*) are left
+/// out unless --reserved is given: with them a record is the request, or the outcome, that it was, and
+/// a server that finds a request answers it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Import {
+    /// The topic
+    pub(crate) topic: String,
+    /// Files to read instead of standard input; - is standard input
+    pub(crate) files: Vec<PathBuf>,
+    /// Restore the headers that make records requests and replies
+    #[arg(long)]
+    pub(crate) reserved: bool,
+    /// Keep where each record came from in its headers origin-topic, origin-offset and origin-time
+    #[arg(long)]
+    pub(crate) origin: bool,
+    /// Say nothing at the end
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) new: NewTopic,
+}

@@ -1,0 +1,10 @@
+//! The arguments of `man`.
+
+use std::path::PathBuf;
+
+/// Write the manual pages into a directory: deaddrop.1, and one for each command
+#[derive(Debug, clap::Args)]
+pub(crate) struct Man {
+    /// The directory; made if there is none
+    pub(crate) target: PathBuf,
+}

@@ -1,0 +1,135 @@
+//! The command line: what every command takes, and how it is written.
+//!
+//! Compiled twice: into the program, and into its build script, which makes the manual pages and the
+//! completions from it. So nothing here knows the library, or what a command does: that is in the file
+//! of the command's name beside this directory.
+
+pub(crate) mod append;
+pub(crate) mod bench;
+pub(crate) mod cat;
+pub(crate) mod completions;
+pub(crate) mod consumers;
+pub(crate) mod dead;
+pub(crate) mod demo;
+pub(crate) mod dump;
+pub(crate) mod durability;
+mod examples;
+pub(crate) mod export;
+pub(crate) mod format;
+pub(crate) mod groups;
+pub(crate) mod import;
+pub(crate) mod info;
+pub(crate) mod ls;
+pub(crate) mod man;
+pub(crate) mod pending;
+pub(crate) mod range;
+pub(crate) mod repair;
+pub(crate) mod request;
+pub(crate) mod serve;
+pub(crate) mod size;
+pub(crate) mod stats;
+pub(crate) mod tail;
+pub(crate) mod top;
+pub(crate) mod trace;
+pub(crate) mod verify;
+
+use std::path::{Path, PathBuf};
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use format::Format;
+
+/// Look inside a deaddrop log, append to it, watch it, check it.
+///
+/// Exit codes: 0 done; 1 the answer is no (no such topic, offset trimmed, no reply yet); 2 wrong
+/// usage; 3 the system refused a file operation; 4 corruption found; 5 in use by another process.
+#[derive(Debug, Parser)]
+#[command(name = "deaddrop", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command knows.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Global {
+    /// The log's directory [default: ./drop]
+    #[arg(short = 'd', long = "dir", global = true, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print one JSON object a line
+    #[arg(long, global = true, conflicts_with = "format")]
+    pub(crate) json: bool,
+    /// json, text, or help: what the JSON of a command holds; for cat and tail also raw, or a line
+    /// with escapes: '%o %v\n'
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+    /// Colours: auto is on a terminal without NO_COLOR
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value = "auto")]
+    pub(crate) color: When,
+}
+
+/// Whether to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum When {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    Always,
+    Never,
+}
+
+impl Global {
+    /// How to print.
+    pub(crate) fn format(&self) -> &Format {
+        match &self.format {
+            _ if self.json => &Format::Json,
+            Some(format) => format,
+            None => &Format::Text,
+        }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.as_deref().unwrap_or(Path::new("./drop"))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Append(append::Append),
+    Cat(cat::Cat),
+    Tail(tail::Tail),
+    Export(export::Export),
+    Import(import::Import),
+    Ls(ls::Ls),
+    Info(info::Info),
+    Stats(stats::Stats),
+    Dump(dump::Dump),
+    Consumers(consumers::Consumers),
+    Groups(groups::Groups),
+    Verify(verify::Verify),
+    Repair(repair::Repair),
+    Request(request::Request),
+    Serve(serve::Serve),
+    Trace(trace::Trace),
+    Pending(pending::Pending),
+    Dead(dead::Dead),
+    Completions(completions::Completions),
+    Man(man::Man),
+    Top(top::Top),
+    Bench(bench::Bench),
+    Demo(demo::Demo),
+    #[command(hide = true)]
+    DemoOrderService(demo::OrderService),
+    #[command(hide = true)]
+    DemoInventoryService(demo::InventoryService),
+    #[command(hide = true)]
+    DemoVerify(demo::Proof),
+    #[command(hide = true)]
+    BenchWorker(bench::Worker),
+}
+
+/// The command line, with the examples.
+pub(crate) fn command() -> clap::Command {
+    examples::add(Cli::command())
+}

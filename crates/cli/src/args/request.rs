@@ -1,0 +1,41 @@
+//! The arguments of `request`.
+
+use std::time::Duration;
+
+use super::append::parse_header;
+
+/// Send a request to a service and print its reply
+///
+/// The service need not be running: the request waits for it in the log, and `request --attach ID`
+/// waits on for its outcome, now or another day. The exit code is 1 without a reply: not yet, failed,
+/// given up, expired.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Request {
+    /// The service
+    #[arg(required_unless_present = "attach", conflicts_with = "attach")]
+    pub(crate) service: Option<String>,
+    /// The payload; without it, or with -, standard input is
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) payload: Option<String>,
+    /// Wait at most so long
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Duration,
+    /// Send it, print its id, and do not wait
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Wait for the outcome of a request that was sent before
+    #[arg(long, value_name = "ID", conflicts_with = "no_wait")]
+    pub(crate) attach: Option<String>,
+    /// The name to send under [default: the first free one of cli, cli-1, cli-2, ..]
+    #[arg(long, value_name = "NAME", conflicts_with = "attach")]
+    pub(crate) client: Option<String>,
+    /// After so long without an outcome it is `expired`
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) deadline: Option<Duration>,
+    /// The key of the request
+    #[arg(short, long)]
+    pub(crate) key: Option<String>,
+    /// A header of the request; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
+    pub(crate) headers: Vec<(String, String)>,
+}

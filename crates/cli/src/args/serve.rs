@@ -1,0 +1,47 @@
+//! The arguments of `serve`.
+
+use std::time::Duration;
+
+/// Answer the requests of a service: a command runs for each
+///
+/// The command gets the payload on standard input and, in the environment, DEADDROP_REQUEST_ID,
+/// DEADDROP_ATTEMPT, DEADDROP_CLIENT and, if there is one, DEADDROP_KEY. Exit code 0: what it wrote
+/// to standard output is the reply. 1 to 99, or a signal: it is run again later. 100 and above: the
+/// request has failed for good, with what it wrote to standard error.
+///
+/// A request is answered once, however often this command is killed; the command may run again for a
+/// request that was in hand then (DEADDROP_ATTEMPT says so), but not before its first command, and
+/// whatever that has started and passed its open files to, has ended. Any number of these commands may
+/// serve one service: requests of one key run in order, one at a time.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Serve {
+    /// The service
+    pub(crate) service: String,
+    /// The command and its arguments
+    #[arg(last = true, required = true, num_args = 1..)]
+    pub(crate) command: Vec<String>,
+    /// End after so many requests
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    pub(crate) count: Option<u64>,
+    /// After so many attempts a request is given up; 0: never
+    #[arg(long, value_name = "COUNT", default_value_t = 10)]
+    pub(crate) max_attempts: u32,
+    /// Answer so many requests at a time; those of one key in their order
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) threads: u16,
+    /// What becomes of a request after its last attempt
+    #[arg(long, value_enum, value_name = "FATE", default_value = "dead-letter")]
+    pub(crate) poison: Fate,
+    /// The wait before a second attempt; it doubles with each
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = humantime::parse_duration)]
+    pub(crate) retry_first: Duration,
+}
+
+/// What becomes of a request that has failed too often.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Fate {
+    /// It goes to SERVICE.dead
+    DeadLetter,
+    /// Later ones of its key wait for `deaddrop groups resume`
+    StopLane,
+}

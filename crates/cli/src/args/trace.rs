@@ -1,0 +1,22 @@
+//! The arguments of `trace`.
+
+/// Show conversations: each request, how long it waited, its attempts, its outcome, its callback
+///
+/// A request that came from another one, inside a handler or a callback, is shown below it. Reads the
+/// topics of all services once or twice, and takes no lock.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
+pub(crate) struct Trace {
+    /// The id of any request of the conversation
+    #[arg(group = "which")]
+    pub(crate) id: Option<String>,
+    /// The conversations of the newest hundred requests with this key
+    #[arg(short, long, group = "which")]
+    pub(crate) key: Option<String>,
+    /// The conversations of the newest so many requests
+    #[arg(long, value_name = "COUNT", group = "which", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) last: Option<u64>,
+    /// Look for them in this service only
+    #[arg(long, value_name = "SERVICE", conflicts_with = "id")]
+    pub(crate) service: Option<String>,
+}
