@@ -46,6 +46,10 @@ impl TopicInner {
         let dir = log.topic_dir(name);
         let disk = &*log.disk;
         if create {
+            if !TopicInner::exists(disk, &dir)? {
+                // A topic that cannot be made leaves no directory behind.
+                check_medium(log, &dir, &wanted.unwrap_or_default().to_settings(0)?)?;
+            }
             disk.create_dir_all(&dir).map_err(|error| Error::io("creating", &dir, error))?;
         } else if !TopicInner::exists(disk, &dir)? {
             return Err(Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) });

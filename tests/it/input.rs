@@ -120,6 +120,7 @@ fn impossible_settings_are_refused_and_other_settings_are_named_with_the_stored_
     let says = ["choose PowerLoss"];
     assert_is!(error_says(log.create_topic("t", hasty), &says), Error::Invalid { .. });
     assert_eq!(log.topics().unwrap(), [""; 0]);
+    assert!(!dir.path().join("topics/t").exists(), "nothing is left behind");
 
     let stored = small(Durability::ProcessCrash);
     let topic = log.create_topic("t", stored).unwrap();

@@ -6,11 +6,11 @@ use std::io::Write;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-use deaddrop::{Durability, Log, Record, Topic, TopicOptions};
+use deaddrop::{Durability, Log, Record, Topic};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::args::append::{Append, NewTopic};
+use crate::args::append::Append;
 use crate::failure::{note, Exit, Failure};
 use crate::output::Out;
 use crate::progress;
@@ -18,26 +18,6 @@ use crate::record::{Reserved, Taking};
 use crate::{units, Global};
 use input::Piece;
 pub(crate) use input::{Input, Kind};
-
-impl NewTopic {
-    /// The topic; made if there is none. Settings that were not asked for are those it has.
-    pub(crate) fn open(&self, log: &Log, name: &str) -> Result<Topic, Failure> {
-        if self.durability.is_none() && self.segment_size.is_none() {
-            return Ok(log.topic(name)?);
-        }
-        let given = |base: TopicOptions| TopicOptions {
-            durability: self.durability.map_or(base.durability, Durability::from),
-            segment_len: self.segment_size.unwrap_or(base.segment_len),
-            ..base
-        };
-        let options = match log.existing_topic(name) {
-            Ok(topic) => given(*topic.options()),
-            Err(deaddrop::Error::NotFound { .. }) => given(TopicOptions::default()),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(log.create_topic(name, options)?)
-    }
-}
 
 /// A batch takes at most this much, and at most a quarter of a segment.
 const BATCH_LEN: u64 = 1 << 20;

@@ -111,6 +111,9 @@ impl From<Error> for Failure {
             Error::NotFound { what } if what.starts_with("topic") => {
                 failure.and("`deaddrop ls` shows what there is")
             }
+            Error::Unsupported { why, .. } if why.contains("Durability::ProcessCrash") => {
+                failure.and("on the command line: --durability process-crash")
+            }
             _ => failure,
         }
     }

@@ -9,7 +9,9 @@ mod bench;
 mod cat;
 mod completions;
 mod consumers;
+mod create;
 mod dead;
+mod delete;
 mod demo;
 mod dump;
 mod exchange;
@@ -22,6 +24,7 @@ mod import;
 mod info;
 mod ls;
 mod man;
+mod new_topic;
 mod output;
 mod pending;
 mod progress;
@@ -35,6 +38,7 @@ mod stats;
 mod tail;
 mod top;
 mod trace;
+mod trim;
 mod units;
 mod verify;
 
@@ -116,6 +120,9 @@ fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         Command::Tail(command) => command.run(global, out),
         Command::Export(command) => command.run(global, out),
         Command::Import(command) => command.run(global, out),
+        Command::Create(command) => command.run(global, out),
+        Command::Trim(command) => command.run(global, out),
+        Command::Delete(command) => command.run(global, out),
         Command::Ls(command) => command.run(global, out),
         Command::Info(command) => command.run(global, out),
         Command::Stats(command) => command.run(global, out),

@@ -70,13 +70,20 @@ impl Request {
     }
 
     fn open_client(&self, log: &Log) -> Result<Client, Failure> {
+        let open = |name: &str| {
+            let builder = log.client(name);
+            match self.new.of_service() {
+                Some(options) => builder.topic_options(options).open(),
+                None => builder.open(),
+            }
+        };
         if let Some(name) = &self.client {
-            return Ok(log.client(name).open()?);
+            return Ok(open(name)?);
         }
         let names = (1..DEFAULT_CLIENTS).map(|number| format!("cli-{number}"));
         let mut last = None;
         for name in ["cli".to_owned()].into_iter().chain(names) {
-            match log.client(&name).open() {
+            match open(&name) {
                 Err(error @ Error::Locked { .. }) => last = Some(error),
                 other => return Ok(other?),
             }

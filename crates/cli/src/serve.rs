@@ -27,6 +27,7 @@ impl Serve {
     pub(crate) fn run(&self, global: &Global, _out: &mut Out) -> Result<Exit, Failure> {
         let log = Log::open(global.dir())?;
         let options = ServerOptions {
+            topic: self.new.of_service(),
             threads: self.threads.into(),
             max_attempts: self.max_attempts,
             poison: match self.poison {

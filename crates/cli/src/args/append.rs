@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::durability::Durability;
-use super::size;
+use super::new_topic::NewTopic;
 
 /// Append records: each line of the files, or of standard input, is one
 ///
@@ -42,17 +41,6 @@ pub(crate) struct Append {
     pub(crate) quiet: bool,
     #[command(flatten)]
     pub(crate) new: NewTopic,
-}
-
-/// What a topic is made with, if it is new.
-#[derive(Debug, clap::Args)]
-pub(crate) struct NewTopic {
-    /// What acknowledged records of a new topic survive: power-loss, process-crash, within:500ms
-    #[arg(long)]
-    pub(crate) durability: Option<Durability>,
-    /// Bytes of the segment files of a new topic, e.g. 16MiB
-    #[arg(long, value_name = "BYTES", value_parser = size::parse)]
-    pub(crate) segment_size: Option<u64>,
 }
 
 pub(crate) fn parse_header(text: &str) -> Result<(String, String), String> {

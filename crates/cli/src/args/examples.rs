@@ -45,6 +45,25 @@ const EXAMPLES: &[(&str, &str)] = &[
   deaddrop import inventory.requests --reserved requests.ndjson",
     ),
     (
+        "create",
+        "\
+  deaddrop create orders --durability within:100ms
+  deaddrop create clicks --durability process-crash --retain-age 7d --retain-bytes 10GiB
+  deaddrop create work --segment-size 1MiB --retain-unconsumed",
+    ),
+    (
+        "trim",
+        "\
+  deaddrop trim orders --before -7d
+  deaddrop trim orders --before 1000000 --execute",
+    ),
+    (
+        "delete",
+        "\
+  deaddrop delete orders
+  deaddrop delete orders --execute",
+    ),
+    (
         "ls",
         "\
   deaddrop ls

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::append::NewTopic;
+use super::new_topic::NewTopic;
 
 /// Append the records that `export` wrote, in their order
 ///

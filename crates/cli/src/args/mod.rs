@@ -9,7 +9,9 @@ pub(crate) mod bench;
 pub(crate) mod cat;
 pub(crate) mod completions;
 pub(crate) mod consumers;
+pub(crate) mod create;
 pub(crate) mod dead;
+pub(crate) mod delete;
 pub(crate) mod demo;
 pub(crate) mod dump;
 pub(crate) mod durability;
@@ -21,6 +23,7 @@ pub(crate) mod import;
 pub(crate) mod info;
 pub(crate) mod ls;
 pub(crate) mod man;
+pub(crate) mod new_topic;
 pub(crate) mod pending;
 pub(crate) mod range;
 pub(crate) mod repair;
@@ -31,6 +34,7 @@ pub(crate) mod stats;
 pub(crate) mod tail;
 pub(crate) mod top;
 pub(crate) mod trace;
+pub(crate) mod trim;
 pub(crate) mod verify;
 
 use std::path::{Path, PathBuf};
@@ -101,6 +105,9 @@ pub(crate) enum Command {
     Tail(tail::Tail),
     Export(export::Export),
     Import(import::Import),
+    Create(create::Create),
+    Trim(trim::Trim),
+    Delete(delete::Delete),
     Ls(ls::Ls),
     Info(info::Info),
     Stats(stats::Stats),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::append::parse_header;
+use super::new_topic::NewTopic;
 
 /// Send a request to a service and print its reply
 ///
@@ -38,4 +39,6 @@ pub(crate) struct Request {
     /// A header of the request; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
     pub(crate) headers: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) new: NewTopic,
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::new_topic::NewTopic;
+
 /// Answer the requests of a service: a command runs for each
 ///
 /// The command gets the payload on standard input and, in the environment, DEADDROP_REQUEST_ID,
@@ -35,6 +37,8 @@ pub(crate) struct Serve {
     /// The wait before a second attempt; it doubles with each
     #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = humantime::parse_duration)]
     pub(crate) retry_first: Duration,
+    #[command(flatten)]
+    pub(crate) new: NewTopic,
 }
 
 /// What becomes of a request that has failed too often.

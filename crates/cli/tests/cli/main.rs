@@ -19,5 +19,6 @@ mod snapshots;
 mod stats;
 mod support;
 mod top;
+mod topics;
 mod trace;
 mod verify;

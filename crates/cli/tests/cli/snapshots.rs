@@ -109,6 +109,26 @@ const RUNS: &[(&str, &[&str])] = &[
     ),
     ("import", &["import copy records.ndjson", "import copy records.ndjson --json"]),
     (
+        "create",
+        &[
+            "create sized --segment-size 64KiB --durability process-crash",
+            "create sized",
+            "create sized --json",
+            "create sized --retain-age 1d",
+            "create bad/name",
+        ],
+    ),
+    (
+        "trim",
+        &[
+            "trim orders --before 3",
+            "trim orders --before end --json",
+            "trim orders --before 100",
+            "trim nothing --before 3",
+        ],
+    ),
+    ("delete", &["delete new", "delete new --json", "delete new --execute", "delete new"]),
+    (
         "request",
         &[
             "request echo hello --no-wait",

@@ -1,0 +1,63 @@
+//! `create`: a topic with settings of its own.
+
+use std::io::Write;
+
+use deaddrop::{Error, Log, Retention, TopicOptions};
+use serde_json::json;
+
+use crate::args::create::Create;
+use crate::failure::{Exit, Failure};
+use crate::output::Out;
+use crate::{units, Global};
+
+impl Create {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let log = Log::open(global.dir())?;
+        let (is_new, mut base) = match log.existing_topic(&self.topic) {
+            Ok(topic) => (false, *topic.options()),
+            Err(Error::NotFound { .. }) => (true, TopicOptions::default()),
+            Err(error) => return Err(error.into()),
+        };
+        let retention = Retention {
+            age: self.retain_age,
+            bytes: self.retain_bytes,
+            consumed: self.retain_unconsumed,
+        };
+        if retention != Retention::default() {
+            base.retention = retention;
+        }
+        let topic = match log.create_topic(&self.topic, self.new.over(base)) {
+            Err(Error::Conflict { .. }) => {
+                return Err(Failure::usage(format_args!(
+                    "topic {} is there, and settings never change: {}; name another topic",
+                    self.topic,
+                    describe(log.existing_topic(&self.topic)?.options())
+                )))
+            }
+            other => other?,
+        };
+        let options = topic.options();
+        if out.is_json() {
+            out.object(&json!({
+                "topic": self.topic,
+                "created": is_new,
+                "durability": units::durability(options.durability),
+                "segment_size": options.segment_len,
+                "retention": units::retention(options.retention),
+            }))?;
+            return Ok(Exit::Ok);
+        }
+        let done = if is_new { "made" } else { "was there already" };
+        writeln!(out, "{} {done}: {}", self.topic, describe(options))?;
+        Ok(Exit::Ok)
+    }
+}
+
+fn describe(options: &TopicOptions) -> String {
+    format!(
+        "{}, segments of {}, kept: {}",
+        units::durability(options.durability),
+        units::size(options.segment_len),
+        units::retention(options.retention)
+    )
+}

@@ -1,0 +1,39 @@
+//! Making topics with the settings that were asked for.
+
+use deaddrop::{service, Durability, Error, Log, Topic, TopicOptions};
+
+use crate::args::new_topic::NewTopic;
+use crate::failure::Failure;
+
+impl NewTopic {
+    fn is_asked_for(&self) -> bool {
+        self.durability.is_some() || self.segment_size.is_some()
+    }
+
+    /// What was asked for, and `base` in everything else.
+    pub(crate) fn over(&self, base: TopicOptions) -> TopicOptions {
+        TopicOptions {
+            durability: self.durability.map_or(base.durability, Durability::from),
+            segment_len: self.segment_size.unwrap_or(base.segment_len),
+            ..base
+        }
+    }
+
+    /// The topic; made if there is none. Settings that were not asked for are those it has.
+    pub(crate) fn open(&self, log: &Log, name: &str) -> Result<Topic, Failure> {
+        if !self.is_asked_for() {
+            return Ok(log.topic(name)?);
+        }
+        let options = match log.existing_topic(name) {
+            Ok(topic) => self.over(*topic.options()),
+            Err(Error::NotFound { .. }) => self.over(TopicOptions::default()),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(log.create_topic(name, options)?)
+    }
+
+    /// What the topics of a service are made with; those that are there stay as they are.
+    pub(crate) fn of_service(&self) -> Option<TopicOptions> {
+        self.is_asked_for().then(|| self.over(service::topic_options()))
+    }
+}

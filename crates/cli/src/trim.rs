@@ -1,0 +1,112 @@
+//! `trim`: drops the oldest segments of a topic.
+
+use std::io::Write;
+
+use deaddrop::Topic;
+use serde::Serialize;
+
+use crate::args::range::{Point, Range};
+use crate::args::trim::Trim;
+use crate::failure::{Exit, Failure};
+use crate::ls::segments;
+use crate::output::Out;
+use crate::{units, Global};
+
+/// What goes.
+#[derive(Debug, Serialize)]
+struct Change<'a> {
+    topic: &'a str,
+    /// The first offset before and after.
+    from: u64,
+    to: u64,
+    segments: usize,
+    /// Bytes on the disk.
+    bytes: u64,
+    /// Who has not committed past all of it.
+    behind: Vec<Behind>,
+    executed: bool,
+}
+
+/// A consumer or a group that loses records.
+#[derive(Debug, Serialize)]
+struct Behind {
+    kind: &'static str,
+    name: String,
+    committed: u64,
+}
+
+impl Trim {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let topic = match self.execute {
+            true => global.open_existing()?.existing_topic(&self.topic)?,
+            false => global.open_read_only()?.existing_topic(&self.topic)?,
+        };
+        let from = topic.first_offset()?;
+        let end = topic.high_watermark()?;
+        let before = Range { from: self.before, to: Point::End }.resolve(&topic)?.start;
+        if before > end {
+            return Err(Failure::no(format_args!(
+                "offset {before} is behind the end of topic {}, which has {from}..{end}: choose one of these",
+                self.topic
+            )));
+        }
+        let files = segments(&topic);
+        let bases = files.iter().map(|file| file.base);
+        let to = bases.filter(|&base| base <= before && base < end).max().unwrap_or(from).max(from);
+        let behind = behind(&topic, to)?;
+        let to = if self.execute { topic.trim_before(before)? } else { to };
+        let dropped = files.iter().filter(|file| file.base < to);
+        let change = Change {
+            topic: &self.topic,
+            from,
+            to,
+            segments: dropped.clone().count(),
+            bytes: dropped.map(|file| file.bytes).sum(),
+            behind,
+            executed: self.execute,
+        };
+        if out.is_json() {
+            out.object(&change)?;
+        } else {
+            print(out, &change)?;
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+/// The consumers and groups whose next record is below `to`.
+fn behind(topic: &Topic, to: u64) -> Result<Vec<Behind>, Failure> {
+    let mut found = Vec::new();
+    for consumer in topic.consumers()? {
+        // An unreadable one: `verify` says so.
+        let Ok(committed) = consumer.committed else { continue };
+        found.push(Behind { kind: "consumer", name: consumer.name, committed });
+    }
+    for (name, info) in topic.groups()? {
+        let Ok(info) = info else { continue };
+        found.push(Behind { kind: "group", name, committed: info.committed });
+    }
+    found.retain(|one| one.committed < to);
+    Ok(found)
+}
+
+fn print(out: &mut Out, change: &Change<'_>) -> std::io::Result<()> {
+    let Change { topic, from, to, segments, bytes, .. } = change;
+    if to == from {
+        return writeln!(
+            out,
+            "{topic}: no whole segment is below that; it begins at offset {from}"
+        );
+    }
+    let would = if change.executed { "" } else { "would be " };
+    let (s, size) = (if *segments == 1 { "" } else { "s" }, units::size(*bytes));
+    writeln!(out, "{topic}: offsets {from}..{to}, {segments} segment{s}, {size}: {would}dropped")?;
+    for Behind { kind, name, committed } in &change.behind {
+        let loses = if change.executed { "lost" } else { "would lose" };
+        writeln!(out, "{kind} {name} stands at {committed} and {loses} what it has not read")?;
+    }
+    if !change.executed {
+        writeln!(out, "nothing was changed: add --execute to do it")?;
+    }
+    Ok(())
+}

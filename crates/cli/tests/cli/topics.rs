@@ -1,0 +1,113 @@
+//! `create`, `trim` and `delete`: topics with settings, and that nothing goes unasked.
+
+use deaddrop::group::GroupOptions;
+use deaddrop::{Durability, Log, Retention, Start};
+
+use crate::support::Scratch;
+
+#[test]
+fn a_topic_is_made_with_the_settings_that_were_asked_for() {
+    let scratch = Scratch::new();
+    let asked = ["create", "t", "--durability", "within:2s", "--segment-size", "64KiB"];
+    let kept = ["--retain-age", "7d", "--retain-bytes", "1GiB", "--retain-unconsumed"];
+    let made = scratch.run(&[&asked[..], &kept, &["--json"]].concat()).expect(0).json();
+    assert_eq!(made[0]["created"], true);
+    let topic = Log::open(scratch.log()).unwrap().existing_topic("t").unwrap();
+    let second = std::time::Duration::from_secs(1);
+    assert_eq!(topic.options().durability, Durability::PowerLossWithin(2 * second));
+    assert_eq!(topic.options().segment_len, 64 << 10);
+    let age = Some(7 * 24 * 3600 * second);
+    let all = Retention { age, bytes: Some(1 << 30), consumed: true };
+    assert_eq!(topic.options().retention, all);
+
+    // Once more, in full or without: it is there. With others: they are not its own.
+    for args in [[&asked[..], &kept].concat(), vec!["create", "t"]] {
+        let again = scratch.run(&args).expect(0).text();
+        assert!(again.starts_with("t was there already: within:2s, segments of 64 KiB"), "{again}");
+    }
+    let other = scratch.run(&["create", "t", "--retain-age", "1d"]).expect(2);
+    assert!(other.stderr.contains("settings never change: within:2s"), "{}", other.stderr);
+}
+
+#[test]
+fn settings_that_cannot_be_leave_no_topic_behind() {
+    let scratch = Scratch::new();
+    scratch.run(&["create", "t", "--segment-size", "5"]).expect(2);
+    scratch.run(&["create", "t", "--retain-bytes", "0"]).expect(2);
+    scratch.run(&["create", "../t"]).expect(2);
+    assert!(!scratch.log().join("topics/t").exists());
+}
+
+#[test]
+fn a_trim_names_who_loses_records_and_drops_whole_segments_only_when_executed() {
+    let scratch = Scratch::new();
+    let topic = scratch.topic_of("t", 0..1500);
+    topic.consumer("slow", Start::Offset(3)).unwrap();
+    topic.consumer("quick", Start::End).unwrap();
+    topic
+        .group("packing", GroupOptions { start: Start::Offset(4), ..GroupOptions::default() })
+        .unwrap();
+    drop(topic);
+    let files = scratch.segments("t");
+    let base = |at: usize| {
+        let name = files[at].file_stem().unwrap().to_str().unwrap();
+        name.parse::<u64>().unwrap()
+    };
+    let before = (base(2) + 1).to_string();
+    let would = scratch.run(&["trim", "t", "--before", &before]).expect(0).text();
+    let expected = format!(
+        "t: offsets 0..{}, 2 segments, 32 KiB: would be dropped\n\
+         consumer slow stands at 3 and would lose what it has not read\n\
+         group packing stands at 4 and would lose what it has not read\n\
+         nothing was changed: add --execute to do it\n",
+        base(2)
+    );
+    assert_eq!(would, expected);
+    assert_eq!(scratch.segments("t"), files);
+
+    let done = scratch.run(&["trim", "t", "--before", &before, "--execute", "--json"]).expect(0);
+    let done = &done.json()[0];
+    assert_eq!((&done["from"], &done["to"]), (&0.into(), &base(2).into()));
+    assert_eq!((&done["segments"], &done["bytes"]), (&2.into(), &(32 << 10).into()));
+    assert_eq!(done["behind"][0]["name"], "slow");
+    assert_eq!(scratch.segments("t"), files[2..]);
+    let nothing = scratch.run(&["trim", "t", "--before", &before, "--execute"]).expect(0).text();
+    assert!(nothing.contains("no whole segment is below that"), "{nothing}");
+
+    // The newest segment stays.
+    scratch.run(&["trim", "t", "--before", "end", "--execute"]).expect(0);
+    assert_eq!(scratch.segments("t"), files[files.len() - 1..]);
+    let behind = scratch.run(&["trim", "t", "--before", "1501"]).expect(1);
+    assert!(behind.stderr.contains("behind the end of topic t"), "{}", behind.stderr);
+}
+
+#[test]
+fn a_topic_is_deleted_only_when_executed_and_when_nobody_has_it() {
+    let scratch = Scratch::new();
+    let topic = scratch.topic_of("t", 0..10);
+    topic.consumer("c", Start::First).unwrap();
+    let would = scratch.run(&["delete", "t"]).expect(0).text();
+    assert!(would.starts_with("t: 10 records, 16 KiB, 1 consumer, 0 groups: would be deleted\n"));
+    let held = scratch.run(&["delete", "t", "--execute"]).expect(5);
+    assert!(held.stderr.contains("topic t is in use"), "{}", held.stderr);
+    assert_eq!(topic.high_watermark().unwrap(), 10);
+    drop(topic);
+    let done = scratch.run(&["delete", "t", "--execute", "--json"]).expect(0).json();
+    assert_eq!((&done[0]["records"], &done[0]["executed"]), (&10.into(), &true.into()));
+    assert!(!scratch.log().join("topics/t").exists());
+    scratch.run(&["delete", "t", "--execute"]).expect(1);
+}
+
+#[test]
+fn a_service_is_made_with_the_settings_that_its_first_command_names() {
+    let scratch = Scratch::new();
+    let sent = ["request", "echo", "x", "--no-wait", "--durability", "process-crash"];
+    scratch.run(&sent).expect(0);
+    let log = Log::open(scratch.log()).unwrap();
+    let options = *log.existing_topic("echo.requests").unwrap().options();
+    assert_eq!(options.durability, Durability::ProcessCrash);
+    assert_eq!(options.retention, deaddrop::service::topic_options().retention);
+    let serve = ["serve", "echo", "-n", "1", "--segment-size", "64KiB", "--", "cat"];
+    scratch.run(&serve).expect(0);
+    assert_eq!(log.existing_topic("echo.replies").unwrap().options().segment_len, 16 << 20);
+}
