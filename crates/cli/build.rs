@@ -31,9 +31,12 @@ fn manual_pages(out: &Path) -> Result<()> {
     clap_mangen::generate_to(args::command(), &dir)?;
     let mut names = Vec::new();
     for entry in fs::read_dir(&dir)? {
-        names.push(entry?.file_name().into_string().map_err(|name| {
-            Error::other(format!("{} is no name of a manual page", name.display()))
-        })?);
+        names.push(
+            entry?
+                .file_name()
+                .into_string()
+                .map_err(|name| Error::other(format!("{name:?} is no name of a manual page")))?,
+        );
     }
     names.sort();
     let mut pages = String::from("&[\n");

@@ -18,7 +18,7 @@ impl Completions {
             Shell::Bash => script!("bash"),
             Shell::Elvish => script!("elvish"),
             Shell::Fish => script!("fish"),
-            Shell::PowerShell => script!("powershell"),
+            Shell::Powershell => script!("powershell"),
             Shell::Zsh => script!("zsh"),
         };
         out.write_all(script)?;

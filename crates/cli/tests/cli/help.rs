@@ -4,42 +4,80 @@ use std::process::Command;
 
 use crate::support::Scratch;
 
-/// The commands that help lists.
-fn commands(scratch: &Scratch) -> Vec<String> {
-    let help = scratch.run(&["--help"]).expect(0).text();
-    let (_, rest) = help.split_once("Commands:\n").unwrap();
-    let lines = rest.lines().take_while(|line| !line.is_empty());
+const SHELLS: [&str; 5] = ["bash", "zsh", "fish", "elvish", "powershell"];
+
+/// The commands that the help of `args` lists.
+fn commands(scratch: &Scratch, args: &[&str]) -> Vec<String> {
+    let help = scratch.run(&[args, &["--help"]].concat()).expect(0).text();
+    let listed = help.split_once("Commands:\n").map_or("", |(_, rest)| rest);
+    let lines = listed.lines().take_while(|line| !line.is_empty());
     let names = lines.filter(|line| line.starts_with("  ") && !line.starts_with("    "));
-    names.map(|line| line.split_whitespace().next().unwrap().to_owned()).collect()
+    let names = names.map(|line| line.split_whitespace().next().unwrap().to_owned());
+    names.filter(|name| name != "help").collect()
+}
+
+/// The examples of a command's help, or of its manual page, line by line.
+fn examples(text: &str) -> Vec<&str> {
+    let behind = text.split_once("Examples:\n").unwrap_or_else(|| panic!("no examples: {text}")).1;
+    behind.lines().take_while(|line| line.starts_with("  ")).collect()
+}
+
+/// A manual page without what roff needs to show these characters as they are.
+fn plain(page: &str) -> String {
+    page.replace("\\-", "-").replace("\\*(Aq", "'").replace("\\\\", "\\")
 }
 
 #[test]
-fn every_command_has_help_with_examples_a_manual_page_and_completions() {
+fn every_command_has_help_and_a_manual_page_with_the_same_examples() {
     let scratch = Scratch::new();
     let pages = scratch.path().join("new/man1");
     scratch.run(&["man", pages.to_str().unwrap()]).expect(0);
-    let completions = scratch.run(&["completions", "bash"]).expect(0).text();
-    let names = commands(&scratch);
-    assert!(names.len() > 12, "{names:?}");
-    let whole = std::fs::read_to_string(pages.join("deaddrop.1")).unwrap();
-    for name in names.iter().filter(|name| *name != "help") {
+    let read = |name: &str| plain(&std::fs::read_to_string(pages.join(name)).unwrap());
+    let whole = read("deaddrop.1");
+    let mut expected = vec!["deaddrop.1".to_owned()];
+    let names = commands(&scratch, &[]);
+    assert!(names.len() > 20, "{names:?}");
+    for name in &names {
         let help = scratch.run(&[name, "--help"]).expect(0).text();
-        assert!(help.contains("Examples:\n  "), "{name}:\n{help}");
-        let page = std::fs::read_to_string(pages.join(format!("deaddrop-{name}.1"))).unwrap();
-        let title = format!(".TH deaddrop-{name} 1 ");
-        assert!(page.contains(&title) && page.contains("Examples:"), "{page}");
-        assert!(whole.contains(&format!("deaddrop\\-{name}(1)")), "{name}: {whole}");
-        assert!(completions.contains(&format!("deaddrop,{name})")), "{name}");
+        let page = read(&format!("deaddrop-{name}.1"));
+        assert!(page.contains(&format!(".TH deaddrop-{name} 1 ")), "{page}");
+        let lines = examples(&help);
+        assert!(lines.len() > 1, "{name}: {lines:?}");
+        assert_eq!(lines, examples(&page), "{name}");
+        assert!(whole.contains(&format!("deaddrop-{name}(1)")), "{name}: {whole}");
+        expected.push(format!("deaddrop-{name}.1"));
+        let inner = commands(&scratch, &[name]).into_iter();
+        expected.extend(inner.map(|inner| format!("deaddrop-{name}-{inner}.1")));
     }
-    // What is hidden stays so.
-    assert!(!pages.join("deaddrop-demo-verify.1").exists());
-    assert!(!completions.contains("demo-verify"), "{completions}");
+    // No others: what is hidden stays so.
+    let entries = std::fs::read_dir(&pages).unwrap();
+    let mut found: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn every_command_that_is_not_hidden_is_completed() {
+    let scratch = Scratch::new();
+    for shell in SHELLS {
+        let script = scratch.run(&["completions", shell]).expect(0).text();
+        for name in commands(&scratch, &[]) {
+            assert!(script.contains(&name), "{shell}: {name}");
+        }
+        assert!(!script.contains("demo-verify") && !script.contains("bench-worker"), "{shell}");
+    }
+    let bash = scratch.run(&["completions", "bash"]).expect(0).text();
+    for name in commands(&scratch, &[]) {
+        assert!(bash.contains(&format!("deaddrop,{name})")), "{name}");
+    }
 }
 
 #[test]
 fn completions_are_taken_by_their_shells() {
     let scratch = Scratch::new();
-    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+    for shell in SHELLS {
         let script = scratch.run(&["completions", shell]).expect(0);
         assert!(script.text().contains("export"), "{shell}");
         let path = scratch.path().join(shell);

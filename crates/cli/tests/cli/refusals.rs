@@ -27,6 +27,19 @@ fn wrong_usage_is_code_2() {
 }
 
 #[test]
+fn what_is_no_request_id_is_refused_before_anything_is_opened() {
+    let scratch = Scratch::new();
+    for args in [vec!["trace"], vec!["request", "--attach"]] {
+        let ran = scratch.run(&[&args[..], &["nonsense"]].concat()).expect(2);
+        let said = "deaddrop: invalid value 'nonsense' for '";
+        assert!(ran.stderr.starts_with(said), "{}", ran.stderr);
+        assert!(ran.stderr.contains("CLIENT-INCARNATION-SEQUENCE is expected"), "{}", ran.stderr);
+        // An id as such is taken: what is missing is the log.
+        scratch.run(&[&args[..], &["cli-0000000000000001-0"]].concat()).expect(3);
+    }
+}
+
+#[test]
 fn a_name_that_would_leave_the_directory_is_refused_by_reading_commands_too() {
     let scratch = Scratch::new();
     scratch.append("t", "a\n");
