@@ -266,18 +266,19 @@ impl Server {
     }
 
     fn serve_request(&mut self, job: &Job, envelope: &Envelope) -> Result<bool> {
-        let replies = match self.reply_topic(envelope.reply_topic.as_deref()) {
-            Ok(topic) => topic,
+        let Some(name) = envelope.reply_topic.as_deref() else {
+            let replies = self.replies.clone();
+            return self.settle_request(job, envelope, &replies);
+        };
+        let replies = match self.reply_topic(name) {
             Err(Error::NotFound { .. } | Error::InvalidName { .. }) => {
                 self.keep_dead(job, Some(envelope), "its reply topic does not exist")?;
                 return Ok(true);
             }
-            Err(other) => return Err(other),
+            other => other,
         };
-        if envelope.reply_topic.is_none() {
-            return self.settle_request(job, envelope, &replies);
-        }
-        let settled = self.settle_request(job, envelope, &replies).and_then(|settled| {
+        let settled = replies.and_then(|replies| {
+            let settled = self.settle_request(job, envelope, &replies)?;
             // The lane's position becomes durable after the service's own replies, and whoever makes
             // it so may not know of this topic.
             match replies.end_offset()?.checked_sub(1) {
@@ -424,17 +425,11 @@ impl Server {
         }
     }
 
-    /// The topic that a request's outcome goes to. The name comes from bytes of the request: it must be
-    /// a name, and the topic must exist.
-    fn reply_topic(&self, name: Option<&str>) -> Result<Topic> {
-        match name {
-            None => Ok(self.replies.clone()),
-            Some(name) => {
-                names::check(name)
-                    .map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
-                self.log.existing_topic(name)
-            }
-        }
+    /// A topic that a request names for its outcome, in bytes of its own: they must be a name, and the
+    /// topic must exist.
+    fn reply_topic(&self, name: &str) -> Result<Topic> {
+        names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
+        self.log.existing_topic(name)
     }
 
     /// Lets go of replies that no lane needs any more. One server at a time does it.
