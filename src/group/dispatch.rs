@@ -364,7 +364,12 @@ impl Dispatch {
         if from >= first {
             return reader.skip_damage();
         }
-        reader.seek_to(first);
+        // Both: the other one would say the same again.
+        for reader in [&mut self.ahead, &mut self.behind] {
+            if reader.offset() < first {
+                reader.seek_to(first);
+            }
+        }
         for lane in self.lanes.values_mut().filter(|lane| lane.cursor.committed() < first) {
             lane.advance(first, None)?;
             lane.cursor.end_attempt();

@@ -393,3 +393,37 @@ fn other_lanes_than_it_has_and_a_damaged_file_are_refused() {
     topic.delete_group("g").unwrap();
     assert!(matches!(topic.delete_group("g"), Err(Error::NotFound { .. })));
 }
+
+#[test]
+fn attempts_at_a_record_that_is_trimmed_do_not_count_against_the_one_behind_it() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let topic = topic(&log);
+    let group = topic.group("g", GroupOptions { lanes: Some(1), start: Start::First }).unwrap();
+    for _ in 0..500 {
+        topic.append(&Record::new(vec![7; 200]).key("k")).unwrap();
+    }
+    let attempts = Arc::new(Mutex::new(Vec::new()));
+    let (noted, trimmed) = (Arc::clone(&attempts), topic.clone());
+    let options =
+        WorkerOptions { max_attempts: 3, retry_first: Duration::ZERO, ..WorkerOptions::default() };
+    let mut worker = group
+        .worker(options, move |job| {
+            noted.lock().unwrap().push((job.offset(), job.attempt()));
+            if (job.offset(), job.attempt()) == (0, 2) {
+                trimmed.trim_before(400).unwrap();
+            }
+            match job.attempt() {
+                1 | 2 => Err(HandlerError::retry("not yet")),
+                _ => Ok(()),
+            }
+        })
+        .unwrap();
+    assert!(matches!(worker.poll(LONG), Err(Error::Trimmed { .. })));
+    let first = topic.first_offset().unwrap();
+    assert_eq!(worker.skip().unwrap().end, first);
+    assert_ne!(worker.poll(LONG).unwrap(), 0);
+    let expected = [(0, 1), (0, 2), (first, 1), (first, 2), (first, 3)];
+    assert_eq!(attempts.lock().unwrap()[..5], expected);
+    assert!(log.existing_topic("orders.g.dead").is_err(), "it was handled at its third attempt");
+}
