@@ -21,8 +21,9 @@ const TOPICS: &str = "topics";
 /// How to open a log.
 #[derive(Debug, Clone)]
 pub struct LogOptions {
-    /// Mode of new files, before the umask; directories get the search bits as well. 0600: the owner
-    /// alone. With 0640 a group may read, with 0660 it may append.
+    /// Mode of the files of a new log, less the umask; directories get the search bits as well. 0600:
+    /// the owner alone. With 0640 a group may read, with 0660 it may append. Files that are added to a
+    /// log later, by whichever process, get the mode of its file `deaddrop`, so `chmod -R` changes it.
     pub mode: u32,
     /// Opens on a network file system. Locks and mappings are not shared between its machines: all
     /// processes must run on one, and a power loss there is outside the promises.
@@ -87,7 +88,7 @@ impl Log {
     ///
     /// As [`open`](Self::open).
     pub fn open_with(dir: impl AsRef<Path>, options: LogOptions) -> Result<Log> {
-        let disk = Arc::new(RealDisk { mode: options.mode & 0o666 });
+        let disk = Arc::new(RealDisk::like(&dir.as_ref().join(MARKER), options.mode));
         Log::on_disk(disk, dir.as_ref(), options, false)
     }
 
@@ -99,7 +100,7 @@ impl Log {
     ///
     /// [`Error::NotALog`] if there is no log, and as [`open`](Self::open).
     pub fn open_read_only(dir: impl AsRef<Path>) -> Result<Log> {
-        let disk = Arc::new(RealDisk { mode: 0 });
+        let disk = Arc::new(RealDisk::with_mode(0));
         Log::on_disk(disk, dir.as_ref(), LogOptions::default(), true)
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::{Client, Completed, Envelope, Kind, Outcome, Reply, RequestId, Server, ServerOptions};
-use crate::group::{DeadLetter, HandlerError};
+use crate::group::HandlerError;
 use crate::log::Log;
 use crate::reader::Start;
 use crate::record::Record;
@@ -223,39 +223,4 @@ fn a_request_whose_reply_goes_to_a_clients_parked_topic_does_not_reach_its_callb
     assert!(client.parked().unwrap().is_empty());
     let outcomes: Vec<_> = service.take().into_iter().map(|(.., outcome)| outcome).collect();
     assert_eq!(outcomes, ["warm"]);
-}
-
-#[test]
-fn a_request_whose_own_reply_topic_is_damaged_is_kept_dead_and_those_behind_it_answered() {
-    let service = Service::new();
-    drop(service.log.create_topic("broken", options()).unwrap());
-    let settings = service.log.dir().join("topics/broken/settings");
-    let mut bytes = std::fs::read(&settings).unwrap();
-    bytes[20] ^= 1;
-    std::fs::write(&settings, bytes).unwrap();
-    let client = service.client("c");
-    send(&client, "before");
-    let mut envelope = Envelope::new(Kind::Request, RequestId::new("stranger", 1, 1));
-    envelope.reply_topic = Some("broken".into());
-    let requests = service.topic("s.requests");
-    let offset = requests.append(&envelope.seal(Record::new("forged"))).unwrap();
-    send(&client, "behind");
-    let mut server = service.server();
-    let mut settled = 0;
-    while settled < 3 {
-        let more = server.poll(LONG).unwrap();
-        assert_ne!(more, 0);
-        settled += more;
-    }
-    deliver(&client);
-    let outcomes: Vec<_> = service.take().into_iter().map(|(.., outcome)| outcome).collect();
-    assert_eq!(outcomes.len(), 2, "{outcomes:?}");
-    assert!(outcomes.contains(&"before".into()) && outcomes.contains(&"behind".into()));
-    let mut reader = service.topic("s.dead").reader(Start::First).unwrap();
-    let record = reader.next().unwrap().unwrap();
-    let dead = DeadLetter::of(&record).unwrap();
-    assert_eq!(dead.offset, offset);
-    let reason = &dead.reason;
-    assert!(reason.starts_with("its reply topic: ") && reason.contains("settings"), "{reason}");
-    assert!(reader.next().unwrap().is_none());
 }

@@ -5,7 +5,7 @@ use std::io::{Seek, SeekFrom};
 use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::{ffi, fs, io};
@@ -13,10 +13,44 @@ use std::{ffi, fs, io};
 use super::{fork, inherited, InheritableLock};
 use super::{Access, Disk, DiskFile, FileIdentity, Map, Medium};
 
-/// See the module. New files get `mode` (umask applies), directories the same with search bits.
+/// See the module. New files get `mode`, directories the same with search bits.
 #[derive(Debug)]
 pub(crate) struct RealDisk {
-    pub(crate) mode: u32,
+    mode: u32,
+    /// Whatever the umask says.
+    is_exact: bool,
+}
+
+impl RealDisk {
+    /// New files get `mode`, less the umask.
+    pub(crate) fn with_mode(mode: u32) -> RealDisk {
+        RealDisk { mode: mode & 0o666, is_exact: false }
+    }
+
+    /// New files get the very mode of the file at `model`; if there is none, `mode`, less the umask.
+    pub(crate) fn like(model: &Path, mode: u32) -> RealDisk {
+        match fs::symlink_metadata(model) {
+            Ok(found) if found.is_file() => RealDisk { mode: found.mode() & 0o666, is_exact: true },
+            // What stands there instead is met by whoever opens it.
+            _ => RealDisk::with_mode(mode),
+        }
+    }
+
+    fn search_mode(&self) -> u32 {
+        self.mode | (self.mode & 0o444) >> 2
+    }
+
+    /// Gives back what the umask took from something that this process has made.
+    fn make_exact(&self, made: &File, mode: u32) -> io::Result<()> {
+        if !self.is_exact || made.metadata()?.mode() & 0o777 == mode {
+            return Ok(());
+        }
+        match made.set_permissions(fs::Permissions::from_mode(mode)) {
+            // It was there, and is another user's.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(()),
+            other => other,
+        }
+    }
 }
 
 impl Disk for RealDisk {
@@ -28,10 +62,12 @@ impl Disk for RealDisk {
         if let Some(parent) = parent {
             self.create_dir_all(parent)?;
         }
-        let search = self.mode | (self.mode & 0o444) >> 2;
-        match fs::DirBuilder::new().mode(search).create(dir) {
+        match fs::DirBuilder::new().mode(self.search_mode()).create(dir) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
-            other => other?,
+            other => {
+                other?;
+                self.make_exact(&File::open(dir)?, self.search_mode())?;
+            }
         }
         if self.medium(dir)? == Medium::CopyOnWrite {
             store_in_place(&File::open(dir)?)?;
@@ -50,6 +86,9 @@ impl Disk for RealDisk {
             .open(path)?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        if matches!(access, Access::CreateNew | Access::OpenOrCreate) {
+            self.make_exact(&file, self.mode)?;
         }
         let file = above_standard_streams(file)?;
         Ok(Box::new(RealFile {

@@ -1298,7 +1298,7 @@ mod tests {
     fn errors_are_those_of_the_real_disk() {
         let disk = disk_with(&[9; 3]);
         let real_root = tempfile::tempdir().expect("creates");
-        let (real, real_root) = (RealDisk { mode: 0o600 }, real_root.path().join("log"));
+        let (real, real_root) = (RealDisk::with_mode(0o600), real_root.path().join("log"));
         real.create_dir_all(&real_root).expect("creates");
         std::fs::write(real_root.join("file"), [9; 3]).expect("writes");
         let outcomes = |disk: &dyn Disk, root: &Path| {

@@ -42,6 +42,7 @@ fn entry() {
         "stops-opening" => crate::liveness::stops_opening(&words[1..]),
         "consumes" => crate::input::consumes(&words[1..]),
         "stranger" => crate::input::stranger(&words[1..]),
+        "other-umask" => crate::modes::other_umask(&words[1..]),
         "few-files" => crate::input::few_files(&words[1..]),
         "small-files" => crate::input::small_files(&words[1..]),
         "full-disk" => crate::input::full_disk(&words[1..]),

@@ -20,6 +20,7 @@ mod group;
 mod input;
 mod ledger;
 mod liveness;
+mod modes;
 mod power;
 mod random;
 mod repair;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
+use deaddrop::group::DeadLetter;
 use deaddrop::service::{HandlerError, Kind, Outcome, Reply, ServerOptions};
 use deaddrop::sim::{Op, SimDisk};
 use deaddrop::{Error, Log, Record, Start, Stop};
@@ -209,4 +210,42 @@ fn a_client_waits_for_nothing_that_was_answered_before_a_power_cut() {
         let ids: Vec<_> = outstanding.into_iter().map(|outstanding| outstanding.id).collect();
         assert_eq!(ids, [open], "seed {seed}");
     }
+}
+
+#[test]
+fn a_request_whose_own_reply_topic_is_damaged_is_kept_dead_and_those_behind_it_answered() {
+    let disk = SimDisk::new();
+    let log = Log::open_sim(&disk, "/log").unwrap();
+    make_topics(&log, "s");
+    drop(log.create_topic("broken", options()).unwrap());
+    disk.flip("/log/topics/broken/settings", 20, 1);
+    let client = log.client("c").on("done", |_| Ok(())).open().unwrap();
+    let send = |payload| client.request("s", &Record::new(payload)).unwrap().send("done").unwrap();
+    send("before");
+    // As a client of another release might send it: the field of the envelope that names a topic.
+    let requests = log.topic("s.requests").unwrap();
+    let before = requests.reader(Start::First).unwrap().next().unwrap().unwrap().to_owned();
+    let mut envelope = before.as_ref().header("deaddrop.service").unwrap().to_vec();
+    let name = b"broken";
+    envelope.push(8);
+    envelope.extend_from_slice(&(name.len() as u32).to_le_bytes());
+    envelope.extend_from_slice(name);
+    let request = Record::new("x").header_as_stored("deaddrop.service", &envelope);
+    let offset = requests.append(&request).unwrap();
+    send("behind");
+    let options = ServerOptions { max_attempts: 3, ..ServerOptions::default() };
+    let mut server = log.server_with("s", options, echo).unwrap();
+    let mut settled = 0;
+    while settled < 3 {
+        let more = server.poll(LONG).unwrap();
+        assert_ne!(more, 0);
+        settled += more;
+    }
+    assert_eq!(reply_kinds(&log, "s"), [Kind::Reply, Kind::Reply]);
+    let mut reader = log.topic("s.dead").unwrap().reader(Start::First).unwrap();
+    let dead = DeadLetter::of(&reader.next().unwrap().unwrap()).unwrap();
+    assert_eq!(dead.offset, offset);
+    let why = &dead.reason;
+    assert!(why.starts_with("its reply topic: ") && why.contains("broken/settings"), "{why}");
+    assert!(reader.next().unwrap().is_none());
 }

@@ -1,8 +1,9 @@
 //! `create`: a topic with settings of its own.
 
 use std::io::Write;
+use std::path::Path;
 
-use deaddrop::{Error, Log, Retention, TopicOptions};
+use deaddrop::{Error, Log, LogOptions, Retention, TopicOptions};
 use serde_json::json;
 
 use crate::args::create::Create;
@@ -12,7 +13,7 @@ use crate::{units, Global};
 
 impl Create {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
-        let log = Log::open(global.dir())?;
+        let log = self.open_log(global.dir())?;
         let (is_new, mut base) = match log.existing_topic(&self.topic) {
             Ok(topic) => (false, *topic.options()),
             Err(Error::NotFound { .. }) => (true, TopicOptions::default()),
@@ -50,6 +51,20 @@ impl Create {
         let done = if is_new { "made" } else { "was there already" };
         writeln!(out, "{} {done}: {}", self.topic, describe(options))?;
         Ok(Exit::Ok)
+    }
+}
+
+impl Create {
+    fn open_log(&self, dir: &Path) -> Result<Log, Failure> {
+        let Some(mode) = self.mode else { return Ok(Log::open(dir)?) };
+        if let Ok(log) = Log::open_read_only(dir) {
+            return Err(Failure::usage(format_args!(
+                "--mode is for a new log, and {} is one already: chmod -R changes the mode of its \
+                 files, and of those to come",
+                log.dir().display()
+            )));
+        }
+        Ok(Log::open_with(dir, LogOptions { mode, ..LogOptions::default() })?)
     }
 }
 

@@ -25,4 +25,29 @@ pub(crate) struct Create {
     /// everything else goes
     #[arg(long)]
     pub(crate) retain_unconsumed: bool,
+    /// Mode of the files of a new log, less the umask: 600 is for its owner, 640 lets a group read,
+    /// 660 lets it append. What is added later gets the mode of the file `deaddrop` in the log
+    #[arg(long, value_name = "OCTAL", value_parser = parse_mode)]
+    pub(crate) mode: Option<u32>,
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode & !0o666 == 0 && mode & 0o600 == 0o600 => Ok(mode),
+        _ => Err("three octal digits from 600 to 666, without 1, 3, 5, 7: 640, say".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_mode;
+
+    #[test]
+    fn a_mode_lets_its_owner_read_and_write_and_nobody_execute() {
+        assert_eq!(parse_mode("640"), Ok(0o640));
+        assert_eq!(parse_mode("0666"), Ok(0o666));
+        for bad in ["", "400", "755", "8", "1640", "-1"] {
+            assert!(parse_mode(bad).is_err(), "{bad:?}");
+        }
+    }
 }

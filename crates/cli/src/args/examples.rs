@@ -49,7 +49,8 @@ const EXAMPLES: &[(&str, &str)] = &[
         "\
   deaddrop create orders --durability within:100ms
   deaddrop create clicks --durability process-crash --retain-age 7d --retain-bytes 10GiB
-  deaddrop create work --segment-size 1MiB --retain-unconsumed",
+  deaddrop create work --segment-size 1MiB --retain-unconsumed
+  deaddrop -d /srv/drop create orders --mode 640",
     ),
     (
         "trim",

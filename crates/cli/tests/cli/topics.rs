@@ -1,5 +1,7 @@
 //! `create`, `trim` and `delete`: topics with settings, and that nothing goes unasked.
 
+use std::os::unix::fs::PermissionsExt;
+
 use deaddrop::group::GroupOptions;
 use deaddrop::{Durability, Log, Retention, Start};
 
@@ -27,6 +29,25 @@ fn a_topic_is_made_with_the_settings_that_were_asked_for() {
     }
     let other = scratch.run(&["create", "t", "--retain-age", "1d"]).expect(2);
     assert!(other.stderr.contains("settings never change: within:2s"), "{}", other.stderr);
+}
+
+#[test]
+fn a_new_log_gets_the_mode_that_was_asked_for_and_keeps_it() {
+    let scratch = Scratch::new();
+    scratch.run(&["create", "t", "--mode", "755"]).expect(2);
+    assert!(!scratch.log().exists());
+    let umask = "umask 0; exec \"$0\" \"$@\"";
+    let made = scratch.command(&["create", "t", "--mode", "640"]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", umask]).arg(made.get_program()).args(made.get_args());
+    assert!(shell.output().unwrap().status.success());
+    scratch.append("u", "line\n");
+    for file in ["deaddrop", "topics/t/settings", "topics/u/settings"] {
+        let file = std::fs::metadata(scratch.log().join(file)).unwrap();
+        assert_eq!(file.permissions().mode() & 0o777, 0o640);
+    }
+    let refused = scratch.run(&["create", "v", "--mode", "600"]).expect(2);
+    assert!(refused.stderr.contains("chmod -R"), "{}", refused.stderr);
 }
 
 #[test]

@@ -1,0 +1,58 @@
+//! The mode of a log's files: who may read it.
+
+use std::os::unix::fs::PermissionsExt;
+
+use deaddrop::group::GroupOptions;
+use deaddrop::{Durability, Log, LogOptions, Record, Start, TopicOptions};
+
+use crate::child::Child;
+
+#[test]
+fn files_that_are_added_to_a_log_have_its_mode_whoever_adds_them() {
+    let dir = crate::dir();
+    let log = dir.path().join("log");
+    let mut child = Child::spawn(&["other-umask", log.to_str().unwrap()]);
+    assert_eq!(child.hear().as_deref(), Some("bye"));
+    assert!(child.wait().success());
+    let mut seen = Vec::new();
+    let mut dirs = vec![log];
+    while let Some(dir) = dirs.pop() {
+        assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o750, "{dir:?}");
+        for entry in std::fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+                continue;
+            }
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o640, "{path:?}");
+            seen.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+        }
+    }
+    for expected in ["control", "lock", "settings", "deaddrop", "billing", "packing"] {
+        assert!(seen.iter().any(|name| name == expected), "{expected} in {seen:?}");
+    }
+    assert!(seen.iter().filter(|name| name.ends_with(".seg")).count() > 2, "{seen:?}");
+}
+
+/// Role: makes a log that a group may read, and uses it under a umask that takes everything from others.
+pub(crate) fn other_umask(words: &[&str]) {
+    let [dir] = words else { panic!("{words:?}") };
+    let umask = |mask| {
+        // SAFETY: a plain integer.
+        unsafe { libc::umask(mask) }
+    };
+    umask(0);
+    let options = LogOptions { mode: 0o640, ..LogOptions::default() };
+    drop(Log::open_with(dir, options).unwrap());
+    umask(0o077);
+    let options =
+        TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(Durability::PowerLoss) };
+    let topic = Log::open(dir).unwrap().create_topic("t", options).unwrap();
+    for _ in 0..20 {
+        topic.append(&Record::new([1; 2000])).unwrap();
+    }
+    topic.consumer("billing", Start::First).unwrap().sync().unwrap();
+    topic.group("packing", GroupOptions::default()).unwrap();
+    crate::child::say("bye");
+}
