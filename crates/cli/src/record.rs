@@ -130,7 +130,10 @@ fn bytes(text: Option<String>, base64: Option<String>) -> Result<Option<Vec<u8>>
     match (text, base64) {
         (Some(_), Some(_)) => Err("both as text and as base64: which?".to_owned()),
         (Some(text), None) => Ok(Some(text.into_bytes())),
-        (None, Some(base64)) => STANDARD.decode(base64).map(Some).map_err(|e| e.to_string()),
+        (None, Some(base64)) => STANDARD
+            .decode(base64)
+            .map(Some)
+            .map_err(|error| format!("not base64: {}", error.to_string().trim_end_matches('.'))),
         (None, None) => Ok(None),
     }
 }

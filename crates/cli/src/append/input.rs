@@ -163,7 +163,11 @@ impl Input {
         if bytes.trim_ascii().is_empty() {
             return Ok(None);
         }
-        let given: GivenRecord = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        let given: GivenRecord = serde_json::from_slice(bytes).map_err(|error| {
+            let text = error.to_string();
+            let place = format!(" at line {} column {}", error.line(), error.column());
+            format!("{} at column {}", text.strip_suffix(&place).unwrap_or(&text), error.column())
+        })?;
         Ok(Some(self.with_headers(given.into_record(&self.taking)?)))
     }
 

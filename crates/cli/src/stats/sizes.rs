@@ -10,6 +10,8 @@ use crate::failure::{note, Failure};
 /// Stretches that a sample is made of, and the records in each.
 const STRETCHES: u64 = 100;
 const STRETCH_LEN: u64 = 100;
+/// No record is larger.
+const LARGEST: u64 = 1 << 30;
 /// Buckets of a histogram of sizes: empty payloads, and one for each power of two.
 const BUCKETS: usize = 65;
 
@@ -21,6 +23,8 @@ pub(super) struct Sizes {
     /// Records that could not be read.
     pub(super) damaged: u64,
     histogram: Histogram<u64>,
+    min: u64,
+    max: u64,
     buckets: [u64; BUCKETS],
 }
 
@@ -44,7 +48,9 @@ impl Sizes {
             seen: 0,
             payload_bytes: 0,
             damaged: 0,
-            histogram: Histogram::new(3).expect("three digits are allowed"),
+            histogram: Histogram::new_with_bounds(1, LARGEST, 3).expect("bounds in order"),
+            min: u64::MAX,
+            max: 0,
             buckets: [0; BUCKETS],
         };
         let len = offsets.end.saturating_sub(offsets.start);
@@ -95,20 +101,21 @@ impl Sizes {
         self.seen += 1;
         self.payload_bytes += len;
         self.histogram.saturating_record(len);
+        (self.min, self.max) = (self.min.min(len), self.max.max(len));
         self.buckets[(u64::BITS - len.leading_zeros()) as usize] += 1;
     }
 
-    /// The size that `quantile` of the records do not exceed.
+    /// The size that `quantile` of the records do not exceed, to three digits.
     pub(super) fn at(&self, quantile: f64) -> Option<u64> {
-        (self.seen > 0).then(|| self.histogram.value_at_quantile(quantile))
+        (self.seen > 0).then(|| self.histogram.value_at_quantile(quantile).min(self.max))
     }
 
     pub(super) fn min(&self) -> Option<u64> {
-        (self.seen > 0).then(|| self.histogram.min())
+        (self.seen > 0).then_some(self.min)
     }
 
     pub(super) fn max(&self) -> Option<u64> {
-        (self.seen > 0).then(|| self.histogram.max())
+        (self.seen > 0).then_some(self.max)
     }
 
     /// From the smallest size that occurs to the largest.

@@ -47,6 +47,20 @@ fn numbers_are_those_of_what_was_appended() {
 }
 
 #[test]
+fn large_records_count_as_large() {
+    let scratch = Scratch::new();
+    let topic = scratch.topic_of("t", 0..0);
+    for len in [1, 3000, 3_000_000] {
+        topic.append(&Record::new(vec![b'x'; len])).unwrap();
+    }
+    let sizes = &scratch.run(&["stats", "t", "--json"]).expect(0).json()[0]["sizes"];
+    let found = ["min", "p50", "p99", "max"].map(|name| sizes[name].as_u64().unwrap());
+    // Percentiles are exact to three digits, up to the next one.
+    assert_eq!((found[0], found[2], found[3]), (1, 3_000_000, 3_000_000));
+    assert!((3000..3003).contains(&found[1]), "{found:?}");
+}
+
+#[test]
 fn a_sample_spans_the_whole_topic_and_full_reads_all() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..0);
