@@ -292,6 +292,8 @@ impl Dispatch {
             is_suspect: lane.is_suspect,
             in_doubt: lane.in_doubt,
             doubtful,
+            is_last: self.options.max_attempts != 0
+                && lane.blamed.saturating_add(1) >= self.options.max_attempts,
             may_be_kept: offset < lane.kept_below || doubtful.is_some(),
             record,
         }

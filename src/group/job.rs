@@ -26,6 +26,8 @@ pub struct Job {
     pub(crate) doubtful: Option<u64>,
     /// It may be a dead letter already.
     pub(crate) may_be_kept: bool,
+    /// A failure now is its last.
+    pub(crate) is_last: bool,
 }
 
 impl Job {
@@ -62,6 +64,11 @@ impl Job {
     /// 1 the first time; more if the handler failed, or died, or was killed before.
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// Whether it is given up if the handler fails now.
+    pub fn is_last_attempt(&self) -> bool {
+        self.is_last
     }
 
     /// What keeps its lane from other workers, for a child process that does the work.

@@ -49,6 +49,11 @@ impl<'a> Request<'a> {
         self.attempt
     }
 
+    /// Whether it is given up if the handler fails now.
+    pub fn is_last_attempt(&self) -> bool {
+        self.job.is_last_attempt()
+    }
+
     /// After this time nobody needs the reply.
     pub fn deadline(&self) -> Option<SystemTime> {
         self.envelope.deadline.map(|at| SystemTime::UNIX_EPOCH + Duration::from_nanos(at))

@@ -140,6 +140,7 @@ fn a_record_that_fails_delays_its_own_lane_only_and_becomes_a_dead_letter() {
         .worker(options, move |job| {
             let text = String::from_utf8_lossy(job.payload()).into_owned();
             noted.lock().unwrap().push((text.clone(), job.attempt()));
+            assert_eq!(job.is_last_attempt(), job.attempt() == 3);
             if text == "bad" {
                 return Err(HandlerError::retry("out of order"));
             }

@@ -68,7 +68,10 @@ impl Serve {
                     stop.stop();
                     return Err(retry);
                 }
-                Err(RunError::Again(why)) => return Err(HandlerError::retry(why)),
+                Err(RunError::Again(why)) if !request.is_last_attempt() => {
+                    return Err(HandlerError::retry(why))
+                }
+                Err(RunError::Again(why)) => Err(HandlerError::retry(why)),
                 Err(RunError::Failed(why)) => Err(HandlerError::terminal(why)),
                 Ok(reply) => Ok(reply),
             };

@@ -22,7 +22,7 @@ pub(crate) struct Serve {
     /// The command and its arguments
     #[arg(last = true, required = true, num_args = 1..)]
     pub(crate) command: Vec<String>,
-    /// End after so many requests
+    /// End after so many requests, answered or given up
     #[arg(short = 'n', long, value_name = "COUNT")]
     pub(crate) count: Option<u64>,
     /// After so many attempts a request is given up; 0: never

@@ -87,13 +87,14 @@ fn exit_codes_below_100_are_tried_again_and_others_fail_for_good() {
 #[test]
 fn after_the_last_attempt_a_request_is_kept_as_a_dead_letter() {
     let scratch = Scratch::new();
-    let args = ["--max-attempts", "2", "--retry-first", "1ms"];
-    let _server = Server::start(&scratch, &args, "kill -9 $$");
+    let args = ["--max-attempts", "2", "--retry-first", "1ms", "-n", "1"];
+    let server = Server::start(&scratch, &args, "kill -9 $$");
     let ran = scratch.run(&["request", "echo", "poison", "--json"]).expect(1);
     let outcome = &ran.json()[0];
     assert_eq!((&outcome["outcome"], &outcome["attempt"]), (&"dead-lettered".into(), &2.into()));
     assert!(outcome["error"].as_str().unwrap().contains("signal: 9"), "{outcome}");
     assert_eq!(scratch.run(&["cat", "echo.dead"]).expect(0).text(), "poison\n");
+    assert_eq!(server.end(), Some(0), "what is given up counts");
 }
 
 #[test]
