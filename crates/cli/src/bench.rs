@@ -8,16 +8,18 @@ mod measurement;
 mod page;
 mod report;
 mod run;
+mod service;
 mod worker;
 
 use std::path::{Path, PathBuf};
 
-use crate::args::bench::Bench;
+use crate::args::bench::{Bench, Workload};
 use crate::failure::{Exit, Failure};
 use crate::output::Out;
 use crate::Global;
-use case::{Case, Window};
+use case::{Case, Service, Window};
 use report::Report;
+use service::LANES;
 
 /// A longer run is a typing error.
 const SECONDS_MAX: f64 = 86_400.0;
@@ -25,6 +27,8 @@ const COUNT_MAX: u64 = 1 << 40;
 const SIZE_MAX: u64 = 64 << 20;
 const THREADS_MAX: u32 = 256;
 const PROCESSES_MAX: u32 = 256;
+/// More would fill the request topic, not keep the servers busier.
+const OUTSTANDING_MAX: u32 = 4096;
 const CASES_MAX: usize = 1000;
 
 impl Bench {
@@ -55,31 +59,28 @@ impl Bench {
 
     /// All combinations, checked.
     fn cases(&self) -> Result<Vec<Case>, Failure> {
-        // `contains` is also false for a number that is none.
-        if !(1e-3..=SECONDS_MAX).contains(&self.seconds) {
-            return Err(Failure::usage(format_args!(
-                "--seconds {}: from 0.001 to {SECONDS_MAX}",
-                self.seconds
-            )));
-        }
-        if self.warm_up.as_secs_f64() > SECONDS_MAX {
-            return Err(Failure::usage(format_args!("--warm-up is longer than {SECONDS_MAX} s")));
-        }
-        within("--count", self.count.as_slice(), 1, COUNT_MAX)?;
-        within("--size", &self.size, 0, SIZE_MAX)?;
-        within("--threads", &self.threads, 1, THREADS_MAX)?;
-        within("--processes", &self.processes, 1, PROCESSES_MAX)?;
+        self.check()?;
         let mut cases = Vec::new();
         for &workload in &self.workload {
+            let services = self.services(workload);
             for durability in &self.durability {
                 for &size in &self.size {
                     for &processes in &self.processes {
                         for &threads in &self.threads {
-                            let durability = durability.to_string();
-                            let case = Case { workload, durability, size, processes, threads };
-                            // Asked for twice: a report has each once.
-                            if !cases.contains(&case) {
-                                cases.push(case);
+                            for &service in &services {
+                                let durability = durability.to_string();
+                                let case = Case {
+                                    workload,
+                                    durability,
+                                    size,
+                                    processes,
+                                    threads,
+                                    service,
+                                };
+                                // Asked for twice: a report has each once.
+                                if !cases.contains(&case) {
+                                    cases.push(case);
+                                }
                             }
                         }
                     }
@@ -97,6 +98,62 @@ impl Bench {
             ))),
             _ => Ok(cases),
         }
+    }
+
+    /// Who answers in the cases of a workload.
+    fn services(&self, workload: Workload) -> Vec<Option<Service>> {
+        if workload != Workload::Request {
+            return vec![None];
+        }
+        let mut services = Vec::new();
+        for &servers in &self.servers {
+            for &threads in &self.server_threads {
+                for &outstanding in &self.outstanding {
+                    services.push(Some(Service { servers, threads, outstanding }));
+                }
+            }
+        }
+        services
+    }
+
+    /// Refuses numbers that nobody can mean.
+    fn check(&self) -> Result<(), Failure> {
+        // `contains` is also false for a number that is none.
+        if !(1e-3..=SECONDS_MAX).contains(&self.seconds) {
+            return Err(Failure::usage(format_args!(
+                "--seconds {}: from 0.001 to {SECONDS_MAX}",
+                self.seconds
+            )));
+        }
+        if self.warm_up.as_secs_f64() > SECONDS_MAX {
+            return Err(Failure::usage(format_args!("--warm-up is longer than {SECONDS_MAX} s")));
+        }
+        within("--count", self.count.as_slice(), 1, COUNT_MAX)?;
+        within("--size", &self.size, 0, SIZE_MAX)?;
+        within("--threads", &self.threads, 1, THREADS_MAX)?;
+        within("--processes", &self.processes, 1, PROCESSES_MAX)?;
+        let of_a_service = [
+            ("--servers", &self.servers, LANES),
+            ("--server-threads", &self.server_threads, LANES),
+            ("--outstanding", &self.outstanding, OUTSTANDING_MAX),
+        ];
+        for (name, values, max) in of_a_service {
+            within(name, values, 1, max)?;
+            if *values != [1] && !self.workload.contains(&Workload::Request) {
+                return Err(Failure::usage(format_args!(
+                    "{name} is about the workload request, which is not asked for"
+                )));
+            }
+        }
+        let most = |values: &[u32]| values.iter().copied().max().unwrap_or(0);
+        let (servers, threads) = (most(&self.servers), most(&self.server_threads));
+        if servers * threads > LANES {
+            return Err(Failure::usage(format_args!(
+                "--servers {servers} with --server-threads {threads}: the service has {LANES} lanes, so \
+                 no more threads than that can work"
+            )));
+        }
+        Ok(())
     }
 }
 

@@ -8,8 +8,9 @@ use super::size;
 
 /// Measure appends, reading, and request and reply on this machine
 ///
-/// Every combination of the workloads, sizes, threads, processes and durabilities is one case: its
-/// processes start together, warm up, and are measured over the same window. Latencies are those of
+/// Every combination of the workloads, sizes, threads, processes and durabilities is one case; for
+/// request also of servers, their threads and what is outstanding. The processes of a case start
+/// together, warm up, and are measured over the same window. Latencies are those of
 /// all operations of all threads, not samples. The log is made in a directory of its own in DIR
 /// [default: ./target, or the current directory], so on that disk, and removed at the end.
 #[derive(Debug, clap::Args)]
@@ -31,6 +32,15 @@ pub(crate) struct Bench {
     /// Processes that append, consume or request
     #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "1")]
     pub(crate) processes: Vec<u32>,
+    /// Server processes of the service that is asked
+    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "1")]
+    pub(crate) servers: Vec<u32>,
+    /// Threads in each server process
+    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "1")]
+    pub(crate) server_threads: Vec<u32>,
+    /// Requests that each thread has outstanding: with more than one they are sent with a callback
+    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "1")]
+    pub(crate) outstanding: Vec<u32>,
     /// What acknowledged records survive: power-loss, process-crash, within:500ms
     #[arg(
         long,
@@ -56,8 +66,8 @@ pub(crate) struct Bench {
     pub(crate) html: Option<PathBuf>,
     /// Compare two reports instead: how B differs from A
     #[arg(long, value_names = ["A.json", "B.json"], num_args = 2, conflicts_with_all = [
-        "workload", "size", "threads", "processes", "durability", "seconds", "count", "warm_up",
-        "output", "html", "dir",
+        "workload", "size", "threads", "processes", "servers", "server_threads", "outstanding",
+        "durability", "seconds", "count", "warm_up", "output", "html", "dir",
     ])]
     pub(crate) compare: Option<Vec<PathBuf>>,
 }
@@ -69,7 +79,7 @@ pub(crate) enum Workload {
     Append,
     /// Each is a consumer of one topic: it takes a record and commits it
     Consume,
-    /// Each is a client of one service: it sends a request and waits for the reply
+    /// Each is a client of one service: it sends requests and waits for the replies
     Request,
 }
 

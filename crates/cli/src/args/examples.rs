@@ -165,6 +165,7 @@ const EXAMPLES: &[(&str, &str)] = &[
         "bench",
         "\
   deaddrop bench --workload append --size 64,1KiB --durability process-crash
+  deaddrop bench --workload request --servers 1,4 --outstanding 1,8,64
   deaddrop -d /srv bench --seconds 10 --output before.json
   deaddrop bench --compare before.json after.json",
     ),

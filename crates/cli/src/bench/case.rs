@@ -19,17 +19,6 @@ impl Workload {
             Workload::Request => "request",
         }
     }
-
-    /// What one operation is.
-    pub(super) fn operation(self) -> &'static str {
-        match self {
-            Workload::Append => "append() until it returns: the record is acknowledged",
-            Workload::Consume => "next() and commit() of one record, records read in order",
-            Workload::Request => {
-                "call() until the reply is there; one server process echoes the payload"
-            }
-        }
-    }
 }
 
 impl Serialize for Workload {
@@ -54,6 +43,24 @@ pub(super) enum Window {
     Count(u64),
 }
 
+/// Who answers requests, and how many wait for it. One of each is what reports of before this could be
+/// chosen have measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Service {
+    /// Processes.
+    pub(super) servers: u32,
+    /// Threads in each of them.
+    pub(super) threads: u32,
+    /// Requests that each thread of a client has sent and has no reply to.
+    pub(super) outstanding: u32,
+}
+
+impl Default for Service {
+    fn default() -> Service {
+        Service { servers: 1, threads: 1, outstanding: 1 }
+    }
+}
+
 /// One combination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Case {
@@ -65,6 +72,9 @@ pub(super) struct Case {
     pub(super) processes: u32,
     /// Threads in each process.
     pub(super) threads: u32,
+    /// Of the workload request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) service: Option<Service>,
 }
 
 /// Topics keep no more than this on the disk while they are measured.
@@ -73,6 +83,23 @@ pub(super) const KEPT_BYTES: u64 = 1 << 30;
 impl Case {
     pub(super) fn threads_total(&self) -> u64 {
         u64::from(self.processes) * u64::from(self.threads)
+    }
+
+    /// Adds what a report of before [`Service`] does not say.
+    pub(super) fn complete(&mut self) {
+        if self.workload == Workload::Request {
+            self.service.get_or_insert_default();
+        }
+    }
+
+    /// What one operation is.
+    pub(super) fn operation(&self) -> &'static str {
+        match (self.workload, self.service.unwrap_or_default().outstanding) {
+            (Workload::Append, _) => "append() until it returns: the record is acknowledged",
+            (Workload::Consume, _) => "next() and commit() of one record, records read in order",
+            (Workload::Request, 1) => "call() until the reply is there; servers echo the payload",
+            (Workload::Request, _) => "send() until its callback runs; servers echo the payload",
+        }
     }
 
     /// How many of `count` operations thread `number` of all does.
@@ -131,7 +158,16 @@ impl fmt::Display for Case {
                 many => format!("{many} processes"),
             },
             units::count(self.threads.into(), "thread"),
-        )
+        )?;
+        match self.service {
+            Some(Service { servers, threads, outstanding }) => write!(
+                f,
+                ", {outstanding} outstanding, {} of {}",
+                units::count(servers.into(), "server"),
+                units::count(threads.into(), "thread"),
+            ),
+            None => Ok(()),
+        }
     }
 }
 
@@ -147,6 +183,7 @@ mod tests {
             size: 1,
             processes: 3,
             threads: 5,
+            service: None,
         };
         for count in [15, 16, 29, 1000] {
             let shares: Vec<u64> = (0..15).map(|number| case.share(count, number)).collect();

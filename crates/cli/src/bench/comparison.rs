@@ -25,7 +25,7 @@ pub(super) fn compare(a: &Report, b: &Report, out: &mut Out) -> Result<Exit, Fai
             out.object(&json!({
                 "workload": before.case.workload, "durability": before.case.durability,
                 "size": before.case.size, "processes": before.case.processes,
-                "threads": before.case.threads,
+                "threads": before.case.threads, "service": before.case.service,
                 "per_second_a": before.per_second, "per_second_b": after.per_second,
                 "per_second_ratio": ratios.per_second, "p50_ratio": ratios.p50,
                 "p99_ratio": ratios.p99, "max_ratio": ratios.max,

@@ -98,14 +98,14 @@ impl Measurement {
         Ok(Measurement { latencies: histogram()?, series: Series::new(), seconds: 0.0 })
     }
 
-    /// Runs `operation` until the window is over, or `is_stopped`. One reading of the clock each: the
-    /// end of one is the start of the next. `progress` is told the fraction now and then.
+    /// Runs `operation` until the window is over, or `is_stopped`. It returns how long it took, unless it
+    /// began when the one before it ended: then one reading of the clock does for both. `progress` is told the fraction now and then.
     pub(super) fn take(
         window: Window,
         begun: Instant,
         is_stopped: &dyn Fn() -> bool,
         progress: &dyn Fn(f64),
-        mut operation: impl FnMut() -> Result<(), Failure>,
+        mut operation: impl FnMut() -> Result<Option<Duration>, Failure>,
     ) -> Result<Measurement, Failure> {
         let mut taken = Measurement::empty()?;
         let (limit, count) = match window {
@@ -116,12 +116,11 @@ impl Measurement {
         let mut last = Instant::now().max(begun);
         let mut done = 0;
         while done < count && !is_stopped() {
-            operation()?;
+            let took = operation()?;
             let now = Instant::now();
             let elapsed = now.saturating_duration_since(begun);
-            taken
-                .latencies
-                .saturating_record(now.saturating_duration_since(last).as_nanos() as u64);
+            let took = took.unwrap_or_else(|| now.saturating_duration_since(last));
+            taken.latencies.saturating_record(took.as_nanos() as u64);
             done += 1;
             if taken.series.count(elapsed.as_nanos() as u64) {
                 progress(match window {
@@ -221,7 +220,7 @@ mod tests {
     fn a_measurement_comes_back_from_its_stored_form_and_damage_is_told() {
         let begun = Instant::now();
         let mut taken =
-            Measurement::take(Window::Count(100), begun, &|| false, &|_| {}, || Ok(())).unwrap();
+            Measurement::take(Window::Count(100), begun, &|| false, &|_| {}, || Ok(None)).unwrap();
         assert_eq!(taken.latencies.len(), 100);
         taken.latencies.saturating_record(u64::MAX);
         let stored = taken.store().unwrap();
@@ -243,7 +242,7 @@ mod tests {
             begun,
             &|| false,
             &|fraction| fractions.borrow_mut().push(fraction),
-            || Ok(()),
+            || Ok(None),
         )
         .unwrap();
         assert!(taken.seconds >= 0.01);

@@ -129,12 +129,21 @@ fn section(group: &[&CaseReport]) -> Result<String, Failure> {
 /// What tells a case from others of its group.
 fn short_name(case: &Case) -> String {
     let processes = if case.processes == 1 { "process" } else { "processes" };
-    format!(
+    let name = format!(
         "{}, {} {processes} x {}",
         units::size(case.size),
         case.processes,
         units::count(case.threads.into(), "thread")
-    )
+    );
+    match case.service {
+        Some(service) => format!(
+            "{name}, {} outstanding, {} x {}",
+            service.outstanding,
+            units::count(service.servers.into(), "server"),
+            units::count(service.threads.into(), "thread")
+        ),
+        None => name,
+    }
 }
 
 fn over_time(names: &[String], measured: &[Measurement]) -> String {

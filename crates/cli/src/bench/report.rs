@@ -78,7 +78,7 @@ impl CaseReport {
         let per_second = latencies.len() as f64 / total.seconds.max(1e-9);
         Ok(CaseReport {
             case: case.clone(),
-            operation: case.workload.operation().to_owned(),
+            operation: case.operation().to_owned(),
             sync: case.sync_mode(),
             per_second,
             payload_bytes_per_second: per_second * case.size as f64,
@@ -128,14 +128,15 @@ impl Report {
             return Err(bad(&"it is too long"));
         }
         let bytes = std::fs::read(path).map_err(io)?;
-        let report: Report = serde_json::from_slice(&bytes).map_err(|error| bad(&error))?;
+        let mut report: Report = serde_json::from_slice(&bytes).map_err(|error| bad(&error))?;
         if report.format != FORMAT || report.format_version != FORMAT_VERSION {
             return Err(bad(&format_args!(
                 "its format is {} {}, this program knows {FORMAT} {FORMAT_VERSION}",
                 report.format, report.format_version
             )));
         }
-        for case in &report.cases {
+        for case in &mut report.cases {
+            case.case.complete();
             case.measured.load().map_err(|what| bad(&format_args!("{}: {what}", case.case)))?;
         }
         Ok(report)
@@ -174,12 +175,14 @@ impl Report {
 }
 
 /// The columns of a report for people.
-pub(super) const HEADING: [&str; 11] = [
+pub(super) const HEADING: [&str; 13] = [
     "WORKLOAD",
     "DURABILITY",
     "SIZE",
     "PROCESSES",
     "THREADS",
+    "SERVERS",
+    "OUTSTANDING",
     "PER SECOND",
     "PAYLOAD/S",
     "P50",
@@ -187,17 +190,25 @@ pub(super) const HEADING: [&str; 11] = [
     "P99.9",
     "MAX",
 ];
-const RIGHT: [usize; 9] = [2, 3, 4, 5, 6, 7, 8, 9, 10];
+const RIGHT: [usize; 11] = [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
 
 pub(super) fn row(report: &CaseReport) -> Vec<String> {
     let latency = &report.latency_nanos;
     let case = &report.case;
+    let (servers, outstanding) = match case.service {
+        Some(service) => {
+            (format!("{} x {}", service.servers, service.threads), service.outstanding.to_string())
+        }
+        None => ("-".to_owned(), "-".to_owned()),
+    };
     vec![
         case.workload.name().to_owned(),
         case.durability.clone(),
         units::size(case.size),
         case.processes.to_string(),
         case.threads.to_string(),
+        servers,
+        outstanding,
         units::grouped(report.per_second.round() as u64),
         units::size(report.payload_bytes_per_second.round() as u64),
         units::nanos(latency.p50),

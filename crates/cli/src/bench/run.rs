@@ -16,7 +16,6 @@ use super::machine::Machine;
 use super::measurement::Measurement;
 use super::report::{CaseReport, Report};
 use super::worker::{self, Role, Said, Task};
-use crate::args::bench::Workload;
 use crate::failure::{Exit, Failure};
 
 /// What all cases have in common.
@@ -125,11 +124,12 @@ struct Processes {
 impl Processes {
     fn start(case: &Case, setting: Setting, log: &Path) -> Result<Processes, Failure> {
         worker::prepare(case, &Log::open(log)?)?;
-        let serve = (case.workload == Workload::Request).then_some(Role::Serve);
+        let servers = case.service.map_or(0, |service| service.servers);
+        let serve = (0..servers).map(|number| Role::Serve { number });
         let work = (0..case.processes).map(|number| Role::Work { number });
         let (sender, lines) = mpsc::channel();
         let mut all = Vec::new();
-        for (number, role) in serve.into_iter().chain(work).enumerate() {
+        for (number, role) in serve.chain(work).enumerate() {
             let task = Task {
                 case: case.clone(),
                 window: setting.window,
@@ -161,7 +161,7 @@ impl Processes {
         tell: &dyn Fn(f64),
         measured: &mut Vec<Measurement>,
     ) -> Result<(), Failure> {
-        let workers = self.all.iter().filter(|process| process.role != Role::Serve).count();
+        let workers = self.all.iter().filter(|process| process.role.is_measured()).count();
         while measured.len() < workers {
             let said = self.lines.recv_timeout(LOOK);
             // First: a terminal interrupts the processes as well, and their end is no other failure.

@@ -7,12 +7,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use deaddrop::service::{Client, Outcome, Reply, Request, ServerOptions};
-use deaddrop::{Error, Log, Record, Start, Stop, Topic};
+use deaddrop::{Log, Record, Start, Stop, Topic};
 use serde::{Deserialize, Serialize};
 
-use super::case::{Case, Window, KEPT_BYTES};
+use super::case::{Case, Window};
 use super::measurement::{Measurement, Stored};
+use super::service;
 use crate::args::bench::{Worker, Workload};
 use crate::failure::{Exit, Failure};
 use crate::output::Out;
@@ -20,13 +20,12 @@ use crate::Global;
 
 /// The topic of the cases that need one.
 pub(super) const TOPIC: &str = "bench";
-const SERVICE: &str = "echo";
 /// What a parent writes when all are ready.
 pub(super) const BEGIN: &str = "begin";
 /// How often a worker says how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a waiting thread looks whether it should end.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// What a process of a case has to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,9 +40,15 @@ pub(super) struct Task {
 #[serde(rename_all = "lowercase")]
 pub(super) enum Role {
     /// Answers requests until it is told to end.
-    Serve,
+    Serve { number: u32 },
     /// Is process `number` of those that are measured.
     Work { number: u32 },
+}
+
+impl Role {
+    pub(super) fn is_measured(self) -> bool {
+        matches!(self, Role::Work { .. })
+    }
 }
 
 /// A line from a worker.
@@ -62,7 +67,13 @@ impl Worker {
             .map_err(|error| Failure::usage(format_args!("not a task of bench: {error}")))?;
         let log = Log::open(global.dir())?;
         match task.role {
-            Role::Serve => serve(&task, &log, out),
+            Role::Serve { number } => {
+                let stop = Stop::new();
+                service::serve(&task.case, &log, number == 0, &stop, || {
+                    say(out, &Said::Ready)?;
+                    wait_to_begin(&stop).map(drop)
+                })
+            }
             Role::Work { number } => work(&task, number, &log, out),
         }
         .map(|()| Exit::Ok)
@@ -118,8 +129,8 @@ fn payload(size: u64) -> Vec<u8> {
     (0..size).map(|index| (index % 251) as u8).collect()
 }
 
-/// What a thread does again and again.
-type Operation = Box<dyn FnMut() -> Result<(), Failure> + Send>;
+/// What a thread does again and again, and how long it took if that is not since the last time.
+pub(super) type Operation = Box<dyn FnMut() -> Result<Option<Duration>, Failure> + Send>;
 
 fn work(task: &Task, number: u32, log: &Log, out: &mut Out) -> Result<(), Failure> {
     let stop = Stop::new();
@@ -192,16 +203,11 @@ fn operation(task: &Task, log: &Log, name: &str, stop: &Stop) -> Result<Operatio
             let topic = log.existing_topic(TOPIC)?;
             Box::new(move || {
                 topic.append(&record)?;
-                Ok(())
+                Ok(None)
             })
         }
         Workload::Consume => consume(&log.existing_topic(TOPIC)?, name)?,
-        Workload::Request => {
-            let options = service_options(case)?;
-            let client = log.client(&format!("bench-{name}")).topic_options(options).open()?;
-            let stop = stop.clone();
-            Box::new(move || request(&client, &record, &stop))
-        }
+        Workload::Request => service::request(case, log, name, record, stop.clone())?,
     })
 }
 
@@ -212,71 +218,14 @@ fn consume(topic: &Topic, name: &str) -> Result<Operation, Failure> {
             Some(record) => {
                 black_box(record.payload());
                 consumer.commit()?;
-                Ok(())
             }
             // Round again: the topic is filled, so the next look finds a record.
             None => {
                 consumer.seek(Start::First)?;
                 black_box(consumer.next()?.map(|record| record.offset()));
-                Ok(consumer.commit()?)
+                consumer.commit()?;
             }
         }
+        Ok(None)
     }))
-}
-
-fn request(client: &Client, record: &Record, stop: &Stop) -> Result<(), Failure> {
-    let mut call = client.request(SERVICE, record)?.call()?;
-    while !stop.is_stopped() {
-        let Some(done) = call.wait_timeout(LOOK)? else { continue };
-        return match done.outcome() {
-            Outcome::Reply(_) => Ok(()),
-            other => Err(Failure::new(Exit::Io, format_args!("the echo service: {other:?}"))),
-        };
-    }
-    Ok(())
-}
-
-/// Topics of a service keep what an open request may need, so they have no retention.
-fn service_options(case: &Case) -> Result<deaddrop::TopicOptions, Failure> {
-    Ok(deaddrop::TopicOptions { retention: Default::default(), ..case.topic_options()? })
-}
-
-fn serve(task: &Task, log: &Log, out: &mut Out) -> Result<(), Failure> {
-    let options =
-        ServerOptions { topic: Some(service_options(&task.case)?), ..ServerOptions::default() };
-    let echo = |request: &Request<'_>| Ok(Reply::new(request.payload()));
-    let server = log.server_with(SERVICE, options, echo)?;
-    let (requests, replies) = (format!("{SERVICE}.requests"), format!("{SERVICE}.replies"));
-    let topics = [log.existing_topic(&requests)?, log.existing_topic(&replies)?];
-    let stop = Stop::new();
-    let running = server.spawn()?;
-    say(out, &Said::Ready)?;
-    wait_to_begin(&stop)?;
-    while !stop.is_stopped() && !running.has_ended() {
-        for topic in &topics {
-            trim(topic)?;
-        }
-        std::thread::park_timeout(LOOK);
-    }
-    Ok(running.stop()?)
-}
-
-/// Drops what client and server are done with, once it takes more room than a bench may.
-fn trim(topic: &Topic) -> Result<(), Failure> {
-    let bytes: u64 = crate::ls::segments(topic).iter().map(|segment| segment.bytes).sum();
-    if bytes <= KEPT_BYTES {
-        return Ok(());
-    }
-    let mut floor = u64::MAX;
-    for consumer in topic.consumers()? {
-        floor = floor.min(consumer.committed?);
-    }
-    for (_, group) in topic.groups()? {
-        floor = floor.min(group?.committed);
-    }
-    match topic.trim_before(floor.min(topic.high_watermark()?)) {
-        // Another look comes.
-        Ok(_) | Err(Error::TimedOut { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }

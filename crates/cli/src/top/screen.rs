@@ -121,7 +121,97 @@ fn failed(error: std::io::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+    use std::time::Instant;
+
+    use rustix::event::{poll, PollFd, PollFlags, Timespec};
+    use rustix::pty::{self, OpenptFlags};
+    use rustix::termios::{self, LocalModes, Winsize};
+
+    use super::super::look::Look;
+    use super::super::model::Model;
     use super::*;
+
+    /// Tells the child of a test from the test that does nothing.
+    const CHILD: &str = "DEADDROP_CHILD";
+    const SAID: &str = "in the middle of the view";
+    /// A child that hangs is a failure, not a hung test.
+    const GUARD: Duration = Duration::from_secs(60);
+
+    fn is_cooked(terminal: impl std::os::fd::AsFd) -> bool {
+        let modes = termios::tcgetattr(terminal).unwrap().local_modes;
+        modes.contains(LocalModes::ICANON | LocalModes::ECHO)
+    }
+
+    /// Runs with a terminal as its standard input and output.
+    #[test]
+    fn child() {
+        if std::env::var_os(CHILD).is_none() {
+            return;
+        }
+        let view = Model::new("drop".to_owned()).update(Look::default()).unwrap();
+        let mut screen = Screen::open(true).unwrap();
+        screen.draw(&view, Duration::from_secs(1)).unwrap();
+        assert!(!is_cooked(std::io::stdin()), "the terminal was not taken");
+        panic!("{SAID}");
+    }
+
+    /// What the child writes to its terminal, and whether that is as it was lent when it has ended.
+    fn panic_on_a_terminal() -> (Vec<u8>, bool) {
+        let mut screen = File::from(pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap());
+        pty::grantpt(&screen).unwrap();
+        pty::unlockpt(&screen).unwrap();
+        let name = pty::ptsname(&screen, Vec::new()).unwrap();
+        let terminal = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let size = Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+        termios::tcsetwinsize(&terminal, size).unwrap();
+        assert!(is_cooked(&terminal));
+        let end = || Stdio::from(terminal.try_clone().unwrap());
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "top::screen::tests::child", "--nocapture"])
+            .env(CHILD, "1")
+            .stdin(end())
+            .stdout(end())
+            .stderr(end())
+            .spawn()
+            .unwrap();
+        let (begun, mut seen, mut has_ended) = (Instant::now(), Vec::new(), false);
+        let pause = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+        loop {
+            if begun.elapsed() >= GUARD {
+                drop(child.kill());
+            }
+            if poll(&mut [PollFd::new(&screen, PollFlags::IN)], Some(&pause)).unwrap() > 0 {
+                let mut piece = [0; 4096];
+                let read = screen.read(&mut piece).unwrap();
+                seen.extend_from_slice(&piece[..read]);
+            } else if has_ended {
+                break;
+            } else {
+                // What it has written before is read by the next turn.
+                has_ended = child.try_wait().unwrap().is_some();
+            }
+        }
+        child.wait().unwrap();
+        (seen, is_cooked(&terminal))
+    }
+
+    #[test]
+    fn a_panic_gives_the_terminal_back_before_it_is_told() {
+        let (seen, is_cooked) = panic_on_a_terminal();
+        let text = String::from_utf8_lossy(&seen);
+        let last = |what: &str| text.rfind(what).unwrap_or_else(|| panic!("{what:?}: {text}"));
+        let (enter, leave) = (last("\x1b[?1049h"), last("\x1b[?1049l"));
+        assert!(is_cooked, "{text}");
+        assert!(enter < leave, "{text}");
+        // On the alternate screen it would be gone with it.
+        let told = text.find(SAID).unwrap_or_else(|| panic!("{text}"));
+        let left = text.find("\x1b[?1049l").unwrap();
+        assert!(left < told && enter < told, "{text}");
+        assert!(last("\x1b[?25l") < last("\x1b[?25h"), "the cursor stays hidden: {text}");
+    }
 
     #[test]
     fn keys_quit_and_scroll_and_others_do_nothing() {

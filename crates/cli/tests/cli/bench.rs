@@ -149,6 +149,116 @@ fn two_reports_are_compared_case_by_case() {
 }
 
 #[test]
+fn servers_their_threads_and_what_is_outstanding_make_cases_of_request() {
+    let scratch = Scratch::new();
+    let args =
+        ["--workload", "append,request", "--durability", "process-crash", "--html", "r.html"];
+    let more = ["--servers", "1,2", "--server-threads", "2", "--outstanding", "1,8"];
+    let text =
+        bench(&scratch, &[&args[..], &more, &["--output", "r.json"]].concat()).expect(0).text();
+    assert!(text.contains(" 2 x 2            8 "), "{text}");
+    let report = read(&scratch.path().join("r.json"));
+    let (appends, requests): (Vec<_>, Vec<_>) =
+        report["cases"].as_array().unwrap().iter().partition(|case| case["workload"] == "append");
+    assert_eq!(appends.len(), 1, "it has no servers");
+    assert!(appends[0].get("service").is_none());
+    let services: Vec<_> = requests.iter().map(|case| case["service"].clone()).collect();
+    let service = |servers: u32, outstanding: u32| serde_json::json!({ "servers": servers, "threads": 2, "outstanding": outstanding });
+    assert_eq!(services, [service(1, 1), service(1, 8), service(2, 1), service(2, 8)]);
+    for case in requests {
+        assert_eq!((histogram(case).len(), &case["operations"]), (60, &60.into()));
+        let calls = case["operation"].as_str().unwrap().starts_with("call()");
+        assert_eq!(calls, case["service"]["outstanding"] == 1, "{case}");
+    }
+    let page = std::fs::read_to_string(scratch.path().join("r.html")).unwrap();
+    assert!(page.contains("256 B, 1 process x 1 thread, 8 outstanding, 2 servers x 2 threads"));
+    assert!(page.contains("<td>2 x 2</td><td>8</td>"));
+    // Only what was asked of the same servers in the same way is compared.
+    let mut others = report.clone();
+    let cases = others["cases"].as_array_mut().unwrap();
+    cases.retain(|case| case["service"]["servers"] == 1);
+    cases[1]["service"]["threads"] = 3.into();
+    std::fs::write(scratch.path().join("b.json"), others.to_string()).unwrap();
+    let args = ["bench", "--compare", "r.json", "b.json", "--json"];
+    let ran = Ran::of(&command(&scratch, &args).output().unwrap()).expect(0);
+    let same: Vec<_> = ran.json().iter().map(|row| row["service"].clone()).collect();
+    assert_eq!(same, [service(1, 1)]);
+    let only_in_b =
+        "only in B: request, process-crash, 256 B, 1 process, 1 thread, 8 outstanding, \
+                     1 server of 3 threads";
+    assert!(ran.stderr.contains(only_in_b), "{}", ran.stderr);
+}
+
+#[test]
+fn a_report_that_names_no_servers_had_one_with_one_thread_and_one_request_outstanding() {
+    let scratch = Scratch::new();
+    let args = ["--workload", "append,request", "--durability", "process-crash"];
+    let more = ["--output", "new.json", "--outstanding", "1,2"];
+    bench(&scratch, &[&args[..], &more].concat()).expect(0);
+    let mut old = read(&scratch.path().join("new.json"));
+    for case in old["cases"].as_array_mut().unwrap() {
+        case.as_object_mut().unwrap().remove("service");
+    }
+    old["cases"].as_array_mut().unwrap().pop();
+    std::fs::write(scratch.path().join("old.json"), old.to_string()).unwrap();
+    for files in [["old.json", "new.json"], ["new.json", "old.json"]] {
+        let args = [&["bench", "--json", "--compare"], &files[..]].concat();
+        let ran = Ran::of(&command(&scratch, &args).output().unwrap()).expect(0);
+        let rows = ran.json();
+        let workloads: Vec<_> = rows.iter().map(|row| row["workload"].clone()).collect();
+        assert_eq!(workloads, ["append", "request"]);
+        assert_eq!(
+            (&rows[0]["service"], &rows[1]["service"]["servers"]),
+            (&Value::Null, &1.into())
+        );
+        assert!(ran.stderr.contains("2 outstanding, 1 server of 1 thread"), "{}", ran.stderr);
+    }
+}
+
+/// Of each child process that serves: how many of its threads do.
+fn serving_threads(parent: u32) -> Vec<usize> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap() {
+        let dir = entry.unwrap().path();
+        // A process that ends meanwhile is none.
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+        let stat = read(&dir.join("stat"));
+        let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        if behind_name.split_whitespace().nth(1) != Some(parent.to_string().as_str()) {
+            continue;
+        }
+        let tasks = std::fs::read_dir(dir.join("task")).into_iter().flatten().flatten();
+        let names = tasks.map(|task| read(&task.path().join("comm")));
+        match names.filter(|name| name.trim() == "serve-echo").count() {
+            0 => {}
+            some => found.push(some),
+        }
+    }
+    found
+}
+
+#[test]
+fn as_many_servers_with_as_many_threads_run_as_were_asked_for() {
+    let scratch = Scratch::new();
+    let args = ["bench", "--workload", "request", "--durability", "process-crash"];
+    let more = ["--seconds", "600", "--servers", "3", "--server-threads", "2"];
+    let mut child = command(&scratch, &[&args[..], &more].concat()).spawn().unwrap();
+    let mut found = Vec::new();
+    for _ in 0..20_000 {
+        found = serving_threads(child.id());
+        if found == [2, 2, 2] || child.try_wait().unwrap().is_some() {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(found, [2, 2, 2], "{ended:?}");
+    assert_eq!(ended.status.code(), Some(1));
+}
+
+#[test]
 fn a_report_that_is_none_or_was_changed_is_refused() {
     let scratch = Scratch::new();
     bench(&scratch, &["--workload", "append", "--output", "a.json"]).expect(0);
@@ -188,6 +298,13 @@ fn what_cannot_be_measured_is_code_2_and_says_why() {
         (vec!["--count", "3", "--threads", "4"], "less than one operation for each thread"),
         (vec!["--threads", "0"], "--threads 0: it must be from 1 to 256"),
         (vec!["--processes", "1,9999"], "--processes 9999"),
+        (vec!["--servers", "0"], "--servers 0: it must be from 1 to 64"),
+        (vec!["--server-threads", "65"], "--server-threads 65"),
+        (vec!["--servers", "2,9", "--server-threads", "8"], "the service has 64 lanes"),
+        (vec!["--outstanding", "1,9999"], "--outstanding 9999: it must be from 1 to 4096"),
+        (vec!["--outstanding", "x"], "invalid digit"),
+        (vec!["--workload", "append", "--servers", "2"], "--servers is about the workload request"),
+        (vec!["--workload", "consume", "--outstanding", "1,8"], "--outstanding is about"),
         (vec!["--size", "1G"], "--size"),
         (vec!["--size", "1.5k"], "unit"),
         (vec!["--workload", "sleep"], "append, consume, request"),
@@ -200,6 +317,7 @@ fn what_cannot_be_measured_is_code_2_and_says_why() {
         (vec!["-d", "drop"], "drop is a log"),
         (vec!["--compare", "a.json"], "2 values required"),
         (vec!["--compare", "a.json", "b.json", "--size", "1"], "cannot be used with"),
+        (vec!["--compare", "a.json", "b.json", "--servers", "1"], "cannot be used with"),
     ] {
         let args = [&["bench"], &args[..]].concat();
         let ran = Ran::of(&command(&scratch, &args).output().unwrap()).expect(2);

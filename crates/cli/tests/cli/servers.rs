@@ -4,6 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use deaddrop::format::group::lane_of;
+use deaddrop::service::Outcome;
+use deaddrop::{Log, Record};
 
 use crate::service::Server;
 use crate::support::Scratch;
@@ -59,15 +61,27 @@ fn the_command_of_a_killed_server_ends_before_another_server_runs_it_again() {
 #[test]
 fn as_many_commands_run_at_a_time_as_there_are_threads() {
     let scratch = Scratch::new();
-    // Each waits for the other.
-    let script = "touch $DEADDROP_KEY; while [ ! -e a ] || [ ! -e b ]; do sleep 0.01; done; cat";
-    assert_ne!(lane_of(Some(b"a"), 0, LANES), lane_of(Some(b"b"), 0, LANES));
+    // None ends before four have begun.
+    let script = "touch begun.$DEADDROP_KEY
+        while [ $(ls begun.* | wc -l) -lt 4 ]; do sleep 0.01; done
+        cat";
     let _server = Server::start(&scratch, &["--threads", "4"], script);
-    let a = scratch.run(&["request", "echo", "1", "--key", "a", "--no-wait"]).expect(0).text();
-    let args = ["request", "echo", "2", "--key", "b", "--timeout", "60s"];
-    assert_eq!(scratch.run(&args).expect(0).text(), "2\n");
-    let attach = ["request", "--attach", a.trim(), "--timeout", "60s"];
-    assert_eq!(scratch.run(&attach).expect(0).text(), "1\n");
+    let log = Log::open(scratch.log()).unwrap();
+    let client = log.client("c").open().unwrap();
+    // Which thread has which lanes is not known: with a request in each, every thread is asked.
+    let key_in = |lane| {
+        let mut keys = (0..100_000).map(|number| number.to_string());
+        keys.find(|key| lane_of(Some(key.as_bytes()), 0, LANES) == lane).unwrap()
+    };
+    let send = |lane| {
+        let request = client.request("echo", &Record::new("x")).unwrap();
+        request.key(key_in(lane)).call().unwrap()
+    };
+    let calls: Vec<_> = (0..LANES).map(send).collect();
+    for mut call in calls {
+        let done = call.wait_timeout(Duration::from_secs(60)).unwrap();
+        assert!(matches!(done.expect("a reply").outcome(), Outcome::Reply(_)));
+    }
 }
 
 #[test]

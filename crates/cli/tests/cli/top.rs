@@ -307,7 +307,32 @@ impl OnTerminal {
         self.wait_for(LEAVE);
         let code = self.child.wait().unwrap().code();
         assert!(is_cooked(&self.terminal));
+        self.read_the_rest();
+        assert_eq!((self.count(ENTER), self.count(LEAVE)), (1, 1));
+        assert!(self.last(LEAVE) > self.last(ENTER));
+        assert!(self.last(SHOW_CURSOR) > self.last(HIDE_CURSOR), "the cursor stays hidden");
         code
+    }
+
+    /// What is left to read once the program has ended.
+    fn read_the_rest(&mut self) {
+        let mut piece = [0; 4096];
+        while poll(&mut [PollFd::new(&self.screen, PollFlags::IN)], Some(&Timespec::default()))
+            .unwrap()
+            > 0
+        {
+            let read = self.screen.read(&mut piece).unwrap();
+            self.seen.extend_from_slice(&piece[..read]);
+        }
+    }
+
+    fn count(&self, text: &str) -> usize {
+        self.seen.windows(text.len()).filter(|window| *window == text.as_bytes()).count()
+    }
+
+    /// Where it was seen last.
+    fn last(&self, text: &str) -> Option<usize> {
+        self.seen.windows(text.len()).rposition(|window| window == text.as_bytes())
     }
 }
 
@@ -322,6 +347,8 @@ const ENDLESS: [&str; 3] = ["top", "--interval", "20ms"];
 /// To the alternate screen, and back.
 const ENTER: &str = "\x1b[?1049h";
 const LEAVE: &str = "\x1b[?1049l";
+const HIDE_CURSOR: &str = "\x1b[?25l";
+const SHOW_CURSOR: &str = "\x1b[?25h";
 
 #[test]
 fn the_terminal_is_given_back_after_q_and_after_every_signal_that_ends_it() {

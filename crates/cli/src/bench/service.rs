@@ -1,0 +1,203 @@
+//! The workload of requests: clients that keep some outstanding, and servers that echo.
+
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use deaddrop::service::{Client, ClientBuilder, Completed, Outcome, Reply, Request, ServerOptions};
+use deaddrop::{Error, Log, Record, Stop, Topic, TopicOptions};
+
+use super::case::{Case, KEPT_BYTES};
+use super::worker::{Operation, LOOK};
+use crate::failure::{Exit, Failure};
+
+const NAME: &str = "echo";
+/// So many threads of servers have work at a time at most. As many as a service has by default.
+pub(super) const LANES: u32 = 64;
+const CALLBACK: &str = "done";
+
+/// What a client's thread does again and again: until there is one more reply.
+pub(super) fn request(
+    case: &Case,
+    log: &Log,
+    name: &str,
+    record: Record,
+    stop: Stop,
+) -> Result<Operation, Failure> {
+    let client = log.client(&format!("bench-{name}")).topic_options(topic_options(case)?);
+    let outstanding = case.service.unwrap_or_default().outstanding;
+    if outstanding == 1 {
+        let client = client.open()?;
+        return Ok(Box::new(move || call(&client, &record, &stop).map(|()| None)));
+    }
+    let mut sender = Sender::open(client, record)?;
+    Ok(Box::new(move || sender.next(outstanding, &stop)))
+}
+
+fn call(client: &Client, record: &Record, stop: &Stop) -> Result<(), Failure> {
+    let mut call = client.request(NAME, record)?.call()?;
+    while !stop.is_stopped() {
+        if let Some(done) = call.wait_timeout(LOOK)? {
+            return check(&done);
+        }
+    }
+    Ok(())
+}
+
+fn check(done: &Completed) -> Result<(), Failure> {
+    match done.outcome() {
+        Outcome::Reply(_) => Ok(()),
+        other => Err(Failure::new(Exit::Io, format_args!("the echo service: {other:?}"))),
+    }
+}
+
+/// From the sending of a request, which its context says, to its callback.
+fn took(done: &Completed, epoch: Instant) -> Result<Duration, Failure> {
+    check(done)?;
+    let sent_at = done.context().try_into().map(u64::from_le_bytes);
+    let sent_at = sent_at.map_err(|_| Failure::new(Exit::Io, "a context came back changed"))?;
+    Ok(epoch.elapsed().saturating_sub(Duration::from_nanos(sent_at)))
+}
+
+/// A client with several requests outstanding.
+struct Sender {
+    client: Client,
+    record: Record,
+    epoch: Instant,
+    /// What callbacks have noted and [`Sender::next`] has not returned.
+    replies: Receiver<Result<Duration, Failure>>,
+    /// Requests that were sent, less replies that were returned.
+    open: u32,
+}
+
+impl Sender {
+    fn open(client: ClientBuilder, record: Record) -> Result<Sender, Failure> {
+        let epoch = Instant::now();
+        let (sender, replies) = mpsc::channel();
+        let client = client.on(CALLBACK, move |done| Ok(sender.send(took(done, epoch))?)).open()?;
+        Ok(Sender { client, record, epoch, replies, open: 0 })
+    }
+
+    /// Sends what may be outstanding, and waits for one reply; none if it is to stop.
+    fn next(&mut self, outstanding: u32, stop: &Stop) -> Result<Option<Duration>, Failure> {
+        while self.open < outstanding {
+            let now = self.epoch.elapsed().as_nanos() as u64;
+            let request = self.client.request(NAME, &self.record)?;
+            request.context(now.to_le_bytes()).send(CALLBACK)?;
+            self.open += 1;
+        }
+        while !stop.is_stopped() {
+            if let Ok(took) = self.replies.try_recv() {
+                self.open -= 1;
+                return took.map(Some);
+            }
+            self.client.poll(LOOK)?;
+        }
+        Ok(None)
+    }
+}
+
+/// Topics of a service keep what an open request may need, so they have no retention.
+fn topic_options(case: &Case) -> Result<TopicOptions, Failure> {
+    Ok(TopicOptions { retention: Default::default(), ..case.topic_options()? })
+}
+
+/// Answers until it is stopped. `is_first`: is the one server of the case that trims. `ready` returns
+/// when all is to begin.
+pub(super) fn serve(
+    case: &Case,
+    log: &Log,
+    is_first: bool,
+    stop: &Stop,
+    ready: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let options = ServerOptions {
+        topic: Some(topic_options(case)?),
+        lanes: Some(LANES),
+        threads: case.service.unwrap_or_default().threads as usize,
+        ..ServerOptions::default()
+    };
+    let echo = |request: &Request<'_>| Ok(Reply::new(request.payload()));
+    let server = log.server_with(NAME, options, echo)?;
+    let (requests, replies) = (format!("{NAME}.requests"), format!("{NAME}.replies"));
+    let topics = [log.existing_topic(&requests)?, log.existing_topic(&replies)?];
+    let running = server.spawn()?;
+    ready()?;
+    while !stop.is_stopped() && !running.has_ended() {
+        for topic in topics.iter().filter(|_| is_first) {
+            trim(topic)?;
+        }
+        std::thread::park_timeout(LOOK);
+    }
+    Ok(running.stop()?)
+}
+
+/// Drops what client and server are done with, once it takes more room than a bench may.
+fn trim(topic: &Topic) -> Result<(), Failure> {
+    let bytes: u64 = crate::ls::segments(topic).iter().map(|segment| segment.bytes).sum();
+    if bytes <= KEPT_BYTES {
+        return Ok(());
+    }
+    let mut floor = u64::MAX;
+    for consumer in topic.consumers()? {
+        floor = floor.min(consumer.committed?);
+    }
+    for (_, group) in topic.groups()? {
+        floor = floor.min(group?.committed);
+    }
+    match topic.trim_before(floor.min(topic.high_watermark()?)) {
+        // Another look comes.
+        Ok(_) | Err(Error::TimedOut { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::bench::Workload;
+    use crate::bench::case::Service;
+
+    #[test]
+    fn a_sender_has_so_many_requests_outstanding_and_times_each_from_its_sending() {
+        let dir = tempfile::tempdir().unwrap();
+        let case = Case {
+            workload: Workload::Request,
+            durability: "process-crash".into(),
+            size: 1,
+            processes: 1,
+            threads: 1,
+            service: Some(Service { servers: 1, threads: 2, outstanding: 5 }),
+        };
+        let log = Log::open(dir.path()).unwrap();
+        let client = log.client("c").topic_options(topic_options(&case).unwrap());
+        let mut sender = Sender::open(client, Record::new("x")).unwrap();
+        let sent = || log.existing_topic("echo.requests").unwrap().high_watermark().unwrap();
+        let (stop, stopped) = (Stop::new(), Stop::new());
+        stopped.stop();
+        for _ in 0..2 {
+            assert_eq!(sender.next(5, &stopped).unwrap(), None, "nobody answers");
+            assert_eq!(sent(), 5);
+        }
+        let all_sent = Instant::now();
+        std::thread::scope(|scope| {
+            let (ready, is_ready) = mpsc::channel();
+            let (case, log, stop) = (&case, &log, &stop);
+            let server = scope.spawn(move || {
+                serve(case, log, true, stop, || {
+                    ready.send(()).unwrap();
+                    Ok(())
+                })
+            });
+            is_ready.recv().unwrap();
+            let waited = all_sent.elapsed();
+            let answered: Vec<_> =
+                (0..5).map(|_| (sender.next(5, stop).map(Option::unwrap), sent())).collect();
+            // First: a failed assertion would wait for the server.
+            stop.stop();
+            server.join().unwrap().unwrap();
+            assert!(answered[0].0.as_ref().unwrap() > &waited);
+            let sent: Vec<u64> = answered.iter().map(|(_, sent)| *sent).collect();
+            assert_eq!(sent, [5, 6, 7, 8, 9], "one more for each reply");
+        });
+    }
+}
