@@ -30,10 +30,6 @@ impl Member {
         Err(Error::Invalid { what: format!("a group has at most {MAX_MEMBERS} workers") })
     }
 
-    pub(super) fn number(&self) -> u64 {
-        self.number
-    }
-
     fn bits(&self, number: u64) -> (&AtomicU64, u64) {
         (self.group.map.word(MEMBERS_AT + (number / 64) as usize * 8), 1 << (number % 64))
     }

@@ -7,6 +7,9 @@
 //! page: a record that kills its process is known by it, runs alone next, and after so many deaths is
 //! given up.
 //!
+//! A worker has one record in hand; those of its other lanes wait meanwhile. Of `n` workers each holds
+//! every `n`-th lane where it can: records without a key go to them in turn.
+//!
 //! Every worker reads every record of the topic and passes those of others' lanes: with `n` workers the
 //! topic is read `n` times.
 //!

@@ -1,5 +1,6 @@
 //! Which lanes a worker holds: a fair share of them, by kernel locks.
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use super::dispatch::{Dispatch, LOOK};
@@ -12,6 +13,13 @@ use crate::format::group::GUARD_LOCKS;
 /// A lane that was free for so long is free for all.
 const PATIENCE: Duration = Duration::from_millis(60);
 
+/// How far a lane is from being this worker's own: 0 for every `members`-th, which it takes first and
+/// gives last. Records without a key, which go to one lane after the other, so go to one worker after
+/// the other.
+fn distance(lane: u32, members: u64, rank: u64) -> u64 {
+    (u64::from(lane) + members - rank) % members
+}
+
 impl Dispatch {
     /// Takes free lanes up to the fair share, and lets go of those above it if somebody wants them.
     /// More than the share is taken of lanes that stay free: those whose turn it is may be stopped.
@@ -23,14 +31,15 @@ impl Dispatch {
         let share = (total / members + u64::from(rank < total % members)) as usize;
         self.resume_stopped();
         if is_wanted && self.lanes.len() > share {
-            return self.release_down_to(share);
+            return self.release_down_to(share, members, rank);
         }
         let is_patient = self.free_since.is_some_and(|since| since.elapsed() >= PATIENCE);
         let most = if is_patient { total as usize } else { share };
-        let first = self.member.number() * 7 % total;
+        let mut all: Vec<u32> = (0..self.group.lanes).collect();
+        all.sort_by_key(|&lane| distance(lane, members, rank));
         let mut taken = Vec::new();
         let mut is_free_left = false;
-        for lane in (0..total).map(|at| ((first + at) % total) as u32) {
+        for lane in all {
             if self.lanes.contains_key(&lane) {
                 continue;
             }
@@ -60,11 +69,11 @@ impl Dispatch {
         self.settle_floors(&taken)
     }
 
-    fn release_down_to(&mut self, share: usize) -> Result<()> {
+    fn release_down_to(&mut self, share: usize, members: u64, rank: u64) -> Result<()> {
         let mut excess: Vec<u32> = self.lanes.keys().copied().collect();
         // First those with nothing in hand: the others would start again elsewhere.
-        let is_at_work = |lane: &u32| self.lanes[lane].mode != Mode::Joined;
-        excess.sort_by_key(is_at_work);
+        let is_at_work = |lane: u32| self.lanes[&lane].mode != Mode::Joined;
+        excess.sort_by_key(|&lane| (is_at_work(lane), Reverse(distance(lane, members, rank))));
         excess.truncate(self.lanes.len() - share);
         self.advance()?;
         for lane in excess {

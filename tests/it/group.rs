@@ -104,6 +104,35 @@ fn shares_are_fair_and_follow_who_comes_and_goes() {
 }
 
 #[test]
+fn records_without_a_key_go_to_one_worker_after_the_other() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let topic = topic(&log);
+    let group = topic.group("g", GroupOptions { lanes: Some(10), start: Start::First }).unwrap();
+    let handled: Vec<Handled> = (0..3).map(|_| Handled::default()).collect();
+    let open = |handled| group.worker(WorkerOptions::default(), noting(handled)).unwrap();
+    // The first one has all lanes before the others come.
+    let mut workers = vec![open(&handled[0])];
+    workers[0].poll(Duration::ZERO).unwrap();
+    workers.extend(handled[1..].iter().map(open));
+    for _ in 0..3 {
+        for worker in &mut workers {
+            worker.poll(Duration::from_millis(60)).unwrap();
+        }
+    }
+    for _ in 0..10 {
+        topic.append(&Record::new("x")).unwrap();
+    }
+    for worker in &mut workers {
+        worker.poll(Duration::ZERO).unwrap();
+    }
+    for (rank, handled) in handled.iter().enumerate() {
+        let offsets: Vec<u64> = handled.lock().unwrap().iter().map(|(_, at)| *at).collect();
+        assert_eq!(offsets, (rank as u64..10).step_by(3).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn lanes_that_a_stopped_worker_does_not_take_are_taken_by_others() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();

@@ -28,7 +28,8 @@ pub(crate) struct Serve {
     /// After so many attempts a request is given up; 0: never
     #[arg(long, value_name = "COUNT", default_value_t = 10)]
     pub(crate) max_attempts: u32,
-    /// Answer so many requests at a time; those of one key in their order
+    /// Answer up to so many requests at a time; those of one key in their order. Each thread has keys
+    /// of its own: a request may wait for a longer one of another key
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: u16,
     /// What becomes of a request after its last attempt
