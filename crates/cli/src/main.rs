@@ -59,9 +59,9 @@ impl Global {
         let without_json =
             matches!(command, Command::Serve(_) | Command::Completions(_) | Command::Man(_));
         match self.format() {
-            Format::Json if without_json => Err(Failure::usage(
-                "this command prints no JSON: leave --json out",
-            )),
+            Format::Json if without_json => {
+                Err(Failure::usage("this command prints no JSON: leave --json out"))
+            }
             Format::Raw | Format::Line(_) if !records => Err(Failure::usage(
                 "only cat and tail print records as a --format says: others know text and json",
             )),

@@ -7,10 +7,7 @@ use crate::output::{Out, VERSION};
 
 const RECORD: &str = include_str!("schema/record.txt");
 
-/// Commands that print no objects.
-const WITHOUT_JSON: &[&str] = &["completions", "man", "serve"];
-
-/// The objects of each command whose fields are listed.
+/// The objects of each command; the other commands print none.
 const SCHEMAS: &[(&str, &str)] = &[
     ("append", include_str!("schema/append.txt")),
     ("cat", RECORD),
@@ -70,6 +67,9 @@ pub(crate) fn print(out: &mut Out, command: &str) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Commands that print no objects.
+    const WITHOUT_JSON: &[&str] = &["completions", "man", "serve"];
 
     #[test]
     fn every_command_that_people_see_has_a_schema_or_prints_no_json() {

@@ -1,146 +1,18 @@
 //! `--format help`: what it documents is what is printed, field by field.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod object;
+
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use deaddrop::format::cursor;
-use deaddrop::{Record, Start};
+use deaddrop::group::{GroupOptions, HandlerError, Poison, Worker, WorkerOptions};
+use deaddrop::service::{Client, Reply};
+use deaddrop::{Durability, Log, Record, Start, Topic, TopicOptions};
 use serde_json::Value;
 
-use crate::support::{flip, Scratch};
-
-/// A documented field.
-#[derive(Debug)]
-struct Field {
-    kinds: Vec<String>,
-    is_optional: bool,
-    meaning: String,
-}
-
-/// One kind of object: its fields by path.
-type Object = BTreeMap<String, Field>;
-/// What was printed: the paths, each with the kinds that it was seen with.
-type Seen = BTreeSet<(String, String)>;
-
-/// The objects that a command documents.
-fn documented(scratch: &Scratch, command: &str) -> Vec<Object> {
-    let text = scratch.run(&[command, "--format", "help"]).expect(0).text();
-    let common = text.lines().find(|line| line.starts_with("  v ")).unwrap();
-    assert!(common.contains(" 1: ") && text.contains("2^53"), "{text}");
-    let mut objects: Vec<Object> = Vec::new();
-    for line in text.lines().skip_while(|line| !line.starts_with("object: ")) {
-        if line.starts_with("object: ") {
-            objects.push(Object::from([field(common)]));
-        } else if line.starts_with("  ") {
-            let (path, field) = field(line);
-            let object = objects.last_mut().unwrap();
-            assert!(object.insert(path, field).is_none(), "{command} has it twice: {line}");
-        } else if !line.is_empty() {
-            break;
-        }
-    }
-    assert!(!objects.is_empty(), "{text}");
-    objects
-}
-
-/// A line of a schema.
-fn field(line: &str) -> (String, Field) {
-    let columns: Vec<&str> =
-        line.trim().split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
-    let [path, kinds, meaning] = columns[..] else { panic!("{line:?}") };
-    let is_optional = kinds.ends_with('?');
-    let kinds = kinds.trim_end_matches('?').split('|').map(str::to_owned).collect();
-    (path.to_owned(), Field { kinds, is_optional, meaning: meaning.to_owned() })
-}
-
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "list",
-        Value::Object(_) => "object",
-    }
-}
-
-/// Checks that a value is of the kind that is documented for its path, has all fields that must be
-/// there, and none besides.
-fn check_value(path: &str, value: &Value, object: &Object, seen: &mut Seen) -> Result<(), String> {
-    let kind = kind_of(value);
-    let below = |rest: &str| {
-        let prefix = format!("{path}{rest}");
-        object.keys().any(|key| path.is_empty() || key.starts_with(&prefix))
-    };
-    match object.get(path) {
-        Some(field) if field.kinds == ["any"] => {
-            seen.insert((path.to_owned(), "any".to_owned()));
-            return Ok(());
-        }
-        Some(field) if field.kinds.iter().any(|known| known == kind) => {
-            let is_word = |text: &str| field.meaning.split([' ', ',', ':']).any(|w| w == text);
-            if path == "kind" && !is_word(value.as_str().unwrap()) {
-                return Err(format!("kind {value}"));
-            }
-        }
-        // A list or an object that is always there has no line of its own.
-        None if kind == "list" && below("[]") || kind == "object" && below(".") => {}
-        _ => return Err(format!("{path} is of kind {kind}: {value}")),
-    }
-    seen.insert((path.to_owned(), kind.to_owned()));
-    let inner = |name: &str| match path {
-        "" => name.to_owned(),
-        _ => format!("{path}.{name}"),
-    };
-    match value {
-        Value::Array(list) => {
-            list.iter().try_for_each(|one| check_value(&format!("{path}[]"), one, object, seen))
-        }
-        Value::Object(map) => {
-            for (name, value) in map {
-                check_value(&inner(name), value, object, seen)?;
-            }
-            let start = inner("");
-            let children = object.keys().filter_map(|key| key.strip_prefix(&start));
-            let names: BTreeSet<&str> =
-                children.filter_map(|rest| rest.split(['.', '[']).next()).collect();
-            let is_missing = |name: &&&str| {
-                let is_optional = object.get(&inner(name)).is_some_and(|field| field.is_optional);
-                !is_optional && !map.contains_key(**name)
-            };
-            let missing = names.iter().find(is_missing);
-            missing.map_or(Ok(()), |name| Err(format!("{} is missing", inner(name))))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Checks that each printed object is documented, and each documented field was printed, with every
-/// kind that it can have.
-fn check(scratch: &Scratch, command: &str, printed: &[Value]) {
-    let objects = documented(scratch, command);
-    let mut seen = vec![Seen::new(); objects.len()];
-    for value in printed {
-        let mut why = Vec::new();
-        for (object, seen) in objects.iter().zip(&mut seen) {
-            let mut own = Seen::new();
-            match check_value("", value, object, &mut own) {
-                Ok(()) => seen.extend(own),
-                Err(reason) => why.push(reason),
-            }
-        }
-        let fitting = objects.len() - why.len();
-        assert_eq!(fitting, 1, "{command} documents {fitting} objects like {value}\n{why:#?}");
-    }
-    for (object, seen) in objects.iter().zip(&seen) {
-        let all = object.iter().flat_map(|(path, field)| {
-            field.kinds.iter().map(move |kind| (path.clone(), kind.clone()))
-        });
-        let missing: Vec<_> = all.filter(|one| !seen.contains(one)).collect();
-        let name = object.keys().cloned().collect::<Vec<_>>().join(" ");
-        assert!(missing.is_empty(), "{command} never prints {missing:?} of {name}");
-    }
-}
+use crate::support::{flip, Ran, Scratch};
+use object::check;
 
 /// A topic `t` whose records have whatever a record can have, and a consumer `c`.
 fn rich_topic(scratch: &Scratch) {
@@ -168,14 +40,30 @@ fn commands_that_show_topics_print_what_they_document() {
     let scratch = Scratch::new();
     rich_topic(&scratch);
     check(&scratch, "ls", &[json(&scratch, 0, &["ls"]), json(&scratch, 0, &["ls", "-1"])].concat());
+    let topic = Log::open(scratch.log()).unwrap().existing_topic("t").unwrap();
+    let _owned = topic.consumer("owned", Start::First).unwrap();
     let mut consumers = json(&scratch, 0, &["consumers", "t"]);
     consumers.extend(json(&scratch, 0, &["consumers", "t", "--reset", "c", "--to", "0"]));
     consumers.extend(json(&scratch, 0, &["consumers", "t", "--delete", "c"]));
+    damage_consumer(&scratch);
+    consumers.extend(json(&scratch, 4, &["consumers", "t"]));
+    consumers.extend(json(&scratch, 0, &["consumers", "t", "--delete", "damaged"]));
     check(&scratch, "consumers", &consumers);
     // A torn tail that a later opening finds makes an epoch.
     std::fs::write(scratch.log().join("topics/t/epochs"), epoch_entry()).unwrap();
-    check(&scratch, "stats", &json(&scratch, 0, &["stats"]));
-    check(&scratch, "info", &json(&scratch, 0, &["info", "t"]));
+    drop(scratch.topic_of("empty", 0..0));
+    check(&scratch, "stats", &json(&scratch, 4, &["stats"]));
+    let mut info = json(&scratch, 4, &["info", "t"]);
+    flip(&scratch.segments("t")[1], 20, 0);
+    info.extend(json(&scratch, 4, &["info", "t"]));
+    check(&scratch, "info", &info);
+}
+
+/// A consumer of topic `t` whose file is unreadable.
+fn damage_consumer(scratch: &Scratch) {
+    let topic = Log::open(scratch.log()).unwrap().existing_topic("t").unwrap();
+    topic.consumer("damaged", Start::First).unwrap().sync().unwrap();
+    flip(&scratch.log().join("topics/t/consumers/damaged"), 3, 0);
 }
 
 fn epoch_entry() -> Vec<u8> {
@@ -191,7 +79,8 @@ fn appending_commands_print_what_they_document() {
     check(&scratch, "append", &printed);
     let exported = scratch.run(&["export", "t"]).expect(0).stdout;
     let printed = scratch.run_with(&["import", "u", "--json"], &exported).expect(0).json();
-    check(&scratch, "import", &printed);
+    let nothing = scratch.run_with(&["import", "u", "--json"], b"").expect(0).json();
+    check(&scratch, "import", &[printed, nothing].concat());
 }
 
 #[test]
@@ -204,7 +93,11 @@ fn commands_that_look_at_files_print_what_they_document() {
     scratch.run(&["request", "echo", "x", "--no-wait"]).expect(0);
     // A frame behind those that count is one that a recovery cut.
     scratch.topic_of("s", 0..10).append(&Record::new([b'x'; 14 << 10])).unwrap();
+    let cut = json(&scratch, 0, &["dump", "s"]);
+    let cut = cut.iter().find(|line| line["kind"] == "zeros").unwrap();
     scratch.repeat_frame("s", 0);
+    scratch.repeat_frame("s", 0);
+    flip(&scratch.segments("s")[0], cut["position"].as_u64().unwrap() + 33, 0);
     let segments = scratch.segments("t");
     flip(&segments[1], 5000, 3);
     flip(&segments[2], 20, 0);
@@ -213,6 +106,8 @@ fn commands_that_look_at_files_print_what_they_document() {
         damaged.extend(json(&scratch, 0, &["dump", topic]));
     }
     damaged.extend(json(&scratch, 4, &["dump", "t", "--hex"]));
+    damaged.extend(dump_of_a_repaired_topic(&scratch));
+    damaged.extend(dump_of_a_group(&scratch));
     // An attempt at offset 0, and one of the two slots not written yet.
     let consumer = std::fs::File::options().write(true).open(dir.join("consumers/c")).unwrap();
     consumer.write_all_at(&[1], cursor::ATTEMPT_AT as u64).unwrap();
@@ -220,12 +115,150 @@ fn commands_that_look_at_files_print_what_they_document() {
     for file in ["deaddrop", "topics/t/epochs", "topics/t/settings", "topics/t/consumers/c"] {
         damaged.extend(json(&scratch, 0, &["dump", scratch.log().join(file).to_str().unwrap()]));
     }
+    let _member = Log::open(scratch.log()).unwrap().existing_topic("s").unwrap();
+    let control = scratch.log().join("topics/s/control");
+    damaged.extend(json(&scratch, 0, &["dump", control.to_str().unwrap()]));
     let index = segments[0].with_extension("idx");
     damaged.extend(json(&scratch, 0, &["dump", index.to_str().unwrap()]));
     check(&scratch, "dump", &damaged);
     // What a process leaves that was killed while it wrote an index.
     std::fs::write(scratch.segments("s").swap_remove(0).with_extension("idx"), []).unwrap();
     check(&scratch, "verify", &json(&scratch, 4, &["verify"]));
+}
+
+/// Frames that give up what a repair found lost, and payloads as JSON.
+fn dump_of_a_repaired_topic(scratch: &Scratch) -> Vec<Value> {
+    drop(scratch.topic_of("repaired", 0..3));
+    lose(scratch, "repaired", 1);
+    json(scratch, 0, &["repair", "repaired", "--execute"]);
+    scratch.append("repaired", "{\"a\":[1]}\nno JSON\n");
+    json(scratch, 0, &["dump", "repaired", "--payload-json"])
+}
+
+/// Damages the record at `offset` of a topic's first segment.
+fn lose(scratch: &Scratch, topic: &str, offset: u64) {
+    let frames = json(scratch, 0, &["dump", topic, &offset.to_string()]);
+    let frame = frames.iter().find(|line| line["offset"] == offset).unwrap();
+    flip(&scratch.segments(topic)[0], frame["position"].as_u64().unwrap() + 33, 2);
+}
+
+/// A group whose first lane has a record in hand, and whose second one is damaged.
+fn dump_of_a_group(scratch: &Scratch) -> Vec<Value> {
+    drop(stopped_lane(&scratch.topic_of("grouped", 0..20), 2));
+    let path = scratch.log().join("topics/grouped/groups/shipping");
+    let mut lines = json(scratch, 0, &["dump", path.to_str().unwrap()]);
+    flip(&path, 2 * 4096 + 1, 0);
+    lines.extend(json(scratch, 4, &["dump", path.to_str().unwrap()]));
+    lines
+}
+
+/// A worker of a group `shipping` that stands at a record which stopped its lane.
+fn stopped_lane(topic: &Topic, lanes: u32) -> Worker {
+    let options = GroupOptions { lanes: Some(lanes), start: Start::First };
+    let group = topic.group("shipping", options).unwrap();
+    let options =
+        WorkerOptions { max_attempts: 1, poison: Poison::StopLane, ..WorkerOptions::default() };
+    let handler = |_: &deaddrop::group::Job| Err(HandlerError::terminal("refused"));
+    let mut worker = group.worker(options, handler).unwrap();
+    let is_stopped = |info: deaddrop::group::GroupInfo| {
+        info.lanes.iter().any(|lane| lane.in_hand.as_ref().is_some_and(|at| at.state == "stopped"))
+    };
+    for _ in 0..1000 {
+        worker.poll(Duration::ZERO).unwrap();
+        if is_stopped(group.info().unwrap()) {
+            return worker;
+        }
+    }
+    panic!("no lane stops");
+}
+
+#[test]
+fn groups_print_what_they_document() {
+    let scratch = Scratch::new();
+    let topic = scratch.topic_of("t", 0..1);
+    let _worker = stopped_lane(&topic, 4);
+    let options = GroupOptions { lanes: Some(2), start: Start::First };
+    let idle = topic.group("idle", options).unwrap();
+    topic.group("damaged", options).unwrap();
+    flip(&scratch.log().join("topics/t/groups/damaged"), 3, 0);
+    let mut printed = json(&scratch, 4, &["groups"]);
+    let shown = printed.iter().find(|group| group["group"] == "shipping").unwrap();
+    let lane = shown["stopped"][0].to_string();
+    printed.extend(json(&scratch, 0, &["groups", "t", "shipping", "--lanes"]));
+    printed.extend(json(&scratch, 0, &["groups", "t", "idle", "--lanes"]));
+    printed.extend(json(&scratch, 0, &["groups", "resume", "t", "shipping", &lane]));
+    drop(idle);
+    printed.extend(json(&scratch, 0, &["groups", "reset", "t", "idle", "--to", "1"]));
+    printed.extend(json(&scratch, 0, &["groups", "delete", "t", "idle", "--execute"]));
+    check(&scratch, "groups", &printed);
+}
+
+#[test]
+fn repairs_print_what_they_document() {
+    let scratch = Scratch::new();
+    let topic = scratch.topic_of("t", 0..100);
+    topic.consumer("billing", Start::Offset(51)).unwrap().sync().unwrap();
+    drop(topic);
+    lose(&scratch, "t", 51);
+    let mut printed = json(&scratch, 4, &["repair", "t"]);
+    printed.extend(json(&scratch, 0, &["repair", "t", "--execute"]));
+    printed.extend(json(&scratch, 0, &["repair", "--all"]));
+    check(&scratch, "repair", &printed);
+}
+
+#[test]
+fn measurements_print_what_they_document() {
+    let scratch = Scratch::new();
+    let bench = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_deaddrop"));
+        let output = command.args(["bench", "--json"]).args(args).current_dir(scratch.path());
+        Ran::of(&output.output().unwrap()).expect(0).json()
+    };
+    let case = ["--workload", "append", "--durability", "process-crash", "--count", "60"];
+    let mut printed = bench(&[&case[..], &["--warm-up", "0s", "--output", "a.json"]].concat());
+    let path = scratch.path().join("a.json");
+    let mut report: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    printed.extend(bench(&["--compare", "a.json", "a.json"]));
+    let case = &mut report["cases"][0];
+    case["per_second"] = 0.into();
+    for name in ["p50", "p99", "max"] {
+        case["latency_nanos"][name] = 0.into();
+    }
+    std::fs::write(scratch.path().join("b.json"), report.to_string()).unwrap();
+    printed.extend(bench(&["--compare", "b.json", "a.json"]));
+    check(&scratch, "bench", &printed);
+}
+
+#[test]
+fn a_live_view_prints_what_it_documents() {
+    let scratch = Scratch::new();
+    let topic = scratch.topic_of("t", 0..20);
+    let _owned = topic.consumer("owned", Start::First).unwrap();
+    damage_consumer(&scratch);
+    let _worker = stopped_lane(&topic, 4);
+    let options = GroupOptions { lanes: Some(2), start: Start::First };
+    topic.group("idle", options).unwrap();
+    topic.group("damaged", options).unwrap();
+    flip(&scratch.log().join("topics/t/groups/damaged"), 3, 0);
+    let log = Log::open(scratch.log()).unwrap();
+    let client = client(&log);
+    for service in ["answered", "open", "broken"] {
+        let request = client.request(service, &Record::new("x")).unwrap();
+        request.call().unwrap();
+    }
+    let mut server = log.server("answered", |_| Ok(Reply::new("y"))).unwrap();
+    for _ in 0..100 {
+        server.poll(Duration::ZERO).unwrap();
+    }
+    assert_eq!(server.lag().unwrap(), 0);
+    flip(&scratch.log().join("topics/broken.replies/settings"), 20, 3);
+    let args = ["top", "-n", "2", "--interval", "10ms"];
+    check(&scratch, "top", &json(&scratch, 4, &args));
+}
+
+fn client(log: &Log) -> Client {
+    let options = TopicOptions::durability(Durability::ProcessCrash);
+    log.client("shop").topic_options(options).open().unwrap()
 }
 
 #[test]
@@ -251,12 +284,37 @@ fn commands_about_requests_print_what_they_document() {
     json(&scratch, 1, &["request", "echo", "given up"]);
     server.kill().unwrap();
     server.wait().unwrap();
-    json(&scratch, 0, &["request", "echo", "waits", "--no-wait"]);
-    check(&scratch, "pending", &json(&scratch, 0, &["pending"]));
-    check(&scratch, "trace", &json(&scratch, 0, &["trace", "--last", "2"]));
+    json(&scratch, 1, &["request", "echo", "expires", "--deadline", "1ms"]);
+    json(&scratch, 0, &["request", "echo", "waits", "--no-wait", "--deadline", "1h"]);
+    // The same outcomes once more, as a restored copy has them: they come late.
+    let outcomes = scratch.run(&["export", "echo.replies"]).expect(0).stdout;
+    scratch.run_with(&["import", "echo.replies", "--reserved"], &outcomes).expect(0);
     let mut dead = json(&scratch, 0, &["dead", "echo.dead"]);
     dead.extend(json(&scratch, 0, &["dead", "redrive", "echo.dead"]));
+    dead.extend(json(&scratch, 0, &["dead", "redrive", "echo.dead", "--execute"]));
+    // The one that is sent again is answered late.
+    scratch.run(&["serve", "echo", "-n", "2", "--", "cat"]).expect(0);
+    scratch.append("echo.dead", "no letter\n");
+    dead.extend(json(&scratch, 0, &["dead", "echo.dead"]));
+    dead.extend(json(&scratch, 1, &["dead", "redrive", "echo.dead", "--offset", "1"]));
     check(&scratch, "dead", &dead);
+
+    let log = Log::open(scratch.log()).unwrap();
+    let (shop, nested) = (client(&log), log.client("nested").open().unwrap());
+    let request = shop.request("orders", &Record::new("order")).unwrap();
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    request.traceparent(trace).unwrap().call().unwrap();
+    let handler = move |request: &deaddrop::service::Request<'_>| {
+        nested.request("echo", &Record::new("item"))?.caused_by(request).call()?;
+        Ok(Reply::new("ok"))
+    };
+    assert_eq!(log.server("orders", handler).unwrap().poll(Duration::from_secs(30)).unwrap(), 1);
+    check(&scratch, "trace", &json(&scratch, 0, &["trace", "--last", "9"]));
+
+    // Requests in the place of parked outcomes, which are not said to be of any request's offset.
+    let requests = scratch.run(&["export", "echo.requests"]).expect(0).stdout;
+    scratch.run_with(&["import", "cli.parked", "--reserved"], &requests).expect(0);
+    check(&scratch, "pending", &json(&scratch, 0, &["pending"]));
 }
 
 #[test]
@@ -266,7 +324,10 @@ fn the_demo_prints_what_it_documents() {
     let order = r#"{"order":"O-1","items":[{"sku":"S-1","quantity":3}]}"#;
     std::fs::write(&orders, order).unwrap();
     let args = ["demo", "--over", "0s", "--orders", orders.to_str().unwrap()];
-    check(&scratch, "demo", &json(&scratch, 0, &args));
+    let mut printed = json(&scratch, 0, &args);
+    std::fs::write(&orders, order.replace("O-1", "O-2")).unwrap();
+    printed.extend(json(&scratch, 1, &["demo-verify", orders.to_str().unwrap()]));
+    check(&scratch, "demo", &printed);
 }
 
 #[test]
