@@ -7,7 +7,7 @@ use crate::support::Scratch;
 const SHELLS: [&str; 5] = ["bash", "zsh", "fish", "elvish", "powershell"];
 
 /// The commands that the help of `args` lists.
-fn commands(scratch: &Scratch, args: &[&str]) -> Vec<String> {
+pub(crate) fn commands(scratch: &Scratch, args: &[&str]) -> Vec<String> {
     let help = scratch.run(&[args, &["--help"]].concat()).expect(0).text();
     let listed = help.split_once("Commands:\n").map_or("", |(_, rest)| rest);
     let lines = listed.lines().take_while(|line| !line.is_empty());

@@ -330,6 +330,85 @@ fn the_demo_prints_what_it_documents() {
     check(&scratch, "demo", &printed);
 }
 
+/// Commands where there is nothing, where something is missing, and where something is damaged, with
+/// their exit codes and how many objects they print.
+const POOR: &[(&str, i32, usize)] = &[
+    ("append empty", 0, 1),
+    ("append empty no-such-file", 3, 0),
+    ("append damaged", 4, 0),
+    ("cat empty", 0, 0),
+    ("cat empty 5", 1, 0),
+    ("cat lossy", 4, 1),
+    ("cat lossy --skip-damage", 4, 2),
+    ("tail empty", 0, 0),
+    ("tail nothing", 1, 0),
+    ("export empty", 0, 0),
+    ("export lossy", 4, 1),
+    ("import empty", 0, 1),
+    ("import empty no-such-file", 3, 0),
+    ("ls", 4, 3),
+    ("ls --names", 0, 4),
+    ("info empty", 0, 1),
+    ("info damaged", 4, 0),
+    ("stats empty", 0, 1),
+    ("stats nothing", 1, 0),
+    ("dump empty", 0, 3),
+    ("dump damaged", 4, 0),
+    ("dump drop/topics/damaged/settings", 4, 0),
+    ("consumers empty", 0, 0),
+    ("consumers empty --delete nobody", 1, 0),
+    ("groups empty", 0, 0),
+    ("groups empty nobody --lanes", 1, 0),
+    ("groups reset empty nobody --to 0", 1, 0),
+    ("verify empty", 0, 1),
+    ("verify damaged", 4, 2),
+    ("verify nothing", 1, 0),
+    ("repair empty", 0, 1),
+    ("repair --all", 4, 4),
+    ("repair nothing", 1, 0),
+    ("request some.service x --deadline 0s", 1, 1),
+    ("request --attach cli-0000000000000001-0", 1, 0),
+    ("trace --key nobody", 1, 0),
+    ("pending", 0, 0),
+    ("pending --service nobody", 1, 0),
+    ("dead empty", 0, 0),
+    ("dead redrive nothing", 1, 0),
+    ("serve empty -n 1", 2, 0),
+    ("completions zsh", 2, 0),
+    ("man pages", 2, 0),
+    ("top --once --interval 10ms", 4, 1),
+    ("bench --compare no-such-file neither", 3, 0),
+    ("demo", 2, 0),
+    ("ls --no-such-option", 2, 0),
+];
+
+#[test]
+fn with_json_standard_output_is_objects_only_where_nothing_is_and_where_it_fails() {
+    let scratch = Scratch::new();
+    drop((scratch.topic_of("empty", 0..0), scratch.topic_of("damaged", 0..5)));
+    drop((scratch.topic_of("lossy", 0..3), scratch.topic_of("fine", 0..3)));
+    lose(&scratch, "lossy", 1);
+    flip(&scratch.log().join("topics/damaged/settings"), 20, 3);
+    for (line, code, count) in POOR {
+        let args: Vec<&str> = line.split(' ').collect();
+        let ran = scratch.run(&[&args[..], &["--json"]].concat()).expect(*code);
+        let objects = ran.json();
+        assert_eq!(objects.len(), *count, "{line}: {} {}", ran.text(), ran.stderr);
+        assert!(objects.iter().all(|object| object["v"] == 1), "{line}: {}", ran.text());
+        // Damage that a command is asked for is what it prints; all else that fails is on stderr.
+        let is_told =
+            !ran.stderr.is_empty() || (*code == 4 && *count > 0) || line.contains("deadline");
+        assert_eq!(is_told, *code != 0, "{line}: {}", ran.stderr);
+        assert!(ran.stderr.is_empty() || ran.stderr.starts_with("deaddrop: "), "{}", ran.stderr);
+    }
+    let tried: std::collections::BTreeSet<&str> =
+        POOR.iter().filter_map(|(line, _, _)| line.split(' ').next()).collect();
+    let names = crate::help::commands(&scratch, &[]);
+    for name in names.iter().filter(|name| *name != "help") {
+        assert!(tried.contains(name.as_str()), "{name} was not tried");
+    }
+}
+
 #[test]
 fn help_needs_no_other_argument_and_stands_behind_none_of_a_command_of_yours() {
     let scratch = Scratch::new();
