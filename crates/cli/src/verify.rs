@@ -131,7 +131,7 @@ fn progress(log: &Log, topics: &[String], out: &Out) -> ProgressBar {
     let files = topics.iter().filter_map(|name| segment_files(&topic_dir(log, name)).ok());
     let bytes = files.flatten().map(|file| file.bytes).sum();
     let bar = ProgressBar::new(bytes);
-    let style = "{msg:20!} {bar:30} {bytes} of {total_bytes} {binary_bytes_per_sec} {eta}";
+    let style = "{msg:20!} {bar:30} {bytes} of {total_bytes} {binary_bytes_per_sec} {eta} left";
     bar.set_style(
         ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
