@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn every_command_that_people_see_has_a_schema_or_prints_no_json() {
-        let whole = crate::command();
+        let whole = crate::args::command();
         let shown = whole.get_subcommands().filter(|sub| !sub.is_hide_set());
         let mut shown: Vec<&str> = shown.map(clap::Command::get_name).collect();
         let known = SCHEMAS.iter().map(|(name, _)| *name);

@@ -71,6 +71,15 @@ fn epoch_entry() -> Vec<u8> {
 }
 
 #[test]
+fn commands_that_change_topics_print_what_they_document() {
+    let scratch = Scratch::new();
+    check(&scratch, "create", &json(&scratch, 0, &["create", "new"]));
+    rich_topic(&scratch);
+    check(&scratch, "trim", &json(&scratch, 0, &["trim", "t", "--before", "end"]));
+    check(&scratch, "delete", &json(&scratch, 0, &["delete", "t"]));
+}
+
+#[test]
 fn appending_commands_print_what_they_document() {
     let scratch = Scratch::new();
     let mut printed = scratch.run_with(&["append", "t", "--json"], b"a\nb\n").expect(0).json();
@@ -346,6 +355,12 @@ const POOR: &[(&str, i32, usize)] = &[
     ("export lossy", 4, 1),
     ("import empty", 0, 1),
     ("import empty no-such-file", 3, 0),
+    ("create empty", 0, 1),
+    ("create empty --durability power-loss", 2, 0),
+    ("trim empty --before 0", 0, 1),
+    ("trim empty --before 1", 1, 0),
+    ("delete empty", 0, 1),
+    ("delete nothing --execute", 1, 0),
     ("ls", 4, 3),
     ("ls --names", 0, 4),
     ("info empty", 0, 1),
