@@ -388,7 +388,7 @@ const POOR: &[(&str, i32, usize)] = &[
     ("pending --service nobody", 1, 0),
     ("dead empty", 0, 0),
     ("dead redrive nothing", 1, 0),
-    ("serve empty -n 1", 2, 0),
+    ("serve empty -n 1 -- cat", 2, 0),
     ("completions zsh", 2, 0),
     ("man pages", 2, 0),
     ("top --once --interval 10ms", 4, 1),
@@ -406,7 +406,7 @@ fn with_json_standard_output_is_objects_only_where_nothing_is_and_where_it_fails
     flip(&scratch.log().join("topics/damaged/settings"), 20, 3);
     for (line, code, count) in POOR {
         let args: Vec<&str> = line.split(' ').collect();
-        let ran = scratch.run(&[&args[..], &["--json"]].concat()).expect(*code);
+        let ran = scratch.run(&[&["--json"], &args[..]].concat()).expect(*code);
         let objects = ran.json();
         assert_eq!(objects.len(), *count, "{line}: {} {}", ran.text(), ran.stderr);
         assert!(objects.iter().all(|object| object["v"] == 1), "{line}: {}", ran.text());

@@ -135,6 +135,19 @@ fn pending_shows_what_waits_what_is_answered_and_what_is_parked() {
 }
 
 #[test]
+fn a_deadline_that_has_passed_is_shown_as_that() {
+    let scratch = Scratch::new();
+    let log = open(&scratch);
+    let shop = client(&log, "shop");
+    let request = shop.request("stock", &Record::new("x")).unwrap();
+    request.deadline(Duration::from_millis(1)).send("done").unwrap();
+    drop(shop);
+    // Once it is over, which it is before long, it stays so.
+    let is_passed = |_| scratch.run(&["pending"]).expect(0).text().contains("  passed  ");
+    assert!((0..10_000).any(is_passed));
+}
+
+#[test]
 fn dead_letters_are_listed_and_their_requests_sent_again_once_asked_to() {
     let scratch = Scratch::new();
     let log = open(&scratch);
