@@ -388,7 +388,7 @@ const POOR: &[(&str, i32, usize)] = &[
     ("pending --service nobody", 1, 0),
     ("dead empty", 0, 0),
     ("dead redrive nothing", 1, 0),
-    ("serve empty -n 1 -- cat", 2, 0),
+    ("serve ../no-service -- cat", 2, 0),
     ("completions zsh", 2, 0),
     ("man pages", 2, 0),
     ("top --once --interval 10ms", 4, 1),
@@ -414,6 +414,8 @@ fn with_json_standard_output_is_objects_only_where_nothing_is_and_where_it_fails
         let is_told =
             !ran.stderr.is_empty() || (*code == 4 && *count > 0) || line.contains("deadline");
         assert_eq!(is_told, *code != 0, "{line}: {}", ran.stderr);
+        let has_none = ["serve", "completions", "man"].contains(&args[0]);
+        assert_eq!(ran.stderr.contains("prints no JSON"), has_none, "{line}: {}", ran.stderr);
         assert!(ran.stderr.is_empty() || ran.stderr.starts_with("deaddrop: "), "{}", ran.stderr);
     }
     let tried: std::collections::BTreeSet<&str> =
