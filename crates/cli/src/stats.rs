@@ -162,7 +162,9 @@ fn first_since(topic: &Topic, since: SystemTime) -> Result<u64, Failure> {
                 }
             }
             Ok(None) | Err(Error::Trimmed { .. }) => return Ok(stands_at),
-            Err(Error::Corrupt { .. }) => drop(reader.skip_damage()?),
+            Err(Error::Corrupt { .. }) => {
+                reader.skip_damage()?;
+            }
             Err(Error::Lost { .. }) => {}
             Err(error) => return Err(error.into()),
         }
@@ -188,7 +190,9 @@ fn behind_damage(topic: &Topic) -> Result<Option<String>, Failure> {
         match reader.next() {
             Ok(Some(record)) => newest = Some(units::time(record.timestamp_nanos())),
             Ok(None) => return Ok(newest),
-            Err(Error::Corrupt { .. }) => drop(reader.skip_damage()?),
+            Err(Error::Corrupt { .. }) => {
+                reader.skip_damage()?;
+            }
             Err(Error::Lost { .. }) => {}
             Err(Error::Trimmed { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
