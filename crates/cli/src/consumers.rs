@@ -59,6 +59,8 @@ impl Consumers {
             for info in &all {
                 out.object(&Row::of(info))?;
             }
+        } else if all.is_empty() {
+            writeln!(out, "topic {} has no consumers", self.topic)?;
         } else {
             print(out, &all)?;
         }

@@ -91,7 +91,9 @@ fn for_range(
 
 fn list(global: &Global, out: &mut Out, topic: &str) -> Result<Exit, Failure> {
     let topic = global.open_read_only()?.existing_topic(topic)?;
+    let mut count = 0;
     for_range(&topic, Range { from: Point::First, to: Point::End }, |letter| {
+        count += 1;
         if out.is_json() {
             out.object(&json!({
                 "offset": letter.offset,
@@ -106,10 +108,13 @@ fn list(global: &Global, out: &mut Out, topic: &str) -> Result<Exit, Failure> {
             let [id, from, reason] =
                 [&letter.id, &letter.topic, &letter.reason].map(|text| escape(text.as_bytes()));
             let time = units::time(letter.at);
-            writeln!(out, "{} {time} {id} from {from} {original}: {reason}", letter.offset)?;
+            writeln!(out, "{} {time} {id} from {from} offset {original}: {reason}", letter.offset)?;
         }
         Ok(())
     })?;
+    if count == 0 && !out.is_json() {
+        writeln!(out, "no dead letters")?;
+    }
     Ok(Exit::Ok)
 }
 
@@ -123,7 +128,9 @@ fn redrive_range(
     let log = if execute { global.open_existing()? } else { global.open_read_only()? };
     let letters = log.existing_topic(topic)?;
     let mut exit = Exit::Ok;
+    let mut count = 0;
     for_range(&letters, range, |letter| {
+        count += 1;
         let found = letter.find_original(&log);
         let done = match found {
             Ok((requests, offset)) if execute => Ok(Some(redrive(&requests, offset)?)),
@@ -147,13 +154,15 @@ fn redrive_range(
             return Ok(());
         }
         match done {
-            Ok(Some(to)) => writeln!(out, "{offset} {id} sent again: {from} {to}")?,
+            Ok(Some(to)) => writeln!(out, "{offset} {id} sent again to {from}, offset {to}")?,
             Ok(None) => writeln!(out, "{offset} {id} would be sent again to {from}")?,
             Err(failure) => writeln!(out, "{offset} {id} cannot be sent again: {failure}")?,
         }
         Ok(())
     })?;
-    if !execute && !out.is_json() {
+    if count == 0 && !out.is_json() {
+        writeln!(out, "no dead letters")?;
+    } else if !execute && !out.is_json() {
         writeln!(out, "nothing was changed: add --execute to do it")?;
     }
     Ok(exit)

@@ -32,15 +32,14 @@ impl Delete {
             return Ok(Exit::Ok);
         }
         let would = if self.execute { "" } else { "would be " };
-        let s = |count: u64| if count == 1 { "" } else { "s" };
         writeln!(
             out,
-            "{}: {records} record{}, {}, {consumers} consumer{}, {groups} group{}: {would}deleted",
+            "{}: {}, {}, {}, {}: {would}deleted",
             self.topic,
-            s(records),
+            units::count(records, "record"),
             units::size(bytes),
-            s(consumers as u64),
-            s(groups as u64),
+            units::count(consumers as u64, "consumer"),
+            units::count(groups as u64, "group"),
         )?;
         if !self.execute {
             writeln!(out, "nothing was changed: add --execute to do it")?;

@@ -154,6 +154,8 @@ impl Groups {
             for row in &rows {
                 out.object(row)?;
             }
+        } else if rows.is_empty() {
+            writeln!(out, "no groups")?;
         } else {
             let heading =
                 ["TOPIC", "GROUP", "COMMITTED", "LAG", "LANES", "OWNERS", "IN HAND", "STOPPED", ""];

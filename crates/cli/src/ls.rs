@@ -1,5 +1,6 @@
 //! `ls`: the topics of a log.
 
+use std::io::Write;
 use std::path::Path;
 
 use deaddrop::{Log, Topic};
@@ -58,9 +59,11 @@ impl Ls {
                 if out.is_json() {
                     out.object(&serde_json::json!({ "topic": row[0] }))?;
                 } else {
-                    std::io::Write::write_all(out, format!("{}\n", row[0]).as_bytes())?;
+                    writeln!(out, "{}", row[0])?;
                 }
             }
+        } else if !out.is_json() && rows.is_empty() && exit == Exit::Ok {
+            writeln!(out, "no topics yet")?;
         } else if !out.is_json() {
             let heading = [
                 "TOPIC",

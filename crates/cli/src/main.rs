@@ -53,10 +53,15 @@ use failure::{Exit, Failure};
 use output::Out;
 
 impl Global {
-    /// Refuses a format that only records can have.
+    /// Refuses a format that only records can have, and JSON of commands that have none.
     fn check_format(&self, command: &Command) -> Result<(), Failure> {
         let records = matches!(command, Command::Cat(_) | Command::Tail(_));
+        let without_json =
+            matches!(command, Command::Serve(_) | Command::Completions(_) | Command::Man(_));
         match self.format() {
+            Format::Json if without_json => {
+                Err(Failure::usage("this command prints no JSON: leave --json out"))
+            }
             Format::Raw | Format::Line(_) if !records => Err(Failure::usage(
                 "only cat and tail print records as a --format says: others know text and json",
             )),

@@ -147,11 +147,14 @@ fn print(out: &mut Out, rows: &[(RequestId, Row)]) -> Result<(), Failure> {
         writeln!(out, "nothing is pending")?;
         return Ok(());
     }
-    let age = |at: Option<u64>| {
-        let age = at.map(|at| now.saturating_sub(Duration::from_nanos(at)).as_secs());
-        age.map_or("-".to_owned(), |age| {
-            humantime::format_duration(Duration::from_secs(age)).to_string().replace(' ', "")
-        })
+    let seconds = |time: Duration| {
+        let whole = Duration::from_secs(time.as_secs());
+        humantime::format_duration(whole).to_string().replace(' ', "")
+    };
+    let age = |at: u64| seconds(now.saturating_sub(Duration::from_nanos(at)));
+    let deadline = |at: u64| match Duration::from_nanos(at).checked_sub(now) {
+        Some(left) => format!("in {}", seconds(left)),
+        None => "passed".to_owned(),
     };
     let cells: Vec<Vec<String>> = rows
         .iter()
@@ -162,9 +165,9 @@ fn print(out: &mut Out, rows: &[(RequestId, Row)]) -> Result<(), Failure> {
                 id.to_string(),
                 row.service.clone(),
                 offset,
-                age(row.sent_at),
+                row.sent_at.map_or("-".to_owned(), age),
                 crate::output::escape(callback.as_bytes()),
-                row.deadline.map_or("-".to_owned(), units::time),
+                row.deadline.map_or("-".to_owned(), deadline),
                 row.state.to_owned(),
             ]
         })

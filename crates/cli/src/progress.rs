@@ -1,9 +1,12 @@
 //! How far a command is, on a terminal.
 
+use std::fmt::Write;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+
+use crate::units;
 
 /// How often a line without an end in sight is drawn again.
 const TICK: Duration = Duration::from_millis(100);
@@ -15,20 +18,101 @@ pub(crate) fn bar(total: Option<u64>, printing: bool) -> ProgressBar {
     if beside || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let (bar, style) = match total {
-        Some(total) => (
-            ProgressBar::new(total),
-            "{msg} {bar:30} {human_pos} of {human_len} records {per_sec} {eta}",
-        ),
-        None => {
-            (ProgressBar::new_spinner(), "{msg} {spinner} {human_pos} records {per_sec} {elapsed}")
-        }
-    };
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
-    }
+    let bar = styled(total);
     if total.is_none() {
         bar.enable_steady_tick(TICK);
     }
     bar
+}
+
+fn styled(total: Option<u64>) -> ProgressBar {
+    let (bar, style) = match total {
+        Some(total) => (
+            ProgressBar::new(total),
+            "{msg} {bar:30} {human_pos} of {human_len} records {per_second} {eta} left",
+        ),
+        None => (
+            ProgressBar::new_spinner(),
+            "{msg} {spinner} {human_pos} records {per_second} {elapsed}",
+        ),
+    };
+    if let Ok(style) = ProgressStyle::with_template(style) {
+        bar.set_style(style.with_key("per_second", per_second));
+    }
+    bar
+}
+
+/// The rate that a bar shows: its own has four decimals.
+fn per_second(state: &ProgressState, text: &mut dyn Write) {
+    // A `String` takes everything.
+    write!(text, "{}/s", units::rate(state.per_sec())).unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use indicatif::{ProgressDrawTarget, TermLike};
+
+    use super::*;
+
+    /// A terminal that keeps what is written to it.
+    #[derive(Debug, Clone, Default)]
+    struct Paper(Arc<Mutex<String>>);
+
+    impl TermLike for Paper {
+        fn width(&self) -> u16 {
+            100
+        }
+
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write_str(text)
+        }
+
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.0.lock().unwrap().push_str(text);
+            Ok(())
+        }
+
+        fn clear_line(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn rates_are_drawn_as_people_read_them() {
+        for total in [Some(1_000_000), None] {
+            let (bar, paper) = (styled(total), Paper::default());
+            bar.set_draw_target(ProgressDrawTarget::term_like(Box::new(paper.clone())));
+            bar.set_message("orders");
+            bar.set_position(123_456);
+            // Of a bar at its end the rate is that of the whole time: here 17.64.
+            let bar = bar.with_elapsed(Duration::from_secs(7_000));
+            bar.abandon();
+            let drawn = paper.0.lock().unwrap().clone();
+            assert!(drawn.contains("orders ") && drawn.contains("123,456"), "{drawn}");
+            assert!(drawn.contains(" 18/s "), "{drawn}");
+        }
+    }
 }

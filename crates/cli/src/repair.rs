@@ -85,12 +85,17 @@ impl Repair {
         }
         let word = match (report.findings.len(), left) {
             (0, _) => out.paint(Colour::Good, "nothing to repair"),
-            (found, 0) => out
-                .paint(Colour::Good, format!("{} repaired", units::count(found as u64, "damage"))),
+            (found, 0) => {
+                let places = units::count(found as u64, "place");
+                out.paint(Colour::Good, format!("damaged in {places}: repaired"))
+            }
             (found, left) => {
-                let dry = if self.execute { "" } else { " (a dry run: --execute does it)" };
-                let found = units::count(found as u64, "damage");
-                out.paint(Colour::Bad, format!("{found}, {left} left{dry}"))
+                let what = match self.execute {
+                    true => format!("{left} left as they were"),
+                    false => "nothing was changed: add --execute to repair it".to_owned(),
+                };
+                let places = units::count(found as u64, "place");
+                out.paint(Colour::Bad, format!("damaged in {places}: {what}"))
             }
         };
         writeln!(out, "{topic}: {word}")?;

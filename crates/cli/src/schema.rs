@@ -7,10 +7,7 @@ use crate::output::{Out, VERSION};
 
 const RECORD: &str = include_str!("schema/record.txt");
 
-/// Commands that print no objects.
-const WITHOUT_JSON: &[&str] = &["completions", "man", "serve"];
-
-/// The objects of each command whose fields are listed.
+/// The objects of each command; the other commands print none.
 const SCHEMAS: &[(&str, &str)] = &[
     ("append", include_str!("schema/append.txt")),
     ("cat", RECORD),
@@ -25,33 +22,64 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("stats", include_str!("schema/stats.txt")),
     ("dump", include_str!("schema/dump.txt")),
     ("consumers", include_str!("schema/consumers.txt")),
+    ("groups", include_str!("schema/groups.txt")),
     ("verify", include_str!("schema/verify.txt")),
+    ("repair", include_str!("schema/repair.txt")),
     ("request", include_str!("schema/request.txt")),
     ("trace", include_str!("schema/trace.txt")),
     ("pending", include_str!("schema/pending.txt")),
     ("dead", include_str!("schema/dead.txt")),
+    ("bench", include_str!("schema/bench.txt")),
+    ("top", include_str!("schema/top.txt")),
     ("demo", include_str!("schema/demo.txt")),
 ];
 
+/// What all schemas have in common.
+const HEAD: &str = "\
+prints one object a line: what is asked for on stdout, errors on stderr only. A
+field of type \"T?\" may be absent, one of type \"A|B\" is an A or a B. a.b is the field b of the
+object a, a[].b that of the objects in the list a; a is there, unless a line of its own says else.
+
+Numbers without a fraction are whole and below 2^64. A reader that takes them for floating point
+(JavaScript, jq before 1.7) rounds those above 2^53: stored words that dump shows can be so large,
+also offsets and counts where a file is damaged.
+
+In all objects:
+";
+
 /// Prints the schema of a command, for `--format help`.
 pub(crate) fn print(out: &mut Out, command: &str) -> std::io::Result<()> {
-    let schema = SCHEMAS.iter().find(|(name, _)| *name == command);
-    match schema {
+    match SCHEMAS.iter().find(|(name, _)| *name == command) {
         Some((_, schema)) => {
-            writeln!(
-                out,
-                "{command} --json prints one object a line. A field of type \"T?\" may be absent, \
-                 one of type\n\"T|null\" may be null; a[].b is the field b of the objects in the \
-                 list a. In all objects:\n\n  v  number  {VERSION}: the version of this schema. \
-                 Fields may be added to it.\n"
-            )?;
+            writeln!(out, "{command} --json {HEAD}")?;
+            let v = "the version of this schema. Fields may be added to it.";
+            writeln!(out, "  v  number  {VERSION}: {v}\n")?;
             out.write_all(schema.as_bytes())?;
         }
-        None if WITHOUT_JSON.contains(&command) => writeln!(out, "{command} prints no JSON.")?,
-        None => writeln!(out, "The fields that {command} --json prints are not listed.")?,
+        None => writeln!(out, "{command} prints no JSON.")?,
     }
     if matches!(command, "cat" | "tail") {
         writeln!(out, "\nEscapes of --format:\n\n{ESCAPES}")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Commands that print no objects.
+    const WITHOUT_JSON: &[&str] = &["completions", "man", "serve"];
+
+    #[test]
+    fn every_command_that_people_see_has_a_schema_or_prints_no_json() {
+        let whole = crate::args::command();
+        let shown = whole.get_subcommands().filter(|sub| !sub.is_hide_set());
+        let mut shown: Vec<&str> = shown.map(clap::Command::get_name).collect();
+        let known = SCHEMAS.iter().map(|(name, _)| *name);
+        let mut known: Vec<&str> = known.chain(WITHOUT_JSON.iter().copied()).collect();
+        shown.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(known, shown, "each once, and none besides");
+    }
 }

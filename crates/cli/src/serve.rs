@@ -111,6 +111,14 @@ impl From<io::Error> for RunError {
     }
 }
 
+/// How a command ended, and what it said, if it said anything.
+fn because(ended: &str, reason: &str) -> String {
+    match reason {
+        "" => ended.to_owned(),
+        reason => format!("{ended}: {reason}"),
+    }
+}
+
 fn run_command(command: &[String], request: &Request<'_>) -> Result<Reply, RunError> {
     let mut prepared = Command::new(&command[0]);
     prepared
@@ -139,7 +147,9 @@ fn run_command(command: &[String], request: &Request<'_>) -> Result<Reply, RunEr
             let reason = if reason.is_empty() { format!("exit code {code}") } else { reason };
             Err(RunError::Failed(reason))
         }
-        _ => Err(RunError::Again(format!("{status}: {reason}"))),
+        Some(code) => Err(RunError::Again(because(&format!("exit code {code}"), &reason))),
+        // A signal, by its name.
+        None => Err(RunError::Again(because(&status.to_string(), &reason))),
     }
 }
 

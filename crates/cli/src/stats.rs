@@ -144,9 +144,31 @@ impl Stats {
 /// Records below `end` that were appended in the last `time`.
 fn rate(topic: &Topic, end: u64, time: Duration) -> Result<Rate, Failure> {
     let since = SystemTime::now().checked_sub(time).unwrap_or(SystemTime::UNIX_EPOCH);
-    let from = topic.reader(Start::Time(since))?.offset();
-    let records = end.saturating_sub(from);
+    let records = end.saturating_sub(first_since(topic, since)?);
     Ok(Rate { records, per_second: records as f64 / time.as_secs_f64() })
+}
+
+/// The offset of the first record of this time or later; the end if there is none. The search stops at
+/// damage, and what lies behind that may be older.
+fn first_since(topic: &Topic, since: SystemTime) -> Result<u64, Failure> {
+    let mut reader = topic.reader(Start::Time(since))?;
+    loop {
+        let stands_at = reader.offset();
+        match reader.next() {
+            Ok(Some(record)) => {
+                let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(record.timestamp_nanos());
+                if at >= since {
+                    return Ok(record.offset());
+                }
+            }
+            Ok(None) | Err(Error::Trimmed { .. }) => return Ok(stands_at),
+            Err(Error::Corrupt { .. }) => {
+                reader.skip_damage()?;
+            }
+            Err(Error::Lost { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// When the record at `start` was appended; none if there is no record, or it is damaged.
@@ -154,8 +176,27 @@ fn time_of(topic: &Topic, start: Start) -> Result<Option<String>, Failure> {
     match topic.reader(start)?.next() {
         Ok(record) => Ok(record.map(|record| units::time(record.timestamp_nanos()))),
         // The look at the sizes has told of it.
+        Err(Error::Corrupt { .. }) if start == Start::Last => behind_damage(topic),
         Err(Error::Corrupt { .. } | Error::Trimmed { .. }) => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// When the newest record was appended, where damage lies on the way to it.
+fn behind_damage(topic: &Topic) -> Result<Option<String>, Failure> {
+    let mut reader = topic.reader(Start::Last)?;
+    let mut newest = None;
+    loop {
+        match reader.next() {
+            Ok(Some(record)) => newest = Some(units::time(record.timestamp_nanos())),
+            Ok(None) => return Ok(newest),
+            Err(Error::Corrupt { .. }) => {
+                reader.skip_damage()?;
+            }
+            Err(Error::Lost { .. }) => {}
+            Err(Error::Trimmed { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -164,12 +205,24 @@ fn print(out: &mut Out, numbers: &Numbers) -> io::Result<()> {
     writeln!(out, "{name}")?;
     let sizes = &numbers.sizes;
     let about = if numbers.exact { "" } else { "about " };
-    let overhead =
-        numbers.overhead.map_or(String::new(), |times| format!(", {times:.2} times the payload"));
-    let rate = |rate: &Rate| format!("{} records, {:.1} a second", rate.records, rate.per_second);
+    let overhead = numbers
+        .overhead
+        .map_or(String::new(), |times| format!(", {} times the payload", ratio(times)));
+    let rate = |rate: &Rate| {
+        let records = units::count(rate.records, "record");
+        format!("{records}, {} a second", units::rate(rate.per_second))
+    };
     let or_none = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".to_owned());
     let lines = [
-        ("records", format!("{}, offsets {}..{}", numbers.records, numbers.first, numbers.end)),
+        (
+            "records",
+            format!(
+                "{}, offsets {}..{}",
+                units::grouped(numbers.records),
+                numbers.first,
+                numbers.end
+            ),
+        ),
         ("durable end", numbers.durable_end.to_string()),
         ("payload", format!("{about}{}", units::size(numbers.payload_bytes))),
         (
@@ -202,11 +255,19 @@ fn print(out: &mut Out, numbers: &Numbers) -> io::Result<()> {
     let of = if sizes.records == numbers.records {
         "of all records".to_owned()
     } else {
-        format!("of {} records", sizes.records)
+        format!("of {}", units::count(sizes.records, "record"))
     };
     let name = out.paint(Colour::Faint, format!("  {:<14}", "sizes"));
     writeln!(out, "{name}{of}: min {min}, p50 {p50}, p90 {p90}, p99 {p99}, max {max} bytes")?;
     histogram(out, &sizes.histogram)
+}
+
+/// Two digits behind the point, where they say something.
+fn ratio(times: f64) -> String {
+    match times {
+        times if times < 99.995 => format!("{times:.2}"),
+        times => units::grouped(times.round() as u64),
+    }
 }
 
 fn histogram(out: &mut Out, buckets: &[Bucket]) -> io::Result<()> {

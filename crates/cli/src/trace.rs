@@ -92,14 +92,12 @@ fn keep_newest(all: &mut Vec<(u64, RequestId)>, limit: usize) {
     all.drain(..all.len().saturating_sub(limit));
 }
 
+/// A time between two records, as people say it.
 fn span(nanos: u64) -> String {
-    let rounded = match nanos {
-        0..1_000_000 => nanos / 1000 * 1000,
-        _ => nanos / 100_000 * 100_000,
-    };
-    match rounded {
-        0 => "less than 1us".to_owned(),
-        _ => humantime::format_duration(Duration::from_nanos(rounded)).to_string(),
+    match Duration::from_nanos(nanos) {
+        time if time < Duration::from_micros(1) => "less than 1 us".to_owned(),
+        time if time < Duration::from_secs(100) => units::nanos(nanos),
+        time => humantime::format_duration(Duration::from_secs(time.as_secs())).to_string(),
     }
 }
 

@@ -114,10 +114,19 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
+/// So many a second: three digits or so, and what is there is never shown as nothing.
+pub(crate) fn rate(per_second: f64) -> String {
+    match per_second {
+        rate if rate > 0.0 && rate < 0.1 => "<0.1".to_owned(),
+        rate if rate > 0.0 && rate < 9.95 => format!("{rate:.1}"),
+        rate => grouped(rate.round() as u64),
+    }
+}
+
 /// A name with the letter that makes it a plural, unless there is one.
 pub(crate) fn count(number: u64, noun: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {noun}{plural}")
+    format!("{} {noun}{plural}", grouped(number))
 }
 
 #[cfg(test)]
@@ -129,6 +138,21 @@ mod tests {
         for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1234567, "1,234,567")] {
             assert_eq!(grouped(number), text);
         }
+    }
+
+    #[test]
+    fn rates_are_whole_above_ten_and_never_nothing_if_there_is_something() {
+        for (value, text) in [
+            (0.0, "0"),
+            (0.000_278, "<0.1"),
+            (0.5, "0.5"),
+            (9.94, "9.9"),
+            (9.96, "10"),
+            (1_234.567_8, "1,235"),
+        ] {
+            assert_eq!(rate(value), text);
+        }
+        assert_eq!([count(1, "record"), count(1_000, "record")], ["1 record", "1,000 records"]);
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Verify {
         let log = global.open_read_only()?;
         let topics = if self.topics.is_empty() { log.topics()? } else { self.topics.clone() };
         let progress = progress(&log, &topics, out);
-        let mut damaged = false;
+        let mut damaged = Vec::new();
         for name in &topics {
             let mut check = Check {
                 topic: name.clone(),
@@ -106,11 +106,20 @@ impl Verify {
             };
             progress.set_message(name.clone());
             let segments = check.topic(&log)?;
-            damaged |= !check.damages.is_empty();
+            if !check.damages.is_empty() {
+                damaged.push(name.as_str());
+            }
             progress.suspend(|| report(out, &check, segments))?;
         }
         progress.finish_and_clear();
-        Ok(if damaged { Exit::Corruption } else { Exit::Ok })
+        if damaged.is_empty() {
+            return Ok(Exit::Ok);
+        }
+        if !out.is_json() {
+            let names = damaged.join(" ");
+            writeln!(out, "to see what can be done about it: deaddrop repair {names}")?;
+        }
+        Ok(Exit::Corruption)
     }
 }
 
@@ -122,7 +131,7 @@ fn progress(log: &Log, topics: &[String], out: &Out) -> ProgressBar {
     let files = topics.iter().filter_map(|name| segment_files(&topic_dir(log, name)).ok());
     let bytes = files.flatten().map(|file| file.bytes).sum();
     let bar = ProgressBar::new(bytes);
-    let style = "{msg:20!} {bar:30} {bytes} of {total_bytes} {binary_bytes_per_sec} {eta}";
+    let style = "{msg:20!} {bar:30} {bytes} of {total_bytes} {binary_bytes_per_sec} {eta} left";
     bar.set_style(
         ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
@@ -213,7 +222,7 @@ impl Check {
 fn given_up(count: u64) -> String {
     match count {
         0 => String::new(),
-        some => format!(" ({} lost and given up by a repair)", units::count(some, "more")),
+        some => format!(" ({} more lost and given up by a repair)", units::grouped(some)),
     }
 }
 
@@ -253,7 +262,10 @@ fn report(out: &mut Out, check: &Check, segments: usize) -> Result<(), Failure> 
     }
     let word = match check.damages.len() {
         0 => out.paint(Colour::Good, "ok"),
-        some => out.paint(Colour::Bad, units::count(some as u64, "damage")),
+        some => {
+            let places = units::count(some as u64, "place");
+            out.paint(Colour::Bad, format!("damaged in {places}"))
+        }
     };
     writeln!(
         out,

@@ -77,9 +77,11 @@ pub(crate) struct Global {
 /// Whether to colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum When {
-    /// On a terminal, unless NO_COLOR is set.
+    /// On a terminal, unless NO_COLOR is set
     Auto,
+    /// Also into a file or a pipe
     Always,
+    /// Not even on a terminal
     Never,
 }
 

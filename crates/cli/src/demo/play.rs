@@ -15,7 +15,7 @@ use super::watch::{Counts, Watch};
 use super::{Setting, NOTES};
 use crate::failure::{Exit, Failure};
 use crate::output::{Colour, Out};
-use crate::units::grouped;
+use crate::units::{self, count, grouped};
 
 /// How often the parent looks at the log.
 const LOOK: Duration = Duration::from_millis(2);
@@ -65,8 +65,8 @@ impl Play<'_> {
     /// The whole story; returns how many outcomes were noted before the first kill.
     fn act(&mut self) -> Result<u64, Failure> {
         let start = format!(
-            "{} orders in {}; two services are started as processes of their own",
-            grouped(self.total),
+            "{} in {}; two services are started as processes of their own",
+            count(self.total, "order"),
             self.dir.display()
         );
         self.watch.say("demo", &Counts::default(), &start)?;
@@ -85,7 +85,7 @@ impl Play<'_> {
         let mut inventory = self.start("inventory", "demo-inventory-service")?;
         let counts = self.watch.counts()?;
         let backlog = counts.requested.saturating_sub(counts.answered);
-        let text = format!("{} requests wait for it in the log", grouped(backlog));
+        let text = format!("waiting for it in the log: {}", count(backlog, "request"));
         self.watch.say("inventory started", &counts, &text)?;
         let counts = self.wait(&mut orders, |counts, total| {
             // New ones come all the time: nearly all is caught up.
@@ -101,16 +101,16 @@ impl Play<'_> {
         self.wait(&mut orders, |counts, total| counts.requested >= total * 4 / 5)?;
         kill(&mut orders)?;
         let counts = self.watch.counts()?;
-        let left = grouped(self.total.saturating_sub(counts.requested));
-        let text = format!("SIGKILL; now nobody runs, and {left} orders are still to come");
+        let left = count(self.total.saturating_sub(counts.requested), "order");
+        let text = format!("SIGKILL; now nobody runs; still to come: {left}");
         self.watch.say("order service killed", &counts, &text)?;
         let mut inventory = self.start("inventory", "demo-inventory-service")?;
-        let backlog = grouped(counts.requested.saturating_sub(counts.answered));
-        let text = format!("{backlog} requests wait for it");
+        let backlog = count(counts.requested.saturating_sub(counts.answered), "request");
+        let text = format!("waiting for it: {backlog}");
         self.watch.say("inventory started", &counts, &text)?;
         let counts = self.wait(&mut inventory, |counts, _| counts.answered >= counts.requested)?;
-        let unseen = grouped(counts.answered.saturating_sub(counts.noted));
-        let text = format!("{unseen} outcomes wait in the log for whoever asked");
+        let unseen = count(counts.answered.saturating_sub(counts.noted), "outcome");
+        let text = format!("waiting in the log for whoever asked: {unseen}");
         self.watch.say("inventory caught up", &counts, &text)?;
         let mut orders = self.start("order service", "demo-order-service")?;
         let text = "the log tells it what it had asked for and what came of it; it goes on";
@@ -223,15 +223,17 @@ impl Play<'_> {
         }
         writeln!(
             out,
-            "\n{} orders in {seconds:.1} s ({} a second): {} reserved, {} rejected\n",
-            grouped(seen.len() as u64),
-            grouped(rate as u64),
+            "\n{} in {seconds:.1} s ({} a second): {} reserved, {} rejected\n",
+            count(seen.len() as u64, "order"),
+            units::rate(rate),
             grouped(reserved),
             grouped(seen.len() as u64 - reserved)
         )?;
         let row = |name: &str, histogram: &Histogram<u64>| {
-            let at = |quantile| duration(histogram.value_at_quantile(quantile));
-            let max = duration(histogram.max());
+            // Of nothing there is no latency.
+            let or_dash = |us| if histogram.is_empty() { "-".to_owned() } else { duration(us) };
+            let at = |quantile| or_dash(histogram.value_at_quantile(quantile));
+            let max = or_dash(histogram.max());
             vec![name.to_owned(), at(0.5), at(0.9), at(0.99), at(0.999), max]
         };
         let rows = [row("before the first kill", &calm), row("all, both kills included", &all)];

@@ -11,6 +11,9 @@ use ratatui::Frame;
 use super::tables::{tables, Table, Tone};
 use super::view::View;
 
+/// In front of an error, which stands under the row that it is of.
+const INDENT: &str = "  ";
+
 /// Draws the view, `scroll` lines down; returns how far down it makes sense to go.
 pub(super) fn draw(
     frame: &mut Frame<'_>,
@@ -31,7 +34,7 @@ pub(super) fn draw(
         Span::styled(format!("{at} UTC"), faint),
     ]);
     frame.render_widget(Paragraph::new(title), top);
-    let lines = lines(view, has_colour);
+    let lines = lines(view, has_colour, middle.width.into());
     let scroll_max = (lines.len() as u16).saturating_sub(middle.height);
     let scroll = scroll.min(scroll_max);
     frame.render_widget(Paragraph::new(lines).scroll((scroll, 0)), middle);
@@ -45,13 +48,13 @@ pub(super) fn draw(
     scroll_max
 }
 
-fn lines(view: &View, has_colour: bool) -> Vec<Line<'static>> {
+fn lines(view: &View, has_colour: bool, width: usize) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     for table in tables(view, true) {
         if !lines.is_empty() {
             lines.push(Line::default());
         }
-        table_lines(&table, has_colour, &mut lines);
+        table_lines(&table, has_colour, width, &mut lines);
     }
     if view.topics.is_empty() {
         lines.push(Line::raw("no topics yet"));
@@ -59,7 +62,14 @@ fn lines(view: &View, has_colour: bool) -> Vec<Line<'static>> {
     lines
 }
 
-fn table_lines(table: &Table, has_colour: bool, lines: &mut Vec<Line<'static>>) {
+/// The columns whose heading is empty are errors: each gets lines of its own under its row, where a
+/// narrow screen shows it whole.
+fn table_lines(
+    table: &Table,
+    has_colour: bool,
+    screen_width: usize,
+    lines: &mut Vec<Line<'static>>,
+) {
     let width = |column: usize| {
         let cells = table.rows.iter().map(|row| row[column].text.chars().count());
         cells.chain([table.heading[column].len()]).max().unwrap_or(0)
@@ -76,11 +86,19 @@ fn table_lines(table: &Table, has_colour: bool, lines: &mut Vec<Line<'static>>) 
     let heading: String =
         table.heading.iter().enumerate().map(|(column, name)| pad(column, name)).collect();
     lines.push(Line::styled(heading, strong));
+    let is_error = |column: usize| table.heading[column].is_empty();
     for row in &table.rows {
-        let cells = row.iter().enumerate();
+        let cells = row.iter().enumerate().filter(|(column, _)| !is_error(*column));
         let spans =
             cells.map(|(at, cell)| Span::styled(pad(at, &cell.text), style(cell.tone, has_colour)));
         lines.push(Line::from(spans.collect::<Vec<_>>()));
+        for (_, error) in row.iter().enumerate().filter(|(column, _)| is_error(*column)) {
+            let text: Vec<char> = error.text.chars().collect();
+            for piece in text.chunks(screen_width.saturating_sub(INDENT.len()).max(1)) {
+                let piece = format!("{INDENT}{}", piece.iter().collect::<String>());
+                lines.push(Line::styled(piece, style(error.tone, has_colour)));
+            }
+        }
     }
 }
 
@@ -177,35 +195,56 @@ mod tests {
             "TOPIC   DURABILITY  FIRST   END  PER SECOND  ON DISK  CONSUMERS  MEMBERS  HISTORY",
             "orders  power-loss      0  5000       2,000   32 MiB          1        1  █",
             "",
-            "SERVICE    OUTSTANDING  OLDEST  OUTCOMES/S  P50      P90      P99      MAX  HISTORY",
+            "SERVICE    OUTSTANDING  OLDEST  OUTCOMES/S     P50   P90   P99   MAX  HISTORY",
             "inventory           5+   1.5 s         1.5  <10 ms  4 ms  4 ms  4 ms  ██",
             "",
             "CONSUMER  TOPIC   COMMITTED  LAG  PER SECOND  OWNER",
-            "billing   orders          -    7           -  process 12  its slot\\nis bad",
+            "billing   orders          -    7           -  process 12",
+            "  its slot\\nis bad",
             "",
             "GROUP     TOPIC   COMMITTED  LAG  PER SECOND  LANES  HELD  PROCESSES  IN HAND",
-            "shipping  orders  40 2 0 2 2 1 2",
+            "shipping  orders         40    2           0      2     2          1        2",
             "",
-            "LANE  GROUP     TOPIC   RECORD  ATTEMPT  OWNER  STATE",
+            "LANE  GROUP     TOPIC   RECORD  ATTEMPT  OWNER      STATE",
             "   1  shipping  orders      41        3  process 7  suspect",
             "",
             "MEMBER      TOPIC   SLOT  COMMAND  STATE",
             "process 99  orders     3  shop     stopped",
         ];
-        let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-        let seen: Vec<String> = rows.iter().map(|row| squeeze(row)).collect();
-        for (seen, expected) in seen.iter().zip(expected) {
-            assert_eq!(*seen, squeeze(expected));
-        }
+        assert_eq!(rows[..expected.len()], expected);
+        assert!(rows[expected.len()..29].iter().all(String::is_empty), "{rows:#?}");
         assert_eq!((rows.last().unwrap().as_str(), most), ("q quit  up down scroll  every 2s", 0));
+    }
+
+    #[test]
+    fn headings_are_bold_and_what_is_bad_is_red_or_without_colours_reversed() {
+        for (has_colour, bad) in [
+            (true, Style::new().fg(Color::Red)),
+            (false, Style::new().add_modifier(Modifier::REVERSED)),
+        ] {
+            let lines = lines(&view(), has_colour, 120);
+            let with = |text: &str| {
+                let of = |line: &&Line<'_>| line.to_string().contains(text);
+                lines.iter().find(of).unwrap().clone()
+            };
+            assert!(with("TOPIC").style.add_modifier.contains(Modifier::BOLD));
+            assert_eq!(with("its slot").style, bad);
+            assert_eq!(with("suspect").spans.last().unwrap().style, bad);
+            assert_eq!(with("stopped").spans.last().unwrap().style, bad);
+            assert!(with("orders  power-loss").spans.iter().all(|span| span.style != bad));
+        }
     }
 
     #[test]
     fn a_small_screen_scrolls_to_the_last_line_and_no_further() {
         let (rows, most) = screen(&view(), 60, 8, u16::MAX);
-        assert_eq!(most, 17 - 5);
+        assert_eq!(most, 18 - 5);
         assert!(rows[6].starts_with("process 99"), "{rows:?}");
-        assert_eq!(rows[7], "q quit  up down scroll  every 2s  line 13 of 17");
+        assert_eq!(rows[7], "q quit  up down scroll  every 2s  line 14 of 18");
+        // An error that is wider than the screen goes on in the next line.
+        let (rows, _) = screen(&view(), 12, 30, 0);
+        let at = rows.iter().position(|row| row == "  its slot\\n").unwrap();
+        assert_eq!(rows[at + 1], "  is bad");
         for (width, height) in [(1, 1), (3, 2), (200, 3)] {
             screen(&view(), width, height, 3);
         }

@@ -265,8 +265,7 @@ fn members(view: &View) -> Table {
 fn rate(per_second: Option<f64>) -> String {
     match per_second {
         None => "-".to_owned(),
-        Some(rate) if rate > 0.0 && rate < 9.95 => format!("{rate:.1}"),
-        Some(rate) => units::grouped(rate.round() as u64),
+        Some(rate) => units::rate(rate),
     }
 }
 

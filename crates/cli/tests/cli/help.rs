@@ -7,7 +7,7 @@ use crate::support::Scratch;
 const SHELLS: [&str; 5] = ["bash", "zsh", "fish", "elvish", "powershell"];
 
 /// The commands that the help of `args` lists.
-fn commands(scratch: &Scratch, args: &[&str]) -> Vec<String> {
+pub(crate) fn commands(scratch: &Scratch, args: &[&str]) -> Vec<String> {
     let help = scratch.run(&[args, &["--help"]].concat()).expect(0).text();
     let listed = help.split_once("Commands:\n").map_or("", |(_, rest)| rest);
     let lines = listed.lines().take_while(|line| !line.is_empty());
@@ -88,6 +88,15 @@ fn completions_are_taken_by_their_shells() {
         }
     }
     scratch.run(&["completions", "tcsh"]).expect(2);
+    let zsh = scratch.run(&["completions", "zsh"]).expect(0).text();
+    // Options are offered behind a list as well, except behind a command to run.
+    assert!(zsh.contains("'*:files -- ") && zsh.contains("'*:topics -- "), "{zsh}");
+    assert_eq!(zsh.matches("'*::").count(), 1, "{zsh}");
+    assert!(zsh.contains(":FORMAT:(json text raw help)'"), "{zsh}");
+    let fish = scratch.run(&["completions", "fish"]).expect(0).text();
+    let shells = "using_subcommand completions\" -f -a \"bash elvish fish powershell zsh\"";
+    assert!(fish.contains(shells) && fish.contains("using_subcommand cat\" -f\n"), "{fish}");
+    assert!(!fish.contains("using_subcommand dump\" -f\n"), "{fish}");
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn flipped_bits_in_sealed_and_in_the_active_segment_cost_their_records_and_nothi
     scratch.run(&["verify"]).expect(4);
     let before = snapshot(&scratch.log());
     let text = scratch.run(&["repair", "t"]).expect(4).text();
-    assert!(text.contains("offsets 300..302") && text.contains("dry run"), "{text}");
+    assert!(text.contains("offsets 300..302") && text.contains("nothing was changed"), "{text}");
     assert_eq!(snapshot(&scratch.log()), before, "a dry run writes nothing");
     let lines = execute(&scratch);
     assert_eq!(findings(&lines).len(), 3);

@@ -1,103 +1,18 @@
 //! `--format help`: what it documents is what is printed, field by field.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod object;
+
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use deaddrop::format::cursor;
-use deaddrop::{Record, Start};
+use deaddrop::group::{GroupOptions, HandlerError, Poison, Worker, WorkerOptions};
+use deaddrop::service::{Client, Reply};
+use deaddrop::{Durability, Log, Record, Start, Topic, TopicOptions};
 use serde_json::Value;
 
-use crate::support::{flip, Scratch};
-
-/// One kind of object: the documented types by path.
-type Object = BTreeMap<String, String>;
-
-/// The objects that a command documents.
-fn documented(scratch: &Scratch, command: &str) -> Vec<Object> {
-    let text = scratch.run(&[command, "--format", "help"]).expect(0).text();
-    let common = text.lines().find(|line| line.starts_with("  v ")).unwrap();
-    assert!(common.contains("number") && common.contains(" 1: "), "{common}");
-    let mut objects: Vec<Object> = Vec::new();
-    let mut inside = false;
-    for line in text.lines() {
-        if line.starts_with("object: ") {
-            objects.push(Object::from([("v".to_owned(), "number".to_owned())]));
-            inside = true;
-        } else if line.is_empty() {
-            inside = false;
-        } else if inside {
-            let columns: Vec<&str> =
-                line.trim().split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
-            let [path, kind, meaning] = columns[..] else { panic!("{command}: {line:?}") };
-            assert!(!meaning.is_empty());
-            objects.last_mut().unwrap().insert(path.to_owned(), kind.to_owned());
-        }
-    }
-    objects
-}
-
-/// All paths of a value with the values there: `a`, `a.b`, `a[].b`.
-fn flatten(path: &str, value: &Value, kinds: &Object, found: &mut Vec<(String, Value)>) {
-    match value {
-        Value::Object(map) if kinds.get(path).is_none_or(|kind| kind != "any") => {
-            for (name, value) in map {
-                let dot = if path.is_empty() { "" } else { "." };
-                flatten(&format!("{path}{dot}{name}"), value, kinds, found);
-            }
-        }
-        Value::Array(list) if kinds.get(path).is_none_or(|kind| kind != "any") => {
-            for value in list {
-                flatten(&format!("{path}[]"), value, kinds, found);
-            }
-        }
-        other => found.push((path.to_owned(), other.clone())),
-    }
-}
-
-fn is_of(value: &Value, kind: &str) -> bool {
-    kind.trim_end_matches('?').split('|').any(|kind| match kind {
-        "string" => value.is_string(),
-        "number" => value.is_number(),
-        "bool" => value.is_boolean(),
-        "null" => value.is_null(),
-        "any" => true,
-        other => panic!("no type {other}"),
-    })
-}
-
-/// Whether `value` has exactly these fields: all that must be there, and none besides.
-fn matches(value: &Value, object: &Object, seen: &mut BTreeSet<String>) -> bool {
-    let mut found = Vec::new();
-    flatten("", value, object, &mut found);
-    let known =
-        found.iter().all(|(path, value)| object.get(path).is_some_and(|kind| is_of(value, kind)));
-    // In a list, what must be there is so if the list has anything.
-    let paths: BTreeSet<&str> = found.iter().map(|(path, _)| path.as_str()).collect();
-    let whole = object.iter().filter(|(_, kind)| !kind.ends_with('?')).all(|(path, _)| {
-        let empty = |list: &str| !paths.iter().any(|found| found.starts_with(list));
-        paths.contains(path.as_str())
-            || path.split_once("[]").is_some_and(|(list, _)| empty(&format!("{list}[]")))
-    });
-    if known && whole {
-        seen.extend(found.into_iter().map(|(path, _)| path));
-    }
-    known && whole
-}
-
-/// Checks that each printed object is documented, and each documented field was printed.
-fn check(scratch: &Scratch, command: &str, printed: &[Value]) {
-    let objects = documented(scratch, command);
-    let mut seen = vec![BTreeSet::new(); objects.len()];
-    for value in printed {
-        let mut fits =
-            objects.iter().zip(&mut seen).map(|(object, seen)| matches(value, object, seen));
-        assert!(fits.any(|fits| fits), "{command} prints what it does not document: {value}");
-    }
-    for (object, seen) in objects.iter().zip(&seen) {
-        let missing: Vec<&String> = object.keys().filter(|path| !seen.contains(*path)).collect();
-        assert!(missing.is_empty(), "{command} never prints {missing:?} of {object:#?}");
-    }
-}
+use crate::support::{flip, Ran, Scratch};
+use object::check;
 
 /// A topic `t` whose records have whatever a record can have, and a consumer `c`.
 fn rich_topic(scratch: &Scratch) {
@@ -125,18 +40,43 @@ fn commands_that_show_topics_print_what_they_document() {
     let scratch = Scratch::new();
     rich_topic(&scratch);
     check(&scratch, "ls", &[json(&scratch, 0, &["ls"]), json(&scratch, 0, &["ls", "-1"])].concat());
+    let topic = Log::open(scratch.log()).unwrap().existing_topic("t").unwrap();
+    let _owned = topic.consumer("owned", Start::First).unwrap();
     let mut consumers = json(&scratch, 0, &["consumers", "t"]);
     consumers.extend(json(&scratch, 0, &["consumers", "t", "--reset", "c", "--to", "0"]));
     consumers.extend(json(&scratch, 0, &["consumers", "t", "--delete", "c"]));
+    damage_consumer(&scratch);
+    consumers.extend(json(&scratch, 4, &["consumers", "t"]));
+    consumers.extend(json(&scratch, 0, &["consumers", "t", "--delete", "damaged"]));
     check(&scratch, "consumers", &consumers);
     // A torn tail that a later opening finds makes an epoch.
     std::fs::write(scratch.log().join("topics/t/epochs"), epoch_entry()).unwrap();
-    check(&scratch, "stats", &json(&scratch, 0, &["stats"]));
-    check(&scratch, "info", &json(&scratch, 0, &["info", "t"]));
+    drop(scratch.topic_of("empty", 0..0));
+    check(&scratch, "stats", &json(&scratch, 4, &["stats"]));
+    let mut info = json(&scratch, 4, &["info", "t"]);
+    flip(&scratch.segments("t")[1], 20, 0);
+    info.extend(json(&scratch, 4, &["info", "t"]));
+    check(&scratch, "info", &info);
+}
+
+/// A consumer of topic `t` whose file is unreadable.
+fn damage_consumer(scratch: &Scratch) {
+    let topic = Log::open(scratch.log()).unwrap().existing_topic("t").unwrap();
+    topic.consumer("damaged", Start::First).unwrap().sync().unwrap();
+    flip(&scratch.log().join("topics/t/consumers/damaged"), 3, 0);
 }
 
 fn epoch_entry() -> Vec<u8> {
     deaddrop::format::epochs::Entry { epoch: 1, start: 0 }.encode().to_vec()
+}
+
+#[test]
+fn commands_that_change_topics_print_what_they_document() {
+    let scratch = Scratch::new();
+    check(&scratch, "create", &json(&scratch, 0, &["create", "new"]));
+    rich_topic(&scratch);
+    check(&scratch, "trim", &json(&scratch, 0, &["trim", "t", "--before", "end"]));
+    check(&scratch, "delete", &json(&scratch, 0, &["delete", "t"]));
 }
 
 #[test]
@@ -148,7 +88,8 @@ fn appending_commands_print_what_they_document() {
     check(&scratch, "append", &printed);
     let exported = scratch.run(&["export", "t"]).expect(0).stdout;
     let printed = scratch.run_with(&["import", "u", "--json"], &exported).expect(0).json();
-    check(&scratch, "import", &printed);
+    let nothing = scratch.run_with(&["import", "u", "--json"], b"").expect(0).json();
+    check(&scratch, "import", &[printed, nothing].concat());
 }
 
 #[test]
@@ -161,7 +102,11 @@ fn commands_that_look_at_files_print_what_they_document() {
     scratch.run(&["request", "echo", "x", "--no-wait"]).expect(0);
     // A frame behind those that count is one that a recovery cut.
     scratch.topic_of("s", 0..10).append(&Record::new([b'x'; 14 << 10])).unwrap();
+    let cut = json(&scratch, 0, &["dump", "s"]);
+    let cut = cut.iter().find(|line| line["kind"] == "zeros").unwrap();
     scratch.repeat_frame("s", 0);
+    scratch.repeat_frame("s", 0);
+    flip(&scratch.segments("s")[0], cut["position"].as_u64().unwrap() + 33, 0);
     let segments = scratch.segments("t");
     flip(&segments[1], 5000, 3);
     flip(&segments[2], 20, 0);
@@ -170,6 +115,8 @@ fn commands_that_look_at_files_print_what_they_document() {
         damaged.extend(json(&scratch, 0, &["dump", topic]));
     }
     damaged.extend(json(&scratch, 4, &["dump", "t", "--hex"]));
+    damaged.extend(dump_of_a_repaired_topic(&scratch));
+    damaged.extend(dump_of_a_group(&scratch));
     // An attempt at offset 0, and one of the two slots not written yet.
     let consumer = std::fs::File::options().write(true).open(dir.join("consumers/c")).unwrap();
     consumer.write_all_at(&[1], cursor::ATTEMPT_AT as u64).unwrap();
@@ -177,12 +124,150 @@ fn commands_that_look_at_files_print_what_they_document() {
     for file in ["deaddrop", "topics/t/epochs", "topics/t/settings", "topics/t/consumers/c"] {
         damaged.extend(json(&scratch, 0, &["dump", scratch.log().join(file).to_str().unwrap()]));
     }
+    let _member = Log::open(scratch.log()).unwrap().existing_topic("s").unwrap();
+    let control = scratch.log().join("topics/s/control");
+    damaged.extend(json(&scratch, 0, &["dump", control.to_str().unwrap()]));
     let index = segments[0].with_extension("idx");
     damaged.extend(json(&scratch, 0, &["dump", index.to_str().unwrap()]));
     check(&scratch, "dump", &damaged);
     // What a process leaves that was killed while it wrote an index.
     std::fs::write(scratch.segments("s").swap_remove(0).with_extension("idx"), []).unwrap();
     check(&scratch, "verify", &json(&scratch, 4, &["verify"]));
+}
+
+/// Frames that give up what a repair found lost, and payloads as JSON.
+fn dump_of_a_repaired_topic(scratch: &Scratch) -> Vec<Value> {
+    drop(scratch.topic_of("repaired", 0..3));
+    lose(scratch, "repaired", 1);
+    json(scratch, 0, &["repair", "repaired", "--execute"]);
+    scratch.append("repaired", "{\"a\":[1]}\nno JSON\n");
+    json(scratch, 0, &["dump", "repaired", "--payload-json"])
+}
+
+/// Damages the record at `offset` of a topic's first segment.
+fn lose(scratch: &Scratch, topic: &str, offset: u64) {
+    let frames = json(scratch, 0, &["dump", topic, &offset.to_string()]);
+    let frame = frames.iter().find(|line| line["offset"] == offset).unwrap();
+    flip(&scratch.segments(topic)[0], frame["position"].as_u64().unwrap() + 33, 2);
+}
+
+/// A group whose first lane has a record in hand, and whose second one is damaged.
+fn dump_of_a_group(scratch: &Scratch) -> Vec<Value> {
+    drop(stopped_lane(&scratch.topic_of("grouped", 0..20), 2));
+    let path = scratch.log().join("topics/grouped/groups/shipping");
+    let mut lines = json(scratch, 0, &["dump", path.to_str().unwrap()]);
+    flip(&path, 2 * 4096 + 1, 0);
+    lines.extend(json(scratch, 4, &["dump", path.to_str().unwrap()]));
+    lines
+}
+
+/// A worker of a group `shipping` that stands at a record which stopped its lane.
+fn stopped_lane(topic: &Topic, lanes: u32) -> Worker {
+    let options = GroupOptions { lanes: Some(lanes), start: Start::First };
+    let group = topic.group("shipping", options).unwrap();
+    let options =
+        WorkerOptions { max_attempts: 1, poison: Poison::StopLane, ..WorkerOptions::default() };
+    let handler = |_: &deaddrop::group::Job| Err(HandlerError::terminal("refused"));
+    let mut worker = group.worker(options, handler).unwrap();
+    let is_stopped = |info: deaddrop::group::GroupInfo| {
+        info.lanes.iter().any(|lane| lane.in_hand.as_ref().is_some_and(|at| at.state == "stopped"))
+    };
+    for _ in 0..1000 {
+        worker.poll(Duration::ZERO).unwrap();
+        if is_stopped(group.info().unwrap()) {
+            return worker;
+        }
+    }
+    panic!("no lane stops");
+}
+
+#[test]
+fn groups_print_what_they_document() {
+    let scratch = Scratch::new();
+    let topic = scratch.topic_of("t", 0..1);
+    let _worker = stopped_lane(&topic, 4);
+    let options = GroupOptions { lanes: Some(2), start: Start::First };
+    let idle = topic.group("idle", options).unwrap();
+    topic.group("damaged", options).unwrap();
+    flip(&scratch.log().join("topics/t/groups/damaged"), 3, 0);
+    let mut printed = json(&scratch, 4, &["groups"]);
+    let shown = printed.iter().find(|group| group["group"] == "shipping").unwrap();
+    let lane = shown["stopped"][0].to_string();
+    printed.extend(json(&scratch, 0, &["groups", "t", "shipping", "--lanes"]));
+    printed.extend(json(&scratch, 0, &["groups", "t", "idle", "--lanes"]));
+    printed.extend(json(&scratch, 0, &["groups", "resume", "t", "shipping", &lane]));
+    drop(idle);
+    printed.extend(json(&scratch, 0, &["groups", "reset", "t", "idle", "--to", "1"]));
+    printed.extend(json(&scratch, 0, &["groups", "delete", "t", "idle", "--execute"]));
+    check(&scratch, "groups", &printed);
+}
+
+#[test]
+fn repairs_print_what_they_document() {
+    let scratch = Scratch::new();
+    let topic = scratch.topic_of("t", 0..100);
+    topic.consumer("billing", Start::Offset(51)).unwrap().sync().unwrap();
+    drop(topic);
+    lose(&scratch, "t", 51);
+    let mut printed = json(&scratch, 4, &["repair", "t"]);
+    printed.extend(json(&scratch, 0, &["repair", "t", "--execute"]));
+    printed.extend(json(&scratch, 0, &["repair", "--all"]));
+    check(&scratch, "repair", &printed);
+}
+
+#[test]
+fn measurements_print_what_they_document() {
+    let scratch = Scratch::new();
+    let bench = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_deaddrop"));
+        let output = command.args(["bench", "--json"]).args(args).current_dir(scratch.path());
+        Ran::of(&output.output().unwrap()).expect(0).json()
+    };
+    let case = ["--workload", "append", "--durability", "process-crash", "--count", "60"];
+    let mut printed = bench(&[&case[..], &["--warm-up", "0s", "--output", "a.json"]].concat());
+    let path = scratch.path().join("a.json");
+    let mut report: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    printed.extend(bench(&["--compare", "a.json", "a.json"]));
+    let case = &mut report["cases"][0];
+    case["per_second"] = 0.into();
+    for name in ["p50", "p99", "max"] {
+        case["latency_nanos"][name] = 0.into();
+    }
+    std::fs::write(scratch.path().join("b.json"), report.to_string()).unwrap();
+    printed.extend(bench(&["--compare", "b.json", "a.json"]));
+    check(&scratch, "bench", &printed);
+}
+
+#[test]
+fn a_live_view_prints_what_it_documents() {
+    let scratch = Scratch::new();
+    let topic = scratch.topic_of("t", 0..20);
+    let _owned = topic.consumer("owned", Start::First).unwrap();
+    damage_consumer(&scratch);
+    let _worker = stopped_lane(&topic, 4);
+    let options = GroupOptions { lanes: Some(2), start: Start::First };
+    topic.group("idle", options).unwrap();
+    topic.group("damaged", options).unwrap();
+    flip(&scratch.log().join("topics/t/groups/damaged"), 3, 0);
+    let log = Log::open(scratch.log()).unwrap();
+    let client = client(&log);
+    for service in ["answered", "open", "broken"] {
+        let request = client.request(service, &Record::new("x")).unwrap();
+        request.call().unwrap();
+    }
+    let mut server = log.server("answered", |_| Ok(Reply::new("y"))).unwrap();
+    for _ in 0..100 {
+        server.poll(Duration::ZERO).unwrap();
+    }
+    assert_eq!(server.lag().unwrap(), 0);
+    flip(&scratch.log().join("topics/broken.replies/settings"), 20, 3);
+    let args = ["top", "-n", "2", "--interval", "10ms"];
+    check(&scratch, "top", &json(&scratch, 4, &args));
+}
+
+fn client(log: &Log) -> Client {
+    let options = TopicOptions::durability(Durability::ProcessCrash);
+    log.client("shop").topic_options(options).open().unwrap()
 }
 
 #[test]
@@ -208,12 +293,37 @@ fn commands_about_requests_print_what_they_document() {
     json(&scratch, 1, &["request", "echo", "given up"]);
     server.kill().unwrap();
     server.wait().unwrap();
-    json(&scratch, 0, &["request", "echo", "waits", "--no-wait"]);
-    check(&scratch, "pending", &json(&scratch, 0, &["pending"]));
-    check(&scratch, "trace", &json(&scratch, 0, &["trace", "--last", "2"]));
+    json(&scratch, 1, &["request", "echo", "expires", "--deadline", "1ms"]);
+    json(&scratch, 0, &["request", "echo", "waits", "--no-wait", "--deadline", "1h"]);
+    // The same outcomes once more, as a restored copy has them: they come late.
+    let outcomes = scratch.run(&["export", "echo.replies"]).expect(0).stdout;
+    scratch.run_with(&["import", "echo.replies", "--reserved"], &outcomes).expect(0);
     let mut dead = json(&scratch, 0, &["dead", "echo.dead"]);
     dead.extend(json(&scratch, 0, &["dead", "redrive", "echo.dead"]));
+    dead.extend(json(&scratch, 0, &["dead", "redrive", "echo.dead", "--execute"]));
+    // The one that is sent again is answered late.
+    scratch.run(&["serve", "echo", "-n", "2", "--", "cat"]).expect(0);
+    scratch.append("echo.dead", "no letter\n");
+    dead.extend(json(&scratch, 0, &["dead", "echo.dead"]));
+    dead.extend(json(&scratch, 1, &["dead", "redrive", "echo.dead", "--offset", "1"]));
     check(&scratch, "dead", &dead);
+
+    let log = Log::open(scratch.log()).unwrap();
+    let (shop, nested) = (client(&log), log.client("nested").open().unwrap());
+    let request = shop.request("orders", &Record::new("order")).unwrap();
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    request.traceparent(trace).unwrap().call().unwrap();
+    let handler = move |request: &deaddrop::service::Request<'_>| {
+        nested.request("echo", &Record::new("item"))?.caused_by(request).call()?;
+        Ok(Reply::new("ok"))
+    };
+    assert_eq!(log.server("orders", handler).unwrap().poll(Duration::from_secs(30)).unwrap(), 1);
+    check(&scratch, "trace", &json(&scratch, 0, &["trace", "--last", "9"]));
+
+    // Requests in the place of parked outcomes, which are not said to be of any request's offset.
+    let requests = scratch.run(&["export", "echo.requests"]).expect(0).stdout;
+    scratch.run_with(&["import", "cli.parked", "--reserved"], &requests).expect(0);
+    check(&scratch, "pending", &json(&scratch, 0, &["pending"]));
 }
 
 #[test]
@@ -223,7 +333,97 @@ fn the_demo_prints_what_it_documents() {
     let order = r#"{"order":"O-1","items":[{"sku":"S-1","quantity":3}]}"#;
     std::fs::write(&orders, order).unwrap();
     let args = ["demo", "--over", "0s", "--orders", orders.to_str().unwrap()];
-    check(&scratch, "demo", &json(&scratch, 0, &args));
+    let mut printed = json(&scratch, 0, &args);
+    std::fs::write(&orders, order.replace("O-1", "O-2")).unwrap();
+    printed.extend(json(&scratch, 1, &["demo-verify", orders.to_str().unwrap()]));
+    check(&scratch, "demo", &printed);
+}
+
+/// Commands where there is nothing, where something is missing, and where something is damaged, with
+/// their exit codes and how many objects they print.
+const POOR: &[(&str, i32, usize)] = &[
+    ("append empty", 0, 1),
+    ("append empty no-such-file", 3, 0),
+    ("append damaged", 4, 0),
+    ("cat empty", 0, 0),
+    ("cat empty 5", 1, 0),
+    ("cat lossy", 4, 1),
+    ("cat lossy --skip-damage", 4, 2),
+    ("tail empty", 0, 0),
+    ("tail nothing", 1, 0),
+    ("export empty", 0, 0),
+    ("export lossy", 4, 1),
+    ("import empty", 0, 1),
+    ("import empty no-such-file", 3, 0),
+    ("create empty", 0, 1),
+    ("create empty --durability power-loss", 2, 0),
+    ("trim empty --before 0", 0, 1),
+    ("trim empty --before 1", 1, 0),
+    ("delete empty", 0, 1),
+    ("delete nothing --execute", 1, 0),
+    ("ls", 4, 3),
+    ("ls --names", 0, 4),
+    ("info empty", 0, 1),
+    ("info damaged", 4, 0),
+    ("stats empty", 0, 1),
+    ("stats nothing", 1, 0),
+    ("dump empty", 0, 3),
+    ("dump damaged", 4, 0),
+    ("dump drop/topics/damaged/settings", 4, 0),
+    ("consumers empty", 0, 0),
+    ("consumers empty --delete nobody", 1, 0),
+    ("groups empty", 0, 0),
+    ("groups empty nobody --lanes", 1, 0),
+    ("groups reset empty nobody --to 0", 1, 0),
+    ("verify empty", 0, 1),
+    ("verify damaged", 4, 2),
+    ("verify nothing", 1, 0),
+    ("repair empty", 0, 1),
+    ("repair --all", 4, 4),
+    ("repair nothing", 1, 0),
+    ("request some.service x --deadline 0s", 1, 1),
+    ("request --attach cli-0000000000000001-0", 1, 0),
+    ("trace --key nobody", 1, 0),
+    ("pending", 0, 0),
+    ("pending --service nobody", 1, 0),
+    ("dead empty", 0, 0),
+    ("dead redrive nothing", 1, 0),
+    ("serve ../no-service -- cat", 2, 0),
+    ("completions zsh", 2, 0),
+    ("man pages", 2, 0),
+    ("top --once --interval 10ms", 4, 1),
+    ("bench --compare no-such-file neither", 3, 0),
+    ("demo", 2, 0),
+    ("ls --no-such-option", 2, 0),
+];
+
+#[test]
+fn with_json_standard_output_is_objects_only_where_nothing_is_and_where_it_fails() {
+    let scratch = Scratch::new();
+    drop((scratch.topic_of("empty", 0..0), scratch.topic_of("damaged", 0..5)));
+    drop((scratch.topic_of("lossy", 0..3), scratch.topic_of("fine", 0..3)));
+    lose(&scratch, "lossy", 1);
+    flip(&scratch.log().join("topics/damaged/settings"), 20, 3);
+    for (line, code, count) in POOR {
+        let args: Vec<&str> = line.split(' ').collect();
+        let ran = scratch.run(&[&["--json"], &args[..]].concat()).expect(*code);
+        let objects = ran.json();
+        assert_eq!(objects.len(), *count, "{line}: {} {}", ran.text(), ran.stderr);
+        assert!(objects.iter().all(|object| object["v"] == 1), "{line}: {}", ran.text());
+        // Damage that a command is asked for is what it prints; all else that fails is on stderr.
+        let is_told =
+            !ran.stderr.is_empty() || (*code == 4 && *count > 0) || line.contains("deadline");
+        assert_eq!(is_told, *code != 0, "{line}: {}", ran.stderr);
+        let has_none = ["serve", "completions", "man"].contains(&args[0]);
+        assert_eq!(ran.stderr.contains("prints no JSON"), has_none, "{line}: {}", ran.stderr);
+        assert!(ran.stderr.is_empty() || ran.stderr.starts_with("deaddrop: "), "{}", ran.stderr);
+    }
+    let tried: std::collections::BTreeSet<&str> =
+        POOR.iter().filter_map(|(line, _, _)| line.split(' ').next()).collect();
+    let names = crate::help::commands(&scratch, &[]);
+    for name in names.iter().filter(|name| *name != "help") {
+        assert!(tried.contains(name.as_str()), "{name} was not tried");
+    }
 }
 
 #[test]

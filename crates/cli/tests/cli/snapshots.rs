@@ -3,6 +3,8 @@
 //! The files are in `tests/snapshots`, one for each command. With `UPDATE_SNAPSHOTS=1` they are written
 //! anew: the difference is then for people to look at.
 
+mod measured;
+
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -12,9 +14,8 @@ use deaddrop::{Durability, Log, Record, Start, TopicOptions};
 
 use crate::support::{flip, Scratch};
 
-/// Commands whose output is made of other things than a log, or of measurements and times.
-const WITHOUT: &[&str] =
-    &["bench", "completions", "dead", "demo", "help", "man", "pending", "repair", "top", "trace"];
+/// `help` is clap's, and says what `--help` says, which stands in the completions and the manual.
+const WITHOUT: &[&str] = &["help"];
 
 /// Three topics: orders with whatever a record can have and two consumers, an empty one, a damaged one.
 fn fixed_log(scratch: &Scratch) {
@@ -50,7 +51,102 @@ fn fixed_log(scratch: &Scratch) {
     drop((log, orders, damaged));
     // In the payload of the second record.
     flip(&scratch.segments("damaged")[0], 4096 + 48 + 36, 0);
+    std::fs::write(scratch.path().join("line.txt"), "a line\nand another\n").unwrap();
+    let records = scratch.run(&["export", "orders"]).expect(0).stdout;
+    std::fs::write(scratch.path().join("records.ndjson"), records).unwrap();
 }
+
+/// A service: a request that was answered, one that was given up, one that waits; all of one key, so
+/// in one lane and in this order.
+fn a_service(scratch: &Scratch) {
+    let log = Log::open(scratch.log()).unwrap();
+    let options = TopicOptions {
+        segment_len: 64 << 10,
+        ..TopicOptions::durability(Durability::ProcessCrash)
+    };
+    for name in ["echo.requests", "echo.replies", "echo.dead"] {
+        log.create_topic(name, options).unwrap();
+    }
+    drop(log);
+    let request = |payload: &str| ["request", "echo", payload, "--key", "k"].map(str::to_owned);
+    let request = |payload: &str, more: &[&str], code: i32| {
+        let all = request(payload);
+        let args: Vec<&str> = all.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        scratch.run(&args).expect(code);
+    };
+    request("first", &["--no-wait"], 0);
+    scratch.run(&["serve", "echo", "-n", "1", "--", "cat"]).expect(0);
+    let args = ["serve", "echo", "--max-attempts", "1", "--retry-first", "1ms", "--", "false"];
+    let mut server = scratch.command(&args).spawn().unwrap();
+    request("second", &[], 1);
+    server.kill().unwrap();
+    server.wait().unwrap();
+    request("third", &["--no-wait"], 0);
+}
+
+/// No log: a directory that is there and empty, and the orders of a demo.
+fn an_empty_directory(scratch: &Scratch) {
+    std::fs::create_dir(scratch.log()).unwrap();
+    let order = r#"{"order":"O-1","items":[{"sku":"S-1","quantity":3}]}"#;
+    std::fs::write(scratch.path().join("orders"), order).unwrap();
+}
+
+/// What makes a log, and the command lines that are shown with it.
+type Story = (fn(&Scratch), &'static [(&'static str, &'static [&'static str])]);
+
+const STORIES: &[Story] =
+    &[(fixed_log, RUNS), (a_service, RUNS_OF_A_SERVICE), (an_empty_directory, RUNS_WITHOUT_A_LOG)];
+
+const RUNS_OF_A_SERVICE: &[(&str, &[&str])] = &[
+    (
+        "top",
+        &[
+            "top --once --interval 10ms",
+            "top -n 2 --interval 10ms",
+            "top --once --interval 10ms --json",
+            "top --interval 0s",
+        ],
+    ),
+    (
+        "pending",
+        &["pending", "pending --json", "pending --client nobody", "pending --service none"],
+    ),
+    ("trace", &["trace --key k", "trace --key k --json", "trace --last 1", "trace --key nobody"]),
+    (
+        "dead",
+        &[
+            "dead echo.dead",
+            "dead echo.dead --json",
+            "dead redrive echo.dead",
+            "dead redrive echo.dead --execute --json",
+            "dead redrive echo.dead --offset 5:",
+            "dead",
+        ],
+    ),
+];
+
+const RUNS_WITHOUT_A_LOG: &[(&str, &[&str])] = &[
+    (
+        "bench",
+        &[
+            "bench --count 60 --warm-up 0s --durability process-crash --output a.json",
+            "bench --count 60 --warm-up 0s --workload append --durability power-loss --json",
+            "bench --compare a.json a.json",
+            "bench --compare a.json missing.json",
+            "bench --count 0",
+        ],
+    ),
+    ("completions", &["completions fish", "completions tcsh", "completions zsh --json"]),
+    ("man", &["man pages", "man pages --json", "< pages/deaddrop-dead-redrive.1"]),
+    (
+        "demo",
+        &[
+            "demo --over 0s --orders orders",
+            "demo --over 0s --orders orders",
+            "demo --over 0s --orders no-such-file",
+        ],
+    ),
+];
 
 /// What each command is shown with. Those that write come last.
 const RUNS: &[(&str, &[&str])] = &[
@@ -98,6 +194,17 @@ const RUNS: &[(&str, &[&str])] = &[
     ),
     ("verify", &["verify", "verify --json"]),
     (
+        "repair",
+        &[
+            "repair damaged",
+            "repair --all --json",
+            "repair damaged --execute",
+            "repair damaged",
+            "verify damaged",
+            "repair nothing",
+        ],
+    ),
+    (
         "append",
         &[
             "append new line.txt",
@@ -143,23 +250,23 @@ const RUNS: &[(&str, &[&str])] = &[
 
 #[test]
 fn each_command_prints_what_was_agreed() {
-    let scratch = Scratch::new();
-    fixed_log(&scratch);
-    std::fs::write(scratch.path().join("line.txt"), "a line\nand another\n").unwrap();
-    let records = scratch.run(&["export", "orders"]).expect(0).stdout;
-    std::fs::write(scratch.path().join("records.ndjson"), records).unwrap();
     let update = std::env::var_os("UPDATE_SNAPSHOTS").is_some();
     let mut differ = Vec::new();
-    for (command, runs) in RUNS {
-        let text: String = runs.iter().map(|args| transcript(&scratch, args)).collect();
-        let path = snapshot_dir().join(format!("{command}.txt"));
-        if update {
-            std::fs::write(&path, text).unwrap();
-            continue;
-        }
-        let agreed = std::fs::read_to_string(&path).unwrap_or_default();
-        if let Some(difference) = first_difference(&agreed, &text) {
-            differ.push(format!("{command}: {difference}"));
+    for (make, runs) in STORIES {
+        let scratch = Scratch::new();
+        make(&scratch);
+        for (command, runs) in *runs {
+            let text: String =
+                runs.iter().map(|args| transcript(&scratch, command, args)).collect();
+            let path = snapshot_dir().join(format!("{command}.txt"));
+            if update {
+                std::fs::write(&path, text).unwrap();
+                continue;
+            }
+            let agreed = std::fs::read_to_string(&path).unwrap_or_default();
+            if let Some(difference) = first_difference(&agreed, &text) {
+                differ.push(format!("{command}: {difference}"));
+            }
         }
     }
     assert!(differ.is_empty(), "UPDATE_SNAPSHOTS=1 takes it over:\n{}", differ.join("\n"));
@@ -175,7 +282,8 @@ fn every_command_has_a_snapshot_and_every_snapshot_a_command() {
         .map(|line| line.split_whitespace().next().unwrap().to_owned())
         .filter(|name| !WITHOUT.contains(&name.as_str()))
         .collect();
-    let shown: BTreeSet<String> = RUNS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let shown = STORIES.iter().flat_map(|(_, runs)| *runs);
+    let shown: BTreeSet<String> = shown.map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(shown, known);
     let files = std::fs::read_dir(snapshot_dir()).unwrap().map(|entry| entry.unwrap().path());
     let files = files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned());
@@ -186,8 +294,12 @@ fn snapshot_dir() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots")
 }
 
-/// A command line, what it prints, and how it ends.
-fn transcript(scratch: &Scratch, args: &str) -> String {
+/// A command line, what it prints, and how it ends; or what is in a file.
+fn transcript(scratch: &Scratch, command: &str, args: &str) -> String {
+    if let Some(file) = args.strip_prefix("< ") {
+        let bytes = std::fs::read(scratch.path().join(file)).unwrap();
+        return format!("$ cat {file}\n{}\n", readable(&bytes));
+    }
     let args: Vec<&str> = args.split(' ').collect();
     let ran = scratch.run_with(&args, b"from standard input");
     let mut text = format!("$ deaddrop {}\n", args.join(" "));
@@ -199,7 +311,9 @@ fn transcript(scratch: &Scratch, args: &str) -> String {
         writeln!(text, "! {line}").unwrap();
     }
     writeln!(text, "= {}\n", ran.code.unwrap()).unwrap();
-    normalise(&text.replace(scratch.path().to_str().unwrap(), "DIR"))
+    let text = text.replace(env!("CARGO_BIN_EXE_deaddrop"), "deaddrop");
+    let text = normalise(&text.replace(scratch.path().to_str().unwrap(), "DIR"));
+    measured::normalise(command, &text)
 }
 
 /// Bytes as text that an editor shows: what is not, as `<ff>`.

@@ -83,7 +83,7 @@ fn a_sample_spans_the_whole_topic_and_full_reads_all() {
         (&true.into(), &(19_998 * 10 + 1800).into())
     );
     let text = scratch.run(&["stats", "t"]).expect(0).text();
-    assert!(text.contains("of 10000 records: min 10") && text.contains("about "), "{text}");
+    assert!(text.contains("of 10,000 records: min 10") && text.contains("about "), "{text}");
 }
 
 #[test]
@@ -111,4 +111,19 @@ fn damaged_records_are_counted_with_code_4() {
     let sizes = &ran.json()[0]["sizes"];
     assert_eq!((&sizes["damaged"], &sizes["records"]), (&1.into(), &999.into()));
     assert!(ran.stderr.contains("corruption in"), "{}", ran.stderr);
+}
+
+#[test]
+fn damage_hides_neither_the_newest_record_nor_the_age_of_those_behind_it() {
+    let scratch = Scratch::new();
+    drop(scratch.topic_of("t", 0..30));
+    // The year 2001.
+    scratch.date_back("t", 1_000_000_000_000_000_000);
+    flip(&scratch.segments("t")[0], 4096 + 20 * 48, 3);
+    let numbers = scratch.run(&["stats", "t", "--json"]).expect(4).json().swap_remove(0);
+    assert_eq!(numbers["sizes"]["damaged"], 1);
+    assert_eq!(numbers["last_hour"]["records"], 0, "{numbers}");
+    for name in ["oldest", "newest"] {
+        assert_eq!(numbers[name], "2001-09-09T01:46:40.000000Z");
+    }
 }

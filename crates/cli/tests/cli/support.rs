@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use deaddrop::format::frame::{Fixed, Parts};
+use deaddrop::format::frame::{Fixed, Parts, FLAG_CONTINUES};
 use deaddrop::format::index::{self, Entry};
 use deaddrop::{Durability, Log, Record, Topic, TopicOptions};
 use serde_json::Value;
@@ -93,23 +93,21 @@ impl Scratch {
     pub(crate) fn repeat_frame(&self, topic: &str, index: usize) {
         let path = self.segments(topic).swap_remove(0);
         let lines = self.run(&["dump", "--json", path.to_str().unwrap()]).json();
-        let number = |line: &Value, name: &str| line[name].as_u64().unwrap();
-        let salt = u64::from_str_radix(lines[0]["salt"].as_str().unwrap(), 16).unwrap();
         let records: Vec<&Value> = lines.iter().filter(|line| line["kind"] == "record").collect();
         let zeros = lines.iter().find(|line| line["kind"] == "zeros").unwrap();
-        let end = number(zeros, "position");
-        let file = File::options().read(true).write(true).open(&path).unwrap();
-        let mut bytes = vec![0; number(records[index], "len") as usize];
-        file.read_exact_at(&mut bytes, number(records[index], "position")).unwrap();
-        let fixed = Fixed::decode(&bytes, usize::MAX).unwrap();
-        let parts = Parts {
-            key: fixed.key_range().map(|range| &bytes[range]),
-            headers: &bytes[fixed.headers_range()],
-            payload: &bytes[fixed.payload_range()],
-        };
-        let head = parts.fixed(records.len() as u64, fixed.timestamp, false, salt, end);
-        bytes[..head.len()].copy_from_slice(&head);
-        file.write_all_at(&bytes, end).unwrap();
+        let (end, offset) = (zeros["position"].as_u64().unwrap(), records.len() as u64);
+        let change = Fixed { offset, flags: 0, ..fixed_part(&path, records[index]).0 };
+        write_frame(&path, &lines[0], records[index], end, &change);
+    }
+
+    /// Makes the records of a topic's first segment so old: nanoseconds since the Unix epoch.
+    pub(crate) fn date_back(&self, topic: &str, timestamp: u64) {
+        let path = self.segments(topic).swap_remove(0);
+        let lines = self.run(&["dump", "--json", path.to_str().unwrap()]).json();
+        for record in lines.iter().filter(|line| line["kind"] == "record") {
+            let change = Fixed { timestamp, ..fixed_part(&path, record).0 };
+            write_frame(&path, &lines[0], record, record["position"].as_u64().unwrap(), &change);
+        }
     }
 
     /// The segment files of a topic, in order.
@@ -121,6 +119,30 @@ impl Scratch {
         files.sort();
         files
     }
+}
+
+/// The fixed part of a frame that `dump` shows, and all its bytes.
+fn fixed_part(path: &Path, record: &Value) -> (Fixed, Vec<u8>) {
+    let mut bytes = vec![0; record["len"].as_u64().unwrap() as usize];
+    let position = record["position"].as_u64().unwrap();
+    File::open(path).unwrap().read_exact_at(&mut bytes, position).unwrap();
+    (Fixed::decode(&bytes, usize::MAX).unwrap(), bytes)
+}
+
+/// Writes a frame that `dump` shows at a position, with offset, time and flags as `change` has them.
+fn write_frame(path: &Path, header: &Value, record: &Value, position: u64, change: &Fixed) {
+    let salt = u64::from_str_radix(header["salt"].as_str().unwrap(), 16).unwrap();
+    let (fixed, mut bytes) = fixed_part(path, record);
+    let parts = Parts {
+        key: fixed.key_range().map(|range| &bytes[range]),
+        headers: &bytes[fixed.headers_range()],
+        payload: &bytes[fixed.payload_range()],
+    };
+    let continues = change.flags & FLAG_CONTINUES != 0;
+    let head = parts.fixed(change.offset, change.timestamp, continues, salt, position);
+    bytes[..head.len()].copy_from_slice(&head);
+    let file = File::options().write(true).open(path).unwrap();
+    file.write_all_at(&bytes, position).unwrap();
 }
 
 /// The payload of record `index` of [`Scratch::topic_of`].

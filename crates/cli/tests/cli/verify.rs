@@ -22,7 +22,7 @@ fn a_whole_log_is_ok_and_counted() {
     drop(scratch.topic_of("b", 0..10));
     let text = scratch.run(&["verify"]).expect(0).text();
     assert!(
-        text.contains("a: ") && text.contains("1000 records") && text.contains(": ok"),
+        text.contains("a: ") && text.contains("1,000 records") && text.contains(": ok"),
         "{text}"
     );
     let lines = scratch.run(&["verify", "--json"]).expect(0).json();
