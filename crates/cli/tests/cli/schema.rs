@@ -223,7 +223,7 @@ fn measurements_print_what_they_document() {
         let output = command.args(["bench", "--json"]).args(args).current_dir(scratch.path());
         Ran::of(&output.output().unwrap()).expect(0).json()
     };
-    let case = ["--workload", "append", "--durability", "process-crash", "--count", "60"];
+    let case = ["--workload", "append,request", "--durability", "process-crash", "--count", "60"];
     let mut printed = bench(&[&case[..], &["--warm-up", "0s", "--output", "a.json"]].concat());
     let path = scratch.path().join("a.json");
     let mut report: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
