@@ -29,7 +29,9 @@ fn main() -> Result<()> {
 /// `man/*.1`, and `man.rs`: an expression with the names and contents of all.
 fn manual_pages(out: &Path) -> Result<()> {
     let dir = empty(out.join("man"))?;
-    clap_mangen::generate_to(args::command(), &dir)?;
+    let mut all = args::command().disable_help_subcommand(true);
+    all.build();
+    manual_page(&all, &dir)?;
     let mut names = Vec::new();
     for entry in fs::read_dir(&dir)? {
         names.push(
@@ -47,6 +49,15 @@ fn manual_pages(out: &Path) -> Result<()> {
     }
     pages += "]\n";
     fs::write(out.join("man.rs"), pages)
+}
+
+/// The page of a command, and those of its subcommands.
+fn manual_page(command: &Command, dir: &Path) -> Result<()> {
+    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+        manual_page(inner, dir)?;
+    }
+    let source = concat!("deaddrop ", env!("CARGO_PKG_VERSION"));
+    clap_mangen::Man::new(command.clone()).source(source).generate_to(dir).map(drop)
 }
 
 /// `completions/SHELL`.

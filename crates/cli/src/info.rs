@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use deaddrop::format::segment::{self as layout, Header};
+use deaddrop::group::GroupInfo;
 use deaddrop::{ConsumerInfo, Topic};
 use serde::Serialize;
 
@@ -28,6 +29,7 @@ struct JsonInfo {
     sync_failed: bool,
     segments: Vec<Segment>,
     consumers: Vec<crate::consumers::Row>,
+    groups: Vec<Group>,
     epochs: Vec<Epoch>,
 }
 
@@ -43,6 +45,45 @@ struct Segment {
     damage: Option<String>,
 }
 
+/// A worker group.
+#[derive(Debug, Serialize)]
+struct Group {
+    group: String,
+    committed: Option<u64>,
+    lag: Option<u64>,
+    lanes: usize,
+    /// Why its file is unreadable.
+    error: Option<String>,
+}
+
+impl Group {
+    fn of((group, info): (String, deaddrop::Result<GroupInfo>)) -> Group {
+        let (info, error) = match info {
+            Ok(info) => (Some(info), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        Group {
+            group,
+            committed: info.as_ref().map(|info| info.committed),
+            lag: info.as_ref().map(|info| info.lag),
+            lanes: info.map_or(0, |info| info.lanes.len()),
+            error,
+        }
+    }
+
+    fn cells(&self, out: &Out) -> Vec<String> {
+        let number = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
+        let error = self.error.clone().unwrap_or_default();
+        vec![
+            self.group.clone(),
+            number(self.committed),
+            number(self.lag),
+            self.lanes.to_string(),
+            out.paint(Colour::Bad, error),
+        ]
+    }
+}
+
 /// A recovery that may have lost records.
 #[derive(Debug, Serialize)]
 struct Epoch {
@@ -55,7 +96,9 @@ impl Info {
         let topic = global.open_read_only()?.existing_topic(&self.topic)?;
         let (segments, sync_failed) = describe_segments(&topic)?;
         let consumers = topic.consumers()?;
-        let damaged = segments.iter().any(|segment| segment.damage.is_some())
+        let groups: Vec<Group> = topic.groups()?.into_iter().map(Group::of).collect();
+        let damaged = groups.iter().any(|group| group.error.is_some())
+            || segments.iter().any(|segment| segment.damage.is_some())
             || consumers.iter().any(|consumer| consumer.committed.is_err());
         let info = JsonInfo {
             topic: self.topic.clone(),
@@ -71,6 +114,7 @@ impl Info {
             sync_failed,
             segments,
             consumers: consumers.iter().map(crate::consumers::Row::of).collect(),
+            groups,
             epochs: epochs(&topic)?,
         };
         if out.is_json() {
@@ -169,6 +213,11 @@ fn print(out: &mut Out, info: &JsonInfo, consumers: &[ConsumerInfo]) -> std::io:
     if !consumers.is_empty() {
         writeln!(out)?;
         crate::consumers::print(out, consumers)?;
+    }
+    if !info.groups.is_empty() {
+        writeln!(out)?;
+        let rows: Vec<Vec<String>> = info.groups.iter().map(|group| group.cells(out)).collect();
+        out.table(&["GROUP", "COMMITTED", "LAG", "LANES", ""], &[1, 2, 3], &rows)?;
     }
     Ok(())
 }

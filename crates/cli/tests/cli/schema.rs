@@ -53,6 +53,10 @@ fn commands_that_show_topics_print_what_they_document() {
     std::fs::write(scratch.log().join("topics/t/epochs"), epoch_entry()).unwrap();
     drop(scratch.topic_of("empty", 0..0));
     check(&scratch, "stats", &json(&scratch, 4, &["stats"]));
+    for group in ["good", "bad"] {
+        topic.group(group, GroupOptions::default()).unwrap();
+    }
+    flip(&scratch.log().join("topics/t/groups/bad"), 3, 0);
     let mut info = json(&scratch, 4, &["info", "t"]);
     flip(&scratch.segments("t")[1], 20, 0);
     info.extend(json(&scratch, 4, &["info", "t"]));
