@@ -43,6 +43,7 @@ mod units;
 mod verify;
 
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, ValueEnum};
@@ -74,10 +75,19 @@ impl Global {
         Ok(deaddrop::Log::open_read_only(self.dir())?)
     }
 
+    /// The log, made if there is none. Whoever may read what is there may read what is added to it.
+    fn open(&self) -> Result<deaddrop::Log, Failure> {
+        let mut options = deaddrop::LogOptions::default();
+        if let Ok(metadata) = std::fs::metadata(self.dir().join("deaddrop")) {
+            options.mode = metadata.mode() & 0o666;
+        }
+        Ok(deaddrop::Log::open_with(self.dir(), options)?)
+    }
+
     /// The log, if there is one: a mistyped directory is not made.
     fn open_existing(&self) -> Result<deaddrop::Log, Failure> {
-        deaddrop::Log::open_read_only(self.dir())?;
-        Ok(deaddrop::Log::open(self.dir())?)
+        self.open_read_only()?;
+        self.open()
     }
 }
 
