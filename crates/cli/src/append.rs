@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-use deaddrop::{Durability, Log, Record, Topic};
+use deaddrop::{Durability, Record, Topic};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
