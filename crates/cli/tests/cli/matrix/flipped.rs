@@ -38,7 +38,8 @@ fn whole() -> Scratch {
     let lines: String = (0..RECORDS).map(|index| payload(index) + "\n").collect();
     let args = ["append", "t", "-q", "--segment-size", "1MiB", "--durability", "process-crash"];
     scratch.run_with(&args, lines.as_bytes()).expect(0);
-    scratch.append("made", "");
+    let made = ["create", "made", "--segment-size", "64KiB", "--durability", "process-crash"];
+    scratch.run(&made).expect(0);
     let topic = Log::open(scratch.log()).unwrap().topic("t").unwrap();
     drop(topic.consumer("idle", Start::First).unwrap());
     for group in ["workers", "spare"] {
