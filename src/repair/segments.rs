@@ -44,14 +44,15 @@ pub(super) struct Repair<'a> {
 impl Repair<'_> {
     /// Looks at all segments, and repairs them if asked to. Returns the end as it was found.
     pub(super) fn segments(&mut self, end: End) -> Result<u64> {
-        let bases = list_bases(self.disk, self.dir)?;
+        let mut bases = list_bases(self.disk, self.dir)?;
+        if let End::Known(frontier) = end {
+            // Those behind it were named since it was read, or named and never entered. A list that
+            // was read while they were made may have some of them and not all.
+            bases.retain(|&base| base <= frontier.active);
+        }
         let mut segments = Vec::new();
         for (at, &base) in bases.iter().enumerate() {
             let next = bases.get(at + 1).copied();
-            if matches!(end, End::Known(frontier) if next.is_none() && base > frontier.active) {
-                // Named while this was read, or named and never entered.
-                break;
-            }
             if let Some(opened) = self.open(base)? {
                 segments.push((base, next, opened));
             }
