@@ -43,7 +43,6 @@ mod units;
 mod verify;
 
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, ValueEnum};
@@ -75,13 +74,9 @@ impl Global {
         Ok(deaddrop::Log::open_read_only(self.dir())?)
     }
 
-    /// The log, made if there is none. Whoever may read what is there may read what is added to it.
+    /// The log, made if there is none.
     fn open(&self) -> Result<deaddrop::Log, Failure> {
-        let mut options = deaddrop::LogOptions::default();
-        if let Ok(metadata) = std::fs::metadata(self.dir().join("deaddrop")) {
-            options.mode = metadata.mode() & 0o666;
-        }
-        Ok(deaddrop::Log::open_with(self.dir(), options)?)
+        Ok(deaddrop::Log::open(self.dir())?)
     }
 
     /// The log, if there is one: a mistyped directory is not made.

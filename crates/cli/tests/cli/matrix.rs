@@ -107,9 +107,9 @@ impl Line {
         self.command == "dump" && self.words[1].contains('/')
     }
 
-    /// The arguments, `json` or not.
+    /// The arguments, with `--json` if that is wanted and known.
     pub(crate) fn args(&self, json: bool) -> Vec<&str> {
-        let json = json.then_some("--json");
+        let json = (json && self.has_json()).then_some("--json");
         json.into_iter().chain(self.words.iter().map(String::as_str)).collect()
     }
 
