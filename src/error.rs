@@ -297,6 +297,7 @@ fn advice(source: &io::Error) -> &'static str {
         Some(libc::EACCES | libc::EPERM) => "; check who owns the directory and its mode",
         Some(libc::EROFS) => "; open the log read-only, or remount the file system",
         Some(libc::EFBIG) => "; raise the limit (ulimit -f), or choose smaller segments",
+        Some(libc::ENOTDIR | libc::EEXIST) => "; check the path: a file stands in the way",
         Some(libc::ELOOP) => "; a log has no symbolic links inside it: remove the link",
         _ => match source.kind() {
             io::ErrorKind::FileTooLarge => {

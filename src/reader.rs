@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, Result};
+use crate::format::segment::FIRST_FRAME_AT;
 use crate::format::{frame, Malformed};
 use crate::record::RecordRef;
 use crate::segment::{Step, Walk};
@@ -56,6 +57,9 @@ pub struct Reader {
     next: u64,
     frontier: Frontier,
     walk: Option<Walk>,
+    /// The offset that was wanted when `walk` was made. Once a later one is wanted it has met the frame
+    /// before that, so its place is sure, wherever an index had led it.
+    walk_from: u64,
     /// The base of the segment behind the one being walked.
     segment_end: Option<u64>,
     spin: Duration,
@@ -84,6 +88,7 @@ impl Reader {
             next,
             frontier,
             walk: None,
+            walk_from: next,
             segment_end: None,
             spin: DEFAULT_SPIN,
             passes_over_lost: false,
@@ -245,6 +250,7 @@ impl Reader {
                     .walk_at(self.next, &self.frontier)
                     .map_err(|error| error.at_offset(self.next))?;
                 self.walk = Some(walk);
+                self.walk_from = self.next;
                 self.segment_end = end;
             }
             let walk = self.walk.as_mut().expect("just set");
@@ -299,7 +305,7 @@ impl Reader {
     /// [`Error::Trimmed`], [`Error::Io`].
     pub fn skip_damage(&mut self) -> Result<std::ops::Range<u64>> {
         let from = self.next;
-        self.walk = None;
+        let sure = self.walk.take().filter(|_| from > self.walk_from);
         self.frontier = self.topic.frontier()?;
         let (base, end) = match self.topic.around(from, self.frontier.active) {
             Err(Error::Corrupt { .. }) => {
@@ -310,15 +316,21 @@ impl Reader {
             }
             around => around?,
         };
+        // An index may have led astray: then from the front. Much damage is many searches, so not always.
+        let sure = sure.filter(|walk| walk.segment.base() == base);
+        let mut start = sure.map_or(FIRST_FRAME_AT, |walk| walk.position);
         let found = match self.topic.segment(base) {
             Ok(segment) => {
-                let start = crate::format::segment::FIRST_FRAME_AT;
                 let mut walk = Walk::new(segment, start, false);
                 let limit = if end.is_some() { u64::MAX } else { self.frontier.position };
                 let stop = end.unwrap_or(self.frontier.high_watermark);
                 let found = walk.resync(limit, from..stop)?;
+                let position = walk.position;
                 match (found, walk.step(limit, true)?) {
-                    (true, Step::Frame(fixed)) => Some(fixed.offset),
+                    (true, Step::Frame(fixed)) => {
+                        start = position;
+                        Some(fixed.offset)
+                    }
                     _ => None,
                 }
             }
@@ -326,13 +338,14 @@ impl Reader {
             Err(other) => return Err(other),
         };
         let next = found.or(end).unwrap_or(self.frontier.high_watermark);
-        self.damaged_before(base, next)?;
+        self.damaged_before(base, next, start)?;
         self.next = next.max(from);
         Ok(from..self.next)
     }
 
-    /// Stands at the frame of `next` even if the frames before it in its segment are damaged.
-    fn damaged_before(&mut self, base: u64, next: u64) -> Result<()> {
+    /// Stands at the frame of `next`, at `start` or behind it, even if the frames before it in its
+    /// segment are damaged.
+    fn damaged_before(&mut self, base: u64, next: u64, start: u64) -> Result<()> {
         let (of_next, end) = match self.topic.around(next, self.frontier.active) {
             // The next file is missing too: the next read says so.
             Err(Error::Corrupt { .. }) => return Ok(()),
@@ -340,12 +353,12 @@ impl Reader {
         };
         if of_next == base {
             if let Ok(segment) = self.topic.segment(base) {
-                let start = crate::format::segment::FIRST_FRAME_AT;
                 let mut walk = Walk::new(segment, start, false);
                 let limit = if end.is_some() { u64::MAX } else { self.frontier.position };
                 walk.resync(limit, next..next.saturating_add(1))?;
                 walk.forget();
                 self.walk = Some(walk);
+                self.walk_from = next;
                 self.segment_end = end;
             }
         }

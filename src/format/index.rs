@@ -83,3 +83,9 @@ pub fn decode(bytes: &[u8]) -> Result<(u64, u64, Vec<Entry>), Malformed> {
 pub fn file_name(base: u64) -> String {
     format!("{base:020}.idx")
 }
+
+/// Whether the end of an index was not written: a process is just storing it, or was killed then.
+pub fn is_unfinished(bytes: &[u8]) -> bool {
+    let entry = bytes.len().checked_sub(ENTRY_LEN).and_then(|at| bytes.get(at..));
+    bytes.len() < HEADER_LEN || entry.is_none_or(|last| last.iter().all(|&byte| byte == 0))
+}

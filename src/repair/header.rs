@@ -1,6 +1,7 @@
 //! Header pages and file lengths: what has to be right before a topic is opened.
 
 use std::collections::HashMap;
+use std::io::ErrorKind::NotFound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -74,7 +75,12 @@ impl<'a> Headers<'a> {
         let path = self.dir.join(layout::file_name(base));
         let access = if self.execute { Access::ReadWrite } else { Access::Read };
         let io = |error| Error::io("reading", &path, error);
-        let file = self.disk.open(&path, access).map_err(io)?;
+        let file = match self.disk.open(&path, access) {
+            Ok(file) => file,
+            // Trimmed since the directory was read, by a process that uses the topic.
+            Err(error) if error.kind() == NotFound && !self.execute => return Ok(None),
+            Err(error) => return Err(io(error)),
+        };
         let page = sys::read_start(&*file, PAGE_LEN).map_err(io)?;
         let found = plan::header_page(&page, base, self.topic_id)
             .map_err(|error| Error::malformed(&path, 0, error))?;

@@ -1,6 +1,7 @@
 //! The segments of a topic, their indexes and the list of epochs.
 
 use std::collections::HashMap;
+use std::io::ErrorKind::NotFound;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,15 +44,18 @@ pub(super) struct Repair<'a> {
 impl Repair<'_> {
     /// Looks at all segments, and repairs them if asked to. Returns the end as it was found.
     pub(super) fn segments(&mut self, end: End) -> Result<u64> {
-        let bases = list_bases(self.disk, self.dir)?;
+        let mut bases = list_bases(self.disk, self.dir)?;
+        if let End::Known(frontier) = end {
+            // Those behind it were named since it was read, or named and never entered. A list that
+            // was read while they were made may have some of them and not all.
+            bases.retain(|&base| base <= frontier.active);
+        }
         let mut segments = Vec::new();
         for (at, &base) in bases.iter().enumerate() {
             let next = bases.get(at + 1).copied();
-            if matches!(end, End::Known(frontier) if next.is_none() && base > frontier.active) {
-                // Named while this was read, or named and never entered.
-                break;
+            if let Some(opened) = self.open(base)? {
+                segments.push((base, next, opened));
             }
-            segments.push((base, next, self.open(base, next.is_none())?));
         }
         // What stands before a segment without a record may be a tail that nobody was promised.
         let mut last = 0;
@@ -85,13 +89,13 @@ impl Repair<'_> {
         Ok(found_end)
     }
 
-    /// A segment; or its path, and why there is no knowing what is in it.
+    /// A segment; or its path, and why there is no knowing what is in it. None if it was trimmed since
+    /// the directory was read.
     #[allow(clippy::type_complexity)]
     fn open(
         &self,
         base: u64,
-        is_newest: bool,
-    ) -> Result<std::result::Result<Arc<Segment>, (PathBuf, String)>> {
+    ) -> Result<Option<std::result::Result<Arc<Segment>, (PathBuf, String)>>> {
         let path = self.dir.join(layout::file_name(base));
         let access = if self.execute { Access::ReadWrite } else { Access::Read };
         let opened = match self.rebuilt.get(&base) {
@@ -103,15 +107,12 @@ impl Repair<'_> {
             None => Segment::open(self.disk, self.dir, base, access),
         };
         match opened {
-            Ok(segment) if segment.header.topic_id == self.topic_id => Ok(Ok(Arc::new(segment))),
-            Ok(_) => Ok(Err((path, "the segment belongs to another topic".into()))),
-            Err(Error::Corrupt { what, .. }) => Ok(Err((path, what))),
-            // Trimmed since the directory was read.
-            Err(Error::Io { source, .. })
-                if source.kind() == std::io::ErrorKind::NotFound && !is_newest && !self.execute =>
-            {
-                Ok(Err((path, "the segment file is missing".into())))
+            Ok(segment) if segment.header.topic_id == self.topic_id => {
+                Ok(Some(Ok(Arc::new(segment))))
             }
+            Ok(_) => Ok(Some(Err((path, "the segment belongs to another topic".into())))),
+            Err(Error::Corrupt { what, .. }) => Ok(Some(Err((path, what)))),
+            Err(Error::Io { source, .. }) if source.kind() == NotFound && !self.execute => Ok(None),
             Err(other) => Err(other),
         }
     }
@@ -281,11 +282,13 @@ impl Repair<'_> {
                 let most = (segment.len() / index::SPACING + 2) as usize;
                 sys::read_start(&*file, index::HEADER_LEN + most * index::ENTRY_LEN)
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == NotFound => return Ok(()),
             Err(error) => Err(error),
         };
         let bytes = bytes.map_err(|error| Error::io("reading", &path, error))?;
         let what = match index::decode(&bytes) {
+            // It is made anew when it is needed.
+            Err(_) if index::is_unfinished(&bytes) => return Ok(()),
             Err(what) => format!("the index is unreadable: {what}"),
             // Of another use of the name, or of another end: it is made anew in any case.
             Ok((salt, end, _)) if salt != segment.header.salt || end != next => return Ok(()),
@@ -317,7 +320,7 @@ impl Repair<'_> {
         let path = self.dir.join("epochs");
         let bytes = match self.disk.open(&path, Access::Read) {
             Ok(file) => sys::read_start(&*file, 64 << 20),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == NotFound => return Ok(()),
             Err(error) => Err(error),
         };
         let bytes = bytes.map_err(|error| Error::io("reading", &path, error))?;

@@ -2,11 +2,12 @@
 
 mod input;
 
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
+use std::ops::Range;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-use deaddrop::{Durability, Log, Record, Topic};
+use deaddrop::{Durability, Record, Topic};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
@@ -70,7 +71,7 @@ impl Append {
                 origin: false,
             },
         };
-        let topic = self.new.open(&Log::open(global.dir())?, &self.topic)?;
+        let topic = self.new.open(&global.open()?, &self.topic)?;
         let summary = Appending::new(topic, self.ack).run(input, out)?;
         if out.is_json() && !self.ack {
             out.object(&summary)?;
@@ -170,17 +171,25 @@ impl Appending {
         summary.last = Some(offsets.end - 1);
         self.bar.set_position(summary.records);
         if self.ack {
-            for offset in offsets {
-                if out.is_json() {
-                    out.object(&serde_json::json!({ "offset": offset }))?;
-                } else {
-                    writeln!(out, "{offset}")?;
-                }
+            match acknowledge(offsets, out) {
+                // Nobody reads them any more. What was to be appended is appended all the same.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => self.ack = false,
+                other => other?,
             }
-            out.flush()?;
         }
         Ok(())
     }
+}
+
+fn acknowledge(offsets: Range<u64>, out: &mut Out) -> io::Result<()> {
+    for offset in offsets {
+        if out.is_json() {
+            out.object(&serde_json::json!({ "offset": offset }))?;
+        } else {
+            writeln!(out, "{offset}")?;
+        }
+    }
+    out.flush()
 }
 
 /// Splits records into batches of at most `limit` bytes, unless one record alone is larger, and at

@@ -199,13 +199,14 @@ fn base_dir(asked: Option<&Path>) -> Result<PathBuf, Failure> {
             dir.display()
         )));
     }
-    if deaddrop::Log::open_read_only(dir).is_ok() {
-        return Err(Failure::usage(format_args!(
+    match deaddrop::Log::open_read_only(dir) {
+        Err(deaddrop::Error::NotALog { .. }) => Ok(dir.to_owned()),
+        Ok(_) | Err(deaddrop::Error::Version { .. }) => Err(Failure::usage(format_args!(
             "{} is a log: name another directory on the same disk",
             dir.display()
-        )));
+        ))),
+        Err(error) => Err(error.into()),
     }
-    Ok(dir.to_owned())
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {

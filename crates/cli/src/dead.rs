@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::args::dead::{Action, Dead};
 use crate::args::range::{Point, Range};
-use crate::failure::{Exit, Failure};
+use crate::failure::{note, Exit, Failure};
 use crate::output::{escape, Out};
 use crate::{units, Global};
 
@@ -83,8 +83,13 @@ fn for_range(
     let offsets = range.resolve(topic)?;
     let mut reader = crate::cat::reader_at(topic, offsets.start)?;
     while reader.offset() < offsets.end {
-        let Some(record) = reader.next()? else { break };
-        each(&Letter::of(&record))?;
+        match reader.next() {
+            Ok(Some(record)) => each(&Letter::of(&record))?,
+            Ok(None) => break,
+            // It stands behind them already.
+            Err(error @ Error::Lost { .. }) => note(&error),
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::args::dump::Dump;
 use crate::args::range::Point;
 use crate::failure::{Exit, Failure};
-use crate::frames::{Frame, Invalid};
+use crate::frames::{Frame, Frames, Invalid};
 use crate::ls::segment_files;
 use crate::output::{escape, Colour, Out};
 use crate::record::{json_header, json_key, json_payload, JsonHeader, Key, Payload};
@@ -98,7 +98,7 @@ impl Dump {
         let is_segment = path.extension().is_some_and(|extension| extension == "seg");
         if is_segment || !small::dump(out, path)? {
             let bounds = Bounds { only: self.offsets_of_a_file()?, ..Bounds::default() };
-            self.segment(out, path, bounds, counts)?;
+            self.segment(out, Frames::open(path)?, bounds, counts)?;
             self.summary(out, counts)?;
         }
         Ok(())
@@ -139,7 +139,10 @@ impl Dump {
                 None => Some(topic.high_watermark()?),
             };
             let bounds = Bounds { cut: next, published, only: only.clone() };
-            self.segment(out, &topic.dir().join(&file.file), bounds, counts)?;
+            let path = topic.dir().join(&file.file);
+            if let Some(frames) = Frames::open_listed(Some(&topic), &path, file.base)? {
+                self.segment(out, frames, bounds, counts)?;
+            }
         }
         self.summary(out, counts)
     }

@@ -69,8 +69,16 @@ impl Failure {
         Failure::new(Exit::Io, format!("{doing} {}: {error}", path.display()))
     }
 
-    /// The same with more said about it.
+    /// How the command ends.
+    pub(crate) fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// The same with more said about it, unless there is nothing to be said.
     pub(crate) fn and(mut self, more: impl Display) -> Failure {
+        if self.message.is_empty() {
+            return self;
+        }
         self.message = format!("{}; {more}", self.message);
         self
     }

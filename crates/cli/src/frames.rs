@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use deaddrop::format::frame::{self, Fixed};
 use deaddrop::format::segment::{self as layout, Header};
 use deaddrop::format::{Malformed, PAGE_LEN};
+use deaddrop::Topic;
 
 use crate::failure::Failure;
 
@@ -136,9 +137,32 @@ impl Frames {
         Ok(frames)
     }
 
+    /// Opens a segment file that was in a list of the topic's files; none if it was trimmed since then.
+    pub(crate) fn open_listed(
+        topic: Option<&Topic>,
+        path: &Path,
+        base: u64,
+    ) -> Result<Option<Frames>, Failure> {
+        Frames::open(path).map(Some).or_else(|failure| {
+            let first = topic.and_then(|topic| topic.first_offset().ok());
+            let trimmed = first.is_some_and(|first| first > base) && !path.exists();
+            if trimmed {
+                Ok(None)
+            } else {
+                Err(failure)
+            }
+        })
+    }
+
     /// Whether the header is no help and no two frames agree either: nothing can be checked.
     pub(crate) fn is_unreadable(&self) -> bool {
         self.salt.is_none()
+    }
+
+    /// Whether the header is whole and its copy, which would stand in for it, is not.
+    pub(crate) fn is_copy_damaged(&self) -> bool {
+        let copy = self.page.get(layout::HEADER_COPY_AT..).unwrap_or_default();
+        self.header.as_ref().is_ok_and(|header| Header::decode(copy).ok() != Some(*header))
     }
 
     /// What stands at the position; goes behind it. `None` at the end of the file.

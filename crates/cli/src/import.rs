@@ -36,7 +36,7 @@ impl Import {
                 origin: self.origin,
             },
         };
-        let log = deaddrop::Log::open(global.dir())?;
+        let log = global.open()?;
         let appending = Appending::new(self.new.open(&log, &self.topic)?, false);
         let summary = appending.run(input, out)?;
         let imported = Imported { summary: &summary, reserved_left: left.load(Ordering::Relaxed) };

@@ -145,7 +145,8 @@ fn describe_segments(topic: &Topic) -> Result<(Vec<Segment>, bool), Failure> {
     let mut described = Vec::new();
     let mut sync_failed = false;
     for (file, end) in files.into_iter().zip(ends) {
-        let frames = Frames::open(&topic.dir().join(&file.file))?;
+        let path = topic.dir().join(&file.file);
+        let Some(frames) = Frames::open_listed(Some(topic), &path, file.base)? else { continue };
         sync_failed = layout::is_latched(&frames.page);
         let header: Option<Header> = frames.header.as_ref().ok().copied();
         let slot = header.and_then(|header| layout::newest_slot(&frames.page, header.salt));

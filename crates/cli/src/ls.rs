@@ -7,6 +7,7 @@ use deaddrop::{Log, Topic};
 use serde::Serialize;
 
 use crate::args::ls::Ls;
+use crate::exchange::worse;
 use crate::failure::{note, Exit, Failure};
 use crate::output::Out;
 use crate::{units, Global};
@@ -48,9 +49,9 @@ impl Ls {
                 // Deleted between the listing and the look.
                 Err(deaddrop::Error::NotFound { .. }) => {}
                 Err(error) => {
-                    note(&error);
-                    let corrupt = error.is_corruption();
-                    exit = if corrupt { Exit::Corruption } else { Exit::Io };
+                    let failure = Failure::from(error);
+                    exit = worse(exit, failure.exit());
+                    note(failure);
                 }
             }
         }

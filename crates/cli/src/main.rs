@@ -74,10 +74,15 @@ impl Global {
         Ok(deaddrop::Log::open_read_only(self.dir())?)
     }
 
+    /// The log, made if there is none.
+    fn open(&self) -> Result<deaddrop::Log, Failure> {
+        Ok(deaddrop::Log::open(self.dir())?)
+    }
+
     /// The log, if there is one: a mistyped directory is not made.
     fn open_existing(&self) -> Result<deaddrop::Log, Failure> {
-        deaddrop::Log::open_read_only(self.dir())?;
-        Ok(deaddrop::Log::open(self.dir())?)
+        self.open_read_only()?;
+        self.open()
     }
 }
 

@@ -3,10 +3,10 @@
 use std::io::Write;
 
 use deaddrop::repair::{self, Finding, Options, Remedy, Report};
-use deaddrop::Error;
 use serde_json::json;
 
 use crate::args::repair::Repair;
+use crate::exchange::worse;
 use crate::failure::{note, Exit, Failure};
 use crate::output::{Colour, Out};
 use crate::{units, Global};
@@ -32,18 +32,15 @@ impl Repair {
                         .iter()
                         .any(|finding| !finding.done && finding.remedy != Remedy::Open);
                     self.print(out, topic, &report)?;
-                    if is_left && exit == Exit::Ok {
-                        exit = Exit::Corruption;
+                    if is_left {
+                        exit = worse(exit, Exit::Corruption);
                     }
                 }
                 // The other topics can be repaired all the same.
                 Err(error) if topics.len() > 1 => {
-                    exit = match &error {
-                        Error::Locked { .. } => Exit::Locked,
-                        Error::Corrupt { .. } => Exit::Corruption,
-                        _ => Exit::Io,
-                    };
-                    note(format_args!("{topic}: {error}"));
+                    let failure = Failure::from(error);
+                    exit = worse(exit, failure.exit());
+                    note(format_args!("{topic}: {failure}"));
                 }
                 Err(error) => return Err(error.into()),
             }

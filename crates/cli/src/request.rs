@@ -33,7 +33,7 @@ impl Request {
         }
         let service = self.service.as_deref().unwrap_or_default();
         let record = self.record()?;
-        let client = self.open_client(&Log::open(global.dir())?)?;
+        let client = self.open_client(&global.open()?)?;
         let mut request = client.request(service, &record)?;
         if let Some(deadline) = self.deadline {
             request = request.deadline(deadline);

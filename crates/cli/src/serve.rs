@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use deaddrop::service::{HandlerError, Poison, Reply, Request, Server, ServerOptions};
-use deaddrop::{Log, Stop};
+use deaddrop::Stop;
 
 use crate::args::serve::{Fate, Serve};
 use crate::failure::{note, Exit, Failure};
@@ -25,7 +25,7 @@ const REASON_LEN: usize = 4096;
 
 impl Serve {
     pub(crate) fn run(&self, global: &Global, _out: &mut Out) -> Result<Exit, Failure> {
-        let log = Log::open(global.dir())?;
+        let log = global.open()?;
         let options = ServerOptions {
             topic: self.new.of_service(),
             threads: self.threads.into(),

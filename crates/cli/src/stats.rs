@@ -5,7 +5,7 @@ mod sizes;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use deaddrop::{ConsumerInfo, Error, Start, Topic};
+use deaddrop::{ConsumerInfo, Error, Reader, Start, Topic};
 use serde::Serialize;
 
 use crate::args::stats::Stats;
@@ -15,6 +15,8 @@ use crate::output::{Colour, Out};
 use crate::{consumers, info, progress, units, Global};
 use sizes::{Bucket, Sizes};
 
+/// So often a record is looked for that retention takes meanwhile.
+const TRIES: u32 = 100;
 /// Of a bar of the histogram so many characters are the longest.
 const BAR_LEN: u64 = 40;
 
@@ -151,7 +153,7 @@ fn rate(topic: &Topic, end: u64, time: Duration) -> Result<Rate, Failure> {
 /// The offset of the first record of this time or later; the end if there is none. The search stops at
 /// damage, and what lies behind that may be older.
 fn first_since(topic: &Topic, since: SystemTime) -> Result<u64, Failure> {
-    let mut reader = topic.reader(Start::Time(since))?;
+    let mut reader = reader_at(topic, Start::Time(since))?;
     loop {
         let stands_at = reader.offset();
         match reader.next() {
@@ -171,15 +173,30 @@ fn first_since(topic: &Topic, since: SystemTime) -> Result<u64, Failure> {
     }
 }
 
-/// When the record at `start` was appended; none if there is no record, or it is damaged.
+/// A reader at `start`; at the first record if retention takes what is there meanwhile.
+fn reader_at(topic: &Topic, start: Start) -> Result<Reader, Failure> {
+    Ok(match topic.reader(start) {
+        Err(Error::Trimmed { .. }) => topic.reader(Start::First)?,
+        other => other?,
+    })
+}
+
+/// When the record at `start` was appended, or the one behind it that is left; none if there is no
+/// record, or it is damaged.
 fn time_of(topic: &Topic, start: Start) -> Result<Option<String>, Failure> {
-    match topic.reader(start)?.next() {
-        Ok(record) => Ok(record.map(|record| units::time(record.timestamp_nanos()))),
-        // The look at the sizes has told of it.
-        Err(Error::Corrupt { .. }) if start == Start::Last => behind_damage(topic),
-        Err(Error::Corrupt { .. } | Error::Trimmed { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
+    let mut reader = reader_at(topic, start)?;
+    for _ in 0..TRIES {
+        match reader.next() {
+            Ok(record) => return Ok(record.map(|record| units::time(record.timestamp_nanos()))),
+            // The look at the sizes has told of it.
+            Err(Error::Corrupt { .. }) if start == Start::Last => return behind_damage(topic),
+            Err(Error::Corrupt { .. }) => return Ok(None),
+            Err(Error::Lost { .. }) => {}
+            Err(Error::Trimmed { .. }) => reader.seek(Start::First)?,
+            Err(error) => return Err(error.into()),
+        }
     }
+    Ok(None)
 }
 
 /// When the newest record was appended, where damage lies on the way to it.

@@ -162,11 +162,16 @@ impl Check {
         self.settings = files::settings(self, &dir)?;
         let live = topic.as_ref().is_some_and(deaddrop::Topic::is_live);
         // The high watermark first: everything below it is in the files from now on.
-        let (first, end) = match &topic {
-            Some(topic) => (Some(topic.first_offset()?), Some(topic.high_watermark()?)),
-            None => (None, None),
+        let end = match &topic {
+            Some(topic) => Some(topic.high_watermark()?),
+            None => None,
         };
         let files = segment_files(&dir).map_err(|error| Failure::io("listing", &dir, &error))?;
+        // Those before it may have been trimmed while they were listed.
+        let first = match &topic {
+            Some(topic) => Some(topic.first_offset()?),
+            None => None,
+        };
         // Beside a writer, a segment that begins at the end or behind it is newer than the look at the
         // end.
         let newer = |base: u64| live && end.is_some_and(|end| base >= end);

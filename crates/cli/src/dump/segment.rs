@@ -1,7 +1,6 @@
 //! The frames of one segment file.
 
 use std::io::Write;
-use std::path::Path;
 
 use deaddrop::format::segment as layout;
 use serde_json::json;
@@ -37,14 +36,14 @@ impl Dump {
     pub(super) fn segment(
         &self,
         out: &mut Out,
-        path: &Path,
+        mut frames: Frames,
         bounds: Bounds,
         counts: &mut Counts,
     ) -> Result<(), Failure> {
-        let mut frames = Frames::open(path)?;
+        let path = &frames.path;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         print_header(out, &name, &frames)?;
-        counts.damaged_headers += u64::from(frames.header.is_err());
+        counts.damaged_headers += u64::from(frames.header.is_err() || frames.is_copy_damaged());
         // Whether bytes are damage or a torn tail is known when the next frame is found, or not.
         let mut pending: Option<Invalid> = None;
         let mut stands_at = frames.header.as_ref().map_or(0, |header| header.base);
@@ -139,6 +138,7 @@ fn print_header(out: &mut Out, name: &str, frames: &Frames) -> Result<(), Failur
             "checkpoint": slot.map(|slot| slot.durable_end),
             "max_timestamp": units::time(header.max_timestamp),
             "file_len": header.file_len, "sync_failed": latched, "misnamed": misnamed,
+            "copy_damaged": frames.is_copy_damaged(),
         }))?;
         return Ok(());
     }
@@ -154,6 +154,11 @@ fn print_header(out: &mut Out, name: &str, frames: &Frames) -> Result<(), Failur
     );
     let text = out.paint(Colour::Strong, text);
     writeln!(out, "{text}")?;
+    if frames.is_copy_damaged() {
+        let text = "    the copy of the header is damaged: `deaddrop repair` restores it";
+        let text = out.paint(Colour::Bad, text);
+        writeln!(out, "{text}")?;
+    }
     if latched {
         let text = out.paint(Colour::Bad, "    a sync of this topic failed");
         writeln!(out, "{text}")?;

@@ -36,8 +36,12 @@ pub(super) fn dump(out: &mut Out, path: &Path) -> Result<bool, Failure> {
         (_, "control") => control_fields(&bytes),
         _ => return Ok(false),
     };
-    let objects = decoded.map_err(|what| {
-        Failure::new(Exit::Corruption, format_args!("{} is damaged: {what}", path.display()))
+    let objects = decoded.map_err(|what| match what {
+        Malformed::Version { .. } => {
+            let what = format_args!("{}: {what}: use the release that wrote it", path.display());
+            Failure::new(Exit::Io, what)
+        }
+        _ => Failure::new(Exit::Corruption, format_args!("{} is damaged: {what}", path.display())),
     })?;
     let mut damaged = false;
     for object in objects {

@@ -79,7 +79,7 @@ impl Sizes {
         if from >= offsets.end {
             return Ok(());
         }
-        let mut reader = topic.reader(Start::Offset(from))?;
+        let mut reader = super::reader_at(topic, Start::Offset(from))?;
         while reader.offset() < offsets.end {
             match reader.next() {
                 Ok(Some(record)) => self.add(record.payload().len() as u64),
@@ -89,6 +89,8 @@ impl Sizes {
                     let skipped = reader.skip_damage()?;
                     self.damaged += skipped.end - skipped.start;
                 }
+                // It stands behind them already.
+                Err(error @ Error::Lost { .. }) => note(&error),
                 Err(Error::Trimmed { .. }) => reader.seek(Start::First)?,
                 Err(error) => return Err(error.into()),
             }

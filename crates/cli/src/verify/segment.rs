@@ -51,14 +51,8 @@ impl Check {
         bounds: &Bounds,
     ) -> Result<Option<End>, Failure> {
         let path = dir.join(&file.file);
-        let mut frames = match Frames::open(&path) {
-            Ok(frames) => frames,
-            Err(failure) => {
-                // Trimmed since the directory was listed.
-                let first = topic.and_then(|topic| topic.first_offset().ok());
-                let trimmed = first.is_some_and(|first| first > file.base) && !path.exists();
-                return if trimmed { Ok(None) } else { Err(failure) };
-            }
+        let Some(mut frames) = Frames::open_listed(topic, &path, file.base)? else {
+            return Ok(None);
         };
         self.header(&frames, file);
         let stop = bounds.next.or(bounds.end);
@@ -225,7 +219,12 @@ impl Check {
         }
         if frames.len < header.file_len {
             let what = format!("{} bytes expected, {} there", header.file_len, frames.len);
-            self.damage(&frames.path, frames.len, lost, what);
+            self.damage(&frames.path, frames.len, lost.clone(), what);
+        }
+        if frames.is_copy_damaged() {
+            let at = layout::HEADER_COPY_AT as u64;
+            let what = "the copy of the header is damaged: `deaddrop repair` restores it";
+            self.damage(&frames.path, at, lost, what);
         }
         if layout::is_latched(&frames.page) {
             let at = layout::LATCH_AT as u64;
@@ -255,7 +254,7 @@ impl Check {
             Ok((salt, end, _)) if salt != header.salt || end != next => Ok(Vec::new()),
             Ok((_, _, entries)) => Ok(entries),
             // A process is just writing it, or was killed then.
-            Err(_) if is_unfinished(&bytes) => {
+            Err(_) if index::is_unfinished(&bytes) => {
                 self.note(&path, "the index was not finished: it is made anew when it is needed");
                 Ok(Vec::new())
             }
@@ -266,10 +265,4 @@ impl Check {
             }
         }
     }
-}
-
-/// Whether the end of an index was not written.
-fn is_unfinished(bytes: &[u8]) -> bool {
-    let entry = bytes.len().checked_sub(index::ENTRY_LEN).and_then(|at| bytes.get(at..));
-    bytes.len() < index::HEADER_LEN || entry.is_none_or(|last| last.iter().all(|&byte| byte == 0))
 }

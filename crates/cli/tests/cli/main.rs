@@ -9,6 +9,7 @@ mod dump;
 mod export;
 mod groups;
 mod help;
+mod matrix;
 mod reading;
 mod refusals;
 mod repair;

@@ -23,6 +23,11 @@ impl Scratch {
         Scratch { dir: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() }
     }
 
+    /// In another place.
+    pub(crate) fn in_dir(dir: tempfile::TempDir) -> Scratch {
+        Scratch { dir }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }

@@ -1,0 +1,122 @@
+//! The exit codes that are documented, command by command. 3 and 4 are in the modules beside this one:
+//! what is no log, who may not read, a full disk; a damaged segment.
+
+use deaddrop::group::{GroupOptions, WorkerOptions};
+use deaddrop::{Log, Start};
+
+use crate::support::{flip, Scratch};
+
+#[test]
+fn help_is_code_0_and_an_unknown_flag_code_2_of_every_command() {
+    let scratch = Scratch::new();
+    for command in crate::help::commands(&scratch, &[]) {
+        scratch.run(&[&command, "--help"]).expect(0);
+        let ran = scratch.run(&[&command, "--no-such-flag"]).expect(2);
+        assert!(ran.stderr.starts_with("deaddrop: unexpected argument"), "{}", ran.stderr);
+        assert!(ran.stdout.is_empty());
+    }
+    assert!(!scratch.log().exists());
+}
+
+#[test]
+fn what_is_not_there_is_code_1_and_is_named() {
+    let scratch = Scratch::new();
+    let topic = scratch.topic_of("t", 0..10);
+    topic.group("workers", GroupOptions::default()).unwrap();
+    drop(topic);
+    scratch.append("echo.requests", "no request\n");
+    let args = ["request", "echo", "x", "--no-wait", "--client", "other"];
+    let unknown = Scratch::new().run(&args).expect(0).text();
+    let unknown = unknown.trim();
+    for (args, named) in [
+        (vec!["cat", "none"], "no topic none"),
+        (vec!["tail", "none"], "no topic none"),
+        (vec!["export", "none"], "no topic none"),
+        (vec!["info", "none"], "no topic none"),
+        (vec!["stats", "none"], "no topic none"),
+        (vec!["dump", "none"], "no topic none"),
+        (vec!["consumers", "none"], "no topic none"),
+        (vec!["groups", "none"], "no topic none"),
+        (vec!["verify", "none"], "no topic none"),
+        (vec!["repair", "none"], "no topic none"),
+        (vec!["repair", "none", "t"], "no topic none"),
+        (vec!["repair", "none", "t", "--execute"], "no topic none"),
+        (vec!["trim", "none", "--before", "0"], "no topic none"),
+        (vec!["trim", "t", "--before", "11", "--execute"], "0..10"),
+        (vec!["delete", "none", "--execute"], "no topic none"),
+        (vec!["dead", "none"], "no topic none"),
+        (vec!["dead", "redrive", "none"], "no topic none"),
+        (vec!["cat", "t", "11:"], "ends at 10"),
+        (vec!["export", "t", "11:"], "ends at 10"),
+        (vec!["tail", "t", "11:"], "ends at 10"),
+        (vec!["groups", "t", "none"], "no group none"),
+        (vec!["groups", "t", "none", "--lanes"], "no group none"),
+        (vec!["groups", "delete", "t", "none", "--execute"], "no group none"),
+        (vec!["groups", "reset", "t", "none", "--to", "0", "--execute"], "no group none"),
+        (vec!["groups", "resume", "t", "workers", "0", "--execute"], "not stopped"),
+        (vec!["groups", "reset", "t", "workers", "--to", "11", "--execute"], "0..10"),
+        (vec!["consumers", "t", "--delete", "none", "--execute"], "no consumer none"),
+        (vec!["consumers", "t", "--reset", "none", "--to", "0"], "no consumer none"),
+        (vec!["pending", "--service", "none"], "no service none"),
+        (vec!["trace", "--last", "5", "--service", "none"], "no service none"),
+        (vec!["trace", "--last", "5"], "no such request"),
+        (vec!["trace", unknown], unknown),
+        (vec!["request", "--attach", unknown, "--timeout", "10ms"], unknown),
+        (vec!["request", "echo", "x", "--timeout", "10ms"], "no outcome yet"),
+    ] {
+        let ran = scratch.run(&args).expect(1);
+        assert!(ran.stderr.contains(named), "{args:?}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn what_another_process_uses_is_code_5_and_is_left_alone() {
+    let scratch = Scratch::new();
+    let topic = scratch.topic_of("t", 0..10);
+    let log = Log::open(scratch.log()).unwrap();
+    let consumer = topic.consumer("c", Start::First).unwrap();
+    let group = topic.group("workers", GroupOptions::default()).unwrap();
+    let worker = group.worker(WorkerOptions::default(), |_| Ok(())).unwrap();
+    let client = log.client("shop").open().unwrap();
+    let id = client.request("echo", &deaddrop::Record::new("x")).unwrap().call().unwrap();
+    let id = id.id().to_string();
+    for args in [
+        vec!["consumers", "t", "--reset", "c", "--to", "0"],
+        vec!["consumers", "t", "--reset", "c", "--to", "0", "--execute"],
+        vec!["consumers", "t", "--delete", "c", "--execute"],
+        vec!["groups", "reset", "t", "workers", "--to", "0", "--execute"],
+        vec!["groups", "delete", "t", "workers", "--execute"],
+        vec!["delete", "t", "--execute"],
+        vec!["repair", "t", "--execute"],
+        vec!["repair", "--all", "--execute"],
+        vec!["request", "echo", "x", "--client", "shop"],
+        vec!["request", "--attach", &id],
+    ] {
+        let ran = scratch.run(&args).expect(5);
+        let said = &ran.stderr;
+        assert!(said.contains("in use") || said.contains("open"), "{args:?}: {said}");
+        assert!(said.contains("stop") || said.contains("close"), "what to do, {args:?}: {said}");
+    }
+    drop((worker, client));
+    assert_eq!(consumer.committed(), 0);
+}
+
+#[test]
+fn of_several_topics_the_first_trouble_decides_and_none_is_left_out() {
+    let scratch = Scratch::new();
+    for name in ["a", "b", "c"] {
+        drop(scratch.topic_of(name, 0..10));
+    }
+    flip(&scratch.log().join("topics/b/settings"), 24, 0);
+    for args in [vec!["ls"], vec!["ls", "--json"], vec!["groups"], vec!["repair", "--all"]] {
+        let ran = scratch.run(&args);
+        let all = format!("{}{}", ran.text(), ran.stderr);
+        assert_eq!(ran.code, Some(4), "{args:?}: {all}");
+        assert!(all.contains("topics/b/settings"), "{args:?}: {all}");
+    }
+    let listed = scratch.run(&["ls", "--json"]).json();
+    assert_eq!(listed.len(), 2);
+    let ran = scratch.run(&["repair", "none", "b", "a"]).expect(1);
+    assert!(ran.stderr.contains("no topic none") && ran.stderr.contains("b/settings"));
+    assert!(ran.text().contains("a: nothing to repair"), "{}", ran.text());
+}

@@ -1,0 +1,115 @@
+//! What killed writers leave, where it lies and in copies.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use deaddrop::Log;
+
+use super::load::{check, make_topics, Acknowledged, Load};
+use super::{lines, Does, Line};
+use crate::support::{copy_dir, snapshot, Scratch};
+
+/// So many more records than at the start each writer has had acknowledged when it is killed.
+const MORE: u64 = 300;
+
+/// As `cp -r` beside living processes: what goes away meanwhile is left out.
+fn copy_live(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    let mut entries: Vec<_> = std::fs::read_dir(from).unwrap().map(Result::unwrap).collect();
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries {
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_live(&entry.path(), &target),
+            false => match std::fs::copy(entry.path(), target) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+                _ => {}
+            },
+        }
+    }
+}
+
+/// Writes the first half of the first frame once more behind the last one, as a kill in the middle of
+/// an append leaves it.
+fn tear(scratch: &Scratch, topic: &str) {
+    let path = scratch.segments(topic).pop().unwrap();
+    let lines = scratch.run(&["dump", path.to_str().unwrap(), "--json"]).json();
+    let zeros = lines.iter().find(|line| line["kind"] == "zeros").expect("it has room");
+    let end = zeros["position"].as_u64().unwrap();
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let mut half = [0; 40];
+    file.read_exact_at(&mut half, 4096).unwrap();
+    file.write_all_at(&half, end).unwrap();
+}
+
+/// The codes of a command. `whole`: nothing was copied while it was being written.
+fn codes(line: &Line, whole: bool) -> &'static [i32] {
+    match line.command {
+        // The original of a dead letter is there, or was dropped.
+        "dead" => &[0, 1],
+        // Bytes that were copied before those in front of them look like damage, and verify says that
+        // they may be no more than that.
+        "verify" | "repair" | "dump" if !whole => &[0, 4],
+        _ => &[0],
+    }
+}
+
+/// Reading commands first: they change nothing. Then all the others, and what was acknowledged is
+/// there all the same.
+fn run_all(name: &str, scratch: &Scratch, acknowledged: &Acknowledged, whole: bool) {
+    let before = snapshot(&scratch.log());
+    let both = || [("t", true), ("safe", false)].into_iter();
+    for (line, json) in both().flat_map(|(topic, json)| {
+        let all = lines(scratch, topic).into_iter();
+        all.filter(|line| line.does == Does::Read).map(move |line| (line, json))
+    }) {
+        let ran = line.run(scratch, json);
+        let (words, said) = (&line.words, &ran.stderr);
+        let code = ran.code.unwrap();
+        assert!(
+            codes(&line, whole).contains(&code),
+            "{name} {words:?}: {code} {said}{}",
+            ran.text()
+        );
+        let has_doubt = code != 4 || line.command != "verify" || ran.text().contains("or a copy");
+        assert!(has_doubt, "{name}: {}", ran.text());
+    }
+    assert!(snapshot(&scratch.log()) == before, "{name}: reading has changed a file");
+    check(&Log::open_read_only(scratch.log()).unwrap(), acknowledged, whole);
+    for (line, json) in both().flat_map(|(topic, json)| {
+        let all = lines(scratch, topic).into_iter();
+        all.filter(|line| matches!(line.does, Does::Make | Does::Change))
+            // Nobody serves.
+            .filter(|line| !line.is("request", "--timeout"))
+            .map(move |line| (line, json))
+    }) {
+        let ran = line.run(scratch, json);
+        assert_eq!(ran.code, Some(0), "{name} {:?}: {}", line.words, ran.stderr);
+    }
+    scratch.run(&["verify"]).expect(0);
+    // In an early copy other records follow now.
+    if whole {
+        check(&Log::open_read_only(scratch.log()).unwrap(), acknowledged, true);
+    }
+}
+
+#[test]
+fn every_command_works_on_a_crashed_log_and_on_its_copies() {
+    let crashed = Scratch::new();
+    make_topics(&crashed, 0o600);
+    let load = Load::start(&crashed);
+    load.wait_for_more(&load.counts().iter().map(|count| count + MORE).collect::<Vec<_>>());
+    let (running, after, torn) = (Scratch::new(), Scratch::new(), Scratch::new());
+    copy_live(&crashed.log(), &running.log());
+    let acknowledged = load.kill();
+    for copy in [&after, &torn] {
+        copy_dir(&crashed.log(), &copy.log());
+    }
+    tear(&torn, "t");
+    tear(&torn, "safe");
+    run_all("copied while it was written", &running, &acknowledged, false);
+    run_all("copied after the kill", &after, &acknowledged, true);
+    run_all("with a torn tail", &torn, &acknowledged, true);
+    run_all("where it lies", &crashed, &acknowledged, true);
+}

@@ -1,0 +1,87 @@
+//! Beside processes that write at full speed.
+
+use std::io::Read;
+
+use deaddrop::Log;
+
+use super::load::{check, make_topics, Load};
+use super::{lines, Does, Line};
+use crate::support::{Ran, Scratch};
+
+/// The log stays below this.
+const DISK_MAX: u64 = 256 << 20;
+
+/// What may become of a command while records come and old ones go.
+fn codes(line: &Line, ran: &Ran) -> &'static [i32] {
+    let is_dropped = ran.stderr.contains("trimmed");
+    match line.command {
+        // Whoever reads a topic from its start is outrun by its retention.
+        "cat" | "tail" | "export" if is_dropped => &[1],
+        // The request of a dead letter has gone long ago, or not.
+        "dead" if line.is("dead", "redrive") => &[0, 1],
+        _ => &[0],
+    }
+}
+
+fn disk_bytes(dir: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let bytes = |path: std::path::PathBuf| match path.is_dir() {
+        true => disk_bytes(&path),
+        false => std::fs::metadata(path).map_or(0, |metadata| metadata.len()),
+    };
+    entries.map(bytes).sum()
+}
+
+#[test]
+fn every_command_works_beside_writers_at_full_speed_and_does_not_disturb_them() {
+    let scratch = Scratch::new();
+    make_topics(&scratch, 0o600);
+    let load = Load::start(&scratch);
+    let before = load.counts();
+    let mut most = 0;
+    for (topic, json) in [("t", true), ("safe", false)] {
+        for line in lines(&scratch, topic).iter().filter(|line| line.does != Does::Nothing) {
+            let ran = line.run(&scratch, json);
+            let (words, said) = (&line.words, &ran.stderr);
+            let code = ran.code.unwrap();
+            assert!(codes(line, &ran).contains(&code), "{words:?}: {code} {said}\n{}", ran.text());
+            for wrong in ["corrupt", "damage"] {
+                assert!(!said.contains(wrong), "{words:?}: {said}");
+            }
+            if line.command == "top" && json {
+                let look = ran.json().pop().unwrap();
+                let topics = look["topics"].as_array().unwrap();
+                assert!(topics.iter().all(|topic| topic["problem"].is_null()), "{look}");
+            }
+            most = most.max(disk_bytes(&scratch.log()));
+        }
+    }
+    load.wait_for_more(&before);
+    let (acknowledged, answered) = load.stop();
+    assert!(answered > 0);
+    assert!(most < DISK_MAX, "{most} bytes");
+    check(&Log::open_read_only(scratch.log()).unwrap(), &acknowledged, true);
+    scratch.run(&["verify"]).expect(0);
+}
+
+#[test]
+fn segments_that_go_while_a_dump_is_under_way_are_passed_over() {
+    let scratch = Scratch::new();
+    let topic = scratch.topic_of("t", 0..5_000);
+    let mut child = scratch.command(&["dump", "t", "--json"]).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    // It has listed the files when it prints, and its output does not fit a pipe.
+    stdout.read_exact(&mut [0; 16]).unwrap();
+    let first = topic.trim_before(4_500).unwrap();
+    assert!(first > 4_000);
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    let ran = Ran::of(&child.wait_with_output().unwrap()).expect(0);
+    assert!(ran.stderr.is_empty(), "{}", ran.stderr);
+    let offset = |line: &str| {
+        let frame: serde_json::Value = serde_json::from_str(line).ok()?;
+        frame["offset"].as_u64()
+    };
+    let shown: Vec<u64> = rest.lines().filter_map(offset).collect();
+    assert!(shown.contains(&4_999) && !shown.contains(&3_999));
+}
