@@ -84,6 +84,11 @@ pub fn file_name(base: u64) -> String {
     format!("{base:020}.idx")
 }
 
+/// The base offset in an index's file name.
+pub fn parse_file_name(name: &str) -> Option<u64> {
+    super::segment::parse_base(name.strip_suffix(".idx")?)
+}
+
 /// Whether the end of an index was not written: a process is just storing it, or was killed then.
 pub fn is_unfinished(bytes: &[u8]) -> bool {
     let entry = bytes.len().checked_sub(ENTRY_LEN).and_then(|at| bytes.get(at..));

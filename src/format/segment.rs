@@ -205,7 +205,11 @@ pub fn file_name(base: u64) -> String {
 
 /// The base offset in a segment's file name.
 pub fn parse_file_name(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(".seg")?;
+    parse_base(name.strip_suffix(".seg")?)
+}
+
+/// A base offset in a file name.
+pub(super) fn parse_base(digits: &str) -> Option<u64> {
     (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit()))
         .then(|| digits.parse().ok())
         .flatten()

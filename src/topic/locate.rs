@@ -178,7 +178,12 @@ impl TopicInner {
 
     /// Makes an open segment known under its base.
     pub(super) fn keep_segment(&self, segment: &Arc<Segment>) {
-        self.segments.open.lock().insert(segment.base(), Arc::downgrade(segment));
+        let mut open = self.segments.open.lock();
+        if open.len() == open.capacity() {
+            // Before it grows: most of them are closed.
+            open.retain(|_, segment| segment.strong_count() > 0);
+        }
+        open.insert(segment.base(), Arc::downgrade(segment));
     }
 
     /// The open segment that starts at `base`, with at least `position` bytes: one that was empty may

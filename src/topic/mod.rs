@@ -27,6 +27,7 @@ mod options;
 mod resume;
 mod roll;
 mod scan;
+mod sealed;
 mod sync;
 mod trim;
 
@@ -85,6 +86,7 @@ pub(crate) struct TopicInner {
     /// Wall clock less boot clock when the topic was opened.
     clock_difference: u64,
     jobs: Arc<jobs::Jobs>,
+    sealed: Arc<sealed::Sealed>,
     made_in: Generation,
     /// Behind the record that this process appended last: a guess of where the next goes, which costs
     /// other writers nothing.

@@ -147,6 +147,7 @@ impl TopicInner {
             populating: false.into(),
             is_open: false.into(),
             jobs: Arc::default(),
+            sealed: Arc::default(),
             last_end: 0.into(),
             made_in: log.made_in,
             clock_difference: super::trim::clock_difference(),

@@ -53,6 +53,7 @@ impl TopicInner {
             // At most two segments are ever unsynced: a recovery reads no more.
             self.wait_durable(seen)?;
         }
+        self.sealed.wait_for_room();
         let unnamed = self.unnamed_file(needed)?;
         let len = unnamed.file.len().map_err(|error| self.io("sizing", &unnamed.path, error))?;
         let salt = sys::random();
@@ -78,7 +79,8 @@ impl TopicInner {
         }
         drop(held);
         entered?;
-        self.after_roll(seen, base, sealed);
+        self.preparing.store(false, Ordering::Release);
+        self.seal(seen, base, sealed);
         Ok(())
     }
 
@@ -368,20 +370,6 @@ impl TopicInner {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Has the sealed segment synced and indexed in the background, in every mode, and trims.
-    fn after_roll(&self, sealed_base: u64, base: u64, sealed: Option<Arc<Segment>>) {
-        self.preparing.store(false, Ordering::Release);
-        self.in_background(Duty::Sync, move |topic| {
-            // What fails here fails again where it matters: a sync latches the topic, an index is built
-            // by the reader that needs it, a trim is tried at the next roll.
-            let synced = topic.sync_up_to(base, base);
-            let segment = sealed.map_or_else(|| topic.segment(sealed_base), Ok);
-            let indexed = segment.and_then(|segment| topic.build_index(&segment, base).map(drop));
-            let trimmed = topic.trim_by_retention();
-            drop((synced, indexed, trimmed));
-        });
     }
 }
 

@@ -43,8 +43,22 @@ impl TopicInner {
                 .sync_dir(&self.dir)
                 .map_err(|error| self.io("syncing", &self.dir, error))?;
         }
+        self.remove_indexes_before(first)?;
         self.segments.bases.lock().retain(|&base| base >= first);
+        self.segments.open.lock().retain(|&base, _| base >= first);
         self.first_offset()
+    }
+
+    /// Removes indexes that somebody stored after their segment was dropped.
+    fn remove_indexes_before(&self, first: u64) -> Result<()> {
+        let names = self.log.disk.list(&self.dir);
+        let names = names.map_err(|error| self.io("listing", &self.dir, error))?;
+        for name in names {
+            if index::parse_file_name(&name).is_some_and(|base| base < first) {
+                self.remove_if_there(&self.dir.join(name))?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether wall clock and boot clock have moved alike since the topic was opened. If somebody set

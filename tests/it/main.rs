@@ -12,6 +12,7 @@ mod copy;
 mod damage;
 mod documents;
 mod extend;
+mod far_ahead;
 mod faults;
 mod files_lost;
 mod fleet;

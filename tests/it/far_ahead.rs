@@ -1,0 +1,83 @@
+//! A writer that rolls faster than the background syncs, indexes and drops: what it keeps open, and what
+//! is on the disk, stay bounded.
+
+use std::path::Path;
+
+use deaddrop::{Durability, Log, Record, Retention, Start, TopicOptions};
+
+use crate::child::Child;
+
+const SEGMENT_LEN: u64 = 16 << 10;
+const KEPT_BYTES: u64 = 128 << 10;
+const RECORDS: u64 = 40_000;
+/// Few for the 2,800 segments that are written.
+const OPEN_FILES: u64 = 400;
+
+fn files(dir: &Path, extension: &str) -> Vec<String> {
+    let names = std::fs::read_dir(dir).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let stem = |name: String| name.strip_suffix(extension).map(str::to_owned);
+    let mut found: Vec<String> = names.filter_map(stem).collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn a_writer_far_ahead_of_the_disk_runs_out_of_nothing() {
+    let dir = crate::dir();
+    let log = dir.path().join("log");
+    let mut child = Child::spawn(&["far-ahead", log.to_str().unwrap()]);
+    assert_eq!(child.hear().as_deref(), Some("bye"));
+    assert!(child.wait().success());
+    let topic = Log::open(&log).unwrap().topic("t").unwrap();
+    let first = topic.first_offset().unwrap();
+    assert!(first > 0, "retention keeps up");
+    let segments = files(topic.dir(), ".seg");
+    let kept = KEPT_BYTES / SEGMENT_LEN + 2;
+    assert!(segments.len() as u64 <= kept, "{segments:?}");
+    let indexes = files(topic.dir(), ".idx");
+    assert!(indexes.iter().all(|index| segments.contains(index)), "{indexes:?}, {segments:?}");
+    let mut reader = topic.reader(Start::First).unwrap();
+    for offset in first..RECORDS {
+        assert_eq!(reader.next().unwrap().unwrap().offset(), offset);
+    }
+}
+
+/// Role: appends as fast as it can, with few files allowed.
+pub(crate) fn writer(words: &[&str]) {
+    let [dir] = words else { panic!("{words:?}") };
+    let limit = libc::rlimit { rlim_cur: OPEN_FILES, rlim_max: OPEN_FILES };
+    // SAFETY: `limit` is live for the call.
+    let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    let options = TopicOptions {
+        segment_len: SEGMENT_LEN,
+        retention: Retention { bytes: Some(KEPT_BYTES), ..Retention::default() },
+        ..TopicOptions::durability(Durability::ProcessCrash)
+    };
+    let topic = Log::open(dir).unwrap().create_topic("t", options).unwrap();
+    let record = Record::new(vec![7; 1000]);
+    for _ in 0..RECORDS {
+        topic.append(&record).unwrap();
+    }
+    drop(topic);
+    crate::child::say("bye");
+}
+
+#[test]
+fn a_trim_removes_indexes_whose_segments_are_gone() {
+    let dir = crate::dir();
+    let options = TopicOptions {
+        segment_len: SEGMENT_LEN,
+        ..TopicOptions::durability(Durability::ProcessCrash)
+    };
+    let topic = Log::open(dir.path()).unwrap().create_topic("t", options).unwrap();
+    for _ in 0..100 {
+        topic.append(&Record::new(vec![7; 1000])).unwrap();
+    }
+    // As somebody stores it who was reading the segment while it was dropped.
+    let orphan = topic.dir().join("00000000000000000003.idx");
+    std::fs::write(&orphan, "x").unwrap();
+    assert!(topic.trim_before(50).unwrap() > 3);
+    assert!(!orphan.exists());
+}
