@@ -1,8 +1,9 @@
 //! Beside processes that write at full speed.
 
 use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use deaddrop::Log;
+use deaddrop::{Durability, Log, Record, Retention, TopicOptions};
 
 use super::load::{check, make_topics, Load};
 use super::{lines, Does, Line};
@@ -10,6 +11,8 @@ use crate::support::{Ran, Scratch};
 
 /// The log stays below this.
 const DISK_MAX: u64 = 256 << 20;
+/// So often is each command run where segments come and go.
+const ROUNDS: u32 = 50;
 
 /// What may become of a command while records come and old ones go.
 fn codes(line: &Line, ran: &Ran) -> &'static [i32] {
@@ -84,4 +87,41 @@ fn segments_that_go_while_a_dump_is_under_way_are_passed_over() {
     };
     let shown: Vec<u64> = rest.lines().filter_map(offset).collect();
     assert!(shown.contains(&4_999) && !shown.contains(&3_999));
+}
+
+#[test]
+fn commands_that_list_segments_meet_no_trouble_where_retention_takes_one_every_millisecond() {
+    let scratch = Scratch::new();
+    let options = TopicOptions {
+        segment_len: 16 << 10,
+        retention: Retention { bytes: Some(256 << 10), ..Retention::default() },
+        ..TopicOptions::durability(Durability::ProcessCrash)
+    };
+    let topic = Log::open(scratch.log()).unwrap().create_topic("t", options).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let record = Record::new([7; 1000]);
+            while !stop.load(Ordering::Relaxed) {
+                topic.append(&record).unwrap();
+            }
+        });
+        let _stops = Stops(&stop);
+        for _ in 0..ROUNDS {
+            for args in [&["info", "t"][..], &["stats"], &["verify"], &["repair", "t"], &["ls"]] {
+                let ran = scratch.run(args);
+                assert_eq!(ran.code, Some(0), "{args:?}: {}{}", ran.stderr, ran.text());
+            }
+        }
+    });
+    assert!(topic.first_offset().unwrap() > 0);
+}
+
+/// Also if an assertion fails: the writer would go on for ever.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
