@@ -310,7 +310,10 @@ impl Reader {
         let (base, end) = match self.topic.around(from, self.frontier.active) {
             Err(Error::Corrupt { .. }) => {
                 // No file holds this offset: go on with the next file there is.
-                let next = self.topic.base_behind(from)?.unwrap_or(self.frontier.high_watermark);
+                let next = self
+                    .topic
+                    .base_behind(from, self.frontier.active)?
+                    .unwrap_or(self.frontier.high_watermark);
                 self.next = next.max(from);
                 return Ok(from..self.next);
             }

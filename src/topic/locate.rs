@@ -230,10 +230,19 @@ impl TopicInner {
         }
     }
 
-    /// Reads the directory.
+    /// Reads the directory: for whoever keeps rolls out meanwhile, or leaves out what is above an active
+    /// segment that was read before. A large directory is read in steps, and of segments that are named
+    /// between two of them a later one may be seen and an earlier one not.
     pub(crate) fn refresh_bases(&self) -> Result<Vec<u64>> {
-        let bases = list_bases(&*self.log.disk, &self.dir)?;
-        *self.segments.bases.lock() = bases.clone();
+        let list = || list_bases(&*self.log.disk, &self.dir);
+        // Before: it is named, and so are all below it.
+        let named = match self.words() {
+            Some(words) => words.tail.place().active,
+            None => list()?.last().copied().unwrap_or(0),
+        };
+        let bases = list()?;
+        let complete = bases.partition_point(|&base| base <= named);
+        *self.segments.bases.lock() = bases[..complete].to_vec();
         Ok(bases)
     }
 
@@ -250,7 +259,11 @@ impl TopicInner {
         let cached = look(&self.segments.bases.lock());
         let found = match cached {
             Some(found) => Some(found),
-            None => look(&self.refresh_bases()?),
+            None => {
+                let mut bases = self.refresh_bases()?;
+                bases.retain(|&base| base <= active);
+                look(&bases)
+            }
         };
         match found {
             Some((base, next)) => Ok((base, Some(next))),
@@ -258,9 +271,11 @@ impl TopicInner {
         }
     }
 
-    /// The base of the first segment file that starts behind `offset`.
-    pub(crate) fn base_behind(&self, offset: u64) -> Result<Option<u64>> {
-        Ok(self.refresh_bases()?.into_iter().find(|&base| base > offset))
+    /// The base of the first segment file that starts behind `offset`, up to the one that was active when
+    /// `active` was read.
+    pub(crate) fn base_behind(&self, offset: u64, active: u64) -> Result<Option<u64>> {
+        let mut bases = self.refresh_bases()?.into_iter();
+        Ok(bases.find(|&base| base > offset).filter(|&base| base <= active))
     }
 
     fn no_segment(&self, offset: u64) -> Error {

@@ -2,6 +2,7 @@
 //! is on the disk, stay bounded.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use deaddrop::{Durability, Log, Record, Retention, Start, TopicOptions};
 
@@ -80,4 +81,43 @@ fn a_trim_removes_indexes_whose_segments_are_gone() {
     std::fs::write(&orphan, "x").unwrap();
     assert!(topic.trim_before(50).unwrap() > 3);
     assert!(!orphan.exists());
+}
+
+/// A directory of so many files is read in several steps, between which segments are named.
+const SEGMENTS_BEFORE: usize = 3_000;
+
+#[test]
+fn readers_close_behind_a_writer_see_no_hole_in_a_large_directory() {
+    let dir = crate::dir();
+    let options = TopicOptions {
+        segment_len: SEGMENT_LEN,
+        ..TopicOptions::durability(Durability::ProcessCrash)
+    };
+    let topic = Log::open(dir.path()).unwrap().create_topic("t", options).unwrap();
+    // A segment each.
+    let large = Record::new(vec![7; 12_000]);
+    for _ in 0..SEGMENTS_BEFORE {
+        topic.append(&large).unwrap();
+    }
+    let has_ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..SEGMENTS_BEFORE {
+                topic.append(&large).unwrap();
+            }
+            has_ended.store(true, Ordering::Relaxed);
+        });
+        while !has_ended.load(Ordering::Relaxed) {
+            // With nothing known of the directory.
+            let topic = Log::open_read_only(dir.path()).unwrap().topic("t").unwrap();
+            let from = topic.high_watermark().unwrap() - 3;
+            let mut reader = topic.reader(Start::Offset(from)).unwrap();
+            for offset in from..from + 6 {
+                match reader.next().unwrap() {
+                    Some(record) => assert_eq!(record.offset(), offset),
+                    None => break,
+                }
+            }
+        }
+    });
 }

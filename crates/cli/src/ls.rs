@@ -112,8 +112,17 @@ pub(crate) fn segments(topic: &Topic) -> Vec<SegmentFile> {
     segment_files(topic.dir()).unwrap_or_default()
 }
 
-/// The segment files in a topic's directory, in order.
+/// The segment files in a topic's directory, in order, without those that were named only just now: a
+/// large directory is read in steps, and of files that are made between two of them a later one may be
+/// seen and an earlier one not.
 pub(crate) fn segment_files(dir: &Path) -> std::io::Result<Vec<SegmentFile>> {
+    let named = list(dir)?.last().map(|newest| newest.base);
+    let mut found = list(dir)?;
+    found.retain(|file| Some(file.base) <= named);
+    Ok(found)
+}
+
+fn list(dir: &Path) -> std::io::Result<Vec<SegmentFile>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;

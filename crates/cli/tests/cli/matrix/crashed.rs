@@ -12,20 +12,50 @@ use crate::support::{copy_dir, snapshot, Scratch};
 
 /// So many more records than at the start each writer has had acknowledged when it is killed.
 const MORE: u64 = 300;
+/// So often a copy is begun.
+const MOST_COPIES: usize = 100;
 
-/// As `cp -r` beside living processes: what goes away meanwhile is left out.
+/// As `cp -r` beside living processes. If a segment goes before it is copied, those in front of it have
+/// gone as well: the copy of the topic begins anew behind it, or it would have a hole; and from the
+/// start if there is none behind it.
 fn copy_live(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
-    let mut entries: Vec<_> = std::fs::read_dir(from).unwrap().map(Result::unwrap).collect();
-    entries.sort_by_key(std::fs::DirEntry::file_name);
-    for entry in entries {
-        let target = to.join(entry.file_name());
-        match entry.path().is_dir() {
-            true => copy_live(&entry.path(), &target),
-            false => match std::fs::copy(entry.path(), target) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
-                _ => {}
-            },
+    for _ in 0..MOST_COPIES {
+        let mut entries: Vec<_> = std::fs::read_dir(from).unwrap().map(Result::unwrap).collect();
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        let mut is_whole = true;
+        for entry in entries {
+            let target = to.join(entry.file_name());
+            let is_segment = target.extension().is_some_and(|extension| extension == "seg");
+            match entry.path().is_dir() {
+                true => copy_live(&entry.path(), &target),
+                false => match std::fs::copy(entry.path(), target) {
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                        if is_segment {
+                            remove_segments(to);
+                            is_whole = false;
+                        }
+                    }
+                    other => {
+                        other.unwrap();
+                        is_whole |= is_segment;
+                    }
+                },
+            }
+        }
+        if is_whole {
+            return;
+        }
+        remove_segments(to);
+    }
+    panic!("retention was faster {MOST_COPIES} times");
+}
+
+fn remove_segments(dir: &Path) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "seg" || extension == "idx") {
+            std::fs::remove_file(path).unwrap();
         }
     }
 }
