@@ -159,6 +159,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether no descriptor is left, of this process or of the machine.
+    pub(crate) fn is_out_of_descriptors(&self) -> bool {
+        let Error::Io { source, .. } = self else { return false };
+        matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+    }
+
     /// Wraps an error of the operating system; a full disk and a damaged structure get their own
     /// variants.
     pub(crate) fn io(doing: &'static str, path: &Path, source: io::Error) -> Error {

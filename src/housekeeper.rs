@@ -94,15 +94,20 @@ impl Worker {
         let mut queue = self.queue.lock();
         while !queue.stopped {
             let now = Instant::now();
-            if let Some(job) = queue.jobs.pop_front() {
-                parking_lot::MutexGuard::unlocked(&mut queue, job);
-                continue;
-            }
+            // Before the jobs: what a timer promises is not to wait until nobody has any.
             if let Some(due) = queue.timers.iter().position(|(at, ..)| *at <= now) {
                 let (_, interval, mut tick) = queue.timers.swap_remove(due);
                 if parking_lot::MutexGuard::unlocked(&mut queue, &mut tick) {
                     queue.timers.push((Instant::now() + interval, interval, tick));
                 }
+                // A timer that takes longer than its interval leaves the jobs a turn.
+                if let Some(job) = queue.jobs.pop_front() {
+                    parking_lot::MutexGuard::unlocked(&mut queue, job);
+                }
+                continue;
+            }
+            if let Some(job) = queue.jobs.pop_front() {
+                parking_lot::MutexGuard::unlocked(&mut queue, job);
                 continue;
             }
             match queue.timers.iter().map(|(at, ..)| *at).min() {
@@ -137,5 +142,47 @@ impl Drop for Housekeeper {
 impl std::fmt::Debug for Housekeeper {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Housekeeper").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    /// A job that submits itself again until `left` is 0.
+    fn again(keeper: Arc<Housekeeper>, left: Arc<AtomicUsize>) -> Job {
+        Box::new(move || {
+            if left.load(Ordering::SeqCst) > 0 {
+                let next = again(Arc::clone(&keeper), Arc::clone(&left));
+                keeper.submit(Duty::Sync, next);
+            }
+        })
+    }
+
+    #[test]
+    fn a_timer_is_called_while_there_is_always_a_job_and_the_other_way_round() {
+        let (keeper, left) = (Arc::new(Housekeeper::default()), Arc::new(AtomicUsize::new(100)));
+        keeper.submit(Duty::Sync, again(Arc::clone(&keeper), Arc::clone(&left)));
+        let ticks = Arc::clone(&left);
+        // Always due.
+        keeper.every(Duration::ZERO, Box::new(move || ticks.fetch_sub(1, Ordering::SeqCst) > 1));
+        let (done, is_done) = channel();
+        let last = Arc::clone(&left);
+        keeper.submit(
+            Duty::Sync,
+            Box::new(move || done.send(last.load(Ordering::SeqCst)).expect("it is waited for")),
+        );
+        let left_then = is_done.recv_timeout(Duration::from_secs(60)).expect("a job gets its turn");
+        assert!(left_then > 0, "beside a timer that is always due");
+        for _ in 0..60_000 {
+            if left.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        panic!("the timer was called {} times too few", left.load(Ordering::SeqCst));
     }
 }

@@ -12,7 +12,7 @@ use crate::format::{marker, names};
 use crate::housekeeper::Housekeeper;
 use crate::sys::real::RealDisk;
 use crate::sys::{self, Access, Disk, Medium};
-use crate::topic::{Open, Topic, TopicInner, TopicOptions};
+use crate::topic::{Backlog, Open, Topic, TopicInner, TopicOptions};
 
 /// The marker file's name.
 const MARKER: &str = "deaddrop";
@@ -22,8 +22,10 @@ const TOPICS: &str = "topics";
 #[derive(Debug, Clone)]
 pub struct LogOptions {
     /// Mode of the files of a new log, less the umask; directories get the search bits as well. 0600:
-    /// the owner alone. With 0640 a group may read, with 0660 it may append. Files that are added to a
-    /// log later, by whichever process, get the mode of its file `deaddrop`, so `chmod -R` changes it.
+    /// the owner alone. With 0640 a group may read, with 0660 it may append; users of several groups need
+    /// a directory with the setgid bit (`chmod g+s`), so that new files get its group. Files that are
+    /// added to a log later, by whichever process, get the mode of its file `deaddrop`: `chmod -R`
+    /// changes it.
     pub mode: u32,
     /// Opens on a network file system. Locks and mappings are not shared between its machines: all
     /// processes must run on one, and a power loss there is outside the promises.
@@ -67,6 +69,7 @@ pub(crate) struct LogInner {
     pub(crate) boot: [u64; 2],
     pub(crate) medium: Medium,
     pub(crate) housekeeper: Housekeeper,
+    pub(crate) backlog: Arc<Backlog>,
     pub(crate) made_in: sys::fork::Generation,
     topics: Mutex<HashMap<String, Weak<Open>>>,
 }
@@ -165,6 +168,7 @@ impl Log {
             boot,
             medium,
             housekeeper: Housekeeper::default(),
+            backlog: Arc::default(),
             made_in: sys::fork::Generation::default(),
             topics: Mutex::new(HashMap::new()),
         };

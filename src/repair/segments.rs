@@ -45,6 +45,12 @@ impl Repair<'_> {
     /// Looks at all segments, and repairs them if asked to. Returns the end as it was found.
     pub(super) fn segments(&mut self, end: End) -> Result<u64> {
         let mut bases = list_bases(self.disk, self.dir)?;
+        if matches!(end, End::Unknown { .. }) && !self.execute {
+            // A writer may have come since nobody was found to live.
+            let named = bases.last().copied();
+            bases = list_bases(self.disk, self.dir)?;
+            bases.retain(|&base| Some(base) <= named);
+        }
         if let End::Known(frontier) = end {
             // Those behind it were named since it was read, or named and never entered. A list that
             // was read while they were made may have some of them and not all.

@@ -288,6 +288,11 @@ impl Server {
         });
         match settled {
             Ok(settled) => Ok(settled),
+            // Of this process, or of the disk: no request's fault.
+            Err(error @ (Error::NoSpace { .. } | Error::TimedOut { .. } | Error::Forked)) => {
+                Err(error)
+            }
+            Err(error) if error.is_out_of_descriptors() => Err(error),
             // A topic that a request has chosen is the request's trouble, not the service's.
             Err(error) => match self.dispatch.troubled(job) {
                 Fate::Again | Fate::Stopped => Ok(false),

@@ -42,12 +42,16 @@ impl RealDisk {
 
     /// Gives back what the umask took from something that this process has made.
     fn make_exact(&self, made: &File, mode: u32) -> io::Result<()> {
-        if !self.is_exact || made.metadata()?.mode() & 0o777 == mode {
+        let found = made.metadata()?.mode();
+        if !self.is_exact || found & 0o777 == mode {
             return Ok(());
         }
-        match made.set_permissions(fs::Permissions::from_mode(mode)) {
-            // It was there, and is another user's.
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(()),
+        // The bit that hands the group on stays.
+        match made.set_permissions(fs::Permissions::from_mode(mode | found & 0o7000)) {
+            // It was there, and is another user's; or the file system knows no modes.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP)) => {
+                Ok(())
+            }
             other => other,
         }
     }

@@ -64,6 +64,12 @@ impl Jobs {
         Some(Pending { jobs: Arc::clone(jobs) })
     }
 
+    /// Announces a job for another that is running: whoever closes the topic waits for it as well.
+    fn announce_next(jobs: &Arc<Jobs>) -> Pending {
+        jobs.state.lock().pending += 1;
+        Pending { jobs: Arc::clone(jobs) }
+    }
+
     /// Waits for the jobs announced, and lets no other be.
     fn close(&self) {
         let mut state = self.state.lock();
@@ -97,13 +103,27 @@ impl Drop for Pending {
 impl TopicInner {
     /// Has `job` done in the background, unless the topic is closed before.
     pub(super) fn in_background(&self, duty: Duty, job: impl FnOnce(&TopicInner) + Send + 'static) {
-        let topic = Weak::clone(&self.this);
         if let Some(pending) = Jobs::announce(&self.jobs) {
-            let work = move || {
-                pending.run(&topic, job);
-            };
-            self.log.housekeeper.submit(duty, Box::new(work));
+            self.submit(duty, pending, job);
         }
+    }
+
+    /// Has `job` done in the background behind those that wait already. To be called by a job: the
+    /// topic is closed after it.
+    pub(super) fn next_in_background(
+        &self,
+        duty: Duty,
+        job: impl FnOnce(&TopicInner) + Send + 'static,
+    ) {
+        self.submit(duty, Jobs::announce_next(&self.jobs), job);
+    }
+
+    fn submit(&self, duty: Duty, pending: Pending, job: impl FnOnce(&TopicInner) + Send + 'static) {
+        let topic = Weak::clone(&self.this);
+        let work = move || {
+            pending.run(&topic, job);
+        };
+        self.log.housekeeper.submit(duty, Box::new(work));
     }
 
     /// Has `tick` called every `interval`, until it returns false or the topic is closed.

@@ -56,6 +56,7 @@ pub(crate) use jobs::Open;
 pub(crate) use locate::Frontier;
 pub use members::MemberInfo;
 pub use options::{Durability, Retention, TopicOptions};
+pub(crate) use sealed::Backlog;
 
 /// A named log of records. Clones share it.
 ///

@@ -53,7 +53,7 @@ impl TopicInner {
             // At most two segments are ever unsynced: a recovery reads no more.
             self.wait_durable(seen)?;
         }
-        self.sealed.wait_for_room();
+        self.let_background_follow();
         let unnamed = self.unnamed_file(needed)?;
         let len = unnamed.file.len().map_err(|error| self.io("sizing", &unnamed.path, error))?;
         let salt = sys::random();

@@ -1,6 +1,7 @@
 //! The mode of a log's files: who may read it.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use deaddrop::group::GroupOptions;
 use deaddrop::{Durability, Log, LogOptions, Record, Start, TopicOptions};
@@ -17,7 +18,10 @@ fn files_that_are_added_to_a_log_have_its_mode_whoever_adds_them() {
     let mut seen = Vec::new();
     let mut dirs = vec![log];
     while let Some(dir) = dirs.pop() {
-        assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o750, "{dir:?}");
+        let mode = std::fs::metadata(&dir).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o750, "{dir:?}");
+        let hands_group_on = dir.components().any(|part| part.as_os_str() == "topics");
+        assert_eq!(mode & 0o2000 != 0, hands_group_on, "{dir:?}");
         for entry in std::fs::read_dir(&dir).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
@@ -45,6 +49,8 @@ pub(crate) fn other_umask(words: &[&str]) {
     umask(0);
     let options = LogOptions { mode: 0o640, ..LogOptions::default() };
     drop(Log::open_with(dir, options).unwrap());
+    let topics = Path::new(dir).join("topics");
+    std::fs::set_permissions(topics, std::fs::Permissions::from_mode(0o2750)).unwrap();
     umask(0o077);
     let options =
         TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(Durability::PowerLoss) };

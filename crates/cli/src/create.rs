@@ -1,6 +1,8 @@
 //! `create`: a topic with settings of its own.
 
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use deaddrop::{Error, Log, LogOptions, Retention, TopicOptions};
@@ -64,7 +66,18 @@ impl Create {
                 log.dir().display()
             )));
         }
-        Ok(Log::open_with(dir, LogOptions { mode, ..LogOptions::default() })?)
+        let is_there = dir.is_dir();
+        let log = Log::open_with(dir, LogOptions { mode, ..LogOptions::default() })?;
+        // As asked for, whatever the umask has taken: what comes later has the mode of the marker.
+        let search = mode | (mode & 0o444) >> 2;
+        let made = [("deaddrop", mode), ("topics", search), ("", search)];
+        for (name, mode) in made.iter().take(if is_there { 2 } else { 3 }) {
+            let path = dir.join(name);
+            std::fs::set_permissions(&path, Permissions::from_mode(*mode))
+                .map_err(|error| Failure::io("setting the mode of", &path, &error))?;
+        }
+        drop(log);
+        Ok(Log::open(dir)?)
     }
 }
 

@@ -2,24 +2,39 @@
 
 use std::io::Write;
 
+use deaddrop::Log;
 use serde_json::json;
 
 use crate::args::delete::Delete;
-use crate::failure::{Exit, Failure};
+use crate::failure::{note, Exit, Failure};
 use crate::ls::segments;
 use crate::output::Out;
 use crate::{units, Global};
 
+/// What goes; zeros where that is not known.
+#[derive(Default)]
+struct Contents {
+    records: u64,
+    bytes: u64,
+    consumers: usize,
+    groups: usize,
+}
+
 impl Delete {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
-        let topic = global.open_read_only()?.existing_topic(&self.topic)?;
-        let records = topic.high_watermark()?.saturating_sub(topic.first_offset()?);
-        let bytes: u64 = segments(&topic).iter().map(|segment| segment.bytes).sum();
-        let (consumers, groups) = (topic.consumers()?.len(), topic.groups()?.len());
-        drop(topic);
+        let contents = self.contents(&global.open_read_only()?);
         if self.execute {
             global.open_existing()?.delete_topic(&self.topic)?;
         }
+        let contents = match contents {
+            // What cannot be read can be deleted all the same.
+            Err(failure) if self.execute => {
+                note(format_args!("what was in it is not known: {failure}"));
+                Contents::default()
+            }
+            other => other?,
+        };
+        let Contents { records, bytes, consumers, groups } = contents;
         if out.is_json() {
             out.object(&json!({
                 "topic": self.topic,
@@ -45,5 +60,15 @@ impl Delete {
             writeln!(out, "nothing was changed: add --execute to do it")?;
         }
         Ok(Exit::Ok)
+    }
+
+    fn contents(&self, log: &Log) -> Result<Contents, Failure> {
+        let topic = log.existing_topic(&self.topic)?;
+        Ok(Contents {
+            records: topic.high_watermark()?.saturating_sub(topic.first_offset()?),
+            bytes: segments(&topic).iter().map(|segment| segment.bytes).sum(),
+            consumers: topic.consumers()?.len(),
+            groups: topic.groups()?.len(),
+        })
     }
 }

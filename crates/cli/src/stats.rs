@@ -203,7 +203,9 @@ fn time_of(topic: &Topic, start: Start) -> Result<Option<String>, Failure> {
 fn behind_damage(topic: &Topic) -> Result<Option<String>, Failure> {
     let mut reader = topic.reader(Start::Last)?;
     let mut newest = None;
-    loop {
+    // A writer behind the damage may be as fast as this.
+    let end = topic.high_watermark()?;
+    while reader.offset() < end {
         match reader.next() {
             Ok(Some(record)) => newest = Some(units::time(record.timestamp_nanos())),
             Ok(None) => return Ok(newest),
@@ -215,6 +217,7 @@ fn behind_damage(topic: &Topic) -> Result<Option<String>, Failure> {
             Err(error) => return Err(error.into()),
         }
     }
+    Ok(newest)
 }
 
 fn print(out: &mut Out, numbers: &Numbers) -> io::Result<()> {

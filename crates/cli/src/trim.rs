@@ -32,7 +32,8 @@ struct Change<'a> {
 struct Behind {
     kind: &'static str,
     name: String,
-    committed: u64,
+    /// `None`: its file is unreadable.
+    committed: Option<u64>,
 }
 
 impl Trim {
@@ -74,19 +75,18 @@ impl Trim {
     }
 }
 
-/// The consumers and groups whose next record is below `to`.
+/// The consumers and groups whose next record is below `to`, or may be.
 fn behind(topic: &Topic, to: u64) -> Result<Vec<Behind>, Failure> {
     let mut found = Vec::new();
     for consumer in topic.consumers()? {
-        // An unreadable one: `verify` says so.
-        let Ok(committed) = consumer.committed else { continue };
+        let committed = consumer.committed.ok();
         found.push(Behind { kind: "consumer", name: consumer.name, committed });
     }
     for (name, info) in topic.groups()? {
-        let Ok(info) = info else { continue };
-        found.push(Behind { kind: "group", name, committed: info.committed });
+        let committed = info.ok().map(|info| info.committed);
+        found.push(Behind { kind: "group", name, committed });
     }
-    found.retain(|one| one.committed < to);
+    found.retain(|one| one.committed.is_none_or(|committed| committed < to));
     Ok(found)
 }
 
@@ -103,7 +103,12 @@ fn print(out: &mut Out, change: &Change<'_>) -> std::io::Result<()> {
     writeln!(out, "{topic}: offsets {from}..{to}, {segments} segment{s}, {size}: {would}dropped")?;
     for Behind { kind, name, committed } in &change.behind {
         let loses = if change.executed { "lost" } else { "would lose" };
-        writeln!(out, "{kind} {name} stands at {committed} and {loses} what it has not read")?;
+        match committed {
+            Some(at) => {
+                writeln!(out, "{kind} {name} stands at {at} and {loses} what it has not read")?
+            }
+            None => writeln!(out, "{kind} {name} cannot be read: where it stands is not known")?,
+        }
     }
     if !change.executed {
         writeln!(out, "nothing was changed: add --execute to do it")?;

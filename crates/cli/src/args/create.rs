@@ -25,8 +25,8 @@ pub(crate) struct Create {
     /// everything else goes
     #[arg(long)]
     pub(crate) retain_unconsumed: bool,
-    /// Mode of the files of a new log, less the umask: 600 is for its owner, 640 lets a group read,
-    /// 660 lets it append. What is added later gets the mode of the file `deaddrop` in the log
+    /// Mode of the files of a new log: 600 is for its owner, 640 lets a group read, 660 lets it append.
+    /// What is added later gets the mode of the file `deaddrop` in the log
     #[arg(long, value_name = "OCTAL", value_parser = parse_mode)]
     pub(crate) mode: Option<u32>,
 }

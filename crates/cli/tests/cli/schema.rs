@@ -79,6 +79,7 @@ fn commands_that_change_topics_print_what_they_document() {
     let scratch = Scratch::new();
     check(&scratch, "create", &json(&scratch, 0, &["create", "new"]));
     rich_topic(&scratch);
+    damage_consumer(&scratch);
     check(&scratch, "trim", &json(&scratch, 0, &["trim", "t", "--before", "end"]));
     check(&scratch, "delete", &json(&scratch, 0, &["delete", "t"]));
 }

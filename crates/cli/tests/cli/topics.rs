@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use deaddrop::group::GroupOptions;
 use deaddrop::{Durability, Log, Retention, Start};
 
-use crate::support::Scratch;
+use crate::support::{flip, Scratch};
 
 #[test]
 fn a_topic_is_made_with_the_settings_that_were_asked_for() {
@@ -36,7 +36,7 @@ fn a_new_log_gets_the_mode_that_was_asked_for_and_keeps_it() {
     let scratch = Scratch::new();
     scratch.run(&["create", "t", "--mode", "755"]).expect(2);
     assert!(!scratch.log().exists());
-    let umask = "umask 0; exec \"$0\" \"$@\"";
+    let umask = "umask 077; exec \"$0\" \"$@\"";
     let made = scratch.command(&["create", "t", "--mode", "640"]);
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", umask]).arg(made.get_program()).args(made.get_args());
@@ -68,7 +68,9 @@ fn a_trim_names_who_loses_records_and_drops_whole_segments_only_when_executed() 
     topic
         .group("packing", GroupOptions { start: Start::Offset(4), ..GroupOptions::default() })
         .unwrap();
+    topic.consumer("unreadable", Start::First).unwrap();
     drop(topic);
+    flip(&scratch.log().join("topics/t/consumers/unreadable"), 3, 0);
     let files = scratch.segments("t");
     let base = |at: usize| {
         let name = files[at].file_stem().unwrap().to_str().unwrap();
@@ -79,6 +81,7 @@ fn a_trim_names_who_loses_records_and_drops_whole_segments_only_when_executed() 
     let expected = format!(
         "t: offsets 0..{}, 2 segments, 32 KiB: would be dropped\n\
          consumer slow stands at 3 and would lose what it has not read\n\
+         consumer unreadable cannot be read: where it stands is not known\n\
          group packing stands at 4 and would lose what it has not read\n\
          nothing was changed: add --execute to do it\n",
         base(2)
@@ -117,6 +120,24 @@ fn a_topic_is_deleted_only_when_executed_and_when_nobody_has_it() {
     assert_eq!((&done[0]["records"], &done[0]["executed"]), (&10.into(), &true.into()));
     assert!(!scratch.log().join("topics/t").exists());
     scratch.run(&["delete", "t", "--execute"]).expect(1);
+}
+
+#[test]
+fn a_topic_that_cannot_be_opened_can_be_deleted() {
+    let scratch = Scratch::new();
+    drop(scratch.topic_of("damaged", 0..10));
+    flip(&scratch.log().join("topics/damaged/settings"), 20, 0);
+    drop(scratch.topic_of("half-made", 0..10));
+    for segment in scratch.segments("half-made") {
+        std::fs::remove_file(segment).unwrap();
+    }
+    for (topic, code) in [("damaged", 4), ("half-made", 1)] {
+        scratch.run(&["delete", topic]).expect(code);
+        let done = scratch.run(&["delete", topic, "--execute"]).expect(0);
+        assert!(done.stderr.contains("what was in it is not known"), "{}", done.stderr);
+        assert!(!scratch.log().join("topics").join(topic).exists());
+        scratch.run(&["delete", topic, "--execute"]).expect(1);
+    }
 }
 
 #[test]

@@ -21,6 +21,8 @@ use crate::support::Scratch;
 
 const ROLE: &str = "DEADDROP_CLI_CHILD";
 const LONG: Duration = Duration::from_secs(60);
+/// Looks at a writer, a millisecond apart, after which it hangs.
+const LOOKS: u32 = 120_000;
 /// Requests that a client has sent and not seen answered.
 const OUTSTANDING: usize = 16;
 /// More than any writer gets to.
@@ -282,9 +284,13 @@ impl Load {
     /// Until each writer has had more acknowledged.
     pub(crate) fn wait_for_more(&self, than: &[u64]) {
         for (appender, than) in self.appenders.iter().zip(than) {
-            while appender.acknowledged.load(Ordering::Relaxed) <= *than {
-                assert!(!appender.reading.is_finished(), "{} stands still", appender.name);
-                std::thread::yield_now();
+            for look in 0.. {
+                if appender.acknowledged.load(Ordering::Relaxed) > *than {
+                    break;
+                }
+                let is_over = appender.reading.is_finished() || look > LOOKS;
+                assert!(!is_over, "{} stands still", appender.name);
+                std::thread::park_timeout(Duration::from_millis(1));
             }
         }
     }
