@@ -78,7 +78,8 @@ impl Worker {
     /// False if there is no thread and none can be started.
     fn start(worker: &Arc<Worker>, duty: Duty) -> bool {
         let mut thread = worker.thread.lock();
-        if thread.is_none() {
+        // One that a panic has ended is followed by another.
+        if thread.as_ref().is_none_or(JoinHandle::is_finished) {
             let worker = Arc::clone(worker);
             let name = match duty {
                 Duty::Prepare => "deaddrop-prepare",

@@ -232,7 +232,13 @@ impl Repair<'_> {
         if self.execute {
             finding.kept = Quarantine::of(self.disk, self.dir).keep(&*file, path, 0..len)?;
             crash_point!("repair.kept");
+            let base = lost.start;
             self.write_lost_segment(&*file, path, lost)?;
+            // Of the frames that were there.
+            match self.remove_index(&self.dir.join(index::file_name(base))) {
+                Err(Error::Io { source, .. }) if source.kind() == NotFound => {}
+                other => other?,
+            }
             finding.done = true;
         }
         self.findings.push(finding);
@@ -311,13 +317,18 @@ impl Repair<'_> {
         let mut finding = finding(&path, 0, bytes.len() as u64, what);
         finding.remedy = Remedy::RemoveIndex;
         if self.execute {
-            disk.remove_file(&path).map_err(|error| Error::io("removing", &path, error))?;
-            let dir = self.dir;
-            disk.sync_dir(dir).map_err(|error| Error::io("syncing", dir, error))?;
-            crash_point!("repair.index-removed");
+            self.remove_index(&path)?;
             finding.done = true;
         }
         self.findings.push(finding);
+        Ok(())
+    }
+
+    fn remove_index(&self, path: &Path) -> Result<()> {
+        let (disk, dir) = (self.disk, self.dir);
+        disk.remove_file(path).map_err(|error| Error::io("removing", path, error))?;
+        disk.sync_dir(dir).map_err(|error| Error::io("syncing", dir, error))?;
+        crash_point!("repair.index-removed");
         Ok(())
     }
 
