@@ -102,7 +102,7 @@ fn section(group: &[&CaseReport]) -> Result<String, Failure> {
         .iter()
         .map(|report| report.measured.load().map_err(|what| Failure::new(Exit::Io, what)))
         .collect::<Result<_, _>>()?;
-    let names: Vec<String> = group.iter().map(|report| short_name(&report.case)).collect();
+    let names = short_names(group);
     let rates: Vec<(String, f64, String)> = names
         .iter()
         .zip(group)
@@ -111,10 +111,13 @@ fn section(group: &[&CaseReport]) -> Result<String, Failure> {
             (name.clone(), rate, units::grouped(rate.round() as u64))
         })
         .collect();
+    let mut operations: Vec<&str> = group.iter().map(|one| one.operation.as_str()).collect();
+    operations.sort_unstable();
+    operations.dedup();
     let mut html = format!(
         "<h2>{name}, {}</h2>\n<p>One operation: {}.<br>Sync: {}.</p>\n",
         escape(&case.durability),
-        escape(&group[0].operation),
+        escape(&operations.join(", or, with several outstanding, ")),
         escape(&group[0].sync)
     );
     push(&mut html, "<h3>Operations per second</h3>");
@@ -126,24 +129,30 @@ fn section(group: &[&CaseReport]) -> Result<String, Failure> {
     Ok(html)
 }
 
-/// What tells a case from others of its group.
-fn short_name(case: &Case) -> String {
-    let processes = if case.processes == 1 { "process" } else { "processes" };
-    let name = format!(
-        "{}, {} {processes} x {}",
-        units::size(case.size),
-        case.processes,
-        units::count(case.threads.into(), "thread")
-    );
-    match case.service {
-        Some(service) => format!(
-            "{name}, {} outstanding, {} x {}",
-            service.outstanding,
-            units::count(service.servers.into(), "server"),
-            units::count(service.threads.into(), "thread")
-        ),
-        None => name,
+/// What tells the cases of a group from each other, as short as it can be: there is little room beside
+/// a plot.
+fn short_names(group: &[&CaseReport]) -> Vec<String> {
+    let all: Vec<[String; 4]> = group.iter().map(|report| parts(&report.case)).collect();
+    let differs = |part: usize| all.iter().any(|one| one[part] != all[0][part]);
+    let mut shown: Vec<usize> = (0..4).filter(|&part| differs(part)).collect();
+    if shown.is_empty() {
+        shown.push(0);
     }
+    let name = |one: &[String; 4]| {
+        let parts: Vec<&str> = shown.iter().map(|&part| one[part].as_str()).collect();
+        parts.join(", ")
+    };
+    all.iter().map(name).collect()
+}
+
+fn parts(case: &Case) -> [String; 4] {
+    let service = case.service.unwrap_or_default();
+    [
+        units::size(case.size),
+        format!("{} x {}", case.processes, units::count(case.threads.into(), "thread")),
+        format!("{} outstanding", service.outstanding),
+        format!("{} x {} serving", service.servers, units::count(service.threads.into(), "thread")),
+    ]
 }
 
 fn over_time(names: &[String], measured: &[Measurement]) -> String {
