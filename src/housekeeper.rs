@@ -1,6 +1,6 @@
 //! Two threads a log, started when first needed: one makes segments and pages ready ahead of the
-//! writers, the other syncs and trims. Nothing waits for them but performance; what they do not do in
-//! time, the appending thread does itself.
+//! writers, the other syncs and trims. Nothing but performance depends on them: what they do not do in
+//! time, the appending thread does itself, or lets them follow for a moment.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
