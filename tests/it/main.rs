@@ -14,6 +14,7 @@ mod documents;
 mod extend;
 mod far_ahead;
 mod faults;
+mod field;
 mod files_lost;
 mod fleet;
 mod golden;
