@@ -91,7 +91,7 @@ impl<T> Membership<T> {
     #[inline]
     pub(crate) fn lock(&self, deadline: Option<Instant>) -> Option<Held<'_, T>> {
         lock::acquire(&self.control.lock.word, self.me, self, deadline)?;
-        Some(Held { membership: self })
+        Some(Held { membership: self, was_panicking: std::thread::panicking() })
     }
 }
 
@@ -124,6 +124,8 @@ pub(crate) fn is_alive(
 /// The append lock, held. Gives access to what it guards; given back when dropped.
 pub(crate) struct Held<'a, T> {
     membership: &'a Membership<T>,
+    /// Taken by a destructor that runs because of a panic elsewhere.
+    was_panicking: bool,
 }
 
 impl<T> Deref for Held<'_, T> {
@@ -147,9 +149,10 @@ impl<T> DerefMut for Held<'_, T> {
 impl<T> Drop for Held<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            // A panic under the lock is a defect; what it left half-done must be settled by another
-            // process, which only happens when this one is dead.
+        if std::thread::panicking() && !self.was_panicking {
+            // A panic under the lock is a defect: this thread is not to be trusted with what it left
+            // half-done. (A second panic, of a thread that unwinds already, ends the process by itself
+            // when it leaves the destructor.)
             std::process::abort();
         }
         lock::release(&self.membership.control.lock.word);

@@ -64,14 +64,15 @@ impl TopicInner {
         let member = self.member()?;
         let words = &member.control;
         loop {
-            // Acquire: pairs with the fetch_max in `publish_durable`.
-            if words.durable.end.load(Ordering::Acquire) >= target {
+            // Acquire: pairs with the fetch_max in `sync_once`.
+            let durable = words.durable.end.load(Ordering::Acquire);
+            if durable >= target {
                 return Ok(());
             }
             if words.identity.latched.load(Ordering::Acquire) != 0 {
                 return Err(Error::SyncFailed { path: self.dir.clone() });
             }
-            match self.turn(words, member.me, member) {
+            let synced = match self.turn(words, member.me, member) {
                 Turn::Mine { inherited } => {
                     if inherited {
                         self.suspect(words);
@@ -80,17 +81,28 @@ impl TopicInner {
                     // Only now: whoever finds the word free finds the durable end or the latch too.
                     words.sync.owner.store(0, Ordering::Release);
                     waiters::wake_after_fence(&words.synced.word);
-                    synced?;
+                    synced
                 }
                 Turn::Overtake => {
                     self.suspect(words);
-                    self.sync_once(words, false, limit)?;
+                    let synced = self.sync_once(words, false, limit);
                     waiters::wake_after_fence(&words.synced.word);
+                    synced
                 }
-                Turn::Wait(timeout) => waiters::sleep(&words.synced.word, timeout, || {
-                    words.durable.end.load(Ordering::SeqCst) >= target
-                        || words.sync.owner.load(Ordering::SeqCst) == 0
-                }),
+                Turn::Wait(timeout) => {
+                    waiters::sleep(&words.synced.word, timeout, || {
+                        words.durable.end.load(Ordering::SeqCst) >= target
+                            || words.sync.owner.load(Ordering::SeqCst) == 0
+                    });
+                    Ok(())
+                }
+            };
+            match synced {
+                Err(failed @ Error::SyncFailed { .. }) => return Err(failed),
+                // Another sync was faster. Only durable segments are dropped, so a trim after it can
+                // have taken those that this one was still to sync.
+                Err(_) if words.durable.end.load(Ordering::Acquire) > durable => {}
+                synced => synced?,
             }
         }
     }

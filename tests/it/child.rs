@@ -50,6 +50,8 @@ fn entry() {
         "read-only-disk" => crate::input::read_only_disk(&words[1..]),
         "committers" => crate::sync::committers(&words[1..]),
         "appends" => crate::sync::appends(&words[1..]),
+        "unwinds" => crate::unwinding::unwinds(&words[1..]),
+        "outdone" => crate::background::outdone(&words[1..]),
         "sync-death" => crate::sync::sync_death(&words[1..]),
         other => panic!("no role {other}"),
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, unreachable_pub)]
 
 mod append;
+mod background;
 mod callbacks;
 mod child;
 mod client_input;
@@ -36,6 +37,7 @@ mod spans;
 mod storm;
 mod sync;
 mod takeover;
+mod unwinding;
 
 /// A directory of its own on a disk, removed at the end.
 pub fn dir() -> tempfile::TempDir {
