@@ -67,7 +67,7 @@ pub struct ConsumerInfo {
 
 impl Consumer {
     pub(crate) fn open(topic: &Arc<Open>, name: &str, start: Start) -> Result<Consumer> {
-        topic.member()?;
+        topic.check_in_place()?;
         let path = path_of(topic, name)?;
         let file: Arc<dyn DiskFile> = Arc::from(open_or_create(topic, name, &path, start)?);
         let io = |error| Error::io("mapping", &path, error);
@@ -229,7 +229,8 @@ fn path_of(topic: &TopicInner, name: &str) -> Result<PathBuf> {
 
 /// Whether a topic has a consumer of this name.
 pub(crate) fn exists(log: &crate::log::LogInner, topic: &str, name: &str) -> bool {
-    log.disk.open(&log.topic_dir(topic).join(CONSUMERS).join(name), Access::Read).is_ok()
+    let path = log.topic_dir(topic).join(CONSUMERS).join(name);
+    matches!(log.topics_directory(), Ok(Some(topics)) if topics.open(&path, Access::Read).is_ok())
 }
 
 fn cursor_is_short(path: &std::path::Path) -> Error {
@@ -249,10 +250,10 @@ fn open_or_create(
     path: &std::path::Path,
     start: Start,
 ) -> Result<Box<dyn DiskFile>> {
-    let disk = &*topic.log.disk;
+    let files = &*topic.files;
     let io = |error| Error::io("opening", path, error);
     for _ in 0..100 {
-        let file = match disk.open(path, Access::ReadWrite) {
+        let file = match files.open(path, Access::ReadWrite) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 create(topic, path, start)?;
@@ -266,7 +267,7 @@ fn open_or_create(
             return Err(Error::Locked { what, pid });
         }
         // It may have been deleted, and made again, before the lock was got.
-        let same = match disk.open(path, Access::Read) {
+        let same = match files.open(path, Access::Read) {
             Ok(now) => now.identity().map_err(io)? == file.identity().map_err(io)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
             Err(error) => return Err(io(error)),
@@ -281,12 +282,13 @@ fn open_or_create(
 }
 
 fn create(topic: &TopicInner, path: &std::path::Path, start: Start) -> Result<()> {
-    let disk = &*topic.log.disk;
+    topic.check_in_place()?;
+    let files = &*topic.files;
     let dir = topic.dir.join(CONSUMERS);
-    disk.create_dir_all(&dir).map_err(|error| Error::io("creating", &dir, error))?;
+    files.make_dir(&dir).map_err(|error| Error::io("creating", &dir, error))?;
     let offset = reader::resolve(topic, start)?;
     let bytes = crate::cursor::new_page(topic, offset, 0);
-    match sys::create_durably(disk, path, &bytes, sys::random()) {
+    match sys::create_durably(files, path, &bytes, sys::random()) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             Err(Error::io("creating", path, error))
         }
@@ -305,7 +307,7 @@ fn read_pid(file: &dyn DiskFile) -> u32 {
 pub(crate) fn list(topic: &TopicInner) -> Result<Vec<ConsumerInfo>> {
     let high_watermark = topic.frontier()?.high_watermark;
     let mut all = Vec::new();
-    for name in log::names_in(&*topic.log.disk, &topic.dir.join(CONSUMERS))? {
+    for name in log::names_in(&*topic.files, &topic.dir.join(CONSUMERS))? {
         let read = read_without_owning(topic, &name);
         let info = match read {
             Ok((live, durable, owner)) => ConsumerInfo {
@@ -329,7 +331,7 @@ pub(crate) fn list(topic: &TopicInner) -> Result<Vec<ConsumerInfo>> {
 fn read_without_owning(topic: &TopicInner, name: &str) -> Result<(u64, u64, Option<u32>)> {
     let path = path_of(topic, name)?;
     let io = |error| Error::io("reading", &path, error);
-    let file = match topic.log.disk.open(&path, Access::Read) {
+    let file = match topic.files.open(&path, Access::Read) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::NotFound { what: format!("consumer {name}") })
@@ -350,7 +352,7 @@ fn read_without_owning(topic: &TopicInner, name: &str) -> Result<(u64, u64, Opti
 /// everything.
 pub(crate) fn durable_floor(topic: &TopicInner) -> Result<Option<u64>> {
     let mut floor = None;
-    for name in log::names_in(&*topic.log.disk, &topic.dir.join(CONSUMERS))? {
+    for name in log::names_in(&*topic.files, &topic.dir.join(CONSUMERS))? {
         let durable = match read_without_owning(topic, &name) {
             Ok((_, durable, _)) => durable,
             Err(Error::NotFound { .. }) => continue,
@@ -369,9 +371,9 @@ pub(crate) fn durable_floor(topic: &TopicInner) -> Result<Option<u64>> {
 pub(crate) fn delete(topic: &TopicInner, name: &str) -> Result<()> {
     topic.member()?;
     let path = path_of(topic, name)?;
-    let disk = &*topic.log.disk;
+    let files = &*topic.files;
     let io = |error| Error::io("deleting", &path, error);
-    let file = match disk.open(&path, Access::ReadWrite) {
+    let file = match files.open(&path, Access::ReadWrite) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::NotFound {
@@ -384,7 +386,7 @@ pub(crate) fn delete(topic: &TopicInner, name: &str) -> Result<()> {
         let what = format!("consumer {name} of topic {}", topic.name);
         return Err(Error::Locked { what, pid: read_pid(&*file) });
     }
-    disk.remove_file(&path).map_err(io)?;
+    files.remove_file(&path).map_err(io)?;
     let dir = topic.dir.join(CONSUMERS);
-    disk.sync_dir(&dir).map_err(|error| Error::io("syncing", &dir, error))
+    files.sync_dir(&dir).map_err(|error| Error::io("syncing", &dir, error))
 }

@@ -64,10 +64,17 @@ pub enum Error {
         /// Its process id, as it gave it; 0 if unknown. For messages only.
         pid: u32,
     },
-    /// There is no such topic, consumer or file.
+    /// There is no such topic, consumer or file, or not any more.
     NotFound {
         /// What is missing.
         what: String,
+    },
+    /// Other files were put in place of those that are open, by a restore into the directory, say. Nothing
+    /// was appended to either. Close the topic, and the log, and open them again: that opens what is there
+    /// now.
+    Replaced {
+        /// The directory of the topic or log.
+        path: PathBuf,
     },
     /// The topic was created with other settings than those asked for.
     Conflict {
@@ -251,6 +258,12 @@ impl fmt::Display for Error {
                 write!(f, "{what} is in use by process {pid}: stop it, or choose another name")
             }
             Error::NotFound { what } => write!(f, "there is no {what}"),
+            Error::Replaced { path } => write!(
+                f,
+                "the files in {} were replaced while they were open (restored from a backup?): nothing \
+                 was appended; close the topic and open it again",
+                path.display()
+            ),
             Error::Conflict { topic, what } => write!(
                 f,
                 "topic {topic} was created with other settings: {what}; ask for the stored ones, or \
@@ -304,7 +317,9 @@ fn advice(source: &io::Error) -> &'static str {
         Some(libc::EROFS) => "; open the log read-only, or remount the file system",
         Some(libc::EFBIG) => "; raise the limit (ulimit -f), or choose smaller segments",
         Some(libc::ENOTDIR | libc::EEXIST) => "; check the path: a file stands in the way",
-        Some(libc::ELOOP) => "; a log has no symbolic links inside it: remove the link",
+        Some(libc::ELOOP) => {
+            "; a log has no symbolic links inside it: remove the link, or mount the directory there"
+        }
         _ => match source.kind() {
             io::ErrorKind::FileTooLarge => {
                 "; raise the limit (ulimit -f), or choose smaller segments"

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::index::{self as layout, Entry};
 use crate::format::{frame, segment};
 use crate::segment::{Segment, Step, Walk};
-use crate::sys::{Access, Disk};
+use crate::sys::{Access, Directory};
 
 /// Positions in a segment, growing with it.
 #[derive(Debug, Clone)]
@@ -71,8 +71,13 @@ impl Index {
 
     /// The index stored for a sealed segment that ends at `end`; `None` if there is none or it is not
     /// this segment's: it is then built anew.
-    pub(crate) fn load(disk: &dyn Disk, dir: &Path, segment: &Segment, end: u64) -> Option<Index> {
-        let file = disk.open(&dir.join(layout::file_name(segment.base())), Access::Read).ok()?;
+    pub(crate) fn load(
+        files: &dyn Directory,
+        dir: &Path,
+        segment: &Segment,
+        end: u64,
+    ) -> Option<Index> {
+        let file = files.open(&dir.join(layout::file_name(segment.base())), Access::Read).ok()?;
         // At most one entry for each stretch of the segment.
         let most = segment.len() / layout::SPACING + 2;
         let limit = layout::HEADER_LEN + most as usize * layout::ENTRY_LEN;
@@ -95,20 +100,20 @@ impl Index {
     /// Stores the index of a sealed segment that ends at `end`, in place of any other.
     pub(crate) fn store(
         &self,
-        disk: &dyn Disk,
+        files: &dyn Directory,
         dir: &Path,
         segment: &Segment,
         end: u64,
     ) -> Result<()> {
         let path = dir.join(layout::file_name(segment.base()));
-        match disk.remove_file(&path) {
+        match files.remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::io("removing", &path, error))
             }
             _ => {}
         }
         let bytes = layout::encode(segment.header.salt, end, &self.entries);
-        let file = match disk.open(&path, Access::CreateNew) {
+        let file = match files.open(&path, Access::CreateNew) {
             Ok(file) => file,
             // Another process stores the same.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),

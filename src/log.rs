@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use crate::error::{Error, Result};
 use crate::format::{marker, names};
 use crate::housekeeper::Housekeeper;
-use crate::sys::real::RealDisk;
-use crate::sys::{self, Access, Disk, Medium};
+use crate::sys::directory::RealDirectory;
+use crate::sys::{self, Access, Directory, FileIdentity, Medium};
 use crate::topic::{Backlog, Open, Topic, TopicInner, TopicOptions};
 
 /// The marker file's name.
@@ -62,7 +62,13 @@ pub struct Log {
 
 #[derive(Debug)]
 pub(crate) struct LogInner {
-    pub(crate) disk: Arc<dyn Disk>,
+    /// The directory, opened once: the log is this one, wherever its path leads later.
+    pub(crate) files: Arc<dyn Directory>,
+    /// The one of the topics, opened once as well. A log that is only read may not have it yet.
+    topics_dir: OnceLock<Arc<dyn Directory>>,
+    /// The marker file that was found when the log was opened.
+    marker: FileIdentity,
+    /// For messages: the absolute path under which it was opened.
     pub(crate) dir: PathBuf,
     pub(crate) options: LogOptions,
     pub(crate) read_only: bool,
@@ -91,8 +97,12 @@ impl Log {
     ///
     /// As [`open`](Self::open).
     pub fn open_with(dir: impl AsRef<Path>, options: LogOptions) -> Result<Log> {
-        let disk = Arc::new(RealDisk::like(&dir.as_ref().join(MARKER), options.mode));
-        Log::on_disk(disk, dir.as_ref(), options, false)
+        let dir = dir.as_ref();
+        let mut files = RealDirectory::make(dir, options.mode)
+            .map_err(|error| Error::io("opening or making the directory", dir, error))?;
+        let marker = files.path().join(MARKER);
+        files.make_like(&marker).map_err(|error| Error::io("looking for", &marker, error))?;
+        Log::on_disk(Arc::new(files), options, false)
     }
 
     /// Opens the log in `dir` without writing or locking anything: on a read-only medium, as a user
@@ -103,8 +113,9 @@ impl Log {
     ///
     /// [`Error::NotALog`] if there is no log, and as [`open`](Self::open).
     pub fn open_read_only(dir: impl AsRef<Path>) -> Result<Log> {
-        let disk = Arc::new(RealDisk::with_mode(0));
-        Log::on_disk(disk, dir.as_ref(), LogOptions::default(), true)
+        let dir = dir.as_ref();
+        let files = RealDirectory::open(dir, 0).map_err(|error| cannot_open(dir, error))?;
+        Log::on_disk(Arc::new(files), LogOptions::default(), true)
     }
 
     /// Opens a log on a simulated disk.
@@ -114,7 +125,11 @@ impl Log {
     /// As [`open`](Self::open).
     #[cfg(feature = "sim")]
     pub fn open_sim(disk: &crate::sys::sim::SimDisk, dir: impl AsRef<Path>) -> Result<Log> {
-        Log::on_disk(disk.handle(), dir.as_ref(), LogOptions::default(), false)
+        let dir = dir.as_ref();
+        let files = disk
+            .open_root(dir, true)
+            .map_err(|error| Error::io("opening or making the directory", dir, error))?;
+        Log::on_disk(files, LogOptions::default(), false)
     }
 
     /// Opens a log on a simulated disk without writing or locking anything.
@@ -127,26 +142,22 @@ impl Log {
         disk: &crate::sys::sim::SimDisk,
         dir: impl AsRef<Path>,
     ) -> Result<Log> {
-        Log::on_disk(disk.handle(), dir.as_ref(), LogOptions::default(), true)
+        let dir = dir.as_ref();
+        let files = disk.open_root(dir, false).map_err(|error| cannot_open(dir, error))?;
+        Log::on_disk(files, LogOptions::default(), true)
     }
 
-    fn on_disk(
-        disk: Arc<dyn Disk>,
-        dir: &Path,
-        options: LogOptions,
-        read_only: bool,
-    ) -> Result<Log> {
+    fn on_disk(files: Arc<dyn Directory>, options: LogOptions, read_only: bool) -> Result<Log> {
         sys::fork::begin_generation();
+        let dir = files.path();
         let io = |doing, path: &Path| {
             let path = path.to_owned();
             move |error| Error::io(doing, &path, error)
         };
         if read_only {
-            check_marker(&*disk, dir, false)?;
-        } else {
-            disk.create_dir_all(dir).map_err(io("creating the directory", dir))?;
+            check_marker(&*files, false)?;
         }
-        let medium = disk.medium(dir).map_err(io("asking the file system of", dir))?;
+        let medium = files.medium().map_err(io("asking the file system of", dir))?;
         if let (Medium::Network(name), false) = (&medium, options.allow_network_file_system) {
             let why = format!(
                 "{name} is a network or user-space file system, whose locks and mappings may not be \
@@ -154,15 +165,20 @@ impl Log {
             );
             return Err(Error::Unsupported { path: dir.to_owned(), why });
         }
+        let mut topics_dir = OnceLock::new();
         if !read_only {
-            check_marker(&*disk, dir, true)?;
+            check_marker(&*files, true)?;
             let topics = dir.join(TOPICS);
-            disk.create_dir_all(&topics).map_err(io("creating", &topics))?;
+            topics_dir = files.make_dir(&topics).map_err(io("creating", &topics))?.into();
         }
-        let boot = disk.boot_id().map_err(io("reading the boot id for", dir))?;
+        let path = dir.join(MARKER);
+        let marker = files.identity_of(&path).map_err(io("identifying", &path))?;
+        let boot = files.boot_id().map_err(io("reading the boot id for", dir))?;
         let inner = LogInner {
-            disk,
+            topics_dir,
+            marker,
             dir: dir.to_owned(),
+            files,
             options,
             read_only,
             boot,
@@ -210,7 +226,7 @@ impl Log {
         }
         let mut topics = self.inner.topics.lock();
         topics.retain(|_, topic| topic.strong_count() > 0);
-        if let Some(inner) = topics.get(name).and_then(Weak::upgrade) {
+        if let Some(inner) = still_named(topics.get(name))? {
             let topic = Topic::new(inner);
             if let Some(wanted) = wanted {
                 topic.check_options(&wanted)?;
@@ -233,10 +249,12 @@ impl Log {
     ///
     /// [`Error::Io`].
     pub fn topics(&self) -> Result<Vec<String>> {
-        let dir = self.inner.dir.join(TOPICS);
-        let mut found = names_in(&*self.inner.disk, &dir)?;
+        let Some(topics) = self.inner.topics_directory()? else { return Ok(Vec::new()) };
+        let mut found = names_in(&**topics, topics.path())?;
         // One that cannot be looked at is listed: opening it says why.
-        found.retain(|name| TopicInner::exists(&*self.inner.disk, &dir.join(name)).unwrap_or(true));
+        found.retain(|name| {
+            TopicInner::exists(&**topics, &self.inner.topic_dir(name)).unwrap_or(true)
+        });
         Ok(found)
     }
 
@@ -286,11 +304,69 @@ impl LogInner {
     pub(crate) fn topic_dir(&self, name: &str) -> PathBuf {
         self.dir.join(TOPICS).join(name)
     }
+
+    /// The directory of the topics, if there is one.
+    pub(crate) fn topics_directory(&self) -> Result<Option<&Arc<dyn Directory>>> {
+        if let Some(topics) = self.topics_dir.get() {
+            return Ok(Some(topics));
+        }
+        let path = self.dir.join(TOPICS);
+        match self.files.open_dir(&path) {
+            // Another thread may have been faster: its handle stays.
+            Ok(topics) => Ok(Some(self.topics_dir.get_or_init(|| topics))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("opening", &path, error)),
+        }
+    }
+
+    /// The directory of the topics of a log that is open for writing.
+    pub(crate) fn topics_for_writing(&self) -> Result<&Arc<dyn Directory>> {
+        self.topics_dir.get().ok_or_else(|| Error::ReadOnly { path: self.dir.clone() })
+    }
+
+    /// Whether anything has the name of this directory of a topic.
+    pub(crate) fn names_topic(&self, dir: &Path) -> bool {
+        matches!(self.topics_directory(), Ok(Some(topics)) if topics.identity_of(dir).is_ok())
+    }
+
+    /// To be asked before something is added to the log: fails if its files were removed, or others put
+    /// in their place, since it was opened.
+    pub(crate) fn check_not_replaced(&self) -> Result<()> {
+        let path = self.dir.join(MARKER);
+        match self.files.identity_of(&path) {
+            Ok(found) if found == self.marker => Ok(()),
+            Ok(_) => Err(Error::Replaced { path: self.dir.clone() }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::NotFound {
+                what: format!(
+                    "log in {} any more: its files were removed while it was open; open it again",
+                    self.dir.display()
+                ),
+            }),
+            Err(error) => Err(Error::io("looking for", &path, error)),
+        }
+    }
+}
+
+/// The topic that is open, unless it was moved, deleted or replaced: then its name leads elsewhere by now.
+fn still_named(known: Option<&Weak<Open>>) -> Result<Option<Arc<Open>>> {
+    let Some(topic) = known.and_then(Weak::upgrade) else { return Ok(None) };
+    Ok(topic.has_its_name()?.then_some(topic))
+}
+
+/// Why a log cannot be opened for reading.
+fn cannot_open(dir: &Path, error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Error::NotALog {
+            path: dir.to_owned(),
+            why: "there is no such directory: check the path".into(),
+        },
+        _ => Error::io("opening the directory", dir, error),
+    }
 }
 
 /// The files or folders of `dir` whose names users may give, sorted; none if it is not there.
-pub(crate) fn names_in(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>> {
-    let mut found = match disk.list(dir) {
+pub(crate) fn names_in(files: &dyn Directory, dir: &Path) -> Result<Vec<String>> {
+    let mut found = match files.list(dir) {
         Ok(found) => found,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(Error::io("listing", dir, error)),
@@ -300,12 +376,13 @@ pub(crate) fn names_in(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Checks that `dir` is a log; makes it one if it is empty and `create` is set.
-fn check_marker(disk: &dyn Disk, dir: &Path, create: bool) -> Result<()> {
+/// Checks that a directory is a log; makes it one if it is empty and `create` is set.
+fn check_marker(files: &dyn Directory, create: bool) -> Result<()> {
+    let dir = files.path();
     let path = dir.join(MARKER);
     let not_a_log = |why: &str| Err(Error::NotALog { path: dir.to_owned(), why: why.into() });
     for _ in 0..100 {
-        match disk.open(&path, Access::Read) {
+        match files.open(&path, Access::Read) {
             Ok(file) => {
                 let bytes = sys::read_start(&*file, marker::LEN)
                     .map_err(|error| Error::io("reading", &path, error))?;
@@ -323,7 +400,7 @@ fn check_marker(disk: &dyn Disk, dir: &Path, create: bool) -> Result<()> {
         if !create {
             return not_a_log("it has no file `deaddrop`: check the path");
         }
-        let names = disk.list(dir).map_err(|error| Error::io("listing", dir, error))?;
+        let names = files.list(dir).map_err(|error| Error::io("listing", dir, error))?;
         let foreign = names.iter().find(|name| {
             !name.starts_with(MARKER) && !matches!(name.as_str(), "lost+found" | TOPICS)
         });
@@ -332,7 +409,7 @@ fn check_marker(disk: &dyn Disk, dir: &Path, create: bool) -> Result<()> {
                 "it is not empty ({foreign:?}): name a new or empty directory"
             ));
         }
-        match sys::create_durably(disk, &path, &marker::encode(), sys::random()) {
+        match sys::create_durably(files, &path, &marker::encode(), sys::random()) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(Error::io("creating", &path, error)),

@@ -19,10 +19,11 @@ impl Ownership {
     pub(crate) fn take(log: &LogInner, kind: &'static str, name: &str) -> Result<Ownership> {
         names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
         let dir = log.dir.join(kind);
-        log.disk.create_dir_all(&dir).map_err(|error| Error::io("creating", &dir, error))?;
+        log.check_not_replaced()?;
+        log.files.make_dir(&dir).map_err(|error| Error::io("creating", &dir, error))?;
         let path: PathBuf = dir.join(name);
         let io = |error: io::Error| Error::io("locking", &path, error);
-        let file = log.disk.open(&path, Access::OpenOrCreate).map_err(io)?;
+        let file = log.files.open(&path, Access::OpenOrCreate).map_err(io)?;
         if !file.try_lock(0, 1).map_err(io)? {
             let mut pid = [0; 4];
             let read = file.read_at(&mut pid, 0).map_err(io)?;

@@ -15,6 +15,7 @@ mod quarantine;
 mod segments;
 mod survey;
 
+use std::cell::OnceCell;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -122,7 +123,7 @@ pub fn plan(log: &Log, topic: &str) -> Result<Report> {
     let inner = log.inner();
     names::check(topic).map_err(|why| Error::InvalidName { name: topic.to_owned(), why })?;
     let topic = TopicInner::open_read_only(inner, topic)?;
-    let mut headers = Headers::of(&*inner.disk, &topic.dir, &topic.settings, false);
+    let mut headers = Headers::of(&*topic.files, &topic.dir, &topic.settings, false);
     headers.look()?;
     let mut repair = headers.repair();
     let frontier = topic.frontier()?;
@@ -170,10 +171,10 @@ fn tail(topic: &TopicInner, frontier: &Frontier, end: u64, repair: &mut Repair<'
 /// Looks at the files of the groups.
 fn groups(topic: &TopicInner, options: Option<Options>, report: &mut Report) -> Result<()> {
     let dir = topic.dir.join("groups");
-    let disk = &*topic.log.disk;
-    for name in log::names_in(disk, &dir)? {
+    let files = &*topic.files;
+    for name in log::names_in(files, &dir)? {
         let path = dir.join(&name);
-        let bytes = disk
+        let bytes = files
             .open(&path, Access::Read)
             .and_then(|file| sys::read_start(&*file, group::file_len(group::MAX_LANES)))
             .map_err(|error| Error::io("reading", &path, error))?;
@@ -181,7 +182,7 @@ fn groups(topic: &TopicInner, options: Option<Options>, report: &mut Report) -> 
         let mut finding = header::finding(&path, position as u64, 0, what.to_string());
         finding.remedy = Remedy::SetConsumerAside;
         if options.is_some_and(|options| options.consumers) {
-            let quarantine = Quarantine::of(disk, &topic.dir);
+            let quarantine = Quarantine::of(files, &topic.dir);
             finding.kept = Some(quarantine.set_aside(&path, &format!("group.{name}"))?);
             finding.done = true;
         }
@@ -204,7 +205,7 @@ fn consumers(
                 let mut finding = header::finding(&path, position, 0, what);
                 finding.remedy = Remedy::SetConsumerAside;
                 if options.is_some_and(|options| options.consumers) {
-                    let quarantine = Quarantine::of(&*topic.log.disk, &topic.dir);
+                    let quarantine = Quarantine::of(&*topic.files, &topic.dir);
                     let name = format!("consumer.{}", info.name);
                     finding.kept = Some(quarantine.set_aside(&path, &name)?);
                     finding.done = true;
@@ -250,12 +251,13 @@ pub fn execute(log: &Log, topic: &str, options: Options) -> Result<Report> {
     log.writable()?;
     let inner = log.inner();
     names::check(topic).map_err(|why| Error::InvalidName { name: topic.to_owned(), why })?;
-    let dir = inner.topic_dir(topic);
+    let opened = OnceCell::new();
     let mut before = None;
     // Before it is opened: opening gives a segment up whose header it cannot read, and sets aside what
     // stands behind the first damage that nobody was promised.
-    let topic = TopicInner::open_alone(inner, topic, |settings, published| {
-        let mut headers = Headers::of(&*inner.disk, &dir, settings, true);
+    let topic = TopicInner::open_alone(inner, topic, |files, settings, published| {
+        let files = opened.get_or_init(|| Arc::clone(files));
+        let mut headers = Headers::of(&**files, files.path(), settings, true);
         headers.look()?;
         let mut repair = headers.repair();
         repair.segments(End::Unknown { published })?;

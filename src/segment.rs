@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::frame::{self, Fixed};
 use crate::format::segment::{self as layout, Header};
 use crate::format::{Malformed, PAGE_LEN};
-use crate::sys::{Access, Disk, DiskFile, Map};
+use crate::sys::{Access, Directory, DiskFile, Map};
 
 /// An open segment file.
 #[derive(Debug)]
@@ -29,9 +29,14 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// Opens a published segment and checks its header against its name.
-    pub(crate) fn open(disk: &dyn Disk, dir: &Path, base: u64, access: Access) -> Result<Segment> {
+    pub(crate) fn open(
+        files: &dyn Directory,
+        dir: &Path,
+        base: u64,
+        access: Access,
+    ) -> Result<Segment> {
         let path = dir.join(layout::file_name(base));
-        let file = disk.open(&path, access).map_err(|error| Error::io("opening", &path, error))?;
+        let file = files.open(&path, access).map_err(|error| Error::io("opening", &path, error))?;
         let segment = Segment::of_file(path, file)?;
         if segment.header.base != base {
             return Err(segment.corrupt(
@@ -484,7 +489,7 @@ pub(crate) fn bases_among(names: &[String]) -> Vec<u64> {
 }
 
 /// The base offsets of all published segments in a topic's directory, in order.
-pub(crate) fn list_bases(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>> {
-    let names = disk.list(dir).map_err(|error| Error::io("listing", dir, error))?;
+pub(crate) fn list_bases(files: &dyn Directory, dir: &Path) -> Result<Vec<u64>> {
+    let names = files.list(dir).map_err(|error| Error::io("listing", dir, error))?;
     Ok(bases_among(&names))
 }

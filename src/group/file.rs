@@ -34,7 +34,7 @@ impl GroupFile {
     pub(super) fn open(topic: &TopicInner, name: &str, access: Access) -> Result<GroupFile> {
         let path = path_of(topic, name)?;
         let io = |error| Error::io("opening", &path, error);
-        let file: Arc<dyn DiskFile> = match topic.log.disk.open(&path, access) {
+        let file: Arc<dyn DiskFile> = match topic.files.open(&path, access) {
             Ok(file) => Arc::from(file),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(Error::NotFound {
@@ -63,7 +63,7 @@ impl GroupFile {
     /// Whether its name still leads to it: it may have been deleted before a lock was got.
     pub(super) fn check_not_deleted(&self, topic: &TopicInner) -> Result<()> {
         let io = |error| Error::io("opening", &self.path, error);
-        let now = topic.log.disk.open(&self.path, Access::Read).map_err(io)?;
+        let now = topic.files.open(&self.path, Access::Read).map_err(io)?;
         if now.identity().map_err(io)? != self.identity {
             let what = format!("{}, which was just made anew", self.path.display());
             return Err(Error::NotFound { what });
@@ -86,9 +86,10 @@ impl GroupFile {
 /// Makes the group with all its lanes, all of them at `start`; does nothing if there is one.
 pub(super) fn create(topic: &TopicInner, name: &str, lanes: u32, start: Start) -> Result<()> {
     let path = path_of(topic, name)?;
-    let disk = &*topic.log.disk;
+    topic.check_in_place()?;
+    let files = &*topic.files;
     let dir = topic.dir.join(GROUPS);
-    disk.create_dir_all(&dir).map_err(|error| Error::io("creating", &dir, error))?;
+    files.make_dir(&dir).map_err(|error| Error::io("creating", &dir, error))?;
     let offset = reader::resolve(topic, start)?;
     let mut bytes = vec![0; PAGE_LEN];
     let header = group::encode_header(topic.settings.topic_id, lanes);
@@ -97,7 +98,7 @@ pub(super) fn create(topic: &TopicInner, name: &str, lanes: u32, start: Start) -
     for _ in 0..lanes {
         bytes.extend_from_slice(&page);
     }
-    match sys::create_durably(disk, &path, &bytes, sys::random()) {
+    match sys::create_durably(files, &path, &bytes, sys::random()) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             Err(Error::io("creating", &path, error))
         }
@@ -107,7 +108,7 @@ pub(super) fn create(topic: &TopicInner, name: &str, lanes: u32, start: Start) -
 
 /// The names of all groups of a topic, sorted.
 pub(super) fn names_of(topic: &TopicInner) -> Result<Vec<String>> {
-    log::names_in(&*topic.log.disk, &topic.dir.join(GROUPS))
+    log::names_in(&*topic.files, &topic.dir.join(GROUPS))
 }
 
 /// The smallest durable position of all lanes of all groups; `None` if there is no group. An
@@ -180,7 +181,7 @@ pub(super) fn reset(topic: &Arc<Open>, name: &str, start: Start) -> Result<u64> 
 pub(super) fn delete(topic: &TopicInner, name: &str) -> Result<()> {
     let group = open_idle(topic, name)?;
     let io = |error| Error::io("deleting", &group.path, error);
-    topic.log.disk.remove_file(&group.path).map_err(io)?;
+    topic.files.remove_file(&group.path).map_err(io)?;
     let dir = topic.dir.join(GROUPS);
-    topic.log.disk.sync_dir(&dir).map_err(|error| Error::io("syncing", &dir, error))
+    topic.files.sync_dir(&dir).map_err(|error| Error::io("syncing", &dir, error))
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use super::file::GroupFile;
 use crate::error::{Error, Result};
 use crate::format::group::GUARD_LOCKS;
-use crate::sys::{Disk, InheritableLock};
+use crate::sys::{Directory, InheritableLock};
 
 /// Keeps a lane's records from other workers while anybody has it open, also after its worker was
 /// killed. A handler that leaves its work to a child process gives it to the child: else another worker
@@ -39,9 +39,10 @@ pub struct LaneGuard {
 }
 
 impl LaneGuard {
-    pub(super) fn take(disk: &dyn Disk, group: &GroupFile, lane: u32) -> Result<LaneGuard> {
+    pub(super) fn take(files: &dyn Directory, group: &GroupFile, lane: u32) -> Result<LaneGuard> {
         let io = |error| Error::io("locking", &group.path, error);
-        let lock = disk.inheritable_lock(&group.path, GUARD_LOCKS + u64::from(lane)).map_err(io)?;
+        let lock =
+            files.inheritable_lock(&group.path, GUARD_LOCKS + u64::from(lane)).map_err(io)?;
         Ok(LaneGuard { lock })
     }
 

@@ -77,7 +77,7 @@ impl Job {
     ///
     /// [`Error::Io`](crate::Error::Io) if no descriptor is left.
     pub fn lane_guard(&self) -> Result<LaneGuard> {
-        LaneGuard::take(&*self.topic.log.disk, &self.group, self.lane)
+        LaneGuard::take(&*self.topic.files, &self.group, self.lane)
     }
 
     /// Its lane.

@@ -15,11 +15,11 @@ use crate::format::settings::Settings;
 use crate::format::{PAGE_LEN, SECTOR_LEN};
 use crate::segment::{list_bases, Segment, Step, Walk};
 use crate::sys::crash_point::crash_point;
-use crate::sys::{self, Access, Disk, DiskFile};
+use crate::sys::{self, Access, Directory, DiskFile};
 
 /// The header pages of a topic.
 pub(super) struct Headers<'a> {
-    disk: &'a dyn Disk,
+    files: &'a dyn Directory,
     dir: &'a Path,
     topic_id: u64,
     execute: bool,
@@ -30,19 +30,19 @@ pub(super) struct Headers<'a> {
 
 impl<'a> Headers<'a> {
     pub(super) fn of(
-        disk: &'a dyn Disk,
+        files: &'a dyn Directory,
         dir: &'a Path,
         settings: &Settings,
         execute: bool,
     ) -> Headers<'a> {
         let topic_id = settings.topic_id;
-        Headers { disk, dir, topic_id, execute, findings: Vec::new(), rebuilt: HashMap::new() }
+        Headers { files, dir, topic_id, execute, findings: Vec::new(), rebuilt: HashMap::new() }
     }
 
     /// What is done about the rest of the topic.
     pub(super) fn repair(self) -> Repair<'a> {
         Repair {
-            disk: self.disk,
+            files: self.files,
             dir: self.dir,
             topic_id: self.topic_id,
             execute: self.execute,
@@ -54,7 +54,7 @@ impl<'a> Headers<'a> {
 
     /// Looks at all segments, and repairs them if asked to.
     pub(super) fn look(&mut self) -> Result<()> {
-        let bases = list_bases(self.disk, self.dir)?;
+        let bases = list_bases(self.files, self.dir)?;
         let mut previous = None;
         for (index, &base) in bases.iter().enumerate() {
             let is_newest = index + 1 == bases.len();
@@ -75,7 +75,7 @@ impl<'a> Headers<'a> {
         let path = self.dir.join(layout::file_name(base));
         let access = if self.execute { Access::ReadWrite } else { Access::Read };
         let io = |error| Error::io("reading", &path, error);
-        let file = match self.disk.open(&path, access) {
+        let file = match self.files.open(&path, access) {
             Ok(file) => file,
             // Trimmed since the directory was read, by a process that uses the topic.
             Err(error) if error.kind() == NotFound && !self.execute => return Ok(None),
@@ -153,7 +153,7 @@ impl<'a> Headers<'a> {
     /// The largest timestamp of all records up to the end of a segment.
     fn max_timestamp(&self, header: Header) -> Result<u64> {
         let path = self.dir.join(layout::file_name(header.base));
-        let file = self.disk.open(&path, Access::Read);
+        let file = self.files.open(&path, Access::Read);
         let file = file.map_err(|error| Error::io("opening", &path, error))?;
         let segment = Arc::new(Segment::with_header(path, file, header)?);
         let mut walk = Walk::new(segment, layout::FIRST_FRAME_AT, false);
@@ -181,7 +181,7 @@ impl<'a> Headers<'a> {
     ) -> Result<()> {
         if self.execute {
             let range = finding.position..finding.position + finding.len;
-            let quarantine = Quarantine::of(self.disk, self.dir);
+            let quarantine = Quarantine::of(self.files, self.dir);
             finding.kept = quarantine.keep(file, &finding.path, range)?;
             crash_point!("repair.header-kept");
             let io = |error| Error::io("writing", &finding.path, error);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::repair::survey;
-use crate::sys::{Access, Disk, DiskFile};
+use crate::sys::{Access, Directory, DiskFile};
 
 const QUARANTINE: &str = "quarantine";
 const CHUNK_LEN: usize = 1 << 20;
@@ -17,14 +17,14 @@ const VARIANTS_MAX: u32 = 10_000;
 /// The quarantine of one topic.
 #[derive(Debug)]
 pub(super) struct Quarantine<'a> {
-    disk: &'a dyn Disk,
+    files: &'a dyn Directory,
     dir: PathBuf,
 }
 
 impl<'a> Quarantine<'a> {
     /// The one in a topic's directory; made when the first file is.
-    pub(super) fn of(disk: &'a dyn Disk, topic_dir: &Path) -> Quarantine<'a> {
-        Quarantine { disk, dir: topic_dir.join(QUARANTINE) }
+    pub(super) fn of(files: &'a dyn Directory, topic_dir: &Path) -> Quarantine<'a> {
+        Quarantine { files, dir: topic_dir.join(QUARANTINE) }
     }
 
     /// Copies a range of a file, durably. `None` if there is nothing but zeros in it.
@@ -47,7 +47,7 @@ impl<'a> Quarantine<'a> {
         let io = |error| Error::io("writing", &temporary, error);
         self.make_dir()?;
         self.remove_leftover(&temporary)?;
-        let copy = self.disk.open(&temporary, Access::CreateNew).map_err(io)?;
+        let copy = self.files.open(&temporary, Access::CreateNew).map_err(io)?;
         copy.allocate(range.end - range.start).map_err(io)?;
         copy_range(file, range.clone(), &*copy).map_err(io)?;
         copy.sync_data().map_err(io)?;
@@ -62,21 +62,21 @@ impl<'a> Quarantine<'a> {
         let to = self.free_name(path, name)?;
         self.sync()?;
         let parent = path.parent().unwrap_or(Path::new("."));
-        self.disk.sync_dir(parent).map_err(|error| Error::io("syncing", parent, error))?;
+        self.files.sync_dir(parent).map_err(|error| Error::io("syncing", parent, error))?;
         Ok(to)
     }
 
     fn make_dir(&self) -> Result<()> {
-        let made = self.disk.create_dir_all(&self.dir);
+        let made = self.files.make_dir(&self.dir).map(drop);
         made.map_err(|error| Error::io("creating", &self.dir, error))
     }
 
     fn sync(&self) -> Result<()> {
-        self.disk.sync_dir(&self.dir).map_err(|error| Error::io("syncing", &self.dir, error))
+        self.files.sync_dir(&self.dir).map_err(|error| Error::io("syncing", &self.dir, error))
     }
 
     fn remove_leftover(&self, temporary: &Path) -> Result<()> {
-        match self.disk.remove_file(temporary) {
+        match self.files.remove_file(temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::io("removing", temporary, error))
             }
@@ -88,7 +88,7 @@ impl<'a> Quarantine<'a> {
     fn give_name(&self, temporary: &Path, copy: &dyn DiskFile, name: &str) -> Result<PathBuf> {
         let path = self.dir.join(name);
         let io = |error| Error::io("comparing", &path, error);
-        if let Ok(earlier) = self.disk.open(&path, Access::Read) {
+        if let Ok(earlier) = self.files.open(&path, Access::Read) {
             if same_bytes(&*earlier, copy).map_err(io)? {
                 // It may not have been durable yet.
                 earlier.sync_data().map_err(io)?;
@@ -105,7 +105,7 @@ impl<'a> Quarantine<'a> {
                 1 => self.dir.join(name),
                 _ => self.dir.join(format!("{name}.{variant}")),
             };
-            match self.disk.rename_no_replace(from, &path) {
+            match self.files.rename_no_replace(from, &path) {
                 Ok(()) => return Ok(path),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(Error::io("renaming", from, error)),

@@ -16,7 +16,7 @@ use crate::format::{epochs, frame, index, PAGE_LEN, SECTOR_LEN};
 use crate::index::Index;
 use crate::segment::{list_bases, Segment, Walk};
 use crate::sys::crash_point::crash_point;
-use crate::sys::{self, clock, Access, Disk, DiskFile};
+use crate::sys::{self, clock, Access, Directory, DiskFile};
 use crate::topic::Frontier;
 
 /// Where the newest segment ends.
@@ -30,7 +30,7 @@ pub(super) enum End {
 
 /// A topic that is looked at for damage, and repaired if `execute` is set.
 pub(super) struct Repair<'a> {
-    pub(super) disk: &'a dyn Disk,
+    pub(super) files: &'a dyn Directory,
     pub(super) dir: &'a Path,
     pub(super) topic_id: u64,
     pub(super) execute: bool,
@@ -44,11 +44,11 @@ pub(super) struct Repair<'a> {
 impl Repair<'_> {
     /// Looks at all segments, and repairs them if asked to. Returns the end as it was found.
     pub(super) fn segments(&mut self, end: End) -> Result<u64> {
-        let mut bases = list_bases(self.disk, self.dir)?;
+        let mut bases = list_bases(self.files, self.dir)?;
         if matches!(end, End::Unknown { .. }) && !self.execute {
             // A writer may have come since nobody was found to live.
             let named = bases.last().copied();
-            bases = list_bases(self.disk, self.dir)?;
+            bases = list_bases(self.files, self.dir)?;
             bases.retain(|&base| Some(base) <= named);
         }
         if let End::Known(frontier) = end {
@@ -106,11 +106,11 @@ impl Repair<'_> {
         let access = if self.execute { Access::ReadWrite } else { Access::Read };
         let opened = match self.rebuilt.get(&base) {
             Some(&header) => {
-                let file = self.disk.open(&path, access);
+                let file = self.files.open(&path, access);
                 let file = file.map_err(|error| Error::io("opening", &path, error))?;
                 Segment::with_header(path.clone(), file, header)
             }
-            None => Segment::open(self.disk, self.dir, base, access),
+            None => Segment::open(self.files, self.dir, base, access),
         };
         match opened {
             Ok(segment) if segment.header.topic_id == self.topic_id => {
@@ -165,7 +165,7 @@ impl Repair<'_> {
                 }
             }
             if self.execute && finding.remedy == Remedy::GiveUp {
-                let quarantine = Quarantine::of(self.disk, self.dir);
+                let quarantine = Quarantine::of(self.files, self.dir);
                 finding.kept = quarantine.keep(segment.file(), path, gap.range.clone())?;
                 finding.done = true;
             }
@@ -213,7 +213,7 @@ impl Repair<'_> {
         bytes[PAGE_LEN..].copy_from_slice(&void.expect("it fits an empty segment"));
         bytes.resize(len as usize, 0);
         let path = self.dir.join(layout::file_name(header.base));
-        sys::create_durably(self.disk, &path, &bytes, sys::random())
+        sys::create_durably(self.files, &path, &bytes, sys::random())
             .map_err(|error| Error::io("creating", &path, error))?;
         Ok(true)
     }
@@ -223,14 +223,14 @@ impl Repair<'_> {
     fn give_segment_up(&mut self, path: &Path, lost: Range<u64>, what: String) -> Result<()> {
         let access = if self.execute { Access::ReadWrite } else { Access::Read };
         let io = |error| Error::io("writing", path, error);
-        let file = self.disk.open(path, access).map_err(io)?;
+        let file = self.files.open(path, access).map_err(io)?;
         let len = file.len().map_err(io)?;
         let mut finding = finding(path, 0, len, what);
         finding.lost = lost.clone();
         finding.remedy = Remedy::GiveUpSegment;
         self.given_up.push(lost.clone());
         if self.execute {
-            finding.kept = Quarantine::of(self.disk, self.dir).keep(&*file, path, 0..len)?;
+            finding.kept = Quarantine::of(self.files, self.dir).keep(&*file, path, 0..len)?;
             crash_point!("repair.kept");
             let base = lost.start;
             self.write_lost_segment(&*file, path, lost)?;
@@ -248,7 +248,7 @@ impl Repair<'_> {
     /// The largest timestamp before the segment that begins at `base`, as far as it says so: at least
     /// that of the records that are lost, so that seeking by time does not begin behind them.
     fn max_timestamp_before(&self, base: u64, otherwise: u64) -> u64 {
-        let follower = Segment::open(self.disk, self.dir, base, Access::Read);
+        let follower = Segment::open(self.files, self.dir, base, Access::Read);
         follower.map_or(otherwise, |segment| segment.header.max_timestamp.max(otherwise))
     }
 
@@ -286,10 +286,10 @@ impl Repair<'_> {
     /// Removes the index of a sealed segment that is unreadable or leads astray, before anything is
     /// written over to which it leads.
     fn index(&mut self, segment: &Arc<Segment>, next: Option<u64>) -> Result<()> {
-        let disk = self.disk;
+        let files = self.files;
         let path = self.dir.join(index::file_name(segment.base()));
         let Some(next) = next else { return Ok(()) };
-        let bytes = match disk.open(&path, Access::Read) {
+        let bytes = match files.open(&path, Access::Read) {
             Ok(file) => {
                 let most = (segment.len() / index::SPACING + 2) as usize;
                 sys::read_start(&*file, index::HEADER_LEN + most * index::ENTRY_LEN)
@@ -325,9 +325,9 @@ impl Repair<'_> {
     }
 
     fn remove_index(&self, path: &Path) -> Result<()> {
-        let (disk, dir) = (self.disk, self.dir);
-        disk.remove_file(path).map_err(|error| Error::io("removing", path, error))?;
-        disk.sync_dir(dir).map_err(|error| Error::io("syncing", dir, error))?;
+        let (files, dir) = (self.files, self.dir);
+        files.remove_file(path).map_err(|error| Error::io("removing", path, error))?;
+        files.sync_dir(dir).map_err(|error| Error::io("syncing", dir, error))?;
         crash_point!("repair.index-removed");
         Ok(())
     }
@@ -335,7 +335,7 @@ impl Repair<'_> {
     /// Entries of recoveries that cannot be read. What they said cannot be known.
     pub(super) fn epochs(&mut self) -> Result<()> {
         let path = self.dir.join("epochs");
-        let bytes = match self.disk.open(&path, Access::Read) {
+        let bytes = match self.files.open(&path, Access::Read) {
             Ok(file) => sys::read_start(&*file, 64 << 20),
             Err(error) if error.kind() == NotFound => return Ok(()),
             Err(error) => Err(error),

@@ -1,27 +1,20 @@
 //! Locks that outlive their process in a child of it.
 
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 
-use super::real::{above_standard_streams, range};
+use super::real::range;
 
 /// A lock on a byte, held until the last process that has it ends or closes it.
 #[derive(Debug)]
 pub(crate) struct InheritableLock(OwnedFd);
 
-/// Opens the file for reading and takes the shared lock on a byte. The descriptor is closed on exec,
-/// and unlike that of other lock files not in a fork.
-pub(super) fn lock(path: &Path, byte: u64) -> io::Result<InheritableLock> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)?;
-    let file = above_standard_streams(file)?;
+/// Takes the shared lock on a byte. The file is open for this alone; its descriptor is closed on exec, and
+/// unlike that of other lock files not in a fork.
+pub(super) fn lock(file: File, byte: u64) -> io::Result<InheritableLock> {
     let mut lock = range(libc::F_RDLCK, byte, 1);
     loop {
         // SAFETY: an open descriptor and a live flock structure.

@@ -1,22 +1,24 @@
 //! The seam to the operating system: files, maps, locks, futex, clock, fork. No other module names
 //! them, and this one knows no format.
 //!
-//! Two implementations of [`Disk`] stand behind it: [`real`] and, for tests, [`sim`], which keeps
+//! Two implementations of [`Directory`] are behind it: [`directory`] and, for tests, [`sim`], which keeps
 //! files in memory, tells durable bytes from cached ones, cuts the power and injects faults.
 
 pub(crate) mod atomic;
 pub(crate) mod clock;
 pub(crate) mod crash_point;
+pub(crate) mod directory;
 pub(crate) mod fork;
 pub(crate) mod futex;
 mod inherited;
 pub(crate) mod map;
-pub(crate) mod real;
+mod real;
 #[cfg(feature = "sim")]
 pub mod sim;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub(crate) use inherited::InheritableLock;
 pub(crate) use map::Map;
@@ -54,29 +56,41 @@ pub(crate) enum Access {
     OpenOrCreate,
 }
 
-/// Names: directories and what is in them.
-pub(crate) trait Disk: Send + Sync + std::fmt::Debug {
-    /// Creates the directory and its missing parents; each new name is synced in its parent.
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
-    /// Opens a regular file; never follows a symbolic link in the last part of the path.
+/// One open directory. Names are looked up from its descriptor, so the directory stays the same one when
+/// it is moved, when its path leads elsewhere, or when the process changes its current directory.
+///
+/// Paths given to its methods are those of messages: they start with [`path`](Self::path), and only the
+/// rest is looked up. A symbolic link is never followed.
+pub(crate) trait Directory: Send + Sync + std::fmt::Debug {
+    /// The absolute path under which it was opened.
+    fn path(&self) -> &Path;
+    /// Returns which directory it is.
+    fn identity(&self) -> io::Result<FileIdentity>;
+    /// Opens a directory in this one.
+    fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Directory>>;
+    /// Opens a directory in this one, and makes it first if it is missing: its name is durable on return.
+    fn make_dir(&self, path: &Path) -> io::Result<Arc<dyn Directory>>;
+    /// Opens a regular file.
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn DiskFile>>;
-    /// Gives a file another name; fails with `AlreadyExists` if that exists.
+    /// Returns which file or directory has this name now.
+    fn identity_of(&self, path: &Path) -> io::Result<FileIdentity>;
+    /// Gives a file or a directory another name; fails with `AlreadyExists` if that exists.
     fn rename_no_replace(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file's name.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty directory.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
-    /// The names in a directory, in no order. Names that are not UTF-8 are left out.
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// Returns the names in a directory, in no order. Names that are not UTF-8 are left out.
+    fn list(&self, path: &Path) -> io::Result<Vec<String>>;
     /// Makes the names in a directory durable.
-    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Takes the lock on a byte of a file through an open file of its own, shared with others of this
     /// kind, for a child process to inherit.
     fn inheritable_lock(&self, path: &Path, byte: u64) -> io::Result<InheritableLock>;
-    /// Random identity of this boot of this machine.
+    /// Returns the random identity of this boot of this machine.
     fn boot_id(&self) -> io::Result<[u64; 2]>;
-    /// What the directory lies on.
-    fn medium(&self, dir: &Path) -> io::Result<Medium>;
+    /// Returns the storage on which it lies.
+    fn medium(&self) -> io::Result<Medium>;
 }
 
 /// One open file.
@@ -104,9 +118,9 @@ pub(crate) trait DiskFile: Send + Sync + std::fmt::Debug {
     fn locked_by_other(&self, start: u64, len: u64) -> io::Result<bool>;
 }
 
-/// Whether there was no descriptor left: nothing was opened, let alone synced, and it may pass.
-pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+/// Whether a symbolic link was met, which is never followed.
+pub(crate) fn is_symbolic_link(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ELOOP)
 }
 
 /// Reads the first `limit` bytes of a file, or all of it if it is shorter.
@@ -121,26 +135,26 @@ pub(crate) fn read_start(file: &dyn DiskFile, limit: usize) -> io::Result<Vec<u8
 /// Creates a small file under its final name so that after a crash it is there whole or not at all.
 /// `unique` makes the temporary name; durable on return.
 pub(crate) fn create_durably(
-    disk: &dyn Disk,
+    files: &dyn Directory,
     path: &Path,
     bytes: &[u8],
     unique: u64,
 ) -> io::Result<()> {
     let temporary = with_suffix(path, &format!(".{unique:016x}.tmp"));
     let written = (|| {
-        let file = disk.open(&temporary, Access::CreateNew)?;
+        let file = files.open(&temporary, Access::CreateNew)?;
         file.allocate(bytes.len() as u64)?;
         file.write_all_at(bytes, 0)?;
         file.sync_data()?;
-        disk.rename_no_replace(&temporary, path)
+        files.rename_no_replace(&temporary, path)
     })();
     if let Err(error) = written {
-        return match disk.remove_file(&temporary) {
+        return match files.remove_file(&temporary) {
             Err(other) if other.kind() != io::ErrorKind::NotFound => Err(other),
             _ => Err(error),
         };
     }
-    disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
+    files.sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
 /// `path` with `suffix` behind its last part.

@@ -20,7 +20,7 @@ use std::{fmt, io};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::map::MemoryOwner;
-use super::{Access, Disk, DiskFile, FileIdentity, Map, Medium};
+use super::{Access, Directory, DiskFile, FileIdentity, Map, Medium};
 
 /// What the page cache writes as one.
 const PAGE_LEN: usize = 4096;
@@ -81,8 +81,7 @@ impl fmt::Debug for SimDisk {
 impl SimDisk {
     /// An empty disk without a size limit.
     pub fn new() -> Self {
-        let roots = ["", "/"].map(|root| (PathBuf::from(root), Node::Directory));
-        Self::of(State::new(BTreeMap::from(roots), 1))
+        Self::of(State::new(Names::new(), 1))
     }
 
     fn of(state: State) -> Self {
@@ -94,9 +93,30 @@ impl SimDisk {
         SimDisk { state: self.state.clone(), process: self.state.lock().next_id() }
     }
 
-    /// What the library gets.
-    pub(crate) fn handle(&self) -> Arc<dyn Disk> {
-        Arc::new(self.clone())
+    /// Opens a directory for the library; makes it first, with its missing parents, if asked to.
+    pub(crate) fn open_root(&self, path: &Path, make: bool) -> io::Result<Arc<dyn Directory>> {
+        let mut dir: Arc<dyn Directory> =
+            Arc::new(SimDirectory { disk: self.clone(), number: ROOT, path: "/".into() });
+        for name in steps(path) {
+            let path = dir.path().join(name);
+            dir = if make { dir.make_dir(&path)? } else { dir.open_dir(&path)? };
+        }
+        Ok(dir)
+    }
+
+    /// Gives a file or a directory another name, live and durable, beneath the processes that have it
+    /// open: what an operator's `mv` does.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such name, or the new one exists.
+    pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) {
+        let mut state = self.state.lock();
+        let keys = [from.as_ref(), to.as_ref()].map(|path| state.names.key(ROOT, path));
+        let [from, to] = keys.map(|key| key.expect("its directory exists"));
+        assert!(state.names.0.contains_key(&from) && !state.names.0.contains_key(&to));
+        state.change(Change::Rename(from, to));
+        state.settle(|_| true);
     }
 
     /// Kills this process: its locks are free at once, and whatever it still calls, also on files
@@ -168,17 +188,15 @@ impl SimDisk {
     /// The live bytes of a file.
     pub fn read(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
         let state = self.state.lock();
-        let bytes = state.inode(&normal(path.as_ref()))?.content.lock().live();
+        let bytes = state.names.file(path.as_ref())?.content.lock().live();
         Some(bytes)
     }
 
     /// The bytes that a power cut cannot take from the file that durably has this name.
     pub fn durable(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
         let state = self.state.lock();
-        match state.durable_names.get(&normal(path.as_ref()))? {
-            Node::File(inode) => Some(inode.content.lock().durable.clone()),
-            Node::Directory => None,
-        }
+        let bytes = state.durable_names.file(path.as_ref())?.content.lock().durable.clone();
+        Some(bytes)
     }
 
     /// Makes `bytes` the live and durable content of a file, which is created if it is missing.
@@ -188,12 +206,12 @@ impl SimDisk {
     /// If there is no such directory, or the file is mapped and `bytes` do not fit into its memory.
     pub fn write(&self, path: impl AsRef<Path>, bytes: &[u8]) {
         let mut state = self.state.lock();
-        let path = normal(path.as_ref());
-        let inode = match state.inode(&path) {
+        let key = state.names.key(ROOT, path.as_ref()).expect("the directory exists");
+        let inode = match state.names.file(path.as_ref()) {
             Some(inode) => inode.clone(),
-            None => state.create(&path).expect("the directory exists"),
+            None => state.create(key.clone()).expect("the directory exists"),
         };
-        state.settle(|change| change.touches(&path));
+        state.settle(|change| change.touches(&key));
         let mut content = inode.content.lock();
         let len = content.len.max(bytes.len());
         content.grow(len).expect("the bytes fit into the mapped memory");
@@ -212,7 +230,7 @@ impl SimDisk {
     /// If there is no such file, or it is shorter.
     pub fn flip(&self, path: impl AsRef<Path>, position: usize, mask: u8) {
         let state = self.state.lock();
-        let inode = state.inode(&normal(path.as_ref())).expect("the file exists");
+        let inode = state.names.file(path.as_ref()).expect("the file exists");
         let mut content = inode.content.lock();
         assert!(position < content.len, "byte {position} of {}", content.len);
         let mut byte = [0];
@@ -233,24 +251,26 @@ impl SimDisk {
     /// If there is no such file.
     pub fn remove(&self, path: impl AsRef<Path>) {
         let mut state = self.state.lock();
-        let path = normal(path.as_ref());
-        assert!(state.inode(&path).is_some(), "there is no file {}", path.display());
-        state.change(Change::Remove(path.clone()));
-        state.settle(|change| change.touches(&path));
+        let path = path.as_ref();
+        assert!(state.names.file(path).is_some(), "there is no file {}", path.display());
+        let key = state.names.key(ROOT, path).expect("the file exists");
+        state.change(Change::Remove(key.clone(), None));
+        state.settle(|change| change.touches(&key));
     }
 
     /// Whether any process holds a lock on a part of this file.
     pub fn is_locked(&self, path: impl AsRef<Path>) -> bool {
         let state = self.state.lock();
-        let inode = state.inode(&normal(path.as_ref())).map(|inode| inode.number);
+        let inode = state.names.file(path.as_ref()).map(|inode| inode.number);
         state.locks.iter().any(|lock| Some(lock.inode) == inode)
     }
 
     /// The live paths of all files, in order.
     pub fn paths(&self) -> Vec<PathBuf> {
-        let state = self.state.lock();
-        let files = state.names.iter().filter(|(_, node)| matches!(node, Node::File(_)));
-        files.map(|(path, _)| path.clone()).collect()
+        let mut paths = Vec::new();
+        self.state.lock().names.collect_files(ROOT, Path::new("/"), &mut paths);
+        paths.sort();
+        paths
     }
 
     fn alive(&self) -> io::Result<MutexGuard<'_, State>> {
@@ -457,55 +477,119 @@ impl Random {
     }
 }
 
+/// The directory that everything else is in.
+const ROOT: u64 = 0;
+
 #[derive(Clone)]
 enum Node {
-    Directory,
+    /// Its number: names below it stay when it is moved.
+    Directory(u64),
     File(Arc<Inode>),
 }
 
-type Names = BTreeMap<PathBuf, Node>;
+/// The number of a directory, and a name in it.
+type Key = (u64, String);
+
+#[derive(Clone)]
+struct Names(BTreeMap<Key, Node>);
+
+impl Names {
+    fn new() -> Names {
+        Names(BTreeMap::new())
+    }
+
+    /// The directory at `path`, from the directory `from` on.
+    fn directory(&self, from: u64, path: &Path) -> io::Result<u64> {
+        steps(path).try_fold(from, |directory, name| {
+            match self.0.get(&(directory, name.to_owned())) {
+                Some(Node::Directory(number)) => Ok(*number),
+                Some(Node::File(_)) => errno(libc::ENOTDIR),
+                None => errno(libc::ENOENT),
+            }
+        })
+    }
+
+    /// The key of a name whose directory exists.
+    fn key(&self, from: u64, path: &Path) -> io::Result<Key> {
+        let Some(name) = steps(path).next_back() else { return errno(libc::EBUSY) };
+        Ok((self.directory(from, path.parent().unwrap_or(Path::new("")))?, name.to_owned()))
+    }
+
+    fn file(&self, path: &Path) -> Option<&Arc<Inode>> {
+        match self.0.get(&self.key(ROOT, path).ok()?)? {
+            Node::File(inode) => Some(inode),
+            Node::Directory(_) => None,
+        }
+    }
+
+    fn in_directory(&self, number: u64) -> impl Iterator<Item = (&str, &Node)> {
+        let names = self.0.range((number, String::new())..(number + 1, String::new()));
+        names.map(|((_, name), node)| (name.as_str(), node))
+    }
+
+    fn has_directory(&self, number: u64) -> bool {
+        let is_it = |node: &Node| matches!(node, Node::Directory(other) if *other == number);
+        number == ROOT || self.0.values().any(is_it)
+    }
+
+    fn collect_files(&self, directory: u64, path: &Path, found: &mut Vec<PathBuf>) {
+        for (name, node) in self.in_directory(directory) {
+            let path = path.join(name);
+            match node {
+                Node::Directory(number) => self.collect_files(*number, &path, found),
+                Node::File(_) => found.push(path),
+            }
+        }
+    }
+}
 
 /// A change of names that no directory sync has covered yet.
 enum Change {
-    Create(PathBuf, Node),
-    Rename(PathBuf, PathBuf),
-    Remove(PathBuf),
+    Create(Key, Node),
+    Rename(Key, Key),
+    /// With the number of the directory, if it is one.
+    Remove(Key, Option<u64>),
 }
 
 impl Change {
-    fn paths(&self) -> [&Path; 2] {
+    fn keys(&self) -> [&Key; 2] {
         match self {
-            Change::Create(path, _) | Change::Remove(path) => [path, path],
+            Change::Create(key, _) | Change::Remove(key, _) => [key, key],
             Change::Rename(from, to) => [from, to],
         }
     }
 
-    fn touches(&self, path: &Path) -> bool {
-        self.paths().contains(&path)
+    fn touches(&self, key: &Key) -> bool {
+        self.keys().contains(&key)
     }
 
     /// The directory whose sync makes the change durable; a rename's is that of the new name.
-    fn directory(&self) -> &Path {
-        parent(self.paths()[1])
+    fn directory(&self) -> u64 {
+        self.keys()[1].0
     }
 
-    /// Whether `earlier` comes first on every disk: it changed the same name, or one below it.
+    /// Whether `earlier` comes first on every disk: it changed the same name, made the directory, or
+    /// emptied the one that is removed.
     fn relies_on(&self, earlier: &Change) -> bool {
-        let related = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
-        self.paths().iter().any(|mine| earlier.paths().iter().any(|path| related(mine, path)))
+        let keys = self.keys();
+        keys.iter().any(|key| earlier.touches(key))
+            || matches!(earlier, Change::Create(_, Node::Directory(made))
+                if keys.iter().any(|(directory, _)| directory == made))
+            || matches!(self, Change::Remove(_, Some(removed))
+                if earlier.keys().iter().any(|(directory, _)| directory == removed))
     }
 
     fn apply(&self, names: &mut Names) {
         match self {
-            Change::Create(path, node) => {
-                names.insert(path.clone(), node.clone());
+            Change::Create(key, node) => {
+                names.0.insert(key.clone(), node.clone());
             }
             Change::Rename(from, to) => {
-                let node = names.remove(from).expect("what it relies on was applied before");
-                names.insert(to.clone(), node);
+                let node = names.0.remove(from).expect("what it relies on was applied before");
+                names.0.insert(to.clone(), node);
             }
-            Change::Remove(path) => {
-                names.remove(path);
+            Change::Remove(key, _) => {
+                names.0.remove(key);
             }
         }
     }
@@ -566,7 +650,7 @@ impl State {
         mut file: impl FnMut(&Inode) -> (u64, Vec<u8>),
     ) -> State {
         let mut last_id = self.last_id;
-        for node in names.values_mut() {
+        for node in names.0.values_mut() {
             if let Node::File(inode) = node {
                 let (number, bytes) = file(inode);
                 let content = Content::of(bytes).expect("there is memory for one more file");
@@ -591,27 +675,13 @@ impl State {
         }
     }
 
-    fn inode(&self, path: &Path) -> Option<&Arc<Inode>> {
-        match self.names.get(path)? {
-            Node::File(inode) => Some(inode),
-            Node::Directory => None,
+    fn create(&mut self, key: Key) -> io::Result<Arc<Inode>> {
+        if !self.names.has_directory(key.0) {
+            return errno(libc::ENOENT);
         }
-    }
-
-    fn check_directory(&self, path: &Path) -> io::Result<()> {
-        let there = path.ancestors().find_map(|path| Some((path, self.names.get(path)?)));
-        match there {
-            Some((found, Node::Directory)) if found == path => Ok(()),
-            Some((_, Node::File(_))) => errno(libc::ENOTDIR),
-            _ => errno(libc::ENOENT),
-        }
-    }
-
-    fn create(&mut self, path: &Path) -> io::Result<Arc<Inode>> {
-        self.check_directory(parent(path))?;
         let content = Mutex::new(Content::of(Vec::new())?);
         let inode = Arc::new(Inode { number: self.next_id(), content });
-        self.change(Change::Create(path.to_owned(), Node::File(inode.clone())));
+        self.change(Change::Create(key, Node::File(inode.clone())));
         Ok(inode)
     }
 
@@ -663,9 +733,9 @@ impl State {
         }
         let named_len = |node: &Node| match node {
             Node::File(inode) => inode.content.lock().len as u64,
-            Node::Directory => 0,
+            Node::Directory(_) => 0,
         };
-        let used_len: u64 = self.names.values().map(named_len).sum();
+        let used_len: u64 = self.names.0.values().map(named_len).sum();
         let mut content = inode.content.lock();
         if len > content.len as u64 && used_len + len - content.len as u64 > self.capacity_len {
             return errno(libc::ENOSPC);
@@ -699,113 +769,140 @@ fn errno<T>(errno: i32) -> io::Result<T> {
     Err(io::Error::from_raw_os_error(errno))
 }
 
-/// Without `.`, so that one file has one spelling.
-fn normal(path: &Path) -> PathBuf {
-    path.components().filter(|part| !matches!(part, Component::CurDir)).collect()
+/// The names that lead from the root to `path`.
+fn steps(path: &Path) -> impl DoubleEndedIterator<Item = &str> {
+    let names = path.components().filter(|part| matches!(part, Component::Normal(_)));
+    names.map(|name| name.as_os_str().to_str().expect("names of these tests are UTF-8"))
 }
 
-fn parent(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new(""))
+/// A directory that one process has open.
+#[derive(Debug)]
+struct SimDirectory {
+    disk: SimDisk,
+    number: u64,
+    path: PathBuf,
 }
 
-impl Disk for SimDisk {
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        let mut state = self.alive()?;
-        let dir = normal(dir);
-        let missing: Vec<&Path> =
-            dir.ancestors().take_while(|dir| !state.names.contains_key(*dir)).collect();
-        let there = dir.ancestors().nth(missing.len());
-        if there.is_some_and(|path| state.inode(path).is_some()) {
-            return errno(libc::EEXIST);
-        }
-        for dir in missing.into_iter().rev() {
-            state.change(Change::Create(dir.to_owned(), Node::Directory));
+impl SimDirectory {
+    fn below<'a>(&self, path: &'a Path) -> &'a Path {
+        path.strip_prefix(&self.path).expect("a path in this directory")
+    }
+
+    fn key(&self, state: &State, path: &Path) -> io::Result<Key> {
+        state.names.key(self.number, self.below(path))
+    }
+
+    fn directory(&self, state: &State, path: &Path) -> io::Result<u64> {
+        state.names.directory(self.number, self.below(path))
+    }
+}
+
+impl Directory for SimDirectory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn identity(&self) -> io::Result<FileIdentity> {
+        drop(self.disk.alive()?);
+        Ok(FileIdentity { dev: 1, ino: self.number })
+    }
+
+    fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
+        let number = self.directory(&*self.disk.alive()?, path)?;
+        Ok(Arc::new(SimDirectory { disk: self.disk.clone(), number, path: path.to_owned() }))
+    }
+
+    fn make_dir(&self, path: &Path) -> io::Result<Arc<dyn Directory>> {
+        let mut state = self.disk.alive()?;
+        let key = self.key(&state, path)?;
+        if !state.names.0.contains_key(&key) {
+            if !state.names.has_directory(key.0) {
+                return errno(libc::ENOENT);
+            }
+            let directory = key.0;
+            let made = Node::Directory(state.next_id());
+            state.change(Change::Create(key, made));
             state.count(Op::SyncDir)?;
-            state.settle(|change| change.directory() == parent(dir));
+            state.settle(|change| change.directory() == directory);
         }
-        Ok(())
+        drop(state);
+        self.open_dir(path)
     }
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn DiskFile>> {
-        let mut state = self.begin(Op::Open)?;
-        let path = normal(path);
-        let inode = match (state.names.get(&path), access) {
+        let mut state = self.disk.begin(Op::Open)?;
+        let key = self.key(&state, path)?;
+        let inode = match (state.names.0.get(&key), access) {
             (Some(_), Access::CreateNew) => return errno(libc::EEXIST),
             (Some(Node::File(inode)), _) => inode.clone(),
-            (Some(Node::Directory), Access::Read) => {
+            (Some(Node::Directory(_)), Access::Read) => {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
             }
-            (Some(Node::Directory), _) => return errno(libc::EISDIR),
-            (None, Access::Read | Access::ReadWrite) => {
-                state.check_directory(parent(&path))?;
-                return errno(libc::ENOENT);
-            }
-            (None, Access::CreateNew | Access::OpenOrCreate) => state.create(&path)?,
+            (Some(Node::Directory(_)), _) => return errno(libc::EISDIR),
+            (None, Access::Read | Access::ReadWrite) => return errno(libc::ENOENT),
+            (None, Access::CreateNew | Access::OpenOrCreate) => state.create(key)?,
         };
         let (open, writable) = (state.next_id(), access != Access::Read);
-        Ok(Box::new(SimFile { disk: self.clone(), open, inode, writable }))
+        Ok(Box::new(SimFile { disk: self.disk.clone(), open, inode, writable }))
+    }
+
+    fn identity_of(&self, path: &Path) -> io::Result<FileIdentity> {
+        let state = self.disk.alive()?;
+        let ino = match state.names.0.get(&self.key(&state, path)?) {
+            None => return errno(libc::ENOENT),
+            Some(Node::Directory(number)) => *number,
+            Some(Node::File(inode)) => inode.number,
+        };
+        Ok(FileIdentity { dev: 1, ino })
     }
 
     fn rename_no_replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.begin(Op::Rename)?;
-        let (from, to) = (normal(from), normal(to));
-        state.check_directory(parent(&from))?;
-        state.check_directory(parent(&to))?;
-        if !state.names.contains_key(&from) {
+        let mut state = self.disk.begin(Op::Rename)?;
+        let (from, to) = (self.key(&state, from)?, self.key(&state, to)?);
+        if !state.names.0.contains_key(&from) {
             return errno(libc::ENOENT);
         }
-        if state.names.contains_key(&to) {
+        if state.names.0.contains_key(&to) {
             return errno(libc::EEXIST);
-        }
-        // The seam promises files only; a directory's unsynced names would have to move along.
-        if state.inode(&from).is_none() {
-            return errno(libc::EISDIR);
         }
         state.change(Change::Rename(from, to));
         Ok(())
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.begin(Op::Remove)?;
-        let path = normal(path);
-        state.check_directory(parent(&path))?;
-        match state.names.get(&path) {
+        let mut state = self.disk.begin(Op::Remove)?;
+        let key = self.key(&state, path)?;
+        match state.names.0.get(&key) {
             None => errno(libc::ENOENT),
-            Some(Node::Directory) => errno(libc::EISDIR),
+            Some(Node::Directory(_)) => errno(libc::EISDIR),
             Some(Node::File(_)) => {
-                state.change(Change::Remove(path));
+                state.change(Change::Remove(key, None));
                 Ok(())
             }
         }
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.begin(Op::Remove)?;
-        let path = normal(path);
-        state.check_directory(&path)?;
-        if path.parent().is_none() {
-            return errno(libc::EBUSY);
-        }
-        if state.names.keys().any(|other| other.parent() == Some(&path)) {
+        let mut state = self.disk.begin(Op::Remove)?;
+        let key = self.key(&state, path)?;
+        let number = self.directory(&state, path)?;
+        if state.names.in_directory(number).next().is_some() {
             return errno(libc::ENOTEMPTY);
         }
-        state.change(Change::Remove(path));
+        state.change(Change::Remove(key, Some(number)));
         Ok(())
     }
 
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let state = self.begin(Op::List)?;
-        let dir = normal(dir);
-        state.check_directory(&dir)?;
-        let children = state.names.keys().filter(|path| path.parent() == Some(&dir));
-        Ok(children.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let state = self.disk.begin(Op::List)?;
+        let number = self.directory(&state, path)?;
+        Ok(state.names.in_directory(number).map(|(name, _)| name.to_owned()).collect())
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut state = self.begin(Op::SyncDir)?;
-        let dir = normal(dir);
-        state.check_directory(&dir)?;
-        state.settle(|change| change.directory() == dir);
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.disk.begin(Op::SyncDir)?;
+        let number = self.directory(&state, path)?;
+        state.settle(|change| change.directory() == number);
         Ok(())
     }
 
@@ -815,11 +912,11 @@ impl Disk for SimDisk {
     }
 
     fn boot_id(&self) -> io::Result<[u64; 2]> {
-        Ok(self.alive()?.boot_id)
+        Ok(self.disk.alive()?.boot_id)
     }
 
-    fn medium(&self, dir: &Path) -> io::Result<Medium> {
-        self.alive()?.check_directory(&normal(dir))?;
+    fn medium(&self) -> io::Result<Medium> {
+        drop(self.disk.alive()?);
         Ok(Medium::Disk)
     }
 }
@@ -969,20 +1066,24 @@ impl MemoryOwner for Mapping {
 
 #[cfg(test)]
 mod tests {
-    use super::super::real::RealDisk;
+    use super::super::directory::RealDirectory;
     use super::*;
 
     const FILE: &str = "/log/file";
 
+    fn root(disk: &SimDisk) -> Arc<dyn Directory> {
+        disk.open_root(Path::new("/"), false).expect("the root is there")
+    }
+
     fn disk_with(bytes: &[u8]) -> SimDisk {
         let disk = SimDisk::new();
-        disk.create_dir_all(Path::new("/log")).expect("the parent is there");
+        disk.open_root(Path::new("/log"), true).expect("creates");
         disk.write(FILE, bytes);
         disk
     }
 
     fn open(disk: &SimDisk, path: &str, access: Access) -> Box<dyn DiskFile> {
-        disk.open(Path::new(path), access).expect("opens")
+        root(disk).open(Path::new(path), access).expect("opens")
     }
 
     fn name_exists(disk: &SimDisk, path: &str) -> bool {
@@ -1058,7 +1159,7 @@ mod tests {
     #[test]
     fn a_rename_without_sync_dir_may_come_back_as_the_old_name() {
         let disk = disk_with(b"bytes");
-        disk.rename_no_replace(Path::new(FILE), Path::new("/log/new")).expect("renames");
+        root(&disk).rename_no_replace(Path::new(FILE), Path::new("/log/new")).expect("renames");
         let mut came_back = [false; 2];
         for seed in 0..100 {
             let image = disk.power_cut(seed);
@@ -1067,7 +1168,7 @@ mod tests {
             came_back[usize::from(is_old)] = true;
         }
         assert_eq!(came_back, [true; 2]);
-        disk.sync_dir(Path::new("/log")).expect("syncs");
+        root(&disk).sync_dir(Path::new("/log")).expect("syncs");
         for seed in 0..100 {
             assert_eq!(disk.power_cut(seed).paths(), [Path::new("/log/new")], "seed {seed}");
         }
@@ -1076,10 +1177,10 @@ mod tests {
     #[test]
     fn a_removed_file_may_come_back_until_its_directory_is_synced() {
         let disk = disk_with(b"bytes");
-        disk.remove_file(Path::new(FILE)).expect("removes");
+        root(&disk).remove_file(Path::new(FILE)).expect("removes");
         assert!((0..100).any(|seed| name_exists(&disk.power_cut(seed), FILE)));
         assert!((0..100).any(|seed| !name_exists(&disk.power_cut(seed), FILE)));
-        disk.sync_dir(Path::new("/log")).expect("syncs");
+        root(&disk).sync_dir(Path::new("/log")).expect("syncs");
         assert!(!(0..100).any(|seed| name_exists(&disk.power_cut(seed), FILE)));
     }
 
@@ -1087,14 +1188,14 @@ mod tests {
     fn a_file_that_comes_back_brings_its_removed_directory_back() {
         let disk = SimDisk::new();
         let (dir, path) = (Path::new("/log/topic"), Path::new("/log/topic/file"));
-        disk.create_dir_all(dir).expect("creates");
+        disk.open_root(dir, true).expect("creates");
         disk.write(path, b"bytes");
-        disk.remove_file(path).expect("removes");
-        disk.remove_dir(dir).expect("removes");
+        root(&disk).remove_file(path).expect("removes");
+        root(&disk).remove_dir(dir).expect("removes");
         let mut seen = BTreeSet::new();
         for seed in 0..100 {
             let image = disk.power_cut(seed);
-            seen.insert((image.list(dir).is_ok(), image.read(path).is_some()));
+            seen.insert((root(&image).list(dir).is_ok(), image.read(path).is_some()));
         }
         assert_eq!(seen, BTreeSet::from([(false, false), (true, false), (true, true)]));
     }
@@ -1106,7 +1207,7 @@ mod tests {
         let disk = SimDisk::new();
         let path = |slot: usize| PathBuf::from(format!("/{}/{}", slot % 2, slot / 2));
         for dir in ["/0", "/1"] {
-            disk.create_dir_all(Path::new(dir)).expect("creates");
+            disk.open_root(Path::new(dir), true).expect("creates");
         }
         for slot in 0..6 {
             disk.write(path(slot), &[slot as u8]);
@@ -1115,17 +1216,17 @@ mod tests {
         for step in 0..2000 {
             let (from, to) = (path(random.below(12)), path(random.below(12)));
             if disk.read(&from).is_some() && disk.read(&to).is_none() {
-                disk.rename_no_replace(&from, &to).expect("renames");
+                root(&disk).rename_no_replace(&from, &to).expect("renames");
             }
             if random.below(8) == 0 {
-                disk.sync_dir(parent(&to)).expect("syncs");
+                root(&disk).sync_dir(to.parent().expect("in a directory")).expect("syncs");
             }
             let image = disk.power_cut(step);
             let files: BTreeSet<_> = image.paths().iter().map(|path| image.read(path)).collect();
             assert_eq!(files.len(), 6, "step {step}");
         }
         for dir in ["/0", "/1"] {
-            disk.sync_dir(Path::new(dir)).expect("syncs");
+            root(&disk).sync_dir(Path::new(dir)).expect("syncs");
         }
         assert_eq!(disk.power_cut(0).paths(), disk.paths());
     }
@@ -1171,7 +1272,7 @@ mod tests {
         let error = file.sync_data().expect_err("killed");
         assert_eq!((error.kind(), error.to_string().as_str()), (io::ErrorKind::Other, "killed"));
         assert!(file.unlock(0, 1).is_err() && file.len().is_err());
-        assert!(doomed.open(Path::new(FILE), Access::Read).is_err());
+        assert!(doomed.open_root(Path::new("/log"), false).is_err());
         drop(file);
         assert!(open(&disk, FILE, Access::Read).locked_by_other(0, 1).expect("probes"));
         assert_eq!(map.word(56).load(Ordering::Relaxed), u64::from_ne_bytes([3; 8]));
@@ -1216,7 +1317,7 @@ mod tests {
         assert_eq!(errno_of(file.allocate(2001)), Some(libc::ENOSPC));
         file.allocate(2000).expect("fits");
         assert_eq!(errno_of(file.write_all_at(b"x", 2000)), Some(libc::ENOSPC));
-        disk.remove_file(Path::new(FILE)).expect("removes");
+        root(&disk).remove_file(Path::new(FILE)).expect("removes");
         file.allocate(3000).expect("fits");
         assert_eq!(disk.read("/log/new"), Some(vec![0; 3000]));
     }
@@ -1249,7 +1350,7 @@ mod tests {
             let image = disk.power_cut(seed);
             let files: Vec<_> =
                 image.paths().into_iter().map(|path| (image.read(&path), path)).collect();
-            (image.boot_id().expect("alive"), files)
+            (root(&image).boot_id().expect("alive"), files)
         };
         let images: BTreeSet<_> = (0..50).map(image).collect();
         assert!(images.len() > 40, "{} different images", images.len());
@@ -1269,7 +1370,7 @@ mod tests {
             assert!(open(image, FILE, Access::ReadWrite).try_lock(0, 1).expect("locks"));
         }
         let inode = |disk: &SimDisk| open(disk, FILE, Access::Read).identity().expect("alive");
-        let boot = |disk: &SimDisk| disk.boot_id().expect("alive");
+        let boot = |disk: &SimDisk| root(disk).boot_id().expect("alive");
         assert_eq!((inode(&reboot), boot(&copy)), (inode(&disk), boot(&disk)));
         assert_ne!(boot(&reboot), boot(&disk));
         assert_ne!(boot(&disk.power_cut(0)), boot(&disk));
@@ -1298,14 +1399,16 @@ mod tests {
     fn errors_are_those_of_the_real_disk() {
         let disk = disk_with(&[9; 3]);
         let real_root = tempfile::tempdir().expect("creates");
-        let (real, real_root) = (RealDisk::with_mode(0o600), real_root.path().join("log"));
-        real.create_dir_all(&real_root).expect("creates");
-        std::fs::write(real_root.join("file"), [9; 3]).expect("writes");
-        let outcomes = |disk: &dyn Disk, root: &Path| {
+        let real = RealDirectory::make(&real_root.path().join("log"), 0o600).expect("creates");
+        std::fs::write(real.path().join("file"), [9; 3]).expect("writes");
+        let outcomes = |disk: &dyn Directory| {
+            let root = disk.path();
             let path = |name| root.join(name);
             let mut outcomes = Vec::new();
             let mut say = |result: io::Result<()>| outcomes.push(result.map_err(|e| e.kind()));
-            say(disk.create_dir_all(&path("dir/inner")));
+            say(disk.make_dir(&path("dir/inner")).map(drop));
+            say(disk.make_dir(&path("dir")).map(drop));
+            say(disk.make_dir(&path("dir/inner")).map(drop));
             say(disk.remove_dir(&path("dir")));
             say(disk.remove_dir(&path("dir/inner")));
             for name in ["file", "missing", "file/below", "missing/below", "dir"] {
@@ -1314,12 +1417,13 @@ mod tests {
                 say(disk.list(&path(name)).map(drop));
                 say(disk.rename_no_replace(&path(name), &path("file")));
                 say(disk.remove_dir(&path(name)));
-                say(disk.create_dir_all(&path("file/below")));
+                say(disk.make_dir(&path("file/below")).map(drop));
+                say(disk.open_dir(&path(name)).map(drop));
+                say(disk.identity_of(&path(name)).map(drop));
             }
             say(disk.open(&path("file"), Access::CreateNew).map(drop));
             say(disk.remove_file(&path("missing")));
-            say(disk.remove_file(root));
-            say(disk.create_dir_all(&path("file")));
+            say(disk.make_dir(&path("file")).map(drop));
             let file = disk.open(&path("file"), Access::Read).expect("opens");
             say(file.write_all_at(b"x", 0));
             say(file.map(3, true).map(drop));
@@ -1328,9 +1432,19 @@ mod tests {
             let mut buf = [0; 5];
             let read = [0, 2, 3, 9].map(|at| file.read_at(&mut buf, at).expect("reads"));
             say(disk.remove_file(&path("file")));
-            say(disk.remove_dir(root));
+            let below = disk.make_dir(&path("below")).expect("creates");
+            say(disk.rename_no_replace(&path("below"), &path("moved")));
+            say(below.open(&path("below/file"), Access::CreateNew).map(drop));
+            say(disk.open(&path("moved/file"), Access::Read).map(drop));
+            say(disk.remove_dir(&path("moved")));
+            say(below.remove_file(&path("below/file")));
+            say(disk.remove_dir(&path("moved")));
+            say(below.open(&path("below/file"), Access::CreateNew).map(drop));
+            say(below.list(&path("below")).map(drop));
+            say(below.sync_dir(&path("below")));
             (outcomes, read)
         };
-        assert_eq!(outcomes(&disk, Path::new("/log")), outcomes(&real, &real_root));
+        let simulated = disk.open_root(Path::new("/log"), false).expect("is there");
+        assert_eq!(outcomes(&*simulated), outcomes(&real));
     }
 }

@@ -31,6 +31,7 @@ impl TopicInner {
         let member = self.member()?;
         let total = checked_len(records)?;
         let timestamp = clock::wall_coarse();
+        self.check_in_place_sometimes(timestamp)?;
         let words = &member.control;
         let guess = self.last_end.load(Ordering::Relaxed);
         let mut draft = Draft::new(records, timestamp, guess);

@@ -50,7 +50,7 @@ impl TopicInner {
             Access::Live(control) => Ok(self.frontier_of(control)),
             Access::Still { published, found, live } => {
                 if live.get().is_none() {
-                    if let Some(control) = living_control(&self.log, &self.dir) {
+                    if let Some(control) = living_control(&self.log, &*self.files) {
                         // Another thread may have been faster: its mapping stays.
                         live.get_or_init(|| control);
                     }
@@ -143,7 +143,7 @@ impl TopicInner {
     }
 
     fn segment_exists(&self, base: u64) -> bool {
-        self.log.disk.open(&self.dir.join(layout::file_name(base)), sys::Access::Read).is_ok()
+        self.files.open(&self.dir.join(layout::file_name(base)), sys::Access::Read).is_ok()
     }
 
     /// The open segment that starts at `base`.
@@ -159,7 +159,7 @@ impl TopicInner {
             Access::Member(_) => sys::Access::ReadWrite,
             _ => sys::Access::Read,
         };
-        let opened = Segment::open(&*self.log.disk, &self.dir, base, access);
+        let opened = Segment::open(&*self.files, &self.dir, base, access);
         let segment = Arc::new(opened.map_err(|error| self.gone(error, base))?);
         if segment.header.topic_id != self.settings.topic_id {
             let value = segment.header.topic_id;
@@ -209,6 +209,9 @@ impl TopicInner {
             &error,
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound
         );
+        if let Some(displaced) = self.displaced().filter(|_| missing) {
+            return displaced;
+        }
         match self.first_offset() {
             Ok(first) if missing && first > base => Error::Trimmed { wanted: base, first },
             _ if missing && self.segments.bases.lock().contains(&base) => Error::Corrupt {
@@ -234,7 +237,7 @@ impl TopicInner {
     /// segment that was read before. A large directory is read in steps, and of segments that are named
     /// between two of them a later one may be seen and an earlier one not.
     pub(crate) fn refresh_bases(&self) -> Result<Vec<u64>> {
-        let list = || list_bases(&*self.log.disk, &self.dir);
+        let list = || list_bases(&*self.files, &self.dir);
         // Before: it is named, and so are all below it.
         let named = match self.words() {
             Some(words) => words.tail.place().active,
@@ -279,6 +282,9 @@ impl TopicInner {
     }
 
     fn no_segment(&self, offset: u64) -> Error {
+        if let Some(displaced) = self.displaced() {
+            return displaced;
+        }
         match self.first_offset() {
             Ok(first) if first > offset => Error::Trimmed { wanted: offset, first },
             _ => Error::Corrupt {
@@ -329,7 +335,7 @@ impl TopicInner {
             index.extend(segment, frontier.position, matches!(self.access, Access::Member(_)))?;
             return Ok(look(index));
         };
-        if let Some(index) = Index::load(&*self.log.disk, &self.dir, segment, end) {
+        if let Some(index) = Index::load(&*self.files, &self.dir, segment, end) {
             return Ok(look(&index));
         }
         let index = self.build_index(segment, end)?;
@@ -341,7 +347,8 @@ impl TopicInner {
         let mut index = Index::new(segment);
         index.extend(segment, segment.len(), false)?;
         if matches!(self.access, Access::Member(_)) {
-            index.store(&*self.log.disk, &self.dir, segment, end)?;
+            self.check_in_place()?;
+            index.store(&*self.files, &self.dir, segment, end)?;
         }
         Ok(index)
     }

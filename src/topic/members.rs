@@ -39,8 +39,7 @@ impl TopicInner {
                 slots
             }),
             _ => self
-                .log
-                .disk
+                .files
                 .open(&path, sys::Access::Read)
                 .and_then(|file| member::living_slots(&*file)),
         }

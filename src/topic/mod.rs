@@ -18,6 +18,7 @@
 
 mod append;
 mod delete;
+mod directory;
 mod draft;
 mod jobs;
 mod locate;
@@ -51,6 +52,7 @@ use crate::record::Record;
 use crate::recovery::RecoveryReport;
 use crate::segment::Segment;
 use crate::sys::fork::Generation;
+use crate::sys::Directory;
 
 pub(crate) use jobs::Open;
 pub(crate) use locate::Frontier;
@@ -70,7 +72,9 @@ pub struct Topic {
 pub(crate) struct TopicInner {
     pub(crate) log: Arc<LogInner>,
     pub(crate) name: String,
+    /// For messages: where the directory was when it was opened.
     pub(crate) dir: PathBuf,
+    pub(crate) files: Arc<dyn Directory>,
     pub(crate) settings: Settings,
     pub(crate) options: TopicOptions,
     access: Access,
@@ -92,6 +96,8 @@ pub(crate) struct TopicInner {
     /// Behind the record that this process appended last: a guess of where the next goes, which costs
     /// other writers nothing.
     last_end: AtomicU64,
+    /// When an append last made sure that the topic's files are in place.
+    checked_at: AtomicU64,
     /// For the background jobs.
     this: Weak<TopicInner>,
 }
@@ -193,7 +199,8 @@ impl Topic {
     ///
     /// [`Error::TooLarge`], [`Error::Invalid`], [`Error::NoSpace`], [`Error::SyncFailed`],
     /// [`Error::ReadOnly`], [`Error::Forked`], [`Error::TimedOut`], [`Error::Io`]: the record was not
-    /// appended. [`Error::Unknown`]: it was, and may not be durable.
+    /// appended, nor if the topic's files were removed ([`Error::NotFound`]) or others were put in their
+    /// place ([`Error::Replaced`]). [`Error::Unknown`]: it was, and may not be durable.
     ///
     /// ```
     /// # fn main() -> deaddrop::Result<()> {

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::directory::{self, Entered};
 use super::{Access, Local, Segments, TopicInner, TopicOptions};
 use crate::control::lock::Owner;
 use crate::control::member::{self, Membership};
@@ -17,7 +18,7 @@ use crate::recovery::{self, Opening, OpeningFacts};
 use crate::segment::{bases_among, list_bases};
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
-use crate::sys::{self, Disk, DiskFile, Medium};
+use crate::sys::{self, clock, Directory, DiskFile, Medium};
 
 pub(super) const SETTINGS: &str = "settings";
 pub(super) const LOCK: &str = "lock";
@@ -25,17 +26,6 @@ const CONTROL: &str = "control";
 pub(super) const EPOCHS: &str = "epochs";
 
 impl TopicInner {
-    /// Whether a topic lies in `dir`.
-    pub(crate) fn exists(disk: &dyn Disk, dir: &Path) -> Result<bool> {
-        use std::io::ErrorKind::{NotADirectory, NotFound};
-        let path = dir.join(SETTINGS);
-        match disk.open(&path, sys::Access::Read) {
-            Ok(_) => Ok(true),
-            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(false),
-            Err(error) => Err(Error::io("opening", &path, error)),
-        }
-    }
-
     /// Opens a topic for reading and writing; `create` makes it if there is none.
     pub(crate) fn open(
         log: &Arc<LogInner>,
@@ -43,29 +33,21 @@ impl TopicInner {
         wanted: Option<TopicOptions>,
         create: bool,
     ) -> Result<Arc<TopicInner>> {
-        let dir = log.topic_dir(name);
-        let disk = &*log.disk;
-        if create {
-            if !TopicInner::exists(disk, &dir)? {
-                // A topic that cannot be made leaves no directory behind.
-                check_medium(log, &dir, &wanted.unwrap_or_default().to_settings(0)?)?;
-            }
-            disk.create_dir_all(&dir).map_err(|error| Error::io("creating", &dir, error))?;
-        } else if !TopicInner::exists(disk, &dir)? {
-            return Err(Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) });
-        }
-        let lock_file = take_gate(log, &dir, name)?;
-        let settings = read_or_create_settings(log, &dir, name, wanted)?;
+        let Entered { files, lock_file } = TopicInner::enter(log, name, || match create {
+            true => make_directory(log, name, wanted),
+            false => TopicInner::directory(log, name),
+        })?;
+        let settings = read_or_create_settings(log, &*files, name, wanted)?;
         if let (true, Some(wanted)) = (settings.1, wanted) {
             let stored = TopicOptions::of_settings(&settings.0);
             if let Some(what) = wanted.difference(&stored) {
                 return Err(Error::Conflict { topic: name.to_owned(), what });
             }
         }
-        let topic = TopicInner::open_gated(log, name, lock_file, settings)?;
+        let topic = TopicInner::open_gated(log, name, files, lock_file, settings)?;
         let member = topic.member()?;
         member::leave_gate(&*member.lock_file)
-            .map_err(|error| Error::io("locking", &dir.join(LOCK), error))?;
+            .map_err(|error| topic.io("locking", &topic.dir.join(LOCK), error))?;
         topic.is_open.store(true, Ordering::Relaxed);
         topic.start_timers();
         Ok(topic)
@@ -77,23 +59,20 @@ impl TopicInner {
     pub(crate) fn open_alone(
         log: &Arc<LogInner>,
         name: &str,
-        before: impl FnOnce(&Settings, u64) -> Result<()>,
+        before: impl FnOnce(&Arc<dyn Directory>, &Settings, u64) -> Result<()>,
     ) -> Result<Arc<TopicInner>> {
-        let dir = log.topic_dir(name);
-        if !TopicInner::exists(&*log.disk, &dir)? {
-            return Err(Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) });
-        }
-        let lock_file = take_gate(log, &dir, name)?;
+        let open = || TopicInner::directory(log, name);
+        let Entered { files, lock_file } = TopicInner::enter(log, name, open)?;
         let alone = member::is_alone(&*lock_file)
-            .map_err(|error| Error::io("locking", &dir.join(LOCK), error))?;
+            .map_err(|error| Error::io("locking", &files.path().join(LOCK), error))?;
         if !alone {
             return Err(Error::Locked { what: format!("topic {name}"), pid: 0 });
         }
-        let settings = read_settings(&*log.disk, &dir)?;
-        let published = trusted_control(log, &dir)
+        let settings = read_settings(&*files)?;
+        let published = trusted_control(log, &*files)
             .map_or(0, |control| control.tail.end.load(Ordering::Acquire));
-        before(&settings, published)?;
-        let topic = TopicInner::open_gated(log, name, lock_file, (settings, true))?;
+        before(&files, &settings, published)?;
+        let topic = TopicInner::open_gated(log, name, files, lock_file, (settings, true))?;
         topic.is_open.store(true, Ordering::Relaxed);
         Ok(topic)
     }
@@ -102,13 +81,13 @@ impl TopicInner {
     fn open_gated(
         log: &Arc<LogInner>,
         name: &str,
+        files: Arc<dyn Directory>,
         lock_file: Box<dyn DiskFile>,
         settings: (Settings, bool),
     ) -> Result<Arc<TopicInner>> {
-        let dir = log.topic_dir(name);
-        check_medium(log, &dir, &settings.0)?;
-        let control = open_control(&*log.disk, &dir)?;
-        let io = |error| Error::io("locking", &dir.join(LOCK), error);
+        check_medium(log, files.path(), &settings.0)?;
+        let control = open_control(&*files)?;
+        let io = |error| Error::io("locking", &files.path().join(LOCK), error);
         let alone = member::is_alone(&*lock_file).map_err(io)?;
         let slot = member::take_slot(&*lock_file).map_err(io)?.ok_or_else(|| Error::Locked {
             what: format!("every one of the {} member slots of topic {name}", control::MAX_MEMBERS),
@@ -118,7 +97,7 @@ impl TopicInner {
         crash_point!("open.slot-taken");
         let membership =
             Membership::new(control, lock_file, Owner::new(slot, generation), Local::default());
-        let topic = TopicInner::assemble(log, name, &dir, settings.0, Access::Member(membership));
+        let topic = TopicInner::assemble(log, name, files, settings.0, Access::Member(membership));
         topic.decide_and_recover(alone, settings.1)?;
         topic.settle_slot(slot)?;
         crash_point!("open.before-gate-is-left");
@@ -128,14 +107,15 @@ impl TopicInner {
     fn assemble(
         log: &Arc<LogInner>,
         name: &str,
-        dir: &Path,
+        files: Arc<dyn Directory>,
         settings: Settings,
         access: Access,
     ) -> Arc<TopicInner> {
         Arc::new_cyclic(|this| TopicInner {
             log: Arc::clone(log),
             name: name.to_owned(),
-            dir: dir.to_owned(),
+            dir: files.path().to_owned(),
+            files,
             settings,
             options: TopicOptions::of_settings(&settings),
             access,
@@ -149,6 +129,7 @@ impl TopicInner {
             jobs: Arc::default(),
             sealed: Arc::default(),
             last_end: 0.into(),
+            checked_at: clock::wall_coarse().into(),
             made_in: log.made_in,
             clock_difference: super::trim::clock_difference(),
             this: Weak::clone(this),
@@ -160,7 +141,7 @@ impl TopicInner {
         let words = &self.member()?.control;
         // Once: a large log has many names.
         let names =
-            self.log.disk.list(&self.dir).map_err(|error| self.io("listing", &self.dir, error))?;
+            self.files.list(&self.dir).map_err(|error| self.io("listing", &self.dir, error))?;
         let bases = bases_among(&names);
         self.segments.bases.lock().clone_from(&bases);
         let facts = OpeningFacts {
@@ -216,8 +197,7 @@ impl TopicInner {
 
     fn control_identity(&self) -> Result<sys::FileIdentity> {
         let path = self.dir.join(CONTROL);
-        self.log
-            .disk
+        self.files
             .open(&path, sys::Access::Read)
             .and_then(|file| file.identity())
             .map_err(|error| self.io("identifying", &path, error))
@@ -303,7 +283,7 @@ impl TopicInner {
     /// Reads the list of epochs.
     pub(super) fn load_epochs(&self) -> Result<()> {
         let path = self.dir.join(EPOCHS);
-        let bytes = match self.log.disk.open(&path, sys::Access::Read) {
+        let bytes = match self.files.open(&path, sys::Access::Read) {
             Ok(file) => sys::read_start(&*file, 64 << 20)
                 .map_err(|error| self.io("reading", &path, error))?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -325,25 +305,21 @@ impl TopicInner {
 
     /// Opens a topic without writing or locking anything.
     pub(crate) fn open_read_only(log: &Arc<LogInner>, name: &str) -> Result<Arc<TopicInner>> {
-        let dir = log.topic_dir(name);
-        let disk = &*log.disk;
-        if !TopicInner::exists(disk, &dir)? {
-            return Err(Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) });
+        let files = TopicInner::directory(log, name)?;
+        let settings = read_settings(&*files)?;
+        if list_bases(&*files, files.path())?.is_empty() {
+            return Err(Error::NotFound { what: format!("segment in {}", files.path().display()) });
         }
-        let settings = read_settings(disk, &dir)?;
-        if list_bases(disk, &dir)?.is_empty() {
-            return Err(Error::NotFound { what: format!("segment in {}", dir.display()) });
-        }
-        let access = match living_control(log, &dir) {
+        let access = match living_control(log, &*files) {
             Some(control) => Access::Live(control),
             None => {
                 // Words whose members are all dead may lack what the last of them did.
-                let published = trusted_control(log, &dir)
+                let published = trusted_control(log, &*files)
                     .map_or(0, |control| control.tail.end.load(Ordering::Acquire));
                 Access::Still { published, found: Mutex::new(None), live: OnceLock::new() }
             }
         };
-        let topic = TopicInner::assemble(log, name, &dir, settings, access);
+        let topic = TopicInner::assemble(log, name, files, settings, access);
         topic.load_epochs()?;
         topic.frontier()?;
         Ok(topic)
@@ -368,36 +344,25 @@ impl Drop for TopicInner {
     }
 }
 
-/// Opens the lock file and takes the gate of the topic that has it under its name.
-pub(super) fn take_gate(log: &LogInner, dir: &Path, name: &str) -> Result<Box<dyn DiskFile>> {
-    let path = dir.join(LOCK);
-    let io = |error| Error::io("locking", &path, error);
-    let deadline = log.options.lock_timeout.map(|timeout| Instant::now() + timeout);
-    let mut pause = Duration::from_micros(50);
-    loop {
-        let file = log.disk.open(&path, sys::Access::OpenOrCreate).map_err(io)?;
-        loop {
-            if member::try_gate(&*file).map_err(io)? {
-                break;
-            }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                let what = format!("another process that is opening topic {name}");
-                return Err(Error::TimedOut { what });
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(10));
-        }
-        // The topic may have been deleted, and made again, while this process waited.
-        let now = log.disk.open(&path, sys::Access::OpenOrCreate).map_err(io)?;
-        if now.identity().map_err(io)? == file.identity().map_err(io)? {
-            return Ok(file);
-        }
+/// Makes the directory of a topic, unless it is there.
+fn make_directory(
+    log: &LogInner,
+    name: &str,
+    wanted: Option<TopicOptions>,
+) -> Result<Arc<dyn Directory>> {
+    let dir = log.topic_dir(name);
+    let topics = log.topics_for_writing()?;
+    if !TopicInner::exists(&**topics, &dir)? {
+        log.check_not_replaced()?;
+        // A topic that cannot be made leaves no directory behind.
+        check_medium(log, &dir, &wanted.unwrap_or_default().to_settings(0)?)?;
     }
+    directory::make(&**topics, &dir)
 }
 
-fn read_settings(disk: &dyn Disk, dir: &Path) -> Result<Settings> {
-    let path = dir.join(SETTINGS);
-    let bytes = disk
+fn read_settings(files: &dyn Directory) -> Result<Settings> {
+    let path = files.path().join(SETTINGS);
+    let bytes = files
         .open(&path, sys::Access::Read)
         .and_then(|file| sys::read_start(&*file, settings::LEN))
         .map_err(|error| Error::io("reading", &path, error))?;
@@ -418,17 +383,16 @@ fn introduce(words: &Words, slot: usize) -> u32 {
 /// The stored settings, and whether they were there before.
 fn read_or_create_settings(
     log: &LogInner,
-    dir: &Path,
+    files: &dyn Directory,
     name: &str,
     wanted: Option<TopicOptions>,
 ) -> Result<(Settings, bool)> {
-    let disk = &*log.disk;
-    let path = dir.join(SETTINGS);
-    match read_settings(disk, dir) {
+    let path = files.path().join(SETTINGS);
+    match read_settings(files) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
         other => return Ok((other?, true)),
     }
-    if !list_bases(disk, dir)?.is_empty() {
+    if !list_bases(files, files.path())?.is_empty() {
         return Err(Error::Corrupt {
             path,
             position: 0,
@@ -437,8 +401,8 @@ fn read_or_create_settings(
         });
     }
     let settings = wanted.unwrap_or_default().to_settings(sys::random())?;
-    check_medium(log, dir, &settings)?;
-    sys::create_durably(disk, &path, &settings.encode(), sys::random())
+    check_medium(log, files.path(), &settings)?;
+    sys::create_durably(files, &path, &settings.encode(), sys::random())
         .map_err(|error| Error::io("creating", &path, error))?;
     crash_point!("create.settings");
     Ok((settings, false))
@@ -456,10 +420,10 @@ fn check_medium(log: &LogInner, dir: &Path, settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-fn open_control(disk: &dyn Disk, dir: &Path) -> Result<Control> {
-    let path = dir.join(CONTROL);
+fn open_control(files: &dyn Directory) -> Result<Control> {
+    let path = files.path().join(CONTROL);
     let io = |error| Error::io("opening", &path, error);
-    let file = disk.open(&path, sys::Access::OpenOrCreate).map_err(io)?;
+    let file = files.open(&path, sys::Access::OpenOrCreate).map_err(io)?;
     file.allocate(control::LEN as u64).map_err(io)?;
     let map = file.map(control::LEN, true).map_err(io)?;
     map.populate(0, control::LEN).map_err(io)?;
@@ -467,21 +431,21 @@ fn open_control(disk: &dyn Disk, dir: &Path) -> Result<Control> {
 }
 
 /// Whether some process has the topic open for writing. Unknown counts as yes.
-fn has_members(log: &LogInner, dir: &Path) -> bool {
-    match log.disk.open(&dir.join(LOCK), sys::Access::Read) {
+fn has_members(files: &dyn Directory) -> bool {
+    match files.open(&files.path().join(LOCK), sys::Access::Read) {
         Ok(lock_file) => !member::is_alone(&*lock_file).unwrap_or(false),
         Err(_) => false,
     }
 }
 
 /// The control words, mapped read-only, if there are members who keep them true.
-pub(super) fn living_control(log: &LogInner, dir: &Path) -> Option<Control> {
-    trusted_control(log, dir).filter(|_| has_members(log, dir))
+pub(super) fn living_control(log: &LogInner, files: &dyn Directory) -> Option<Control> {
+    trusted_control(log, files).filter(|_| has_members(files))
 }
 
 /// The control words, mapped read-only, if they are to be trusted.
-fn trusted_control(log: &LogInner, dir: &Path) -> Option<Control> {
-    let file = log.disk.open(&dir.join(CONTROL), sys::Access::Read).ok()?;
+fn trusted_control(log: &LogInner, files: &dyn Directory) -> Option<Control> {
+    let file = files.open(&files.path().join(CONTROL), sys::Access::Read).ok()?;
     let identity = file.identity().ok()?;
     let control = Control::new(file.map(control::LEN, false).ok()?);
     let of = &control.identity;

@@ -63,6 +63,11 @@ impl TopicInner {
             drop(held);
             return self.give_back(unnamed);
         }
+        if let Err(error) = self.check_in_place() {
+            drop(held);
+            self.give_back(unnamed)?;
+            return Err(error);
+        }
         let header = Header {
             epoch: words.identity.epoch.load(Ordering::Relaxed) as u32,
             base,
@@ -93,8 +98,7 @@ impl TopicInner {
             segment.map()?.write(0, &header.encode());
             segment.map()?.write(layout::HEADER_COPY_AT, &header.encode());
             crash_point!("roll.headed");
-            self.log
-                .disk
+            self.files
                 .rename_no_replace(&unnamed.path, &path)
                 .map_err(|error| self.io("naming", &path, error))?;
             Ok(segment)
@@ -146,7 +150,7 @@ impl TopicInner {
             return Ok(());
         };
         let path = self.prepared_path(owner);
-        match self.log.disk.open(&path, sys::Access::Read) {
+        match self.files.open(&path, sys::Access::Read) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 clear(words, seen);
                 Ok(())
@@ -163,8 +167,7 @@ impl TopicInner {
         let len = (self.words().map_or(0, |words| words.tail.place().position) + needed)
             .next_multiple_of(PAGE_LEN as u64);
         let file = self
-            .log
-            .disk
+            .files
             .open(&path, sys::Access::ReadWrite)
             .map_err(|error| self.io("opening", &path, error))?;
         file.allocate(len).map_err(|error| self.allocation_failed(&path, len, error))?;
@@ -189,7 +192,7 @@ impl TopicInner {
             let word = member.control.prepared.word.load(Ordering::Acquire);
             if let (true, Some(owner)) = (word & READY != 0, Owner::of_word(word as u32)) {
                 let path = self.prepared_path(owner);
-                match self.log.disk.open(&path, sys::Access::ReadWrite) {
+                match self.files.open(&path, sys::Access::ReadWrite) {
                     Ok(file) => return Ok(Unnamed { path, file, prepared: Some(word) }),
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                     Err(error) => return Err(self.io("opening", &path, error)),
@@ -212,8 +215,7 @@ impl TopicInner {
         if unnamed.prepared.is_some() {
             return Ok(());
         }
-        self.log
-            .disk
+        self.files
             .remove_file(&unnamed.path)
             .map_err(|error| self.io("removing", &unnamed.path, error))
     }
@@ -221,12 +223,13 @@ impl TopicInner {
     /// A new file of `len` zero bytes: allocated, and for topics that sync also written and synced, so
     /// that a later sync has no allocation to make durable. Removed again if that fails.
     pub(super) fn make_file(&self, path: &std::path::Path, len: u64) -> Result<Box<dyn DiskFile>> {
-        let disk = &self.log.disk;
-        let file = match disk.open(path, sys::Access::CreateNew) {
+        let files = &self.files;
+        self.check_in_place()?;
+        let file = match files.open(path, sys::Access::CreateNew) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 // Left by a dead process that had this slot and generation on another boot.
-                disk.remove_file(path).map_err(|error| self.io("removing", path, error))?;
-                disk.open(path, sys::Access::CreateNew)
+                files.remove_file(path).map_err(|error| self.io("removing", path, error))?;
+                files.open(path, sys::Access::CreateNew)
             }
             other => other,
         }
@@ -248,7 +251,7 @@ impl TopicInner {
             Ok(()) => Ok(file),
             Err(error) => {
                 let failed = self.allocation_failed(path, len, error);
-                disk.remove_file(path).map_err(|error| self.io("removing", path, error))?;
+                files.remove_file(path).map_err(|error| self.io("removing", path, error))?;
                 Err(failed)
             }
         }
@@ -364,7 +367,7 @@ impl TopicInner {
     }
 
     pub(super) fn remove_if_there(&self, path: &std::path::Path) -> Result<()> {
-        match self.log.disk.remove_file(path) {
+        match self.files.remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(self.io("removing", path, error))
             }

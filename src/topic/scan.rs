@@ -165,7 +165,7 @@ impl TopicInner {
     /// Of a segment file whose header does not decode: whether none was ever written, and how many
     /// records the file can hold.
     fn look_at_header(&self, path: &std::path::Path) -> Result<(bool, u64)> {
-        let file = self.log.disk.open(path, sys::Access::Read);
+        let file = self.files.open(path, sys::Access::Read);
         let file = file.map_err(|error| self.io("opening", path, error))?;
         let io = |error| self.io("reading", path, error);
         let page = sys::read_start(&*file, PAGE_LEN).map_err(io)?;
@@ -289,17 +289,13 @@ impl TopicInner {
         for &base in bases {
             let name = format!("{}.cut-{epoch}", layout::file_name(base));
             let from = self.dir.join(layout::file_name(base));
-            self.log
-                .disk
+            self.files
                 .rename_no_replace(&from, &self.dir.join(&name))
                 .map_err(|error| self.io("setting aside", &from, error))?;
             names.push(name);
         }
         if !names.is_empty() {
-            self.log
-                .disk
-                .sync_dir(&self.dir)
-                .map_err(|error| self.io("syncing", &self.dir, error))?;
+            self.files.sync_dir(&self.dir).map_err(|error| self.io("syncing", &self.dir, error))?;
         }
         Ok(names)
     }
@@ -309,7 +305,7 @@ impl TopicInner {
         self.load_epochs()?;
         let path = self.dir.join(EPOCHS);
         let io = |error| self.io("writing", &path, error);
-        let file = self.log.disk.open(&path, sys::Access::OpenOrCreate).map_err(io)?;
+        let file = self.files.open(&path, sys::Access::OpenOrCreate).map_err(io)?;
         let at = file.len().map_err(io)?.next_multiple_of(epochs::ENTRY_LEN as u64);
         // At least as many epochs as entries: the number of a damaged one is not given again.
         let entries = u32::try_from(at / epochs::ENTRY_LEN as u64).unwrap_or(u32::MAX);
@@ -318,7 +314,7 @@ impl TopicInner {
         file.allocate(at + epochs::ENTRY_LEN as u64).map_err(io)?;
         file.write_all_at(&entry.encode(), at).map_err(io)?;
         file.sync_data().map_err(io)?;
-        self.log.disk.sync_dir(&self.dir).map_err(io)?;
+        self.files.sync_dir(&self.dir).map_err(io)?;
         crash_point!("recover.epoch");
         self.epochs.lock().push(entry);
         Ok(entry.epoch)
@@ -353,8 +349,9 @@ impl TopicInner {
         file.write_all_at(&header.encode(), layout::HEADER_COPY_AT as u64).map_err(io)?;
         file.sync_data().map_err(io)?;
         crash_point!("start.headed");
-        self.log.disk.rename_no_replace(&temporary, &path).map_err(io)?;
-        self.log.disk.sync_dir(&self.dir).map_err(io)?;
+        self.check_in_place()?;
+        self.files.rename_no_replace(&temporary, &path).map_err(io)?;
+        self.files.sync_dir(&self.dir).map_err(io)?;
         crash_point!("start.named");
         self.segments.open.lock().remove(&base);
         words.tail.enter(base, layout::FIRST_FRAME_AT);

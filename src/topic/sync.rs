@@ -17,8 +17,8 @@ use crate::format::segment::{self as layout, Slot};
 use crate::format::settings;
 use crate::segment::Segment;
 use crate::sys::atomic::Ordering;
+use crate::sys::clock;
 use crate::sys::crash_point::crash_point;
-use crate::sys::{self, clock};
 
 /// A sync younger than this is not overtaken.
 const SLOW: u64 = 10_000_000;
@@ -177,16 +177,9 @@ impl TopicInner {
             }
         }
         if words.sync.names_durable.load(Ordering::Acquire) < active + 1 {
-            match self.log.disk.sync_dir(&self.dir) {
-                Ok(()) => {}
-                // The directory was not even opened: no failure was seen and lost.
-                Err(error) if sys::is_out_of_descriptors(&error) => {
-                    return Err(self.io("opening", &self.dir, error))
-                }
-                Err(_) => {
-                    let segment = self.segment(active)?;
-                    return Err(self.latch(words, &segment));
-                }
+            if self.files.sync_dir(&self.dir).is_err() {
+                let segment = self.segment(active)?;
+                return Err(self.latch(words, &segment));
             }
             words.sync.names_durable.fetch_max(active + 1, Ordering::AcqRel);
         }
@@ -201,6 +194,7 @@ impl TopicInner {
             );
             debug_assert!(cleared.is_ok_and(|was| was == suspect) || cleared.is_err());
         }
+        self.check_in_place_after_sync()?;
         words.durable.end.fetch_max(target, Ordering::AcqRel);
         let took = clock::monotonic_coarse().saturating_sub(begun);
         words.sync.recent.store(took, Ordering::Relaxed);

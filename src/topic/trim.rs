@@ -38,10 +38,7 @@ impl TopicInner {
             self.remove_if_there(&self.dir.join(index::file_name(base)))?;
             self.remove_if_there(&self.dir.join(layout::file_name(base)))?;
             crash_point!("trim.removed");
-            self.log
-                .disk
-                .sync_dir(&self.dir)
-                .map_err(|error| self.io("syncing", &self.dir, error))?;
+            self.files.sync_dir(&self.dir).map_err(|error| self.io("syncing", &self.dir, error))?;
         }
         self.remove_indexes_before(first)?;
         self.segments.bases.lock().retain(|&base| base >= first);
@@ -51,7 +48,7 @@ impl TopicInner {
 
     /// Removes indexes that somebody stored after their segment was dropped.
     fn remove_indexes_before(&self, first: u64) -> Result<()> {
-        let names = self.log.disk.list(&self.dir);
+        let names = self.files.list(&self.dir);
         let names = names.map_err(|error| self.io("listing", &self.dir, error))?;
         for name in names {
             if index::parse_file_name(&name).is_some_and(|base| base < first) {

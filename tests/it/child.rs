@@ -44,6 +44,7 @@ fn entry() {
         "stranger" => crate::input::stranger(&words[1..]),
         "other-umask" => crate::modes::other_umask(&words[1..]),
         "far-ahead" => crate::far_ahead::writer(&words[1..]),
+        "resident" => crate::moved::resident(&words[1..]),
         "few-files" => crate::input::few_files(&words[1..]),
         "small-files" => crate::input::small_files(&words[1..]),
         "full-disk" => crate::input::full_disk(&words[1..]),

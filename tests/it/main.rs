@@ -24,6 +24,7 @@ mod input;
 mod ledger;
 mod liveness;
 mod modes;
+mod moved;
 mod power;
 mod random;
 mod repair;

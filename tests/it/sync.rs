@@ -317,10 +317,13 @@ fn running_out_of_descriptors_in_a_sync_is_no_failed_sync() {
     let disk = SimDisk::new();
     let topic = on_sim(&disk, Durability::PowerLoss);
     topic.append(&Record::new(vec![0; 40_000])).unwrap();
-    // The next one is in a new segment, whose name is synced with it.
-    disk.fail(Op::SyncDir, 0, libc::EMFILE);
-    let error = topic.append(&Record::new(vec![1; 40_000])).unwrap_err();
-    assert!(matches!(error, Error::Unknown { offset: 1, .. }), "{error}");
+    // The next one is in a new segment, which this process has not opened.
+    let other = disk.process();
+    on_sim(&other, Durability::PowerLoss).append_unsynced(&Record::new(vec![1; 40_000])).unwrap();
+    other.kill();
+    disk.fail(Op::Open, 0, libc::EMFILE);
+    let error = topic.wait_durable(1).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
     assert!(error.to_string().contains("ulimit -n"), "{error}");
     topic.wait_durable(1).unwrap();
     assert_eq!(topic.append(&Record::new("on")).unwrap(), 2);

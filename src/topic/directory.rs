@@ -1,0 +1,205 @@
+//! A topic's directory: opening it once, and noticing that its files were removed or replaced while they
+//! are in use.
+
+use std::io::ErrorKind::{NotADirectory, NotFound};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::open::{LOCK, SETTINGS};
+use super::{Access, TopicInner};
+use crate::control::member;
+use crate::error::{Error, Result};
+use crate::log::LogInner;
+use crate::sys::atomic::Ordering;
+use crate::sys::{self, Directory, DiskFile};
+
+/// An append checks this often, in nanoseconds, that the topic is still where it was opened.
+const CHECK_INTERVAL: u64 = 1_000_000_000;
+/// How often a topic that is deleted and made again meanwhile is opened before that is an error.
+const TRIES: usize = 100;
+
+/// A topic's directory with the gate of the lock file in it, both still under the topic's name.
+pub(super) struct Entered {
+    pub(super) files: Arc<dyn Directory>,
+    pub(super) lock_file: Box<dyn DiskFile>,
+}
+
+impl TopicInner {
+    /// Whether a topic lies in `dir`, a directory of `topics`.
+    pub(crate) fn exists(topics: &dyn Directory, dir: &Path) -> Result<bool> {
+        let path = dir.join(SETTINGS);
+        match topics.open(&path, sys::Access::Read) {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(false),
+            // Not the file, perhaps, but the directory.
+            Err(error) if sys::is_symbolic_link(&error) && topics.open_dir(dir).is_err() => {
+                Err(refused("opening", dir, error))
+            }
+            Err(error) => Err(Error::io("opening", &path, error)),
+        }
+    }
+
+    /// Opens the directory of an existing topic.
+    pub(crate) fn directory(log: &LogInner, name: &str) -> Result<Arc<dyn Directory>> {
+        let dir = log.topic_dir(name);
+        let not_found =
+            || Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) };
+        let Some(topics) = log.topics_directory()? else { return Err(not_found()) };
+        if !TopicInner::exists(&**topics, &dir)? {
+            return Err(not_found());
+        }
+        topics.open_dir(&dir).map_err(|error| match error.kind() {
+            NotFound => not_found(),
+            _ => refused("opening", &dir, error),
+        })
+    }
+
+    /// Opens the directory that `open` gives, and takes the gate of the topic that has it under its name.
+    pub(super) fn enter(
+        log: &LogInner,
+        name: &str,
+        open: impl Fn() -> Result<Arc<dyn Directory>>,
+    ) -> Result<Entered> {
+        let deadline = log.options.lock_timeout.map(|timeout| Instant::now() + timeout);
+        for _ in 0..TRIES {
+            let files = open()?;
+            let path = files.path().join(LOCK);
+            let io = |error| Error::io("locking", &path, error);
+            let lock_file = match files.open(&path, sys::Access::OpenOrCreate) {
+                // Deleted since it was opened.
+                Err(error) if error.kind() == NotFound => continue,
+                other => other.map_err(io)?,
+            };
+            wait_for_gate(&*lock_file, name, &path, deadline)?;
+            // The topic may have been deleted, and made again, while this process waited.
+            let held = lock_file.identity().map_err(io)?;
+            if is_named(&*files, &path, held)? && is_in_place(log, &*files)? {
+                return Ok(Entered { files, lock_file });
+            }
+        }
+        let what = format!("topic {name}, which is made and deleted all the time");
+        Err(Error::TimedOut { what })
+    }
+
+    /// Whether the name of the topic still leads to it.
+    pub(crate) fn has_its_name(&self) -> Result<bool> {
+        if !is_in_place(&self.log, &*self.files)? {
+            return Ok(false);
+        }
+        match (&self.access, self.check_in_place()) {
+            (Access::Member(_), Err(Error::NotFound { .. } | Error::Replaced { .. })) => Ok(false),
+            (Access::Member(_), Err(error)) => Err(error),
+            _ => Ok(true),
+        }
+    }
+
+    /// Fails if the files of the topic were removed, or others put in their place, since this process
+    /// became a member: the members of those would not see what is written here, nor the other way round.
+    pub(crate) fn check_in_place(&self) -> Result<()> {
+        let member = self.member()?;
+        let path = self.dir.join(LOCK);
+        let held = member.lock_file.identity();
+        let held = held.map_err(|error| self.io("identifying", &path, error))?;
+        match self.files.identity_of(&path) {
+            Ok(found) if found == held => Ok(()),
+            Ok(_) => Err(Error::Replaced { path: self.dir.clone() }),
+            Err(error) if error.kind() == NotFound => Err(self.removed()),
+            Err(error) => Err(self.io("looking for", &path, error)),
+        }
+    }
+
+    /// The same, now and then: an append to a segment that is open resolves no name.
+    #[inline]
+    pub(super) fn check_in_place_sometimes(&self, now: u64) -> Result<()> {
+        if now.abs_diff(self.checked_at.load(Ordering::Relaxed)) < CHECK_INTERVAL {
+            return Ok(());
+        }
+        self.check_in_place()?;
+        self.checked_at.store(now, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Before the durable end moves: what is synced is still the topic.
+    pub(super) fn check_in_place_after_sync(&self) -> Result<()> {
+        let checked = self.check_in_place();
+        if checked.is_err() {
+            // The next append meets it before it writes.
+            self.checked_at.store(0, Ordering::Relaxed);
+        }
+        checked
+    }
+
+    /// Why files are missing that are not damaged: the topic was removed or replaced.
+    pub(super) fn displaced(&self) -> Option<Error> {
+        let checked = self.check_in_place().err();
+        checked.filter(|error| matches!(error, Error::NotFound { .. } | Error::Replaced { .. }))
+    }
+
+    /// The error for a topic whose files are gone.
+    pub(super) fn removed(&self) -> Error {
+        let now = match is_in_place(&self.log, &*self.files) {
+            Ok(false) if self.log.names_topic(&self.dir) => {
+                "another topic was made under its name: ask the log for that one"
+            }
+            _ => "close it, and make it again if it is wanted",
+        };
+        Error::NotFound {
+            what: format!(
+                "topic {} in {} any more: its files were removed while it was open, and nothing is \
+                 appended to it; {now}",
+                self.name,
+                self.log.dir.display()
+            ),
+        }
+    }
+}
+
+/// Makes the directory of a topic, unless it is there.
+pub(super) fn make(topics: &dyn Directory, dir: &Path) -> Result<Arc<dyn Directory>> {
+    topics.make_dir(dir).map_err(|error| refused("creating", dir, error))
+}
+
+/// An error of a topic's directory; of a symbolic link says what is wrong with it.
+fn refused(doing: &'static str, dir: &Path, error: std::io::Error) -> Error {
+    if sys::is_symbolic_link(&error) {
+        let why = "a topic must be a directory of the log, and this is a symbolic link: move the \
+                   directory here, or mount it here (mount --bind)";
+        return Error::Unsupported { path: dir.to_owned(), why: why.into() };
+    }
+    Error::io(doing, dir, error)
+}
+
+fn wait_for_gate(
+    lock_file: &dyn DiskFile,
+    name: &str,
+    path: &Path,
+    deadline: Option<Instant>,
+) -> Result<()> {
+    let mut pause = Duration::from_micros(50);
+    while !member::try_gate(lock_file).map_err(|error| Error::io("locking", path, error))? {
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let what = format!("another process that is opening topic {name}");
+            return Err(Error::TimedOut { what });
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Whether `path` names the file `held`.
+fn is_named(files: &dyn Directory, path: &Path, held: sys::FileIdentity) -> Result<bool> {
+    match files.identity_of(path) {
+        Ok(found) => Ok(found == held),
+        Err(error) if error.kind() == NotFound => Ok(false),
+        Err(error) => Err(Error::io("looking for", path, error)),
+    }
+}
+
+/// Whether the log has this directory under the name with which it was opened.
+fn is_in_place(log: &LogInner, files: &dyn Directory) -> Result<bool> {
+    let Some(topics) = log.topics_directory()? else { return Ok(false) };
+    let held = files.identity().map_err(|error| Error::io("identifying", files.path(), error))?;
+    is_named(&**topics, files.path(), held)
+}
