@@ -69,6 +69,22 @@ impl Record {
         self
     }
 
+    /// The first header of a name of the layers of this crate.
+    pub(crate) fn reserved(&self, name: &str) -> Option<&[u8]> {
+        headers::iter(&self.headers).find(|(found, _)| *found == name).map(|(_, value)| value)
+    }
+
+    /// The record without the headers of the layers of this crate.
+    pub(crate) fn without_reserved_headers(mut self) -> Record {
+        let all = std::mem::take(&mut self.headers);
+        for (name, value) in headers::iter(&all) {
+            if !name.starts_with(headers::RESERVED) {
+                headers::push(&mut self.headers, name, value).expect("it fitted before");
+            }
+        }
+        self
+    }
+
     /// The payload.
     pub fn payload(&self) -> &[u8] {
         &self.payload
@@ -223,6 +239,32 @@ impl OwnedRecord {
             }
         }
         kept
+    }
+
+    /// The record with all its headers, those of the layers of this crate included, after `front`.
+    pub(crate) fn to_record_after(&self, front: &[(&str, &str)]) -> Record {
+        self.with_headers(front.iter().map(|(name, value)| (*name, value.as_bytes())), 0)
+    }
+
+    /// The record with all its headers but the first `skipped`: the reverse of
+    /// [`to_record_after`](Self::to_record_after).
+    pub(crate) fn to_record_without(&self, skipped: usize) -> Record {
+        self.with_headers(std::iter::empty(), skipped)
+    }
+
+    fn with_headers<'a>(
+        &self,
+        front: impl Iterator<Item = (&'a str, &'a [u8])>,
+        skipped: usize,
+    ) -> Record {
+        let mut record = Record { headers: Vec::new(), ..self.to_record() };
+        for (name, value) in front {
+            record.oversized |= headers::push(&mut record.headers, name, value).is_none();
+        }
+        for (name, value) in self.as_ref().headers().skip(skipped) {
+            record.oversized |= headers::push(&mut record.headers, name, value).is_none();
+        }
+        record
     }
 
     /// A record to append elsewhere, with the same key, headers and payload.

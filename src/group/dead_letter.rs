@@ -1,4 +1,10 @@
 //! Copies of records that were given up, in a topic of their own.
+//!
+//! A copy is the record as it stood, with all its headers, after the headers of this module. So it can
+//! be sent again when the original is gone.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 
 use crate::error::{Error, Result};
 use crate::reader::Start;
@@ -10,6 +16,10 @@ const TOPIC: &str = "dead-letter-topic";
 const OFFSET: &str = "dead-letter-offset";
 const GROUP: &str = "dead-letter-group";
 const ATTEMPTS: &str = "dead-letter-attempts";
+const SENT_AT: &str = "dead-letter-sent-at";
+/// Only of a copy without the record's own bytes, which left no room for these headers.
+const BYTES: &str = "dead-letter-bytes";
+/// The last of them: the record's own headers follow.
 const REASON: &str = "dead-letter-reason";
 
 /// The longest reason that is stored.
@@ -19,7 +29,7 @@ const MAX_REASON_LEN: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetter {
-    /// Identifies the record: a request's id, or its offset.
+    /// Identifies the record: a request's id, or its topic, offset and time.
     pub id: String,
     /// The topic that it was in.
     pub topic: String,
@@ -29,6 +39,8 @@ pub struct DeadLetter {
     pub group: String,
     /// The attempts that it has had.
     pub attempts: u32,
+    /// When the record was appended, in nanoseconds since the Unix epoch.
+    pub sent_at: u64,
     /// Why.
     pub reason: String,
 }
@@ -44,6 +56,7 @@ impl DeadLetter {
             offset: text(OFFSET)?.parse().ok()?,
             group: text(GROUP).unwrap_or_default(),
             attempts: text(ATTEMPTS).and_then(|text| text.parse().ok()).unwrap_or(0),
+            sent_at: text(SENT_AT).and_then(|text| text.parse().ok()).unwrap_or(0),
             reason: text(REASON).unwrap_or_default(),
         })
     }
@@ -53,23 +66,46 @@ impl DeadLetter {
         format!("{}@{}@{}", topic.name(), record.offset(), record.as_ref().timestamp_nanos())
     }
 
-    /// Appends a copy; `once` looks first whether there is one of this id.
-    pub(crate) fn keep(&self, dead: &Topic, record: &OwnedRecord, once: bool) -> Result<()> {
-        if once && is_there(dead, &self.id)? {
-            return Ok(());
+    /// The record as it stood before it became the dead letter `kept`; `None` if its bytes are not in
+    /// there.
+    pub(crate) fn original(kept: &OwnedRecord) -> Option<Record> {
+        let record = kept.as_ref();
+        let own = record.headers().position(|(name, _)| name == REASON)? + 1;
+        let is_whole = record.headers().take(own).all(|(name, _)| name != BYTES);
+        is_whole.then(|| kept.to_record_without(own))
+    }
+
+    /// Appends a copy. With `kept`, it looks first whether there is one of this id.
+    pub(crate) fn keep(
+        &self,
+        dead: &Topic,
+        record: &OwnedRecord,
+        kept: Option<&mut Kept>,
+    ) -> Result<()> {
+        if let Some(kept) = kept {
+            if kept.has(dead, &self.id)? {
+                return Ok(());
+            }
         }
-        let with_origin = |copy: Record| {
-            copy.header(ID, &self.id)
-                .header(TOPIC, &self.topic)
-                .header(OFFSET, self.offset.to_string())
-                .header(GROUP, &self.group)
-                .header(ATTEMPTS, self.attempts.to_string())
-                .header(REASON, shortened(&self.reason))
-        };
-        let offset = match dead.append(&with_origin(record.to_record())) {
+        let (offset, attempts) = (self.offset.to_string(), self.attempts.to_string());
+        let sent_at = self.sent_at.to_string();
+        let mut front = vec![
+            (ID, self.id.as_str()),
+            (TOPIC, &self.topic),
+            (OFFSET, &offset),
+            (GROUP, &self.group),
+            (ATTEMPTS, &attempts),
+            (SENT_AT, &sent_at),
+            (REASON, shortened(&self.reason)),
+        ];
+        let offset = match dead.append(&record.to_record_after(&front)) {
             // No room for the headers beside its own: the original is where they say.
             Err(Error::Invalid { .. } | Error::TooLarge { .. }) => {
-                dead.append(&with_origin(Record::default()))?
+                front.insert(0, (BYTES, "in the original"));
+                let headers = front.iter();
+                let copy =
+                    headers.fold(Record::default(), |copy, (name, value)| copy.header(name, value));
+                dead.append(&copy)?
             }
             other => other?,
         };
@@ -78,20 +114,69 @@ impl DeadLetter {
     }
 }
 
-fn is_there(dead: &Topic, id: &str) -> Result<bool> {
-    let end = dead.settled_end()?;
+/// The ids in a dead-letter topic, as far as it was read: looking for one reads only what was appended
+/// since the last look.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// Of this topic: one of the same name can have been made anew.
+    topic_id: u64,
+    read_to: u64,
+    /// Hashes of ids, with the offset of the first letter.
+    found: HashMap<u64, u64>,
+    hasher: RandomState,
+}
+
+impl Kept {
+    /// Whether there is a letter of this id.
+    pub(crate) fn has(&mut self, dead: &Topic, id: &str) -> Result<bool> {
+        if self.topic_id != dead.inner().settings.topic_id {
+            *self = Kept { topic_id: dead.inner().settings.topic_id, ..Kept::default() };
+        }
+        let end = dead.settled_end()?;
+        // Offsets that are given again after a power cut: no server lives through one.
+        let from = self.read_to.min(end);
+        for_each(dead, from, end, |record| {
+            if let Some(id) = record.header(ID) {
+                self.found.entry(self.hasher.hash_one(id)).or_insert(record.offset());
+            }
+            false
+        })?;
+        self.read_to = end;
+        let Some(&at) = self.found.get(&self.hasher.hash_one(id.as_bytes())) else {
+            return Ok(false);
+        };
+        let is_it = |record: &RecordRef<'_>| record.header(ID) == Some(id.as_bytes());
+        // Another id of the same hash may stand in front of it.
+        Ok(for_each(dead, at, at + 1, is_it)? || for_each(dead, 0, end, is_it)?)
+    }
+}
+
+/// Calls `is_it` for the records of a range until it says so. Damage is passed over.
+fn for_each(
+    dead: &Topic,
+    from: u64,
+    end: u64,
+    mut is_it: impl FnMut(&RecordRef<'_>) -> bool,
+) -> Result<bool> {
     let mut reader = dead.reader(Start::First)?;
+    if from > reader.offset() {
+        reader.seek_to(from);
+    }
     reader.pass_over_lost();
     while reader.offset() < end {
-        let kept = match reader.next() {
+        let record = match reader.next() {
             Err(Error::Corrupt { .. }) => {
                 reader.skip_damage()?;
                 continue;
             }
+            Err(Error::Trimmed { first, .. }) => {
+                reader.seek_to(first);
+                continue;
+            }
             other => other?,
         };
-        let Some(kept) = kept else { break };
-        if kept.header(ID) == Some(id.as_bytes()) {
+        let Some(record) = record else { break };
+        if is_it(&record) {
             return Ok(true);
         }
     }
@@ -105,4 +190,67 @@ pub(crate) fn shortened(reason: &str) -> &str {
         len -= 1;
     }
     &reason[..len]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Log;
+
+    fn letter(topic: &Topic, number: u64) -> (DeadLetter, OwnedRecord) {
+        let at = topic.append(&Record::new("x").key("k").header(ID, "its own")).unwrap();
+        let record = topic.reader(Start::Offset(at)).unwrap().next().unwrap().unwrap().to_owned();
+        let letter = DeadLetter {
+            id: format!("id-{number}"),
+            topic: topic.name().to_owned(),
+            offset: at,
+            group: "g".into(),
+            attempts: 1,
+            sent_at: record.as_ref().timestamp_nanos(),
+            reason: "why".into(),
+        };
+        (letter, record)
+    }
+
+    #[test]
+    fn a_letter_is_kept_once_for_its_id_and_holds_the_record_as_it_stood() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path()).unwrap();
+        let (topic, dead) = (log.topic("t").unwrap(), log.topic("t.g.dead").unwrap());
+        let mut kept = Kept::default();
+        for _ in 0..2 {
+            for number in 0..3 {
+                let (letter, record) = letter(&topic, number);
+                letter.keep(&dead, &record, Some(&mut kept)).unwrap();
+            }
+        }
+        assert_eq!(dead.high_watermark().unwrap(), 3);
+        let record = dead.reader(Start::First).unwrap().next().unwrap().unwrap().to_owned();
+        assert_eq!(DeadLetter::of(&record.as_ref()).unwrap().id, "id-0");
+        let original = DeadLetter::original(&record).unwrap();
+        assert_eq!(original, Record::new("x").key("k").header(ID, "its own"));
+    }
+
+    #[test]
+    fn a_look_for_an_id_reads_only_what_was_appended_since_the_last_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path()).unwrap();
+        let (topic, dead) = (log.topic("t").unwrap(), log.topic("t.g.dead").unwrap());
+        let mut kept = Kept::default();
+        for number in 0..3 {
+            let (letter, record) = letter(&topic, number);
+            letter.keep(&dead, &record, None).unwrap();
+        }
+        assert!(kept.has(&dead, "id-1").unwrap() && !kept.has(&dead, "id-3").unwrap());
+        // What it has read it knows from its own notes alone.
+        kept.found.clear();
+        let (letter, record) = letter(&topic, 3);
+        letter.keep(&dead, &record, None).unwrap();
+        assert!(kept.has(&dead, "id-3").unwrap() && !kept.has(&dead, "id-1").unwrap());
+        drop(dead);
+        log.delete_topic("t.g.dead").unwrap();
+        let dead = log.topic("t.g.dead").unwrap();
+        letter.keep(&dead, &record, Some(&mut kept)).unwrap();
+        assert_eq!(dead.high_watermark().unwrap(), 1, "a topic made anew has no letters");
+    }
 }

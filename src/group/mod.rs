@@ -55,8 +55,8 @@ use crate::sys::Access;
 use crate::topic::{Open, Topic, TopicInner, TopicOptions};
 
 pub(crate) use attempt::{Called, Fate, Note};
-pub(crate) use dead_letter::shortened;
 pub use dead_letter::DeadLetter;
+pub(crate) use dead_letter::{shortened, Kept};
 pub(crate) use dispatch::Dispatch;
 pub(crate) use file::durable_floor;
 pub use guard::LaneGuard;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::attempt::{Called, Fate, Note};
-use super::dead_letter::DeadLetter;
+use super::dead_letter::{DeadLetter, Kept};
 use super::dispatch::Dispatch;
 use super::stats::{Counters, WorkerStats};
 use super::{Group, HandlerError, Job, Running, WorkerOptions};
@@ -30,6 +30,7 @@ pub struct Worker {
     options: WorkerOptions,
     dispatch: Dispatch,
     dead: Option<Topic>,
+    kept: Kept,
     handler: Handler,
 }
 
@@ -52,6 +53,7 @@ impl Worker {
             options,
             dispatch,
             dead: None,
+            kept: Kept::default(),
             handler,
         })
     }
@@ -155,15 +157,19 @@ impl Worker {
             offset: job.offset(),
             group: self.group.clone(),
             attempts: job.attempt,
+            sent_at: job.record().timestamp_nanos(),
             reason: why,
         };
-        letter.keep(self.dead_topic()?, &job.record, job.may_be_kept || job.attempt > 1)?;
+        self.open_dead_topic()?;
+        let dead = self.dead.as_ref().expect("opened above");
+        let is_repeated = job.may_be_kept || job.attempt > 1;
+        letter.keep(dead, &job.record, is_repeated.then_some(&mut self.kept))?;
         crate::sys::crash_point::crash_point!("lane.kept-dead");
         self.dispatch.done(job)?;
         Ok(true)
     }
 
-    fn dead_topic(&mut self) -> Result<&Topic> {
+    fn open_dead_topic(&mut self) -> Result<()> {
         if self.dead.is_none() {
             let name = dead_name(&self.topic, &self.group);
             let durability = self.options.dead_letter.unwrap_or_else(|| TopicOptions {
@@ -176,7 +182,7 @@ impl Worker {
             };
             self.dead = Some(topic);
         }
-        Ok(self.dead.as_ref().expect("set above"))
+        Ok(())
     }
 }
 

@@ -11,8 +11,9 @@ use super::call::Call;
 use super::callbacks::{is_inside, Callbacks, ParkedTopic};
 use super::delivery::close;
 use super::envelope::{Envelope, Kind};
-use super::link::{cursor_name, Link, Outstanding, GUARD_PREFIX};
+use super::link::{cursor_name, Link, GUARD_PREFIX};
 use super::outcome::{Completed, Parked};
+use super::pending::Outstanding;
 use super::request::RequestBuilder;
 use super::request_id::RequestId;
 use super::spans;
@@ -263,6 +264,10 @@ impl ClientInner {
 /// start of this client cannot be told from a second reply to a request that has its outcome: it goes to
 /// [`on_late`](ClientBuilder::on_late), as every record behind the first of a request does. The first is
 /// the outcome, whoever wrote it: ids are no secrets.
+///
+/// A dead letter of this client's that somebody sends [again](super::DeadLetters) is a new request with
+/// the callback and the context of the old one: it is outstanding when the client has read the record of the
+/// reply topic that says so.
 ///
 /// In the topics of every service that it used, a client keeps positions: `client.NAME` in both, and
 /// `client-floor.NAME` in the reply topic. Nothing above them is dropped by retention. They move on while the client

@@ -29,7 +29,7 @@ impl Server {
 
     /// Copies a record to the dead-letter topic, with where it came from and why; once for each id.
     pub(super) fn keep_dead(
-        &self,
+        &mut self,
         job: &Job,
         envelope: Option<&Envelope>,
         why: &str,
@@ -42,9 +42,11 @@ impl Server {
             offset: job.offset(),
             group: super::server::GROUP.to_owned(),
             attempts: job.attempt,
+            sent_at: job.record().timestamp_nanos(),
             reason: why.to_owned(),
         };
-        letter.keep(&dead, &job.record, job.may_be_kept || job.attempt > 1)
+        let is_repeated = job.may_be_kept || job.attempt > 1;
+        letter.keep(&dead, &job.record, is_repeated.then_some(&mut self.kept))
     }
 }
 

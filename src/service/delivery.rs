@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::client::ClientInner;
 use super::envelope::{Envelope, Kind};
-use super::link::{Link, Pending};
+use super::link::Link;
 use super::outcome::{Completed, Outcome};
+use super::pending::Pending;
 use super::spans;
 use super::stats::count;
 use crate::consumer::Consumer;
@@ -103,6 +104,9 @@ impl Delivery {
             }
         };
         let Some(outcome) = Outcome::of(&envelope, record) else {
+            if envelope.kind == Kind::Redriven {
+                link.await_redriven(record, envelope)?;
+            }
             self.cursor.commit()?;
             return Ok(false);
         };
@@ -180,7 +184,9 @@ pub(super) fn completed(
         envelope.conversation = pending.envelope.conversation;
         envelope.cause = pending.envelope.cause;
         envelope.traceparent = pending.envelope.traceparent;
-        envelope.request_offset = Some(pending.offset);
+        if !pending.is_announced || envelope.request_offset.is_none() {
+            envelope.request_offset = Some(pending.offset);
+        }
     }
     let recovered = envelope.id.incarnation() != client.incarnation;
     Completed { envelope, outcome, late, recovered, requests: Some(link.requests.clone()) }
@@ -212,6 +218,6 @@ pub(super) fn close(
     kind: Kind,
 ) -> Result<()> {
     debug_assert_eq!(pending.envelope.id.client(), client.name);
-    let envelope = pending.envelope.outcome(kind, pending.offset);
+    let envelope = pending.envelope.outcome(kind, link.offset_of(pending)?);
     link.replies.append(&envelope.seal(Record::default())).map(drop)
 }

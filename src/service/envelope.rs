@@ -33,6 +33,8 @@ const CAUSE: u8 = 13;
 const TRACEPARENT: u8 = 14;
 const BEGUN_AT: u8 = 15;
 const HANDLER_NANOS: u8 = 16;
+const REDRIVE_OF: u8 = 17;
+const REPLY_FLOOR: u8 = 18;
 
 /// What a record is to a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +54,12 @@ pub enum Kind {
     Cancelled,
     /// In a client's parked topic: the parked outcome was delivered.
     Unparked,
+    /// In a reply topic: a dead-lettered request is sent again, as the request of this id. Its client
+    /// waits for the outcome from here on.
+    Redriven,
 }
 
-const KINDS: [(Kind, u64, &str); 7] = [
+const KINDS: [(Kind, u64, &str); 8] = [
     (Kind::Request, 1, "request"),
     (Kind::Reply, 2, "reply"),
     (Kind::Failed, 3, "failed"),
@@ -62,6 +67,7 @@ const KINDS: [(Kind, u64, &str); 7] = [
     (Kind::Expired, 5, "expired"),
     (Kind::Cancelled, 6, "cancelled"),
     (Kind::Unparked, 7, "unparked"),
+    (Kind::Redriven, 8, "redriven"),
 ];
 
 impl fmt::Display for Kind {
@@ -103,6 +109,11 @@ pub struct Envelope {
     pub begun_at: Option<u64>,
     /// Of an outcome: how long the handler took.
     pub handler_nanos: Option<u64>,
+    /// The dead-lettered request that this one sends again.
+    pub redrive_of: Option<RequestId>,
+    /// Of a request: an end of the reply topic before it was sent. Its outcome is at this offset or
+    /// after it.
+    pub reply_floor: Option<u64>,
 }
 
 impl Envelope {
@@ -122,6 +133,8 @@ impl Envelope {
             traceparent: String::new(),
             begun_at: None,
             handler_nanos: None,
+            redrive_of: None,
+            reply_floor: None,
         }
     }
 
@@ -135,6 +148,7 @@ impl Envelope {
             conversation: self.conversation.clone(),
             cause: self.cause.clone(),
             traceparent: self.traceparent.clone(),
+            redrive_of: self.redrive_of.clone(),
             ..Envelope::new(kind, self.id.clone())
         }
     }
@@ -195,7 +209,12 @@ impl Envelope {
         if let Some(offset) = self.request_offset {
             field(REQUEST_OFFSET, &offset.to_le_bytes());
         }
-        for (tag, id) in [(CONVERSATION, &self.conversation), (CAUSE, &self.cause)] {
+        let ids = [
+            (CONVERSATION, &self.conversation),
+            (CAUSE, &self.cause),
+            (REDRIVE_OF, &self.redrive_of),
+        ];
+        for (tag, id) in ids {
             if let Some(id) = id {
                 field(tag, id.to_string().as_bytes());
             }
@@ -203,7 +222,12 @@ impl Envelope {
         if !self.traceparent.is_empty() {
             field(TRACEPARENT, self.traceparent.as_bytes());
         }
-        for (tag, number) in [(BEGUN_AT, self.begun_at), (HANDLER_NANOS, self.handler_nanos)] {
+        let numbers = [
+            (BEGUN_AT, self.begun_at),
+            (HANDLER_NANOS, self.handler_nanos),
+            (REPLY_FLOOR, self.reply_floor),
+        ];
+        for (tag, number) in numbers {
             if let Some(number) = number {
                 field(tag, &number.to_le_bytes());
             }
@@ -254,6 +278,8 @@ impl Envelope {
                 TRACEPARENT => envelope.traceparent = text()?,
                 BEGUN_AT => envelope.begun_at = Some(number()?),
                 HANDLER_NANOS => envelope.handler_nanos = Some(number()?),
+                REDRIVE_OF => envelope.redrive_of = Some(id_of(text()?)?),
+                REPLY_FLOOR => envelope.reply_floor = Some(number()?),
                 _ => {}
             }
             rest = &rest[5 + value.len()..];
@@ -289,7 +315,12 @@ impl fmt::Display for Envelope {
         if let Some(offset) = self.request_offset {
             write!(f, " request-offset={offset}")?;
         }
-        for (name, id) in [("conversation", &self.conversation), ("cause", &self.cause)] {
+        let ids = [
+            ("conversation", &self.conversation),
+            ("cause", &self.cause),
+            ("redrive-of", &self.redrive_of),
+        ];
+        for (name, id) in ids {
             if let Some(id) = id {
                 write!(f, " {name}={id}")?;
             }
@@ -320,6 +351,8 @@ mod tests {
         envelope.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into();
         envelope.begun_at = Some(11);
         envelope.handler_nanos = Some(12);
+        envelope.redrive_of = Some(RequestId::new("d", 3, 3));
+        envelope.reply_floor = Some(13);
         let bytes = envelope.encode();
         assert_eq!(Envelope::decode(&bytes).unwrap(), envelope);
         for len in 0..bytes.len() {

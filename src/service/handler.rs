@@ -39,6 +39,11 @@ impl<'a> Request<'a> {
         self.envelope.cause.as_ref()
     }
 
+    /// The dead-lettered request that it sends again, if it is a redrive.
+    pub fn redrive_of(&self) -> Option<&RequestId> {
+        self.envelope.redrive_of.as_ref()
+    }
+
     /// The W3C trace context that it was sent with, if that is well-formed.
     pub fn traceparent(&self) -> Option<&str> {
         self.envelope.traceparent()

@@ -7,17 +7,13 @@
 //! reply topic, `client-floor.NAME`: retention by consumption lets go of nothing behind it. (A prefix,
 //! because `NAME.floor` may be another client.)
 
-use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::delivery::Delivery;
-use super::envelope::{Envelope, Kind};
-use super::outcome::Completed;
-use super::request_id::RequestId;
-use super::settle::settle;
+use super::pending::{Outstanding, State};
 use super::{open_topic, replies_of, requests_of};
 use crate::consumer::Consumer;
 use crate::error::Result;
@@ -25,118 +21,6 @@ use crate::log::Log;
 use crate::reader::Start;
 use crate::sys::clock;
 use crate::topic::{Topic, TopicOptions};
-
-/// A request without an outcome.
-#[derive(Debug, Clone)]
-pub(super) struct Pending {
-    /// The request's offset, or one before it while it is being sent.
-    pub(super) offset: u64,
-    /// The end of the reply topic when it was sent, or an offset before it.
-    pub(super) reply_floor: u64,
-    /// The request's.
-    pub(super) envelope: Envelope,
-    /// The deadline by the boot clock: does not jump while this process runs.
-    pub(super) due: Option<u64>,
-    pub(super) sent_at: u64,
-    /// Its call handle has the outcome, which delivery has not come to yet.
-    pub(super) is_taken: bool,
-}
-
-/// A request without an outcome, as a client lists it.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Outstanding {
-    /// Which request.
-    pub id: RequestId,
-    /// The service that it was sent to.
-    pub service: String,
-    /// The callback that waits for it; empty: a call handle.
-    pub callback: String,
-    /// Its offset in the request topic.
-    pub offset: u64,
-    /// When it was sent, by the wall clock.
-    pub sent_at: SystemTime,
-    /// When it expires, if it has a deadline.
-    pub deadline: Option<SystemTime>,
-}
-
-/// The requests in flight, and who waits for them.
-#[derive(Debug, Default)]
-pub(super) struct State {
-    pending: HashMap<RequestId, Pending>,
-    by_offset: BTreeSet<(u64, RequestId)>,
-    by_due: BTreeSet<(u64, RequestId)>,
-    /// Call handles that wait, with what came.
-    pub(super) calls: HashMap<RequestId, Option<Completed>>,
-}
-
-impl State {
-    pub(super) fn insert(&mut self, pending: Pending) {
-        let id = pending.envelope.id.clone();
-        self.by_offset.insert((pending.offset, id.clone()));
-        if let Some(due) = pending.due {
-            self.by_due.insert((due, id.clone()));
-        }
-        self.pending.insert(id, pending);
-    }
-
-    pub(super) fn remove(&mut self, id: &RequestId) -> Option<Pending> {
-        let pending = self.pending.remove(id)?;
-        self.by_offset.remove(&(pending.offset, id.clone()));
-        if let Some(due) = pending.due {
-            self.by_due.remove(&(due, id.clone()));
-        }
-        Some(pending)
-    }
-
-    pub(super) fn count(&self) -> usize {
-        self.pending.len()
-    }
-
-    pub(super) fn get(&self, id: &RequestId) -> Option<&Pending> {
-        self.pending.get(id)
-    }
-
-    /// Notes the offset that a request got, if its outcome was not faster.
-    pub(super) fn sent(&mut self, id: &RequestId, offset: u64) {
-        if let Some(pending) = self.pending.get_mut(id) {
-            self.by_offset.remove(&(pending.offset, id.clone()));
-            pending.offset = offset;
-            self.by_offset.insert((offset, id.clone()));
-        }
-    }
-
-    /// Notes that the call handle of a request has its outcome.
-    pub(super) fn take_call(&mut self, id: &RequestId) {
-        self.calls.remove(id);
-        if let Some(pending) = self.pending.get_mut(id) {
-            pending.is_taken = true;
-        }
-    }
-
-    /// Takes a request out of the timer whose deadline has passed.
-    pub(super) fn take_due(&mut self, now: u64) -> Option<(RequestId, Pending)> {
-        if self.next_due()? > now {
-            return None;
-        }
-        let (_, id) = self.by_due.pop_first()?;
-        let pending = self.pending.get_mut(&id).expect("removed from both together");
-        pending.due = None;
-        Some((id, pending.clone()))
-    }
-
-    /// Puts a request back into the timer, unless it has come to its end meanwhile.
-    pub(super) fn set_due(&mut self, id: &RequestId, due: u64) {
-        if let Some(pending) = self.pending.get_mut(id) {
-            pending.due = Some(due);
-            self.by_due.insert((due, id.clone()));
-        }
-    }
-
-    pub(super) fn next_due(&self) -> Option<u64> {
-        self.by_due.first().map(|(due, _)| *due)
-    }
-}
 
 /// See the module.
 pub(super) struct Link {
@@ -148,13 +32,13 @@ pub(super) struct Link {
     pub(super) answered: Condvar,
     /// Held by the thread that reads the replies.
     pub(super) delivery: Mutex<Delivery>,
-    floor: Mutex<Floor>,
+    pub(super) floor: Mutex<Floor>,
 }
 
 /// The positions of the oldest request without an outcome.
-struct Floor {
+pub(super) struct Floor {
     /// In the request topic; its second position is the reply floor.
-    requests: Consumer,
+    pub(super) requests: Consumer,
     /// In the reply topic: never durably above a reply floor that a power loss could bring back.
     guard: Consumer,
     /// What is durable of both positions.
@@ -209,60 +93,20 @@ impl Link {
         Ok(Arc::new(link))
     }
 
-    /// Finds the requests that an earlier start of the client left without an outcome.
-    fn rebuild(&self, client: &str) -> Result<()> {
-        let floor = &self.floor.lock().requests;
-        let mut delivery = self.delivery.lock();
-        let end = self.requests.settled_end()?;
-        let from = floor.committed().max(self.requests.first_offset()?).min(end);
-        let reply_floor = floor.floor().min(self.replies.settled_end()?);
-        floor.set_floor(reply_floor);
-        let mut state = self.state.lock();
-        let mut reader = self.requests.reader(Start::Offset(from))?;
-        reader.pass_over_lost();
-        while reader.offset() < end {
-            let Some(record) = reader.next()? else { break };
-            let Some(Ok(envelope)) = Envelope::of(&record) else { continue };
-            if envelope.kind == Kind::Request && envelope.id.client() == client {
-                let pending = Pending {
-                    offset: record.offset(),
-                    reply_floor,
-                    due: envelope.deadline.map(boot_time_of),
-                    envelope,
-                    sent_at: record.timestamp_nanos(),
-                    is_taken: false,
-                };
-                state.insert(pending);
-            }
-        }
-        // Replies below the committed position were delivered; before the floor there are none.
-        let committed = delivery.cursor.committed();
-        if reply_floor < committed {
-            for id in settle(&self.replies, reply_floor)?.ids_below(committed) {
-                state.remove(&id);
-            }
-        } else {
-            delivery.cursor.set_position(reply_floor)?;
-        }
-        Ok(())
-    }
-
     /// Moves the floor to the oldest request without an outcome. `replies_read`: the replies below it
     /// were delivered.
     pub(super) fn raise_floor(&self, state: &State, replies_read: u64) -> Result<()> {
         let floor = &mut self.floor.lock().requests;
-        let oldest = state.by_offset.first().and_then(|(offset, id)| {
-            state.pending.get(id).map(|pending| (*offset, pending.reply_floor))
-        });
-        let (offset, reply_floor) = match oldest {
+        let (offset, reply_floor) = match state.oldest() {
             Some(oldest) => oldest,
             // Nothing pins: a request that is sent from now on gets an offset from here on.
             None => (self.requests.high_watermark()?, replies_read),
         };
         if offset >= floor.committed() {
             floor.set_position(offset)?;
-            // Its reply is above what was read before it was sent, whatever its own floor says.
-            floor.set_floor(reply_floor.max(floor.floor()));
+            // Not above what was read: a redrive may be announced there. Its reply is above what was
+            // read before it was sent, whatever its own floor says.
+            floor.set_floor(reply_floor.min(replies_read).max(floor.floor()));
         }
         Ok(())
     }
@@ -292,7 +136,6 @@ impl Link {
         let time = |nanos| SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos);
         let state = self.state.lock();
         let mut all: Vec<Outstanding> = state
-            .pending
             .iter()
             .map(|(id, pending)| Outstanding {
                 id: id.clone(),

@@ -33,7 +33,7 @@ impl Outcome {
             Kind::DeadLettered => Some(Outcome::DeadLettered(envelope.error.clone())),
             Kind::Expired => Some(Outcome::Expired),
             Kind::Cancelled => Some(Outcome::Cancelled),
-            Kind::Request | Kind::Unparked => None,
+            Kind::Request | Kind::Unparked | Kind::Redriven => None,
         }
     }
 }
@@ -63,6 +63,11 @@ impl Completed {
     /// The request that it came from.
     pub fn cause(&self) -> Option<&RequestId> {
         self.envelope.cause.as_ref()
+    }
+
+    /// The dead-lettered request that it sends again, if it is a redrive.
+    pub fn redrive_of(&self) -> Option<&RequestId> {
+        self.envelope.redrive_of.as_ref()
     }
 
     /// The W3C trace context that it was sent with, if that is well-formed.

@@ -7,7 +7,8 @@ use super::call::Call;
 use super::cause::{check_traceparent, Cause};
 use super::client::Client;
 use super::envelope::Envelope;
-use super::link::{boot_time_of, Link, Pending};
+use super::link::{boot_time_of, Link};
+use super::pending::Pending;
 use super::request_id::RequestId;
 use super::spans;
 use super::stats::count;
@@ -132,14 +133,17 @@ impl RequestBuilder<'_> {
         envelope.callback = callback.to_owned();
         envelope.deadline = self.deadline.map(|after| now.saturating_add(clock::nanos(after)));
         let _span = spans::send(&self.link.service, &envelope, self.record.payload().len());
+        let reply_floor = self.link.replies.end_offset()?;
+        envelope.reply_floor = Some(reply_floor);
         let sealed = envelope.seal(self.record);
         let pending = Pending {
             offset: self.link.requests.end_offset()?,
-            reply_floor: self.link.replies.end_offset()?,
+            reply_floor,
             due: envelope.deadline.map(boot_time_of),
             envelope,
             sent_at: now,
             is_taken: false,
+            is_announced: false,
         };
         // Before the append: the reply may come before it returns.
         self.link.state.lock().insert(pending);

@@ -22,7 +22,7 @@ use super::{open_topic, replies_of, requests_of, spans};
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::group::{
-    Called, Counters, Dispatch, Fate, Group, GroupOptions, HandlerError, Job, Note, Running,
+    Called, Counters, Dispatch, Fate, Group, GroupOptions, HandlerError, Job, Kept, Note, Running,
     WorkerStats,
 };
 use crate::log::Log;
@@ -86,6 +86,8 @@ pub struct Server {
     /// With the offsets of their requests.
     closed: HashMap<RequestId, u64>,
     past: Past,
+    /// The dead letters that there are.
+    pub(super) kept: Kept,
     guarded_at: Instant,
     counters: Arc<Counters>,
 }
@@ -137,6 +139,7 @@ impl Server {
             dispatch,
             closed: HashMap::new(),
             past: Past::default(),
+            kept: Kept::default(),
             guarded_at: Instant::now(),
             counters,
         })

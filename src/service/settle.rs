@@ -6,6 +6,7 @@
 //! power cut.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::envelope::{Envelope, Kind};
 use super::request_id::RequestId;
@@ -24,52 +25,73 @@ pub(super) struct Settled {
     pub(super) is_partial: bool,
 }
 
-impl Settled {
-    /// The ids whose outcome is below `offset`.
-    pub(super) fn ids_below(self, offset: u64) -> impl Iterator<Item = RequestId> {
-        self.answered.into_iter().filter(move |(_, at)| *at < offset).map(|(id, _)| id)
-    }
-}
-
 /// Everything that was answered from `floor` on.
 pub(super) fn settle(replies: &Topic, floor: u64) -> Result<Settled> {
     let end = replies.settled_end()?;
-    let first = replies.first_offset()?;
-    let mut settled = Settled { answered: HashMap::new(), is_partial: floor < first };
-    let from = floor.max(first).min(end);
-    if from == end {
-        return Ok(settled);
+    let mut answered = HashMap::new();
+    let damaged = scan(replies, floor..end, |offset, _, envelope| {
+        if is_outcome(envelope.kind) {
+            answered.entry(envelope.id).or_insert(offset);
+        }
+    })?;
+    Ok(Settled { answered, is_partial: damaged })
+}
+
+/// Calls `each` for the records of a range that are of this layer, with their offset and time. True if
+/// part of the range was trimmed, is damaged or lost.
+pub(super) fn scan(
+    topic: &Topic,
+    range: Range<u64>,
+    mut each: impl FnMut(u64, u64, Envelope),
+) -> Result<bool> {
+    let first = topic.first_offset()?;
+    let mut is_partial = range.start < first;
+    let from = range.start.max(first).min(range.end);
+    if from == range.end {
+        return Ok(is_partial);
     }
-    let mut reader = replies.reader(Start::Offset(from))?;
-    while reader.offset() < end {
+    let mut reader = topic.reader(Start::Offset(from))?;
+    while reader.offset() < range.end {
         let record = match reader.next() {
             Err(Error::Corrupt { .. }) => {
                 reader.skip_damage()?;
-                settled.is_partial = true;
+                is_partial = true;
                 continue;
             }
             // What a repair gave up may have been the answer, as what was trimmed may.
             Err(Error::Lost { .. }) => {
-                settled.is_partial = true;
+                is_partial = true;
+                continue;
+            }
+            Err(Error::Trimmed { first, .. }) => {
+                reader.seek_to(first);
+                is_partial = true;
                 continue;
             }
             other => other?,
         };
         let Some(record) = record else { break };
         if let Some(Ok(envelope)) = Envelope::of(&record) {
-            if is_outcome(envelope.kind) {
-                settled.answered.entry(envelope.id).or_insert(record.offset());
-            }
+            each(record.offset(), record.timestamp_nanos(), envelope);
         }
     }
-    Ok(settled)
+    Ok(is_partial)
+}
+
+/// Whether a request has an outcome in a range of its reply topic.
+pub(super) fn is_answered(replies: &Topic, range: Range<u64>, id: &RequestId) -> Result<bool> {
+    let mut found = false;
+    scan(replies, range, |_, _, envelope| {
+        found |= is_outcome(envelope.kind) && envelope.id == *id;
+    })?;
+    Ok(found)
 }
 
 /// Whether a record of this kind decides a request.
 pub(super) fn is_outcome(kind: Kind) -> bool {
     match kind {
         Kind::Reply | Kind::Failed | Kind::DeadLettered | Kind::Expired | Kind::Cancelled => true,
-        Kind::Request | Kind::Unparked => false,
+        Kind::Request | Kind::Unparked | Kind::Redriven => false,
     }
 }
 

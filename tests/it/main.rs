@@ -27,6 +27,8 @@ mod modes;
 mod moved;
 mod power;
 mod random;
+mod rebuild;
+mod redrive;
 mod repair;
 mod seek;
 mod service;

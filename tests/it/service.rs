@@ -21,10 +21,12 @@ pub(crate) fn make_topics(log: &Log, service: &str) {
 
 /// Collects what a callback is called with.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<(String, String, bool)>>>);
+pub(crate) struct Seen(Arc<Mutex<Vec<(String, String, bool)>>>);
 
 impl Seen {
-    fn callback(&self) -> impl FnMut(&Completed) -> Result<(), HandlerError> + Send + 'static {
+    pub(crate) fn callback(
+        &self,
+    ) -> impl FnMut(&Completed) -> Result<(), HandlerError> + Send + 'static {
         let seen = self.clone();
         move |done| {
             let outcome = match done.outcome() {
@@ -37,7 +39,7 @@ impl Seen {
         }
     }
 
-    fn take(&self) -> Vec<(String, String, bool)> {
+    pub(crate) fn take(&self) -> Vec<(String, String, bool)> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 }
@@ -49,7 +51,7 @@ pub(crate) fn drain(client: &deaddrop::service::Client) {
     }
 }
 
-fn seen(context: &str, outcome: &str) -> (String, String, bool) {
+pub(crate) fn seen(context: &str, outcome: &str) -> (String, String, bool) {
     (context.into(), outcome.into(), false)
 }
 

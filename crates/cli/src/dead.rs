@@ -1,174 +1,317 @@
-//! `dead`: lists dead letters, and sends their requests again.
+//! `dead`: lists dead letters, sends them again, drops them.
 
 use std::io::Write;
 
-use deaddrop::service::{redrive, Envelope};
-use deaddrop::{Error, Log, RecordRef, Start, Topic};
+use deaddrop::group::DeadLetter;
+use deaddrop::service::{DeadLetters, LetterState};
+use deaddrop::{Error, Log, RecordRef};
 use serde_json::json;
 
-use crate::args::dead::{Action, Dead};
-use crate::args::range::{Point, Range};
+use crate::args::dead::{Action, Dead, Which};
+use crate::args::range::Range;
 use crate::failure::{note, Exit, Failure};
 use crate::output::{escape, Out};
 use crate::{units, Global};
 
-/// What the server noted of a dead letter.
-struct Letter {
+/// A record of a topic of dead letters that is no mark.
+struct Row {
     offset: u64,
     at: u64,
-    id: String,
-    topic: String,
-    original: Option<u64>,
-    reason: String,
+    key: Option<Vec<u8>>,
+    /// `None`: it is no dead letter.
+    letter: Option<DeadLetter>,
+    state: LetterState,
 }
 
-impl Letter {
-    fn of(record: &RecordRef<'_>) -> Letter {
-        let text = |name| {
-            let value = record.header(name).unwrap_or_default();
-            String::from_utf8_lossy(value).into_owned()
-        };
-        Letter {
-            offset: record.offset(),
-            at: record.timestamp_nanos(),
-            id: text("dead-letter-id"),
-            topic: text("dead-letter-topic"),
-            original: text("dead-letter-offset").parse().ok(),
-            reason: text("dead-letter-reason"),
+impl Row {
+    fn state(&self) -> &'static str {
+        match self.state {
+            LetterState::Open => "open",
+            LetterState::Sending(_) => "sending",
+            LetterState::Redriven(_) => "sent again",
+            LetterState::Dropped(_) => "dropped",
+            _ => "unknown",
         }
     }
 
-    /// The topic and offset of the original, if it is still there: an offset can have been used again.
-    fn find_original(&self, log: &Log) -> Result<(Topic, u64), Failure> {
-        let offset = self.original.filter(|_| !self.topic.is_empty());
-        let offset = offset.ok_or_else(|| Failure::no("it is no dead letter"))?;
-        let topic = log.existing_topic(&self.topic)?;
-        if offset >= topic.high_watermark()? {
-            return Err(Failure::no("its original is gone"));
+    fn sent_as(&self) -> Option<&str> {
+        match &self.state {
+            LetterState::Sending(sent) | LetterState::Redriven(sent) => Some(&sent.id),
+            _ => None,
         }
-        let mut reader = topic.reader(Start::Offset(offset)).map_err(|error| match error {
-            Error::Trimmed { .. } => Failure::no("its original was trimmed"),
-            other => other.into(),
-        })?;
-        let record = reader.next()?.ok_or_else(|| Failure::no("its original is gone"))?;
-        let id = match Envelope::of(&record) {
-            Some(Ok(envelope)) => envelope.id.to_string(),
-            _ => format!("offset {offset}"),
-        };
-        if id != self.id {
-            return Err(Failure::no(format_args!("another record stands at its offset {offset}")));
-        }
-        Ok((topic, offset))
+    }
+
+    fn id(&self) -> &str {
+        self.letter.as_ref().map_or("", |letter| &letter.id)
+    }
+
+    fn topic(&self) -> &str {
+        self.letter.as_ref().map_or("", |letter| &letter.topic)
     }
 }
 
 impl Dead {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
-        match (&self.action, &self.topic) {
-            (Some(Action::Ls { topic }), _) | (None, Some(topic)) => list(global, out, topic),
-            (Some(Action::Redrive { topic, offset, execute }), _) => {
-                self::redrive_range(global, out, topic, offset.unwrap_or(Range::ALL), *execute)
+        match &self.action {
+            None => list(global, out, self.topic.as_deref(), &self.which, self.all),
+            Some(Action::Ls { topic, which, all }) => {
+                list(global, out, topic.as_deref(), which, *all)
             }
-            (None, None) => Err(Failure::usage("name a topic of dead letters")),
+            Some(Action::Redrive { topic, which, again, execute }) => {
+                let work = Work { topic, which, execute: *execute, again: *again, drops: false };
+                work.run(global, out)
+            }
+            Some(Action::Drop { topic, which, execute }) => {
+                let work = Work { topic, which, execute: *execute, again: false, drops: true };
+                work.run(global, out)
+            }
         }
     }
 }
 
-/// Calls `each` for the records of a range, which ends where the topic does now.
-fn for_range(
-    topic: &Topic,
-    range: Range,
-    mut each: impl FnMut(&Letter) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let offsets = range.resolve(topic)?;
-    let mut reader = crate::cat::reader_at(topic, offsets.start)?;
-    while reader.offset() < offsets.end {
-        match reader.next() {
-            Ok(Some(record)) => each(&Letter::of(&record))?,
-            Ok(None) => break,
-            // It stands behind them already.
-            Err(error @ Error::Lost { .. }) => note(&error),
-            Err(error) => return Err(error.into()),
-        }
+impl Which {
+    fn wants(&self, record: &RecordRef<'_>, letter: Option<&DeadLetter>) -> bool {
+        let has_key = |key: &String| record.key() == Some(key.as_bytes());
+        let has_reason =
+            |text: &String| letter.is_some_and(|letter| letter.reason.contains(text.as_str()));
+        self.key.as_ref().is_none_or(has_key) && self.reason.as_ref().is_none_or(has_reason)
     }
-    Ok(())
-}
 
-fn list(global: &Global, out: &mut Out, topic: &str) -> Result<Exit, Failure> {
-    let topic = global.open_read_only()?.existing_topic(topic)?;
-    let mut count = 0;
-    for_range(&topic, Range { from: Point::First, to: Point::End }, |letter| {
-        count += 1;
-        if out.is_json() {
-            out.object(&json!({
-                "offset": letter.offset,
-                "time": units::time(letter.at),
-                "id": letter.id,
-                "topic": letter.topic,
-                "original_offset": letter.original,
-                "reason": letter.reason,
-            }))?;
-        } else {
-            let original = letter.original.map_or("?".to_owned(), |offset| offset.to_string());
-            let [id, from, reason] =
-                [&letter.id, &letter.topic, &letter.reason].map(|text| escape(text.as_bytes()));
-            let time = units::time(letter.at);
-            writeln!(out, "{} {time} {id} from {from} offset {original}: {reason}", letter.offset)?;
+    /// Calls `each` for those of a topic, as far as it goes now.
+    fn for_each(
+        &self,
+        letters: &mut DeadLetters,
+        mut each: impl FnMut(&mut DeadLetters, Row) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let offsets = self.offset.unwrap_or(Range::ALL).resolve(letters.topic())?;
+        let mut reader = crate::cat::reader_at(letters.topic(), offsets.start)?;
+        while reader.offset() < offsets.end {
+            match reader.next() {
+                Ok(Some(record)) => {
+                    let letter = DeadLetter::of(&record);
+                    let is_mark = letter.is_none() && record.header("dead-letter-mark").is_some();
+                    if is_mark || !self.wants(&record, letter.as_ref()) {
+                        continue;
+                    }
+                    let row = Row {
+                        offset: record.offset(),
+                        at: record.timestamp_nanos(),
+                        key: record.key().map(<[u8]>::to_vec),
+                        letter,
+                        state: letters.state(record.offset())?,
+                    };
+                    each(letters, row)?;
+                }
+                Ok(None) => break,
+                // It stands behind them already.
+                Err(error @ Error::Lost { .. }) => note(&error),
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
-    })?;
-    if count == 0 && !out.is_json() {
+    }
+}
+
+/// The topic that was named, or all of dead letters.
+fn topics(log: &Log, topic: Option<&str>) -> Result<Vec<String>, Failure> {
+    Ok(match topic {
+        Some(topic) => vec![topic.to_owned()],
+        None => log.topics()?.into_iter().filter(|topic| topic.ends_with(".dead")).collect(),
+    })
+}
+
+fn list(
+    global: &Global,
+    out: &mut Out,
+    topic: Option<&str>,
+    which: &Which,
+    all: bool,
+) -> Result<Exit, Failure> {
+    let log = global.open_read_only()?;
+    let mut rows = Vec::new();
+    for topic in topics(&log, topic)? {
+        let mut letters = DeadLetters::open(&log, &topic)?;
+        which.for_each(&mut letters, |_, row| {
+            if !all && matches!(row.state, LetterState::Dropped(_)) {
+                return Ok(());
+            }
+            match out.is_json() {
+                true => out.object(&to_json(&topic, &row))?,
+                false => rows.push(cells(&topic, &row)),
+            }
+            Ok(())
+        })?;
+    }
+    if rows.is_empty() && !out.is_json() {
         writeln!(out, "no dead letters")?;
+    } else if !out.is_json() {
+        let heading =
+            ["TOPIC", "OFFSET", "TIME", "STATE", "ID", "FROM", "AT", "KEY", "ATTEMPTS", "REASON"];
+        out.table(&heading, &[1, 6, 8], &rows)?;
     }
     Ok(Exit::Ok)
 }
 
-fn redrive_range(
-    global: &Global,
-    out: &mut Out,
-    topic: &str,
-    range: Range,
+fn to_json(topic: &str, row: &Row) -> serde_json::Value {
+    let letter = row.letter.as_ref();
+    json!({
+        "letters": topic,
+        "offset": row.offset,
+        "time": units::time(row.at),
+        "id": row.id(),
+        "topic": row.topic(),
+        "original_offset": letter.map(|letter| letter.offset),
+        "key": row.key.as_ref().map(|key| String::from_utf8_lossy(key)),
+        "attempts": letter.map(|letter| letter.attempts),
+        "reason": letter.map_or("", |letter| &letter.reason),
+        "state": row.state(),
+        "sent_as": row.sent_as(),
+    })
+}
+
+fn cells(topic: &str, row: &Row) -> Vec<String> {
+    let letter = row.letter.as_ref();
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    vec![
+        topic.to_owned(),
+        row.offset.to_string(),
+        units::time(row.at),
+        row.state().to_owned(),
+        or_dash(letter.map(|letter| escape(letter.id.as_bytes()))),
+        or_dash(letter.map(|letter| escape(letter.topic.as_bytes()))),
+        or_dash(letter.map(|letter| letter.offset.to_string())),
+        or_dash(row.key.as_ref().map(|key| escape(key))),
+        or_dash(letter.map(|letter| letter.attempts.to_string())),
+        letter.map_or("not a dead letter".to_owned(), |letter| escape(letter.reason.as_bytes())),
+    ]
+}
+
+/// Sending letters again, or dropping them.
+struct Work<'a> {
+    topic: &'a str,
+    which: &'a Which,
     execute: bool,
-) -> Result<Exit, Failure> {
-    let log = if execute { global.open_existing()? } else { global.open_read_only()? };
-    let letters = log.existing_topic(topic)?;
-    let mut exit = Exit::Ok;
-    let mut count = 0;
-    for_range(&letters, range, |letter| {
-        count += 1;
-        let found = letter.find_original(&log);
-        let done = match found {
-            Ok((requests, offset)) if execute => Ok(Some(redrive(&requests, offset)?)),
-            Ok(_) => Ok(None),
-            Err(failure) => Err(failure),
-        };
-        let id = escape(letter.id.as_bytes());
-        let (from, offset) = (escape(letter.topic.as_bytes()), letter.offset);
-        if done.is_err() {
-            exit = Exit::No;
-        }
+    again: bool,
+    drops: bool,
+}
+
+impl Work<'_> {
+    fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let log = if self.execute { global.open_existing()? } else { global.open_read_only()? };
+        let mut letters = DeadLetters::open(&log, self.topic)?;
+        let (mut exit, mut count, mut passed) = (Exit::Ok, 0, 0);
+        self.which.for_each(&mut letters, |letters, row| {
+            count += 1;
+            let is_done = match row.state {
+                LetterState::Dropped(_) => true,
+                LetterState::Redriven(_) => !self.drops,
+                _ => false,
+            };
+            if is_done && !self.again {
+                passed += 1;
+                if out.is_json() {
+                    out.object(&self.to_json(&row, Ok(None), false))?;
+                }
+                return Ok(());
+            }
+            let done = self.one(&log, letters, &row);
+            if done.is_err() {
+                exit = Exit::No;
+            }
+            self.tell(out, &row, done)
+        })?;
         if out.is_json() {
-            out.object(&json!({
-                "offset": offset,
-                "id": letter.id,
-                "topic": letter.topic,
-                "redriven_to": done.as_ref().ok().copied().flatten(),
-                "executed": matches!(done, Ok(Some(_))),
-                "error": done.err().map(|failure| failure.to_string()),
-            }))?;
-            return Ok(());
+            return Ok(exit);
         }
-        match done {
-            Ok(Some(to)) => writeln!(out, "{offset} {id} sent again to {from}, offset {to}")?,
-            Ok(None) => writeln!(out, "{offset} {id} would be sent again to {from}")?,
-            Err(failure) => writeln!(out, "{offset} {id} cannot be sent again: {failure}")?,
+        if passed > 0 {
+            let add = if self.drops { "" } else { ": --again sends them once more" };
+            writeln!(out, "{passed} letters are left out, which were sent again or dropped{add}")?;
+        }
+        if count == 0 {
+            writeln!(out, "no dead letters")?;
+        } else if !self.execute {
+            writeln!(out, "nothing was changed: add --execute to do it")?;
+        }
+        Ok(exit)
+    }
+
+    /// What was sent, and where; `Err`: why this letter cannot be.
+    fn one(
+        &self,
+        log: &Log,
+        letters: &mut DeadLetters,
+        row: &Row,
+    ) -> Result<Option<deaddrop::service::Redriven>, Error> {
+        if !self.execute {
+            // As far as it can be said without doing it.
+            return match row.letter.is_none() || self.drops {
+                true if row.letter.is_some() => Ok(None),
+                true => Err(Error::NotFound { what: "a dead letter".into() }),
+                false => log.existing_topic(row.topic()).map(|_| None),
+            };
+        }
+        match (self.drops, self.again) {
+            (true, _) => letters.discard(row.offset).map(|()| None),
+            (false, true) => letters.redrive_again(row.offset).map(Some),
+            (false, false) => letters.redrive(row.offset).map(Some),
+        }
+    }
+
+    fn tell(
+        &self,
+        out: &mut Out,
+        row: &Row,
+        done: Result<Option<deaddrop::service::Redriven>, Error>,
+    ) -> Result<(), Failure> {
+        let done = match done {
+            // Of this letter alone.
+            Err(
+                error @ (Error::Invalid { .. }
+                | Error::InvalidName { .. }
+                | Error::NotFound { .. }
+                | Error::TooLarge { .. }
+                | Error::Corrupt { .. }
+                | Error::Trimmed { .. }),
+            ) => Err(error),
+            other => Ok(other?),
+        };
+        if out.is_json() {
+            let executed = self.execute && done.is_ok();
+            return Ok(out.object(&self.to_json(row, done, executed))?);
+        }
+        let (offset, id) = (row.offset, escape(row.id().as_bytes()));
+        let topic = escape(row.topic().as_bytes());
+        match (done, self.drops, self.execute) {
+            (Err(error), true, _) => writeln!(out, "{offset} {id} cannot be dropped: {error}")?,
+            (Err(error), false, _) => writeln!(out, "{offset} {id} cannot be sent again: {error}")?,
+            (Ok(_), true, true) => writeln!(out, "{offset} {id} dropped")?,
+            (Ok(_), true, false) => writeln!(out, "{offset} {id} would be dropped")?,
+            (Ok(Some(sent)), false, _) => {
+                let to = sent.offset.map_or("?".to_owned(), |offset| offset.to_string());
+                let new = escape(sent.id.as_bytes());
+                writeln!(out, "{offset} {id} sent again to {topic}, offset {to}, as {new}")?;
+            }
+            (Ok(None), false, _) => writeln!(out, "{offset} {id} would be sent again to {topic}")?,
         }
         Ok(())
-    })?;
-    if count == 0 && !out.is_json() {
-        writeln!(out, "no dead letters")?;
-    } else if !execute && !out.is_json() {
-        writeln!(out, "nothing was changed: add --execute to do it")?;
     }
-    Ok(exit)
+
+    fn to_json(
+        &self,
+        row: &Row,
+        done: Result<Option<deaddrop::service::Redriven>, Error>,
+        executed: bool,
+    ) -> serde_json::Value {
+        let sent = done.as_ref().ok().and_then(Option::as_ref);
+        json!({
+            "offset": row.offset,
+            "id": row.id(),
+            "topic": row.topic(),
+            "state": row.state(),
+            "redriven_to": sent.and_then(|sent| sent.offset),
+            "sent_as": sent.map(|sent| sent.id.as_str()).or(row.sent_as()),
+            "executed": executed,
+            "error": done.err().map(|error| error.to_string()),
+        })
+    }
 }

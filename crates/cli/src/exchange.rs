@@ -81,6 +81,11 @@ pub(crate) fn worse(one: Exit, other: Exit) -> Exit {
     }
 }
 
+/// Whether a record of this kind decides a request.
+pub(crate) fn is_outcome(kind: Kind) -> bool {
+    !matches!(kind, Kind::Request | Kind::Unparked | Kind::Redriven)
+}
+
 /// What decided a request, or came later.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -120,8 +125,8 @@ pub(crate) struct Exchange {
     pub(crate) request: Envelope,
     pub(crate) outcome: Option<Answer>,
     pub(crate) late: Vec<Answer>,
-    /// Where it was sent again.
-    pub(crate) redriven: Vec<u64>,
+    /// Where copies of it are, with its id.
+    pub(crate) doubled: Vec<u64>,
     pub(crate) delivery: Delivery,
 }
 
@@ -168,7 +173,7 @@ impl Exchanges {
 
     fn add_request(&mut self, service: &str, record: &RecordRef<'_>, envelope: Envelope) {
         if let Some(&at) = self.by_id.get(&envelope.id) {
-            self.all[at].redriven.push(record.offset());
+            self.all[at].doubled.push(record.offset());
             return;
         }
         self.by_id.insert(envelope.id.clone(), self.all.len());
@@ -181,7 +186,7 @@ impl Exchanges {
             request: envelope,
             outcome: None,
             late: Vec::new(),
-            redriven: Vec::new(),
+            doubled: Vec::new(),
             delivery: Delivery::NotYet,
         });
     }
@@ -190,7 +195,7 @@ impl Exchanges {
     fn add_replies(&mut self, replies: &Topic) -> Result<Exit, Failure> {
         let delivered = committed_of(replies, "client.")?;
         for_each(replies, 0, |record, envelope| {
-            let is_outcome = !matches!(envelope.kind, Kind::Request | Kind::Unparked);
+            let is_outcome = is_outcome(envelope.kind);
             let Some(&at) = self.by_id.get(&envelope.id).filter(|_| is_outcome) else {
                 return ControlFlow::Continue(());
             };

@@ -10,7 +10,7 @@ use deaddrop::Log;
 use serde_json::json;
 
 use crate::args::pending::Pending;
-use crate::exchange::{committed_of, for_each, services, topic_if_there, worse};
+use crate::exchange::{committed_of, for_each, is_outcome, services, topic_if_there, worse};
 use crate::failure::{Exit, Failure};
 use crate::output::Out;
 use crate::{units, Global};
@@ -86,6 +86,7 @@ impl Pending {
             let damage = for_each(&replies, from, |record, envelope| {
                 let past = read.get(envelope.id.client()).is_some_and(|&end| end > record.offset());
                 match open.get_mut(&envelope.id) {
+                    _ if !is_outcome(envelope.kind) => {}
                     Some(row) if past && row.state == "waiting" => drop(open.remove(&envelope.id)),
                     Some(row) => row.state = "answered",
                     None => {}

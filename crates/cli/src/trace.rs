@@ -115,6 +115,9 @@ fn print(out: &mut Out, depth: usize, exchange: &Exchange) -> std::io::Result<()
         units::time(exchange.at),
         exchange.payload_len
     )?;
+    if let Some(id) = &exchange.request.redrive_of {
+        writeln!(out, "{indent}  redrive   of the dead letter of {id}")?;
+    }
     if let Some(outcome) = &exchange.outcome {
         if let Some(begun_at) = outcome.envelope.begun_at {
             let took = outcome.envelope.handler_nanos.map_or("?".to_owned(), span);
@@ -135,8 +138,8 @@ fn print(out: &mut Out, depth: usize, exchange: &Exchange) -> std::io::Result<()
     for late in &exchange.late {
         writeln!(out, "{indent}  late      {}", describe(exchange, late))?;
     }
-    for offset in &exchange.redriven {
-        writeln!(out, "{indent}  sent again at offset {offset}")?;
+    for offset in &exchange.doubled {
+        writeln!(out, "{indent}  copy      offset {offset}")?;
     }
     Ok(())
 }
@@ -175,6 +178,7 @@ fn to_json(depth: usize, exchange: &Exchange) -> Value {
         "depth": depth,
         "conversation": request.conversation().to_string(),
         "cause": request.cause.as_ref().map(RequestId::to_string),
+        "redrive_of": request.redrive_of.as_ref().map(RequestId::to_string),
         "traceparent": request.traceparent(),
         "client": request.id.client(),
         "service": exchange.service,
@@ -187,6 +191,6 @@ fn to_json(depth: usize, exchange: &Exchange) -> Value {
         "callback": request.callback,
         "delivery": exchange.delivery.name(),
         "late": exchange.late.iter().map(answer_json).collect::<Vec<_>>(),
-        "redriven": exchange.redriven,
+        "doubled": exchange.doubled,
     })
 }

@@ -2,33 +2,73 @@
 
 use super::range::Range;
 
-/// List the dead letters of a topic (SERVICE.dead), or send their requests again
+/// List dead letters, send them again, or drop them
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Dead {
-    /// The topic of dead letters: SERVICE.dead
+    /// The topic of dead letters: SERVICE.dead, TOPIC.GROUP.dead [default: all of them]
     pub(crate) topic: Option<String>,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// List dropped letters as well
+    #[arg(long)]
+    pub(crate) all: bool,
     #[command(subcommand)]
     pub(crate) action: Option<Action>,
+}
+
+/// Which dead letters.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Which {
+    /// Only these offsets: 10, 10:20, -5, -1h: [default: all]
+    #[arg(long, value_name = "RANGE", allow_hyphen_values = true)]
+    pub(crate) offset: Option<Range>,
+    /// Only those with this key
+    #[arg(short, long)]
+    pub(crate) key: Option<String>,
+    /// Only those whose reason contains this text
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
 }
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Action {
     /// List the dead letters
     Ls {
-        /// The topic of dead letters: SERVICE.dead
-        topic: String,
+        /// The topic of dead letters: SERVICE.dead, TOPIC.GROUP.dead [default: all of them]
+        topic: Option<String>,
+        #[command(flatten)]
+        which: Which,
+        /// List dropped letters as well
+        #[arg(long)]
+        all: bool,
     },
-    /// Append the requests to their topic again
+    /// Send dead letters again
     ///
-    /// A request keeps its id and its outcome `dead-lettered`: what is answered now is a late reply.
-    /// Without --execute it is only said what would be done.
+    /// A request becomes a new request, with an id of its own and the old one as its cause: its outcome
+    /// goes to the same callback. A record of a worker group becomes a new record of its topic. Letters
+    /// that were sent again or dropped before are left out. Without --execute, print what would be
+    /// done.
     Redrive {
-        /// The topic of dead letters: SERVICE.dead
+        /// The topic of dead letters: SERVICE.dead, TOPIC.GROUP.dead
         topic: String,
-        /// Which dead letters: 10, 10:20, -5, -1h: [default: all]
-        #[arg(long, value_name = "RANGE", allow_hyphen_values = true)]
-        offset: Option<Range>,
+        #[command(flatten)]
+        which: Which,
+        /// Send also letters that were sent again or dropped before
+        #[arg(long)]
+        again: bool,
+        /// Do it, instead of saying what would be done
+        #[arg(long)]
+        execute: bool,
+    },
+    /// Take dead letters off the list
+    ///
+    /// Their records stay until the topic is trimmed. Without --execute, print what would be done.
+    Drop {
+        /// The topic of dead letters: SERVICE.dead, TOPIC.GROUP.dead
+        topic: String,
+        #[command(flatten)]
+        which: Which,
         /// Do it, instead of saying what would be done
         #[arg(long)]
         execute: bool,

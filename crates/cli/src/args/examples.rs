@@ -150,9 +150,10 @@ const EXAMPLES: &[(&str, &str)] = &[
     (
         "dead",
         "\
-  deaddrop dead inventory.dead
+  deaddrop dead inventory.dead --reason 'connection refused'
   deaddrop dead redrive inventory.dead --offset 10:20
-  deaddrop dead redrive inventory.dead --execute",
+  deaddrop dead redrive inventory.dead --execute
+  deaddrop dead drop inventory.dead --key 'item 7' --execute",
     ),
     (
         "top",

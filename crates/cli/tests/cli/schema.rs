@@ -295,7 +295,7 @@ fn commands_about_requests_print_what_they_document() {
     let scratch = Scratch::new();
     let args = ["serve", "echo", "--max-attempts", "1", "--retry-first", "1ms", "--", "false"];
     let mut server = scratch.command(&args).spawn().unwrap();
-    json(&scratch, 1, &["request", "echo", "given up"]);
+    json(&scratch, 1, &["request", "echo", "given up", "--key", "k"]);
     server.kill().unwrap();
     server.wait().unwrap();
     json(&scratch, 1, &["request", "echo", "expires", "--deadline", "1ms"]);
@@ -306,11 +306,13 @@ fn commands_about_requests_print_what_they_document() {
     let mut dead = json(&scratch, 0, &["dead", "echo.dead"]);
     dead.extend(json(&scratch, 0, &["dead", "redrive", "echo.dead"]));
     dead.extend(json(&scratch, 0, &["dead", "redrive", "echo.dead", "--execute"]));
-    // The one that is sent again is answered late.
-    scratch.run(&["serve", "echo", "-n", "2", "--", "cat"]).expect(0);
+    // And the same requests: a server answers them late. The marks are behind the letter.
+    let requests = scratch.run(&["export", "echo.requests"]).expect(0).stdout;
+    scratch.run_with(&["import", "echo.requests", "--reserved"], &requests).expect(0);
+    scratch.run(&["serve", "echo", "-n", "5", "--", "cat"]).expect(0);
     scratch.append("echo.dead", "no letter\n");
     dead.extend(json(&scratch, 0, &["dead", "echo.dead"]));
-    dead.extend(json(&scratch, 1, &["dead", "redrive", "echo.dead", "--offset", "1"]));
+    dead.extend(json(&scratch, 1, &["dead", "redrive", "echo.dead", "--offset", "3"]));
     check(&scratch, "dead", &dead);
 
     let log = Log::open(scratch.log()).unwrap();
@@ -323,10 +325,9 @@ fn commands_about_requests_print_what_they_document() {
         Ok(Reply::new("ok"))
     };
     assert_eq!(log.server("orders", handler).unwrap().poll(Duration::from_secs(30)).unwrap(), 1);
-    check(&scratch, "trace", &json(&scratch, 0, &["trace", "--last", "9"]));
+    check(&scratch, "trace", &json(&scratch, 0, &["trace", "--last", "99"]));
 
     // Requests in the place of parked outcomes, which are not said to be of any request's offset.
-    let requests = scratch.run(&["export", "echo.requests"]).expect(0).stdout;
     scratch.run_with(&["import", "cli.parked", "--reserved"], &requests).expect(0);
     check(&scratch, "pending", &json(&scratch, 0, &["pending"]));
 }

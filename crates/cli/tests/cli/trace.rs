@@ -165,11 +165,11 @@ fn dead_letters_are_listed_and_their_requests_sent_again_once_asked_to() {
     assert_eq!(log.server_with("stock", options, poison).unwrap().poll(LONG).unwrap(), 2);
     while shop.poll(Duration::ZERO).unwrap() != 0 {}
     let listed = scratch.run(&["dead", "ls", "stock.dead"]).expect(0).text();
-    let line = listed.lines().next().unwrap();
-    assert!(
-        line.ends_with(&format!("{} from stock.requests offset 0: too\\thot", ids[0])),
-        "{listed}"
-    );
+    let line = listed.lines().nth(1).unwrap();
+    let words: Vec<_> = line.split_whitespace().collect();
+    assert_eq!(words[..2], ["stock.dead", "0"], "{listed}");
+    assert_eq!(words[3..], ["open", &ids[0], "stock.requests", "0", "a", "1", "too\\thot"]);
+    assert_eq!(scratch.run(&["dead"]).expect(0).text(), listed, "all topics of dead letters");
     assert_eq!(scratch.run(&["dead", "stock.dead", "--json"]).expect(0).json().len(), 2);
     let requests = log.existing_topic("stock.requests").unwrap();
     let dry = scratch.run(&["dead", "redrive", "stock.dead"]).expect(0).text();
@@ -177,13 +177,41 @@ fn dead_letters_are_listed_and_their_requests_sent_again_once_asked_to() {
     assert!(dry.ends_with("nothing was changed: add --execute to do it\n"), "{dry}");
     let args = ["dead", "redrive", "stock.dead", "--offset", "1", "--execute"];
     let text = scratch.run(&args).expect(0).text();
-    assert_eq!(text, format!("1 {} sent again to stock.requests, offset 2\n", ids[1]));
+    let new =
+        text.strip_prefix(&format!("1 {} sent again to stock.requests, offset 2, as ", ids[1]));
+    let new = new.unwrap_or_else(|| panic!("{text}")).trim_end();
     assert_eq!(log.server("stock", echo).unwrap().poll(LONG).unwrap(), 1);
-    let traced = scratch.run(&["trace", &ids[1], "--json"]).expect(0).json().swap_remove(0);
-    assert_eq!(traced["outcome"]["kind"], "dead-lettered");
-    assert_eq!((&traced["late"][0]["kind"], &traced["redriven"][0]), (&"reply".into(), &2.into()));
-    assert_eq!(traced["delivery"], "delivered");
-    assert_eq!(scratch.run(&["cat", "stock.replies", "2"]).expect(0).text(), "b\n");
+    while shop.poll(Duration::ZERO).unwrap() != 0 {}
+    let traced = scratch.run(&["trace", &ids[1], "--json"]).expect(0).json();
+    assert_eq!((&traced[0]["outcome"]["kind"], traced.len()), (&"dead-lettered".into(), 2));
+    assert_eq!((&traced[1]["id"], &traced[1]["cause"]), (&new.into(), &traced[0]["id"]));
+    assert_eq!((&traced[1]["redrive_of"], &traced[1]["depth"]), (&traced[0]["id"], &1.into()));
+    assert_eq!(
+        (&traced[1]["outcome"]["kind"], &traced[1]["delivery"]),
+        (&"reply".into(), &"delivered".into())
+    );
+    let text = scratch.run(&["trace", &ids[1]]).expect(0).text();
+    assert!(text.contains(&format!("redrive   of the dead letter of {}", ids[1])), "{text}");
+
+    // Once is enough, unless asked for.
+    let execute = |words: &[&str]| scratch.run(&[words, &["--execute"]].concat()).expect(0).text();
+    let text = execute(&["dead", "redrive", "stock.dead", "--key", "b"]);
+    assert!(text.starts_with("1 letters are left out"), "{text}");
+    let lines = scratch.run(&["dead", "redrive", "stock.dead", "--json"]).expect(0).json();
+    assert_eq!((&lines[0]["state"], &lines[1]["state"]), (&"open".into(), &"sent again".into()));
+    assert_eq!(lines[1]["sent_as"], new);
+    assert_eq!(requests.end_offset().unwrap(), 3);
+    let text = execute(&["dead", "redrive", "stock.dead", "--key", "b", "--again"]);
+    assert!(text.contains("offset 3"), "{text}");
+    assert!(
+        execute(&["dead", "drop", "stock.dead", "--reason", "cold"]).contains("no dead letters")
+    );
+    let text = execute(&["dead", "drop", "stock.dead", "--reason", "hot", "--offset", "0"]);
+    assert_eq!(text, format!("0 {} dropped\n", ids[0]));
+    assert!(!scratch.run(&["dead", "stock.dead"]).expect(0).text().contains(&ids[0]));
+    assert!(scratch.run(&["dead", "stock.dead", "--all"]).expect(0).text().contains(&ids[0]));
+    assert!(execute(&["dead", "redrive", "stock.dead"]).starts_with("2 letters are left out"));
+    assert_eq!(requests.end_offset().unwrap(), 4);
 }
 
 #[test]

@@ -1,0 +1,339 @@
+//! A topic of dead letters in the hands of an operator: what became of each, sending it again, taking
+//! it off the list.
+//!
+//! What was done with a letter is a record of its topic, a *mark*, which names the letter by offset and
+//! id. There is no other state: a process that is killed between a mark and what it stands for leaves
+//! the rest to the next one.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use super::redrive::{Begun, Redrive};
+use crate::error::{Error, Result};
+use crate::group::DeadLetter;
+use crate::log::Log;
+use crate::ownership::Ownership;
+use crate::reader::Start;
+use crate::record::{OwnedRecord, Record, RecordRef};
+use crate::topic::Topic;
+
+const MARK: &str = "dead-letter-mark";
+const MARKED: &str = "dead-letter-marked";
+const MARKED_OFFSET: &str = "dead-letter-marked-offset";
+const SENT_AS: &str = "dead-letter-sent-as";
+const SENT_FROM: &str = "dead-letter-sent-from";
+const SENT_TO: &str = "dead-letter-sent-to";
+
+/// What became of a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LetterState {
+    /// Nothing yet.
+    Open,
+    /// A process began to send it again, and did not come to the end: [`DeadLetters::redrive`]
+    /// finishes that.
+    Sending(Redriven),
+    /// It was sent again.
+    Redriven(Redriven),
+    /// An operator took it off the list, at this time.
+    Dropped(SystemTime),
+}
+
+/// A dead letter that was sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Redriven {
+    /// Identifies what was sent: of a request its [`RequestId`](super::RequestId).
+    pub id: String,
+    /// Its offset in the topic that it was sent to; `None` if that is not known.
+    pub offset: Option<u64>,
+    /// When it was sent, by the wall clock.
+    pub at: SystemTime,
+}
+
+/// A topic of dead letters: of a service (`SERVICE.dead`) or of a worker group (`TOPIC.GROUP.dead`).
+///
+/// [`redrive`](Self::redrive) sends a letter again. That of a request becomes a **new request**: with an id
+/// and an outcome of its own, the old one's callback, context and conversation, and the old one as its
+/// [cause](super::Completed::cause). Its client delivers that outcome, whether it runs now or later; if
+/// the new request fails as well, there is a dead letter of it. That of another record becomes a new
+/// record of its topic, which all groups and readers of the topic get.
+///
+/// ```
+/// # fn main() -> deaddrop::Result<()> {
+/// # let dir = deaddrop::doc_dir();
+/// # let log = deaddrop::Log::open(&dir)?;
+/// use deaddrop::group::HandlerError;
+/// use deaddrop::service::{DeadLetters, LetterState, Outcome, Reply, ServerOptions};
+/// use deaddrop::Record;
+/// use std::time::Duration;
+/// let wait = Duration::from_secs(10);
+/// let client = log.client("order-service").open()?;
+/// let mut call = client.request("inventory", &Record::new("item 7"))?.call()?;
+/// let options = ServerOptions { max_attempts: 1, ..ServerOptions::default() };
+/// let mut broken = log.server_with("inventory", options, |_| Err(HandlerError::retry("down")))?;
+/// broken.poll(wait)?;
+/// assert!(matches!(call.wait_timeout(wait)?.unwrap().outcome(), Outcome::DeadLettered(_)));
+/// drop(broken);
+///
+/// let mut letters = DeadLetters::open(&log, "inventory.dead")?;
+/// let sent = letters.redrive(0)?;
+/// assert!(matches!(letters.state(0)?, LetterState::Redriven(_)));
+///
+/// let mut mended = log.server("inventory", |request| Ok(Reply::new(request.payload())))?;
+/// mended.poll(wait)?;
+/// client.poll(wait)?;
+/// let mut call = client.attach(&sent.id.parse()?)?;
+/// assert!(matches!(call.wait_timeout(wait)?.unwrap().outcome(), Outcome::Reply(_)));
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct DeadLetters {
+    pub(super) log: Log,
+    pub(super) topic: Topic,
+    /// By the letter's offset.
+    marks: HashMap<u64, Mark>,
+    read_to: u64,
+    /// Part of the topic could not be read: a mark may be missing.
+    is_partial: bool,
+}
+
+/// A mark, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// The letter is being sent as this, into a topic that ended there before.
+    Sending {
+        id: String,
+        from: u64,
+        at: u64,
+    },
+    Sent {
+        id: String,
+        offset: Option<u64>,
+        at: u64,
+    },
+    Dropped {
+        at: u64,
+    },
+}
+
+impl DeadLetters {
+    /// Opens the topic of this name. The log may be open read-only: then nothing can be sent or dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], and as [`Log::topic`].
+    pub fn open(log: &Log, topic: &str) -> Result<DeadLetters> {
+        let topic = log.existing_topic(topic)?;
+        Ok(DeadLetters {
+            log: log.clone(),
+            topic,
+            marks: HashMap::new(),
+            read_to: 0,
+            is_partial: false,
+        })
+    }
+
+    /// The topic: its records are the letters, which [`DeadLetter::of`] reads, and the marks.
+    pub fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// What became of the letter at `offset`, as of now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn state(&mut self, offset: u64) -> Result<LetterState> {
+        self.read_marks()?;
+        let time = |nanos: u64| SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos);
+        Ok(match self.marks.get(&offset).cloned() {
+            None => LetterState::Open,
+            Some(Mark::Sending { id, at, .. }) => {
+                LetterState::Sending(Redriven { id, offset: None, at: time(at) })
+            }
+            Some(Mark::Sent { id, offset, at }) => {
+                LetterState::Redriven(Redriven { id, offset, at: time(at) })
+            }
+            Some(Mark::Dropped { at }) => LetterState::Dropped(time(at)),
+        })
+    }
+
+    /// Sends the letter at `offset` again, once: killed on the way and called again, it finishes what
+    /// was begun. On return what was sent is durable.
+    ///
+    /// The deadline of the new request is as long after now as the old one's was after its sending.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if there is no dead letter, or it was sent again or dropped before: see
+    /// [`redrive_again`](Self::redrive_again). [`Error::Locked`] while another process is at it,
+    /// [`Error::NotFound`] if the topic to send to is gone, or the letter holds no copy of the record,
+    /// which had no room for it, and the record is gone. And as [`Topic::append`].
+    pub fn redrive(&mut self, offset: u64) -> Result<Redriven> {
+        self.redrive_with(offset, false)
+    }
+
+    /// The same, also if the letter was sent again or dropped before.
+    ///
+    /// # Errors
+    ///
+    /// As [`redrive`](Self::redrive).
+    pub fn redrive_again(&mut self, offset: u64) -> Result<Redriven> {
+        self.redrive_with(offset, true)
+    }
+
+    fn redrive_with(&mut self, offset: u64, again: bool) -> Result<Redriven> {
+        let _owned = self.own()?;
+        let (letter, kept) = self.letter(offset)?;
+        self.read_marks()?;
+        let begun = match self.marks.get(&offset) {
+            Some(Mark::Sending { id, from, .. }) => Begun::Marked { id: id.clone(), from: *from },
+            _ if again => Begun::No,
+            None if self.is_partial => Begun::Perhaps,
+            None => Begun::No,
+            Some(Mark::Sent { id, .. }) => {
+                return Err(self.refused(offset, &format!("was sent again as {id}")));
+            }
+            Some(Mark::Dropped { .. }) => return Err(self.refused(offset, "was dropped")),
+        };
+        Redrive { letters: self, offset, letter, kept }.run(begun)?;
+        match self.state(offset)? {
+            LetterState::Redriven(sent) => Ok(sent),
+            other => Err(Error::Invalid {
+                what: format!(
+                    "the mark of dead letter {offset} cannot be read back ({other:?}): verify {}",
+                    self.topic.name()
+                ),
+            }),
+        }
+    }
+
+    /// Takes the letter at `offset` off the list: it is not sent again unless asked for with
+    /// [`redrive_again`](Self::redrive_again). Its record stays until the topic is trimmed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if there is no dead letter, [`Error::Locked`], and as [`Topic::append`].
+    pub fn discard(&mut self, offset: u64) -> Result<()> {
+        let _owned = self.own()?;
+        let (letter, _) = self.letter(offset)?;
+        if matches!(self.state(offset)?, LetterState::Dropped(_)) {
+            return Ok(());
+        }
+        self.mark(offset, &letter, &Mark::Dropped { at: 0 })
+    }
+
+    /// The letter of the record that was at `offset` of `topic`: the last one, if there are several.
+    pub(super) fn find(&self, topic: &str, offset: u64) -> Result<Option<u64>> {
+        let end = self.topic.settled_end()?;
+        let mut reader = self.topic.reader(Start::First)?;
+        reader.pass_over_lost();
+        let mut found = None;
+        while reader.offset() < end {
+            let Some(record) = reader.next()? else { break };
+            let is_it = |letter: &DeadLetter| letter.topic == topic && letter.offset == offset;
+            if DeadLetter::of(&record).filter(is_it).is_some() {
+                found = Some(record.offset());
+            }
+        }
+        Ok(found)
+    }
+
+    fn refused(&self, offset: u64, why: &str) -> Error {
+        let topic = self.topic.name();
+        Error::Invalid {
+            what: format!(
+                "dead letter {offset} of {topic} {why}; to send it once more, say so: again"
+            ),
+        }
+    }
+
+    /// One process at a time sends and drops the letters of a topic.
+    fn own(&self) -> Result<Ownership> {
+        self.log.writable()?;
+        Ownership::take(self.log.inner(), "redrives", self.topic.name())
+    }
+
+    fn letter(&self, offset: u64) -> Result<(DeadLetter, OwnedRecord)> {
+        let topic = self.topic.name();
+        let none = || Error::Invalid {
+            what: format!("there is no dead letter at offset {offset} of {topic}"),
+        };
+        if offset >= self.topic.settled_end()? {
+            return Err(none());
+        }
+        let mut reader = self.topic.reader(Start::Offset(offset))?;
+        let record = reader.next()?.filter(|record| record.offset() == offset).ok_or_else(none)?;
+        let letter = DeadLetter::of(&record).ok_or_else(none)?;
+        Ok((letter, record.to_owned()))
+    }
+
+    /// Appends a mark.
+    pub(super) fn mark(&mut self, offset: u64, letter: &DeadLetter, mark: &Mark) -> Result<()> {
+        let name = match mark {
+            Mark::Sending { .. } => "sending",
+            Mark::Sent { .. } => "sent",
+            Mark::Dropped { .. } => "dropped",
+        };
+        let record = Record::default()
+            .header(MARK, name)
+            .header(MARKED, &letter.id)
+            .header(MARKED_OFFSET, offset.to_string());
+        let record = match mark {
+            Mark::Sending { id, from, .. } => {
+                record.header(SENT_AS, id).header(SENT_FROM, from.to_string())
+            }
+            Mark::Sent { id, offset: Some(offset), .. } => {
+                record.header(SENT_AS, id).header(SENT_TO, offset.to_string())
+            }
+            Mark::Sent { id, .. } => record.header(SENT_AS, id),
+            Mark::Dropped { .. } => record,
+        };
+        let at = self.topic.append(&record)?;
+        self.topic.wait_durable(at)
+    }
+
+    fn read_marks(&mut self) -> Result<()> {
+        let end = self.topic.high_watermark()?;
+        if self.read_to >= end {
+            return Ok(());
+        }
+        let mut reader = self.topic.reader(Start::First)?;
+        if self.read_to > reader.offset() {
+            reader.seek_to(self.read_to);
+        }
+        while reader.offset() < end {
+            match reader.next() {
+                Ok(Some(record)) => {
+                    self.marks.extend(read_mark(&record));
+                }
+                Ok(None) => break,
+                Err(Error::Corrupt { .. }) => {
+                    reader.skip_damage()?;
+                    self.is_partial = true;
+                }
+                Err(Error::Lost { .. }) => self.is_partial = true,
+                // With it the letters that it was about.
+                Err(Error::Trimmed { first, .. }) => reader.seek_to(first),
+                Err(error) => return Err(error),
+            }
+        }
+        self.read_to = end;
+        Ok(())
+    }
+}
+
+/// The letter that a record marks, by its offset, and the mark.
+fn read_mark(record: &RecordRef<'_>) -> Option<(u64, Mark)> {
+    let text = |name| record.header(name).and_then(|text| std::str::from_utf8(text).ok());
+    let number = |name| text(name).and_then(|text| text.parse::<u64>().ok());
+    let (id, at) = (|| Some(text(SENT_AS)?.to_owned()), record.timestamp_nanos());
+    let mark = match text(MARK)? {
+        "sending" => Mark::Sending { id: id()?, from: number(SENT_FROM)?, at },
+        "sent" => Mark::Sent { id: id()?, offset: number(SENT_TO), at },
+        "dropped" => Mark::Dropped { at },
+        _ => return None,
+    };
+    Some((number(MARKED_OFFSET)?, mark))
+}

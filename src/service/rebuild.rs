@@ -1,0 +1,120 @@
+//! Finding, at the start of a client, what earlier starts of it left without an outcome.
+//!
+//! What is read is bytes of any origin: records may stand there twice, or name requests that were
+//! answered long ago. Of the requests of one id the first counts, and one that has an outcome anywhere
+//! after its own reply floor is not open.
+
+use std::collections::HashSet;
+
+use super::envelope::{Envelope, Kind};
+use super::link::{boot_time_of, Link};
+use super::pending::Pending;
+use super::settle::{is_answered, is_outcome, scan};
+use crate::error::Result;
+use crate::record::OwnedRecord;
+
+impl Link {
+    /// Finds the requests that an earlier start of the client left without an outcome.
+    pub(super) fn rebuild(&self, client: &str) -> Result<()> {
+        let floor = &self.floor.lock().requests;
+        let committed = self.delivery.lock().cursor.committed();
+        let end = self.requests.settled_end()?;
+        let reply_floor = floor.floor().min(self.replies.settled_end()?).min(committed);
+        floor.set_floor(reply_floor);
+        let mut state = self.state.lock();
+        let mut replies_from = reply_floor;
+        scan(&self.requests, floor.committed().min(end)..end, |offset, sent_at, envelope| {
+            let is_own = envelope.kind == Kind::Request && envelope.id.client() == client;
+            if !is_own || state.get(&envelope.id).is_some() {
+                return;
+            }
+            // Of a request that was sent before the floor was there: its record was doubled.
+            replies_from = replies_from.min(envelope.reply_floor.unwrap_or(reply_floor));
+            state.insert(Pending {
+                offset,
+                reply_floor,
+                due: envelope.deadline.map(boot_time_of),
+                envelope,
+                sent_at,
+                is_taken: false,
+                is_announced: false,
+            });
+        })?;
+        // Replies below the committed position were delivered; before the floor there are none.
+        let mut answered = HashSet::new();
+        let mut announced = Vec::new();
+        scan(&self.replies, replies_from..committed, |offset, at, envelope| {
+            if envelope.id.client() != client {
+                return;
+            }
+            if is_outcome(envelope.kind) {
+                state.remove(&envelope.id);
+                answered.insert(envelope.id);
+            } else if envelope.kind == Kind::Redriven {
+                announced.push(announcement(offset, at, envelope));
+            }
+        })?;
+        for mut pending in announced {
+            let id = &pending.envelope.id;
+            let known = state.get(id);
+            if known.is_some_and(|known| known.is_announced)
+                || answered.contains(id)
+                || self.is_answered_before(&pending)?
+            {
+                continue;
+            }
+            pending.offset = known.map_or(pending.offset, |known| known.offset);
+            state.insert(pending);
+        }
+        Ok(())
+    }
+
+    /// Waits for the outcome of a request that somebody sent again, from the record on that says so.
+    pub(super) fn await_redriven(&self, record: &OwnedRecord, envelope: Envelope) -> Result<()> {
+        let at = record.as_ref().timestamp_nanos();
+        let pending = announcement(record.offset(), at, envelope);
+        if self.state.lock().get(&pending.envelope.id).is_some()
+            || self.is_answered_before(&pending)?
+        {
+            return Ok(());
+        }
+        self.state.lock().insert(pending);
+        Ok(())
+    }
+
+    /// Where a request is; for one that was announced, where it is known to be at least.
+    pub(super) fn offset_of(&self, pending: &Pending) -> Result<u64> {
+        let mut offset = pending.offset;
+        if pending.is_announced {
+            let end = self.requests.high_watermark()?;
+            scan(&self.requests, offset.min(end)..end, |at, _, envelope| {
+                if envelope.id == pending.envelope.id && envelope.kind == Kind::Request {
+                    offset = at;
+                }
+            })?;
+        }
+        Ok(offset)
+    }
+
+    /// Whether the request that a record of the reply topic announces was answered before that record:
+    /// then it is a copy of an earlier one.
+    pub(super) fn is_answered_before(&self, announced: &Pending) -> Result<bool> {
+        let at = announced.reply_floor;
+        let from = announced.envelope.reply_floor.unwrap_or(at);
+        is_answered(&self.replies, from.min(at)..at, &announced.envelope.id)
+    }
+}
+
+/// The request that a record of kind `Redriven` announces.
+pub(super) fn announcement(offset: u64, at: u64, mut envelope: Envelope) -> Pending {
+    envelope.kind = Kind::Request;
+    Pending {
+        offset: envelope.request_offset.take().unwrap_or(0),
+        reply_floor: offset,
+        due: envelope.deadline.map(boot_time_of),
+        envelope,
+        sent_at: at,
+        is_taken: false,
+        is_announced: true,
+    }
+}
