@@ -145,8 +145,11 @@ impl Cursor {
         self.synced_at.elapsed()
     }
 
-    fn redirty(&self) {
-        self.map.redirty(self.base, self.base + PAGE_LEN);
+    fn redirty(&self) -> Result<()> {
+        let start = self.base as u64;
+        self.file
+            .redirty(start, start + PAGE_LEN as u64)
+            .map_err(|error| Error::io("marking pages of", &self.path, error))
     }
 
     fn saved(&self) -> Result<Saved> {
@@ -239,7 +242,7 @@ pub(crate) fn sync_all(cursors: &mut [&mut Cursor]) -> Result<()> {
     let sync = || file.sync_data().map_err(|error| Error::io("syncing", &path, error));
     if cursors.iter().any(|cursor| !cursor.slot_is_durable) {
         // An earlier owner may have died, or failed, between writing the slot and the disk.
-        cursors.iter().for_each(|cursor| cursor.redirty());
+        cursors.iter().try_for_each(|cursor| cursor.redirty())?;
         sync()?;
         cursors.iter_mut().for_each(|cursor| cursor.slot_is_durable = true);
     }
@@ -249,7 +252,6 @@ pub(crate) fn sync_all(cursors: &mut [&mut Cursor]) -> Result<()> {
         // Until the sync has returned: a failed one leaves both slots in doubt.
         cursor.slot_is_durable = false;
         cursor.map.write(cursor.base + cursor::slot_at(saved.sequence), &saved.encode());
-        cursor.redirty();
         all.push(saved);
     }
     sync()?;

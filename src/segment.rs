@@ -128,6 +128,13 @@ impl Segment {
         &*self.file
     }
 
+    /// Has the next sync write the pages of a range, whatever the page cache believes of them.
+    pub(crate) fn redirty(&self, positions: std::ops::Range<u64>) -> Result<()> {
+        self.file
+            .redirty(positions.start, positions.end)
+            .map_err(|error| Error::io("marking pages of", &self.path, error))
+    }
+
     /// fdatasync.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()

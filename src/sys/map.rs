@@ -24,15 +24,11 @@ pub(crate) struct Map {
 
 enum Backing {
     File(std::mem::ManuallyDrop<memmap2::MmapRaw>),
-    /// Keeps memory alive that something else owns; told of pages to write again.
+    /// Keeps memory alive that something else owns.
     #[cfg_attr(not(feature = "sim"), allow(dead_code))]
-    Memory(Arc<dyn MemoryOwner>),
-}
-
-/// Owns the memory of a mapping that is not a file's.
-pub(crate) trait MemoryOwner: Send + Sync {
-    /// See [`Map::redirty`].
-    fn redirty(&self, start: usize, end: usize);
+    Memory {
+        _owner: Arc<dyn Send + Sync>,
+    },
 }
 
 // SAFETY: a Map is an address range that stays mapped until it is dropped; all access to it is by
@@ -64,13 +60,13 @@ impl Map {
         start: *mut u8,
         len: usize,
         writable: bool,
-        owner: Arc<dyn MemoryOwner>,
+        owner: Arc<dyn Send + Sync>,
     ) -> Map {
         Map {
             start,
             len,
             writable,
-            backing: Backing::Memory(owner),
+            backing: Backing::Memory { _owner: owner },
             made_in: Generation::default(),
         }
     }
@@ -177,17 +173,6 @@ impl Map {
         let start = start & !4095;
         raw.advise_range(memmap2::Advice::PopulateRead, start, end.min(self.len) - start)
     }
-
-    /// Marks the pages of a range as changed, so that the next sync writes them whatever the page
-    /// cache believes: after a failed sync it takes lost pages for clean ones.
-    pub(crate) fn redirty(&self, start: usize, end: usize) {
-        for page in (start & !4095..end.min(self.len)).step_by(4096) {
-            self.word(page).fetch_or(0, Ordering::Relaxed);
-        }
-        if let Backing::Memory(owner) = &self.backing {
-            owner.redirty(start, end);
-        }
-    }
 }
 
 /// Copies as many whole blocks of 64 bytes as `out` has room for, and returns their length.
@@ -262,18 +247,13 @@ impl Drop for Map {
 mod tests {
     use super::*;
 
-    struct Words(#[allow(dead_code)] Box<[u64]>);
-    impl MemoryOwner for Words {
-        fn redirty(&self, _: usize, _: usize) {}
-    }
-
     #[test]
     fn a_range_of_any_length_is_copied_out_whole_and_nothing_else() {
         let mut words: Box<[u64]> = (0..64).map(|word| word * 0x0123_4567_89ab_cdef).collect();
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let start = words.as_mut_ptr().cast();
         // SAFETY: the box's memory stays where it is while the owner holds it, 512 bytes, aligned.
-        let map = unsafe { Map::of_memory(start, 512, true, Arc::new(Words(words))) };
+        let map = unsafe { Map::of_memory(start, 512, true, Arc::new(words)) };
         for position in (0..512).step_by(8) {
             for len in 0..=512 - position {
                 let mut out = vec![0x5a; len + 64];

@@ -105,6 +105,10 @@ pub(crate) trait DiskFile: Send + Sync + std::fmt::Debug {
     fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()>;
     /// Extends the file to `len` bytes of allocated zeros; does nothing if it is as long.
     fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Marks the pages of a range as changed, so that the next sync writes them whatever the page cache
+    /// believes: after a failed sync it takes lost pages for clean ones. No byte changes, and no store of
+    /// another process is lost.
+    fn redirty(&self, start: u64, end: u64) -> io::Result<()>;
     /// fdatasync: the file's bytes and length are durable on return.
     fn sync_data(&self) -> io::Result<()>;
     /// Maps the first `len` bytes, shared; the file must have them.

@@ -125,6 +125,27 @@ impl DiskFile for RealFile {
         }
     }
 
+    fn redirty(&self, start: u64, end: u64) -> io::Result<()> {
+        let len = end.min(self.len()?).saturating_sub(start) as usize;
+        if len == 0 {
+            return Ok(());
+        }
+        let raw = memmap2::MmapOptions::new().offset(start).len(len).map_raw(&*self.file)?;
+        // A fault for writing marks a page whether or not a store follows. In a new mapping each page
+        // takes that fault: in an old one a page can be entered writable already, and be left out. A
+        // store would be no better: one that changes nothing is dropped by the compiler, and one that
+        // reads a word and writes it back undoes what another process stores meanwhile.
+        raw.advise_range(memmap2::Advice::PopulateWrite, 0, len).map_err(|error| {
+            match error.raw_os_error() {
+                // Where a store would have raised a signal.
+                Some(libc::EFAULT) => io::Error::other(
+                    "its pages cannot be written: the disk is full, or a sector is unreadable",
+                ),
+                _ => error,
+            }
+        })
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -182,4 +203,47 @@ fn check_file_size_limit(len: u64) -> io::Result<()> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of pages that this thread has made dirty, by the kernel's account.
+    fn dirtied() -> u64 {
+        let text = fs::read_to_string("/proc/thread-self/io").expect("is there");
+        let line = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+        line.expect("is counted").parse().expect("a number")
+    }
+
+    #[test]
+    fn a_page_that_is_marked_is_written_by_the_next_sync_though_it_is_clean_and_mapped_writable() {
+        const LEN: u64 = 64 << 10;
+        // Beside this binary: on a disk.
+        let binary = std::env::current_exe().expect("is known");
+        let file = tempfile::tempfile_in(binary.parent().expect("a directory")).expect("creates");
+        let file = RealFile {
+            file: ManuallyDrop::new(file),
+            registered: OnceLock::new(),
+            made_in: fork::Generation::default(),
+        };
+        file.write_all_at(&[7; LEN as usize], 0).expect("writes");
+        let map = file.map(LEN as usize, true).expect("maps");
+        map.populate(0, LEN as usize).expect("populates");
+        file.sync_data().expect("syncs");
+        let before = dirtied();
+        map.populate_to_read(0, LEN as usize).expect("reads");
+        assert_eq!(dirtied() - before, 0, "the pages are clean");
+        file.redirty(4096, LEN - 4096).expect("marks");
+        let marked = dirtied() - before;
+        assert!((LEN - 8192..=LEN).contains(&marked), "{marked} bytes are dirty");
+        file.sync_data().expect("syncs");
+        // Each time anew.
+        file.redirty(0, u64::MAX).expect("marks");
+        assert!(dirtied() - before >= marked + LEN - 8192);
+        file.redirty(LEN, u64::MAX).expect("there is nothing to mark");
+        let mut bytes = [0; LEN as usize];
+        map.read(0, &mut bytes);
+        assert_eq!(bytes, [7; LEN as usize]);
+    }
 }

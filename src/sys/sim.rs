@@ -19,7 +19,6 @@ use std::{fmt, io};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::map::MemoryOwner;
 use super::{Access, Directory, DiskFile, FileIdentity, Map, Medium};
 
 /// What the page cache writes as one.
@@ -54,6 +53,8 @@ pub enum Op {
     SyncData,
     /// Mapping a file.
     Map,
+    /// Marking pages of a file as changed.
+    Redirty,
     /// Taking, giving back or probing a lock.
     Lock,
 }
@@ -1002,6 +1003,13 @@ impl DiskFile for SimFile {
         state.extend(&self.inode, len)
     }
 
+    fn redirty(&self, start: u64, end: u64) -> io::Result<()> {
+        let _state = self.disk.begin(Op::Redirty)?;
+        self.need_write_access()?;
+        self.inode.content.lock().force(start as usize, end as usize);
+        Ok(())
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.disk.alive()?;
         let result = state.count(Op::SyncData);
@@ -1023,10 +1031,10 @@ impl DiskFile for SimFile {
         }
         let memory = content.memory.clone();
         let start = memory.0.as_mut_ptr();
-        let owner = Arc::new(Mapping { inode: self.inode.clone(), _memory: memory });
+        // Its share of the memory keeps `Content::grow` from replacing it.
         // SAFETY: `start` is on a page boundary, its memory has at least the file's length, checked
         // above, and is readable and writable; the owner holds it, and it is never moved.
-        Ok(unsafe { Map::of_memory(start, len, writable, owner) })
+        Ok(unsafe { Map::of_memory(start, len, writable, memory) })
     }
 
     fn try_lock(&self, start: u64, len: u64) -> io::Result<bool> {
@@ -1049,18 +1057,6 @@ impl DiskFile for SimFile {
     fn locked_by_other(&self, start: u64, len: u64) -> io::Result<bool> {
         let state = self.disk.begin(Op::Lock)?;
         Ok(state.conflicts(self.inode.number, self.open, start, end_of(start, len)))
-    }
-}
-
-/// What a [`Map`] holds. Its share of the memory keeps `Content::grow` from replacing it.
-struct Mapping {
-    inode: Arc<Inode>,
-    _memory: Arc<Memory>,
-}
-
-impl MemoryOwner for Mapping {
-    fn redirty(&self, start: usize, end: usize) {
-        self.inode.content.lock().force(start, end);
     }
 }
 
@@ -1243,7 +1239,7 @@ mod tests {
         assert_eq!(disk.durable(FILE), Some(vec![1; 2 * PAGE_LEN]));
         assert_eq!(disk.read(FILE), Some(vec![2; 2 * PAGE_LEN]));
 
-        map.redirty(PAGE_LEN, 2 * PAGE_LEN);
+        file.redirty(PAGE_LEN as u64, 2 * PAGE_LEN as u64).expect("marks");
         file.sync_data().expect("syncs");
         let durable = disk.durable(FILE).expect("is there");
         assert_eq!(durable, [[1; PAGE_LEN], [2; PAGE_LEN]].concat());

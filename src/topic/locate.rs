@@ -310,12 +310,22 @@ impl TopicInner {
         if hot {
             segment.map()?;
         }
-        let position = if offset == base {
-            layout::FIRST_FRAME_AT
-        } else {
-            self.with_index(&segment, next, frontier, |index| index.before_offset(offset).position)?
-        };
+        let position = self.position_before(&segment, next, frontier, offset)?;
         Ok((Walk::new(segment, position, hot), next))
+    }
+
+    /// A position in a segment before which all frames have offsets below `offset`.
+    pub(super) fn position_before(
+        &self,
+        segment: &Arc<Segment>,
+        next: Option<u64>,
+        frontier: &Frontier,
+        offset: u64,
+    ) -> Result<u64> {
+        if offset <= segment.base() {
+            return Ok(layout::FIRST_FRAME_AT);
+        }
+        self.with_index(segment, next, frontier, |index| index.before_offset(offset).position)
     }
 
     /// Calls `look` with the index of a segment: the stored one, or one built and stored now.

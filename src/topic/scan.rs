@@ -272,9 +272,8 @@ impl TopicInner {
                 continue;
             }
             let Ok(segment) = self.segment(base) else { continue };
-            let map = segment.map()?;
-            map.word(layout::LATCH_AT).store(0, Ordering::Release);
-            map.redirty(0, segment.len() as usize);
+            segment.map()?.word(layout::LATCH_AT).store(0, Ordering::Release);
+            segment.redirty(0..segment.len())?;
             if segment.sync().is_err() {
                 return Err(Error::SyncFailed { path: self.dir.clone() });
             }

@@ -162,7 +162,7 @@ impl TopicInner {
             let (_, next) = self.around(base, active)?;
             let segment = self.segment(base)?;
             if suspect > durable {
-                segment.map()?.redirty(0, segment.len() as usize);
+                self.redirty_from(&segment, next, durable)?;
             }
             if with_slot && next.is_none() {
                 write_slot(words, &segment, durable)?;
@@ -200,6 +200,16 @@ impl TopicInner {
         words.sync.recent.store(took, Ordering::Relaxed);
         crash_point!("sync.published");
         Ok(())
+    }
+
+    /// Has the next sync write everything of a segment that is at or behind the offset `durable`, and the
+    /// header page.
+    fn redirty_from(&self, segment: &Arc<Segment>, next: Option<u64>, durable: u64) -> Result<()> {
+        let frontier = self.frontier()?;
+        let is_active = next.is_none() && frontier.active == segment.base();
+        let end = if is_active { frontier.position } else { segment.len() };
+        segment.redirty(0..layout::FIRST_FRAME_AT)?;
+        segment.redirty(self.position_before(segment, next, &frontier, durable)?..end)
     }
 
     /// Stops all appends of all processes: after a failed sync the page cache holds bytes that are not

@@ -9,7 +9,7 @@ use deaddrop::{Durability, Error, Log, Record, Result, Start, TopicOptions};
 use crate::settle::settle;
 
 const DIR: &str = "/log";
-const OPS: [Op; 11] = [
+const OPS: [Op; 12] = [
     Op::Open,
     Op::Rename,
     Op::Remove,
@@ -20,6 +20,7 @@ const OPS: [Op; 11] = [
     Op::Allocate,
     Op::SyncData,
     Op::Map,
+    Op::Redirty,
     Op::Lock,
 ];
 const ERRNOS: [i32; 3] = [libc::EIO, libc::ENOSPC, libc::EMFILE];
