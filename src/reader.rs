@@ -285,6 +285,12 @@ impl Reader {
             walk.position = position;
             walk.forget();
             let error = walk.segment.corrupt(position, Some(self.next), &what);
+            let seen = (walk.segment.base(), self.segment_end);
+            if self.topic.is_elsewhere(self.next, self.frontier.active, seen)? {
+                // The list of segments was an older one.
+                self.walk = None;
+                continue;
+            }
             return Err(self.trimmed_instead(error));
         }
     }

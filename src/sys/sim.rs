@@ -140,6 +140,13 @@ impl SimDisk {
         self.state.lock().faults.clear();
     }
 
+    /// Calls `action` in the midst of every listing of a directory. Of the names that it makes every
+    /// second one is in the list: a directory is read in steps, and what is named between two of them is
+    /// seen or not. Lists that the action reads are not interrupted.
+    pub fn during_list(&self, action: impl FnMut() + Send + 'static) {
+        self.state.lock().during_list = Some(Box::new(action));
+    }
+
     /// Calls of `op` so far, in all processes, failed ones included.
     pub fn calls(&self, op: Op) -> u64 {
         self.state.lock().calls[op as usize]
@@ -623,6 +630,7 @@ struct State {
     faults: Vec<Fault>,
     calls: [u64; OP_COUNT],
     capacity_len: u64,
+    during_list: Option<Box<dyn FnMut() + Send>>,
     /// The last number given to an inode, an open file or a process.
     last_id: u64,
 }
@@ -639,6 +647,7 @@ impl State {
             faults: Vec::new(),
             calls: [0; OP_COUNT],
             capacity_len: u64::MAX,
+            during_list: None,
             last_id: 0,
         }
     }
@@ -895,9 +904,25 @@ impl Directory for SimDirectory {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        let state = self.disk.begin(Op::List)?;
+        let mut state = self.disk.begin(Op::List)?;
         let number = self.directory(&state, path)?;
-        Ok(state.names.in_directory(number).map(|(name, _)| name.to_owned()).collect())
+        let children = |state: &State| -> Vec<String> {
+            state.names.in_directory(number).map(|(name, _)| name.to_owned()).collect()
+        };
+        let before = children(&state);
+        let Some(mut action) = state.during_list.take() else { return Ok(before) };
+        drop(state);
+        action();
+        let mut state = self.disk.alive()?;
+        state.during_list.get_or_insert(action);
+        let mut is_seen = false;
+        let mut names = children(&state);
+        names.retain(|name| {
+            let is_new = !before.contains(name);
+            is_seen ^= is_new;
+            !is_new || is_seen
+        });
+        Ok(names)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

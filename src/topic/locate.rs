@@ -233,20 +233,40 @@ impl TopicInner {
         }
     }
 
-    /// Reads the directory: for whoever keeps rolls out meanwhile, or leaves out what is above an active
-    /// segment that was read before. A large directory is read in steps, and of segments that are named
-    /// between two of them a later one may be seen and an earlier one not.
+    /// Reads the directory, and returns the bases up to the segment that was active before. A large
+    /// directory is read in steps, and of segments that are named between two of them a later one may be
+    /// seen and an earlier one not: a list of more than that could have holes.
     pub(crate) fn refresh_bases(&self) -> Result<Vec<u64>> {
         let list = || list_bases(&*self.files, &self.dir);
-        // Before: it is named, and so are all below it.
+        // It is named, and so are all below it.
         let named = match self.words() {
             Some(words) => words.tail.place().active,
             None => list()?.last().copied().unwrap_or(0),
         };
-        let bases = list()?;
-        let complete = bases.partition_point(|&base| base <= named);
-        *self.segments.bases.lock() = bases[..complete].to_vec();
+        let mut bases = list()?;
+        bases.retain(|&base| base <= named);
+        self.segments.bases.lock().clone_from(&bases);
         Ok(bases)
+    }
+
+    /// The same for a process that is alone under the gate, so that nothing is named meanwhile: all of
+    /// them, whatever the words say.
+    pub(super) fn refresh_bases_alone(&self) -> Result<Vec<u64>> {
+        let bases = list_bases(&*self.files, &self.dir)?;
+        self.segments.bases.lock().clone_from(&bases);
+        Ok(bases)
+    }
+
+    /// Reads the directory again. Whether `offset` is now in another segment, or its segment has another
+    /// end, than `seen`.
+    pub(crate) fn is_elsewhere(
+        &self,
+        offset: u64,
+        active: u64,
+        seen: (u64, Option<u64>),
+    ) -> Result<bool> {
+        self.refresh_bases()?;
+        Ok(self.around(offset, active).is_ok_and(|around| around != seen))
     }
 
     /// The base of the segment that holds `offset`, and the base behind it if there is one.
@@ -263,9 +283,8 @@ impl TopicInner {
         let found = match cached {
             Some(found) => Some(found),
             None => {
-                let mut bases = self.refresh_bases()?;
-                bases.retain(|&base| base <= active);
-                look(&bases)
+                let bases = self.refresh_bases()?;
+                look(&bases[..bases.partition_point(|&base| base <= active)])
             }
         };
         match found {
@@ -303,9 +322,15 @@ impl TopicInner {
         if offset < first {
             return Err(Error::Trimmed { wanted: offset, first });
         }
-        let (base, next) = self.around(offset, frontier.active)?;
+        let seen = self.around(offset, frontier.active)?;
+        let (base, next) = seen;
         let needed = if next.is_none() { frontier.position } else { 0 };
-        let segment = self.segment_reaching(base, needed)?;
+        let segment = match self.segment_reaching(base, needed) {
+            Err(Error::Corrupt { .. }) if self.is_elsewhere(offset, frontier.active, seen)? => {
+                return self.walk_at(offset, frontier)
+            }
+            segment => segment?,
+        };
         let hot = next.is_none() && matches!(self.access, Access::Member(_));
         if hot {
             segment.map()?;

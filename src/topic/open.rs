@@ -139,10 +139,15 @@ impl TopicInner {
     /// Looks at the facts and does what the table says. The gate is held.
     fn decide_and_recover(&self, alone: bool, existed: bool) -> Result<()> {
         let words = &self.member()?.control;
+        // Before the directory is read: see `refresh_bases`.
+        let active = words.tail.place().active;
         // Once: a large log has many names.
         let names =
             self.files.list(&self.dir).map_err(|error| self.io("listing", &self.dir, error))?;
-        let bases = bases_among(&names);
+        let mut bases = bases_among(&names);
+        if !alone {
+            bases.retain(|&base| base <= active);
+        }
         self.segments.bases.lock().clone_from(&bases);
         let facts = OpeningFacts {
             alone,

@@ -23,7 +23,7 @@ impl TopicInner {
         let mut bases = self.segments.bases.lock().clone();
         if bases.last() != Some(&words.tail.place().active) {
             // A roll that was settled has named one more.
-            bases = self.refresh_bases()?;
+            bases = self.refresh_bases_alone()?;
         }
         let end = words.tail.end.load(Ordering::Acquire);
         if !self.words_fit(words, &bases)? {

@@ -38,7 +38,7 @@ impl TopicInner {
     /// Finds the end of the log by reading from the promised boundary on, and rebuilds the words.
     /// `boundary_of_words`: a durable end that the control words are trusted with.
     pub(super) fn recover(&self, words: &Words, boundary_of_words: Option<u64>) -> Result<()> {
-        let bases = self.refresh_bases()?;
+        let bases = self.refresh_bases_alone()?;
         let boundary = self.promised_boundary(&bases)?.max(boundary_of_words.unwrap_or(0));
         let mut scan = self.scan(&bases, boundary)?;
         let lost_to_the_end =
@@ -75,7 +75,7 @@ impl TopicInner {
         }
         words.intent.max_timestamp.store(scan.max_timestamp, Ordering::Relaxed);
         words.durable.end.store(end, Ordering::Release);
-        let first = self.refresh_bases()?.first().copied().unwrap_or(end);
+        let first = self.refresh_bases_alone()?.first().copied().unwrap_or(end);
         words.tail.first.store(first, Ordering::Release);
         let report = RecoveryReport {
             promised_boundary: boundary,

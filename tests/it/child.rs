@@ -55,6 +55,7 @@ fn entry() {
         "unwinds" => crate::unwinding::unwinds(&words[1..]),
         "outdone" => crate::background::outdone(&words[1..]),
         "sync-death" => crate::sync::sync_death(&words[1..]),
+        "roller" => crate::listing::roller(&words[1..]),
         "unlucky" => crate::lost_writes::unlucky(&words[1..]),
         "unlucky-consumer" => crate::lost_writes::unlucky_consumer(&words[1..]),
         other => panic!("no role {other}"),

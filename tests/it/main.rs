@@ -23,6 +23,7 @@ mod group;
 mod image;
 mod input;
 mod ledger;
+mod listing;
 mod liveness;
 mod lost_writes;
 mod modes;
