@@ -211,7 +211,7 @@ mod tests {
 
     /// Bytes of pages that this thread has made dirty, by the kernel's account.
     fn dirtied() -> u64 {
-        let text = fs::read_to_string("/proc/thread-self/io").expect("is there");
+        let text = std::fs::read_to_string("/proc/thread-self/io").expect("is there");
         let line = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
         line.expect("is counted").parse().expect("a number")
     }

@@ -15,6 +15,7 @@
 //! | `members` | who has it open for writing |
 //! | `delete` | removing a topic |
 //! | `locate` | from offset or time to a position; where readers must stop |
+//! | `wait` | waiting for records |
 
 mod append;
 mod delete;
@@ -31,6 +32,7 @@ mod scan;
 mod sealed;
 mod sync;
 mod trim;
+mod wait;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

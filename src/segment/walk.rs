@@ -1,0 +1,308 @@
+//! A walk over the frames of a segment.
+//!
+//! Does not know which of its bytes are published: callers give the limit.
+
+use std::sync::Arc;
+
+use super::Segment;
+use crate::error::{Error, Result};
+use crate::format::frame::{self, Fixed};
+use crate::format::Malformed;
+
+/// What stands at a position.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// A whole frame; the walk stands behind it.
+    Frame(Fixed),
+    /// The limit is reached.
+    End,
+    /// Bytes that are no frame; the walk stands still.
+    Bad(Malformed),
+}
+
+/// Bytes copied at once from a mapping: they are still in the nearest cache when they are checked.
+const HOT_CHUNK: usize = 4 << 10;
+/// Bytes of a mapping whose pages are entered at once.
+const ENTER_LEN: u64 = 1 << 20;
+/// Bytes read at once from a file.
+const COLD_CHUNK: usize = 128 << 10;
+
+/// Memory that starts on a cache line: the kernel's copies are slower by half into other places.
+#[derive(Debug, Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Buffer {
+    /// The first `len` bytes.
+    #[inline]
+    fn first(&self, len: usize) -> &[u8] {
+        &self.bytes[self.start..self.start + len]
+    }
+
+    /// Moves a range to the start, if there is room for `len` bytes as it is; returns its length.
+    fn keep(&mut self, range: std::ops::Range<usize>, len: usize) -> usize {
+        if self.bytes.len() < self.start + len || range.len() > len {
+            return 0;
+        }
+        let count = range.len();
+        self.bytes[self.start..].copy_within(range, 0);
+        count
+    }
+
+    /// The same, to be written; makes the buffer longer if need be, and forgets what is in it then.
+    fn first_mut(&mut self, len: usize) -> &mut [u8] {
+        const LINE_LEN: usize = 64;
+        if self.bytes.len() < self.start + len {
+            self.bytes = vec![0; len + LINE_LEN];
+            self.start = self.bytes.as_ptr().align_offset(LINE_LEN).min(LINE_LEN);
+        }
+        &mut self.bytes[self.start..self.start + len]
+    }
+}
+
+/// Walks the frames of a segment. Copies first, then checks the copy.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    pub(crate) segment: Arc<Segment>,
+    /// Where the next frame starts.
+    pub(crate) position: u64,
+    hot: bool,
+    buffer: Buffer,
+    /// Position of the first byte in `buffer`.
+    buffer_at: u64,
+    /// Valid bytes in `buffer`.
+    filled: usize,
+    /// Where the last frame starts in `buffer`.
+    last: usize,
+    /// Bytes over which [`resync`](Self::resync) may still compute checksums.
+    resync_budget: u64,
+    /// The pages of a mapping that is read in place were entered up to here.
+    entered: u64,
+}
+
+impl Walk {
+    /// A walk from `position`. `hot`: read from the mapping if the segment has one.
+    pub(crate) fn new(segment: Arc<Segment>, position: u64, hot: bool) -> Walk {
+        let resync_budget = 4 * segment.len();
+        Walk {
+            segment,
+            position,
+            hot,
+            buffer: Buffer::default(),
+            buffer_at: 0,
+            filled: 0,
+            last: 0,
+            resync_budget,
+            entered: 0,
+        }
+    }
+
+    /// The next frame below `limit`: a position below which bytes no longer change. Only what is
+    /// wanted at once is read ahead: `far` says that many frames will be.
+    #[inline(always)]
+    pub(crate) fn step(&mut self, limit: u64, far: bool) -> Result<Step> {
+        match self.step_in_buffer(limit) {
+            Some(fixed) => Ok(Step::Frame(fixed)),
+            None => self.step_far(limit, far),
+        }
+    }
+
+    /// The next frame, if all of it is in the buffer and it is whole. Inlined, as its callers are: a
+    /// frame's fields handed on through memory cost a third of the time of a small record.
+    #[inline(always)]
+    fn step_in_buffer(&mut self, limit: u64) -> Option<Fixed> {
+        let start = usize::try_from(self.position.checked_sub(self.buffer_at)?).ok()?;
+        let here = self.buffer.first(self.filled).get(start..)?;
+        let room = limit.saturating_sub(self.position).min(here.len() as u64);
+        let fixed = Fixed::decode(here, room as usize).ok()?;
+        fixed.verify(here, self.segment.header.salt, self.position).ok()?;
+        self.last = start;
+        self.position += fixed.padded_len() as u64;
+        Some(fixed)
+    }
+
+    #[inline(never)]
+    fn step_far(&mut self, limit: u64, far: bool) -> Result<Step> {
+        let room = limit.min(self.segment.len()).saturating_sub(self.position);
+        if room == 0 {
+            return Ok(Step::End);
+        }
+        if !self.ensure(frame::FIXED_LEN, room, far)? {
+            return Ok(Step::Bad(Malformed::Short {
+                needed: frame::FIXED_LEN,
+                found: room as usize,
+            }));
+        }
+        let fixed = match Fixed::decode(self.here(), room as usize) {
+            Ok(fixed) => fixed,
+            Err(error) => return Ok(Step::Bad(error)),
+        };
+        if !self.ensure(fixed.checked_len(), room, far)? {
+            return Ok(Step::Bad(Malformed::Short {
+                needed: fixed.checked_len(),
+                found: room as usize,
+            }));
+        }
+        if let Err(error) = fixed.verify(self.here(), self.segment.header.salt, self.position) {
+            return Ok(Step::Bad(error));
+        }
+        self.last = (self.position - self.buffer_at) as usize;
+        self.position += fixed.padded_len() as u64;
+        Ok(Step::Frame(fixed))
+    }
+
+    /// The same, checked where it lies in a mapping and not copied.
+    ///
+    /// # Safety
+    ///
+    /// While this runs nobody stores below `limit`, and nobody makes the file shorter.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn step_in_place(&mut self, limit: u64) -> Result<Step> {
+        let map = self.segment.map_to_read()?;
+        let room = limit.min(map.len() as u64).saturating_sub(self.position);
+        if room == 0 {
+            return Ok(Step::End);
+        }
+        if self.position >= self.entered {
+            let end = self.position + room.min(ENTER_LEN);
+            map.populate_to_read(self.position as usize, end as usize)
+                .map_err(|error| Error::io("reading", &self.segment.path, error))?;
+            self.entered = end;
+        }
+        // SAFETY: by the caller's promise; the position is inside, as `room` is not 0.
+        let here = unsafe { map.slice(self.position as usize, room as usize) };
+        let checked = Fixed::decode(here, here.len()).and_then(|fixed| {
+            fixed.verify(here, self.segment.header.salt, self.position)?;
+            Ok(fixed)
+        });
+        match checked {
+            Ok(fixed) => {
+                self.position += fixed.padded_len() as u64;
+                Ok(Step::Frame(fixed))
+            }
+            Err(what) => Ok(Step::Bad(what)),
+        }
+    }
+
+    /// The frame that [`step_in_place`](Self::step_in_place) has just returned as `fixed`.
+    ///
+    /// # Safety
+    ///
+    /// While the slice lives nobody stores into the frame, and nobody makes the file shorter.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn frame_in_place(&self, fixed: &Fixed) -> Result<&[u8]> {
+        let start = self.position - fixed.padded_len() as u64;
+        // SAFETY: by the caller's promise.
+        Ok(unsafe { self.segment.map_to_read()?.slice(start as usize, fixed.len) })
+    }
+
+    /// The bytes of the frame that the last [`step`](Self::step) returned.
+    pub(crate) fn frame(&self) -> &[u8] {
+        &self.buffer.first(self.filled)[self.last..]
+    }
+
+    /// The position of that frame.
+    pub(crate) fn frame_position(&self) -> u64 {
+        self.buffer_at + self.last as u64
+    }
+
+    /// The bytes from `position` on that are in the buffer.
+    fn here(&self) -> &[u8] {
+        &self.buffer.first(self.filled)[(self.position - self.buffer_at) as usize..]
+    }
+
+    /// Has at least `needed` bytes from `position` in the buffer; false if the file has fewer.
+    fn ensure(&mut self, needed: usize, room: u64, far: bool) -> Result<bool> {
+        let have_from = self.buffer_at;
+        let have_to = self.buffer_at + self.filled as u64;
+        if self.position >= have_from && self.position + needed as u64 <= have_to {
+            return Ok(true);
+        }
+        if (needed as u64) > room {
+            return Ok(false);
+        }
+        let chunk = match (self.hot, far) {
+            (true, true) => HOT_CHUNK,
+            (true, false) => 512,
+            (false, _) => COLD_CHUNK,
+        };
+        let wanted = chunk.max(needed).min(room as usize);
+        // The start of a frame that was cut off is in the cache: it is not copied again.
+        let have = match self.position.checked_sub(have_from) {
+            Some(start) if self.hot && self.position < have_to => {
+                // Whole words: a mapping is read from a word on, whatever the file's length.
+                let end = self.filled & !(frame::ALIGN - 1);
+                self.buffer.keep(start as usize..end.max(start as usize), wanted)
+            }
+            _ => 0,
+        };
+        self.buffer_at = self.position;
+        self.filled = 0;
+        let read = self
+            .segment
+            .read(self.position + have as u64, &mut self.buffer.first_mut(wanted)[have..], self.hot)
+            .map_err(|error| Error::io("reading", &self.segment.path, error))?;
+        self.filled = have + read;
+        Ok(self.filled >= needed)
+    }
+
+    /// Forgets what was read ahead.
+    pub(crate) fn forget(&mut self) {
+        self.filled = 0;
+        self.last = 0;
+    }
+
+    /// Goes to the next whole record frame at or behind `position` with an offset in `offsets`;
+    /// false if there is none below `limit`. Lengths and offsets are checked before checksums, and a
+    /// walk computes them over four times the file's length at most, however hostile its bytes are.
+    pub(crate) fn resync(&mut self, limit: u64, offsets: std::ops::Range<u64>) -> Result<bool> {
+        let limit = limit.min(self.segment.len());
+        while self.position + frame::FIXED_LEN as u64 <= limit {
+            let room = limit - self.position;
+            if !self.ensure(frame::FIXED_LEN, room, true)? {
+                return Ok(false);
+            }
+            if let Ok(fixed) = Fixed::decode(self.here(), room as usize) {
+                let plausible = fixed.kind == frame::KIND_RECORD
+                    && offsets.contains(&fixed.offset)
+                    && fixed.checked_len() as u64 <= self.resync_budget;
+                if plausible {
+                    self.resync_budget -= fixed.checked_len() as u64;
+                    if self.ensure(fixed.checked_len(), room, true)?
+                        && fixed
+                            .verify(self.here(), self.segment.header.salt, self.position)
+                            .is_ok()
+                    {
+                        return Ok(true);
+                    }
+                }
+            }
+            self.position += frame::ALIGN as u64;
+        }
+        self.position = limit;
+        Ok(false)
+    }
+
+    /// Whether every byte from `position` to the end of the file is zero.
+    pub(crate) fn rest_is_zero(&self) -> Result<bool> {
+        let mut chunk = vec![0; COLD_CHUNK];
+        let mut position = self.position;
+        while position < self.segment.len() {
+            let wanted = chunk.len().min((self.segment.len() - position) as usize);
+            let read = self
+                .segment
+                .read(position, &mut chunk[..wanted], false)
+                .map_err(|error| Error::io("reading", &self.segment.path, error))?;
+            if read == 0 {
+                return Ok(true);
+            }
+            if chunk[..read].iter().any(|&byte| byte != 0) {
+                return Ok(false);
+            }
+            position += read as u64;
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,81 @@
+//! Waiting for records: a spin, then a bounded sleep, and help for a sync that nobody finishes.
+
+use std::time::{Duration, Instant};
+
+use super::{Access, TopicInner};
+use crate::control::waiters;
+use crate::error::{Error, Result};
+use crate::format::settings;
+use crate::stop::Stop;
+use crate::sys::atomic::Ordering;
+
+/// A reader that slept this long helps a sync along that nobody else does.
+const STALLED: Duration = Duration::from_millis(50);
+
+impl TopicInner {
+    /// Waits until the high watermark is beyond `seen`: spins for at most `spin`, then sleeps. False
+    /// if `stop` was given, or after `timeout`.
+    pub(crate) fn wait_beyond(
+        &self,
+        seen: u64,
+        spin: Duration,
+        timeout: Option<Duration>,
+        stop: &Stop,
+    ) -> Result<bool> {
+        self.not_forked()?;
+        let started = Instant::now();
+        // Whoever only looks does not spin either.
+        let spin = timeout.map_or(spin, |timeout| spin.min(timeout));
+        let synced = self.settings.durability == settings::POWER_LOSS;
+        if let (Some(words), true) = (self.words(), spin > Duration::ZERO) {
+            let word = if synced { &words.durable.end } else { &words.tail.end };
+            while started.elapsed() < spin {
+                for _ in 0..32 {
+                    if word.load(Ordering::Acquire) > seen {
+                        return Ok(true);
+                    }
+                    std::hint::spin_loop();
+                }
+            }
+        }
+        loop {
+            if self.frontier()?.high_watermark > seen {
+                return Ok(true);
+            }
+            let left = timeout.map_or(Duration::MAX, |all| all.saturating_sub(started.elapsed()));
+            if stop.is_stopped() || left.is_zero() {
+                return Ok(false);
+            }
+            match &self.access {
+                Access::Member(member) => {
+                    let words = &member.control;
+                    let word = if synced { &words.synced.word } else { &words.appended.word };
+                    let slept = Instant::now();
+                    waiters::sleep(word, left, || {
+                        self.frontier_of(words).high_watermark > seen || stop.is_stopped()
+                    });
+                    if synced && slept.elapsed() >= STALLED {
+                        self.help_publish(seen)?;
+                    }
+                }
+                // Nothing may be written, so not even the waiter's bit: look now and then.
+                _ => std::thread::sleep(left.min(Duration::from_millis(10))),
+            }
+        }
+    }
+
+    /// On a `PowerLoss` topic a record whose writer died before its sync is shown to nobody until
+    /// somebody syncs: a reader that has waited does.
+    fn help_publish(&self, seen: u64) -> Result<()> {
+        let frontier = self.frontier()?;
+        if frontier.high_watermark <= seen && frontier.end > seen {
+            // Waits for a syncer that is alive, takes a dead one's work over, overtakes a stopped one.
+            return match self.wait_durable(frontier.end) {
+                // The latch stops writers; what is durable stays readable.
+                Err(Error::SyncFailed { .. }) => Ok(()),
+                other => other,
+            };
+        }
+        Ok(())
+    }
+}
