@@ -169,7 +169,10 @@ impl Log {
         if !read_only {
             check_marker(&*files, true)?;
             let topics = dir.join(TOPICS);
-            topics_dir = files.make_dir(&topics).map_err(io("creating", &topics))?.into();
+            let made = files.make_dir(&topics).map_err(io("creating", &topics))?;
+            // What cannot be removed now is tried again at the next opening: no name leads to it.
+            drop(TopicInner::remove_deleted(&*made));
+            topics_dir = made.into();
         }
         let path = dir.join(MARKER);
         let marker = files.identity_of(&path).map_err(io("identifying", &path))?;
@@ -258,12 +261,14 @@ impl Log {
         Ok(found)
     }
 
-    /// Deletes a topic with all its records and consumers.
+    /// Deletes a topic with all its records and consumers, in one step: if the process is killed, or the
+    /// power fails, the topic is whole or its name is free.
     ///
     /// # Errors
     ///
     /// [`Error::Locked`] if it is open for writing, in this process or another,
-    /// [`Error::NotFound`], [`Error::Io`].
+    /// [`Error::NotFound`]. [`Error::Io`]: the topic is deleted if its name is free, but not all of its files
+    /// are removed; the next opening of the log for writing removes the rest.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
         names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
         self.writable()?;

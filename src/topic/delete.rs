@@ -1,5 +1,7 @@
-//! Deleting a topic.
+//! Deleting a topic, in one step: its directory gets a name that no topic can have. What is in it is removed
+//! after that, by this process or by the next one that opens the log for writing.
 
+use std::io::ErrorKind::{IsADirectory, NotFound};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,46 +11,73 @@ use super::TopicInner;
 use crate::control::member;
 use crate::error::{Error, Result};
 use crate::log::LogInner;
-use crate::sys::Directory;
+use crate::sys::crash_point::crash_point;
+use crate::sys::{self, Directory};
+
+/// Between the name of a deleted topic, after a dot, and a random number.
+const DELETED: &str = ".deleted-";
 
 impl TopicInner {
-    /// Deletes a topic that nobody has open for writing.
+    /// Deletes a topic that no process has open for writing.
     pub(crate) fn delete(log: &Arc<LogInner>, name: &str) -> Result<()> {
-        let topics = log.topics_for_writing()?;
-        let open = || TopicInner::directory(log, name);
-        let Entered { files, lock_file } = TopicInner::enter(log, name, open)?;
+        let topics = &**log.topics_for_writing()?;
+        let Entered { files, lock_file } =
+            TopicInner::enter(log, name, || TopicInner::directory_to_delete(log, name))?;
         let dir = files.path();
         let alone = member::is_alone(&*lock_file)
             .map_err(|error| Error::io("locking", &dir.join(LOCK), error))?;
         if !alone {
             return Err(Error::Locked { what: format!("topic {name}"), pid: 0 });
         }
-        // The settings first: without them the rest is no topic.
-        let order = |name: &String| (name != SETTINGS, name == LOCK);
-        remove_tree(&**topics, dir, &order)
+        let aside = topics.path().join(format!(".{name}{DELETED}{:016x}", sys::random()));
+        topics.rename_no_replace(dir, &aside).map_err(|error| Error::io("deleting", dir, error))?;
+        crash_point!("delete.renamed");
+        // Durable before anything is removed: a power loss that takes the new name back must not find a
+        // topic of which a part is gone.
+        let synced = topics.sync_dir(topics.path());
+        synced.map_err(|error| Error::io("syncing", topics.path(), error))?;
+        crash_point!("delete.durable");
+        remove_tree(topics, &aside)?;
+        let synced = topics.sync_dir(topics.path());
+        synced.map_err(|error| Error::io("syncing", topics.path(), error))
+    }
+
+    /// Removes what deletes have left that were cut off.
+    pub(crate) fn remove_deleted(topics: &dyn Directory) -> Result<()> {
+        let path = topics.path();
+        let names = topics.list(path).map_err(|error| Error::io("listing", path, error))?;
+        for name in names.iter().filter(|name| is_deleted(name)) {
+            remove_tree(topics, &path.join(name))?;
+        }
+        Ok(())
     }
 }
 
-fn remove_tree(
-    files: &dyn Directory,
-    dir: &Path,
-    order: &dyn Fn(&String) -> (bool, bool),
-) -> Result<()> {
-    let mut names = files.list(dir).map_err(|error| Error::io("listing", dir, error))?;
-    names.sort_by_key(order);
+fn is_deleted(name: &str) -> bool {
+    let number = name.rsplit_once(DELETED).map_or("", |(_, number)| number);
+    name.starts_with('.') && number.len() == 16 && number.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Another process may be at the same.
+fn remove_tree(files: &dyn Directory, dir: &Path) -> Result<()> {
+    let mut names = match files.list(dir) {
+        Err(error) if error.kind() == NotFound => return Ok(()),
+        other => other.map_err(|error| Error::io("listing", dir, error))?,
+    };
+    // The settings first: a process that still reads the topic sees by them that it is gone.
+    names.sort_by_key(|name| name != SETTINGS);
     for name in names {
         let path = dir.join(&name);
         match files.remove_file(&path) {
             Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => match files.list(&path) {
-                Ok(_) => remove_tree(files, &path, order)?,
-                Err(_) => return Err(Error::io("removing", &path, error)),
-            },
+            Err(error) if error.kind() == NotFound => {}
+            Err(error) if error.kind() == IsADirectory => remove_tree(files, &path)?,
+            Err(error) => return Err(Error::io("removing", &path, error)),
         }
+        crash_point!("delete.removed");
     }
-    let removed = files.remove_dir(dir);
-    removed.map_err(|error| Error::io("removing", dir, error))?;
-    let parent = dir.parent().unwrap_or(Path::new("."));
-    files.sync_dir(parent).map_err(|error| Error::io("syncing", parent, error))
+    match files.remove_dir(dir) {
+        Err(error) if error.kind() != NotFound => Err(Error::io("removing", dir, error)),
+        _ => Ok(()),
+    }
 }

@@ -55,6 +55,24 @@ impl TopicInner {
         })
     }
 
+    /// Opens the directory of a topic that is to be deleted. Without its settings it cannot be used, and
+    /// is told from any other directory by its lock file.
+    pub(super) fn directory_to_delete(log: &LogInner, name: &str) -> Result<Arc<dyn Directory>> {
+        match TopicInner::directory(log, name) {
+            Err(Error::NotFound { what }) => {
+                let dir = log.topic_dir(name);
+                let topics = log.topics_for_writing()?;
+                match topics.identity_of(&dir.join(LOCK)).and_then(|_| topics.open_dir(&dir)) {
+                    Err(error) if matches!(error.kind(), NotFound | NotADirectory) => {
+                        Err(Error::NotFound { what })
+                    }
+                    other => other.map_err(|error| refused("opening", &dir, error)),
+                }
+            }
+            other => other,
+        }
+    }
+
     /// Opens the directory that `open` gives, and takes the gate of the topic that has it under its name.
     pub(super) fn enter(
         log: &LogInner,

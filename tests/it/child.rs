@@ -46,6 +46,8 @@ fn entry() {
         "other-umask" => crate::modes::other_umask(&words[1..]),
         "far-ahead" => crate::far_ahead::writer(&words[1..]),
         "resident" => crate::moved::resident(&words[1..]),
+        "deleter" => crate::delete::deleter(&words[1..]),
+        "delete-power-cuts" => crate::delete::power_cuts(&words[1..]),
         "few-files" => crate::input::few_files(&words[1..]),
         "small-files" => crate::input::small_files(&words[1..]),
         "full-disk" => crate::input::full_disk(&words[1..]),

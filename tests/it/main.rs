@@ -11,6 +11,7 @@ mod consumer;
 mod conversation;
 mod copy;
 mod damage;
+mod delete;
 mod documents;
 mod extend;
 mod far_ahead;

@@ -53,6 +53,8 @@ const REPAIR: [&str; 6] = [
 ];
 /// Reached after a sync that failed, and between the removals of a trim: on a simulated disk only.
 const ELSEWHERE: [&str; 3] = ["sync.failed", "sync.latched", "trim.removed"];
+/// Of a delete, which has tests of its own.
+const DELETE: [&str; 3] = ["delete.renamed", "delete.durable", "delete.removed"];
 
 #[test]
 fn every_crash_point_of_the_log_is_on_a_list_here() {
@@ -72,8 +74,17 @@ fn every_crash_point_of_the_log_is_on_a_list_here() {
             }
         }
     }
-    let lists: [&[&str]; 8] =
-        [&UNDER_THE_LOCK, &BESIDE_THE_LOCK, &OPEN, &CREATE, &SETTLE, &RECOVER, &REPAIR, &ELSEWHERE];
+    let lists: [&[&str]; 9] = [
+        &UNDER_THE_LOCK,
+        &BESIDE_THE_LOCK,
+        &OPEN,
+        &CREATE,
+        &SETTLE,
+        &RECOVER,
+        &REPAIR,
+        &DELETE,
+        &ELSEWHERE,
+    ];
     let listed: BTreeSet<String> =
         lists.iter().flat_map(|list| list.iter().map(|&point| point.to_owned())).collect();
     assert_eq!(found, listed);

@@ -1,0 +1,172 @@
+//! Deleting a topic is one step: cut off at any point, the topic is whole or its name is free.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use deaddrop::sim::{Op, SimDisk};
+use deaddrop::{Durability, Error, Log, Record, Start, Topic, TopicOptions};
+
+use crate::child::{self, Child};
+
+const DIR: &str = "/log";
+const POINTS: [&str; 3] = ["delete.renamed", "delete.durable", "delete.removed"];
+/// Of a topic of several segments.
+const RECORDS: u64 = 12;
+
+fn options() -> TopicOptions {
+    TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(Durability::PowerLoss) }
+}
+
+fn fill(log: &Log) {
+    let topic = log.create_topic("t", options()).unwrap();
+    for _ in 0..RECORDS {
+        topic.append(&Record::new([7; 5_000])).unwrap();
+    }
+    topic.consumer("c", Start::First).unwrap();
+}
+
+fn count(topic: &Topic) -> u64 {
+    let mut reader = topic.reader(Start::First).unwrap();
+    let mut count = 0;
+    while reader.next().unwrap().is_some() {
+        count += 1;
+    }
+    count
+}
+
+/// The topic is whole, or there is none and another one can be made. True if it is there.
+fn is_whole(log: &Log) -> bool {
+    match log.existing_topic("t") {
+        Ok(topic) => {
+            assert_eq!(log.topics().unwrap(), ["t"]);
+            assert_eq!(count(&topic), RECORDS);
+            assert_eq!(topic.consumers().unwrap().len(), 1);
+            true
+        }
+        Err(Error::NotFound { .. }) => {
+            assert_eq!(log.topics().unwrap(), [""; 0]);
+            let other = log.create_topic("t", options()).unwrap();
+            assert_eq!(other.append(&Record::new("new")).unwrap(), 0);
+            assert_eq!(count(&other), 1);
+            drop(other);
+            log.delete_topic("t").unwrap();
+            false
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// What a child does: deletes the topic, and kills itself at the n-th time that it is at a point.
+pub(crate) fn deleter(words: &[&str]) {
+    let [dir, point, nth] = words else { panic!("{words:?}") };
+    let (point, mut left) = ((*point).to_owned(), nth.parse::<u32>().unwrap());
+    deaddrop::arm_crash_points(Some(Box::new(move |name| {
+        if name == point {
+            left -= 1;
+            if left == 0 {
+                child::raise(libc::SIGKILL);
+            }
+        }
+    })));
+    Log::open(dir).unwrap().delete_topic("t").unwrap();
+}
+
+fn names(topics: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(topics).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn a_delete_that_is_killed_leaves_the_name_free_and_what_is_left_is_removed() {
+    for point in POINTS {
+        for nth in [1, 2, 5] {
+            let dir = crate::dir();
+            fill(&Log::open(dir.path()).unwrap());
+            let before = Log::open(dir.path()).unwrap();
+            let words = ["deleter", dir.path().to_str().unwrap(), point, &nth.to_string()];
+            let status = Child::spawn(&words).wait();
+            // Only the removals come more than once.
+            assert_eq!(status.success(), nth > 1 && point != "delete.removed", "{point} {nth}");
+            // Also for a process that had the log open, which removes nothing.
+            assert!(!is_whole(&before), "{point}: it was renamed");
+            let after = Log::open(dir.path()).unwrap();
+            assert_eq!(names(&dir.path().join("topics")), [PathBuf::new(); 0], "{point} {nth}");
+            assert!(!is_whole(&after));
+        }
+    }
+}
+
+/// Role: takes images of power cuts at each point of a delete on a simulated disk. In a process of its own
+/// because it arms crash points.
+pub(crate) fn power_cuts(_: &[&str]) {
+    let disk = SimDisk::new();
+    let log = Log::open_sim(&disk.process(), DIR).unwrap();
+    fill(&log);
+    let images = Arc::new(Mutex::new(Vec::new()));
+    let (taken, origin) = (Arc::clone(&images), disk.clone());
+    deaddrop::arm_crash_points(Some(Box::new(move |name| {
+        if POINTS.contains(&name) {
+            taken.lock().unwrap().extend((0..8).map(|seed| (name, origin.power_cut(seed))));
+        }
+    })));
+    log.delete_topic("t").unwrap();
+    deaddrop::arm_crash_points(None);
+    let images = std::mem::take(&mut *images.lock().unwrap());
+    let mut seen = [false; 2];
+    for (point, image) in &images {
+        let log = Log::open_sim(image, DIR).unwrap();
+        let left = image.paths().iter().any(|path| path.to_str().unwrap().contains("deleted-"));
+        assert!(!left, "{point}: {:?}", image.paths());
+        let whole = is_whole(&log);
+        assert!(!whole || *point == "delete.renamed", "{point}: it was durable");
+        seen[usize::from(whole)] = true;
+    }
+    assert_eq!(seen, [true; 2], "of {} images", images.len());
+}
+
+#[test]
+fn a_power_cut_in_a_delete_leaves_the_whole_topic_or_none() {
+    let status = Child::spawn(&["delete-power-cuts"]).wait();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_delete_of_which_any_call_fails_leaves_the_whole_topic_or_none() {
+    for op in [Op::Open, Op::Rename, Op::Remove, Op::List, Op::SyncDir, Op::Lock] {
+        let mut nth = 0;
+        loop {
+            let disk = SimDisk::new();
+            let log = Log::open_sim(&disk.process(), DIR).unwrap();
+            fill(&log);
+            let calls = disk.calls(op);
+            disk.fail(op, nth, libc::EIO);
+            let deleted = log.delete_topic("t");
+            let had_all = disk.calls(op) - calls <= nth;
+            disk.forget_faults();
+            assert!(had_all || deleted.is_err(), "{op:?} {nth}: the error is told");
+            let other = Log::open_sim(&disk.process(), DIR).unwrap();
+            let whole = is_whole(&other);
+            assert!(!whole || deleted.is_err(), "{op:?} {nth}");
+            if had_all {
+                break;
+            }
+            nth += 1;
+            assert!(nth < 200, "{op:?}");
+        }
+        assert!(nth > 0, "{op:?} is called");
+    }
+}
+
+#[test]
+fn a_topic_whose_settings_are_gone_can_be_deleted() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    fill(&log);
+    std::fs::remove_file(dir.path().join("topics/t/settings")).unwrap();
+    assert!(log.topic("t").unwrap_err().is_corruption());
+    log.delete_topic("t").unwrap();
+    assert!(!is_whole(&log));
+    // What was never a topic is left alone.
+    std::fs::create_dir(dir.path().join("topics/mine")).unwrap();
+    assert!(matches!(log.delete_topic("mine"), Err(Error::NotFound { .. })));
+    assert!(dir.path().join("topics/mine").exists());
+}
