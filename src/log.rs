@@ -25,7 +25,8 @@ pub struct LogOptions {
     /// the owner alone. With 0640 a group may read, with 0660 it may append; users of several groups need
     /// a directory with the setgid bit (`chmod g+s`), so that new files get its group. Files that are
     /// added to a log later, by whichever process, get the mode of its file `deaddrop`: `chmod -R`
-    /// changes it.
+    /// changes it. What root adds gets its owner and group as well, so that a command run with `sudo` does
+    /// not lock the owner out.
     pub mode: u32,
     /// Opens on a network file system. Locks and mappings are not shared between its machines: all
     /// processes must run on one, and a power loss there is outside the promises.

@@ -13,6 +13,9 @@ use super::real::{above_standard_streams, RealFile};
 use super::{inherited, InheritableLock};
 use super::{Access, Directory, DiskFile, FileIdentity, Medium};
 
+/// The user that may do everything.
+const ROOT: u32 = 0;
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct RealDirectory {
@@ -28,6 +31,8 @@ struct Making {
     mode: u32,
     /// Whatever the umask says.
     is_exact: bool,
+    /// User and group, if root makes them for another user.
+    owner: Option<(u32, u32)>,
 }
 
 impl RealDirectory {
@@ -39,16 +44,17 @@ impl RealDirectory {
 
     /// The same; makes the directory and its missing parents first. Each new name is synced in its parent.
     pub(crate) fn make(path: &Path, mode: u32) -> io::Result<RealDirectory> {
-        let making = Making { mode: mode & 0o666, is_exact: false };
+        let making = Making { mode: mode & 0o666, is_exact: false, owner: None };
         RealDirectory::of(making.open_or_make(path)?, path, mode)
     }
 
     fn of(dir: File, path: &Path, mode: u32) -> io::Result<RealDirectory> {
-        let making = Making { mode: mode & 0o666, is_exact: false };
+        let making = Making { mode: mode & 0o666, is_exact: false, owner: None };
         Ok(RealDirectory { dir, path: std::path::absolute(path)?, making })
     }
 
-    /// From now on new files get the very mode of the file at `model`, if there is one.
+    /// From now on new files get the very mode of the file at `model`, if there is one, and if this process
+    /// is root's, its owner and group: a command that root runs must not lock the owner out.
     pub(crate) fn make_like(&mut self, model: &Path) -> io::Result<()> {
         let found = match self.at(model, stat_at) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -56,7 +62,13 @@ impl RealDirectory {
         };
         // Anything else is met by the one that opens it.
         if found.st_mode & libc::S_IFMT == libc::S_IFREG {
-            self.making = Making { mode: found.st_mode & 0o666, is_exact: true };
+            // SAFETY: takes nothing and cannot fail.
+            let is_root = unsafe { libc::geteuid() } == ROOT;
+            self.making = Making {
+                mode: found.st_mode & 0o666,
+                is_exact: true,
+                owner: (is_root && found.st_uid != ROOT).then_some((found.st_uid, found.st_gid)),
+            };
         }
         Ok(())
     }
@@ -128,14 +140,29 @@ impl Making {
         }
     }
 
-    /// Gives a new directory its mode, and syncs its name.
+    /// Gives a new directory its owner and mode, and syncs its name.
     fn finish(&self, made: File, parent: &File) -> io::Result<File> {
+        self.give_owner(&made)?;
         self.make_exact(&made, self.search_mode())?;
         if medium_of(&made)? == Medium::CopyOnWrite {
             store_in_place(&made)?;
         }
         parent.sync_all()?;
         Ok(made)
+    }
+
+    /// Gives what root has made to the owner of the log.
+    fn give_owner(&self, made: &File) -> io::Result<()> {
+        let Some((user, group)) = self.owner else { return Ok(()) };
+        if made.metadata()?.uid() != ROOT {
+            // It was there, and is somebody's who may use the log.
+            return Ok(());
+        }
+        match std::os::unix::fs::fchown(made, Some(user), Some(group)) {
+            // A root that may not (in a container, say), or a file system that knows no owners.
+            Err(error) if is_refused(&error) => Ok(()),
+            other => other,
+        }
     }
 
     /// Gives back what the umask took from something that this process has made.
@@ -147,9 +174,7 @@ impl Making {
         // The bit that hands the group on stays.
         match made.set_permissions(fs::Permissions::from_mode(mode | found & 0o7000)) {
             // It was there, and is another user's; or the file system knows no modes.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP)) => {
-                Ok(())
-            }
+            Err(error) if is_refused(&error) => Ok(()),
             other => other,
         }
     }
@@ -194,6 +219,7 @@ impl Directory for RealDirectory {
             },
         )?;
         if matches!(access, Access::CreateNew | Access::OpenOrCreate) {
+            self.making.give_owner(&file)?;
             self.making.make_exact(&file, self.making.mode)?;
         }
         Ok(Box::new(RealFile::new(file)))
@@ -260,6 +286,10 @@ impl Directory for RealDirectory {
     fn medium(&self) -> io::Result<Medium> {
         medium_of(&self.dir)
     }
+}
+
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPERM | libc::EINVAL | libc::EOPNOTSUPP))
 }
 
 fn invalid(what: &'static str) -> io::Error {

@@ -29,6 +29,7 @@ mod liveness;
 mod lost_writes;
 mod modes;
 mod moved;
+mod owner;
 mod power;
 mod random;
 mod rebuild;

@@ -1,0 +1,162 @@
+//! What root adds to a log belongs to the log's owner, who goes on using it.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::{chown, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use deaddrop::group::GroupOptions;
+use deaddrop::{repair, Durability, Log, Record, Start, Topic, TopicOptions};
+
+use crate::child::{self, Child};
+
+/// Any user and group but root's.
+const USER: u32 = 65_534;
+const GROUP: u32 = 65_533;
+
+/// Tests of another user need root, whom nothing else can make files for others. True: skip it. A run
+/// that is to check everything does not skip.
+fn is_no_root(test: &str) -> bool {
+    // SAFETY: takes nothing and cannot fail.
+    if unsafe { libc::geteuid() } == 0 {
+        return false;
+    }
+    assert!(std::env::var_os("CI").is_none(), "{test} needs root");
+    println!("{test} is skipped: it needs root");
+    true
+}
+
+fn options() -> TopicOptions {
+    TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(Durability::PowerLoss) }
+}
+
+fn append(topic: &Topic, count: usize) {
+    for _ in 0..count {
+        topic.append(&Record::new([1; 5_000])).unwrap();
+    }
+}
+
+/// Role: the owner, a user without rights to anything else.
+pub(crate) fn owner(words: &[&str]) {
+    let [dir] = words else { panic!("{words:?}") };
+    // SAFETY: plain integers; nothing else runs in this process that would keep the rights.
+    let left = unsafe {
+        libc::setgroups(0, std::ptr::null()) == 0
+            && libc::setgid(GROUP) == 0
+            && libc::setuid(USER) == 0
+    };
+    assert!(left, "{}", std::io::Error::last_os_error());
+    let log = Log::open(dir).unwrap();
+    let topic = log.create_topic("t", options()).unwrap();
+    append(&topic, 1);
+    child::say("open");
+    while let Some(line) = child::listen() {
+        assert_eq!(line, "go on");
+        append(&topic, 8);
+        let again = Log::open(dir).unwrap();
+        for name in again.topics().unwrap() {
+            let topic = again.topic(&name).unwrap();
+            append(&topic, 4);
+            let mut reader = topic.reader(Start::First).unwrap();
+            while reader.next().unwrap().is_some() {}
+            for consumer in ["one", "two"] {
+                let mut consumer = topic.consumer(consumer, Start::First).unwrap();
+                consumer.next().unwrap();
+                consumer.commit().unwrap();
+                consumer.sync().unwrap();
+            }
+            for (name, info) in topic.groups().unwrap() {
+                info.unwrap();
+                topic.group(&name, GroupOptions::default()).unwrap();
+            }
+        }
+        drop(again.client("shop").open().unwrap());
+        drop(again.client("other").open().unwrap());
+        child::say("done");
+    }
+}
+
+/// Everything below `dir`, itself included.
+fn everything(dir: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::from([dir.to_owned()]);
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() && !path.is_symlink() {
+            true => found.extend(everything(&path)),
+            false => drop(found.insert(path)),
+        }
+    }
+    found
+}
+
+fn check_owned(dir: &Path) {
+    for path in everything(dir) {
+        let found = std::fs::metadata(&path).unwrap();
+        assert_eq!((found.uid(), found.gid()), (USER, GROUP), "{path:?}");
+    }
+}
+
+/// A directory that the owner may reach and write to.
+fn home() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    chown(dir.path(), Some(USER), Some(GROUP)).unwrap();
+    dir
+}
+
+#[test]
+fn the_owner_of_a_log_goes_on_after_root_has_used_it_in_every_way() {
+    if is_no_root("the_owner_of_a_log_goes_on_after_root_has_used_it_in_every_way") {
+        return;
+    }
+    let home = home();
+    let dir = home.path().join("log");
+    let mut owner = Child::spawn(&["owner", dir.to_str().unwrap()]);
+    assert_eq!(owner.hear().unwrap(), "open");
+    {
+        let log = Log::open(&dir).unwrap();
+        let topic = log.topic("t").unwrap();
+        append(&topic, 12);
+        append(&log.create_topic("made-by-root", options()).unwrap(), 12);
+        let mut consumer = topic.consumer("one", Start::First).unwrap();
+        consumer.next().unwrap();
+        consumer.commit().unwrap();
+        topic.group("packing", GroupOptions::default()).unwrap();
+        let client = log.client("shop").open().unwrap();
+        client.request("inventory", &Record::new("7")).unwrap().call().unwrap();
+        drop(client);
+    }
+    assert_eq!(owner.ask("go on"), "done");
+    assert!(everything(&dir).len() > 30);
+    check_owned(&dir);
+    drop(owner);
+    // A repair makes files and a directory as well.
+    let segment = dir.join("topics/made-by-root/00000000000000000000.seg");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[5_000] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let log = Log::open(&dir).unwrap();
+    let report = repair::execute(&log, "made-by-root", repair::Options::default()).unwrap();
+    assert!(report.findings.iter().any(|finding| finding.kept.is_some()), "{report:?}");
+    check_owned(&dir);
+}
+
+#[test]
+fn what_reads_a_log_leaves_nothing_behind() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    append(&log.create_topic("t", options()).unwrap(), 12);
+    drop(log);
+    let before = everything(dir.path());
+    let log = Log::open_read_only(dir.path()).unwrap();
+    assert_eq!(log.topics().unwrap(), ["t"]);
+    let topic = log.topic("t").unwrap();
+    let mut reader = topic.reader(Start::First).unwrap();
+    while reader.next().unwrap().is_some() {}
+    topic.reader(Start::Time(std::time::SystemTime::now())).unwrap();
+    topic.reader(Start::Last).unwrap();
+    assert!(topic.consumers().unwrap().is_empty() && topic.groups().unwrap().is_empty());
+    assert!(topic.members().unwrap().is_empty());
+    assert!(repair::plan(&log, "t").unwrap().findings.is_empty());
+    drop((reader, topic, log));
+    assert_eq!(everything(dir.path()), before);
+}
