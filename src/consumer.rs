@@ -74,8 +74,9 @@ impl Consumer {
         if file.len().map_err(io)? < cursor::LEN as u64 {
             return Err(cursor_is_short(&path));
         }
+        file.fill_holes(cursor::LEN as u64).map_err(io)?;
         let map = file.map(cursor::LEN, true).map_err(io)?;
-        map.populate(0, cursor::LEN).map_err(io)?;
+        sys::populate(&*file, &map, 0, cursor::LEN).map_err(io)?;
         let cursor = Cursor::take(topic, file, Arc::new(map), &path, 0)?;
         Ok(Consumer {
             topic: Arc::clone(topic),

@@ -28,6 +28,9 @@ pub(crate) struct Segment {
     read_map: OnceLock<Map>,
     /// Bytes below this position have been made resident in this process.
     resident: AtomicU64,
+    /// Set when the file is known to have its blocks, or not to be able to: before it is mapped for
+    /// writing.
+    has_blocks: OnceLock<bool>,
 }
 
 impl Segment {
@@ -81,6 +84,7 @@ impl Segment {
             map: OnceLock::new(),
             read_map: OnceLock::new(),
             resident: AtomicU64::new(0),
+            has_blocks: OnceLock::new(),
         })
     }
 
@@ -101,7 +105,17 @@ impl Segment {
 
     /// The shared writable mapping; made at the first call.
     pub(crate) fn map(&self) -> Result<&Map> {
+        if self.has_blocks.get().is_none() {
+            let filled = self.file.fill_holes(self.len);
+            let filled = filled.map_err(|error| Error::io("allocating", &self.path, error))?;
+            self.has_blocks.get_or_init(|| filled);
+        }
         self.mapped(&self.map, true)
+    }
+
+    /// Notes that this process, or one that is alive, has just allocated the file.
+    pub(crate) fn was_allocated(&self) {
+        self.has_blocks.get_or_init(|| true);
     }
 
     /// A mapping to read from: the writable one if there is one; made at the first call.
@@ -160,17 +174,18 @@ impl Segment {
         let end = end.next_multiple_of(PAGE_LEN as u64).min(self.len());
         let start = self.resident() & !(PAGE_LEN as u64 - 1);
         if start < end {
-            self.map()?
-                .populate(start as usize, end as usize)
+            crate::sys::populate(&*self.file, self.map()?, start as usize, end as usize)
                 .map_err(|error| Error::io("allocating pages of", &self.path, error))?;
             self.resident.fetch_max(end, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    /// Notes that no page will be made resident ahead.
+    /// Notes that no page will be made resident ahead, if every page has its blocks.
     pub(crate) fn skip_populate(&self) {
-        self.resident.store(u64::MAX, Ordering::Relaxed);
+        if self.has_blocks.get() == Some(&true) {
+            self.resident.store(u64::MAX, Ordering::Relaxed);
+        }
     }
 
     /// Copies up to `out.len()` bytes from `position` (a multiple of 8), from the mapping if there is

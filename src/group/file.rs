@@ -55,7 +55,13 @@ impl GroupFile {
                 what: "it belongs to another topic".into(),
             });
         }
-        let map = file.map(group::file_len(lanes), access == Access::ReadWrite).map_err(io)?;
+        let file_len = group::file_len(lanes);
+        let writable = access == Access::ReadWrite;
+        let has_blocks = !writable || file.fill_holes(file_len as u64).map_err(io)?;
+        let map = file.map(file_len, writable).map_err(io)?;
+        if !has_blocks {
+            sys::populate(&*file, &map, 0, file_len).map_err(io)?;
+        }
         let identity = file.identity().map_err(io)?;
         Ok(GroupFile { path, file, map: Arc::new(map), lanes, identity })
     }

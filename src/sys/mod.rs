@@ -109,6 +109,10 @@ pub(crate) trait DiskFile: Send + Sync + std::fmt::Debug {
     /// believes: after a failed sync it takes lost pages for clean ones. No byte changes, and no store of
     /// another process is lost.
     fn redirty(&self, start: u64, end: u64) -> io::Result<()>;
+    /// Allocates the holes of the first `len` bytes, which the file has, and changes no byte: a file that
+    /// was restored from a sparse copy has holes, and a store into one is a signal if the disk is full.
+    /// False if the file system cannot tell.
+    fn fill_holes(&self, len: u64) -> io::Result<bool>;
     /// fdatasync: the file's bytes and length are durable on return.
     fn sync_data(&self) -> io::Result<()>;
     /// Maps the first `len` bytes, shared; the file must have them.
@@ -134,6 +138,32 @@ pub(crate) fn read_start(file: &dyn DiskFile, limit: usize) -> io::Result<Vec<u8
     let read = file.read_at(&mut bytes, 0)?;
     bytes.truncate(read);
     Ok(bytes)
+}
+
+/// Makes the pages of a range of a mapped file resident and writable; without an error, a store there takes
+/// no fault.
+pub(crate) fn populate(file: &dyn DiskFile, map: &Map, start: usize, end: usize) -> io::Result<()> {
+    match map.populate(start, end) {
+        Err(error) if error.raw_os_error() == Some(libc::EFAULT) => {
+            Err(why_no_page(file, start, end))
+        }
+        other => other,
+    }
+}
+
+/// The kernel says only that a page cannot be had, where a store would be a signal: it could not be read,
+/// which a read says as well, or there was no room for it.
+fn why_no_page(file: &dyn DiskFile, start: usize, end: usize) -> io::Error {
+    let mut piece = [0; 4096];
+    for position in (start..end).step_by(piece.len()) {
+        let wanted = piece.len().min(end - position);
+        match file.read_at(&mut piece[..wanted], position as u64) {
+            Ok(read) if read < wanted => return io::ErrorKind::UnexpectedEof.into(),
+            Ok(_) => {}
+            Err(error) => return error,
+        }
+    }
+    io::Error::from_raw_os_error(libc::ENOSPC)
 }
 
 /// Creates a small file under its final name so that after a crash it is there whole or not at all.

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::OnceLock;
 
-use super::{fork, DiskFile, FileIdentity, Map};
+use super::{fork, why_no_page, DiskFile, FileIdentity, Map};
 
 /// A data file must never get the descriptor of a closed standard stream: somebody's message would
 /// be written into it.
@@ -137,13 +137,30 @@ impl DiskFile for RealFile {
         // reads a word and writes it back undoes what another process stores meanwhile.
         raw.advise_range(memmap2::Advice::PopulateWrite, 0, len).map_err(|error| {
             match error.raw_os_error() {
-                // Where a store would have raised a signal.
-                Some(libc::EFAULT) => io::Error::other(
-                    "its pages cannot be written: the disk is full, or a sector is unreadable",
-                ),
+                Some(libc::EFAULT) => why_no_page(self, start as usize, start as usize + len),
                 _ => error,
             }
         })
+    }
+
+    fn fill_holes(&self, len: u64) -> io::Result<bool> {
+        loop {
+            // Not posix_fallocate, which writes zeros itself where the file system cannot allocate, over
+            // bytes that others are storing.
+            let mode = libc::FALLOC_FL_KEEP_SIZE;
+            // SAFETY: an open descriptor and plain integers.
+            let done =
+                unsafe { libc::fallocate(self.file.as_raw_fd(), mode, 0, len as libc::off_t) };
+            if done == 0 {
+                return Ok(true);
+            }
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                Some(libc::EOPNOTSUPP | libc::ENOSYS) => return Ok(false),
+                _ => return Err(error),
+            }
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {

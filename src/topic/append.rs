@@ -126,7 +126,7 @@ impl TopicInner {
         let segment = self.segment_reaching(active, needed)?;
         segment.map()?;
         if self.settings.durability != settings::PROCESS_CRASH {
-            // Its pages were written ahead, and every sync write-protects them again.
+            // Its blocks were written ahead, and every sync write-protects its pages again.
             segment.skip_populate();
         }
         let mut held = self.lock_append()?;

@@ -430,8 +430,9 @@ fn open_control(files: &dyn Directory) -> Result<Control> {
     let io = |error| Error::io("opening", &path, error);
     let file = files.open(&path, sys::Access::OpenOrCreate).map_err(io)?;
     file.allocate(control::LEN as u64).map_err(io)?;
+    file.fill_holes(control::LEN as u64).map_err(io)?;
     let map = file.map(control::LEN, true).map_err(io)?;
-    map.populate(0, control::LEN).map_err(io)?;
+    sys::populate(&*file, &map, 0, control::LEN).map_err(io)?;
     Ok(Control::new(map))
 }
 

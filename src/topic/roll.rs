@@ -95,6 +95,7 @@ impl TopicInner {
         crash_point!("roll.announced");
         let named = (|| {
             let segment = Segment::with_header(path.clone(), unnamed.file, header)?;
+            segment.was_allocated();
             segment.map()?.write(0, &header.encode());
             segment.map()?.write(layout::HEADER_COPY_AT, &header.encode());
             crash_point!("roll.headed");

@@ -49,6 +49,7 @@ fn entry() {
         "deleter" => crate::delete::deleter(&words[1..]),
         "delete-power-cuts" => crate::delete::power_cuts(&words[1..]),
         "owner" => crate::owner::owner(&words[1..]),
+        "fills-up" => crate::full_disk::fills_up(&words[1..]),
         "few-files" => crate::input::few_files(&words[1..]),
         "small-files" => crate::input::small_files(&words[1..]),
         "full-disk" => crate::input::full_disk(&words[1..]),

@@ -19,6 +19,7 @@ mod faults;
 mod field;
 mod files_lost;
 mod fleet;
+mod full_disk;
 mod golden;
 mod group;
 mod image;
