@@ -6,7 +6,7 @@ use deaddrop::{ConsumerInfo, Error, Start, Topic};
 use serde::Serialize;
 
 use crate::args::consumers::Consumers;
-use crate::args::range::{Point, Range};
+use crate::args::range::Point;
 use crate::failure::{Exit, Failure};
 use crate::output::{Colour, Out};
 use crate::Global;
@@ -76,7 +76,7 @@ impl Consumers {
         info: &ConsumerInfo,
         to: Point,
     ) -> Result<Exit, Failure> {
-        let to = Range { from: to, to: Point::End }.resolve(topic)?.start;
+        let to = to.resolve_past(topic, &self.future)?;
         let from = match &info.committed {
             Ok(from) => *from,
             Err(error) => return Err(Failure::new(Exit::Corruption, error)),
@@ -123,7 +123,10 @@ impl Consumers {
         let done = if change.executed { "" } else { "would be " };
         let from = change.from.map_or("unreadable".to_owned(), |from| from.to_string());
         match change.to {
-            Some(to) => writeln!(out, "{} {done}set from {from} to {to}", change.consumer)?,
+            Some(to) => {
+                let time = self.to.map_or(String::new(), Point::shown);
+                writeln!(out, "{} {done}set from {from} to {to}{time}", change.consumer)?
+            }
             None => writeln!(out, "{} {done}deleted (it stands at {from})", change.consumer)?,
         }
         if !change.executed {

@@ -119,7 +119,7 @@ impl Dump {
             Point::Plus(count) => from.saturating_add(count),
             _ => return Err(no_topic()),
         };
-        Ok(Some(from..to.max(from)))
+        Ok(Some(from..to))
     }
 
     fn topic(&self, global: &Global, out: &mut Out, counts: &mut Counts) -> Result<(), Failure> {

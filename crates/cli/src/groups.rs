@@ -7,7 +7,6 @@ use deaddrop::{Result as LogResult, Start, Topic};
 use serde::Serialize;
 
 use crate::args::groups::{Action, Groups, Named};
-use crate::args::range::{Point, Range};
 use crate::failure::{Exit, Failure};
 use crate::output::{Colour, Out};
 use crate::Global;
@@ -220,16 +219,16 @@ impl Action {
                 resume(&topic, of, *lane, global)?;
                 format!("resumed in lane {lane}")
             }
-            Action::Reset { to, .. } => {
+            Action::Reset { to: at, future, .. } => {
                 let from = find(&topic, &of.name)?;
                 refuse_in_use(of, &from)?;
-                let to = Range { from: *to, to: Point::End }.resolve(&topic)?.start;
+                let to = at.resolve_past(&topic, future)?;
                 check_offset(&topic, to)?;
                 (change.from, change.to) = (Some(from.committed), Some(to));
                 if of.execute {
                     writable(global, of)?.reset_group(&of.name, Start::Offset(to))?;
                 }
-                format!("set from {} to {to}", from.committed)
+                format!("set from {} to {to}{}", from.committed, at.shown())
             }
             Action::Delete { .. } => {
                 delete(&topic, of, global)?;

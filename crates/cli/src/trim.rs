@@ -5,7 +5,6 @@ use std::io::Write;
 use deaddrop::Topic;
 use serde::Serialize;
 
-use crate::args::range::{Point, Range};
 use crate::args::trim::Trim;
 use crate::failure::{Exit, Failure};
 use crate::ls::segments;
@@ -44,7 +43,7 @@ impl Trim {
         };
         let from = topic.first_offset()?;
         let end = topic.high_watermark()?;
-        let before = Range { from: self.before, to: Point::End }.resolve(&topic)?.start;
+        let before = self.before.resolve_past(&topic, &self.future)?;
         if before > end {
             return Err(Failure::no(format_args!(
                 "offset {before} is behind the end of topic {}, which has {from}..{end}: choose one of these",
@@ -69,7 +68,7 @@ impl Trim {
         if out.is_json() {
             out.object(&change)?;
         } else {
-            print(out, &change)?;
+            print(out, &change, &self.before.shown())?;
         }
         Ok(Exit::Ok)
     }
@@ -90,17 +89,20 @@ fn behind(topic: &Topic, to: u64) -> Result<Vec<Behind>, Failure> {
     Ok(found)
 }
 
-fn print(out: &mut Out, change: &Change<'_>) -> std::io::Result<()> {
+fn print(out: &mut Out, change: &Change<'_>, before: &str) -> std::io::Result<()> {
     let Change { topic, from, to, segments, bytes, .. } = change;
     if to == from {
         return writeln!(
             out,
-            "{topic}: no whole segment is below that; it begins at offset {from}"
+            "{topic}: no whole segment is below that{before}; it begins at offset {from}"
         );
     }
     let would = if change.executed { "" } else { "would be " };
     let (s, size) = (if *segments == 1 { "" } else { "s" }, units::size(*bytes));
-    writeln!(out, "{topic}: offsets {from}..{to}, {segments} segment{s}, {size}: {would}dropped")?;
+    writeln!(
+        out,
+        "{topic}: offsets {from}..{to}, {segments} segment{s}, {size}: {would}dropped{before}"
+    )?;
     for Behind { kind, name, committed } in &change.behind {
         let loses = if change.executed { "lost" } else { "would lose" };
         match committed {

@@ -1,6 +1,6 @@
 //! The arguments of `consumers`.
 
-use super::range::Point;
+use super::range::{Future, Point};
 
 /// Show the consumers of a topic: committed and durable position, lag, owner
 ///
@@ -18,6 +18,8 @@ pub(crate) struct Consumers {
     /// Delete this consumer
     #[arg(long, value_name = "NAME")]
     pub(crate) delete: Option<String>,
+    #[command(flatten)]
+    pub(crate) future: Future,
     /// Do it, instead of saying what would be done
     #[arg(long)]
     pub(crate) execute: bool,

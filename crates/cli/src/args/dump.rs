@@ -1,6 +1,6 @@
 //! The arguments of `dump`.
 
-use super::range::{Range, RANGES};
+use super::range::Range;
 
 /// Show every frame of a topic or of one file: position, checksum, flags, key, headers, payload
 ///
@@ -8,7 +8,6 @@ use super::range::{Range, RANGES};
 /// named for what they are, and reading goes on at the next whole frame. Index files, settings,
 /// epochs, offset files of consumers and the control page are shown field by field.
 #[derive(Debug, clap::Args)]
-#[command(after_help = RANGES)]
 pub(crate) struct Dump {
     /// The topic, or a file: *.seg, *.idx, settings, epochs, consumers/NAME, control
     pub(crate) what: String,

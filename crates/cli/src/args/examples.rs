@@ -3,7 +3,7 @@
 use clap::Command;
 
 use super::format::ESCAPES;
-use super::range::RANGES;
+use super::range::{RANGES, TIMES};
 
 /// Examples of each command, in the order of the commands.
 const EXAMPLES: &[(&str, &str)] = &[
@@ -56,6 +56,7 @@ const EXAMPLES: &[(&str, &str)] = &[
         "trim",
         "\
   deaddrop trim orders --before -7d
+  deaddrop trim orders --before @2026-11-29T15:40+01:00
   deaddrop trim orders --before 1000000 --execute",
     ),
     (
@@ -196,9 +197,10 @@ const EXAMPLES: &[(&str, &str)] = &[
 fn notation(name: &str) -> String {
     match name {
         "cat" | "tail" => {
-            format!("{RANGES}\nFormats: json, text, raw (nothing between payloads), or a line:\n{ESCAPES}\n\n")
+            format!("{RANGES}\n{TIMES}\nFormats: json, text, raw (nothing between payloads), or a line:\n{ESCAPES}\n\n")
         }
-        "export" => format!("{RANGES}\n\n"),
+        "export" | "dump" => format!("{RANGES}\n{TIMES}\n\n"),
+        "trim" | "consumers" | "groups" => format!("{TIMES}\n\n"),
         _ => String::new(),
     }
 }

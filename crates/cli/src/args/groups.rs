@@ -1,6 +1,6 @@
 //! The arguments of `groups`.
 
-use super::range::Point;
+use super::range::{Future, Point, TIMES};
 
 /// Show worker groups: position, lag, lanes, workers, records in hand, stopped lanes
 ///
@@ -31,12 +31,15 @@ pub(crate) enum Action {
     /// Set all lanes of a group without workers to another position
     ///
     /// Records from there on are handled again; requests that have an outcome are not answered twice.
+    #[command(after_help = TIMES)]
     Reset {
         #[command(flatten)]
         of: Named,
         /// The position: an offset, -5, -1h, @TIME, start, end
         #[arg(long, value_name = "POINT", allow_hyphen_values = true)]
         to: Point,
+        #[command(flatten)]
+        future: Future,
     },
     /// Delete a group without workers
     Delete {

@@ -32,6 +32,7 @@ pub(crate) mod serve;
 pub(crate) mod size;
 pub(crate) mod stats;
 pub(crate) mod tail;
+pub(crate) mod time;
 pub(crate) mod top;
 pub(crate) mod trace;
 pub(crate) mod trim;

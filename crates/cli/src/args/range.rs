@@ -8,11 +8,17 @@
 //! | `-5` | the newest five |
 //! | `-1h`, `-1h:` | what was appended in the last hour |
 //! | `-1h:-30m` | the half hour before the last one |
-//! | `@2026-01-01T00:00:00Z:end` | from that time on; `@2026-01-01` and Unix seconds do as well |
+//! | `@2026-01-01T00:00:00Z:end` | from that time on; other ways to write a time are in [`time`] |
+//! | `@15:40:@16:00` | between two times, each with its `@` |
 //! | `start:end`, `:` | all |
+//!
+//! A range that ends before it begins is refused. From a time to an offset is read only where the time
+//! ends with its zone: `@15:40:20` is one time, and `@1767225600:20` is refused.
 
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
+
+use super::time;
 
 /// One end of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +49,13 @@ pub(crate) struct Range {
 /// How ranges are written, for the help of the commands that take one.
 pub(crate) const RANGES: &str = "\
 Ranges are half-open. 10:20 offsets; 10 one record; 10:+5 five records; -5 the newest five;
--1h: or -1h the last hour; -1h:-30m; @2026-01-01T00:00:00Z:end; @2026-01-01; @1767225600 (Unix
-seconds); start:end.";
+-1h: or -1h the last hour; -1h:-30m; @TIME or @TIME:end from then on; @TIME:@TIME; start:end.";
+
+/// How times are written, for the help of the commands that take a range or a point.
+pub(crate) const TIMES: &str = "\
+Times: @2026-11-29T15:40:00Z; @2026-11-29T15:40+01:00; @2026-11-29 (midnight); @15:40 (today);
+Unix time of 10 digits (seconds), 13 (ms), 16 (us) or 19 (ns). A time without a zone is local
+time (TZ), and so are dates.";
 
 /// The records that a command is about.
 #[derive(Debug, clap::Args)]
@@ -70,9 +81,28 @@ impl Selection {
     }
 }
 
+/// For commands that destroy or skip records.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Future {
+    /// Take a time in the future, which is refused otherwise: all records are older
+    #[arg(long)]
+    pub(crate) allow_future: bool,
+}
+
 impl Range {
     /// Everything.
     pub(crate) const ALL: Range = Range { from: Point::First, to: Point::End };
+
+    /// Whether it ends before it begins, in whatever topic.
+    pub(crate) fn is_reversed(&self) -> bool {
+        match (self.from, self.to) {
+            (Point::Offset(from), Point::Offset(to)) => from > to,
+            (Point::At(from), Point::At(to)) => from > to,
+            (Point::FromEnd(from), Point::FromEnd(to)) => from < to,
+            (Point::Ago(from), Point::Ago(to)) => from < to,
+            (from, to) => from == Point::End && to == Point::First,
+        }
+    }
 }
 
 impl FromStr for Point {
@@ -80,7 +110,7 @@ impl FromStr for Point {
 
     fn from_str(text: &str) -> Result<Point, String> {
         if let Some(time) = text.strip_prefix('@') {
-            return parse_time(time).map(Point::At);
+            return time::parse(time).map(Point::At);
         }
         if let Some(count) = text.strip_prefix('+') {
             return number(count).map(Point::Plus);
@@ -105,7 +135,7 @@ impl FromStr for Range {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Range, String> {
-        let Some((from, to)) = split(text) else {
+        let Some((from, to)) = split(text)? else {
             let from = Point::from_str(text)?;
             let to = match from {
                 Point::Offset(_) => Point::Plus(1),
@@ -114,42 +144,60 @@ impl FromStr for Range {
             };
             return Ok(Range { from, to });
         };
+        let written = from;
         let from = if from.is_empty() { Point::First } else { from.parse()? };
         let to = if to.is_empty() { Point::End } else { to.parse()? };
-        if matches!(from, Point::Plus(_)) {
-            return Err(format!("{text}: a range cannot start with +"));
+        match (from, to) {
+            (Point::Plus(_), _) => return Err(format!("{text}: a range cannot start with +")),
+            (Point::At(_), Point::Offset(offset)) if !has_zone(written) => {
+                return Err(format!(
+                    "{text}: from a time to the offset {offset}? Write --from and --to where that \
+                     is meant; a second time has an @ of its own: @15:40:@16:00"
+                ))
+            }
+            _ => {}
         }
-        Ok(Range { from, to })
+        let range = Range { from, to };
+        if range.is_reversed() {
+            return Err(format!("{text}: the range ends before it begins"));
+        }
+        Ok(range)
     }
 }
 
-/// Splits at the colon between two points. A time has colons of its own, so the one that separates is
-/// the one whose two sides can both be read.
-fn split(text: &str) -> Option<(&str, &str)> {
+/// Whether a time ends with its zone in full: what stands after another colon is not a part of it.
+fn has_zone(time: &str) -> bool {
+    let full = time.len().checked_sub("+01:00".len()).and_then(|at| time.get(at..));
+    time.ends_with(['Z', 'z'])
+        || full.is_some_and(|zone| zone.starts_with(['+', '-']) && zone[3..].starts_with(':'))
+}
+
+/// Splits at the colon between two points. A time has colons of its own, so `@15:40:30` is one time, and
+/// the colon that separates is the one whose two sides can both be read.
+fn split(text: &str) -> Result<Option<(&str, &str)>, String> {
+    let whole = text.strip_prefix('@').map(time::parse);
+    if let Some(Ok(_)) = whole {
+        return Ok(None);
+    }
     let reads = |point: &str| point.is_empty() || point.parse::<Point>().is_ok();
-    let at = |index| (&text[..index], &text[index + 1..]);
-    let colons = || text.match_indices(':').map(|(index, _)| at(index));
-    // A time of day without seconds is not read, so `12:30:45` has no second reading.
-    colons()
-        .find(|(from, to)| reads(from) && reads(to))
-        .or_else(|| (!text.contains('@')).then(|| colons().next()).flatten())
+    let mut colons = text.match_indices(':').map(|(index, _)| (&text[..index], &text[index + 1..]));
+    if !text.contains('@') {
+        return Ok(colons.next());
+    }
+    let mut both = colons.filter(|(from, to)| reads(from) && reads(to));
+    match (both.next(), both.next(), whole) {
+        (Some(_), Some(_), _) => {
+            Err(format!("{text} can be read in several ways: write its ends with --from and --to"))
+        }
+        (None, _, None) => Err(format!("{text}: write times as {}", time::FORMS)),
+        (one, ..) => Ok(one),
+    }
 }
 
 fn number(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| {
         format!("{text:?} is no offset: write 10, -5, -1h, @2026-01-01T00:00:00Z, start or end")
     })
-}
-
-/// RFC 3339, a date, or Unix seconds.
-fn parse_time(text: &str) -> Result<SystemTime, String> {
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        let seconds = Duration::from_secs(number(text)?);
-        return SystemTime::UNIX_EPOCH.checked_add(seconds).ok_or_else(|| "too late".to_owned());
-    }
-    let whole = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
-    humantime::parse_rfc3339_weak(&whole)
-        .map_err(|error| format!("@{text}: {error}: write @2026-01-01T00:00:00Z or Unix seconds"))
 }
 
 #[cfg(test)]
@@ -182,23 +230,92 @@ mod tests {
             ("-1h:", hour, Point::End),
             ("-1h:-30m", hour, Point::Ago(Duration::from_secs(1800))),
             ("start:end", Point::First, Point::End),
-            ("@2026-01-01", at(NEW_YEAR), Point::End),
+            ("@2026-01-01Z", at(NEW_YEAR), Point::End),
             ("@2026-01-01T00:00:00Z", at(NEW_YEAR), Point::End),
+            ("@2026-01-01T00:00Z", at(NEW_YEAR), Point::End),
+            ("@2026-01-01T01:00:00+01:00", at(NEW_YEAR), Point::End),
+            ("@2026-01-01T01:00:00+01:00:end", at(NEW_YEAR), Point::End),
+            ("@2026-01-01T01:00+01:00:+3", at(NEW_YEAR), Point::Plus(3)),
+            ("@2026-01-01T01:00+01:+3", at(NEW_YEAR), Point::Plus(3)),
             ("@2026-01-01T00:00:00Z:end", at(NEW_YEAR), Point::End),
             ("@2026-01-01T00:00:00Z:@2026-01-01T00:00:10Z", at(NEW_YEAR), at(NEW_YEAR + 10)),
+            ("@2026-01-01T00:00Z:@2026-01-01T00:00:10Z", at(NEW_YEAR), at(NEW_YEAR + 10)),
             ("@2026-01-01T00:00:00Z:+3", at(NEW_YEAR), Point::Plus(3)),
+            ("@2026-01-01T00:00Z:-3", at(NEW_YEAR), Point::FromEnd(3)),
             (":@2026-01-01T00:00:00Z", Point::First, at(NEW_YEAR)),
+            ("10:@2026-01-01T00:00:00Z", Point::Offset(10), at(NEW_YEAR)),
+            ("@2026-01-01T00:00:00Z:20", at(NEW_YEAR), Point::Offset(20)),
+            ("@2026-01-01T01:00+01:00:20", at(NEW_YEAR), Point::Offset(20)),
             ("@1767225600:", at(NEW_YEAR), Point::End),
+            ("@1767225600000:@1767225601000000", at(NEW_YEAR), at(NEW_YEAR + 1)),
+            ("@1767225600:@1767225601000000000", at(NEW_YEAR), at(NEW_YEAR + 1)),
+            ("5:5", Point::Offset(5), Point::Offset(5)),
         ] {
             assert_eq!(range(text), Range { from, to }, "{text}");
         }
     }
 
     #[test]
+    fn a_time_of_day_is_one_time_and_not_two_numbers() {
+        for text in ["@15:40", "@15:40:30", "@2026-11-29T15:40", "@2026-11-29 15:40"] {
+            let Range { from: Point::At(_), to: Point::End } = range(text) else {
+                panic!("{text}: {:?}", range(text));
+            };
+        }
+        let Range { from: Point::At(from), to: Point::At(to) } = range("@15:40:@15:40:30") else {
+            panic!("two times");
+        };
+        assert_eq!(to.duration_since(from).ok(), Some(Duration::from_secs(30)));
+    }
+
+    #[test]
     fn what_is_no_range_is_refused() {
-        for bad in ["", "x", "1:2:3", "+5", "+5:9", "-", "-1q", "@", "@yesterday", "1.5", "--5"] {
+        for bad in [
+            "",
+            "x",
+            "1:2:3",
+            "+5",
+            "+5:9",
+            "-",
+            "-1q",
+            "@",
+            "@yesterday",
+            "1.5",
+            "--5",
+            // A year, an hour, a day: anything but a number of seconds.
+            "@15",
+            "@2026",
+            "@20261129",
+            "@15:",
+            "@2026:",
+            "15:40:00",
+            // A time and an offset.
+            "@1767225600:20",
+            "@2026-01-01:20",
+            "@15:40:99",
+            "@2026-01-01T00:00+01:99",
+            // The second one has no @.
+            "@15:40:16:00",
+            "@2026-01-01T00:00Z:2026-01-02",
+        ] {
             assert!(bad.parse::<Range>().is_err(), "{bad:?}");
         }
         assert!("99999999999999999999".parse::<Range>().is_err());
+    }
+
+    #[test]
+    fn a_range_that_ends_before_it_begins_is_refused() {
+        for bad in [
+            "5:2",
+            "-2:-5",
+            "-30m:-1h",
+            "@16:00:@15:00",
+            "@1767225601:@1767225600",
+            "end:start",
+            "@1767225600001:@1767225600",
+        ] {
+            let error = bad.parse::<Range>().unwrap_err();
+            assert!(error.contains("ends before it begins"), "{bad}: {error}");
+        }
     }
 }

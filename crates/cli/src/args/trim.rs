@@ -1,6 +1,6 @@
 //! The arguments of `trim`.
 
-use super::range::Point;
+use super::range::{Future, Point};
 
 /// Drop the oldest records of a topic, whole segments at a time
 ///
@@ -13,6 +13,8 @@ pub(crate) struct Trim {
     /// Everything below may go: an offset, -1000, -7d, @TIME, end
     #[arg(long, value_name = "POINT", allow_hyphen_values = true)]
     pub(crate) before: Point,
+    #[command(flatten)]
+    pub(crate) future: Future,
     /// Do it, instead of saying what would be done
     #[arg(long)]
     pub(crate) execute: bool,

@@ -19,6 +19,7 @@ mod service;
 mod snapshots;
 mod stats;
 mod support;
+mod times;
 mod top;
 mod topics;
 mod trace;
