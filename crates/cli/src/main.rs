@@ -34,6 +34,7 @@ mod repair;
 mod request;
 mod schema;
 mod serve;
+mod signals;
 mod stats;
 mod tail;
 mod top;

@@ -3,23 +3,24 @@
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::process::{Child, Command, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
 
+use base64::engine::general_purpose::STANDARD;
+use base64::Engine;
 use deaddrop::service::{HandlerError, Poison, Reply, Request, Server, ServerOptions};
 use deaddrop::Stop;
 
 use crate::args::serve::{Fate, Serve};
 use crate::failure::{note, Exit, Failure};
 use crate::output::Out;
-use crate::Global;
+use crate::{signals, units, Global};
 
 /// From this exit code on a request has failed for good.
 const TERMINAL: i32 = 100;
-/// How often a server on threads of its own is looked at.
-const LOOK: Duration = Duration::from_millis(20);
 /// So much of standard error is kept as the reason of a failure.
 const REASON_LEN: usize = 4096;
 
@@ -28,7 +29,6 @@ impl Serve {
         let log = global.open()?;
         let options = ServerOptions {
             topic: self.new.of_service(),
-            threads: self.threads.into(),
             max_attempts: self.max_attempts,
             poison: match self.poison {
                 Fate::DeadLetter => Poison::DeadLetter,
@@ -40,10 +40,17 @@ impl Serve {
         let stop = Stop::new();
         // A command that cannot be started is no reason to give up on requests.
         let broken = Arc::new(OnceLock::new());
-        let handler = self.handler(stop.clone(), Arc::clone(&broken));
-        let server = log.server_with(&self.service, options, handler)?;
+        let running = Running::default();
+        let handler = Arc::new(self.handler(stop.clone(), running.clone(), Arc::clone(&broken)));
+        let servers = (0..self.threads)
+            .map(|_| {
+                let handler = Arc::clone(&handler);
+                log.server_with(&self.service, options.clone(), move |request| handler(request))
+            })
+            .collect::<deaddrop::Result<Vec<Server>>>()?;
+        end_in_order(&stop, &running)?;
         note(format_args!("serving {}", self.service));
-        serve(server, self.threads, &stop)?;
+        serve(servers, &stop)?;
         match broken.get() {
             Some(error) => Err(Failure::usage(format_args!(
                 "starting {}: {error}; the request waits for a command that works",
@@ -56,12 +63,19 @@ impl Serve {
     fn handler(
         &self,
         stop: Stop,
+        running: Running,
         broken: Arc<OnceLock<io::Error>>,
     ) -> impl Fn(&Request<'_>) -> Result<Reply, HandlerError> {
         let command = self.command.clone();
         let left = self.count.map(AtomicU64::new);
+        let (verbose, poison) = (self.verbose, self.poison);
         move |request| {
-            let outcome = match run_command(&command, request) {
+            let started = Instant::now();
+            let done = run_command(&command, request, &running);
+            if verbose || done.is_err() {
+                say(request, &done, started.elapsed(), poison);
+            }
+            let outcome = match done {
                 Err(RunError::Start(error)) => {
                     let retry = HandlerError::retry(error.to_string());
                     broken.get_or_init(|| error);
@@ -69,11 +83,11 @@ impl Serve {
                     return Err(retry);
                 }
                 Err(RunError::Again(why)) if !request.is_last_attempt() => {
-                    return Err(HandlerError::retry(why))
+                    return Err(HandlerError::retry(why.to_string()))
                 }
-                Err(RunError::Again(why)) => Err(HandlerError::retry(why)),
-                Err(RunError::Failed(why)) => Err(HandlerError::terminal(why)),
-                Ok(reply) => Ok(reply),
+                Err(RunError::Again(why)) => Err(HandlerError::retry(why.to_string())),
+                Err(RunError::Failed(why)) => Err(HandlerError::terminal(why.reason())),
+                Ok(reply) => Ok(Reply::new(reply)),
             };
             if left.as_ref().is_some_and(|left| left.fetch_sub(1, Ordering::Relaxed) <= 1) {
                 stop.stop();
@@ -83,16 +97,87 @@ impl Serve {
     }
 }
 
-/// Serves until `stop` is given, or a thread fails.
-fn serve(mut server: Server, threads: u16, stop: &Stop) -> Result<(), Failure> {
-    if threads == 1 {
-        return Ok(server.run(stop)?);
+/// The commands that run, by their process groups.
+#[derive(Debug, Clone, Default)]
+struct Running(Arc<Mutex<Vec<u32>>>);
+
+impl Running {
+    fn groups(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
-    let running = server.spawn()?;
-    while !stop.is_stopped() && !running.has_ended() {
-        std::thread::sleep(LOOK);
+
+    /// Asks them to end, with all that they have started.
+    fn terminate(&self) {
+        for &group in self.groups().iter() {
+            let Some(group) = rustix::process::Pid::from_raw(group as i32) else { continue };
+            match rustix::process::kill_process_group(group, rustix::process::Signal::TERM) {
+                // It has ended meanwhile.
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => note(format_args!("ending the command {group:?}: {error}")),
+            }
+        }
     }
-    Ok(running.stop()?)
+}
+
+/// At a signal the server takes no more requests, and ends when those in flight are done.
+fn end_in_order(stop: &Stop, running: &Running) -> Result<(), Failure> {
+    let (stop, at_work, last) = (stop.clone(), running.clone(), running.clone());
+    let first = move || {
+        stop.stop();
+        let count = at_work.groups().len() as u64;
+        if count > 0 {
+            note(format_args!(
+                "ending as soon as {} {} done; another signal ends at once",
+                units::count(count, "request"),
+                if count == 1 { "is" } else { "are" }
+            ));
+        }
+    };
+    signals::on_end(first, move || last.terminate())
+        .map_err(|error| Failure::new(Exit::Io, format_args!("waiting for signals: {error}")))
+}
+
+/// Says in a line how an attempt went.
+fn say(request: &Request<'_>, done: &Result<Vec<u8>, RunError>, took: Duration, poison: Fate) {
+    let (id, attempt) = (request.id(), request.attempt());
+    let took = units::nanos(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    let next = match (request.is_last_attempt(), poison) {
+        (false, _) => "it will be tried again",
+        (true, Fate::DeadLetter) => "the request is dead-lettered",
+        (true, Fate::StopLane) => "the lane stops at it",
+    };
+    match done {
+        Ok(reply) => {
+            let len = units::size(reply.len() as u64);
+            note(format_args!("{id} attempt {attempt}: replied with {len} in {took}"));
+        }
+        // The end of the command says why.
+        Err(RunError::Start(_)) => {}
+        // What the command said is on standard error already.
+        Err(RunError::Again(why)) => {
+            note(format_args!("{id} attempt {attempt} failed after {took}: {}; {next}", why.ended))
+        }
+        Err(RunError::Failed(why)) => {
+            note(format_args!("{id} attempt {attempt} failed for good after {took}: {}", why.ended))
+        }
+    }
+}
+
+/// Serves on a thread for each server until `stop` is given, or one fails: then all end.
+fn serve(servers: Vec<Server>, stop: &Stop) -> Result<(), Failure> {
+    std::thread::scope(|scope| {
+        let run = |mut server: Server| {
+            let ended = server.run(stop);
+            stop.stop();
+            ended
+        };
+        let threads: Vec<_> =
+            servers.into_iter().map(|server| scope.spawn(move || run(server))).collect();
+        let ended = threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        Ok(ended.fold(Ok(()), Result::and)?)
+    })
 }
 
 /// Why there is no reply.
@@ -100,57 +185,94 @@ enum RunError {
     /// The command could not be started.
     Start(io::Error),
     /// It may work later.
-    Again(String),
+    Again(Ended),
     /// It refused for good.
-    Failed(String),
+    Failed(Ended),
 }
 
-impl From<io::Error> for RunError {
-    fn from(error: io::Error) -> RunError {
-        RunError::Again(error.to_string())
+/// How a command ended, and the end of what it said on standard error.
+struct Ended {
+    ended: String,
+    said: String,
+}
+
+impl Ended {
+    /// What it said, or else how it ended.
+    fn reason(self) -> String {
+        if self.said.is_empty() {
+            return self.ended;
+        }
+        self.said
     }
 }
 
-/// How a command ended, and what it said, if it said anything.
-fn because(ended: &str, reason: &str) -> String {
-    match reason {
-        "" => ended.to_owned(),
-        reason => format!("{ended}: {reason}"),
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.said.as_str() {
+            "" => f.write_str(&self.ended),
+            said => write!(f, "{}: {said}", self.ended),
+        }
     }
 }
 
-fn run_command(command: &[String], request: &Request<'_>) -> Result<Reply, RunError> {
+impl<E: std::error::Error> From<E> for RunError {
+    fn from(error: E) -> RunError {
+        RunError::Again(Ended { ended: error.to_string(), said: String::new() })
+    }
+}
+
+fn run_command(
+    command: &[String],
+    request: &Request<'_>,
+    running: &Running,
+) -> Result<Vec<u8>, RunError> {
     let mut prepared = Command::new(&command[0]);
     prepared
         .args(&command[1..])
         .env("DEADDROP_REQUEST_ID", request.id().to_string())
         .env("DEADDROP_ATTEMPT", request.attempt().to_string())
         .env("DEADDROP_CLIENT", request.client())
+        .env_remove("DEADDROP_KEY")
+        .env_remove("DEADDROP_KEY_BASE64")
+        // A signal of the terminal is for the server, which lets the command finish.
+        .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    match request.key() {
+    if let Some(key) = request.key() {
+        prepared.env("DEADDROP_KEY_BASE64", STANDARD.encode(key));
         // The environment cannot hold a NUL.
-        Some(key) if !key.contains(&0) => prepared.env("DEADDROP_KEY", OsStr::from_bytes(key)),
-        _ => prepared.env_remove("DEADDROP_KEY"),
-    };
-    let guard = request.lane_guard().map_err(|error| RunError::Again(error.to_string()))?;
+        if !key.contains(&0) {
+            prepared.env("DEADDROP_KEY", OsStr::from_bytes(key));
+        }
+    }
+    let guard = request.lane_guard()?;
     guard.pass_to(&mut prepared);
+    let mut groups = running.groups();
     let mut child = prepared.spawn().map_err(RunError::Start)?;
+    groups.push(child.id());
+    drop(groups);
     // With this process's part of the guard: what the command leaves running is not waited for here.
     drop(prepared);
-    let (reply, reason) = talk(&mut child, request.payload())?;
-    let status = child.wait()?;
-    match status.code() {
-        Some(0) => Ok(Reply::new(reply)),
-        Some(code) if code >= TERMINAL => {
-            let reason = if reason.is_empty() { format!("exit code {code}") } else { reason };
-            Err(RunError::Failed(reason))
-        }
-        Some(code) => Err(RunError::Again(because(&format!("exit code {code}"), &reason))),
+    let done = finish(&mut child, request.payload());
+    running.groups().retain(|&group| group != child.id());
+    let (reply, said, status) = done?;
+    let ended = match status.code() {
+        Some(code) => format!("exit code {code}"),
         // A signal, by its name.
-        None => Err(RunError::Again(because(&status.to_string(), &reason))),
+        None => status.to_string(),
+    };
+    match status.code() {
+        Some(0) => Ok(reply),
+        Some(code) if code >= TERMINAL => Err(RunError::Failed(Ended { ended, said })),
+        _ => Err(RunError::Again(Ended { ended, said })),
     }
+}
+
+/// The output of a command, the end of what it said, and how it ended.
+fn finish(child: &mut Child, payload: &[u8]) -> io::Result<(Vec<u8>, String, ExitStatus)> {
+    let (reply, said) = talk(child, payload)?;
+    Ok((reply, said, child.wait()?))
 }
 
 /// Gives a child its input, and takes its output and the end of what it says on stderr, which is

@@ -7,9 +7,13 @@ use super::new_topic::NewTopic;
 /// Answer the requests of a service: a command runs for each
 ///
 /// The command gets the payload on standard input and, in the environment, DEADDROP_REQUEST_ID,
-/// DEADDROP_ATTEMPT, DEADDROP_CLIENT and, if there is one, DEADDROP_KEY. Exit code 0: what it wrote
-/// to standard output is the reply. 1 to 99, or a signal: it is run again later. 100 and above: the
-/// request has failed for good, with what it wrote to standard error.
+/// DEADDROP_ATTEMPT, DEADDROP_CLIENT and, if there is a key, DEADDROP_KEY_BASE64 and DEADDROP_KEY,
+/// which is left out if the key has a NUL byte. Exit code 0: what it wrote to standard output is the
+/// reply. 1 to 99, or a signal: it is run again later. 100 and above: the request has failed for good,
+/// with what it wrote to standard error.
+///
+/// SIGTERM, SIGINT or SIGHUP: no more requests are taken, the commands that run are waited for, and
+/// the exit code is 0. A second signal is passed on to the commands, and ends this one at once.
 ///
 /// A request is answered once, however often this command is killed; the command may run again for a
 /// request that was in hand then (DEADDROP_ATTEMPT says so), but not before its first command, and
@@ -38,6 +42,9 @@ pub(crate) struct Serve {
     /// The wait before a second attempt; it doubles with each
     #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = humantime::parse_duration)]
     pub(crate) retry_first: Duration,
+    /// Print a line to standard error for each request, not only for failures
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
     #[command(flatten)]
     pub(crate) new: NewTopic,
 }

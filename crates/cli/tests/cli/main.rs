@@ -6,6 +6,7 @@ mod bench;
 mod consumers;
 mod demo;
 mod dump;
+mod ending;
 mod export;
 mod groups;
 mod help;
