@@ -137,7 +137,7 @@ pub use sys::clock::shift_wall_clock;
 #[cfg(feature = "sim")]
 pub use sys::{crash_point::arm as arm_crash_points, sim};
 #[cfg(not(loom))]
-pub use topic::{Durability, MemberInfo, Retention, Topic, TopicOptions};
+pub use topic::{Clocks, Durability, MemberInfo, Retention, Topic, TopicOptions};
 
 /// A directory for the examples in this documentation.
 #[cfg(feature = "sim")]

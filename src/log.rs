@@ -1,18 +1,15 @@
 //! A log: one directory of topics.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::format::{marker, names};
 use crate::housekeeper::Housekeeper;
 use crate::sys::directory::RealDirectory;
 use crate::sys::{self, Access, Directory, FileIdentity, Medium};
-use crate::topic::{Backlog, Open, Topic, TopicInner, TopicOptions};
+use crate::topic::{Backlog, Handles, Open, Topic, TopicInner, TopicOptions};
 
 /// The marker file's name.
 const MARKER: &str = "deaddrop";
@@ -78,7 +75,7 @@ pub(crate) struct LogInner {
     pub(crate) housekeeper: Housekeeper,
     pub(crate) backlog: Arc<Backlog>,
     pub(crate) made_in: sys::fork::Generation,
-    topics: Mutex<HashMap<String, Weak<Open>>>,
+    topics: Handles,
 }
 
 impl Log {
@@ -190,7 +187,7 @@ impl Log {
             housekeeper: Housekeeper::default(),
             backlog: Arc::default(),
             made_in: sys::fork::Generation::default(),
-            topics: Mutex::new(HashMap::new()),
+            topics: Handles::default(),
         };
         Ok(Log { inner: Arc::new(inner) })
     }
@@ -228,23 +225,20 @@ impl Log {
         if self.inner.made_in.is_parents() {
             return Err(Error::Forked);
         }
-        let mut topics = self.inner.topics.lock();
-        topics.retain(|_, topic| topic.strong_count() > 0);
-        if let Some(inner) = still_named(topics.get(name))? {
-            let topic = Topic::new(inner);
-            if let Some(wanted) = wanted {
-                topic.check_options(&wanted)?;
-            }
-            return Ok(topic);
-        }
-        let inner = if self.inner.read_only {
-            TopicInner::open_read_only(&self.inner, name)?
-        } else {
-            TopicInner::open(&self.inner, name, wanted, create)?
+        let open = || {
+            let inner = if self.inner.read_only {
+                TopicInner::open_read_only(&self.inner, name)?
+            } else {
+                TopicInner::open(&self.inner, name, wanted, create)?
+            };
+            Ok(Open::new(inner))
         };
-        let inner = Open::new(inner);
-        topics.insert(name.to_owned(), Arc::downgrade(&inner));
-        Ok(Topic::new(inner))
+        let timeout = self.inner.options.lock_timeout;
+        let topic = Topic::new(self.inner.topics.get_or_open(name, timeout, open)?);
+        if let Some(wanted) = wanted {
+            topic.check_options(&wanted)?;
+        }
+        Ok(topic)
     }
 
     /// The names of all topics, sorted.
@@ -351,12 +345,6 @@ impl LogInner {
             Err(error) => Err(Error::io("looking for", &path, error)),
         }
     }
-}
-
-/// The topic that is open, unless it was moved, deleted or replaced: then its name leads elsewhere by now.
-fn still_named(known: Option<&Weak<Open>>) -> Result<Option<Arc<Open>>> {
-    let Some(topic) = known.and_then(Weak::upgrade) else { return Ok(None) };
-    Ok(topic.has_its_name()?.then_some(topic))
 }
 
 /// Why a log cannot be opened for reading.

@@ -21,6 +21,8 @@ pub(crate) use walk::{Step, Walk};
 pub(crate) struct Segment {
     pub(crate) path: PathBuf,
     pub(crate) header: Header,
+    /// See [`layout::BEGUN_AT`].
+    pub(crate) begun_at: Option<u64>,
     file: Box<dyn DiskFile>,
     len: u64,
     map: OnceLock<Map>,
@@ -60,7 +62,7 @@ impl Segment {
             .map_err(|error| Error::io("reading", &path, error))?;
         let header =
             Header::decode_page(&page).map_err(|error| Error::malformed(&path, 0, error))?;
-        Segment::with_header(path, file, header)
+        Segment::with_header(path, file, header, layout::decode_begun(&page, header.salt))
     }
 
     /// Wraps a file whose header is known.
@@ -68,6 +70,7 @@ impl Segment {
         path: PathBuf,
         file: Box<dyn DiskFile>,
         header: Header,
+        begun_at: Option<u64>,
     ) -> Result<Segment> {
         // Whole words: a file that was cut off in one holds no frame there.
         let len = file.len().map_err(|error| Error::io("asking the length of", &path, error))? & !7;
@@ -79,6 +82,7 @@ impl Segment {
         Ok(Segment {
             path,
             header,
+            begun_at,
             file,
             len,
             map: OnceLock::new(),
@@ -207,10 +211,11 @@ impl Segment {
     }
 }
 
-/// The base offsets of all published segments among the names in a topic's directory, in order.
+/// The base offsets of all segments among the names in a topic's directory, in order, less dropped ones.
 pub(crate) fn bases_among(names: &[String]) -> Vec<u64> {
-    let mut bases: Vec<u64> =
-        names.iter().filter_map(|name| layout::parse_file_name(name)).collect();
+    let first = layout::first_among(names.iter().map(String::as_str)).unwrap_or(0);
+    let bases = names.iter().filter_map(|name| layout::parse_file_name(name));
+    let mut bases: Vec<u64> = bases.filter(|&base| base >= first).collect();
     bases.sort_unstable();
     bases
 }

@@ -3,7 +3,8 @@
 //! Sector 0 is written once, before the segment is named. Sectors 1 and 2 are the two checkpoint
 //! slots: each sync writes the durable end known before it into the slot that the sync before it
 //! already covered, so one of them is always whole. Sector 3 holds the failed-sync latch. Sector 7
-//! repeats sector 0: without a salt not one frame could be checked.
+//! repeats sector 0: without a salt not one frame could be checked. Sector 4 says when the segment was
+//! begun.
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
@@ -41,6 +42,12 @@ pub const SLOT_A_AT: usize = SECTOR_LEN;
 pub const SLOT_B_AT: usize = 2 * SECTOR_LEN;
 /// The latch: non-zero after a failed sync, until a recovery.
 pub const LATCH_AT: usize = 3 * SECTOR_LEN;
+
+/// u64: by the wall clock, in nanoseconds, when the segment was begun; then its CRC-32, seeded with the
+/// salt. Records before the segment are no younger, whatever clock stamped them. Not there: unknown.
+pub const BEGUN_AT: usize = 4 * SECTOR_LEN;
+/// Bytes of it.
+pub const BEGUN_LEN: usize = 16;
 
 /// The header again.
 pub const HEADER_COPY_AT: usize = 7 * SECTOR_LEN;
@@ -178,6 +185,22 @@ pub fn slot_at(sequence: u64) -> usize {
     }
 }
 
+/// The bytes at [`BEGUN_AT`] of a segment with `salt` that was begun at `time`.
+pub fn encode_begun(time: u64, salt: u64) -> [u8; BEGUN_LEN] {
+    let mut bytes = [0; BEGUN_LEN];
+    LE::write_u64(&mut bytes, time);
+    let crc = super::frame::checksum(&bytes[..8], salt, 0);
+    LE::write_u32(&mut bytes[8..], crc);
+    bytes
+}
+
+/// When the segment of a header page was begun, if that is known.
+pub fn decode_begun(page: &[u8], salt: u64) -> Option<u64> {
+    let bytes = page.get(BEGUN_AT..BEGUN_AT + BEGUN_LEN)?;
+    let time = LE::read_u64(bytes);
+    (time != 0 && bytes == encode_begun(time, salt)).then_some(time)
+}
+
 /// Whether no header was ever written to this page, nor to its copy: then nobody was promised
 /// anything that follows. A header with a wrong byte was written.
 pub fn is_blank(page: &[u8]) -> bool {
@@ -206,6 +229,27 @@ pub fn file_name(base: u64) -> String {
 /// The base offset in a segment's file name.
 pub fn parse_file_name(name: &str) -> Option<u64> {
     parse_base(name.strip_suffix(".seg")?)
+}
+
+/// The name of the file without content that says: everything below `first` was dropped.
+pub fn first_file_name(first: u64) -> String {
+    format!("{first:020}.first")
+}
+
+/// The first offset that is retained, as the names in a topic's directory say it; `None`: they do not. A
+/// power cut can bring back segments below it.
+pub fn first_among<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<u64> {
+    let noted = names.clone().filter_map(|name| parse_base(name.strip_suffix(".first")?)).max()?;
+    // Trimming made it durable before it was noted. Without it the others are not given up.
+    names.into_iter().any(|name| parse_file_name(name) == Some(noted)).then_some(noted)
+}
+
+/// The base of the segment that a file of a topic belongs to, by its name: a segment, its index, what a
+/// recovery has set aside of it, a note of the first offset.
+pub fn base_of(name: &str) -> Option<u64> {
+    let (digits, kind) = name.split_once('.')?;
+    let belongs = matches!(kind, "seg" | "idx" | "first") || kind.starts_with("seg.cut-");
+    parse_base(digits).filter(|_| belongs)
 }
 
 /// A base offset in a file name.
@@ -252,6 +296,39 @@ mod tests {
         page[SLOT_B_AT + 9] ^= 1;
         assert_eq!(newest_slot(&page, 9), Some(Slot { sequence: 1, durable_end: 10 }));
         assert_eq!(newest_slot(&page, 8), None, "a slot of another segment");
+    }
+
+    #[test]
+    fn the_time_of_a_segments_beginning_comes_back_and_no_other_bytes_are_taken_for_one() {
+        let mut page = vec![0; PAGE_LEN];
+        assert_eq!(decode_begun(&page, 9), None);
+        page[BEGUN_AT..][..BEGUN_LEN].copy_from_slice(&encode_begun(77, 9));
+        assert_eq!(decode_begun(&page, 9), Some(77));
+        assert_eq!(decode_begun(&page, 8), None, "of another segment");
+        page[BEGUN_AT] ^= 1;
+        assert_eq!(decode_begun(&page, 9), None);
+        assert_eq!(decode_begun(&page[..100], 9), None);
+    }
+
+    #[test]
+    fn a_note_of_the_first_offset_counts_if_its_segment_is_there() {
+        let first = |names: &[String]| first_among(names.iter().map(String::as_str));
+        let mut names = vec![file_name(3), file_name(9), first_file_name(9), first_file_name(5)];
+        assert_eq!(first(&names), Some(9));
+        names.remove(1);
+        assert_eq!(first(&names), None);
+        let of = [
+            file_name(9),
+            first_file_name(9),
+            super::super::index::file_name(9),
+            file_name(9) + ".cut-2",
+        ];
+        for name in &of {
+            assert_eq!(base_of(name), Some(9), "{name}");
+        }
+        for name in ["control", "9.seg", "00000000000000000009.tmp", "next-0-1.tmp"] {
+            assert_eq!(base_of(name), None, "{name}");
+        }
     }
 
     #[test]

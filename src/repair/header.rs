@@ -155,7 +155,7 @@ impl<'a> Headers<'a> {
         let path = self.dir.join(layout::file_name(header.base));
         let file = self.files.open(&path, Access::Read);
         let file = file.map_err(|error| Error::io("opening", &path, error))?;
-        let segment = Arc::new(Segment::with_header(path, file, header)?);
+        let segment = Arc::new(Segment::with_header(path, file, header, None)?);
         let mut walk = Walk::new(segment, layout::FIRST_FRAME_AT, false);
         let mut newest = header.max_timestamp;
         loop {

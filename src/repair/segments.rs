@@ -108,7 +108,7 @@ impl Repair<'_> {
             Some(&header) => {
                 let file = self.files.open(&path, access);
                 let file = file.map_err(|error| Error::io("opening", &path, error))?;
-                Segment::with_header(path.clone(), file, header)
+                Segment::with_header(path.clone(), file, header, None)
             }
             None => Segment::open(self.files, self.dir, base, access),
         };

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::draft::{Draft, Site};
 use super::{Local, TopicInner};
@@ -36,7 +37,7 @@ impl TopicInner {
         let guess = self.last_end.load(Ordering::Relaxed);
         let mut draft = Draft::new(records, timestamp, guess);
         loop {
-            let held = self.lock_append_as(member)?;
+            let held = self.lock_append_as(member, self.lock_deadline())?;
             if words.identity.latched.load(Ordering::Relaxed) != 0 {
                 return Err(Error::SyncFailed { path: self.dir.clone() });
             }
@@ -93,12 +94,21 @@ impl TopicInner {
 
     /// Takes the append lock, and settles first what a dead owner left.
     pub(super) fn lock_append(&self) -> Result<Held<'_, Local>> {
-        self.lock_append_as(self.member()?)
+        self.lock_append_as(self.member()?, self.lock_deadline())
+    }
+
+    /// The same, if it is free before `deadline`.
+    pub(super) fn lock_append_until(&self, deadline: Option<Instant>) -> Result<Held<'_, Local>> {
+        self.lock_append_as(self.member()?, deadline)
     }
 
     #[inline]
-    fn lock_append_as<'a>(&self, member: &'a Membership<Local>) -> Result<Held<'a, Local>> {
-        let Some(mut held) = member.lock(self.lock_deadline()) else {
+    fn lock_append_as<'a>(
+        &self,
+        member: &'a Membership<Local>,
+        deadline: Option<Instant>,
+    ) -> Result<Held<'a, Local>> {
+        let Some(mut held) = member.lock(deadline) else {
             return Err(self.lock_timed_out());
         };
         let intent = &member.control.intent;

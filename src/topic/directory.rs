@@ -79,7 +79,8 @@ impl TopicInner {
         name: &str,
         open: impl Fn() -> Result<Arc<dyn Directory>>,
     ) -> Result<Entered> {
-        let deadline = log.options.lock_timeout.map(|timeout| Instant::now() + timeout);
+        let timeout = log.options.lock_timeout;
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         for _ in 0..TRIES {
             let files = open()?;
             let path = files.path().join(LOCK);

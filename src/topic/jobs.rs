@@ -1,17 +1,20 @@
 //! The background work of one topic, and its end: a topic that is closed is closed when the last
-//! handle's drop returns, not when some job has noticed.
+//! handle's drop returns. That waits for what is running of it, which ends soon when it sees the topic
+//! closed, and for nothing that has not begun: neither jobs of this topic nor of others.
 
 use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
 use super::TopicInner;
-use crate::housekeeper::Duty;
+use crate::error::{Error, Result};
+use crate::housekeeper::{Due, Duty, Timer};
 
-/// A topic in use: what its handles share. Dropping the last one waits for the jobs that are waiting or
-/// running and closes the topic.
+/// A topic in use: what its handles share. Dropping the last one waits for the jobs that are running and
+/// closes the topic.
 #[derive(Debug)]
 pub(crate) struct Open {
     inner: Arc<TopicInner>,
@@ -40,7 +43,7 @@ impl Drop for Open {
     }
 }
 
-/// Counts the jobs that are waiting or running.
+/// Counts the jobs that are running.
 #[derive(Debug, Default)]
 pub(super) struct Jobs {
     state: Mutex<State>,
@@ -49,43 +52,42 @@ pub(super) struct Jobs {
 
 #[derive(Debug, Default)]
 struct State {
-    pending: usize,
+    running: usize,
     closed: bool,
 }
 
 impl Jobs {
-    /// Announces a job; `None` if the topic is closed.
-    fn announce(jobs: &Arc<Jobs>) -> Option<Pending> {
+    /// Begins a job; `None` if the topic is closed.
+    fn begin(jobs: &Arc<Jobs>) -> Option<Running> {
         let mut state = jobs.state.lock();
         if state.closed {
             return None;
         }
-        state.pending += 1;
-        Some(Pending { jobs: Arc::clone(jobs) })
+        state.running += 1;
+        Some(Running { jobs: Arc::clone(jobs) })
     }
 
-    /// Announces a job for another that is running: whoever closes the topic waits for it as well.
-    fn announce_next(jobs: &Arc<Jobs>) -> Pending {
-        jobs.state.lock().pending += 1;
-        Pending { jobs: Arc::clone(jobs) }
+    /// Whether the topic is closed: a job that is running is waited for, and ends at the next occasion.
+    pub(super) fn are_closed(&self) -> bool {
+        self.state.lock().closed
     }
 
-    /// Waits for the jobs announced, and lets no other be.
+    /// Lets no other job begin, and waits for those that are running.
     fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        while state.pending > 0 {
+        while state.running > 0 {
             self.ended.wait(&mut state);
         }
     }
 }
 
-/// A job that is waiting or running; ended when dropped, done or not.
-struct Pending {
+/// A job that is running; ended when dropped.
+struct Running {
     jobs: Arc<Jobs>,
 }
 
-impl Pending {
+impl Running {
     /// Does the job. The topic is open: it waits for this.
     fn run<T>(self, topic: &Weak<TopicInner>, job: impl FnOnce(&TopicInner) -> T) -> Option<T> {
         // The reference is gone before `self` is: whoever closes the topic has the last one.
@@ -93,49 +95,89 @@ impl Pending {
     }
 }
 
-impl Drop for Pending {
+impl Drop for Running {
     fn drop(&mut self) {
-        self.jobs.state.lock().pending -= 1;
+        self.jobs.state.lock().running -= 1;
         self.jobs.ended.notify_all();
     }
 }
 
-impl TopicInner {
-    /// Has `job` done in the background, unless the topic is closed before.
-    pub(super) fn in_background(&self, duty: Duty, job: impl FnOnce(&TopicInner) + Send + 'static) {
-        if let Some(pending) = Jobs::announce(&self.jobs) {
-            self.submit(duty, pending, job);
+/// Says that a job of some kind is waiting or running, so that there is one at a time. Belongs to the
+/// job; dropped with it, done or not.
+pub(super) struct Scheduled {
+    of: Arc<AtomicBool>,
+    stays: bool,
+}
+
+impl Scheduled {
+    /// `None` if there is one already.
+    #[inline]
+    pub(super) fn take(of: &Arc<AtomicBool>) -> Option<Scheduled> {
+        if of.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        Some(Scheduled { of: Arc::clone(of), stays: false })
+    }
+
+    /// Nothing more of this kind is to be done before the word is cleared.
+    pub(super) fn stay(mut self) {
+        self.stays = true;
+    }
+}
+
+impl Drop for Scheduled {
+    fn drop(&mut self) {
+        if !self.stays {
+            self.of.store(false, Ordering::Release);
         }
     }
+}
 
-    /// Has `job` done in the background behind those that wait already. To be called by a job: the
-    /// topic is closed after it.
-    pub(super) fn next_in_background(
-        &self,
-        duty: Duty,
-        job: impl FnOnce(&TopicInner) + Send + 'static,
-    ) {
-        self.submit(duty, Jobs::announce_next(&self.jobs), job);
-    }
-
-    fn submit(&self, duty: Duty, pending: Pending, job: impl FnOnce(&TopicInner) + Send + 'static) {
-        let topic = Weak::clone(&self.this);
+impl TopicInner {
+    /// Has `job` done in the background, behind those that wait already, unless the topic is closed
+    /// before it begins.
+    pub(super) fn in_background(&self, duty: Duty, job: impl FnOnce(&TopicInner) + Send + 'static) {
+        let (topic, jobs) = (Weak::clone(&self.this), Arc::clone(&self.jobs));
         let work = move || {
-            pending.run(&topic, job);
+            if let Some(running) = Jobs::begin(&jobs) {
+                running.run(&topic, job);
+            }
         };
         self.log.housekeeper.submit(duty, Box::new(work));
     }
 
-    /// Has `tick` called every `interval`, until it returns false or the topic is closed.
+    /// Has `work` done every `interval`, first after `delay`, if there is some by `look`, until it
+    /// returns false or the topic is closed.
+    ///
+    /// # Errors
+    ///
+    /// If no thread can be started for it.
     pub(super) fn every(
         &self,
+        delay: Duration,
         interval: Duration,
-        tick: impl Fn(&TopicInner) -> bool + Send + 'static,
-    ) {
-        let (topic, jobs) = (Weak::clone(&self.this), Arc::clone(&self.jobs));
-        let tick = move || {
-            Jobs::announce(&jobs).and_then(|pending| pending.run(&topic, &tick)).unwrap_or(false)
+        look: impl Fn(&TopicInner) -> bool + Send + 'static,
+        work: impl Fn(&TopicInner) -> bool + Send + 'static,
+    ) -> Result<()> {
+        let (looked_at, its_jobs) = (Weak::clone(&self.this), Arc::clone(&self.jobs));
+        let look = move || {
+            let has_work =
+                Jobs::begin(&its_jobs).and_then(|running| running.run(&looked_at, &look));
+            match has_work {
+                None => Due::Ended,
+                Some(false) => Due::Nothing,
+                Some(true) => Due::Work,
+            }
         };
-        self.log.housekeeper.every(interval, Box::new(tick));
+        let (topic, jobs) = (Weak::clone(&self.this), Arc::clone(&self.jobs));
+        let work = move || {
+            Jobs::begin(&jobs).and_then(|running| running.run(&topic, &work)).unwrap_or(false)
+        };
+        let timer = Timer { interval, look: Box::new(look), work: Box::new(work) };
+        self.log
+            .housekeeper
+            .timers
+            .add(delay, timer)
+            .map_err(|error| Error::io("starting a thread for", &self.dir, error))
     }
 }

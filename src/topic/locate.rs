@@ -348,7 +348,7 @@ impl TopicInner {
     }
 
     /// Calls `look` with the index of a segment: the stored one, or one built and stored now.
-    fn with_index<T>(
+    pub(super) fn with_index<T>(
         &self,
         segment: &Arc<Segment>,
         next: Option<u64>,
@@ -380,49 +380,5 @@ impl TopicInner {
             index.store(&*self.files, &self.dir, segment, end)?;
         }
         Ok(index)
-    }
-
-    /// The offset of the first record with a timestamp of at least `timestamp`; the high watermark if
-    /// there is none.
-    pub(crate) fn offset_at_time(&self, timestamp: u64) -> Result<u64> {
-        let frontier = self.frontier()?;
-        let first = self.first_offset()?;
-        let mut bases = self.segments.bases.lock().clone();
-        if bases.last() != Some(&frontier.active) {
-            bases = self.refresh_bases()?;
-        }
-        // Another process may have trimmed, or rolled, since the directory was read.
-        bases.retain(|base| (first..=frontier.active).contains(base));
-        // The headers say the largest timestamp before each segment: rising, so searched by halves.
-        let (mut low, mut high) = (0, bases.len());
-        while low < high {
-            let middle = (low + high) / 2;
-            if self.segment(bases[middle])?.header.max_timestamp < timestamp {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        let Some(&base) = bases.get(low.saturating_sub(1)) else { return Ok(first) };
-        let next = bases.get(low.max(1)).copied();
-        let segment = self.segment(base)?;
-        let entry =
-            self.with_index(&segment, next, &frontier, |index| index.before_time(timestamp))?;
-        let mut walk = Walk::new(segment, entry.position, false);
-        let limit = if next.is_some() { u64::MAX } else { frontier.position };
-        let mut expected = entry.offset;
-        while let Step::Frame(fixed) = walk.step(limit, true)? {
-            if fixed.kind == frame::KIND_RECORD {
-                if fixed.timestamp >= timestamp {
-                    return Ok(fixed.offset.min(frontier.high_watermark));
-                }
-                expected = fixed.offset + 1;
-            }
-        }
-        if expected < next.unwrap_or(frontier.end) {
-            // Damage: reading there reports it.
-            return Ok(expected.min(frontier.high_watermark));
-        }
-        Ok(next.unwrap_or(frontier.high_watermark).min(frontier.high_watermark))
     }
 }

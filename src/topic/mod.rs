@@ -9,18 +9,20 @@
 //! | `draft` | the frames of an append, put together before the lock is taken |
 //! | `append` | the append path, and settling what a dead writer left |
 //! | `roll` | the next segment |
-//! | `jobs` | background work, and its end when the topic is closed |
+//! | `handles`, `jobs` | those that a log has open; background work, which ends when one is closed |
 //! | `sync` | durability: group commit, takeover, latch |
-//! | `trim` | retention |
+//! | `trim`, `ages`, `times` | retention, and what clocks say |
 //! | `members` | who has it open for writing |
 //! | `delete` | removing a topic |
 //! | `locate` | from offset or time to a position; where readers must stop |
 //! | `wait` | waiting for records |
 
+mod ages;
 mod append;
 mod delete;
 mod directory;
 mod draft;
+mod handles;
 mod jobs;
 mod locate;
 mod members;
@@ -31,6 +33,7 @@ mod roll;
 mod scan;
 mod sealed;
 mod sync;
+mod times;
 mod trim;
 mod wait;
 
@@ -56,6 +59,8 @@ use crate::segment::Segment;
 use crate::sys::fork::Generation;
 use crate::sys::Directory;
 
+pub use ages::Clocks;
+pub(crate) use handles::Handles;
 pub(crate) use jobs::Open;
 pub(crate) use locate::Frontier;
 pub use members::MemberInfo;
@@ -86,12 +91,12 @@ pub(crate) struct TopicInner {
     /// The index of the active segment, as far as it was looked at, with its base.
     active_index: Mutex<Option<(u64, crate::index::Index)>>,
     /// A background job of this kind is waiting, running, or has done all there is to do.
-    preparing: AtomicBool,
-    populating: AtomicBool,
+    preparing: Arc<AtomicBool>,
+    populating: Arc<AtomicBool>,
     /// Opened as a member, with words that hold: closing it syncs.
     is_open: AtomicBool,
-    /// Wall clock less boot clock when the topic was opened.
-    clock_difference: u64,
+    retaining: trim::Retaining,
+    files_made: AtomicU64,
     jobs: Arc<jobs::Jobs>,
     sealed: Arc<sealed::Sealed>,
     made_in: Generation,
@@ -121,8 +126,6 @@ pub(crate) enum Access {
 pub(crate) struct Local {
     /// The segment that this process last appended to.
     active: Option<Arc<Segment>>,
-    /// Counts the private files that a roll makes when none is prepared.
-    files_made: u64,
 }
 
 /// The open segments of this process, and the bases known to exist.
@@ -184,8 +187,8 @@ impl TopicInner {
     }
 
     /// The deadline of a wait for another process's lock that starts now.
-    fn lock_deadline(&self) -> Option<Instant> {
-        self.log.options.lock_timeout.map(|timeout| Instant::now() + timeout)
+    pub(super) fn lock_deadline(&self) -> Option<Instant> {
+        self.log.options.lock_timeout.and_then(|timeout| Instant::now().checked_add(timeout))
     }
 }
 
@@ -419,13 +422,24 @@ impl Topic {
     }
 
     /// Drops what the topic's [`Retention`] lets go; returns the first offset retained. Done after
-    /// every roll and now and then in the background as well.
+    /// every roll and now and then in the background as well. Leaves a segment whose oldest record has
+    /// half the age at which they go.
     ///
     /// # Errors
     ///
     /// [`Error::ReadOnly`], [`Error::Io`].
     pub fn trim(&self) -> Result<u64> {
         self.inner.trim_by_retention()
+    }
+
+    /// What is known of the clocks by which records were stamped. Reads the newest segment.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::Corrupt`], [`Error::Forked`].
+    pub fn clocks(&self) -> Result<Clocks> {
+        let newest = self.inner.newest_time()?;
+        Ok(Clocks::of(newest, self.inner.retaining.ages.lock().is_paused()))
     }
 
     /// Makes the pages of the next `len` bytes of the active segment resident now, so that appends to

@@ -23,6 +23,8 @@ use crate::sys::{self, clock, Directory, DiskFile, Medium};
 pub(super) const SETTINGS: &str = "settings";
 pub(super) const LOCK: &str = "lock";
 const CONTROL: &str = "control";
+/// How often retention is looked at where nothing is appended.
+const LOOK_FOR_OLD: Duration = Duration::from_secs(10);
 pub(super) const EPOCHS: &str = "epochs";
 
 impl TopicInner {
@@ -49,7 +51,7 @@ impl TopicInner {
         member::leave_gate(&*member.lock_file)
             .map_err(|error| topic.io("locking", &topic.dir.join(LOCK), error))?;
         topic.is_open.store(true, Ordering::Relaxed);
-        topic.start_timers();
+        topic.start_timers()?;
         Ok(topic)
     }
 
@@ -123,15 +125,16 @@ impl TopicInner {
             recovery: OnceLock::new(),
             epochs: Mutex::new(Vec::new()),
             active_index: Mutex::new(None),
-            preparing: false.into(),
-            populating: false.into(),
+            preparing: Arc::default(),
+            populating: Arc::default(),
             is_open: false.into(),
             jobs: Arc::default(),
             sealed: Arc::default(),
             last_end: 0.into(),
             checked_at: clock::wall_coarse().into(),
             made_in: log.made_in,
-            clock_difference: super::trim::clock_difference(),
+            retaining: super::trim::Retaining::default(),
+            files_made: 0.into(),
             this: Weak::clone(this),
         })
     }
@@ -181,6 +184,9 @@ impl TopicInner {
                 self.recover(words, Some(self.possible_end(&bases, boundary)))?;
             }
             Opening::ScanFromDisk => self.recover(words, None)?,
+        }
+        if plan != Opening::Attach {
+            self.remove_in_turns(TopicInner::leftovers(&names));
         }
         self.load_epochs()?;
         if plan != Opening::Attach {
@@ -267,22 +273,37 @@ impl TopicInner {
         Ok(())
     }
 
-    fn start_timers(&self) {
+    fn start_timers(&self) -> Result<()> {
+        let end = |topic: &TopicInner| {
+            topic.words().map_or(0, |words| words.tail.end.load(Ordering::Acquire))
+        };
         if self.settings.durability == settings::POWER_LOSS_WITHIN {
-            self.every(Duration::from_nanos(self.settings.interval / 2), |topic| {
-                let end = topic.words().map_or(0, |words| words.tail.end.load(Ordering::Acquire));
+            // A record that has just missed a call is synced by the next one, or by the one after it if
+            // a sync takes as long: half an interval and a sync later, or two syncs.
+            let interval = Duration::from_nanos(self.settings.interval / 2);
+            let is_behind = move |topic: &TopicInner| {
+                let durable = |words: &Words| words.durable.end.load(Ordering::Acquire);
+                topic.words().map_or(0, durable) < end(topic)
+            };
+            self.every(interval, interval, is_behind, move |topic| {
                 // A failed sync latches the topic: the next append reports it. Anything else, too many
                 // open files, say, passes.
-                !matches!(topic.wait_durable(end), Err(Error::SyncFailed { .. }))
-            });
+                !matches!(topic.wait_durable(end(topic)), Err(Error::SyncFailed { .. }))
+            })?;
         }
         if self.options.retention != super::Retention::default() {
-            self.every(Duration::from_secs(10), |topic| {
-                // What fails now is tried again at the next tick.
-                drop(topic.trim_by_retention());
-                true
+            // Short ages are for short-lived records.
+            let interval = self.options.retention.age.map_or(LOOK_FOR_OLD, |age| {
+                (age / 4).clamp(Duration::from_millis(100), LOOK_FOR_OLD)
             });
+            let look = |topic: &TopicInner| {
+                // In turns with other topics: it may take long.
+                topic.trim_in_background();
+                false
+            };
+            self.every(interval, interval, look, |_| true)?;
         }
+        Ok(())
     }
 
     /// Reads the list of epochs.

@@ -15,9 +15,10 @@ pub enum Durability {
     /// any thread and process, share one. Readers see only what is durable.
     #[default]
     PowerLoss,
-    /// `kill -9` at once; power loss after at most this long, while some process that has the topic
-    /// open for writing runs. After the last one was killed, the kernel's own writeback applies
-    /// (about 30 s); a clean close syncs.
+    /// `kill -9` at once; power loss after at most this long and the time of one sync, while some process
+    /// that has the topic open for writing runs. (Where one sync takes longer than the interval, after
+    /// the time of two.) After the last one was killed, the kernel's own writeback applies (about 30 s);
+    /// a clean close syncs.
     PowerLossWithin(Duration),
     /// `kill -9` and crashes of any process, at the price of a store into memory. A power loss may
     /// take the newest records, and what comes back is a prefix of the log.
@@ -28,12 +29,21 @@ pub enum Durability {
 /// size nothing is dropped, unless [`trim_before`](crate::Topic::trim_before) is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Retention {
-    /// Segments whose newest record is older may go: by the wall clock of those who append and of whoever
-    /// drops. If it is set by a minute or more while a topic is open, nothing goes there for its age
-    /// until it is opened anew; who opens a topic by a clock that runs ahead drops too early what
-    /// `consumed` does not hold.
+    /// Segments whose newest record is older may go. While a process has the topic open for writing, a
+    /// segment is left when its oldest record has half of this age, so a record goes when it has one and
+    /// a half times this age, at the latest 10 s later; if nothing is appended after it, when it has this
+    /// age. The price is a few segment files more.
+    ///
+    /// Ages are by the wall clocks of the processes that append and drop. A time that is in the future of
+    /// the process that drops does not count: instead of it, the time counts at which the record's
+    /// segment was left. If the wall clock is set by a minute or more while a topic is open, nothing
+    /// goes there for its age for an hour, or for this age if that is shorter; see
+    /// [`Topic::clocks`](crate::Topic::clocks). A process that opens a topic by a clock that runs ahead
+    /// drops too early what `consumed` does not hold.
     pub age: Option<Duration>,
-    /// The oldest segments may go while the sealed ones take more bytes than this.
+    /// The oldest segments may go while the sealed ones take more bytes than this. A writer that is
+    /// faster than the disk is held back: each process that appends goes up to nine segments past it. On
+    /// the disk are also the newest segment and the one that is ready to follow it.
     pub bytes: Option<u64>,
     /// Nothing goes that a consumer has not durably committed past; and nothing while there is no
     /// consumer. Alone, it lets go of all that every consumer has committed past.

@@ -6,7 +6,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use super::jobs::Scheduled;
 use super::{Local, TopicInner};
 use crate::control::lock::{Liveness, Owner};
 use crate::control::member::Held;
@@ -18,7 +20,7 @@ use crate::housekeeper::Duty;
 use crate::segment::Segment;
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
-use crate::sys::{self, DiskFile};
+use crate::sys::{self, clock, DiskFile};
 
 const PREPARING: u64 = 1 << 32;
 const READY: u64 = 2 << 32;
@@ -31,6 +33,8 @@ const ZEROS_LEN: usize = PAGE_LEN;
 const POPULATE_AHEAD: u64 = 8 << 20;
 /// In pieces of this size: each holds the address space's lock for a short time.
 const POPULATE_PIECE: u64 = 256 << 10;
+/// The longest wait for the append lock of a roll that no append waits for.
+const BACKGROUND_WAIT: Duration = Duration::from_millis(100);
 
 /// A segment file that has no name yet.
 struct Unnamed {
@@ -55,9 +59,36 @@ impl TopicInner {
         }
         self.let_background_follow();
         let unnamed = self.unnamed_file(needed)?;
+        self.leave(seen, unnamed, self.lock_deadline())?;
+        self.hold_to_limit();
+        Ok(())
+    }
+
+    /// Leaves the segment `seen`, which has records, though there is room in it. Does nothing if the
+    /// append lock is not free soon.
+    pub(super) fn roll_in_background(&self, seen: u64) -> Result<()> {
+        if self.settings.durability != settings::PROCESS_CRASH {
+            self.wait_durable(seen)?;
+        }
+        let unnamed = self.unnamed_file(0)?;
+        match self.leave(seen, unnamed, Some(Instant::now() + BACKGROUND_WAIT)) {
+            Err(Error::TimedOut { .. }) => Ok(()),
+            left => left,
+        }
+    }
+
+    /// Enters `unnamed` behind the segment `seen`, unless another writer has left that.
+    fn leave(&self, seen: u64, unnamed: Unnamed, deadline: Option<Instant>) -> Result<()> {
+        let words = &self.member()?.control;
         let len = unnamed.file.len().map_err(|error| self.io("sizing", &unnamed.path, error))?;
         let salt = sys::random();
-        let mut held = self.lock_append()?;
+        let mut held = match self.lock_append_until(deadline) {
+            Ok(held) => held,
+            Err(error) => {
+                self.give_back(unnamed)?;
+                return Err(error);
+            }
+        };
         let base = words.tail.end.load(Ordering::Relaxed);
         if words.tail.place().active != seen || base == seen {
             drop(held);
@@ -94,10 +125,13 @@ impl TopicInner {
         words.intent.roll.store(header.base + 1, Ordering::Release);
         crash_point!("roll.announced");
         let named = (|| {
-            let segment = Segment::with_header(path.clone(), unnamed.file, header)?;
+            let begun_at = clock::wall();
+            let segment = Segment::with_header(path.clone(), unnamed.file, header, Some(begun_at))?;
             segment.was_allocated();
             segment.map()?.write(0, &header.encode());
             segment.map()?.write(layout::HEADER_COPY_AT, &header.encode());
+            let begun = layout::encode_begun(begun_at, header.salt);
+            segment.map()?.write(layout::BEGUN_AT, &begun);
             crash_point!("roll.headed");
             self.files
                 .rename_no_replace(&unnamed.path, &path)
@@ -200,11 +234,8 @@ impl TopicInner {
                 }
             }
         }
-        let number = {
-            let mut held = self.lock_append()?;
-            held.files_made += 1;
-            held.files_made
-        };
+        // Of this process's files: the slot tells them from those of others.
+        let number = self.files_made.fetch_add(1, Ordering::Relaxed) + 1;
         let me = member.me;
         let path = self.dir.join(format!("roll-{}-{}-{number}.tmp", me.slot(), me.generation()));
         let len = least.max(self.settings.segment_len).next_multiple_of(PAGE_LEN as u64);
@@ -283,20 +314,18 @@ impl TopicInner {
 
     #[cold]
     fn populate_in_background(&self, segment: &Arc<Segment>, end: u64) {
-        if self.populating.swap(true, Ordering::AcqRel) {
-            return;
-        }
+        let Some(scheduled) = Scheduled::take(&self.populating) else { return };
         let segment = Arc::clone(segment);
         self.in_background(Duty::Prepare, move |topic| {
             let target = (end + POPULATE_AHEAD).min(segment.len());
-            while segment.resident() < target {
+            while segment.resident() < target && !topic.jobs.are_closed() {
                 let piece = segment.resident().max(layout::FIRST_FRAME_AT) + POPULATE_PIECE;
                 // The appending thread meets the same error and reports it.
                 if segment.populate(piece).is_err() {
                     break;
                 }
             }
-            topic.populating.store(false, Ordering::Release);
+            drop(scheduled);
         });
     }
 
@@ -317,14 +346,12 @@ impl TopicInner {
 
     #[cold]
     fn prepare_in_background(&self) {
-        if self.preparing.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        self.in_background(Duty::Prepare, |topic| {
+        let Some(scheduled) = Scheduled::take(&self.preparing) else { return };
+        self.in_background(Duty::Prepare, move |topic| {
             // A full disk is met, and reported, by the append that needs the segment. If one is ready,
             // or cannot be, there is nothing more to prepare before the next roll.
-            if matches!(topic.prepare_next(), Ok(false)) {
-                topic.preparing.store(false, Ordering::Release);
+            if !matches!(topic.prepare_next(), Ok(false)) {
+                scheduled.stay();
             }
         });
     }

@@ -11,9 +11,9 @@ use crate::format::segment::{self as layout, Header};
 use crate::format::{epochs, frame, PAGE_LEN};
 use crate::recovery::{self, Damage, Ending, RecoveryReport, ScanFacts};
 use crate::segment::{Segment, Step, Walk};
-use crate::sys;
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
+use crate::sys::{self, clock};
 
 /// Where a scan stands, and what it saw.
 pub(super) struct Scan {
@@ -346,6 +346,8 @@ impl TopicInner {
         let io = |error| self.io("creating", &path, error);
         file.write_all_at(&header.encode(), 0).map_err(io)?;
         file.write_all_at(&header.encode(), layout::HEADER_COPY_AT as u64).map_err(io)?;
+        let begun = layout::encode_begun(clock::wall(), header.salt);
+        file.write_all_at(&begun, layout::BEGUN_AT as u64).map_err(io)?;
         file.sync_data().map_err(io)?;
         crash_point!("start.headed");
         self.check_in_place()?;

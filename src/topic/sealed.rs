@@ -1,51 +1,77 @@
-//! Segments that are full: synced, indexed, and old ones dropped, in the background, several at once. A
-//! writer that is far ahead of that waits a little at each roll, so that what retention should have
-//! dropped does not pile up, and open files do so slowly at most.
+//! Segments that are full: synced and indexed in the background, several at once. A writer that is far
+//! ahead of that waits a little at each roll. Waiting costs a segment no descriptor, of which a process
+//! has few.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::TopicInner;
+use crate::format::PAGE_LEN;
 use crate::housekeeper::Duty;
 use crate::segment::Segment;
+use crate::sys::Map;
 
-/// So many segments, of all topics of a log, may wait before a roll does.
+/// So many segments of a topic may wait before a roll does.
 const MOST_WAITING: usize = 256;
 /// So many of a topic are taken at once; then it is another topic's turn.
 const BATCH: usize = 16;
+/// So many, of all topics of a log, wait with their files open.
+const MOST_OPEN: usize = 16;
 /// The longest wait in a roll: a disk that hangs slows a writer down, and does not stop it.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
-/// Counts the full segments of all topics of a log that are not settled.
+/// The full segments of a log that wait with their files open.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
-    count: Mutex<usize>,
-    fewer: Condvar,
+    open_count: AtomicUsize,
+}
+
+/// A segment that stays open while it waits.
+#[derive(Debug)]
+struct KeptOpen {
+    segment: Option<Arc<Segment>>,
+    backlog: Arc<Backlog>,
 }
 
 impl Backlog {
-    /// Waits, but not for long, while there are too many.
-    fn wait_for_room(&self) {
-        let until = Instant::now() + LONGEST_WAIT;
-        let mut count = self.count.lock();
-        while *count > MOST_WAITING {
-            if self.fewer.wait_until(&mut count, until).timed_out() {
-                return;
-            }
+    /// `segment` with a place among those that stay open; it is given back if there is none.
+    fn keep_open(
+        backlog: &Arc<Backlog>,
+        segment: Arc<Segment>,
+    ) -> std::result::Result<KeptOpen, Arc<Segment>> {
+        let taken =
+            backlog.open_count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+                (count < MOST_OPEN).then_some(count + 1)
+            });
+        match taken {
+            Ok(_) => Ok(KeptOpen { segment: Some(segment), backlog: Arc::clone(backlog) }),
+            Err(_) => Err(segment),
         }
     }
+}
 
-    fn add(&self) {
-        *self.count.lock() += 1;
+impl Drop for KeptOpen {
+    fn drop(&mut self) {
+        self.segment = None;
+        self.backlog.open_count.fetch_sub(1, Ordering::Relaxed);
     }
+}
 
-    fn remove(&self, settled: usize) {
-        *self.count.lock() -= settled;
-        self.fewer.notify_all();
-    }
+/// What holds a full segment's file in memory. The kernel remembers a failed write with the file, until a
+/// sync is told of it: forgotten together with it, a later sync would succeed.
+#[derive(Debug)]
+enum Hold {
+    Open(KeptOpen),
+    /// One page of it.
+    Mapped {
+        _page: Map,
+    },
+    /// This process had not written to it.
+    Not,
 }
 
 /// A full segment.
@@ -54,35 +80,49 @@ struct Full {
     base: u64,
     /// The base of the segment behind it.
     next: u64,
-    /// If this process had it open.
-    segment: Option<Arc<Segment>>,
+    hold: Hold,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Sealed {
     state: Mutex<State>,
+    fewer: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Full>,
+    in_hand_count: usize,
     /// A job will take some of them.
     is_scheduled: bool,
 }
 
-/// Held by the job. Gone without having run, because no thread can be started or the topic is closed,
+impl Sealed {
+    /// Waits, but not for long, while there are too many.
+    fn wait_for_room(&self) {
+        let until = Instant::now() + LONGEST_WAIT;
+        let mut state = self.state.lock();
+        while state.waiting.len() + state.in_hand_count > MOST_WAITING {
+            if self.fewer.wait_until(&mut state, until).timed_out() {
+                return;
+            }
+        }
+    }
+}
+
+/// Belongs to the job. Gone without having run, because no thread can be started or the topic is closed,
 /// it leaves nothing waiting.
-struct Scheduled {
+struct Batch {
     sealed: Arc<Sealed>,
-    backlog: Arc<Backlog>,
     has_run: bool,
 }
 
-impl Scheduled {
+impl Batch {
     fn take(&self) -> Vec<Full> {
         let mut state = self.sealed.state.lock();
         let count = state.waiting.len().min(BATCH);
+        state.in_hand_count = count;
         state.waiting.drain(..count).collect()
     }
 
@@ -90,80 +130,85 @@ impl Scheduled {
     fn end(mut self) -> bool {
         self.has_run = true;
         let mut state = self.sealed.state.lock();
+        state.in_hand_count = 0;
         state.is_scheduled = !state.waiting.is_empty();
+        self.sealed.fewer.notify_all();
         state.is_scheduled
     }
 }
 
-impl Drop for Scheduled {
+impl Drop for Batch {
     fn drop(&mut self) {
         if !self.has_run {
             let dropped = std::mem::take(&mut *self.sealed.state.lock());
-            self.backlog.remove(dropped.waiting.len());
+            self.sealed.fewer.notify_all();
+            drop(dropped);
         }
-    }
-}
-
-/// Segments in hand; settled when dropped, well or not.
-struct InHand<'a> {
-    backlog: &'a Backlog,
-    count: usize,
-}
-
-impl Drop for InHand<'_> {
-    fn drop(&mut self) {
-        self.backlog.remove(self.count);
     }
 }
 
 impl TopicInner {
     /// Waits for a moment if the background is far behind.
     pub(super) fn let_background_follow(&self) {
-        self.log.backlog.wait_for_room();
+        self.sealed.wait_for_room();
     }
 
     /// Has the segment at `base`, which ends at `next`, synced and indexed in the background, in every
-    /// mode, and trims.
+    /// mode, and what retention lets go dropped.
     pub(super) fn seal(&self, base: u64, next: u64, segment: Option<Arc<Segment>>) {
+        let full = Full { base, next, hold: self.hold(segment) };
         let was_scheduled = {
             let mut state = self.sealed.state.lock();
-            self.log.backlog.add();
-            state.waiting.push_back(Full { base, next, segment });
+            state.waiting.push_back(full);
             std::mem::replace(&mut state.is_scheduled, true)
         };
         if !was_scheduled {
-            let scheduled = self.scheduled();
-            self.in_background(Duty::Sync, move |topic| topic.settle_some(scheduled));
+            let batch = self.batch();
+            self.in_background(Duty::Seal, move |topic| topic.settle_some(batch));
+        }
+        self.trim_in_background();
+    }
+
+    fn hold(&self, segment: Option<Arc<Segment>>) -> Hold {
+        let Some(segment) = segment else { return Hold::Not };
+        match Backlog::keep_open(&self.log.backlog, segment) {
+            Ok(kept) => Hold::Open(kept),
+            // Without a page of it the sync finds what it finds.
+            Err(segment) => segment
+                .file()
+                .map(PAGE_LEN, false)
+                .map_or(Hold::Not, |page| Hold::Mapped { _page: page }),
         }
     }
 
-    fn scheduled(&self) -> Scheduled {
-        let (sealed, backlog) = (Arc::clone(&self.sealed), Arc::clone(&self.log.backlog));
-        Scheduled { sealed, backlog, has_run: false }
+    fn batch(&self) -> Batch {
+        Batch { sealed: Arc::clone(&self.sealed), has_run: false }
     }
 
-    fn settle_some(&self, scheduled: Scheduled) {
-        let full = scheduled.take();
-        let in_hand = InHand { backlog: &self.log.backlog, count: full.len() };
-        self.settle_sealed(full);
-        drop(in_hand);
-        if scheduled.end() {
-            let scheduled = self.scheduled();
+    fn settle_some(&self, batch: Batch) {
+        self.settle_sealed(batch.take());
+        if batch.end() {
+            let batch = self.batch();
             // Behind the jobs of other topics.
-            self.next_in_background(Duty::Sync, move |topic| topic.settle_some(scheduled));
+            self.in_background(Duty::Seal, move |topic| topic.settle_some(batch));
         }
     }
 
     fn settle_sealed(&self, full: Vec<Full>) {
         // What fails here fails again where it matters: a sync latches the topic, an index is built
-        // by the reader that needs it, a trim is tried at the next roll.
+        // by the reader that needs it.
         let end = full.iter().map(|full| full.next).max().unwrap_or(0);
         let synced = self.sync_up_to(end, end);
-        // Before the indexes, of which those that go need none.
-        let first = self.trim_by_retention();
-        let first = *first.as_ref().unwrap_or(&0);
-        for Full { base, next, segment } in full.into_iter().filter(|full| full.base >= first) {
-            let segment = segment.map_or_else(|| self.segment(base), Ok);
+        for Full { base, next, hold } in full {
+            // Those that are dropped need no index, and the next one to open the topic builds others.
+            let first = self.first_offset().unwrap_or(0);
+            if base < first || self.jobs.are_closed() {
+                continue;
+            }
+            let segment = match &hold {
+                Hold::Open(KeptOpen { segment: Some(segment), .. }) => Ok(Arc::clone(segment)),
+                _ => self.segment(base),
+            };
             drop(segment.and_then(|segment| self.build_index(&segment, next).map(drop)));
         }
         drop(synced);

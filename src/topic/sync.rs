@@ -214,7 +214,7 @@ impl TopicInner {
 
     /// Stops all appends of all processes: after a failed sync the page cache holds bytes that are not
     /// on the disk and calls them clean.
-    fn latch(&self, words: &Words, segment: &Arc<Segment>) -> Error {
+    pub(super) fn latch(&self, words: &Words, segment: &Arc<Segment>) -> Error {
         crash_point!("sync.failed");
         words.identity.latched.store(1, Ordering::Release);
         if let Ok(map) = segment.map() {

@@ -1,86 +1,190 @@
 //! Retention: dropping whole segments from the start of a topic.
+//!
+//! Ordered steps: 1. the word of the first offset moves, so that a reader that finds a file missing knows
+//! why. 2. A file without content, named by that offset, says durably that everything below it was
+//! dropped. 3. The files are removed, in any order, without a sync: whatever of them a power cut brings
+//! back, step 2 says that it is not part of the log. The next trim, or the next process to open the topic,
+//! removes it.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering as Local};
 use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::Mutex;
+
+use super::ages::Ages;
+use super::jobs::Scheduled;
+use super::times::oldest_of;
 use super::TopicInner;
+use crate::control::Words;
 use crate::error::{Error, Result};
-use crate::format::{index, segment as layout};
-use crate::segment::Segment;
+use crate::format::segment as layout;
+use crate::housekeeper::Duty;
+use crate::segment::{bases_among, Segment};
 use crate::sys::atomic::Ordering;
 use crate::sys::clock;
 use crate::sys::crash_point::crash_point;
+use crate::sys::Access;
+
+/// Files removed before it is another topic's turn.
+const AT_ONCE: usize = 64;
+/// A topic with a limit of bytes rolls so many times ahead of a trim; then the roll trims first.
+const MOST_AHEAD: u64 = 4;
+
+/// What a process knows of a topic's retention.
+#[derive(Debug, Default)]
+pub(super) struct Retaining {
+    /// A trim in the background is waiting.
+    scheduled: Arc<AtomicBool>,
+    /// One thread at a time decides what goes.
+    turn: Mutex<()>,
+    pub(super) ages: Mutex<Ages>,
+    /// Bytes of sealed segments, as far as somebody asked.
+    lens: Mutex<HashMap<u64, u64>>,
+    /// Rolls of this process since a trim began.
+    rolls_ahead: AtomicU64,
+}
 
 impl TopicInner {
     /// Drops the segments all of whose records are below `offset`.
     pub(super) fn trim_before(&self, offset: u64) -> Result<u64> {
-        let words = &self.member()?.control;
-        let active = words.tail.place().active;
-        let bases = self.refresh_bases()?;
-        let ends: Vec<u64> = bases.iter().skip(1).copied().collect();
-        let mut ends = &ends[..ends.partition_point(|&end| end <= active && end <= offset)];
-        if let Some(&last) = ends.last() {
-            // What is left must begin with a header on the disk: else a power cut could leave nothing
-            // that says where the log ends.
-            let end = words.tail.end.load(Ordering::Acquire);
-            if last < end && words.durable.end.load(Ordering::Acquire) <= last {
-                self.wait_durable(end)?;
-            }
-            let durable = words.durable.end.load(Ordering::Acquire);
-            ends = &ends[..ends.partition_point(|&end| end < durable)];
-        }
-        let Some(&first) = ends.last() else {
-            return self.first_offset();
-        };
-        // Told before it is done: a reader that finds a file missing knows why. Oldest first, and each
-        // removal durable before the next, so that what is left after a crash has no gap.
-        words.tail.first.fetch_max(first, Ordering::AcqRel);
-        for &base in bases.iter().take_while(|&&base| base < first) {
-            self.remove_if_there(&self.dir.join(index::file_name(base)))?;
-            self.remove_if_there(&self.dir.join(layout::file_name(base)))?;
-            crash_point!("trim.removed");
-            self.files.sync_dir(&self.dir).map_err(|error| self.io("syncing", &self.dir, error))?;
-        }
-        self.remove_indexes_before(first)?;
-        self.segments.bases.lock().retain(|&base| base >= first);
-        self.segments.open.lock().retain(|&base, _| base >= first);
+        let dropped = self.drop_before(offset)?;
+        self.remove_files(&dropped)?;
         self.first_offset()
-    }
-
-    /// Removes indexes that somebody stored after their segment was dropped.
-    fn remove_indexes_before(&self, first: u64) -> Result<()> {
-        let names = self.files.list(&self.dir);
-        let names = names.map_err(|error| self.io("listing", &self.dir, error))?;
-        for name in names {
-            if index::parse_file_name(&name).is_some_and(|base| base < first) {
-                self.remove_if_there(&self.dir.join(name))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether wall clock and boot clock have moved alike since the topic was opened. If somebody set
-    /// the wall clock, ages are not what they seem: nothing is dropped for its age.
-    fn clocks_agree(&self) -> bool {
-        clock_difference().abs_diff(self.clock_difference) < 60_000_000_000
-    }
-
-    /// The segment at `base`; `None` if another thread or process has dropped it since the directory
-    /// was read: every roll trims in the background.
-    fn segment_if_kept(&self, base: u64) -> Result<Option<Arc<Segment>>> {
-        match self.segment(base) {
-            Err(Error::Trimmed { .. }) => Ok(None),
-            other => other.map(Some),
-        }
     }
 
     /// Drops what the topic's settings let go.
     pub(super) fn trim_by_retention(&self) -> Result<u64> {
+        let dropped = self.drop_by_retention()?;
+        self.remove_files(&dropped)?;
+        self.first_offset()
+    }
+
+    /// The same in the background, unless that is to be done already.
+    pub(super) fn trim_in_background(&self) {
+        if self.options.retention == super::Retention::default() {
+            return;
+        }
+        let Some(scheduled) = Scheduled::take(&self.retaining.scheduled) else { return };
+        self.in_background(Duty::Trim, move |topic| {
+            // Before it looks: what is let go from here on is another job's.
+            drop(scheduled);
+            // What fails now is tried again at the next roll, or when the timer is due.
+            let dropped = topic.drop_by_retention().unwrap_or_default();
+            topic.remove_in_turns(dropped);
+        });
+    }
+
+    /// Removes files in the background, topics taking turns. What is left when the topic is closed, the
+    /// next trim removes.
+    pub(super) fn remove_in_turns(&self, mut files: Vec<String>) {
+        let left = files.split_off(files.len().min(AT_ONCE));
+        if self.remove_files(&files).is_ok() && !left.is_empty() {
+            self.in_background(Duty::Trim, move |topic| topic.remove_in_turns(left));
+        }
+    }
+
+    fn remove_files(&self, names: &[String]) -> Result<()> {
+        for name in names {
+            self.remove_if_there(&self.dir.join(name))?;
+            crash_point!("trim.removed");
+        }
+        Ok(())
+    }
+
+    /// Called after a roll. A topic with a limit of bytes lets its writers go a few segments past it.
+    pub(super) fn hold_to_limit(&self) {
+        if self.options.retention.bytes.is_some()
+            && self.retaining.rolls_ahead.fetch_add(1, Local::Relaxed) >= MOST_AHEAD
+        {
+            // What fails is tried again at the next roll; a failed sync stops the next append.
+            drop(self.trim_by_retention());
+        }
+    }
+
+    /// Decides what of the topic goes below `offset`, and says so durably. Returns the names of the files
+    /// to remove, those that an earlier trim left included.
+    fn drop_before(&self, offset: u64) -> Result<Vec<String>> {
+        let words = &self.member()?.control;
+        // Before the directory is read: it is named, and so are all below it.
+        let active = words.tail.place().active;
+        let names = self.files.list(&self.dir);
+        let names = names.map_err(|error| self.io("listing", &self.dir, error))?;
+        let mut bases = bases_among(&names);
+        bases.retain(|&base| base <= active);
+        let first = match self.droppable(words, &bases, offset)? {
+            Some(first) => {
+                words.tail.first.fetch_max(first, Ordering::AcqRel);
+                self.note_first(first)?;
+                first
+            }
+            None => layout::first_among(names.iter().map(String::as_str)).unwrap_or(0),
+        };
+        self.segments.bases.lock().retain(|&base| base >= first);
+        self.segments.open.lock().retain(|&base, _| base >= first);
+        self.retaining.lens.lock().retain(|&base, _| base >= first);
+        Ok(dropped_among(names, first))
+    }
+
+    /// The base of the segment that may become the first: the last one that ends at or before `offset`
+    /// is the one before it.
+    fn droppable(&self, words: &Words, bases: &[u64], offset: u64) -> Result<Option<u64>> {
+        let Some(others) = bases.get(1..) else { return Ok(None) };
+        let firsts = &others[..others.partition_point(|&base| base <= offset)];
+        let Some(&last) = firsts.last() else { return Ok(None) };
+        // What is left must begin with a header on the disk: else a power cut could leave nothing that
+        // says where the log ends. A header is durable if a record behind it is.
+        let end = words.tail.end.load(Ordering::Acquire);
+        if words.durable.end.load(Ordering::Acquire) <= last {
+            self.wait_durable(end)?;
+        }
+        if last == end {
+            // The active segment, without a record yet. Its name is durable with step 2.
+            let segment = self.segment(last)?;
+            if segment.sync().is_err() {
+                return Err(self.latch(words, &segment));
+            }
+            return Ok(Some(last));
+        }
+        let durable = words.durable.end.load(Ordering::Acquire);
+        Ok(firsts[..firsts.partition_point(|&base| base < durable)].last().copied())
+    }
+
+    /// Says durably that everything below `first` was dropped.
+    fn note_first(&self, first: u64) -> Result<()> {
+        let path = self.dir.join(layout::first_file_name(first));
+        match self.files.open(&path, Access::CreateNew) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(self.io("creating", &path, error))
+            }
+            _ => {}
+        }
+        crash_point!("trim.noted");
+        self.files.sync_dir(&self.dir).map_err(|error| self.io("syncing", &self.dir, error))
+    }
+
+    /// See [`trim_by_retention`](Self::trim_by_retention): returns the names of the files to remove.
+    fn drop_by_retention(&self) -> Result<Vec<String>> {
         let retention = self.options.retention;
         if retention == super::Retention::default() {
-            return self.first_offset();
+            return Ok(Vec::new());
         }
-        let words = &self.member()?.control;
-        let active = words.tail.place().active;
+        // Without room for another segment the trim makes some.
+        drop(self.roll_if_old());
+        let _turn = self.retaining.turn.lock();
+        let rolls = self.retaining.rolls_ahead.swap(0, Local::Relaxed);
+        let dropped = self.keep_from().and_then(|offset| self.drop_before(offset));
+        if dropped.is_err() {
+            self.retaining.rolls_ahead.fetch_add(rolls, Local::Relaxed);
+        }
+        dropped
+    }
+
+    /// The offset below which the topic's settings let segments go.
+    fn keep_from(&self) -> Result<u64> {
+        let retention = self.options.retention;
+        let active = self.member()?.control.tail.place().active;
         let bases: Vec<u64> =
             self.refresh_bases()?.into_iter().filter(|&base| base <= active).collect();
         let floor = match retention.consumed {
@@ -88,38 +192,96 @@ impl TopicInner {
             true => crate::consumer::durable_floor(self)?.unwrap_or(0),
             false => u64::MAX,
         };
+        let by_age = retention.age.map_or(Ok(0), |age| self.keep_by_age(&bases, age))?;
+        let by_bytes = retention.bytes.map_or(Ok(0), |limit| self.keep_by_bytes(&bases, limit))?;
+        let limit = match (retention.age, retention.bytes) {
+            (None, None) => u64::MAX,
+            _ => by_age.max(by_bytes),
+        };
+        Ok(limit.min(floor))
+    }
+
+    fn keep_by_age(&self, bases: &[u64], age: Duration) -> Result<u64> {
+        let active = bases.last().copied().unwrap_or(0);
+        let Some(known_old) = self.retaining.ages.lock().look(age, active) else { return Ok(0) };
+        let now = clock::wall();
         let mut keep_from = 0;
-        if let Some(age) = retention.age.filter(|_| self.clocks_agree()) {
-            // The newest timestamp of a segment is in the header of the next.
-            let now = clock::wall();
-            for &base in bases.iter().skip(1) {
-                let Some(segment) = self.segment_if_kept(base)? else { continue };
-                let newest = segment.header.max_timestamp;
-                if now.saturating_sub(newest) <= clock::nanos(age) {
-                    break;
-                }
-                keep_from = base;
+        for (&before, &base) in bases.iter().zip(bases.iter().skip(1)) {
+            let Some(next) = self.segment_if_kept(base)? else { continue };
+            match self.newest_of(before, &next, now)? {
+                Some(newest) if now - newest > clock::nanos(age) => keep_from = base,
+                Some(_) => break,
+                // Stamped by a clock that was ahead of this one: it is at least as old as what follows.
+                None if base <= known_old => keep_from = base,
+                None => {}
             }
         }
-        if let Some(limit) = retention.bytes {
-            let mut total = 0;
-            for pair in bases.windows(2).rev() {
-                let Some(segment) = self.segment_if_kept(pair[0])? else { break };
-                total += segment.len();
-                if total > limit {
-                    keep_from = keep_from.max(pair[1]);
-                    break;
-                }
+        Ok(keep_from)
+    }
+
+    fn keep_by_bytes(&self, bases: &[u64], limit: u64) -> Result<u64> {
+        let mut total = 0;
+        for pair in bases.windows(2).rev() {
+            total += match self.len_of_sealed(pair[0])? {
+                Some(len) => len,
+                None => break,
+            };
+            if total > limit {
+                return Ok(pair[1]);
             }
         }
-        if retention.age.is_none() && retention.bytes.is_none() {
-            keep_from = u64::MAX;
+        Ok(0)
+    }
+
+    /// Bytes of a sealed segment's file, which stay as they are; `None`: it was dropped.
+    fn len_of_sealed(&self, base: u64) -> Result<Option<u64>> {
+        if let Some(&len) = self.retaining.lens.lock().get(&base) {
+            return Ok(Some(len));
         }
-        self.trim_before(keep_from.min(floor))
+        let Some(segment) = self.segment_if_kept(base)? else { return Ok(None) };
+        self.retaining.lens.lock().insert(base, segment.len());
+        Ok(Some(segment.len()))
+    }
+
+    /// The segment at `base`; `None` if another thread or process has dropped it since the directory
+    /// was read: every roll trims in the background.
+    pub(super) fn segment_if_kept(&self, base: u64) -> Result<Option<Arc<Segment>>> {
+        match self.segment(base) {
+            Err(Error::Trimmed { .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Where records go by their age, leaves a segment whose oldest record has half of it: else the
+    /// records of a topic to which little is appended would stay for as long as it takes to fill one.
+    fn roll_if_old(&self) -> Result<()> {
+        let Some(age) = self.options.retention.age else { return Ok(()) };
+        let words = &self.member()?.control;
+        let active = words.tail.place().active;
+        if words.tail.end.load(Ordering::Acquire) <= active {
+            return Ok(());
+        }
+        let now = clock::wall();
+        let oldest = oldest_of(&*self.segment(active)?, now)?;
+        match oldest {
+            Some(oldest) if now.saturating_sub(oldest) > clock::nanos(age / 2) => {
+                self.roll_in_background(active)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Names of what a trim has dropped and not removed yet.
+    pub(super) fn leftovers(names: &[String]) -> Vec<String> {
+        let first = layout::first_among(names.iter().map(String::as_str)).unwrap_or(0);
+        dropped_among(names.to_vec(), first)
     }
 }
 
-/// Wall clock less boot clock, in nanoseconds.
-pub(super) fn clock_difference() -> u64 {
-    clock::wall().wrapping_sub(clock::boottime())
+/// Of the names in a topic's directory those that belong to segments below `first`.
+fn dropped_among(mut names: Vec<String>, first: u64) -> Vec<String> {
+    names.retain(|name| layout::base_of(name).is_some_and(|base| base < first));
+    // Oldest first: readers that look at the directory see no hole.
+    names.sort();
+    names
 }

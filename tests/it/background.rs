@@ -3,11 +3,11 @@
 
 use std::path::Path;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use deaddrop::{Durability, Log, Record, Topic, TopicOptions};
+use deaddrop::{Durability, Log, LogOptions, Record, Retention, Start, Topic, TopicOptions};
 
-use crate::child::Child;
+use crate::child::{Child, Watchdog, GUARD};
 
 const SEGMENT_LEN: u64 = 64 << 10;
 
@@ -92,4 +92,110 @@ fn slow_call(topic: &Topic, call: &str) {
         }
         other => panic!("no call {other}"),
     }
+}
+
+fn run_stuck(story: &str) {
+    let dir = crate::dir();
+    let child = Child::spawn(&["stuck", story, dir.path().to_str().unwrap()]);
+    let status = child.wait();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_record_becomes_durable_within_its_interval_while_another_topics_trim_does_not_end() {
+    run_stuck("trim");
+}
+
+#[test]
+fn a_record_becomes_durable_within_its_interval_while_another_topics_sync_does_not_end() {
+    run_stuck("sync");
+}
+
+#[test]
+fn the_drop_of_a_handle_does_not_wait_for_the_work_of_another_topic() {
+    run_stuck("drop");
+}
+
+/// Role: the background work of one topic stands still. A process of its own, because it arms crash
+/// points, and may never end.
+pub(crate) fn stuck(words: &[&str]) {
+    let [story, dir] = words else { panic!("{words:?}") };
+    let _watchdog = Watchdog::new();
+    let log = Log::open(Path::new(dir)).unwrap();
+    let within = options(Durability::PowerLossWithin(Duration::from_millis(10)));
+    let consumed = Retention { consumed: true, ..Retention::default() };
+    let (point, busy_options) = match *story {
+        "sync" => ("sync.before", within),
+        _ => ("trim.removed", TopicOptions { retention: consumed, ..within }),
+    };
+    let busy = log.create_topic("busy", busy_options).unwrap();
+    let other = log.create_topic("other", TopicOptions { retention: consumed, ..within }).unwrap();
+    let (reached, at_point) = channel();
+    let (go_on, told) = channel::<()>();
+    let mut reached = Some(reached);
+    deaddrop::arm_crash_points(Some(Box::new(move |name| {
+        let in_background =
+            std::thread::current().name().is_some_and(|name| name.starts_with("deaddrop"));
+        if name == point && in_background {
+            if let Some(reached) = reached.take() {
+                reached.send(()).unwrap();
+                // An error: the story has ended.
+                told.recv().unwrap_or_default();
+            }
+        }
+    })));
+    busy.append(&large()).unwrap();
+    if *story == "sync" {
+        // Until one is left to the timer.
+        for _ in 0..10_000 {
+            if busy.append(&Record::new("x")).unwrap() >= busy.durable_end().unwrap() {
+                break;
+            }
+        }
+    } else {
+        busy.consumer("c", Start::First).unwrap();
+        for _ in 0..20 {
+            busy.append(&large()).unwrap();
+        }
+        let mut consumer = busy.consumer("c", Start::First).unwrap();
+        consumer.seek(Start::End).unwrap();
+        consumer.sync().unwrap();
+        drop(consumer);
+        for _ in 0..4 {
+            busy.append(&large()).unwrap();
+        }
+    }
+    at_point.recv_timeout(GUARD).unwrap();
+    let mut end = 0;
+    for _ in 0..10_000 {
+        end = other.append(&Record::new("x")).unwrap() + 1;
+        if other.durable_end().unwrap() < end {
+            break;
+        }
+    }
+    wait_until(|| other.durable_end().unwrap() >= end);
+    if *story == "drop" {
+        // Rolls, so that there is something to do for it.
+        for _ in 0..10 {
+            other.append(&large()).unwrap();
+        }
+        drop(other);
+    }
+    drop(go_on);
+}
+
+fn wait_until(is: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is() {
+        assert!(started.elapsed() < GUARD, "never so");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_lock_timeout_without_end_is_none() {
+    let dir = crate::dir();
+    let options = LogOptions { lock_timeout: Some(Duration::MAX), ..LogOptions::default() };
+    let topic = Log::open_with(dir.path(), options).unwrap().topic("t").unwrap();
+    assert_eq!(topic.append(&Record::new("x")).unwrap(), 0);
 }

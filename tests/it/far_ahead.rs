@@ -10,8 +10,8 @@ use crate::child::Child;
 const SEGMENT_LEN: u64 = 16 << 10;
 const KEPT_BYTES: u64 = 128 << 10;
 const RECORDS: u64 = 40_000;
-/// Few for the 2,800 segments that are written.
-const OPEN_FILES: u64 = 400;
+/// Few for the 2,800 segments that are written, and for what runs beside.
+const OPEN_FILES: u64 = 64;
 
 fn files(dir: &Path, extension: &str) -> Vec<String> {
     let names = std::fs::read_dir(dir).unwrap();
@@ -33,7 +33,8 @@ fn a_writer_far_ahead_of_the_disk_runs_out_of_nothing() {
     let first = topic.first_offset().unwrap();
     assert!(first > 0, "retention keeps up");
     let segments = files(topic.dir(), ".seg");
-    let kept = KEPT_BYTES / SEGMENT_LEN + 2;
+    // The newest, and what a writer may be ahead of retention.
+    let kept = KEPT_BYTES / SEGMENT_LEN + 1 + 9;
     assert!(segments.len() as u64 <= kept, "{segments:?}");
     let indexes = files(topic.dir(), ".idx");
     assert!(indexes.iter().all(|index| segments.contains(index)), "{indexes:?}, {segments:?}");

@@ -334,6 +334,39 @@ fn a_dead_owners_slot_taken_by_a_stopped_opener_does_not_look_alive() {
     }
 }
 
+#[test]
+fn a_process_that_is_stopped_while_it_opens_a_topic_holds_up_no_other_topic() {
+    let dir = crate::dir();
+    let path = dir.path().to_str().unwrap();
+    drop(ledger::open(path, "process-crash", SEGMENT_LEN));
+    let opener = Child::spawn(&["stops-opening", path, "process-crash"]);
+    opener.wait_until_stopped();
+    let timeout = Some(Duration::from_secs(2));
+    let options = LogOptions { lock_timeout: timeout, ..LogOptions::default() };
+    let log = Log::open_with(dir.path(), options).unwrap();
+    let other = log.topic("other").unwrap();
+    let (starts, has_started) = channel();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            starts.send(()).unwrap();
+            log.existing_topic("t").map(drop)
+        });
+        has_started.recv().unwrap();
+        let mut count = 0;
+        while !waiting.is_finished() {
+            // Open already, and another one.
+            assert_eq!(log.topic("other").unwrap().name(), other.name());
+            drop(log.topic("third").unwrap());
+            count += 1;
+        }
+        let error = waiting.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+        assert!(count > 5, "{count} calls returned meanwhile");
+    });
+    opener.kill();
+    assert!(log.existing_topic("t").is_ok());
+}
+
 /// Role: dies under the append lock.
 pub(crate) fn dies(words: &[&str]) {
     let [dir, durability, point] = words else { panic!("{words:?}") };

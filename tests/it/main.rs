@@ -36,6 +36,7 @@ mod random;
 mod rebuild;
 mod redrive;
 mod repair;
+mod retention;
 mod seek;
 mod service;
 mod service_faults;

@@ -1,0 +1,117 @@
+//! The topics that a log has open, by name. Opening one can take long, or wait for another process: that
+//! holds up nobody but who opens the same.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Open;
+use crate::error::{Error, Result};
+
+#[derive(Debug)]
+enum Known {
+    Open(Weak<Open>),
+    /// A thread is opening it.
+    Opening,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Handles {
+    known: Mutex<HashMap<String, Known>>,
+    changed: Condvar,
+}
+
+/// Says that this thread opens a topic; takes that back when dropped.
+struct Claim<'a> {
+    handles: &'a Handles,
+    name: &'a str,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut known = self.handles.known.lock();
+        if matches!(known.get(self.name), Some(Known::Opening)) {
+            known.remove(self.name);
+        }
+        drop(known);
+        self.handles.changed.notify_all();
+    }
+}
+
+impl Handles {
+    /// The topic of this name if it is open and its name still leads to it, or else what `open` gives.
+    /// `timeout` bounds the wait for another thread that is opening it.
+    pub(crate) fn get_or_open(
+        &self,
+        name: &str,
+        timeout: Option<Duration>,
+        open: impl FnOnce() -> Result<Arc<Open>>,
+    ) -> Result<Arc<Open>> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        // One that was moved, deleted or replaced: its name leads elsewhere by now.
+        let mut stale = None;
+        while let Some(topic) = self.known_or_claimed(name, deadline, stale.take())? {
+            if topic.has_its_name()? {
+                return Ok(topic);
+            }
+            stale = Some(topic);
+        }
+        let claim = Claim { handles: self, name };
+        let opened = open()?;
+        let mut known = self.known.lock();
+        known.retain(|_, known| match known {
+            Known::Open(topic) => topic.strong_count() > 0,
+            Known::Opening => true,
+        });
+        known.insert(name.to_owned(), Known::Open(Arc::downgrade(&opened)));
+        drop(known);
+        drop(claim);
+        Ok(opened)
+    }
+
+    /// The topic, if it is open and is not `stale`; `None`: it is this thread's to open.
+    fn known_or_claimed(
+        &self,
+        name: &str,
+        deadline: Option<Instant>,
+        stale: Option<Arc<Open>>,
+    ) -> Result<Option<Arc<Open>>> {
+        let mut known = self.known.lock();
+        loop {
+            match known.get(name) {
+                Some(Known::Open(topic)) => {
+                    let topic = topic.upgrade();
+                    let is_stale = |topic: &Arc<Open>| {
+                        stale.as_ref().is_some_and(|stale| Arc::ptr_eq(stale, topic))
+                    };
+                    // Not dropped here: closing it would wait under the lock.
+                    if let Some(topic) = topic {
+                        if !is_stale(&topic) {
+                            return Ok(Some(topic));
+                        }
+                    }
+                    break;
+                }
+                Some(Known::Opening) => {
+                    let timed_out = match deadline {
+                        Some(deadline) => self.changed.wait_until(&mut known, deadline).timed_out(),
+                        None => {
+                            self.changed.wait(&mut known);
+                            false
+                        }
+                    };
+                    if timed_out {
+                        let what = format!("another thread that is opening topic {name}");
+                        return Err(Error::TimedOut { what });
+                    }
+                }
+                None => break,
+            }
+        }
+        known.insert(name.to_owned(), Known::Opening);
+        Ok(None)
+    }
+}

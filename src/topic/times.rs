@@ -1,0 +1,139 @@
+//! The times of records: where they are looked for, and what they say when a clock was ahead.
+
+use std::sync::Arc;
+
+use super::TopicInner;
+use crate::error::{Error, Result};
+use crate::format::frame::{self, Fixed};
+use crate::format::segment as layout;
+use crate::segment::{Segment, Step, Walk};
+use crate::sys::clock;
+
+/// The newest time of the records before a segment, as far as it is not after `now`: their own, or else
+/// when the segment was begun. `None`: the clocks of both were ahead.
+pub(super) fn newest_before(segment: &Segment, now: u64) -> Option<u64> {
+    let own = Some(segment.header.max_timestamp).filter(|&time| time <= now);
+    own.or(segment.begun_at.filter(|&time| time <= now))
+}
+
+/// The newest time, up to `now`, of the records of a sealed segment; or `left`, when it was left, if the
+/// times of the last ones are after `now`.
+fn newest_of(segment: Arc<Segment>, now: u64, left: Option<u64>) -> Result<Option<u64>> {
+    let mut walk = Walk::new(segment, layout::FIRST_FRAME_AT, false);
+    let mut newest = None;
+    let mut ends_ahead = true;
+    while let Step::Frame(fixed) = walk.step(u64::MAX, true)? {
+        if fixed.kind == frame::KIND_RECORD {
+            ends_ahead = fixed.timestamp > now;
+            newest = newest.max(Some(fixed.timestamp).filter(|_| !ends_ahead));
+        }
+    }
+    Ok(if ends_ahead { left } else { newest })
+}
+
+/// The time of the first record, which is there, or else when the segment was begun; `None`: both are
+/// after `now`.
+pub(super) fn oldest_of(segment: &Segment, now: u64) -> Result<Option<u64>> {
+    let mut fixed = [0; frame::FIXED_LEN];
+    let read = segment.file().read_at(&mut fixed, layout::FIRST_FRAME_AT);
+    read.map_err(|error| Error::io("reading", &segment.path, error))?;
+    let room = (segment.len() - layout::FIRST_FRAME_AT) as usize;
+    let first = Fixed::decode(&fixed, room).ok().map(|fixed| fixed.timestamp);
+    Ok(first.filter(|&time| time <= now).or(segment.begun_at.filter(|&time| time <= now)))
+}
+
+impl TopicInner {
+    /// The newest time of the records of the segment at `base`, which ends where `next` begins; `None`: all
+    /// that is known of it is after `now`, or it was dropped.
+    pub(super) fn newest_of(&self, base: u64, next: &Segment, now: u64) -> Result<Option<u64>> {
+        let most = next.header.max_timestamp;
+        if most <= now {
+            return Ok(Some(most));
+        }
+        let left = newest_before(next, now);
+        let segment = self.segment_if_kept(base)?;
+        segment.map_or(Ok(None), |segment| newest_of(segment, now, left))
+    }
+
+    /// The offset of the first record with a timestamp of at least `timestamp`; the high watermark if
+    /// there is none. A timestamp after this moment is that of a clock that was ahead: its record counts
+    /// as appended with those behind it, unless such a time is asked for.
+    pub(crate) fn offset_at_time(&self, timestamp: u64) -> Result<u64> {
+        loop {
+            let first = self.first_offset()?;
+            match self.search_time(timestamp, first) {
+                // Dropped while it was looked at.
+                Err(Error::Trimmed { .. }) if self.first_offset()? > first => {}
+                found => return Ok(found?.max(self.first_offset()?)),
+            }
+        }
+    }
+
+    fn search_time(&self, timestamp: u64, first: u64) -> Result<u64> {
+        let frontier = self.frontier()?;
+        let mut bases = self.segments.bases.lock().clone();
+        if bases.last() != Some(&frontier.active) {
+            bases = self.refresh_bases()?;
+        }
+        // Another process may have trimmed, or rolled, since the directory was read.
+        bases.retain(|base| (first..=frontier.active).contains(base));
+        let now = clock::wall();
+        let sane_until = if timestamp <= now { now } else { u64::MAX };
+        // The headers say the largest timestamp before each segment: rising, so searched by halves.
+        let (mut low, mut high) = (0, bases.len());
+        while low < high {
+            let middle = (low + high) / 2;
+            if self.newest_before(&bases[middle..], sane_until)? < timestamp {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        let Some(&base) = bases.get(low.saturating_sub(1)) else { return Ok(first) };
+        let next = bases.get(low.max(1)).copied();
+        let segment = self.segment(base)?;
+        let entry =
+            self.with_index(&segment, next, &frontier, |index| index.before_time(timestamp))?;
+        let mut walk = Walk::new(segment, entry.position, false);
+        let limit = if next.is_some() { u64::MAX } else { frontier.position };
+        let mut expected = entry.offset;
+        // The first of the records just before whose times are ahead.
+        let mut ahead = None;
+        while let Step::Frame(fixed) = walk.step(limit, true)? {
+            if fixed.kind != frame::KIND_RECORD {
+                continue;
+            }
+            expected = fixed.offset + 1;
+            if fixed.timestamp > sane_until {
+                ahead = ahead.or(Some(fixed.offset));
+            } else if fixed.timestamp < timestamp {
+                ahead = None;
+            } else {
+                return Ok(ahead.unwrap_or(fixed.offset).min(frontier.high_watermark));
+            }
+        }
+        if expected < next.unwrap_or(frontier.end) {
+            // Damage: reading there reports it.
+            return Ok(ahead.unwrap_or(expected).min(frontier.high_watermark));
+        }
+        Ok(ahead.or(next).unwrap_or(frontier.high_watermark).min(frontier.high_watermark))
+    }
+
+    /// The newest time of all records, in nanoseconds since the Unix epoch; 0: there are none.
+    pub(super) fn newest_time(&self) -> Result<u64> {
+        let frontier = self.frontier()?;
+        let segment = self.segment_reaching(frontier.active, frontier.position)?;
+        self.with_index(&segment, None, &frontier, |index| index.reached.max_timestamp)
+    }
+
+    /// The newest time, up to `now`, of the records before the first of these segments; if that is not
+    /// known, before the first of which it is.
+    fn newest_before(&self, bases: &[u64], now: u64) -> Result<u64> {
+        for &base in bases {
+            if let Some(time) = newest_before(&*self.segment(base)?, now) {
+                return Ok(time);
+            }
+        }
+        Ok(now)
+    }
+}
