@@ -98,13 +98,25 @@ fn every_position_in_the_tables_of_the_format_is_that_of_the_code() {
 }
 
 #[test]
+fn every_magic_in_the_format_is_that_of_the_code() {
+    let document = read("docs/format.md");
+    for magic in
+        [marker::MAGIC, settings::MAGIC, segment::MAGIC, index::MAGIC, cursor::MAGIC, group::MAGIC]
+    {
+        let magic = std::str::from_utf8(&magic).unwrap().to_owned();
+        assert!(document.contains(&format!("`{magic}`")), "{magic} is not named");
+    }
+}
+
+#[test]
 fn the_control_page_lies_as_documented() {
     let table: BTreeMap<String, u64> = read("docs/format.md")
         .lines()
         .skip_while(|line| !line.contains("`control::Words`"))
         .filter_map(|line| {
             let cells = cells(line)?;
-            Some((code(cells[0])?.to_owned(), cells[1].parse().ok()?))
+            let group = code(cells[0]).filter(|name| !name.contains('.'))?;
+            Some((group.to_owned(), cells[1].parse().ok()?))
         })
         .collect();
     let mut asserted = BTreeMap::from([("identity".to_owned(), 0)]);
@@ -114,6 +126,69 @@ fn the_control_page_lies_as_documented() {
         asserted.insert(name.to_owned(), rest.trim_end_matches(");").parse().unwrap());
     }
     assert_eq!(table, asserted);
+}
+
+#[test]
+fn the_words_that_a_reader_beside_writers_needs_lie_as_documented() {
+    let document = read("docs/format.md");
+    let section = document.split("## Reading beside writers").nth(1).unwrap();
+    let documented: Vec<(&str, usize)> = section
+        .lines()
+        .filter_map(|line| {
+            let cells = cells(line)?;
+            Some((code(cells[0])?, cells[1].parse().ok()?))
+        })
+        .collect();
+    assert_eq!(documented.len(), 7, "{documented:?}");
+    let words = deaddrop::control_words();
+    for (name, position) in documented {
+        assert!(words.iter().any(|word| (word.0, word.1) == (name, position)), "{name}");
+    }
+    let magic = "magic `ddCTL`, 0, 0, 1;";
+    assert!(document.contains(magic));
+    assert_eq!(&deaddrop::CONTROL_MAGIC, b"ddCTL\0\0\x01", "then {magic} is wrong");
+}
+
+#[test]
+fn the_envelope_is_that_of_the_code() {
+    let document = read("docs/format.md");
+    let section = document.split("## Services").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows: Vec<Vec<&str>> = section.lines().filter_map(cells).collect();
+    let numbered = |is_name: fn(&str) -> bool| -> BTreeMap<String, u64> {
+        rows.iter()
+            .filter_map(|row| {
+                let name = code(row[1]).filter(|name| is_name(name))?;
+                Some((name.to_owned(), row[0].parse().ok()?))
+            })
+            .collect()
+    };
+    let source = read("src/service/envelope.rs");
+    let mut tags = BTreeMap::new();
+    let mut kinds = BTreeMap::new();
+    for line in source.lines() {
+        let tag = line.strip_prefix("const ").and_then(|rest| rest.split_once(": u8 = "));
+        if let Some((name, value)) = tag {
+            tags.insert(name.to_owned(), value.trim_end_matches(';').parse().unwrap());
+        }
+        let kind = line.trim().strip_prefix("(Kind::").and_then(|rest| rest.strip_suffix("\"),"));
+        if let Some((_, rest)) = kind.and_then(|rest| rest.split_once(", ")) {
+            let (code, name) = rest.split_once(", \"").unwrap();
+            kinds.insert(name.to_owned(), code.parse().unwrap());
+        }
+    }
+    assert_eq!(tags.remove("VERSION"), Some(1), "the text says 1");
+    assert!(tags.len() >= 16 && kinds.len() >= 7, "{tags:?} {kinds:?}");
+    assert_eq!(numbered(|name| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')), tags);
+    assert_eq!(numbered(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')), kinds);
+
+    let headers: BTreeSet<&str> = rows
+        .iter()
+        .filter_map(|row| code(row[0]).filter(|name| name.starts_with("dead-letter-")))
+        .collect();
+    let source = read("src/group/dead_letter.rs");
+    let in_code: BTreeSet<&str> =
+        source.split('"').filter(|text| text.starts_with("dead-letter-")).collect();
+    assert_eq!(headers, in_code);
 }
 
 /// The rows of the tables in `src/recovery.rs`, as words.

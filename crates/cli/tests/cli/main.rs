@@ -10,6 +10,7 @@ mod ending;
 mod export;
 mod groups;
 mod help;
+mod independent;
 mod matrix;
 mod reading;
 mod refusals;
