@@ -38,7 +38,7 @@ pub(super) fn dump(out: &mut Out, path: &Path) -> Result<bool, Failure> {
     };
     let objects = decoded.map_err(|what| match what {
         Malformed::Version { .. } => {
-            let what = format_args!("{}: {what}: use the release that wrote it", path.display());
+            let what = format!("{}: {what}: use the release that wrote it", path.display());
             Failure::new(Exit::Io, what)
         }
         _ => Failure::new(Exit::Corruption, format_args!("{} is damaged: {what}", path.display())),
@@ -57,7 +57,7 @@ pub(super) fn dump(out: &mut Out, path: &Path) -> Result<bool, Failure> {
     }
     if damaged {
         out.flush()?;
-        let what = format_args!("{} is damaged in part", path.display());
+        let what = format!("{} is damaged in part", path.display());
         return Err(Failure::new(Exit::Corruption, what));
     }
     Ok(true)

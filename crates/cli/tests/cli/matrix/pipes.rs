@@ -66,7 +66,7 @@ fn run_into(scratch: &Scratch, line: &Line, json: bool, stdout: Stdio) -> Ran {
 fn a_reader_that_has_gone_is_no_error_of_any_command() {
     let scratch = log();
     for (line, json) in printing(&scratch) {
-        let (reader, writer) = std::io::pipe().unwrap();
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
         drop(reader);
         let ran = run_into(&scratch, &line, json, writer.into());
         assert_eq!(ran.code, Some(0), "{:?}: {}", line.words, ran.stderr);
@@ -114,7 +114,7 @@ fn what_is_to_be_appended_is_appended_although_nobody_reads_the_acknowledgements
     let scratch = Scratch::new();
     let input: String = (0..1_000).map(|index| format!("{index}\n")).collect();
     let args = ["append", "t", "--ack", "-q", "--durability", "process-crash"];
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
     drop(reader);
     let mut child = scratch.command(&args).stdin(Stdio::piped()).stdout(writer).spawn().unwrap();
     feed(&mut child, input.as_bytes());
