@@ -55,7 +55,7 @@ fn every_position_in_the_tables_of_the_format_is_that_of_the_code() {
         settings: DURABILITY_AT RETAIN_UNCONSUMED_AT INTERVAL_AT SEGMENT_LEN_AT TOPIC_ID_AT
             RETAIN_AGE_AT RETAIN_BYTES_AT CRC_AT;
         segment: CHECKSUM_KIND_AT EPOCH_AT BASE_AT SALT_AT TOPIC_ID_AT DURABLE_END_AT
-            MAX_TIMESTAMP_AT FILE_LEN_AT CRC_AT SLOT_A_AT SLOT_B_AT LATCH_AT HEADER_COPY_AT
+            MAX_TIMESTAMP_AT FILE_LEN_AT CRC_AT SLOT_A_AT SLOT_B_AT LATCH_AT BEGUN_AT HEADER_COPY_AT
             FIRST_FRAME_AT SLOT_SEQUENCE_AT SLOT_DURABLE_END_AT SLOT_CRC_AT;
         frame: CRC_AT LEN_AT OFFSET_AT TIMESTAMP_AT KIND_AT FLAGS_AT KEY_LEN_AT HEADERS_LEN_AT;
         index: COUNT_AT SALT_AT END_AT ENTRIES_CRC_AT CRC_AT ENTRY_OFFSET_AT
@@ -185,7 +185,7 @@ fn the_envelope_is_that_of_the_code() {
         .iter()
         .filter_map(|row| code(row[0]).filter(|name| name.starts_with("dead-letter-")))
         .collect();
-    let source = read("src/group/dead_letter.rs");
+    let source = read("src/group/dead_letter.rs") + &read("src/service/dead_letters.rs");
     let in_code: BTreeSet<&str> =
         source.split('"').filter(|text| text.starts_with("dead-letter-")).collect();
     assert_eq!(headers, in_code);

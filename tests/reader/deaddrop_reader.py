@@ -130,9 +130,11 @@ FIELDS = {
     5: ("callback", "text"), 6: ("context", "bytes"), 7: ("deadline", "number"), 8: ("reply_topic", "text"),
     9: ("attempt", "number"), 10: ("error", "text"), 11: ("request_offset", "number"),
     12: ("conversation", "text"), 13: ("cause", "text"), 14: ("traceparent", "text"),
-    15: ("begun_at", "number"), 16: ("handler_nanos", "number"),
+    15: ("begun_at", "number"), 16: ("handler_nanos", "number"), 17: ("redrive_of", "text"),
+    18: ("reply_floor", "number"),
 }
-KINDS = {1: "request", 2: "reply", 3: "failed", 4: "dead-lettered", 5: "expired", 6: "cancelled", 7: "unparked"}
+KINDS = {1: "request", 2: "reply", 3: "failed", 4: "dead-lettered", 5: "expired", 6: "cancelled", 7: "unparked",
+         8: "redriven"}
 
 
 def envelope_of(data):
