@@ -112,7 +112,7 @@ pub enum Error {
     /// The record is in the log, but whether it is durable could not be learned. After a restart it
     /// may be there or not: look for it before appending it again.
     Unknown {
-        /// Its offset.
+        /// Its offset; of a batch, that of the first record.
         offset: u64,
         /// Why the wait for durability ended.
         source: Box<Error>,

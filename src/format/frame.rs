@@ -316,6 +316,11 @@ pub fn renumber(frame: &mut [u8], offset: u64) {
     LE::write_u64(&mut frame[OFFSET_AT..], offset);
 }
 
+/// Gives an encoded frame another timestamp; its checksum changes with it.
+pub fn restamp(frame: &mut [u8], timestamp: u64) {
+    LE::write_u64(&mut frame[TIMESTAMP_AT..], timestamp);
+}
+
 /// The fixed part of a void frame that covers `len` bytes (a multiple of 8, at least 32) at
 /// `position`. `next_offset` is the offset of the next record.
 pub fn void(

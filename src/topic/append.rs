@@ -31,7 +31,7 @@ impl TopicInner {
     pub(super) fn append(&self, records: &[Record], expected: Option<u64>) -> Result<Range<u64>> {
         let member = self.member()?;
         let total = checked_len(records)?;
-        let timestamp = clock::wall_coarse();
+        let mut timestamp = clock::wall_coarse();
         self.check_in_place_sometimes(timestamp)?;
         let words = &member.control;
         let guess = self.last_end.load(Ordering::Relaxed);
@@ -64,6 +64,12 @@ impl TopicInner {
                 segment.populate(end.max(position + POPULATE_STEP))?;
             }
             let map = segment.map()?;
+            let newest = words.intent.max_timestamp.load(Ordering::Relaxed);
+            if timestamp < newest && timestamp != clock::wall_coarse() {
+                // It was taken before the lock was waited for: times rise with offsets if the clock does.
+                timestamp = clock::wall_coarse();
+                draft.restamp(timestamp);
+            }
             words.intent.start.store(position, Ordering::Relaxed);
             words.intent.offset.store(offset, Ordering::Relaxed);
             words.intent.end.store(end, Ordering::Release);
@@ -72,7 +78,7 @@ impl TopicInner {
             crash_point!("append.announced");
             draft.write(map, Site { salt: segment.header.salt, offset, position });
             crash_point!("append.written");
-            if words.intent.max_timestamp.load(Ordering::Relaxed) < timestamp {
+            if newest < timestamp {
                 words.intent.max_timestamp.store(timestamp, Ordering::Relaxed);
             }
             words.tail.advance(end);
@@ -175,7 +181,8 @@ impl TopicInner {
             });
         }
         let offset = words.intent.offset.load(Ordering::Relaxed);
-        let (next, covered_from) = whole_frames(&segment, start, end, offset)?;
+        let Whole { next, position: covered_from, newest } =
+            whole_frames(&segment, start, end, offset)?;
         if covered_from < end {
             let void = frame::void(
                 (end - covered_from) as usize,
@@ -186,6 +193,8 @@ impl TopicInner {
             );
             segment.map()?.write(covered_from as usize, &void);
         }
+        // Before they are published: the next header says it.
+        words.intent.max_timestamp.fetch_max(newest, Ordering::Relaxed);
         crash_point!("settle.covered");
         words.tail.advance(end);
         words.tail.end.store(next, Ordering::Release);
@@ -228,26 +237,29 @@ fn checked_len(records: &[Record]) -> Result<u64> {
     Ok(total as u64)
 }
 
-/// How far the bytes from `start` to `end` are whole batches whose offsets go on from `offset`: the
-/// next offset and the position behind them.
-fn whole_frames(
-    segment: &Arc<Segment>,
-    start: u64,
-    end: u64,
-    mut offset: u64,
-) -> Result<(u64, u64)> {
+/// What follows whole batches, and the newest time in them.
+struct Whole {
+    next: u64,
+    position: u64,
+    newest: u64,
+}
+
+/// How far the bytes from `start` to `end` are whole batches whose offsets go on from `offset`.
+fn whole_frames(segment: &Arc<Segment>, start: u64, end: u64, mut offset: u64) -> Result<Whole> {
     segment.map()?;
     let mut walk = Walk::new(Arc::clone(segment), start, true);
-    let mut whole = (offset, start);
+    let mut whole = Whole { next: offset, position: start, newest: 0 };
+    let mut newest = 0;
     while let Step::Frame(fixed) = walk.step(end, true)? {
         if fixed.kind == frame::KIND_RECORD {
             if fixed.offset != offset {
                 break;
             }
             offset += 1;
+            newest = fixed.timestamp.max(newest);
         }
         if !fixed.continues() {
-            whole = (offset, walk.position);
+            whole = Whole { next: offset, position: walk.position, newest };
         }
     }
     Ok(whole)

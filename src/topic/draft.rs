@@ -110,15 +110,28 @@ impl<'a> Draft<'a> {
         self.staged_len = 0;
     }
 
+    /// Gives the records another time.
+    #[cold]
+    pub(super) fn restamp(&mut self, timestamp: u64) {
+        self.timestamp = timestamp;
+        self.for_each_staged(|frame| frame::restamp(frame, timestamp));
+    }
+
     /// Gives the frames in the scratch other offsets.
     #[cold]
     fn renumber(&mut self, mut offset: u64) {
+        self.for_each_staged(|frame| {
+            frame::renumber(frame, offset);
+            offset += 1;
+        });
+    }
+
+    fn for_each_staged(&mut self, mut change: impl FnMut(&mut [u8])) {
         let mut staged = &mut self.scratch[..self.staged_len];
         while !staged.is_empty() {
             let len = frame::encoded_len(staged);
             let (frame, rest) = staged.split_at_mut(len);
-            frame::renumber(frame, offset);
-            offset += 1;
+            change(frame);
             staged = rest;
         }
     }

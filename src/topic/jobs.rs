@@ -9,9 +9,15 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::TopicInner;
+use super::{Retention, TopicInner};
+use crate::control::Words;
 use crate::error::{Error, Result};
+use crate::format::settings;
 use crate::housekeeper::{Due, Duty, Timer};
+use crate::sys::atomic::Ordering as Shared;
+
+/// How often retention is looked at where nothing is appended.
+const LOOK_FOR_OLD: Duration = Duration::from_secs(10);
 
 /// A topic in use: what its handles share. Dropping the last one waits for the jobs that are running and
 /// closes the topic.
@@ -179,5 +185,39 @@ impl TopicInner {
             .timers
             .add(delay, timer)
             .map_err(|error| Error::io("starting a thread for", &self.dir, error))
+    }
+
+    /// What is to be done as long as the topic is open.
+    pub(super) fn start_timers(&self) -> Result<()> {
+        let end = |topic: &TopicInner| {
+            topic.words().map_or(0, |words| words.tail.end.load(Shared::Acquire))
+        };
+        if self.settings.durability == settings::POWER_LOSS_WITHIN {
+            // A record that has just missed a call is synced by the next one, or by the one after it if
+            // a sync takes as long: half an interval and a sync later, or two syncs.
+            let interval = Duration::from_nanos(self.settings.interval / 2);
+            let is_behind = move |topic: &TopicInner| {
+                let durable = |words: &Words| words.durable.end.load(Shared::Acquire);
+                topic.words().map_or(0, durable) < end(topic)
+            };
+            self.every(interval, interval, is_behind, move |topic| {
+                // A failed sync latches the topic: the next append reports it. Anything else, too many
+                // open files, say, passes.
+                !matches!(topic.wait_durable(end(topic)), Err(Error::SyncFailed { .. }))
+            })?;
+        }
+        if self.options.retention != Retention::default() {
+            // Short ages are for short-lived records.
+            let interval = self.options.retention.age.map_or(LOOK_FOR_OLD, |age| {
+                (age / 4).clamp(Duration::from_millis(100), LOOK_FOR_OLD)
+            });
+            let look = |topic: &TopicInner| {
+                // In turns with other topics: it may take long.
+                topic.trim_in_background();
+                false
+            };
+            self.every(interval, interval, look, |_| true)?;
+        }
+        Ok(())
     }
 }

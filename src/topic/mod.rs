@@ -220,7 +220,7 @@ impl Topic {
     /// ```
     pub fn append(&self, record: &Record) -> Result<u64> {
         let appended = self.inner.append(std::slice::from_ref(record), None)?;
-        self.inner.acknowledge(appended.end)?;
+        self.inner.acknowledge(&appended)?;
         Ok(appended.start)
     }
 
@@ -232,7 +232,7 @@ impl Topic {
     /// As [`append`](Self::append).
     pub fn append_batch(&self, records: &[Record]) -> Result<std::ops::Range<u64>> {
         let appended = self.inner.append(records, None)?;
-        self.inner.acknowledge(appended.end)?;
+        self.inner.acknowledge(&appended)?;
         Ok(appended)
     }
 
@@ -244,7 +244,7 @@ impl Topic {
     /// [`Error::EndMoved`] with the end as it is, and as [`append`](Self::append).
     pub fn append_if_end(&self, expected: u64, record: &Record) -> Result<u64> {
         let appended = self.inner.append(std::slice::from_ref(record), Some(expected))?;
-        self.inner.acknowledge(appended.end)?;
+        self.inner.acknowledge(&appended)?;
         Ok(appended.start)
     }
 

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -23,8 +22,6 @@ use crate::sys::{self, clock, Directory, DiskFile, Medium};
 pub(super) const SETTINGS: &str = "settings";
 pub(super) const LOCK: &str = "lock";
 const CONTROL: &str = "control";
-/// How often retention is looked at where nothing is appended.
-const LOOK_FOR_OLD: Duration = Duration::from_secs(10);
 pub(super) const EPOCHS: &str = "epochs";
 
 impl TopicInner {
@@ -243,6 +240,24 @@ impl TopicInner {
                 self.remove_if_there(&self.dir.join(name))?;
             }
         }
+        if !words_trusted {
+            // Once a boot: they are few, and small.
+            self.remove_unfinished("consumers")?;
+            self.remove_unfinished("groups")?;
+        }
+        Ok(())
+    }
+
+    /// Removes what processes that died while they made a file left in a directory of the topic.
+    fn remove_unfinished(&self, within: &str) -> Result<()> {
+        let dir = self.dir.join(within);
+        let names = match self.files.list(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(|error| self.io("listing", &dir, error))?,
+        };
+        for name in names.iter().filter(|name| name.ends_with(".tmp")) {
+            self.remove_if_there(&dir.join(name))?;
+        }
         Ok(())
     }
 
@@ -270,39 +285,6 @@ impl TopicInner {
             self.settle_prepared(words, prepared)?;
         }
         crash_point!("open.slot-settled");
-        Ok(())
-    }
-
-    fn start_timers(&self) -> Result<()> {
-        let end = |topic: &TopicInner| {
-            topic.words().map_or(0, |words| words.tail.end.load(Ordering::Acquire))
-        };
-        if self.settings.durability == settings::POWER_LOSS_WITHIN {
-            // A record that has just missed a call is synced by the next one, or by the one after it if
-            // a sync takes as long: half an interval and a sync later, or two syncs.
-            let interval = Duration::from_nanos(self.settings.interval / 2);
-            let is_behind = move |topic: &TopicInner| {
-                let durable = |words: &Words| words.durable.end.load(Ordering::Acquire);
-                topic.words().map_or(0, durable) < end(topic)
-            };
-            self.every(interval, interval, is_behind, move |topic| {
-                // A failed sync latches the topic: the next append reports it. Anything else, too many
-                // open files, say, passes.
-                !matches!(topic.wait_durable(end(topic)), Err(Error::SyncFailed { .. }))
-            })?;
-        }
-        if self.options.retention != super::Retention::default() {
-            // Short ages are for short-lived records.
-            let interval = self.options.retention.age.map_or(LOOK_FOR_OLD, |age| {
-                (age / 4).clamp(Duration::from_millis(100), LOOK_FOR_OLD)
-            });
-            let look = |topic: &TopicInner| {
-                // In turns with other topics: it may take long.
-                topic.trim_in_background();
-                false
-            };
-            self.every(interval, interval, look, |_| true)?;
-        }
         Ok(())
     }
 

@@ -108,12 +108,16 @@ impl TopicInner {
             max_timestamp: words.intent.max_timestamp.load(Ordering::Relaxed),
             file_len: len,
         };
+        let made = unnamed.prepared.is_none().then(|| unnamed.path.clone());
         let sealed = held.active.take();
         let entered = self.enter_named(words, unnamed, header);
         if let Ok(segment) = &entered {
             held.active = Some(Arc::clone(segment));
         }
         drop(held);
+        if let (Err(_), Some(made)) = (&entered, made) {
+            self.remove_if_there(&made)?;
+        }
         entered?;
         self.preparing.store(false, Ordering::Release);
         self.seal(seen, base, sealed);

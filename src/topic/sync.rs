@@ -6,8 +6,9 @@
 //! slow one overtaken; both leave it open whether a failure was seen and lost, so the pages are marked
 //! changed first.
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::TopicInner;
 use crate::control::lock::{Liveness, Owner};
@@ -23,6 +24,13 @@ use crate::sys::crash_point::crash_point;
 /// A sync younger than this is not overtaken.
 const SLOW: u64 = 10_000_000;
 
+/// A sync that seems to be older than this is timed by the thread that waits: it may be one of a process
+/// whose clock is another, in a time namespace of its own.
+const OLDEST: u64 = 10_000_000_000;
+
+/// A sync that a thread waits for: owner and beginning, as its words say, and since when it waits.
+type Watched = Option<((u32, u64), Instant)>;
+
 /// What the word says about the running sync.
 enum Turn {
     /// This thread owns the word. `inherited`: from a dead owner.
@@ -34,14 +42,14 @@ enum Turn {
 }
 
 impl TopicInner {
-    /// Ends an append: waits as the topic's durability says. `end` is behind its last record.
-    pub(super) fn acknowledge(&self, end: u64) -> Result<()> {
+    /// Ends an append of these records: waits as the topic's durability says.
+    pub(super) fn acknowledge(&self, appended: &Range<u64>) -> Result<()> {
         let waited = match self.settings.durability {
-            settings::POWER_LOSS => self.wait_durable(end),
+            settings::POWER_LOSS => self.wait_durable(appended.end),
             settings::POWER_LOSS_WITHIN => self.sync_if_overdue(),
             _ => Ok(()),
         };
-        waited.map_err(|source| Error::Unknown { offset: end - 1, source: Box::new(source) })
+        waited.map_err(|source| Error::Unknown { offset: appended.start, source: Box::new(source) })
     }
 
     /// Syncs if the oldest unsynced record may be older than the topic's interval.
@@ -63,6 +71,7 @@ impl TopicInner {
     pub(super) fn sync_up_to(&self, target: u64, limit: u64) -> Result<()> {
         let member = self.member()?;
         let words = &member.control;
+        let mut watched = None;
         loop {
             // Acquire: pairs with the fetch_max in `sync_once`.
             let durable = words.durable.end.load(Ordering::Acquire);
@@ -72,7 +81,7 @@ impl TopicInner {
             if words.identity.latched.load(Ordering::Acquire) != 0 {
                 return Err(Error::SyncFailed { path: self.dir.clone() });
             }
-            let synced = match self.turn(words, member.me, member) {
+            let synced = match self.turn(words, member.me, member, &mut watched) {
                 Turn::Mine { inherited } => {
                     if inherited {
                         self.suspect(words);
@@ -107,7 +116,13 @@ impl TopicInner {
         }
     }
 
-    fn turn(&self, words: &Words, me: Owner, liveness: &dyn Liveness) -> Turn {
+    fn turn(
+        &self,
+        words: &Words,
+        me: Owner,
+        liveness: &dyn Liveness,
+        watched: &mut Watched,
+    ) -> Turn {
         let take = |from| {
             // Before the word is taken, so that nobody takes the new owner for a slow one.
             words.sync.begun_at.store(clock::monotonic_coarse(), Ordering::Relaxed);
@@ -126,7 +141,7 @@ impl TopicInner {
         };
         let begun = words.sync.begun_at.load(Ordering::Relaxed);
         let slow = SLOW.max(4 * words.sync.recent.load(Ordering::Relaxed));
-        let age = clock::monotonic_coarse().saturating_sub(begun);
+        let age = age_of((seen, begun), watched);
         if age >= slow && owner == me {
             return Turn::Overtake;
         }
@@ -225,6 +240,17 @@ impl TopicInner {
     }
 }
 
+/// For how long the sync `seen` has been running, in nanoseconds: as its words say, and at least as long as
+/// this thread has seen it.
+fn age_of(seen: (u32, u64), watched: &mut Watched) -> u64 {
+    let since = match *watched {
+        Some((known, since)) if known == seen => since,
+        _ => watched.insert((seen, Instant::now())).1,
+    };
+    let said = clock::monotonic_coarse().saturating_sub(seen.1);
+    clock::nanos(since.elapsed()).max(if said < OLDEST { said } else { 0 })
+}
+
 /// Writes the durable end known so far where the sync before last left room; the sync that follows
 /// carries it to the disk.
 fn write_slot(words: &Words, segment: &Segment, durable_end: u64) -> Result<()> {
@@ -232,4 +258,24 @@ fn write_slot(words: &Words, segment: &Segment, durable_end: u64) -> Result<()> 
     let slot = Slot { sequence, durable_end }.encode(segment.header.salt);
     segment.map()?.write(layout::slot_at(sequence), &slot);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_of_a_process_with_another_clock_is_as_old_as_it_was_seen_to_be() {
+        let now = clock::monotonic_coarse();
+        let second = Duration::from_secs(1);
+        for begun in [now + 3_600_000_000_000, now.saturating_sub(1000 * OLDEST)] {
+            let mut watched = None;
+            assert!(age_of((7, begun), &mut watched) < SLOW.max(OLDEST / 2), "not seen before");
+            let since = Instant::now().checked_sub(second).unwrap();
+            watched = Some(((7, begun), since));
+            assert!(age_of((7, begun), &mut watched) >= clock::nanos(second));
+            assert!(age_of((8, begun), &mut watched) < OLDEST / 2, "another sync");
+        }
+        assert!(age_of((7, now - clock::nanos(second)), &mut None) >= clock::nanos(second));
+    }
 }

@@ -367,6 +367,26 @@ fn a_process_that_is_stopped_while_it_opens_a_topic_holds_up_no_other_topic() {
     assert!(log.existing_topic("t").is_ok());
 }
 
+#[test]
+fn a_record_that_another_process_published_for_a_dead_one_is_found_by_its_time() {
+    let dir = crate::dir();
+    let path = dir.path().to_str().unwrap();
+    let topic = ledger::open(path, "process-crash", SEGMENT_LEN);
+    topic.append(&Record::new("before")).unwrap();
+    Child::spawn(&["dies", path, "process-crash", "append.written"]).wait_for_death();
+    // Has no room behind the two: the header of the next segment says how new they are.
+    topic.append(&Record::new(vec![7; 61_300])).unwrap();
+    let segments = std::fs::read_dir(topic.dir()).unwrap().map(|entry| entry.unwrap().path());
+    let segments = segments.filter(|path| path.extension() == Some("seg".as_ref()));
+    assert_eq!(segments.count(), 2);
+    let mut reader = topic.reader(Start::First).unwrap();
+    let before = reader.next().unwrap().unwrap().timestamp();
+    let left = reader.next().unwrap().unwrap().timestamp();
+    assert!(left > before, "another tick of the clock");
+    let found = topic.reader(Start::Time(left)).unwrap();
+    assert_eq!(found.offset(), 1);
+}
+
 /// Role: dies under the append lock.
 pub(crate) fn dies(words: &[&str]) {
     let [dir, durability, point] = words else { panic!("{words:?}") };

@@ -1,6 +1,7 @@
 //! What is dropped, when, in how many steps, and what a power cut leaves of it.
 
 use std::path::Path;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -233,6 +234,7 @@ pub(crate) fn wrong_clocks(words: &[&str]) {
         "one-process" => clock_ahead(dir, 30, hours(1)),
         "set" => clock_set(dir),
         "emptied" => emptied(),
+        "late" => waits_for_the_lock(dir),
         other => panic!("no story {other}"),
     }
     shift_wall_clock(0);
@@ -292,6 +294,77 @@ fn clock_set(dir: &Path) {
     assert!(topic.clocks().unwrap().is_age_paused);
     wait_until(|| topic.trim().unwrap() == 1);
     assert!(!topic.clocks().unwrap().is_age_paused);
+}
+
+#[test]
+fn times_rise_with_offsets_also_of_appends_that_waited_for_each_other() {
+    run("late");
+}
+
+/// One append waits for another, and begins by a clock that is an hour behind.
+fn waits_for_the_lock(dir: &Path) {
+    let options = options(Durability::ProcessCrash, Retention::default());
+    let topic = Log::open(dir).unwrap().create_topic("t", options).unwrap();
+    let (reached, at_point) = channel();
+    let (go_on, told) = channel::<()>();
+    let mut reached = Some(reached);
+    deaddrop::arm_crash_points(Some(Box::new(move |name| {
+        if name == "append.announced" {
+            if let Some(reached) = reached.take() {
+                reached.send(()).unwrap();
+                told.recv().unwrap();
+            }
+        }
+    })));
+    std::thread::scope(|scope| {
+        scope.spawn(|| topic.append(&Record::new("first")).unwrap());
+        at_point.recv_timeout(GUARD).unwrap();
+        shift_wall_clock(hours(-1));
+        let (says, id) = channel();
+        let topic = &topic;
+        scope.spawn(move || {
+            // SAFETY: takes nothing.
+            says.send(unsafe { libc::gettid() }).unwrap();
+            topic.append_batch(&[Record::new("second"), Record::new(vec![7; 9000])]).unwrap();
+        });
+        let call = format!("/proc/self/task/{}/syscall", id.recv_timeout(GUARD).unwrap());
+        let futex = format!("{} ", libc::SYS_futex);
+        wait_until(|| std::fs::read_to_string(&call).unwrap().starts_with(&futex));
+        shift_wall_clock(0);
+        go_on.send(()).unwrap();
+    });
+    let mut reader = topic.reader(Start::First).unwrap();
+    let mut newest = SystemTime::UNIX_EPOCH;
+    for offset in 0..3 {
+        let record = reader.next().unwrap().unwrap();
+        assert!(record.timestamp() >= newest, "offset {offset}");
+        newest = record.timestamp();
+    }
+}
+
+#[test]
+fn files_that_were_never_finished_are_removed() {
+    let disk = SimDisk::new();
+    let options = options(Durability::PowerLoss, Retention::default());
+    let log = Log::open_sim(&disk, "/log").unwrap();
+    let topic = log.create_topic("t", options).unwrap();
+    drop(topic.consumer("c", Start::First).unwrap());
+    topic.append(&Record::new("x")).unwrap();
+    let unfinished = |disk: &SimDisk, start: &str| {
+        let names = disk.paths().into_iter().map(|path| path.to_str().unwrap().to_owned());
+        names.filter(|name| name.contains(start) && name.ends_with(".tmp")).count()
+    };
+    // Larger than what is prepared: a file of its own.
+    disk.fail(Op::Rename, 0, libc::EIO);
+    topic.append(&Record::new(vec![7; 40_000])).unwrap_err();
+    assert_eq!(unfinished(&disk, "/roll-"), 0);
+    drop((topic, log));
+    disk.write("/log/topics/t/consumers/c.00.tmp", b"x");
+    let image = disk.reboot();
+    let log = Log::open_sim(&image, "/log").unwrap();
+    let topic = log.existing_topic("t").unwrap();
+    assert_eq!(unfinished(&image, "/consumers/"), 0);
+    assert_eq!(topic.consumers().unwrap().len(), 1);
 }
 
 fn emptied() {

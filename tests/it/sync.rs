@@ -313,6 +313,17 @@ pub(crate) fn sync_death(words: &[&str]) {
 }
 
 #[test]
+fn a_batch_of_which_it_is_unknown_whether_it_is_durable_is_named_by_its_first_record() {
+    let disk = SimDisk::new();
+    let topic = on_sim(&disk, Durability::PowerLoss);
+    topic.append(&Record::new("before")).unwrap();
+    disk.fail(Op::SyncData, 0, libc::EIO);
+    let batch = vec![Record::new("x"); 5];
+    let error = topic.append_batch(&batch).unwrap_err();
+    assert!(matches!(error, Error::Unknown { offset: 1, .. }), "{error}");
+}
+
+#[test]
 fn running_out_of_descriptors_in_a_sync_is_no_failed_sync() {
     let disk = SimDisk::new();
     let topic = on_sim(&disk, Durability::PowerLoss);
