@@ -67,6 +67,7 @@ pub struct ConsumerInfo {
 
 impl Consumer {
     pub(crate) fn open(topic: &Arc<Open>, name: &str, start: Start) -> Result<Consumer> {
+        topic.member()?;
         topic.check_in_place()?;
         let path = path_of(topic, name)?;
         let file: Arc<dyn DiskFile> = Arc::from(open_or_create(topic, name, &path, start)?);
@@ -184,7 +185,7 @@ impl Consumer {
     ///
     /// [`Error::Io`].
     pub fn lag(&self) -> Result<u64> {
-        Ok(self.topic.frontier()?.high_watermark.saturating_sub(self.committed()))
+        Ok(self.topic.current_frontier()?.high_watermark.saturating_sub(self.committed()))
     }
 
     /// The position stored in the file, if a recovery had cut the log below it and the consumer was

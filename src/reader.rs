@@ -106,7 +106,7 @@ impl Reader {
     ///
     /// [`Error::Io`].
     pub fn lag(&self) -> Result<u64> {
-        Ok(self.topic.frontier()?.high_watermark.saturating_sub(self.next))
+        Ok(self.topic.current_frontier()?.high_watermark.saturating_sub(self.next))
     }
 
     /// How long a wait looks again and again before it sleeps: longer costs processor time and saves
@@ -142,7 +142,8 @@ impl Reader {
     /// # Errors
     ///
     /// [`Error::Trimmed`] if it is gone: seek. [`Error::Corrupt`] if it is damaged. [`Error::Lost`] if a
-    /// repair gave it up: call again. [`Error::Io`].
+    /// repair gave it up: call again. [`Error::NotFound`] if the topic was deleted, [`Error::Replaced`],
+    /// [`Error::Io`].
     #[allow(clippy::should_implement_trait)]
     #[inline]
     pub fn next(&mut self) -> Result<Option<RecordRef<'_>>> {
@@ -231,6 +232,7 @@ impl Reader {
         if self.next >= self.frontier.high_watermark {
             self.frontier = self.topic.frontier()?;
             if self.next >= self.frontier.high_watermark {
+                self.topic.check_when_idle()?;
                 return Ok(None);
             }
             if let Some(walk) = &self.walk {
@@ -295,8 +297,12 @@ impl Reader {
         }
     }
 
-    /// A segment that was trimmed while it was read is not damaged.
+    /// A segment that was trimmed while it was read is not damaged, nor is one that was removed with its
+    /// topic.
     fn trimmed_instead(&self, error: Error) -> Error {
+        if let Some(displaced) = self.topic.displaced() {
+            return displaced;
+        }
         match self.topic.first_offset() {
             Ok(first) if first > self.next => Error::Trimmed { wanted: self.next, first },
             _ => error,
@@ -378,7 +384,7 @@ impl Reader {
 /// The offset at which `start` is now.
 pub(crate) fn resolve(topic: &TopicInner, start: Start) -> Result<u64> {
     let first = topic.first_offset()?;
-    let high_watermark = topic.frontier()?.high_watermark;
+    let high_watermark = topic.current_frontier()?.high_watermark;
     match start {
         Start::First => Ok(first),
         Start::End => Ok(high_watermark),

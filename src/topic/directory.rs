@@ -12,7 +12,7 @@ use crate::control::member;
 use crate::error::{Error, Result};
 use crate::log::LogInner;
 use crate::sys::atomic::Ordering;
-use crate::sys::{self, Directory, DiskFile};
+use crate::sys::{self, clock, Directory, DiskFile};
 
 /// An append checks this often, in nanoseconds, that the topic is still where it was opened.
 const CHECK_INTERVAL: u64 = 1_000_000_000;
@@ -106,20 +106,19 @@ impl TopicInner {
         if !is_in_place(&self.log, &*self.files)? {
             return Ok(false);
         }
-        match (&self.access, self.check_in_place()) {
-            (Access::Member(_), Err(Error::NotFound { .. } | Error::Replaced { .. })) => Ok(false),
-            (Access::Member(_), Err(error)) => Err(error),
-            _ => Ok(true),
+        match self.check_in_place() {
+            Ok(()) => Ok(true),
+            Err(Error::NotFound { .. } | Error::Replaced { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
-    /// Fails if the files of the topic were removed, or others put in their place, since this process
-    /// became a member: the members of those would not see what is written here, nor the other way round.
+    /// Fails if the files of the topic were removed, or others put in their place, since it was opened: the
+    /// members of those would not see what is written here, nor the other way round.
     pub(crate) fn check_in_place(&self) -> Result<()> {
-        let member = self.member()?;
-        let path = self.dir.join(LOCK);
-        let held = member.lock_file.identity();
-        let held = held.map_err(|error| self.io("identifying", &path, error))?;
+        self.not_forked()?;
+        let (name, held) = self.known_by;
+        let path = self.dir.join(name);
         match self.files.identity_of(&path) {
             Ok(found) if found == held => Ok(()),
             Ok(_) => Err(Error::Replaced { path: self.dir.clone() }),
@@ -139,6 +138,15 @@ impl TopicInner {
         Ok(())
     }
 
+    /// For a caller that finds nothing new, or asks how far the topic goes: without this, a topic whose files
+    /// are gone would look like one to which nothing is appended.
+    pub(crate) fn check_when_idle(&self) -> Result<()> {
+        match &self.access {
+            Access::Member(_) => self.check_in_place_sometimes(clock::wall_coarse()),
+            _ => self.check_in_place(),
+        }
+    }
+
     /// Before the durable end moves: what is synced is still the topic.
     pub(super) fn check_in_place_after_sync(&self) -> Result<()> {
         let checked = self.check_in_place();
@@ -150,7 +158,7 @@ impl TopicInner {
     }
 
     /// Why files are missing that are not damaged: the topic was removed or replaced.
-    pub(super) fn displaced(&self) -> Option<Error> {
+    pub(crate) fn displaced(&self) -> Option<Error> {
         let checked = self.check_in_place().err();
         checked.filter(|error| matches!(error, Error::NotFound { .. } | Error::Replaced { .. }))
     }
@@ -163,14 +171,9 @@ impl TopicInner {
             }
             _ => "close it, and make it again if it is wanted",
         };
-        Error::NotFound {
-            what: format!(
-                "topic {} in {} any more: its files were removed while it was open, and nothing is \
-                 appended to it; {now}",
-                self.name,
-                self.log.dir.display()
-            ),
-        }
+        let dir = self.log.dir.display();
+        let what = "its files were removed while it was open";
+        Error::NotFound { what: format!("topic {} in {dir} any more: {what}; {now}", self.name) }
     }
 }
 

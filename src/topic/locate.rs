@@ -57,6 +57,13 @@ impl TopicInner {
         }
     }
 
+    /// The same, for a caller that does not go on to read: fails if the files of the topic are gone.
+    pub(crate) fn current_frontier(&self) -> Result<Frontier> {
+        let frontier = self.frontier()?;
+        self.check_when_idle()?;
+        Ok(frontier)
+    }
+
     pub(super) fn frontier_of(&self, words: &Words) -> Frontier {
         // Acquire: pairs with the Release stores that publish records; the place read after them is
         // at least as new.

@@ -57,7 +57,7 @@ use crate::record::Record;
 use crate::recovery::RecoveryReport;
 use crate::segment::Segment;
 use crate::sys::fork::Generation;
-use crate::sys::Directory;
+use crate::sys::{Directory, FileIdentity};
 
 pub use ages::Clocks;
 pub(crate) use handles::Handles;
@@ -85,6 +85,9 @@ pub(crate) struct TopicInner {
     pub(crate) settings: Settings,
     pub(crate) options: TopicOptions,
     access: Access,
+    /// The file by which the topic is known: a member's lock file, in which it holds its slot, or the settings
+    /// that any other has read.
+    known_by: (&'static str, FileIdentity),
     segments: Segments,
     pub(crate) recovery: OnceLock<RecoveryReport>,
     epochs: Mutex<Vec<epochs::Entry>>,
@@ -312,6 +315,7 @@ impl Topic {
     ///
     /// [`Error::Io`]. An unreadable file is an error in its own entry.
     pub fn consumers(&self) -> Result<Vec<crate::consumer::ConsumerInfo>> {
+        self.inner.check_in_place()?;
         crate::consumer::list(&self.inner)
     }
 
@@ -322,6 +326,7 @@ impl Topic {
     ///
     /// [`Error::Io`], [`Error::Forked`].
     pub fn members(&self) -> Result<Vec<MemberInfo>> {
+        self.inner.check_in_place()?;
         self.inner.members()
     }
 
@@ -350,6 +355,7 @@ impl Topic {
     ///
     /// [`Error::Io`].
     pub fn groups(&self) -> Result<Vec<(String, Result<GroupInfo>)>> {
+        self.inner.check_in_place()?;
         crate::group::list(&self.inner)
     }
 
@@ -379,9 +385,10 @@ impl Topic {
     ///
     /// # Errors
     ///
+    /// [`Error::NotFound`] if the topic was deleted while it was open for reading, [`Error::Replaced`],
     /// [`Error::Io`], [`Error::Forked`].
     pub fn high_watermark(&self) -> Result<u64> {
-        Ok(self.inner.frontier()?.high_watermark)
+        Ok(self.inner.current_frontier()?.high_watermark)
     }
 
     /// The offset that the next record gets.
@@ -390,7 +397,7 @@ impl Topic {
     ///
     /// [`Error::Io`], [`Error::Forked`].
     pub fn end_offset(&self) -> Result<u64> {
-        Ok(self.inner.frontier()?.end)
+        Ok(self.inner.current_frontier()?.end)
     }
 
     /// The offset below which everything survives a power loss, as far as is known.
@@ -399,7 +406,7 @@ impl Topic {
     ///
     /// [`Error::Io`], [`Error::Forked`].
     pub fn durable_end(&self) -> Result<u64> {
-        Ok(self.inner.frontier()?.durable_end)
+        Ok(self.inner.current_frontier()?.durable_end)
     }
 
     /// The first offset that is retained.
@@ -408,6 +415,7 @@ impl Topic {
     ///
     /// [`Error::Io`].
     pub fn first_offset(&self) -> Result<u64> {
+        self.inner.check_when_idle()?;
         self.inner.first_offset()
     }
 

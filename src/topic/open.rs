@@ -17,7 +17,7 @@ use crate::recovery::{self, Opening, OpeningFacts};
 use crate::segment::{bases_among, list_bases};
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
-use crate::sys::{self, clock, Directory, DiskFile, Medium};
+use crate::sys::{self, clock, Directory, DiskFile, FileIdentity, Medium};
 
 pub(super) const SETTINGS: &str = "settings";
 pub(super) const LOCK: &str = "lock";
@@ -67,7 +67,7 @@ impl TopicInner {
         if !alone {
             return Err(Error::Locked { what: format!("topic {name}"), pid: 0 });
         }
-        let settings = read_settings(&*files)?;
+        let (settings, _) = read_settings(&*files)?;
         let published = trusted_control(log, &*files)
             .map_or(0, |control| control.tail.end.load(Ordering::Acquire));
         before(&files, &settings, published)?;
@@ -88,6 +88,7 @@ impl TopicInner {
         let control = open_control(&*files)?;
         let io = |error| Error::io("locking", &files.path().join(LOCK), error);
         let alone = member::is_alone(&*lock_file).map_err(io)?;
+        let lock = lock_file.identity().map_err(io)?;
         let slot = member::take_slot(&*lock_file).map_err(io)?.ok_or_else(|| Error::Locked {
             what: format!("every one of the {} member slots of topic {name}", control::MAX_MEMBERS),
             pid: 0,
@@ -96,7 +97,8 @@ impl TopicInner {
         crash_point!("open.slot-taken");
         let membership =
             Membership::new(control, lock_file, Owner::new(slot, generation), Local::default());
-        let topic = TopicInner::assemble(log, name, files, settings.0, Access::Member(membership));
+        let access = Access::Member(membership);
+        let topic = TopicInner::assemble(log, name, files, settings.0, access, (LOCK, lock));
         topic.decide_and_recover(alone, settings.1)?;
         topic.settle_slot(slot)?;
         crash_point!("open.before-gate-is-left");
@@ -109,6 +111,7 @@ impl TopicInner {
         files: Arc<dyn Directory>,
         settings: Settings,
         access: Access,
+        known_by: (&'static str, FileIdentity),
     ) -> Arc<TopicInner> {
         Arc::new_cyclic(|this| TopicInner {
             log: Arc::clone(log),
@@ -118,6 +121,7 @@ impl TopicInner {
             settings,
             options: TopicOptions::of_settings(&settings),
             access,
+            known_by,
             segments: Segments::default(),
             recovery: OnceLock::new(),
             epochs: Mutex::new(Vec::new()),
@@ -314,7 +318,7 @@ impl TopicInner {
     /// Opens a topic without writing or locking anything.
     pub(crate) fn open_read_only(log: &Arc<LogInner>, name: &str) -> Result<Arc<TopicInner>> {
         let files = TopicInner::directory(log, name)?;
-        let settings = read_settings(&*files)?;
+        let (settings, file) = read_settings(&*files)?;
         if list_bases(&*files, files.path())?.is_empty() {
             return Err(Error::NotFound { what: format!("segment in {}", files.path().display()) });
         }
@@ -327,7 +331,7 @@ impl TopicInner {
                 Access::Still { published, found: Mutex::new(None), live: OnceLock::new() }
             }
         };
-        let topic = TopicInner::assemble(log, name, files, settings, access);
+        let topic = TopicInner::assemble(log, name, files, settings, access, (SETTINGS, file));
         topic.load_epochs()?;
         topic.frontier()?;
         Ok(topic)
@@ -368,13 +372,15 @@ fn make_directory(
     directory::make(&**topics, &dir)
 }
 
-fn read_settings(files: &dyn Directory) -> Result<Settings> {
+/// The settings, and which file they are in.
+fn read_settings(files: &dyn Directory) -> Result<(Settings, FileIdentity)> {
     let path = files.path().join(SETTINGS);
-    let bytes = files
+    let read = files
         .open(&path, sys::Access::Read)
-        .and_then(|file| sys::read_start(&*file, settings::LEN))
-        .map_err(|error| Error::io("reading", &path, error))?;
-    Settings::decode(&bytes).map_err(|error| Error::malformed(&path, 0, error))
+        .and_then(|file| Ok((sys::read_start(&*file, settings::LEN)?, file.identity()?)));
+    let (bytes, file) = read.map_err(|error| Error::io("reading", &path, error))?;
+    let settings = Settings::decode(&bytes);
+    Ok((settings.map_err(|error| Error::malformed(&path, 0, error))?, file))
 }
 
 /// Makes `slot`, whose byte is locked, this process's: the words that name an earlier holder are a
@@ -398,7 +404,7 @@ fn read_or_create_settings(
     let path = files.path().join(SETTINGS);
     match read_settings(files) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-        other => return Ok((other?, true)),
+        other => return Ok((other?.0, true)),
     }
     if !list_bases(files, files.path())?.is_empty() {
         return Err(Error::Corrupt {

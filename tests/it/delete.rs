@@ -156,6 +156,70 @@ fn a_delete_of_which_any_call_fails_leaves_the_whole_topic_or_none() {
     }
 }
 
+fn is_told<T: std::fmt::Debug>(what: &str, remade: bool, result: Result<T, Error>) {
+    match result {
+        Err(error @ Error::NotFound { .. }) => {
+            let text = error.to_string();
+            assert!(text.contains("its files were removed while it was open"), "{what}: {text}");
+            assert_eq!(text.contains("another topic was made under its name"), remade, "{text}");
+        }
+        other => panic!("{what}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_topic_open_for_reading_that_is_deleted_says_so_and_is_never_called_damaged() {
+    for (live, remade) in [(true, true), (true, false), (false, true), (false, false)] {
+        let dir = crate::dir();
+        let log = Log::open(dir.path()).unwrap();
+        fill(&log);
+        let topic = log.topic("t").unwrap();
+        let topic = live.then_some(topic);
+        let read_only = Log::open_read_only(dir.path()).unwrap();
+        let seen = read_only.topic("t").unwrap();
+        assert_eq!(seen.is_live(), live);
+        let mut at_end = seen.reader(Start::First).unwrap();
+        while at_end.next().unwrap().is_some() {}
+        let mut behind = seen.reader(Start::First).unwrap();
+        behind.next().unwrap().unwrap();
+        drop(topic);
+        log.delete_topic("t").unwrap();
+        if remade {
+            // Past the end of the one that was deleted.
+            let other = log.create_topic("t", options()).unwrap();
+            for _ in 0..3 * RECORDS {
+                other.append(&Record::new([8; 3_000])).unwrap();
+            }
+        }
+        is_told("high watermark", remade, seen.high_watermark());
+        is_told("end", remade, seen.end_offset());
+        is_told("durable end", remade, seen.durable_end());
+        is_told("first", remade, seen.first_offset());
+        is_told("consumers", remade, seen.consumers());
+        is_told("groups", remade, seen.groups().map(drop));
+        is_told("members", remade, seen.members());
+        is_told("reader", remade, seen.reader(Start::Last).map(drop));
+        is_told("next", remade, at_end.next().map(|record| record.is_some()));
+        is_told("wait", remade, at_end.wait_timeout(child::GUARD).map(|record| record.is_some()));
+        is_told("lag", remade, at_end.lag());
+        let mut more = 0;
+        let end = loop {
+            match behind.next() {
+                Ok(Some(record)) => assert_eq!(record.payload()[0], 7),
+                Ok(None) => panic!("the reader waits for more"),
+                Err(error) => break error,
+            }
+            more += 1;
+        };
+        assert!(more < RECORDS);
+        is_told("a reader that is behind", remade, Err::<(), _>(end));
+        match read_only.topic("t") {
+            Ok(topic) => assert_eq!((count(&topic), remade), (3 * RECORDS, true)),
+            Err(error) => assert!(!remade && matches!(error, Error::NotFound { .. }), "{error}"),
+        }
+    }
+}
+
 #[test]
 fn a_topic_whose_settings_are_gone_can_be_deleted() {
     let dir = crate::dir();
