@@ -232,8 +232,7 @@ impl Reader {
         if self.next >= self.frontier.high_watermark {
             self.frontier = self.topic.frontier()?;
             if self.next >= self.frontier.high_watermark {
-                self.topic.check_when_idle()?;
-                return Ok(None);
+                return self.topic.check_when_idle().map(|()| None);
             }
             if let Some(walk) = &self.walk {
                 // A handle from before the segment grew, or one that was sealed meanwhile.

@@ -5,16 +5,12 @@
 //! parent's logs returns `Forked`. What remembers the generation in which it was made knows whose it is:
 //! a child begins one of its own when it opens a log.
 
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 
-/// Lock files open at once in one process.
-const MAX_LOCK_FILES: usize = 16 << 10;
-
-/// The descriptors of all open lock files, or -1.
-static LOCK_FILES: [AtomicI32; MAX_LOCK_FILES] = [const { AtomicI32::new(-1) }; MAX_LOCK_FILES];
+use super::lock_files;
 
 /// The generation of this process, on a page that the kernel wipes in a child: 0 until it has its own.
 static SENTINEL: OnceLock<&'static AtomicU64> = OnceLock::new();
@@ -51,14 +47,7 @@ fn sentinel() -> &'static AtomicU64 {
 }
 
 extern "C" fn close_lock_files() {
-    for slot in &LOCK_FILES {
-        let fd = slot.swap(-1, Ordering::Relaxed);
-        if fd >= 0 {
-            // SAFETY: the descriptor is open: its owner unregisters it before it closes it, and does
-            // not close it again in a child.
-            unsafe { libc::close(fd) };
-        }
-    }
+    lock_files::close_all();
 }
 
 /// Says in which process a value was made.
@@ -91,16 +80,13 @@ pub(crate) fn begin_generation() {
     }
 }
 
-/// Has the descriptor closed in forked children. `None` if too many are registered: children then
-/// keep the file open, and its locks alive as long as they live.
-pub(crate) fn register(fd: i32) -> Option<usize> {
+/// Has the descriptor closed in forked children; returns its place in the table of all of them.
+pub(crate) fn register(fd: i32) -> u32 {
     sentinel();
-    LOCK_FILES.iter().position(|slot| {
-        slot.compare_exchange(-1, fd, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    })
+    lock_files::add(fd)
 }
 
 /// Ends a registration, before the descriptor is closed.
-pub(crate) fn unregister(slot: usize) {
-    LOCK_FILES[slot].store(-1, Ordering::Relaxed);
+pub(crate) fn unregister(place: u32) {
+    lock_files::remove(place);
 }

@@ -11,6 +11,7 @@ pub(crate) mod directory;
 pub(crate) mod fork;
 pub(crate) mod futex;
 mod inherited;
+mod lock_files;
 pub(crate) mod map;
 mod real;
 #[cfg(feature = "sim")]

@@ -29,16 +29,21 @@ pub(super) fn above_standard_streams(file: File) -> io::Result<File> {
 pub(super) struct RealFile {
     file: ManuallyDrop<File>,
     /// Set with the first lock: forked children close the descriptor.
-    registered: OnceLock<Option<usize>>,
+    registered: OnceLock<u32>,
     made_in: fork::Generation,
 }
 
 impl Drop for RealFile {
     fn drop(&mut self) {
         match self.registered.get() {
-            Some(Some(_)) if self.made_in.is_parents() => return,
-            Some(Some(slot)) => fork::unregister(*slot),
-            _ => {}
+            Some(_) if self.made_in.is_parents() => return,
+            Some(place) => {
+                // A child that is forked between the next two lines has the file, and must not have the
+                // lock. Nothing can be done if this fails, and nothing else depends on it.
+                drop(self.unlock(0, 0));
+                fork::unregister(*place);
+            }
+            None => {}
         }
         // SAFETY: dropped once, here.
         unsafe { ManuallyDrop::drop(&mut self.file) };

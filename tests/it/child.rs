@@ -50,6 +50,7 @@ fn entry() {
         "delete-power-cuts" => crate::delete::power_cuts(&words[1..]),
         "owner" => crate::owner::owner(&words[1..]),
         "fills-up" => crate::full_disk::fills_up(&words[1..]),
+        "many-locks" => crate::many_locks::owner(&words[1..]),
         "few-files" => crate::input::few_files(&words[1..]),
         "small-files" => crate::input::small_files(&words[1..]),
         "full-disk" => crate::input::full_disk(&words[1..]),
@@ -195,6 +196,12 @@ impl Child {
     /// Waits until the child ended by itself.
     pub(crate) fn wait(mut self) -> ExitStatus {
         self.process.wait().unwrap()
+    }
+
+    /// Waits until the child is dead, and keeps its pipes: a child of it may hang on them.
+    pub(crate) fn wait_until_dead(&mut self) {
+        let status = self.process.wait().unwrap();
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
     }
 
     /// Waits until the child killed itself.

@@ -28,6 +28,7 @@ mod ledger;
 mod listing;
 mod liveness;
 mod lost_writes;
+mod many_locks;
 mod modes;
 mod moved;
 mod owner;
