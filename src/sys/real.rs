@@ -110,7 +110,7 @@ impl DiskFile for RealFile {
     }
 
     fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, position)
+        without_size_signal(|| self.file.write_all_at(bytes, position))
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
@@ -120,12 +120,15 @@ impl DiskFile for RealFile {
         check_file_size_limit(len)?;
         loop {
             // SAFETY: an open descriptor and plain integers.
-            let error =
-                unsafe { libc::posix_fallocate(self.file.as_raw_fd(), 0, len as libc::off_t) };
-            match error {
-                0 => return Ok(()),
-                libc::EINTR => {}
-                error => return Err(io::Error::from_raw_os_error(error)),
+            let allocate = || unsafe {
+                match libc::posix_fallocate(self.file.as_raw_fd(), 0, len as libc::off_t) {
+                    0 => Ok(()),
+                    error => Err(io::Error::from_raw_os_error(error)),
+                }
+            };
+            match without_size_signal(allocate) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
             }
         }
     }
@@ -211,7 +214,32 @@ impl DiskFile for RealFile {
     }
 }
 
-/// Growing a file beyond RLIMIT_FSIZE would raise a signal that ends the process.
+/// Makes a call that may write or grow a file. Beyond RLIMIT_FSIZE, which can be lowered at any time, the
+/// kernel sends the calling thread a signal that ends the process: here it is an error of the call.
+fn without_size_signal<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    // SAFETY: all-zero signal sets are plain data, and made empty or written by the calls below.
+    let (mut size, mut before): (libc::sigset_t, libc::sigset_t) =
+        unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+    // SAFETY: the sets are live for the calls; only the calling thread's mask changes.
+    unsafe {
+        libc::sigemptyset(&mut size);
+        libc::sigaddset(&mut size, libc::SIGXFSZ);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &size, &mut before);
+    }
+    let result = call();
+    let is_over = |error: &io::Error| error.raw_os_error() == Some(libc::EFBIG);
+    // SAFETY: as above; nothing is waited for. A signal that the thread itself has blocked is left to it.
+    unsafe {
+        if result.as_ref().is_err_and(is_over) && libc::sigismember(&before, libc::SIGXFSZ) == 0 {
+            let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            libc::sigtimedwait(&size, std::ptr::null_mut(), &now);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+    }
+    result
+}
+
+/// Says what the limit is, before anything is made.
 fn check_file_size_limit(len: u64) -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is live for the call.

@@ -465,6 +465,61 @@ pub(crate) fn small_files(words: &[&str]) {
     assert_eq!(topic.append(&Record::new(vec![1; 3000])).unwrap(), appended);
 }
 
+#[test]
+fn a_file_size_limit_that_is_lowered_at_any_moment_is_an_error_and_no_signal() {
+    let dir = crate::dir();
+    let mut child = Child::spawn(&["limit-moves", dir.path().to_str().unwrap()]);
+    let acknowledged: u64 = child.hear().expect("it survives").parse().unwrap();
+    assert_eq!(child.hear().as_deref(), Some("bye"));
+    let status = child.wait();
+    assert!(status.success(), "{status}");
+    let topic = Log::open(dir.path()).unwrap().existing_topic("t").unwrap();
+    let mut reader = topic.reader(Start::First).unwrap();
+    let mut count = 0;
+    while reader.next().unwrap().is_some() {
+        count += 1;
+    }
+    assert_eq!(count, acknowledged);
+}
+
+/// Role: appends while another thread lowers and raises the limit; says how many appends were acknowledged.
+pub(crate) fn limit_moves(words: &[&str]) {
+    let [dir] = words else { panic!("{words:?}") };
+    let log = Log::open(dir).unwrap();
+    // Each of its segments is written ahead, which takes a while.
+    let options =
+        TopicOptions { segment_len: 4 << 20, ..TopicOptions::durability(Durability::PowerLoss) };
+    let topic = log.create_topic("t", options).unwrap();
+    let (mut acknowledged, mut refused) = (0, 0);
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut low = 1_000;
+            while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                limit(libc::RLIMIT_FSIZE, low);
+                std::thread::yield_now();
+                limit(libc::RLIMIT_FSIZE, libc::RLIM_INFINITY);
+                low = (low * 7) % (4 << 20);
+                std::thread::sleep(std::time::Duration::from_micros(300));
+            }
+        });
+        for _ in 0..300 {
+            match topic.append(&Record::new(vec![1; 300_000])) {
+                Ok(_) => acknowledged += 1,
+                Err(Error::Io { .. }) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    limit(libc::RLIMIT_FSIZE, 0);
+    // Nothing is allocated for it: the first write meets the limit.
+    assert_is!(log.client("c").open().map(drop).unwrap_err(), Error::Io { .. });
+    limit(libc::RLIMIT_FSIZE, libc::RLIM_INFINITY);
+    println!("{acknowledged} acknowledged, {refused} refused");
+    crate::child::say(&acknowledged.to_string());
+}
+
 /// Mounts a new file system of `mebibytes` in `dir`, seen by this thread and its children alone and
 /// gone with them. `Err`: why that is not possible here.
 fn mount(dir: &Path, mebibytes: u64) -> Result<PathBuf, String> {
