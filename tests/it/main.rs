@@ -44,6 +44,7 @@ mod service_faults;
 mod service_kill;
 mod service_retention;
 mod settle;
+mod shut_down;
 mod spans;
 mod storm;
 mod sync;
