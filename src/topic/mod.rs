@@ -17,6 +17,7 @@
 //! | `locate` | from offset or time to a position; where readers must stop |
 //! | `wait` | waiting for records |
 
+mod access;
 mod ages;
 mod append;
 mod delete;
@@ -46,8 +47,6 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::consumer::Consumer;
-use crate::control::member::Membership;
-use crate::control::{Control, Words};
 use crate::error::{Error, Result};
 use crate::format::{epochs, settings::Settings};
 use crate::group::{Group, GroupInfo, GroupOptions};
@@ -59,6 +58,7 @@ use crate::segment::Segment;
 use crate::sys::fork::Generation;
 use crate::sys::{Directory, FileIdentity};
 
+use access::Access;
 pub use ages::Clocks;
 pub(crate) use handles::Handles;
 pub(crate) use jobs::Open;
@@ -112,18 +112,6 @@ pub(crate) struct TopicInner {
     this: Weak<TopicInner>,
 }
 
-/// How this process reaches the topic.
-pub(crate) enum Access {
-    /// As a member: it may append.
-    Member(Membership<Local>),
-    /// Read-only, beside members: their words, mapped read-only.
-    Live(Control),
-    /// Read-only, without living members: the end is found by walking the frames. Everything below
-    /// `published` was there once, if the words of dead members can be trusted.
-    /// `live`: the words of members that came later.
-    Still { published: u64, found: Mutex<Option<locate::Found>>, live: OnceLock<Control> },
-}
-
 /// This process's state of the append path, guarded by the append lock.
 #[derive(Debug, Default)]
 pub(crate) struct Local {
@@ -138,53 +126,7 @@ struct Segments {
     bases: Mutex<Vec<u64>>,
 }
 
-impl std::fmt::Debug for Access {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Access::Member(_) => "Member",
-            Access::Live(_) => "Live",
-            Access::Still { .. } => "Still",
-        })
-    }
-}
-
 impl TopicInner {
-    /// The shared words, unless there are none to trust.
-    pub(crate) fn words(&self) -> Option<&Words> {
-        match &self.access {
-            Access::Member(member) => Some(&member.control),
-            Access::Live(control) => Some(control),
-            Access::Still { live, .. } => live.get().map(|control| &**control),
-        }
-    }
-
-    /// Everything below it was published on this boot, as far as dead members' words can be trusted.
-    pub(crate) fn published(&self) -> u64 {
-        match &self.access {
-            Access::Still { published, .. } => *published,
-            _ => 0,
-        }
-    }
-
-    /// Refuses a forked child, which has none of its parent's mappings: to be asked before one is
-    /// touched.
-    #[inline]
-    pub(crate) fn not_forked(&self) -> Result<()> {
-        match self.made_in.is_parents() {
-            true => Err(Error::Forked),
-            false => Ok(()),
-        }
-    }
-
-    /// The membership, for what only a member may do.
-    pub(crate) fn member(&self) -> Result<&Membership<Local>> {
-        self.not_forked()?;
-        match &self.access {
-            Access::Member(member) => Ok(member),
-            _ => Err(Error::ReadOnly { path: self.log.dir.clone() }),
-        }
-    }
-
     pub(crate) fn io(&self, doing: &'static str, path: &Path, error: std::io::Error) -> Error {
         Error::io(doing, path, error)
     }

@@ -1,0 +1,70 @@
+//! How a process reaches a topic: as a member, or reading only, beside members or without them.
+
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
+
+use super::{locate, Local, TopicInner};
+use crate::control::member::Membership;
+use crate::control::{Control, Words};
+use crate::error::{Error, Result};
+
+/// How this process reaches the topic.
+pub(crate) enum Access {
+    /// As a member: it may append.
+    Member(Membership<Local>),
+    /// Read-only, beside members: their words, mapped read-only.
+    Live(Control),
+    /// Read-only, without living members: the end is found by walking the frames. Everything below
+    /// `published` was there once, if the words of dead members can be trusted.
+    /// `live`: the words of members that came later.
+    Still { published: u64, found: Mutex<Option<locate::Found>>, live: OnceLock<Control> },
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Access::Member(_) => "Member",
+            Access::Live(_) => "Live",
+            Access::Still { .. } => "Still",
+        })
+    }
+}
+
+impl TopicInner {
+    /// The shared words, unless there are none to trust.
+    pub(crate) fn words(&self) -> Option<&Words> {
+        match &self.access {
+            Access::Member(member) => Some(&member.control),
+            Access::Live(control) => Some(control),
+            Access::Still { live, .. } => live.get().map(|control| &**control),
+        }
+    }
+
+    /// Everything below it was published on this boot, as far as dead members' words can be trusted.
+    pub(crate) fn published(&self) -> u64 {
+        match &self.access {
+            Access::Still { published, .. } => *published,
+            _ => 0,
+        }
+    }
+
+    /// Refuses a forked child, which has none of its parent's mappings: to be asked before one is
+    /// touched.
+    #[inline]
+    pub(crate) fn not_forked(&self) -> Result<()> {
+        match self.made_in.is_parents() {
+            true => Err(Error::Forked),
+            false => Ok(()),
+        }
+    }
+
+    /// The membership, for what only a member may do.
+    pub(crate) fn member(&self) -> Result<&Membership<Local>> {
+        self.not_forked()?;
+        match &self.access {
+            Access::Member(member) => Ok(member),
+            _ => Err(Error::ReadOnly { path: self.log.dir.clone() }),
+        }
+    }
+}
