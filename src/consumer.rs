@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cursor::Cursor;
+use crate::cursor::{Book, Books, Cursor, Meaning};
 use crate::error::{Error, Result};
+use crate::events;
 use crate::format::cursor;
 use crate::format::names;
 use crate::log;
@@ -13,18 +14,18 @@ use crate::reader::{self, Reader, Start};
 use crate::record::RecordRef;
 use crate::stop::Stop;
 use crate::sys::{self, Access, DiskFile};
-use crate::topic::{Open, TopicInner};
+use crate::topic::{Durability, Open, TopicInner};
 
 const CONSUMERS: &str = "consumers";
-
-/// On a topic that keeps what is not consumed, committed positions are made durable this often.
-const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A named position in a topic, kept in a file, owned by one process at a time.
 ///
 /// Delivery is at least once: what was not committed is delivered again after a crash. A commit costs
-/// nanoseconds and survives `kill -9`; after a power loss the position may be an older one, unless
-/// [`sync`](Self::sync) was called.
+/// nanoseconds and survives `kill -9`. On a topic that survives power loss, a background thread makes it
+/// durable within a second; [`sync`](Self::sync) does so at once, on every topic. Dropping a consumer makes
+/// its position durable as well, so a close in good order loses nothing over a reboot.
+///
+/// A copy of the log's directory keeps the position that was committed when the copy was made.
 ///
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
@@ -47,6 +48,9 @@ pub struct Consumer {
     name: String,
     reader: Reader,
     cursor: Cursor,
+    book: Arc<Book>,
+    /// Its owner decides when it is made durable.
+    by_hand: bool,
 }
 
 /// What is known of a consumer without owning it.
@@ -57,16 +61,36 @@ pub struct ConsumerInfo {
     pub name: String,
     /// The next record it gets, or why its file is unreadable.
     pub committed: Result<u64>,
-    /// The same as of its last sync.
+    /// Where it stands after a power loss, at least.
     pub durable: u64,
     /// High watermark less committed.
     pub lag: u64,
+    /// How many of the records in `lag` it never gets: retention has dropped them.
+    pub trimmed: u64,
     /// The process that owns it now.
     pub owner: Option<u32>,
 }
 
 impl Consumer {
     pub(crate) fn open(topic: &Arc<Open>, name: &str, start: Start) -> Result<Consumer> {
+        let consumer = Consumer::take(topic, name, start, Meaning::Handled)?;
+        let survives = topic.options.durability != Durability::ProcessCrash;
+        // Retention goes by durable positions, on every topic.
+        if survives || topic.options.retention.consumed {
+            Books::keep(topic, &consumer.book)?;
+        }
+        Ok(consumer)
+    }
+
+    /// A consumer whose position becomes durable by [`sync`](Self::sync) alone, because it belongs together
+    /// with another.
+    pub(crate) fn open_by_hand(topic: &Arc<Open>, name: &str, start: Start) -> Result<Consumer> {
+        let mut consumer = Consumer::take(topic, name, start, Meaning::Answered)?;
+        consumer.by_hand = true;
+        Ok(consumer)
+    }
+
+    fn take(topic: &Arc<Open>, name: &str, start: Start, meaning: Meaning) -> Result<Consumer> {
         topic.member()?;
         topic.check_in_place()?;
         let path = path_of(topic, name)?;
@@ -78,12 +102,15 @@ impl Consumer {
         file.fill_holes(cursor::LEN as u64).map_err(io)?;
         let map = file.map(cursor::LEN, true).map_err(io)?;
         sys::populate(&*file, &map, 0, cursor::LEN).map_err(io)?;
-        let cursor = Cursor::take(topic, file, Arc::new(map), &path, 0)?;
+        let book = Arc::new(Book::new(file, Arc::new(map), &path));
+        let cursor = Cursor::take(topic, &book, 0, meaning)?;
         Ok(Consumer {
             topic: Arc::clone(topic),
             name: name.to_owned(),
             reader: Reader::at(Arc::clone(topic), cursor.committed())?,
             cursor,
+            book,
+            by_hand: false,
         })
     }
 
@@ -120,8 +147,7 @@ impl Consumer {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], where the topic keeps what is not consumed: its positions are made durable once
-    /// a second.
+    /// [`Error::Forked`].
     pub fn commit(&mut self) -> Result<()> {
         self.commit_to(self.reader.offset())
     }
@@ -137,16 +163,12 @@ impl Consumer {
                 what: format!("commit to {offset}, but only {} was read", self.reader.offset()),
             });
         }
-        self.cursor.commit(offset)?;
-        let consumed = self.topic.options.retention.consumed;
-        if consumed && self.cursor.since_sync() >= SYNC_INTERVAL {
-            self.sync()?;
-        }
-        Ok(())
+        self.cursor.commit(offset)
     }
 
-    /// Makes the committed position durable: it survives a power loss, as far as the records below it
-    /// do.
+    /// Makes the committed position durable, on every topic: when it returns, a power loss does not bring
+    /// back a record below it. If the topic then loses records, because they were not durable themselves,
+    /// the position is set back to the end of what is left, and [`clamped_from`](Self::clamped_from) says so.
     ///
     /// # Errors
     ///
@@ -221,6 +243,21 @@ impl Consumer {
 
     pub(crate) fn set_floor(&self, floor: u64) {
         self.cursor.set_floor(floor);
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        // A forked child has the descriptor, and with it the lock, of its parent.
+        if self.topic.not_forked().is_err() {
+            return;
+        }
+        if !self.by_hand {
+            if let Err(error) = self.cursor.sync() {
+                events::position_not_synced(&self.topic.name, &error);
+            }
+        }
+        self.book.close();
     }
 }
 
@@ -307,7 +344,7 @@ fn read_pid(file: &dyn DiskFile) -> u32 {
 }
 
 pub(crate) fn list(topic: &TopicInner) -> Result<Vec<ConsumerInfo>> {
-    let high_watermark = topic.frontier()?.high_watermark;
+    let (high_watermark, first) = (topic.frontier()?.high_watermark, topic.first_offset()?);
     let mut all = Vec::new();
     for name in log::names_in(&*topic.files, &topic.dir.join(CONSUMERS))? {
         let read = read_without_owning(topic, &name);
@@ -317,11 +354,13 @@ pub(crate) fn list(topic: &TopicInner) -> Result<Vec<ConsumerInfo>> {
                 committed: Ok(live),
                 durable,
                 lag: high_watermark.saturating_sub(live),
+                trimmed: first.saturating_sub(live),
                 owner,
             },
             Err(Error::NotFound { .. }) => continue,
             Err(error) => {
-                ConsumerInfo { name, committed: Err(error), durable: 0, lag: 0, owner: None }
+                let (durable, lag, trimmed) = (0, 0, 0);
+                ConsumerInfo { name, committed: Err(error), durable, lag, trimmed, owner: None }
             }
         };
         all.push(info);

@@ -3,36 +3,47 @@
 //!
 //! It knows no reader and takes no lock: whoever makes one holds the lock.
 
-use std::path::{Path, PathBuf};
+mod book;
+mod look;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::format::cursor::{self, Saved};
+use crate::format::cursor;
 use crate::format::{group, PAGE_LEN};
+use crate::sys;
 use crate::sys::atomic::Ordering;
-use crate::sys::{self, DiskFile, Map};
-use crate::topic::{Open, TopicInner};
+use crate::topic::Open;
+
+use book::Page;
+pub(crate) use book::{Book, Books};
+use look::{attempt_in, check_header, is_live_trusted, live_in, stopped_at, unreadable};
+pub(crate) use look::{look, Seen};
+
+/// What a position stands for, and so which one counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// That records were handed out: the newest one counts that is known, also in a copy.
+    Handled,
+    /// That the log has something of each record below it: on another boot, or where it is in doubt, the
+    /// durable one counts, which became so after what it stands for.
+    Answered,
+}
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Cursor {
     topic: Arc<Open>,
-    file: Arc<dyn DiskFile>,
-    map: Arc<Map>,
-    path: PathBuf,
+    book: Arc<Book>,
     /// Where its page begins.
     base: usize,
-    /// The sequence number of the newest durable slot.
-    sequence: u64,
-    /// That slot is known to be on the disk: its neighbour may be written over.
-    slot_is_durable: bool,
-    synced_at: Instant,
-    synced: (u64, u64),
     clamped_from: Option<u64>,
     trusted_live: bool,
-    /// What the live word says: only the owner stores it.
+    /// What the live words say: only the owner stores them.
     committed: u64,
+    turn: u32,
+    /// Goes into the check of every position of this turn.
+    seed: u64,
 }
 
 /// A record in hand, as noted in the page.
@@ -52,64 +63,87 @@ impl Cursor {
     /// Takes over the page at `base`, whose lock the caller holds.
     pub(crate) fn take(
         topic: &Arc<Open>,
-        file: Arc<dyn DiskFile>,
-        map: Arc<Map>,
-        path: &Path,
+        book: &Arc<Book>,
         base: usize,
+        meaning: Meaning,
     ) -> Result<Cursor> {
+        let (map, path) = (&book.map, &book.path);
         let mut bytes = vec![0; PAGE_LEN];
         map.read(base, &mut bytes);
         check_header(topic, path, base, &bytes)?;
         let io = |error| Error::io("asking for the identity of", path, error);
-        let identity = file.identity().map_err(io)?;
+        let identity = book.file.identity().map_err(io)?;
         let slot = cursor::newest_slot(&bytes);
-        let trusted_live = is_live_trusted(topic, &map, base, identity);
+        let trusted_live = is_live_trusted(topic, map, base, identity);
         let word = |at: usize| map.word(base + at).load(Ordering::Acquire);
-        let saved = match (trusted_live, slot) {
-            (true, slot) => Saved {
-                sequence: slot.map_or(0, |slot| slot.sequence),
-                epoch: word(cursor::LIVE_EPOCH_AT) as u32,
-                offset: word(cursor::LIVE_OFFSET_AT),
-                floor: word(cursor::LIVE_FLOOR_AT),
-            },
-            (false, Some(slot)) => slot,
-            (false, None) => return Err(unreadable(path, base, "no valid slot")),
+        let live = live_in(map, base);
+        let in_doubt = base != 0 && word(group::LANE_DOUBT_AT) == u64::MAX;
+        let found = match (meaning, slot) {
+            (Meaning::Answered, Some(slot)) if !trusted_live || in_doubt => {
+                Some((slot.epoch, slot.turn, slot.offset))
+            }
+            _ => cursor::position(slot, live, trusted_live),
+        };
+        let found = found.ok_or_else(|| unreadable(path, base, "no valid slot"))?;
+        let (epoch, mut turn, stored) = found;
+        let is_live = trusted_live && found == (live.epoch, live.turn, live.offset);
+        let floor = match (is_live, slot) {
+            (false, Some(slot)) => slot.floor,
+            _ => word(cursor::LIVE_FLOOR_AT),
         };
         let end = topic.frontier()?.high_watermark;
-        let offset = topic.clamp(saved.epoch, saved.offset).min(end);
+        let offset = topic.clamp(epoch, stored).min(end);
+        if (epoch, offset) != (topic.epoch(), stored) || (trusted_live && !is_live) {
+            // What is left of the words of before is of an earlier turn.
+            turn = turn.max(if trusted_live { live.turn } else { 0 }).saturating_add(1);
+        }
+        let stopped = stopped_at(topic, map, base, offset);
+        let page = Page {
+            sequence: slot.map_or(0, |slot| slot.sequence),
+            slot_is_durable: trusted_live
+                && slot.is_some_and(|slot| slot.sequence == word(cursor::LIVE_SLOT_AT)),
+            synced: slot,
+            epoch: topic.epoch(),
+        };
+        book.pages.lock().insert(base, page);
         let mut taken = Cursor {
             topic: Arc::clone(topic),
-            file,
-            map,
-            path: path.to_owned(),
+            book: Arc::clone(book),
             base,
-            sequence: saved.sequence,
-            slot_is_durable: false,
-            synced_at: Instant::now(),
-            synced: (0, 0),
-            clamped_from: (offset < saved.offset).then_some(saved.offset),
+            clamped_from: (offset < stored).then_some(stored),
             trusted_live,
             committed: offset,
+            turn,
+            seed: 0,
         };
-        taken.stamp_live(identity, offset, saved.floor);
+        taken.stamp_live(identity, floor, stopped.is_some());
         Ok(taken)
     }
 
     /// Makes the live state this owner's. Dying on the way leaves it untrusted, and the durable slots
-    /// in force; so a live position that was trusted is made a slot first.
-    fn stamp_live(&mut self, identity: sys::FileIdentity, offset: u64, floor: u64) {
+    /// in force.
+    fn stamp_live(&mut self, identity: sys::FileIdentity, floor: u64, is_stopped: bool) {
+        self.seed = cursor::live_seed(self.topic.epoch(), self.turn);
         let live = |at| self.word(at);
         if !self.trusted_live {
             live(cursor::LIVE_READY_AT).store(0, Ordering::Release);
-            live(cursor::ATTEMPT_AT).store(0, Ordering::Release);
+            live(cursor::LIVE_SLOT_AT).store(0, Ordering::Release);
+            if !is_stopped {
+                live(cursor::ATTEMPT_AT).store(0, Ordering::Release);
+            }
+        }
+        if self.base != 0 && !is_stopped {
+            live(group::LANE_STOPPED_AT).store(0, Ordering::Release);
         }
         if !self.was_live() && self.base != 0 {
             // With the words below it: who takes over from here knows as little as this owner.
             live(group::LANE_DOUBT_AT).store(u64::MAX, Ordering::Release);
         }
-        live(cursor::LIVE_OFFSET_AT).store(offset, Ordering::Release);
+        // The position before its epoch: a clamped one of an older epoch is clamped again.
+        self.store_position(self.committed);
         live(cursor::LIVE_EPOCH_AT).store(self.topic.epoch().into(), Ordering::Release);
         live(cursor::LIVE_FLOOR_AT).store(floor, Ordering::Release);
+        live(cursor::LIVE_TURN_AT).store(self.turn.into(), Ordering::Release);
         live(cursor::LIVE_BOOT_AT).store(self.topic.log.boot[0], Ordering::Release);
         live(cursor::LIVE_BOOT_AT + 8).store(self.topic.log.boot[1], Ordering::Release);
         live(cursor::LIVE_DEV_AT).store(identity.dev, Ordering::Release);
@@ -119,46 +153,43 @@ impl Cursor {
     }
 
     fn word(&self, at: usize) -> &crate::sys::atomic::AtomicU64 {
-        self.map.word(self.base + at)
+        self.book.map.word(self.base + at)
+    }
+
+    #[inline]
+    fn store_position(&self, offset: u64) {
+        self.word(cursor::LIVE_OFFSET_AT).store(offset, Ordering::Release);
+        // A page that is written back between the two is one whose live position does not count.
+        let check = cursor::live_check(self.seed, offset);
+        self.word(cursor::LIVE_CHECK_AT).store(check, Ordering::Release);
     }
 
     /// Stores the committed position: survives `kill -9`.
+    #[inline]
     pub(crate) fn commit(&mut self, offset: u64) -> Result<()> {
         self.topic.not_forked()?;
-        self.word(cursor::LIVE_OFFSET_AT).store(offset, Ordering::Release);
+        if offset < self.committed {
+            self.move_back(offset);
+        } else {
+            self.store_position(offset);
+        }
         self.committed = offset;
         Ok(())
     }
 
-    /// Makes the position durable, but no more of it than its topic's durable end.
-    pub(crate) fn sync(&mut self) -> Result<()> {
-        sync_all(&mut [self])
+    /// A turn begins, so that no older instant of the words, or of the slots, is taken for a newer one.
+    fn move_back(&mut self, offset: u64) {
+        // The background must not read a position of one turn and the number of another.
+        let _pages = self.book.pages.lock();
+        self.turn = self.turn.saturating_add(1);
+        self.seed = cursor::live_seed(self.topic.epoch(), self.turn);
+        self.store_position(offset);
+        self.word(cursor::LIVE_TURN_AT).store(self.turn.into(), Ordering::Release);
     }
 
-    /// Whether something was committed since the last sync.
-    pub(crate) fn is_changed(&self) -> bool {
-        self.synced != (self.committed, self.floor())
-    }
-
-    /// How long ago it was synced, or taken.
-    pub(crate) fn since_sync(&self) -> Duration {
-        self.synced_at.elapsed()
-    }
-
-    fn redirty(&self) -> Result<()> {
-        let start = self.base as u64;
-        self.file
-            .redirty(start, start + PAGE_LEN as u64)
-            .map_err(|error| Error::io("marking pages of", &self.path, error))
-    }
-
-    fn saved(&self) -> Result<Saved> {
-        Ok(Saved {
-            sequence: self.sequence + 1,
-            epoch: self.topic.epoch(),
-            offset: self.committed.min(self.topic.frontier()?.durable_end),
-            floor: self.floor(),
-        })
+    /// Makes the position durable; and those of all others of its owner in the same file.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.book.sync(&self.topic)
     }
 
     pub(crate) fn committed(&self) -> u64 {
@@ -169,7 +200,7 @@ impl Cursor {
         self.clamped_from
     }
 
-    /// Whether the position is the one of the last owner on this boot, and not an older durable one.
+    /// Whether the live state is of this boot, and no recovery has cut the log below the position.
     pub(crate) fn was_live(&self) -> bool {
         self.trusted_live && self.clamped_from.is_none()
     }
@@ -201,6 +232,27 @@ impl Cursor {
         self.word(group::LANE_TRIAL_AT).store(trial, Ordering::Release);
     }
 
+    /// The boot clock's nanosecond before which the record in hand is not tried again.
+    pub(crate) fn retry_at(&self) -> u64 {
+        self.word(group::LANE_RETRY_AT).load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_retry_at(&self, nanos: u64) {
+        self.word(group::LANE_RETRY_AT).store(nanos, Ordering::Release);
+    }
+
+    /// The record at which the lane is stopped.
+    pub(crate) fn stopped_at(&self) -> Option<u64> {
+        stopped_at(&self.topic, &self.book.map, self.base, self.committed)
+    }
+
+    /// Stops the lane at the record in hand, durably: it is not handled again before the lane is resumed.
+    pub(crate) fn set_stopped_at(&self, offset: Option<u64>) -> Result<()> {
+        let word = offset.map_or(0, |offset| offset + 1);
+        self.word(group::LANE_STOPPED_AT).store(word, Ordering::Release);
+        self.book.sync_page(self.base)
+    }
+
     /// Notes that the handling of a record begins: survives `kill -9`, not a power loss.
     pub(crate) fn begin_attempt(&self, attempt: &Attempt) -> Result<()> {
         if attempt.note.len() > cursor::MAX_NOTE_LEN {
@@ -217,7 +269,7 @@ impl Cursor {
         }
         self.word(cursor::ATTEMPT_FLOOR_AT).store(attempt.floor, Ordering::Release);
         self.word(cursor::ATTEMPT_NOTE_LEN_AT).store(attempt.note.len() as u64, Ordering::Release);
-        self.map.write(self.base + cursor::ATTEMPT_NOTE_AT, &attempt.note);
+        self.book.map.write(self.base + cursor::ATTEMPT_NOTE_AT, &attempt.note);
         // Last: with it the attempt counts.
         self.word(cursor::ATTEMPT_AT).store(attempt.offset + 1, Ordering::Release);
         Ok(())
@@ -225,7 +277,7 @@ impl Cursor {
 
     /// The attempt that was begun and not ended.
     pub(crate) fn attempt(&self) -> Option<Attempt> {
-        attempt_in(&self.map, self.base)
+        attempt_in(&self.book.map, self.base)
     }
 
     /// Notes that no record is in hand.
@@ -234,127 +286,17 @@ impl Cursor {
     }
 }
 
-/// Makes the positions of cursors in one file durable, with one sync for all of them.
-pub(crate) fn sync_all(cursors: &mut [&mut Cursor]) -> Result<()> {
-    let Some(first) = cursors.first() else { return Ok(()) };
-    first.topic.not_forked()?;
-    let (file, path) = (Arc::clone(&first.file), first.path.clone());
-    let sync = || file.sync_data().map_err(|error| Error::io("syncing", &path, error));
-    if cursors.iter().any(|cursor| !cursor.slot_is_durable) {
-        // An earlier owner may have died, or failed, between writing the slot and the disk.
-        cursors.iter().try_for_each(|cursor| cursor.redirty())?;
-        sync()?;
-        cursors.iter_mut().for_each(|cursor| cursor.slot_is_durable = true);
+impl Drop for Cursor {
+    /// The page is another owner's from here on: the background does not write into it any more.
+    fn drop(&mut self) {
+        self.book.pages.lock().remove(&self.base);
     }
-    let mut all = Vec::new();
-    for cursor in cursors.iter_mut() {
-        let saved = cursor.saved()?;
-        // Until the sync has returned: a failed one leaves both slots in doubt.
-        cursor.slot_is_durable = false;
-        cursor.map.write(cursor.base + cursor::slot_at(saved.sequence), &saved.encode());
-        all.push(saved);
-    }
-    sync()?;
-    for (cursor, saved) in cursors.iter_mut().zip(all) {
-        // Only after the sync: else the next write would go over the slot that is in force.
-        cursor.sequence = saved.sequence;
-        cursor.slot_is_durable = true;
-        cursor.synced_at = Instant::now();
-        cursor.synced = (saved.offset, saved.floor);
-    }
-    Ok(())
-}
-
-/// What a page says, read by somebody who does not own it.
-#[derive(Debug, Clone)]
-pub(crate) struct Seen {
-    pub(crate) committed: u64,
-    pub(crate) durable: u64,
-    /// Of the durable slot.
-    pub(crate) durable_floor: u64,
-    /// The live attempt and its trial word.
-    pub(crate) attempt: Option<(Attempt, u64)>,
-    pub(crate) pid: u32,
-}
-
-/// Reads the page at `base` without owning it.
-pub(crate) fn look(
-    topic: &TopicInner,
-    map: &Map,
-    path: &Path,
-    base: usize,
-    identity: sys::FileIdentity,
-) -> Result<Seen> {
-    let mut bytes = vec![0; PAGE_LEN];
-    map.read(base, &mut bytes);
-    check_header(topic, path, base, &bytes)?;
-    let slot = cursor::newest_slot(&bytes);
-    let durable_floor = slot.map_or(0, |slot| slot.floor);
-    let slot = slot.map(|slot| topic.clamp(slot.epoch, slot.offset));
-    let word = |at: usize| map.word(base + at).load(Ordering::Acquire);
-    let is_live = is_live_trusted(topic, map, base, identity);
-    let live = is_live
-        .then(|| topic.clamp(word(cursor::LIVE_EPOCH_AT) as u32, word(cursor::LIVE_OFFSET_AT)));
-    let committed = live.or(slot).ok_or_else(|| unreadable(path, base, "no valid slot"))?;
-    let attempt = attempt_in(map, base).filter(|_| is_live);
-    Ok(Seen {
-        committed,
-        durable: slot.unwrap_or(committed),
-        durable_floor,
-        attempt: attempt.map(|attempt| (attempt, word(group::LANE_TRIAL_AT))),
-        pid: word(cursor::LIVE_PID_AT) as u32,
-    })
-}
-
-fn attempt_in(map: &Map, base: usize) -> Option<Attempt> {
-    let word = |at: usize| map.word(base + at).load(Ordering::Acquire);
-    let offset = word(cursor::ATTEMPT_AT).checked_sub(1)?;
-    let len = (word(cursor::ATTEMPT_NOTE_LEN_AT) as usize).min(cursor::MAX_NOTE_LEN);
-    let mut note = vec![0; len];
-    map.read(base + cursor::ATTEMPT_NOTE_AT, &mut note);
-    let count = word(cursor::ATTEMPT_COUNT_AT) as u32;
-    Some(Attempt { offset, count, floor: word(cursor::ATTEMPT_FLOOR_AT), note })
-}
-
-fn unreadable(path: &Path, base: usize, what: &str) -> Error {
-    Error::Corrupt {
-        path: path.to_owned(),
-        position: base as u64,
-        offset: None,
-        what: format!("{what}; a position is never reset on its own: delete it and make it anew"),
-    }
-}
-
-fn check_header(topic: &TopicInner, path: &Path, base: usize, bytes: &[u8]) -> Result<()> {
-    let topic_id = cursor::decode_header(bytes).map_err(|error| match error {
-        version @ crate::format::Malformed::Version { .. } => {
-            Error::malformed(path, base as u64, version)
-        }
-        other => unreadable(path, base, &other.to_string()),
-    })?;
-    if topic_id != topic.settings.topic_id {
-        return Err(unreadable(path, base, "it belongs to another topic"));
-    }
-    Ok(())
-}
-
-fn is_live_trusted(
-    topic: &TopicInner,
-    map: &Map,
-    base: usize,
-    identity: sys::FileIdentity,
-) -> bool {
-    let word = |at: usize| map.word(base + at).load(Ordering::Acquire);
-    word(cursor::LIVE_READY_AT) == 1
-        && word(cursor::LIVE_BOOT_AT) == topic.log.boot[0]
-        && word(cursor::LIVE_BOOT_AT + 8) == topic.log.boot[1]
-        && word(cursor::LIVE_DEV_AT) == identity.dev
-        && word(cursor::LIVE_INO_AT) == identity.ino
 }
 
 /// The bytes of a new page.
-pub(crate) fn new_page(topic: &TopicInner, offset: u64, floor: u64) -> Vec<u8> {
-    let saved = Saved { sequence: 1, epoch: topic.epoch(), offset, floor };
+pub(crate) fn new_page(topic: &crate::topic::TopicInner, offset: u64, floor: u64) -> Vec<u8> {
+    let epoch = topic.epoch();
+    let saved = cursor::Saved { sequence: 1, epoch, turn: 0, offset, floor };
     let mut bytes = vec![0; PAGE_LEN];
     let header = cursor::encode_header(topic.settings.topic_id);
     bytes[..header.len()].copy_from_slice(&header);

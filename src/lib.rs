@@ -93,6 +93,7 @@ mod control;
 #[cfg(not(loom))]
 mod cursor;
 mod error;
+mod events;
 #[doc(hidden)]
 pub mod format;
 #[cfg(not(loom))]

@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::log::LogInner;
+use crate::sys::fork::Generation;
 use crate::sys::{Access, DiskFile};
 
 /// Owns a name as long as it lives; the kernel gives it back when the process is gone.
 #[derive(Debug)]
 pub(crate) struct Ownership {
-    _file: Box<dyn DiskFile>,
+    file: Box<dyn DiskFile>,
+    made_in: Generation,
 }
 
 impl Ownership {
@@ -32,6 +34,17 @@ impl Ownership {
             return Err(Error::Locked { what: format!("{kind} {name}"), pid });
         }
         file.write_all_at(&std::process::id().to_le_bytes(), 0).map_err(io)?;
-        Ok(Ownership { _file: file })
+        Ok(Ownership { file, made_in: log.made_in })
+    }
+}
+
+impl Drop for Ownership {
+    fn drop(&mut self) {
+        // A command that another thread is just starting has the descriptor until it runs: closing ours
+        // would leave the lock to it. A forked child must not take it from its parent.
+        if !self.made_in.is_parents() {
+            // What fails here is done by the kernel when the file is closed.
+            drop(self.file.unlock(0, 1));
+        }
     }
 }

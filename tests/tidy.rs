@@ -21,12 +21,19 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("index", &["error", "format", "segment", "sys"]),
     ("reader", &["error", "format", "record", "segment", "stop", "sys", "topic"]),
     ("ownership", &["error", "format", "log", "sys"]),
-    ("cursor", &["error", "format", "sys", "topic"]),
+    ("events", &["error", "recovery"]),
+    ("cursor", &["cursor", "error", "events", "format", "sys", "topic"]),
     (
         "consumer",
-        &["cursor", "error", "format", "group", "log", "reader", "record", "stop", "sys", "topic"],
+        &[
+            "cursor", "error", "events", "format", "group", "log", "reader", "record", "stop",
+            "sys", "topic",
+        ],
     ),
-    ("group", &["cursor", "error", "format", "log", "reader", "record", "stop", "sys", "topic"]),
+    (
+        "group",
+        &["cursor", "error", "events", "format", "log", "reader", "record", "stop", "sys", "topic"],
+    ),
     (
         "repair",
         &["consumer", "error", "format", "index", "log", "recovery", "segment", "sys", "topic"],
@@ -37,7 +44,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         &[
             "consumer",
             "control",
+            "cursor",
             "error",
+            "events",
             "format",
             "group",
             "housekeeper",

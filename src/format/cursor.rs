@@ -1,8 +1,9 @@
 //! An offset file: one consumer's position, its two durable slots, and two words for its owner's use.
 //!
-//! Sector 0 is written once. Sector 1 is the live state: stores into a mapping, trusted only on the
-//! boot and the inode named in it. Sectors 2 and 3 are the durable slots: each is rewritten only
-//! after a sync covered the other. Sector 4 on is the attempt, live as sector 1 is.
+//! Sector 0 is written once. Sector 1 is the live state: stores into a mapping, trusted on the boot and the
+//! inode named in it; elsewhere only a position whose check fits the newest slot. Sectors 2 and 3 are the
+//! durable slots: each is rewritten only after a sync covered the other. Sector 4 on is the attempt, live
+//! as sector 1 is.
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
@@ -31,6 +32,12 @@ pub const LIVE_OFFSET_AT: usize = SECTOR_LEN + 48;
 pub const LIVE_FLOOR_AT: usize = SECTOR_LEN + 56;
 /// u64: process id of the owner, for messages only.
 pub const LIVE_PID_AT: usize = SECTOR_LEN + 64;
+/// u64: the sequence number of the newest slot that is known to be on the disk.
+pub const LIVE_SLOT_AT: usize = SECTOR_LEN + 88;
+/// u64: the turn of the position: see [`SLOT_TURN_AT`].
+pub const LIVE_TURN_AT: usize = SECTOR_LEN + 96;
+/// u64: [`live_check`] of the position: with it, it counts on another boot and in a copy as well.
+pub const LIVE_CHECK_AT: usize = SECTOR_LEN + 104;
 
 /// The first durable slot.
 pub const SLOT_A_AT: usize = 2 * SECTOR_LEN;
@@ -55,8 +62,11 @@ pub const LEN: usize = PAGE_LEN;
 
 /// In a slot, u64: rises with every slot written.
 pub const SLOT_SEQUENCE_AT: usize = 0;
-/// In a slot, u64: the topic's epoch.
+/// In a slot, u32: the topic's epoch.
 pub const SLOT_EPOCH_AT: usize = 8;
+/// In a slot, u32: rises when the position moves back, and when it is taken over in another epoch. Within
+/// a turn positions only rise.
+pub const SLOT_TURN_AT: usize = 12;
 /// In a slot, u64: the committed offset.
 pub const SLOT_OFFSET_AT: usize = 16;
 /// In a slot, u64: the owner's second position.
@@ -88,6 +98,8 @@ pub struct Saved {
     pub sequence: u64,
     /// See [`SLOT_EPOCH_AT`].
     pub epoch: u32,
+    /// See [`SLOT_TURN_AT`].
+    pub turn: u32,
     /// See [`SLOT_OFFSET_AT`].
     pub offset: u64,
     /// See [`SLOT_FLOOR_AT`].
@@ -99,7 +111,8 @@ impl Saved {
     pub fn encode(&self) -> [u8; SLOT_LEN] {
         let mut bytes = [0; SLOT_LEN];
         LE::write_u64(&mut bytes[SLOT_SEQUENCE_AT..], self.sequence);
-        LE::write_u64(&mut bytes[SLOT_EPOCH_AT..], self.epoch.into());
+        LE::write_u32(&mut bytes[SLOT_EPOCH_AT..], self.epoch);
+        LE::write_u32(&mut bytes[SLOT_TURN_AT..], self.turn);
         LE::write_u64(&mut bytes[SLOT_OFFSET_AT..], self.offset);
         LE::write_u64(&mut bytes[SLOT_FLOOR_AT..], self.floor);
         let crc = crc32fast::hash(&bytes[..SLOT_CRC_AT]);
@@ -112,7 +125,8 @@ impl Saved {
         let bytes = bytes.get(..SLOT_LEN)?;
         let saved = Saved {
             sequence: LE::read_u64(&bytes[SLOT_SEQUENCE_AT..]),
-            epoch: LE::read_u64(&bytes[SLOT_EPOCH_AT..]) as u32,
+            epoch: LE::read_u32(&bytes[SLOT_EPOCH_AT..]),
+            turn: LE::read_u32(&bytes[SLOT_TURN_AT..]),
             offset: LE::read_u64(&bytes[SLOT_OFFSET_AT..]),
             floor: LE::read_u64(&bytes[SLOT_FLOOR_AT..]),
         };
@@ -120,12 +134,70 @@ impl Saved {
     }
 }
 
+/// The valid slots.
+pub fn slots(file: &[u8]) -> impl Iterator<Item = Saved> + '_ {
+    [SLOT_A_AT, SLOT_B_AT].into_iter().filter_map(|at| Saved::decode(file.get(at..)?))
+}
+
 /// The newer of the two valid slots.
 pub fn newest_slot(file: &[u8]) -> Option<Saved> {
-    [SLOT_A_AT, SLOT_B_AT]
-        .into_iter()
-        .filter_map(|at| Saved::decode(file.get(at..)?))
-        .max_by_key(|saved| saved.sequence)
+    slots(file).max_by_key(|saved| saved.sequence)
+}
+
+/// What goes into the check of all positions of one turn in one epoch.
+pub fn live_seed(epoch: u32, turn: u32) -> u64 {
+    mixed(u64::from(epoch) << 32 | u64::from(turn) | 1 << 63)
+}
+
+/// Says of a live position that it was stored whole, in this turn and epoch. A page that is written
+/// back while its owner commits can hold words of two moments.
+#[inline]
+pub fn live_check(seed: u64, offset: u64) -> u64 {
+    mixed(seed ^ offset)
+}
+
+/// The finalizer of SplitMix64: every bit depends on every other.
+#[inline]
+fn mixed(mut word: u64) -> u64 {
+    word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ word >> 31
+}
+
+/// The live position, as it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Live {
+    /// See [`LIVE_EPOCH_AT`].
+    pub epoch: u32,
+    /// See [`LIVE_TURN_AT`].
+    pub turn: u32,
+    /// See [`LIVE_OFFSET_AT`].
+    pub offset: u64,
+    /// See [`LIVE_CHECK_AT`].
+    pub check: u64,
+}
+
+/// The position that counts: its epoch, its turn, its offset. `None` if there is none.
+///
+/// A later turn is newer; within one, the higher offset. So an older instant of the live words, which a
+/// file system brings back that was unmounted uncleanly on this boot, can only repeat. `is_trusted`:
+/// the live words are of this boot and this file, and were stored one after the other; else the live
+/// position counts only if it is one of the newest slot's turn, whole.
+pub fn position(slot: Option<Saved>, live: Live, is_trusted: bool) -> Option<(u32, u32, u64)> {
+    let of_live = (live.epoch, live.turn, live.offset);
+    let Some(slot) = slot else { return is_trusted.then_some(of_live) };
+    let of_slot = (slot.epoch, slot.turn, slot.offset);
+    let is_newer = if is_trusted {
+        (live.turn, live.offset) >= (slot.turn, slot.offset)
+    } else {
+        live.check == live_check(live_seed(slot.epoch, slot.turn), live.offset)
+            && live.offset > slot.offset
+    };
+    Some(match (is_newer, is_trusted) {
+        (true, true) => of_live,
+        (true, false) => (slot.epoch, slot.turn, live.offset),
+        (false, _) => of_slot,
+    })
 }
 
 /// Where the slot with this sequence number is stored.
@@ -134,5 +206,39 @@ pub fn slot_at(sequence: u64) -> usize {
         SLOT_A_AT
     } else {
         SLOT_B_AT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLOT: Saved = Saved { sequence: 7, epoch: 2, turn: 3, offset: 100, floor: 0 };
+
+    fn live(turn: u32, offset: u64) -> Live {
+        Live { epoch: 2, turn, offset, check: live_check(live_seed(2, turn), offset) }
+    }
+
+    #[test]
+    fn a_trusted_position_counts_unless_the_slot_is_of_a_later_turn_or_above_it() {
+        let of = |live| position(Some(SLOT), live, true).unwrap();
+        assert_eq!(of(live(3, 120)), (2, 3, 120));
+        assert_eq!(of(live(3, 90)), (2, 3, 100), "an older instant of the live words");
+        assert_eq!(of(live(4, 10)), (2, 4, 10), "moved back since");
+        assert_eq!(of(live(2, 900)), (2, 3, 100), "from before it was moved back");
+        assert_eq!(position(None, live(0, 5), true), Some((2, 0, 5)));
+        assert_eq!(position(None, live(0, 5), false), None);
+    }
+
+    #[test]
+    fn a_position_of_another_boot_counts_only_if_it_is_whole_and_of_the_slots_turn_and_epoch() {
+        let of = |live| position(Some(SLOT), live, false).unwrap();
+        assert_eq!(of(live(3, 120)), (2, 3, 120));
+        assert_eq!(of(live(3, 90)), (2, 3, 100));
+        assert_eq!(of(live(4, 120)), (2, 3, 100));
+        assert_eq!(of(live(2, 120)), (2, 3, 100));
+        assert_eq!(of(Live { offset: 121, ..live(3, 120) }), (2, 3, 100), "torn");
+        let other_epoch = live_check(live_seed(1, 3), 120);
+        assert_eq!(of(Live { check: other_epoch, ..live(3, 120) }), (2, 3, 100));
     }
 }

@@ -21,11 +21,18 @@ pub const MEMBERS_AT: usize = SECTOR_LEN;
 /// u64: rises when a worker comes, goes, or wants lanes.
 pub const CHANGES_AT: usize = SECTOR_LEN + 32;
 
-/// In a lane's page, u64: what is known of the attempt (low 8 bits), and how many attempts at the
-/// record in hand have failed, or ended in the process's death while it ran alone.
+/// In a lane's page, u64: what is known of the attempt (low 8 bits); how many attempts at the record in
+/// hand have failed, or ended in the process's death while it ran alone (32 bits); how many ended in
+/// the death of a process in which others ran (8 bits).
 pub const LANE_TRIAL_AT: usize = SECTOR_LEN + 72;
 /// In a lane's page, u64: records below it may have been handled before the last power loss; 0: none.
 pub const LANE_DOUBT_AT: usize = SECTOR_LEN + 80;
+
+/// In a lane's page, u64: 1 + offset of the record at which the lane is stopped, 0 if it is not: counts
+/// on every boot and in a copy, if it is the attempt's record.
+pub const LANE_STOPPED_AT: usize = SECTOR_LEN + 112;
+/// In a lane's page, u64: the boot clock's nanosecond before which the record in hand is not tried again.
+pub const LANE_RETRY_AT: usize = SECTOR_LEN + 120;
 
 /// The most lanes of a group.
 pub const MAX_LANES: u32 = 4096;
@@ -33,6 +40,8 @@ pub const MAX_LANES: u32 = 4096;
 pub const MAX_MEMBERS: u64 = 256;
 /// Byte that a worker locks: this and its number. Lane `n` is byte `n`.
 pub const MEMBER_LOCKS: u64 = 1 << 32;
+/// Byte that a worker locks while it joins.
+pub const JOIN_LOCK: u64 = (1 << 32) + (1 << 16);
 /// Byte that a child process of a lane's owner locks: this and the lane's number.
 pub const GUARD_LOCKS: u64 = 2 << 32;
 

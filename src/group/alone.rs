@@ -1,20 +1,73 @@
 //! Handlers that share a process, and the one that is suspected of ending it.
 //!
-//! A record whose handling ended with its process's death runs alone the next time: no other handler
-//! runs in this process meanwhile. If the process dies again, it was this record and no bystander.
+//! A record whose handling ended with its process's death twice runs alone the next time: no other handler
+//! runs in this process meanwhile, and its page says so. If the process dies again, it was this record and
+//! no bystander. A handler that does not wait any longer for a suspect to end takes that back first.
 
 use std::cell::Cell;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
-/// Of the process: what a handler ends when it dies.
-static HANDLERS: RwLock<()> = RwLock::new(());
+use super::lane::{decode_trial, encode_trial, State, Trial};
+use crate::sys::atomic::Ordering;
+use crate::sys::Map;
 
 /// A suspect looks so long for a moment without other handlers; they wait for it meanwhile.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// A suspect has the process to itself so long at most: it may be waiting for one of the others.
 const SOLITUDE: Duration = Duration::from_secs(1);
+
+/// Of the process: what a handler ends when it dies.
+static HANDLERS: Mutex<Handlers> =
+    Mutex::new(Handlers { running: 0, seeking: 0, entered: 0, alone: None });
+static CHANGED: Condvar = Condvar::new();
+
+struct Handlers {
+    /// Those that run, without the one that is alone.
+    running: usize,
+    /// Suspects that look for a moment without others.
+    seeking: usize,
+    /// Numbers those that entered.
+    entered: u64,
+    alone: Option<(u64, Suspect)>,
+}
+
+/// The word of a lane's page that says of a suspect that it runs alone.
+pub(super) struct Suspect {
+    pub(super) map: Arc<Map>,
+    pub(super) trial_at: usize,
+}
+
+impl Suspect {
+    /// From here on its death does not count: somebody runs beside it.
+    fn is_accompanied(&self) {
+        let word = self.map.word(self.trial_at);
+        let seen = word.load(Ordering::Acquire);
+        let trial = decode_trial(seen);
+        if trial.state == State::Alone {
+            let beside = encode_trial(Trial { state: State::Running, ..trial });
+            // Fails if its handler has just ended: then there is nothing to take back.
+            let taken_back =
+                word.compare_exchange(seen, beside, Ordering::AcqRel, Ordering::Relaxed);
+            debug_assert!(
+                taken_back.is_ok()
+                    || decode_trial(word.load(Ordering::Acquire)).state != State::Alone
+            );
+        }
+    }
+}
+
+impl Handlers {
+    /// Ends a suspect's solitude: it is one of those that run.
+    fn accompany(&mut self) {
+        if let Some((_, suspect)) = self.alone.take() {
+            suspect.is_accompanied();
+            self.running += 1;
+        }
+    }
+}
 
 thread_local! {
     static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
@@ -22,31 +75,79 @@ thread_local! {
 
 /// Held while a handler runs.
 pub(super) struct Inside {
-    _shared: Option<RwLockReadGuard<'static, ()>>,
-    _alone: Option<RwLockWriteGuard<'static, ()>>,
+    number: u64,
+    /// Within another handler of this thread: that one is counted.
     nested: bool,
 }
 
-/// Enters a handler; `None` if it is to run alone and others do not come to an end.
-pub(super) fn enter(alone: bool) -> Option<Inside> {
+/// Enters a handler, alone if it is a suspect; `None` if others do not come to an end.
+pub(super) fn enter(suspect: Option<Suspect>) -> Option<Inside> {
+    let mut handlers = HANDLERS.lock();
     // A handler that serves others itself: waiting for its own end would be for ever.
-    let nested = IS_INSIDE.replace(true);
-    let inside = match (nested, alone) {
-        (true, _) => Inside { _shared: None, _alone: None, nested },
-        (false, false) => Inside { _shared: HANDLERS.try_read_for(SOLITUDE), _alone: None, nested },
-        (false, true) => match HANDLERS.try_write_for(PATIENCE) {
-            Some(guard) => Inside { _shared: None, _alone: Some(guard), nested },
-            None => {
-                IS_INSIDE.set(false);
+    let nested = IS_INSIDE.get();
+    handlers.entered += 1;
+    let number = handlers.entered;
+    match suspect {
+        _ if nested => handlers.accompany(),
+        None => {
+            wait(&mut handlers, SOLITUDE, |all| all.alone.is_none() && all.seeking == 0);
+            handlers.accompany();
+            handlers.running += 1;
+        }
+        Some(suspect) => {
+            handlers.seeking += 1;
+            let found =
+                wait(&mut handlers, PATIENCE, |all| all.alone.is_none() && all.running == 0);
+            handlers.seeking -= 1;
+            if !found {
+                CHANGED.notify_all();
                 return None;
             }
-        },
-    };
-    Some(inside)
+            handlers.alone = Some((number, suspect));
+        }
+    }
+    IS_INSIDE.set(true);
+    Some(Inside { number, nested })
+}
+
+/// Whether it came to be so in time.
+fn wait(
+    handlers: &mut MutexGuard<'_, Handlers>,
+    timeout: Duration,
+    is_so: impl Fn(&Handlers) -> bool,
+) -> bool {
+    let until = Instant::now() + timeout;
+    while !is_so(handlers) {
+        if CHANGED.wait_until(handlers, until).timed_out() {
+            return is_so(handlers);
+        }
+    }
+    true
+}
+
+impl Inside {
+    /// Has `store` say how the handler runs, before anything can change that.
+    pub(super) fn tell(&self, store: impl FnOnce(State)) {
+        let handlers = HANDLERS.lock();
+        store(match &handlers.alone {
+            Some((number, _)) if *number == self.number => State::Alone,
+            _ => State::Running,
+        });
+    }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        IS_INSIDE.set(self.nested);
+        if self.nested {
+            return;
+        }
+        IS_INSIDE.set(false);
+        let mut handlers = HANDLERS.lock();
+        match &handlers.alone {
+            Some((number, _)) if *number == self.number => handlers.alone = None,
+            _ => handlers.running -= 1,
+        }
+        drop(handlers);
+        CHANGED.notify_all();
     }
 }

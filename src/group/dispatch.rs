@@ -3,25 +3,30 @@
 //!
 //! Two readers go through the topic: the first one ahead, for lanes that have done everything before
 //! it; the second behind, for lanes that were taken over, or had to wait. They take turns, so that no
-//! lane is delayed by another's past. A lane whose record is tried again later is passed by both until
-//! then.
+//! lane is delayed by another's past. A record that is tried again later is kept until then, and is not
+//! sought again.
+//!
+//! The reader behind turns back for a lane that it has passed only after it has got further than before, by as
+//! much as it goes back: else a lane with many failures would keep it from all behind it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::file::GroupFile;
 use super::job::Job;
-use super::lane::{Lane, Mode};
+use super::lane::{later, Lane, Mode};
 use super::members::Member;
 use super::stats::{count, Counters};
 use super::WorkerOptions;
-use crate::cursor::{self, Cursor};
+use crate::cursor::{Book, Books, Meaning};
 use crate::error::Result;
-use crate::format::group::lane_of;
+use crate::events;
+use crate::format::group::{lane_at, lane_of, LANE_DOUBT_AT};
 use crate::reader::Reader;
 use crate::record::OwnedRecord;
 use crate::stop::Stop;
+use crate::sys::atomic::Ordering;
 use crate::sys::Access;
 use crate::topic::{Open, Topic};
 
@@ -30,8 +35,6 @@ use crate::topic::{Open, Topic};
 pub(super) const LOOK: Duration = Duration::from_millis(25);
 /// Not more often, however many come and go.
 const LOOK_LEAST: Duration = Duration::from_millis(1);
-/// Positions are made durable this often, and at a graceful stop.
-const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// Lanes without records of their own follow this often while the worker is busy.
 const ADVANCE_INTERVAL: Duration = Duration::from_millis(10);
 /// The same while it has nothing to do.
@@ -39,22 +42,49 @@ const IDLE_ADVANCE_INTERVAL: Duration = Duration::from_millis(1);
 /// A turn of a reader passes so many records of other lanes at most.
 const TURN: u32 = 1024;
 
+/// Where the next record may come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Kept,
+    Behind,
+    Ahead,
+}
+
+impl Source {
+    fn next(self) -> Source {
+        match self {
+            Source::Kept => Source::Behind,
+            Source::Behind => Source::Ahead,
+            Source::Ahead => Source::Kept,
+        }
+    }
+}
+
 /// See the module.
 pub(crate) struct Dispatch {
     pub(crate) topic: Arc<Open>,
+    /// The group's name.
+    pub(super) name: String,
     pub(super) group: Arc<GroupFile>,
     pub(super) member: Member,
     pub(super) options: WorkerOptions,
     /// The topic that handling appends to: positions are durable after its records.
     pub(super) effects: Option<Topic>,
+    /// What makes the lanes' positions durable.
+    pub(super) book: Arc<Book>,
     pub(super) lanes: BTreeMap<u32, Lane>,
     pub(super) waiting: BTreeSet<(Instant, u32)>,
+    /// Lanes whose kept record is to be tried again.
+    pub(super) due: VecDeque<u32>,
     pub(super) behind_count: usize,
     pub(super) ahead: Reader,
     pub(super) behind: Reader,
-    pub(super) is_behinds_turn: bool,
-    /// The last error was of the reader behind.
-    pub(super) failed_behind: bool,
+    /// How far the reader behind has got since there are lanes behind.
+    pub(super) behind_reached: u64,
+    /// It does not turn back before.
+    pub(super) turn_back_at: u64,
+    /// Whose turn it was last: an error was of this one.
+    pub(super) turn_of: Source,
     /// Since when a lane was free at every look.
     pub(super) free_since: Option<Instant>,
     pub(super) wanted_at: Instant,
@@ -63,7 +93,6 @@ pub(crate) struct Dispatch {
     pub(super) taken_floor: Option<u64>,
     pub(super) look_at: Instant,
     pub(super) advanced_at: Instant,
-    pub(super) synced_at: Instant,
     pub(crate) counters: Arc<Counters>,
 }
 
@@ -77,7 +106,11 @@ impl Dispatch {
     ) -> Result<Dispatch> {
         topic.member()?;
         let group = Arc::new(GroupFile::open(topic, name, Access::ReadWrite)?);
-        let member = Member::join(&group)?;
+        let member = Member::join(&group, topic.log.options.lock_timeout, || {
+            if effects.is_some() {
+                doubt_all(&group);
+            }
+        })?;
         group.check_not_deleted(topic)?;
         let now = Instant::now();
         let mut ahead = Reader::at(Arc::clone(topic), 0)?;
@@ -85,26 +118,31 @@ impl Dispatch {
         ahead.pass_over_lost();
         let mut behind = Reader::at(Arc::clone(topic), 0)?;
         behind.pass_over_lost();
+        let book = Arc::new(group.book(effects.as_ref().map(|topic| topic.inner().closable())));
+        Books::keep(topic, &book)?;
         Ok(Dispatch {
             topic: Arc::clone(topic),
+            name: name.to_owned(),
+            book,
             group,
             member,
             options,
             effects,
             lanes: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            due: VecDeque::new(),
             behind_count: 0,
             ahead,
             behind,
-            is_behinds_turn: false,
-            failed_behind: false,
+            behind_reached: 0,
+            turn_back_at: 0,
+            turn_of: Source::Ahead,
             free_since: None,
             wanted_at: now,
             looked_at: now,
             taken_floor: None,
             look_at: now,
             advanced_at: now,
-            synced_at: now,
             counters,
         })
     }
@@ -126,17 +164,14 @@ impl Dispatch {
             if now.duration_since(self.advanced_at) >= ADVANCE_INTERVAL {
                 self.advance()?;
             }
-            if now.duration_since(self.synced_at) >= SYNC_INTERVAL {
-                self.sync()?;
-            }
             self.wake_waiting(now);
             if let Some(job) = self.turn()? {
                 return Ok(Some(job));
             }
-            if self.behind_count > 0 || self.has_more()? {
+            let is_over = until.is_some_and(|until| now >= until);
+            if !is_over && (self.behind_count > 0 || !self.due.is_empty() || self.has_more()?) {
                 continue;
             }
-            let is_over = until.is_some_and(|until| now >= until);
             // Not on the way of a request that comes while this worker still looks for it.
             if is_over || now.duration_since(self.advanced_at) >= IDLE_ADVANCE_INTERVAL {
                 self.advance()?;
@@ -176,12 +211,21 @@ impl Dispatch {
             lane.mode = Mode::Joined;
             return;
         }
-        lane.mode = Mode::Behind;
-        let is_due = self.behind_count == 0 || at < self.behind.offset();
-        if is_due && at != self.behind.offset() {
-            self.behind.seek_to(at);
-        }
+        let is_first = self.behind_count == 0;
+        lane.mode = Mode::Behind { missed: !is_first && at < self.behind.offset() };
         self.behind_count += 1;
+        if is_first {
+            self.behind.seek_to(at);
+            (self.behind_reached, self.turn_back_at) = (0, 0);
+        }
+    }
+
+    /// Keeps the record of a lane until then.
+    pub(super) fn keep(&mut self, number: u32, record: OwnedRecord, until: Instant) {
+        let Some(lane) = self.lanes.get_mut(&number) else { return };
+        lane.kept = Some(record);
+        lane.mode = Mode::Waiting(until);
+        self.waiting.insert((until, number));
     }
 
     fn wake_waiting(&mut self, now: Instant) {
@@ -190,24 +234,35 @@ impl Dispatch {
                 break;
             }
             self.waiting.pop_first();
-            self.rejoin(number);
+            if let Some(lane) = self.lanes.get_mut(&number) {
+                lane.mode = Mode::Due;
+                self.due.push_back(number);
+            }
         }
     }
 
-    /// A turn of each reader, until one comes to a record that is to be handled.
+    /// A turn of each, until one has a record that is to be handled.
     fn turn(&mut self) -> Result<Option<Job>> {
-        for _ in 0..2 {
-            self.is_behinds_turn = !self.is_behinds_turn;
-            let found = match self.is_behinds_turn {
-                true => self.turn_behind(),
-                false => self.turn_ahead(),
+        for _ in 0..3 {
+            self.turn_of = self.turn_of.next();
+            let found = match self.turn_of {
+                Source::Kept => self.take_kept(),
+                Source::Behind => self.turn_behind()?,
+                Source::Ahead => self.turn_ahead()?,
             };
-            self.failed_behind = self.is_behinds_turn;
-            if let Some((record, number)) = found? {
-                return Ok(Some(self.job(record, number)));
+            if let Some((record, number)) = found {
+                if let Some(job) = self.job(record, number) {
+                    return Ok(Some(job));
+                }
             }
         }
         Ok(None)
+    }
+
+    fn take_kept(&mut self) -> Option<(OwnedRecord, u32)> {
+        let number = self.due.pop_front()?;
+        let record = self.lanes.get_mut(&number)?.kept.take()?;
+        Some((record, number))
     }
 
     fn turn_ahead(&mut self) -> Result<Option<(OwnedRecord, u32)>> {
@@ -239,6 +294,10 @@ impl Dispatch {
                 count(&self.counters.read, passed.into());
                 return Ok(None);
             }
+            let is_through = self.behind.offset() >= self.ahead.offset();
+            if is_through || self.behind.offset() >= self.turn_back_at {
+                self.turn_back();
+            }
             if self.behind.offset() >= self.ahead.offset() {
                 self.catch_up()?;
                 continue;
@@ -247,9 +306,11 @@ impl Dispatch {
                 count(&self.counters.read, passed.into());
                 return Ok(None);
             };
+            self.behind_reached = self.behind_reached.max(record.offset());
             let number = lane_of(record.key(), record.offset(), self.group.lanes);
             let is_wanted = self.lanes.get(&number).is_some_and(|lane| {
-                lane.mode == Mode::Behind && record.offset() >= lane.cursor.committed()
+                lane.mode == Mode::Behind { missed: false }
+                    && record.offset() >= lane.cursor.committed()
             });
             if is_wanted {
                 let record = record.to_owned();
@@ -262,10 +323,28 @@ impl Dispatch {
         Ok(None)
     }
 
+    /// Goes back to the lanes that the reader behind has passed, if there are any.
+    fn turn_back(&mut self) {
+        let missed = self.lanes.values_mut();
+        let missed = missed.filter(|lane| lane.mode == Mode::Behind { missed: true });
+        let mut least = None;
+        for lane in missed {
+            lane.mode = Mode::Behind { missed: false };
+            let at = lane.cursor.committed();
+            least = Some(least.map_or(at, |least: u64| least.min(at)));
+        }
+        if let Some(at) = least.filter(|at| *at < self.behind.offset()) {
+            self.behind.seek_to(at);
+            let reached = self.behind_reached;
+            self.turn_back_at = reached + reached.saturating_sub(at).max(TURN.into());
+        }
+    }
+
     /// All lanes that were behind have come to where the reader ahead is.
     fn catch_up(&mut self) -> Result<()> {
         let at = self.ahead.offset();
-        for lane in self.lanes.values_mut().filter(|lane| lane.mode == Mode::Behind) {
+        let behind = self.lanes.values_mut();
+        for lane in behind.filter(|lane| lane.mode == Mode::Behind { missed: false }) {
             lane.advance(at, None)?;
             lane.mode = Mode::Joined;
         }
@@ -273,30 +352,44 @@ impl Dispatch {
         Ok(())
     }
 
-    fn job(&mut self, record: OwnedRecord, number: u32) -> Job {
+    /// `None` if its lane waits for it now.
+    fn job(&mut self, record: OwnedRecord, number: u32) -> Option<Job> {
+        let (now, most) = (Instant::now(), self.options.retry_most);
         let lane = self.lanes.get_mut(&number).expect("the caller has just found it");
-        lane.mode = Mode::InHand;
         let offset = record.offset();
-        if lane.about != Some(offset) {
+        if lane.about.is_some_and(|about| about < offset) {
             // That one was lost, and skipped.
             lane.forget();
-            lane.about = Some(offset);
         }
+        let about = lane.about.get_or_insert(offset);
+        let is_about = *about == offset;
+        if let Some(until) = lane.not_before.take_if(|_| is_about) {
+            let until = until.min(later(now, most));
+            if until > now {
+                self.keep(number, record, until);
+                return None;
+            }
+        }
+        lane.mode = Mode::InHand;
         let doubtful = (offset < lane.cursor.doubt()).then(|| lane.cursor.floor());
-        Job {
+        // While records before the one that is known are settled again, nothing is known of them.
+        let known = |of: u32| if is_about { of } else { 0 };
+        let (attempts, blamed) = (known(lane.count), known(lane.blamed));
+        Some(Job {
             topic: Arc::clone(&self.topic),
             group: Arc::clone(&self.group),
             lane: number,
-            attempt: lane.count.saturating_add(1),
-            blamed: lane.blamed,
-            is_suspect: lane.is_suspect,
-            in_doubt: lane.in_doubt,
+            attempt: attempts.saturating_add(1),
+            blamed,
+            is_suspect: is_about && lane.is_suspect(),
+            is_condemned: is_about && lane.is_condemned,
+            in_doubt: lane.in_doubt.filter(|_| is_about),
             doubtful,
             is_last: self.options.max_attempts != 0
-                && lane.blamed.saturating_add(1) >= self.options.max_attempts,
+                && blamed.saturating_add(1) >= self.options.max_attempts,
             may_be_kept: offset < lane.kept_below || doubtful.is_some(),
             record,
-        }
+        })
     }
 
     pub(super) fn lane(&mut self, job: &Job) -> &mut Lane {
@@ -330,30 +423,11 @@ impl Dispatch {
         Ok(())
     }
 
-    /// Makes the positions durable, after what they stand for.
-    pub(crate) fn sync(&mut self) -> Result<()> {
-        self.synced_at = Instant::now();
-        let changed = self.lanes.values_mut().filter(|lane| lane.cursor.is_changed());
-        let mut cursors: Vec<&mut Cursor> = changed.map(|lane| &mut lane.cursor).collect();
-        let Some(last) = cursors.iter().map(|cursor| cursor.committed()).max() else {
-            return Ok(());
-        };
-        if last > 0 {
-            self.topic.wait_durable(last)?;
-        }
-        if let Some(effects) = &self.effects {
-            if let Some(last) = effects.end_offset()?.checked_sub(1) {
-                effects.wait_durable(last)?;
-            }
-        }
-        cursor::sync_all(&mut cursors)
-    }
-
-    /// Commits what is done and makes it durable: before a graceful end.
+    /// Commits what is done and makes it durable, after what it stands for.
     pub(crate) fn finish(&mut self) -> Result<()> {
         self.topic.not_forked()?;
         self.advance()?;
-        self.sync()
+        self.book.sync(&self.topic)
     }
 
     /// After `Trimmed` or `Corrupt`: goes on behind it, and returns the offsets that
@@ -361,7 +435,8 @@ impl Dispatch {
     pub(crate) fn skip(&mut self) -> Result<std::ops::Range<u64>> {
         self.topic.not_forked()?;
         let first = self.topic.first_offset()?;
-        let reader = if self.failed_behind { &mut self.behind } else { &mut self.ahead };
+        let failed_behind = self.turn_of == Source::Behind;
+        let reader = if failed_behind { &mut self.behind } else { &mut self.ahead };
         let from = reader.offset();
         if from >= first {
             return reader.skip_damage();
@@ -389,11 +464,35 @@ impl Dispatch {
     }
 }
 
+impl Dispatch {
+    /// Which of its lanes' positions count: those of a server stand for replies.
+    pub(super) fn meaning(&self) -> Meaning {
+        match self.effects {
+            Some(_) => Meaning::Answered,
+            None => Meaning::Handled,
+        }
+    }
+}
+
+/// Nobody who works in the group knows what the lanes' live words are worth: a file system that was shut down
+/// and mounted again brings back an older instant of them on the same boot. Whoever takes a lane
+/// begins at its durable position, and looks for the outcome of each record that is there now.
+fn doubt_all(group: &GroupFile) {
+    for lane in 0..group.lanes {
+        group.map.word(lane_at(lane) + LANE_DOUBT_AT).store(u64::MAX, Ordering::Release);
+    }
+}
+
 impl Drop for Dispatch {
     fn drop(&mut self) {
-        // The kernel takes the locks back with the file. A forked child has no mapping of it.
-        if self.topic.not_forked().is_ok() {
-            self.member.leave();
+        // A forked child has no mapping of the file, and the locks are its parent's.
+        if self.topic.not_forked().is_err() {
+            return;
         }
+        if let Err(error) = self.finish() {
+            events::position_not_synced(&self.topic.name, &error);
+        }
+        self.member.leave();
+        self.book.close();
     }
 }

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::cursor::{self, Cursor, Seen};
+use super::lane::Lane;
+use crate::cursor::{self, Book, Cursor, Meaning, Seen};
 use crate::error::{Error, Result};
 use crate::format::{group, names, PAGE_LEN};
 use crate::log;
 use crate::reader::{self, Start};
 use crate::sys::{self, Access, DiskFile, FileIdentity, Map};
-use crate::topic::{Open, TopicInner};
+use crate::topic::{Closable, Open, TopicInner};
 
 const GROUPS: &str = "groups";
 
@@ -64,6 +65,18 @@ impl GroupFile {
         }
         let identity = file.identity().map_err(io)?;
         Ok(GroupFile { path, file, map: Arc::new(map), lanes, identity })
+    }
+
+    /// Makes what is in the pages durable as it is.
+    pub(super) fn sync(&self) -> Result<()> {
+        let len = group::file_len(self.lanes) as u64;
+        let synced = self.file.redirty(0, len).and_then(|()| self.file.sync_data());
+        synced.map_err(|error| Error::io("syncing", &self.path, error))
+    }
+
+    /// For an owner of lanes.
+    pub(super) fn book(&self, effects: Option<Closable>) -> Book {
+        Book::of_worker(Arc::clone(&self.file), Arc::clone(&self.map), &self.path, effects)
     }
 
     /// Whether its name still leads to it: it may have been deleted before a lock was got.
@@ -140,6 +153,17 @@ pub(crate) fn durable_floor(topic: &TopicInner) -> Result<Option<u64>> {
     Ok(floor)
 }
 
+/// Takes a lane that no worker has, and lets it go again: its live words are of this boot then.
+pub(super) fn take_once(topic: &Arc<Open>, name: &str, lane: u32) -> Result<()> {
+    let group = GroupFile::open(topic, name, Access::ReadWrite)?;
+    let io = |error| Error::io("locking", &group.path, error);
+    if group.file.try_lock(lane.into(), 1).map_err(io)? {
+        let book = Arc::new(group.book(None));
+        drop(Lane::take(topic, &book, lane, Meaning::Answered)?);
+    }
+    Ok(())
+}
+
 /// Opens a group that no worker has open, and keeps workers out as long as it is open.
 fn open_idle(topic: &TopicInner, name: &str) -> Result<GroupFile> {
     let group = GroupFile::open(topic, name, Access::ReadWrite)?;
@@ -167,10 +191,10 @@ pub(super) fn reset(topic: &Arc<Open>, name: &str, start: Start) -> Result<u64> 
         // A position is durable after its records.
         topic.wait_durable(to)?;
     }
+    let book = Arc::new(group.book(None));
     let mut cursors = Vec::new();
     for lane in 0..group.lanes {
-        let (file, map) = (Arc::clone(&group.file), Arc::clone(&group.map));
-        let mut cursor = Cursor::take(topic, file, map, &group.path, group::lane_at(lane))?;
+        let mut cursor = Cursor::take(topic, &book, group::lane_at(lane), Meaning::Handled)?;
         cursor.end_attempt();
         // Before the position: a record from here on may have been handled, and its effect is looked
         // for from the start.
@@ -179,7 +203,7 @@ pub(super) fn reset(topic: &Arc<Open>, name: &str, start: Start) -> Result<u64> 
         cursor.commit(to)?;
         cursors.push(cursor);
     }
-    cursor::sync_all(&mut cursors.iter_mut().collect::<Vec<_>>())?;
+    book.sync(topic)?;
     Ok(to)
 }
 

@@ -1,13 +1,31 @@
 //! Calling user code: what it may return, its panics, and how long to wait before it is called again.
 
-use std::any::Any;
+use std::cell::Cell;
+use std::error::Error as AnyError;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::time::Duration;
 
 use crate::error::Error;
 
-/// Why a handler, or a callback, did not do its work. Every error converts with `?` and is tried
-/// again; except [`Error::Decode`], which would come again and is terminal.
+/// Why a handler, or a callback, did not do its work.
+///
+/// Every error converts with `?`, with the sources that it has: also `anyhow::Error`, `Box<dyn Error>`, `String`
+/// and `&str`. It is tried again; except [`Error::Decode`], which would come again and is terminal,
+/// wherever it is in the chain of sources. A payload that another crate cannot decode is
+/// [`HandlerError::decode`].
+///
+/// ```
+/// use deaddrop::group::HandlerError;
+/// fn handle(payload: &[u8]) -> Result<(), HandlerError> {
+///     let text = std::str::from_utf8(payload).map_err(HandlerError::decode)?;
+///     let number: u32 = text.parse()?;
+///     if number == 0 {
+///         return Err("nothing to do".into());
+///     }
+///     Ok(())
+/// }
+/// assert!(handle(b"0").is_err());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandlerError {
     pub(crate) message: String,
@@ -25,6 +43,11 @@ impl HandlerError {
     pub fn terminal(message: impl Into<String>) -> HandlerError {
         HandlerError { message: message.into(), terminal: true }
     }
+
+    /// The payload cannot be decoded: it will never work.
+    pub fn decode(error: impl Into<Box<dyn AnyError + Send + Sync>>) -> HandlerError {
+        HandlerError::terminal(chain(&*error.into()))
+    }
 }
 
 impl std::fmt::Display for HandlerError {
@@ -33,11 +56,60 @@ impl std::fmt::Display for HandlerError {
     }
 }
 
-impl<E: std::error::Error + 'static> From<E> for HandlerError {
+impl<E: Into<Box<dyn AnyError + Send + Sync>>> From<E> for HandlerError {
     fn from(error: E) -> HandlerError {
-        let any: &dyn Any = &error;
-        let terminal = matches!(any.downcast_ref::<Error>(), Some(Error::Decode { .. }));
-        HandlerError { message: error.to_string(), terminal }
+        let error = error.into();
+        HandlerError { message: chain(&*error), terminal: is_decode(&*error) }
+    }
+}
+
+/// An error and what it came from, as one line. Some errors say their source themselves.
+fn chain(error: &(dyn AnyError + 'static)) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let text = error.to_string();
+        if !message.ends_with(&text) {
+            message += ": ";
+            message += &text;
+        }
+        source = error.source();
+    }
+    message
+}
+
+fn is_decode(error: &(dyn AnyError + 'static)) -> bool {
+    let mut error = Some(error);
+    while let Some(this) = error {
+        if matches!(this.downcast_ref::<Error>(), Some(Error::Decode { .. })) {
+            return true;
+        }
+        error = this.source();
+    }
+    false
+}
+
+thread_local! {
+    static USER_CODE: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Whether this thread runs a handler or a callback.
+pub(crate) fn is_in_user_code() -> bool {
+    USER_CODE.get() > 0
+}
+
+struct InUserCode;
+
+impl InUserCode {
+    fn enter() -> InUserCode {
+        USER_CODE.set(USER_CODE.get() + 1);
+        InUserCode
+    }
+}
+
+impl Drop for InUserCode {
+    fn drop(&mut self) {
+        USER_CODE.set(USER_CODE.get() - 1);
     }
 }
 
@@ -45,6 +117,7 @@ impl<E: std::error::Error + 'static> From<E> for HandlerError {
 pub(crate) fn guarded<T>(
     call: impl FnOnce() -> Result<T, HandlerError>,
 ) -> Result<T, HandlerError> {
+    let _inside = InUserCode::enter();
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<&str>()
@@ -76,6 +149,48 @@ mod tests {
         assert!(HandlerError::from(decode).terminal);
         assert!(!HandlerError::from(Error::Forked).terminal);
         assert!(!HandlerError::from(std::io::Error::other("x")).terminal);
+        assert!(HandlerError::decode("not postcard").terminal);
+        let wrapped = Sending(Box::new(Error::Decode { what: "x".into() }));
+        assert!(HandlerError::from(wrapped).terminal);
+    }
+
+    #[derive(Debug)]
+    struct Sending(Box<dyn AnyError + Send + Sync>);
+
+    impl std::fmt::Display for Sending {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("error sending the request")
+        }
+    }
+
+    impl AnyError for Sending {
+        fn source(&self) -> Option<&(dyn AnyError + 'static)> {
+            Some(&*self.0)
+        }
+    }
+
+    #[test]
+    fn errors_of_every_kind_convert_and_keep_their_sources() {
+        let refused = || Sending("connection refused".into());
+        let message = "error sending the request: connection refused";
+        assert_eq!(HandlerError::from(refused()).message, message);
+        let boxed: Box<dyn AnyError + Send + Sync> = refused().into();
+        let of_text = |text: &str| -> Result<(), HandlerError> { Err(text.to_owned())? };
+        let of_box = move || -> Result<(), HandlerError> { Err(boxed)? };
+        assert_eq!(of_box().unwrap_err().message, message);
+        assert_eq!(of_text("no").unwrap_err(), HandlerError::retry("no"));
+        assert_eq!(HandlerError::from("no"), HandlerError::retry("no"));
+    }
+
+    #[test]
+    fn a_thread_knows_whether_it_runs_user_code() {
+        assert!(!is_in_user_code());
+        let nested = guarded(|| {
+            drop(guarded::<()>(|| panic!("x")));
+            Ok(is_in_user_code())
+        });
+        assert_eq!(nested, Ok(true));
+        assert!(!is_in_user_code());
     }
 
     #[test]

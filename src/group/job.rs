@@ -20,6 +20,8 @@ pub struct Job {
     /// Attempts that count against it.
     pub(crate) blamed: u32,
     pub(crate) is_suspect: bool,
+    /// It is given up without another attempt.
+    pub(crate) is_condemned: bool,
     /// An attempt whose end is not known was begun when the effects ended here.
     pub(crate) in_doubt: Option<u64>,
     /// It may have been handled before the last power loss; then its effects are from here on.

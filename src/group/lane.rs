@@ -1,13 +1,18 @@
 //! A lane in a worker's hands: its position, and what is known of the record at it.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::file::GroupFile;
-use crate::cursor::{Attempt, Cursor};
+use crate::cursor::{Attempt, Book, Cursor, Meaning};
 use crate::error::Result;
 use crate::format::group;
+use crate::record::OwnedRecord;
+use crate::sys::clock;
 use crate::topic::Open;
-use std::sync::Arc;
+
+/// So many deaths beside others, and the record runs alone. The first one may have been anybody's, and what
+/// was in hand then is not to wait.
+const DEATHS_OF_A_SUSPECT: u8 = 2;
 
 /// What is known of an attempt that was begun, as stored in the lane's page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,25 +23,49 @@ pub(super) enum State {
     Alone,
     /// Its handler has failed.
     Failed,
-    /// Its process has died while it ran: it runs alone next.
+    /// Its process has died while it ran.
     Suspect,
     /// Given up: nothing of the lane is handled until it is resumed.
     Stopped,
+    /// To be copied to the dead-letter topic without another attempt.
+    Condemned,
 }
 
-const STATES: [State; 5] =
-    [State::Running, State::Alone, State::Failed, State::Suspect, State::Stopped];
+const STATES: [State; 6] =
+    [State::Running, State::Alone, State::Failed, State::Suspect, State::Stopped, State::Condemned];
 
-/// State, and the attempts that count against the record, in one word: stored at once.
-pub(super) fn encode_trial(state: State, blamed: u32) -> u64 {
-    let code = STATES.iter().position(|other| *other == state).unwrap_or(0) as u64;
-    u64::from(blamed) << 8 | code
+impl State {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            State::Running => "running",
+            State::Alone => "running alone",
+            State::Failed => "failed",
+            State::Suspect => "suspect",
+            State::Stopped => "stopped",
+            State::Condemned => "condemned",
+        }
+    }
+}
+
+/// One word of the lane's page: stored at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Trial {
+    pub(super) state: State,
+    /// The attempts that count against the record.
+    pub(super) blamed: u32,
+    /// Those that ended in the death of a process in which others ran.
+    pub(super) deaths: u8,
+}
+
+pub(super) fn encode_trial(trial: Trial) -> u64 {
+    let code = STATES.iter().position(|other| *other == trial.state).unwrap_or(0) as u64;
+    u64::from(trial.deaths) << 40 | u64::from(trial.blamed) << 8 | code
 }
 
 /// The reverse.
-pub(super) fn decode_trial(trial: u64) -> (State, u32) {
-    let state = STATES.get((trial & 0xff) as usize).copied().unwrap_or(State::Suspect);
-    (state, (trial >> 8) as u32)
+pub(super) fn decode_trial(word: u64) -> Trial {
+    let state = STATES.get((word & 0xff) as usize).copied().unwrap_or(State::Suspect);
+    Trial { state, blamed: (word >> 8) as u32, deaths: (word >> 40) as u8 }
 }
 
 /// What a worker does with a lane.
@@ -44,10 +73,12 @@ pub(super) fn decode_trial(trial: u64) -> (State, u32) {
 pub(super) enum Mode {
     /// Its records are taken as the worker comes to them.
     Joined,
-    /// It is behind where the worker is.
-    Behind,
-    /// The record at its position is tried again then.
+    /// It is behind where the worker is. `missed`: and the reader behind is past its position already.
+    Behind { missed: bool },
+    /// The record that is kept is tried again then.
     Waiting(Instant),
+    /// The record that is kept is tried again as soon as it is its turn.
+    Due,
     /// The record at its position is in hand.
     InHand,
     /// Until somebody resumes it.
@@ -59,42 +90,61 @@ pub(super) enum Mode {
 pub(super) struct Lane {
     pub(super) cursor: Cursor,
     pub(super) mode: Mode,
-    /// Attempts that were begun at the record at the position.
+    /// The record that all of this is about: at the position, or after it where records are settled again.
+    pub(super) about: Option<u64>,
+    /// Attempts that were begun at it.
     pub(super) count: u32,
     /// Those of them that count against it.
     pub(super) blamed: u32,
-    /// It runs alone next.
-    pub(super) is_suspect: bool,
+    /// Those that ended in the death of a process in which others ran.
+    pub(super) deaths: u8,
+    /// It is to be given up without another attempt.
+    pub(super) is_condemned: bool,
+    /// It is not tried again before.
+    pub(super) not_before: Option<Instant>,
     /// An attempt whose end is not known was begun when the effects ended here.
     pub(super) in_doubt: Option<u64>,
-    /// Records below it may be dead letters already.
-    pub(super) kept_below: u64,
-    /// The record that all of this is about.
-    pub(super) about: Option<u64>,
     /// How often it was to run alone, and others were running.
     pub(super) postponed: u32,
+    /// The record itself, while it waits for its next attempt.
+    pub(super) kept: Option<OwnedRecord>,
+    /// Records below it may be dead letters already.
+    pub(super) kept_below: u64,
 }
 
 impl Lane {
     /// Takes over a lane whose lock is held.
-    pub(super) fn take(topic: &Arc<Open>, group: &GroupFile, number: u32) -> Result<Lane> {
-        let (file, map) = (Arc::clone(&group.file), Arc::clone(&group.map));
-        let cursor = Cursor::take(topic, file, map, &group.path, group::lane_at(number))?;
+    pub(super) fn take(
+        topic: &Arc<Open>,
+        book: &Arc<Book>,
+        number: u32,
+        meaning: Meaning,
+    ) -> Result<Lane> {
+        let cursor = Cursor::take(topic, book, group::lane_at(number), meaning)?;
         let mut lane = Lane {
             cursor,
-            mode: Mode::Behind,
+            mode: Mode::Joined,
+            about: None,
             count: 0,
             blamed: 0,
-            is_suspect: false,
+            deaths: 0,
+            is_condemned: false,
+            not_before: None,
             in_doubt: None,
-            kept_below: topic.frontier()?.end,
-            about: None,
             postponed: 0,
+            kept: None,
+            kept_below: topic.frontier()?.end,
         };
         if lane.cursor.doubt() == u64::MAX {
             lane.cursor.set_doubt(topic.settled_end()?);
         }
+        let stopped_at = lane.cursor.stopped_at();
         match lane.cursor.attempt() {
+            Some(attempt) if stopped_at == Some(attempt.offset) && !lane.cursor.was_live() => {
+                lane.inherit(&attempt);
+                lane.mode = Mode::Stopped;
+                lane.store(State::Stopped);
+            }
             Some(attempt) if lane.is_at(attempt.offset) => lane.inherit(&attempt),
             // Committed, and killed before the attempt was ended; or another record's, from before a
             // power loss.
@@ -108,32 +158,59 @@ impl Lane {
     }
 
     fn inherit(&mut self, attempt: &Attempt) {
-        let (state, blamed) = decode_trial(self.cursor.trial());
+        let trial = decode_trial(self.cursor.trial());
         self.about = Some(attempt.offset);
         self.count = attempt.count;
+        self.blamed = trial.blamed;
+        self.deaths = trial.deaths;
         self.in_doubt = Some(attempt.floor);
-        // Only a death that it had to itself counts: in company it may have been a bystander.
-        self.blamed = blamed.saturating_add(u32::from(state == State::Alone));
-        match state {
+        match trial.state {
             State::Stopped => self.mode = Mode::Stopped,
-            State::Failed => {}
-            State::Running | State::Alone | State::Suspect => {
-                self.is_suspect = true;
-                self.store(State::Suspect);
+            State::Condemned => self.is_condemned = true,
+            State::Failed => {
+                let left = self.cursor.retry_at().saturating_sub(clock::boottime());
+                self.not_before = Some(later(Instant::now(), Duration::from_nanos(left)));
             }
+            State::Suspect => {}
+            // In company it may have been a bystander.
+            State::Running => self.deaths = self.deaths.saturating_add(1),
+            State::Alone => self.blamed = self.blamed.saturating_add(1),
+        }
+        if matches!(trial.state, State::Running | State::Alone) {
+            self.store(State::Suspect);
         }
     }
 
+    /// Whether its record runs alone next.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.deaths >= DEATHS_OF_A_SUSPECT
+    }
+
     pub(super) fn store(&self, state: State) {
-        self.cursor.set_trial(encode_trial(state, self.blamed));
+        let trial = Trial { state, blamed: self.blamed, deaths: self.deaths };
+        self.cursor.set_trial(encode_trial(trial));
+    }
+
+    /// What is stored from here on is about this record.
+    pub(super) fn turn_to(&mut self, offset: u64) {
+        if self.about != Some(offset) {
+            self.cursor.end_attempt();
+            self.forget();
+            self.about = Some(offset);
+        }
     }
 
     /// Notes that a record was handled.
     pub(super) fn done(&mut self, offset: u64, floor: Option<u64>) -> Result<()> {
         self.advance(offset + 1, floor)?;
         crate::sys::crash_point::crash_point!("lane.committed");
-        self.cursor.end_attempt();
-        self.forget();
+        // A later one's, while records before it are settled again, is kept.
+        if self.cursor.attempt().is_some_and(|attempt| attempt.offset <= offset) {
+            self.cursor.end_attempt();
+        }
+        if self.about.is_none_or(|about| about <= offset) {
+            self.forget();
+        }
         Ok(())
     }
 
@@ -142,9 +219,12 @@ impl Lane {
         self.about = None;
         self.count = 0;
         self.blamed = 0;
-        self.is_suspect = false;
+        self.deaths = 0;
+        self.is_condemned = false;
+        self.not_before = None;
         self.in_doubt = None;
         self.postponed = 0;
+        self.kept = None;
     }
 
     /// Moves the position; and the floor, unless replies below the new one are still of interest.
@@ -161,4 +241,9 @@ impl Lane {
         }
         Ok(())
     }
+}
+
+/// A time so much later, or in a life or two.
+pub(super) fn later(now: Instant, wait: Duration) -> Instant {
+    now.checked_add(wait).unwrap_or(now + Duration::from_secs(1 << 32))
 }

@@ -2,11 +2,37 @@
 //! lock on its byte that it does.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::file::GroupFile;
 use crate::error::{Error, Result};
-use crate::format::group::{CHANGES_AT, MAX_MEMBERS, MEMBERS_AT, MEMBER_LOCKS};
+use crate::format::group::{CHANGES_AT, JOIN_LOCK, MAX_MEMBERS, MEMBERS_AT, MEMBER_LOCKS};
 use crate::sys::atomic::{AtomicU64, Ordering};
+
+/// Held while a worker joins: one at a time.
+struct Joining<'a>(&'a GroupFile);
+
+impl Joining<'_> {
+    fn wait(group: &GroupFile, timeout: Option<Duration>) -> Result<Joining<'_>> {
+        let io = |error| Error::io("locking", &group.path, error);
+        let begun = Instant::now();
+        while !group.file.try_lock(JOIN_LOCK, 1).map_err(io)? {
+            if timeout.is_some_and(|timeout| begun.elapsed() >= timeout) {
+                let what = format!("a worker that is just joining {}", group.path.display());
+                return Err(Error::TimedOut { what });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(Joining(group))
+    }
+}
+
+impl Drop for Joining<'_> {
+    fn drop(&mut self) {
+        // What fails here is done by the kernel when the file is closed; until then nobody joins.
+        drop(self.0.file.unlock(JOIN_LOCK, 1));
+    }
+}
 
 /// A worker's place among the members; given back by the kernel with its file.
 #[derive(Debug)]
@@ -17,13 +43,22 @@ pub(super) struct Member {
 }
 
 impl Member {
-    /// Takes a free place.
-    pub(super) fn join(group: &Arc<GroupFile>) -> Result<Member> {
+    /// Takes a free place. `first` is done before any other worker can join, if none lives.
+    pub(super) fn join(
+        group: &Arc<GroupFile>,
+        timeout: Option<Duration>,
+        first: impl FnOnce(),
+    ) -> Result<Member> {
         let io = |error| Error::io("locking", &group.path, error);
+        let joining = Joining::wait(group, timeout)?;
         for number in 0..MAX_MEMBERS {
             if group.file.try_lock(MEMBER_LOCKS + number, 1).map_err(io)? {
+                if !group.file.locked_by_other(MEMBER_LOCKS, MAX_MEMBERS).map_err(io)? {
+                    first();
+                }
                 let member = Member { group: Arc::clone(group), number, changes_seen: 0 };
                 member.announce();
+                drop(joining);
                 return Ok(member);
             }
         }

@@ -49,8 +49,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::format::group::{lane_of, MAX_LANES};
+use crate::format::group::{
+    lane_at, lane_of, LANE_RETRY_AT, LANE_STOPPED_AT, LANE_TRIAL_AT, MAX_LANES,
+};
 use crate::reader::{Reader, Start};
+use crate::sys::atomic::Ordering;
 use crate::sys::Access;
 use crate::topic::{Open, Topic, TopicInner, TopicOptions};
 
@@ -63,6 +66,7 @@ pub use guard::LaneGuard;
 pub use handler::HandlerError;
 pub(crate) use handler::{backoff, guarded};
 pub use job::Job;
+pub(crate) use running::persist;
 pub use running::Running;
 pub(crate) use stats::Counters;
 pub use stats::WorkerStats;
@@ -173,6 +177,8 @@ pub struct GroupInfo {
     pub durable: u64,
     /// High watermark less committed: at least as many records as are not done.
     pub lag: u64,
+    /// How many of the records in `lag` some lane never gets: retention has dropped them.
+    pub trimmed: u64,
     /// Its lanes, in order.
     pub lanes: Vec<LaneInfo>,
 }
@@ -257,7 +263,7 @@ impl Group {
     /// there is none.
     pub fn wait_for(&self, offset: u64, timeout: Duration) -> Result<bool> {
         self.open.not_forked()?;
-        let until = Instant::now() + timeout;
+        let until = Instant::now().checked_add(timeout);
         let mut reader = Reader::new(Arc::clone(&self.open), Start::Offset(offset))?;
         let lane = match reader.wait_timeout(timeout)? {
             Some(record) => lane_of(record.key(), offset, self.file.lanes),
@@ -268,37 +274,65 @@ impl Group {
             if self.file.look(&self.open, lane)?.committed > offset {
                 return Ok(true);
             }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
                 return Ok(false);
             }
-            std::thread::sleep(pause.min(left));
+            std::thread::sleep(left.map_or(pause, |left| pause.min(left)));
             pause = (pause * 2).min(Duration::from_millis(5));
         }
     }
 
-    /// Lets a stopped lane go on with the record that it stopped at, whose attempts are forgotten.
-    /// False if it was not stopped.
+    /// Lets a stopped lane go on with the record that it stopped at, whose attempts are forgotten. Durable
+    /// when it returns. False if it was not stopped.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if there is no such lane.
+    /// [`Error::Invalid`] if there is no such lane, [`Error::Io`].
     pub fn resume(&self, lane: u32) -> Result<bool> {
-        use crate::format::group::{lane_at, LANE_TRIAL_AT};
+        self.end_stop(lane, State::Failed)
+    }
+
+    /// Has a stopped lane go on after the record that it stopped at: the worker that holds the lane, or the
+    /// next one that takes it, copies that record to the dead-letter topic without another attempt. A server
+    /// answers the request with `DeadLettered` as well. False if the lane was not stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if there is no such lane, [`Error::Io`].
+    pub fn skip_stopped(&self, lane: u32) -> Result<bool> {
+        self.end_stop(lane, State::Condemned)
+    }
+
+    fn end_stop(&self, lane: u32, next: State) -> Result<bool> {
         self.open.not_forked()?;
-        use crate::sys::atomic::Ordering;
         if lane >= self.file.lanes {
             let what = format!("lane {lane}: the group has {}", self.file.lanes);
             return Err(Error::Invalid { what });
         }
+        let seen = self.file.look(&self.open, lane)?;
+        if seen.stopped_at.is_some() && !seen.is_live {
+            // No worker has taken it since the last boot, or since it was copied.
+            file::take_once(&self.open, &self.name, lane)?;
+        }
         let word = self.file.map.word(lane_at(lane) + LANE_TRIAL_AT);
         let stopped = word.load(Ordering::Acquire);
-        if lane::decode_trial(stopped).0 != State::Stopped {
+        let trial = lane::decode_trial(stopped);
+        if trial.state != State::Stopped {
             return Ok(false);
         }
-        let resumed = lane::encode_trial(State::Failed, 0);
+        let (blamed, deaths) = if next == State::Failed { (0, 0) } else { (trial.blamed, 0) };
+        let next = lane::encode_trial(lane::Trial { state: next, blamed, deaths });
+        // At once, whatever the attempts before it have waited for.
+        self.file.map.word(lane_at(lane) + LANE_RETRY_AT).store(0, Ordering::Release);
         // Its owner looks at the word, and stores nothing into it while the lane is stopped.
-        Ok(word.compare_exchange(stopped, resumed, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+        let was = word.compare_exchange(stopped, next, Ordering::AcqRel, Ordering::Relaxed);
+        if was.is_err() {
+            return Ok(false);
+        }
+        self.file.map.word(lane_at(lane) + LANE_STOPPED_AT).store(0, Ordering::Release);
+        self.file.sync()?;
+        Ok(true)
     }
 
     /// What is known of it now.
@@ -330,15 +364,10 @@ fn info(topic: &TopicInner, name: &str, file: &GroupFile) -> Result<GroupInfo> {
         let owner = file.is_held(number).unwrap_or(false).then_some(seen.pid);
         let in_hand = seen.attempt.filter(|(attempt, _)| attempt.offset >= seen.committed);
         let in_hand = in_hand.map(|(attempt, trial)| {
-            let (state, blamed) = lane::decode_trial(trial);
-            let state = match state {
-                State::Running => "running",
-                State::Alone => "running alone",
-                State::Failed => "failed",
-                State::Suspect => "suspect",
-                State::Stopped => "stopped",
-            };
-            InHand { offset: attempt.offset, attempt: attempt.count, blamed, state }
+            let lane::Trial { state, blamed, .. } = lane::decode_trial(trial);
+            let state =
+                if seen.stopped_at.is_some() && !seen.is_live { State::Stopped } else { state };
+            InHand { offset: attempt.offset, attempt: attempt.count, blamed, state: state.name() }
         });
         let (committed, durable) = (seen.committed, seen.durable);
         lanes.push(LaneInfo { committed, durable, owner, in_hand });
@@ -346,7 +375,8 @@ fn info(topic: &TopicInner, name: &str, file: &GroupFile) -> Result<GroupInfo> {
     let least = |of: fn(&LaneInfo) -> u64| lanes.iter().map(of).min().unwrap_or(0);
     let (committed, durable) = (least(|lane| lane.committed), least(|lane| lane.durable));
     let lag = topic.frontier()?.high_watermark.saturating_sub(committed);
-    Ok(GroupInfo { name: name.to_owned(), committed, durable, lag, lanes })
+    let trimmed = topic.first_offset()?.saturating_sub(committed);
+    Ok(GroupInfo { name: name.to_owned(), committed, durable, lag, trimmed, lanes })
 }
 
 /// What is known of all groups of a topic, or why a file is unreadable.

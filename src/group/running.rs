@@ -1,18 +1,53 @@
 //! Work on threads of its own, until it is stopped.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::error::Result;
+use super::backoff;
+use super::handler::is_in_user_code;
+use super::stats::{count, Counters, WorkerStats};
+use crate::error::{Error, Result};
+use crate::events;
 use crate::stop::Stop;
 
-/// A worker, server or client at work on its own threads. Dropping it stops them as well, and loses the error
-/// that [`stop`](Self::stop) would return.
+/// The wait after an error that passes; it doubles.
+const INTERRUPTED_FIRST: Duration = Duration::from_millis(20);
+/// The longest one.
+const INTERRUPTED_MOST: Duration = Duration::from_secs(10);
+/// A wait notices a stop within this time.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A worker, server or client at work on its own threads.
+///
+/// It goes on by itself after errors that pass: a full disk ([`Error::NoSpace`]), a wait that was too long
+/// ([`Error::TimedOut`]), too many open files. It waits longer each time, for 10 s at most;
+/// [`WorkerStats::interrupted`] counts these errors, and the feature `tracing` has an event for each. Any other error
+/// ends its thread; [`wait`](Self::wait) and [`stop`](Self::stop) return it.
+///
+/// Dropping it stops the work as [`stop`](Self::stop) does, and loses the error that that would return.
+///
+/// ```
+/// # fn main() -> deaddrop::Result<()> {
+/// # let dir = deaddrop::doc_dir();
+/// # let log = deaddrop::Log::open(&dir)?;
+/// # use deaddrop::{group::{GroupOptions, WorkerOptions}, Record};
+/// # use std::time::Duration;
+/// let orders = log.topic("orders")?;
+/// let last = orders.append(&Record::new("3 of item 7"))?;
+/// let group = orders.group("shipping", GroupOptions::default())?;
+/// let running = group.worker(WorkerOptions::default(), |_| Ok(()))?.spawn()?;
+/// assert!(group.wait_for(last, Duration::from_secs(10))?);
+/// running.stop()?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
+#[must_use = "dropping it stops the work: keep it, and call `wait` or `stop`"]
 pub struct Running {
     stop: Stop,
     threads: Arc<Mutex<Vec<std::thread::JoinHandle<Result<()>>>>>,
+    counters: Arc<Counters>,
 }
 
 impl Running {
@@ -20,15 +55,41 @@ impl Running {
         stop: Stop,
         threads: Arc<Mutex<Vec<std::thread::JoinHandle<Result<()>>>>>,
     ) -> Running {
-        Running { stop, threads }
+        Running { stop, threads, counters: Arc::default() }
     }
 
-    /// Whether a thread has ended, because of an error: [`stop`](Self::stop) returns it.
+    /// With what its workers count.
+    pub(crate) fn counting(mut self, counters: Arc<Counters>) -> Running {
+        self.counters = counters;
+        self
+    }
+
+    /// Whether a thread has ended, because of an error: [`wait`](Self::wait) returns it.
     pub fn has_ended(&self) -> bool {
         self.threads.lock().iter().any(std::thread::JoinHandle::is_finished)
     }
 
-    /// Finishes what is in hand and ends.
+    /// What a worker's, or all of a server's threads did since they were opened. A client's is all zero: see
+    /// [`Client::stats`](crate::service::Client::stats).
+    pub fn stats(&self) -> WorkerStats {
+        self.counters.read_out()
+    }
+
+    /// Waits until a thread has ended: because of an error, which is returned after the other threads were stopped;
+    /// or because the process stops the work elsewhere. For a program that has nothing else to do.
+    ///
+    /// # Errors
+    ///
+    /// The error that ended a thread.
+    pub fn wait(mut self) -> Result<()> {
+        while !self.has_ended() && !self.threads.lock().is_empty() {
+            std::thread::sleep(LOOK);
+        }
+        self.end()
+    }
+
+    /// Finishes what is in hand and ends. In a handler or a callback, which may be what a thread waits for, this
+    /// only gives the signal.
     ///
     /// # Errors
     ///
@@ -40,10 +101,14 @@ impl Running {
     fn end(&mut self) -> Result<()> {
         self.stop.stop();
         let mut first = Ok(());
+        if is_in_user_code() {
+            // The thread that this would wait for may wait for this one: for its own end, or for a
+            // callback that both of them run.
+            return first;
+        }
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             if thread.thread().id() == std::thread::current().id() {
-                // From inside a callback: a thread cannot wait for its own end.
                 continue;
             }
             let ended = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -60,6 +125,48 @@ impl Drop for Running {
         if !std::thread::panicking() {
             // Whoever wants the error calls `stop`.
             drop(self.end());
+        }
+    }
+}
+
+/// Whether it may be otherwise a moment later, without anybody's doing here.
+fn passes(error: &Error) -> bool {
+    match error {
+        Error::NoSpace { .. } | Error::TimedOut { .. } => true,
+        // The record was appended, and is found when the job is settled.
+        Error::Unknown { source, .. } => passes(source),
+        _ => error.is_out_of_descriptors(),
+    }
+}
+
+/// Does the work of a thread until `stop` is given: again after errors that pass.
+pub(crate) fn persist(
+    name: &str,
+    stop: &Stop,
+    counters: &Counters,
+    mut work: impl FnMut() -> Result<()>,
+) -> Result<()> {
+    let mut attempt = 0;
+    loop {
+        let handled = counters.read_out().handled;
+        let error = match work() {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if !passes(&error) {
+            events::ended(name, &error);
+            return Err(error);
+        }
+        if stop.is_stopped() {
+            return Err(error);
+        }
+        attempt = if counters.read_out().handled == handled { attempt + 1 } else { 1 };
+        let wait = backoff(attempt, INTERRUPTED_FIRST, INTERRUPTED_MOST);
+        count(&counters.interrupted, 1);
+        events::interrupted(name, &error, wait);
+        let begun = Instant::now();
+        while begun.elapsed() < wait && !stop.is_stopped() {
+            std::thread::sleep(LOOK.min(wait.saturating_sub(begun.elapsed())));
         }
     }
 }

@@ -4,10 +4,10 @@ use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use super::dispatch::{Dispatch, LOOK};
-use super::lane::{Lane, Mode, State};
+use super::lane::{decode_trial, Lane, Mode, State};
 use super::stats::count;
-use crate::cursor::{self, Cursor};
 use crate::error::{Error, Result};
+use crate::events;
 use crate::format::group::GUARD_LOCKS;
 
 /// A lane that was free for so long is free for all.
@@ -60,6 +60,11 @@ impl Dispatch {
                 }
             }
         }
+        if !taken.is_empty() {
+            let suspects = taken.iter().filter(|lane| self.lanes[lane].deaths > 0).count();
+            let (topic, held) = (&self.topic.name, self.lanes.len());
+            events::lanes_taken(topic, &self.name, taken.len(), held, suspects);
+        }
         self.free_since = is_free_left.then(|| self.free_since.unwrap_or_else(Instant::now));
         let is_hungry = taken.is_empty() && self.lanes.len() < share;
         if is_hungry && self.wanted_at.elapsed() >= LOOK {
@@ -98,9 +103,9 @@ impl Dispatch {
         // The owner is gone, but a command that it has started may be at work still.
         let taken = match file.locked_by_other(guard_at, 1).map_err(io)? {
             true => None,
-            false => Some(Lane::take(&self.topic, &self.group, number)),
+            false => Some(Lane::take(&self.topic, &self.book, number, self.meaning())),
         };
-        let mut lane = match taken {
+        let lane = match taken {
             Some(Ok(lane)) => lane,
             other => {
                 file.unlock(lane_at, 1).map_err(io)?;
@@ -109,19 +114,17 @@ impl Dispatch {
         };
         crate::sys::crash_point::crash_point!("lane.taken");
         count(&self.counters.lanes_taken, 1);
-        count(&self.counters.suspects, lane.is_suspect.into());
+        count(&self.counters.suspects, (lane.deaths > 0 || lane.is_suspect()).into());
         let at = lane.cursor.committed();
         let floor = lane.cursor.floor();
         self.taken_floor = Some(self.taken_floor.map_or(floor, |least| least.min(floor)));
         if self.lanes.is_empty() {
             self.ahead.seek_to(at);
         }
-        if lane.mode != Mode::Stopped {
-            lane.mode = Mode::Joined;
-            self.lanes.insert(number, lane);
+        let is_stopped = lane.mode == Mode::Stopped;
+        self.lanes.insert(number, lane);
+        if !is_stopped {
             self.rejoin(number);
-        } else {
-            self.lanes.insert(number, lane);
         }
         Ok(true)
     }
@@ -144,18 +147,17 @@ impl Dispatch {
             let cursor = &self.lanes[lane].cursor;
             cursor.set_floor(cursor.floor().min(end));
         }
-        let lanes = self.lanes.iter_mut().filter(|(number, _)| lost.contains(number));
-        let mut cursors: Vec<&mut Cursor> = lanes.map(|(_, lane)| &mut lane.cursor).collect();
-        cursor::sync_all(&mut cursors)
+        self.book.sync(&self.topic)
     }
 
     fn release(&mut self, number: u32) -> Result<()> {
         let Some(lane) = self.lanes.remove(&number) else { return Ok(()) };
         match lane.mode {
-            Mode::Behind => self.behind_count -= 1,
+            Mode::Behind { .. } => self.behind_count -= 1,
             Mode::Waiting(until) => {
                 self.waiting.remove(&(until, number));
             }
+            Mode::Due => self.due.retain(|due| *due != number),
             Mode::Joined | Mode::InHand | Mode::Stopped => {}
         }
         count(&self.counters.lanes_released, 1);
@@ -164,19 +166,19 @@ impl Dispatch {
         self.group.file.unlock(number.into(), 1).map_err(io)
     }
 
-    /// Lets stopped lanes go on that somebody has resumed: by taking the state back.
+    /// Lets stopped lanes go on that somebody has resumed, or told to skip their record: by taking the state
+    /// back.
     fn resume_stopped(&mut self) {
-        let resumed: Vec<u32> = self
-            .lanes
-            .iter()
-            .filter(|(_, lane)| lane.mode == Mode::Stopped)
-            .filter(|(_, lane)| super::lane::decode_trial(lane.cursor.trial()).0 != State::Stopped)
-            .map(|(number, _)| *number)
-            .collect();
-        for number in resumed {
-            if let Some(lane) = self.lanes.get_mut(&number) {
-                lane.blamed = 0;
+        let mut resumed = Vec::new();
+        for (number, lane) in &mut self.lanes {
+            let state = decode_trial(lane.cursor.trial()).state;
+            if lane.mode == Mode::Stopped && state != State::Stopped {
+                (lane.blamed, lane.deaths, lane.not_before) = (0, 0, None);
+                lane.is_condemned = state == State::Condemned;
+                resumed.push(*number);
             }
+        }
+        for number in resumed {
             self.rejoin(number);
         }
     }

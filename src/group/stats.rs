@@ -14,12 +14,16 @@ pub struct WorkerStats {
     pub failed: u64,
     /// Records given up to the dead-letter topic.
     pub dead: u64,
+    /// Lanes stopped at a record that failed too often.
+    pub stopped: u64,
     /// Lanes taken.
     pub lanes_taken: u64,
     /// Lanes let go to other workers.
     pub lanes_released: u64,
     /// Records that were in hand when their process died, found when their lane was taken.
     pub suspects: u64,
+    /// Errors after which a spawned worker or server went on by itself, such as a full disk.
+    pub interrupted: u64,
 }
 
 #[derive(Debug, Default)]
@@ -28,9 +32,11 @@ pub(crate) struct Counters {
     pub(crate) handled: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) dead: AtomicU64,
+    pub(crate) stopped: AtomicU64,
     pub(crate) lanes_taken: AtomicU64,
     pub(crate) lanes_released: AtomicU64,
     pub(crate) suspects: AtomicU64,
+    pub(crate) interrupted: AtomicU64,
 }
 
 pub(crate) fn count(counter: &AtomicU64, more: u64) {
@@ -45,9 +51,11 @@ impl Counters {
             handled: of(&self.handled),
             failed: of(&self.failed),
             dead: of(&self.dead),
+            stopped: of(&self.stopped),
             lanes_taken: of(&self.lanes_taken),
             lanes_released: of(&self.lanes_released),
             suspects: of(&self.suspects),
+            interrupted: of(&self.interrupted),
         }
     }
 }

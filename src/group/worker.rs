@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use super::attempt::{Called, Fate, Note};
 use super::dead_letter::{DeadLetter, Kept};
 use super::dispatch::Dispatch;
+use super::running::persist;
 use super::stats::{Counters, WorkerStats};
 use super::{Group, HandlerError, Job, Running, WorkerOptions};
 use crate::error::{Error, Result};
@@ -79,13 +80,13 @@ impl Worker {
     /// As [`run`](Self::run).
     pub fn poll(&mut self, timeout: Duration) -> Result<u64> {
         let stop = Stop::new();
-        let until = Instant::now() + timeout;
+        let until = Instant::now().checked_add(timeout);
         // What comes meanwhile is the next call's, or a busy topic would keep the caller.
         let end = self.topic.high_watermark()?;
         let mut done = 0;
         loop {
-            let wait = if done > 0 { Instant::now() } else { until };
-            let Some(job) = self.dispatch.next(Some(wait), &stop)? else { return Ok(done) };
+            let until = if done > 0 { Some(Instant::now()) } else { until };
+            let Some(job) = self.dispatch.next(until, &stop)? else { return Ok(done) };
             let offset = job.offset();
             done += u64::from(self.work(&job)?);
             if offset + 1 >= end && done > 0 {
@@ -94,7 +95,17 @@ impl Worker {
         }
     }
 
-    /// Works on a thread of its own.
+    /// Makes what is done durable: after a power loss no record comes again that was done before the call.
+    /// A background thread does so every second, and dropping the worker does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SyncFailed`], [`Error::Io`].
+    pub fn sync(&mut self) -> Result<()> {
+        self.dispatch.finish()
+    }
+
+    /// Works on a thread of its own; [`Running`] says after which errors it goes on by itself.
     ///
     /// # Errors
     ///
@@ -103,11 +114,14 @@ impl Worker {
         let stop = Stop::new();
         let ends = stop.clone();
         let dir = self.log.dir().to_owned();
+        let counters = Arc::clone(&self.dispatch.counters);
+        let counted = Arc::clone(&counters);
+        let name = format!("work-{}", self.group);
         let thread = std::thread::Builder::new()
-            .name(format!("work-{}", self.group))
-            .spawn(move || self.run(&ends))
+            .name(name.clone())
+            .spawn(move || persist(&name, &ends, &counted, || self.run(&ends)))
             .map_err(|error| Error::io("starting a thread for", &dir, error))?;
-        Ok(Running::new(stop, Arc::new(Mutex::new(vec![thread]))))
+        Ok(Running::new(stop, Arc::new(Mutex::new(vec![thread]))).counting(counters))
     }
 
     /// After [`Error::Trimmed`] or [`Error::Corrupt`]: goes on behind what is lost, and returns the
@@ -136,7 +150,7 @@ impl Worker {
 
     fn work_on(&mut self, job: &Job) -> Result<bool> {
         let (fate, why) = if self.dispatch.is_over(job) {
-            (self.dispatch.give_up(job), "its handler died with the process".to_owned())
+            (self.dispatch.give_up(job), self.dispatch.why_over(job).to_owned())
         } else {
             let handler = &mut self.handler;
             match self.dispatch.call(job, Note::default(), || handler(job))? {

@@ -71,14 +71,14 @@ impl Link {
         let mut cursor = replies.consumer(&cursor_name, start)?;
         cursor.reader().pass_over_lost();
         cursor.set_spin(spin);
-        let mut oldest = requests.consumer(&cursor_name, Start::End)?;
+        let mut oldest = Consumer::open_by_hand(requests.inner(), &cursor_name, Start::End)?;
         if is_known && !is_guarded {
             // The reply topic was deleted: the floor is one of another topic, and an outcome may be
             // below it. Durable before the guard is there, which says that this was done.
             oldest.set_floor(0);
             oldest.sync()?;
         }
-        let guard = replies.consumer(&guard_name, start)?;
+        let guard = Consumer::open_by_hand(replies.inner(), &guard_name, start)?;
         let floor = Floor { requests: oldest, guard, synced: None };
         let link = Link {
             service: service.to_owned(),

@@ -22,8 +22,8 @@ use super::{open_topic, replies_of, requests_of, spans};
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::group::{
-    Called, Counters, Dispatch, Fate, Group, GroupOptions, HandlerError, Job, Kept, Note, Running,
-    WorkerStats,
+    persist, Called, Counters, Dispatch, Fate, Group, GroupOptions, HandlerError, Job, Kept, Note,
+    Running, WorkerStats,
 };
 use crate::log::Log;
 use crate::reader::{Reader, Start};
@@ -206,12 +206,14 @@ impl Server {
             servers.push(Server::open(&log, &service, options.clone(), handler, counters)?);
         }
         let threads = Arc::new(Mutex::new(Vec::new()));
-        let running = Running::new(stop.clone(), Arc::clone(&threads));
+        let running =
+            Running::new(stop.clone(), Arc::clone(&threads)).counting(Arc::clone(&counters));
         for mut server in servers {
-            let stop = stop.clone();
+            let (stop, counters) = (stop.clone(), Arc::clone(&counters));
+            let name = format!("serve-{service}");
             let thread = std::thread::Builder::new()
-                .name(format!("serve-{service}"))
-                .spawn(move || server.run(&stop))
+                .name(name.clone())
+                .spawn(move || persist(&name, &stop, &counters, || server.run(&stop)))
                 .map_err(|error| Error::io("starting a thread for", log.dir(), error))?;
             threads.lock().push(thread);
         }
@@ -328,13 +330,13 @@ impl Server {
         let bytes = encode_note(&envelope.id, envelope.reply_topic.as_deref());
         let note = Note { floor: replies.end_offset()?, bytes };
         if envelope.deadline.is_some_and(|deadline| clock::wall() >= deadline) {
-            self.dispatch.begin(job, note, false)?;
+            self.dispatch.begin(job, note)?;
             answer(replies, envelope.outcome(Kind::Expired, job.offset()), Record::default())?;
             return Ok(true);
         }
         if self.dispatch.is_over(job) {
-            self.dispatch.begin(job, note, false)?;
-            let why = "its handler died with the process";
+            self.dispatch.begin(job, note)?;
+            let why = self.dispatch.why_over(job);
             return self.give_up(job, envelope, replies, why);
         }
         self.handle(job, envelope, replies, note)

@@ -32,6 +32,26 @@ impl Open {
     }
 }
 
+/// A topic that whoever has this does not keep open.
+#[derive(Debug, Clone)]
+pub(crate) struct Closable {
+    topic: Weak<TopicInner>,
+    jobs: Arc<Jobs>,
+}
+
+impl Closable {
+    /// Does this with the topic, which stays open meanwhile; `None` if it is closed.
+    pub(crate) fn with<T>(&self, job: impl FnOnce(&TopicInner) -> T) -> Option<T> {
+        Jobs::begin(&self.jobs)?.run(&self.topic, job)
+    }
+}
+
+impl Open {
+    pub(crate) fn closable(&self) -> Closable {
+        Closable { topic: Weak::clone(&self.inner.this), jobs: Arc::clone(&self.inner.jobs) }
+    }
+}
+
 impl Deref for Open {
     type Target = TopicInner;
 
@@ -158,7 +178,7 @@ impl TopicInner {
     /// # Errors
     ///
     /// If no thread can be started for it.
-    pub(super) fn every(
+    pub(crate) fn every(
         &self,
         delay: Duration,
         interval: Duration,

@@ -47,6 +47,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::consumer::Consumer;
+use crate::cursor::Books;
 use crate::error::{Error, Result};
 use crate::format::{epochs, settings::Settings};
 use crate::group::{Group, GroupInfo, GroupOptions};
@@ -61,7 +62,7 @@ use crate::sys::{Directory, FileIdentity};
 use access::Access;
 pub use ages::Clocks;
 pub(crate) use handles::Handles;
-pub(crate) use jobs::Open;
+pub(crate) use jobs::{Closable, Open};
 pub(crate) use locate::Frontier;
 pub use members::MemberInfo;
 pub use options::{Durability, Retention, TopicOptions};
@@ -102,6 +103,8 @@ pub(crate) struct TopicInner {
     files_made: AtomicU64,
     jobs: Arc<jobs::Jobs>,
     sealed: Arc<sealed::Sealed>,
+    /// Positions that the background makes durable.
+    pub(crate) books: Books,
     made_in: Generation,
     /// Behind the record that this process appended last: a guess of where the next goes, which costs
     /// other writers nothing.

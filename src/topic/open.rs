@@ -11,6 +11,7 @@ use crate::control::lock::Owner;
 use crate::control::member::{self, Membership};
 use crate::control::{self, Control, Words};
 use crate::error::{Error, Result};
+use crate::events;
 use crate::format::{epochs, settings, settings::Settings};
 use crate::log::LogInner;
 use crate::recovery::{self, Opening, OpeningFacts};
@@ -131,6 +132,7 @@ impl TopicInner {
             is_open: false.into(),
             jobs: Arc::default(),
             sealed: Arc::default(),
+            books: Default::default(),
             last_end: 0.into(),
             checked_at: clock::wall_coarse().into(),
             made_in: log.made_in,
@@ -190,6 +192,9 @@ impl TopicInner {
             self.remove_in_turns(TopicInner::leftovers(&names));
         }
         self.load_epochs()?;
+        if let Some(report) = self.recovery.get() {
+            events::recovered(&self.name, report);
+        }
         if plan != Opening::Attach {
             self.stamp_identity(words)?;
         }

@@ -14,6 +14,7 @@ use super::TopicInner;
 use crate::control::lock::{Liveness, Owner};
 use crate::control::{waiters, Words};
 use crate::error::{Error, Result};
+use crate::events;
 use crate::format::segment::{self as layout, Slot};
 use crate::format::settings;
 use crate::segment::Segment;
@@ -30,6 +31,9 @@ const OLDEST: u64 = 10_000_000_000;
 
 /// A sync that a thread waits for: owner and beginning, as its words say, and since when it waits.
 type Watched = Option<((u32, u64), Instant)>;
+
+/// A sync that takes so long is told, as an event.
+const SLOW_ENOUGH_TO_TELL: u64 = 1_000_000_000;
 
 /// What the word says about the running sync.
 enum Turn {
@@ -67,7 +71,12 @@ impl TopicInner {
         self.sync_up_to(target, u64::MAX)
     }
 
-    /// The same, and if this thread syncs, it leaves out segments that start at `limit` or behind.
+    /// Returns when everything that was appended before the call is durable.
+    pub(crate) fn wait_all_durable(&self) -> Result<()> {
+        self.wait_durable(self.member()?.control.tail.end.load(Ordering::Acquire))
+    }
+
+    /// The same as [`wait_durable`](Self::wait_durable), and if this thread syncs, it leaves out segments that start at `limit` or behind.
     pub(super) fn sync_up_to(&self, target: u64, limit: u64) -> Result<()> {
         let member = self.member()?;
         let words = &member.control;
@@ -213,6 +222,9 @@ impl TopicInner {
         words.durable.end.fetch_max(target, Ordering::AcqRel);
         let took = clock::monotonic_coarse().saturating_sub(begun);
         words.sync.recent.store(took, Ordering::Relaxed);
+        if took >= SLOW_ENOUGH_TO_TELL {
+            events::sync_was_slow(&self.name, took);
+        }
         crash_point!("sync.published");
         Ok(())
     }
@@ -236,6 +248,7 @@ impl TopicInner {
             map.word(layout::LATCH_AT).store(layout::LATCHED, Ordering::Release);
         }
         crash_point!("sync.latched");
+        events::sync_failed(&self.name);
         Error::SyncFailed { path: self.dir.clone() }
     }
 }

@@ -94,7 +94,7 @@ fn valid(target: &str, random: &mut Random) -> Vec<u8> {
             let mut bytes = vec![0; cursor::LEN];
             bytes[..512].copy_from_slice(&cursor::encode_header(1));
             for sequence in [1, 2] {
-                let saved = cursor::Saved { sequence, epoch: 0, offset: 5, floor: 0 };
+                let saved = cursor::Saved { sequence, epoch: 0, turn: 0, offset: 5, floor: 0 };
                 bytes[cursor::slot_at(sequence)..][..cursor::SLOT_LEN]
                     .copy_from_slice(&saved.encode());
             }

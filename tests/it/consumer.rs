@@ -76,10 +76,7 @@ fn a_consumer_is_listed_moved_and_deleted() {
     assert_eq!(consumer.committed(), 4);
     consumer.sync().unwrap();
     let listed = topic.consumers().unwrap();
-    assert_eq!((listed[0].name.as_str(), listed[0].lag, listed[0].durable), ("billing", 1, 0));
-    topic.wait_durable(4).unwrap();
-    consumer.sync().unwrap();
-    let listed = topic.consumers().unwrap();
+    assert_eq!((listed[0].name.as_str(), listed[0].lag), ("billing", 1));
     assert_eq!((listed[0].committed.as_ref().unwrap(), &listed[0].durable), (&4, &4));
     drop(consumer);
     topic.delete_consumer("billing").unwrap();

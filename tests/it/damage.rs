@@ -88,6 +88,16 @@ impl Specimen {
         }
         consumer.commit().unwrap();
         consumer.sync().unwrap();
+        // Closing the topic waits for no index that is not begun.
+        let is_index =
+            |path: &PathBuf| path.extension().is_some_and(|extension| extension == "idx");
+        for looks in 0.. {
+            if disk.paths().iter().filter(|path| is_index(path)).count() >= 2 {
+                break;
+            }
+            assert!(looks < 60_000, "{:?}", disk.paths());
+            std::thread::park_timeout(std::time::Duration::from_millis(1));
+        }
         drop((consumer, topic, log));
         settle(&disk, topic_dir());
         let mut files: Vec<(PathBuf, Vec<u8>)> = disk

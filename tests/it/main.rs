@@ -32,10 +32,12 @@ mod many_locks;
 mod modes;
 mod moved;
 mod owner;
+mod positions;
 mod power;
 mod random;
 mod rebuild;
 mod redrive;
+mod remount;
 mod repair;
 mod retention;
 mod seek;
@@ -49,6 +51,7 @@ mod spans;
 mod storm;
 mod sync;
 mod takeover;
+mod trials;
 mod unwinding;
 
 /// A directory of its own on a disk, removed at the end.

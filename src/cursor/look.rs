@@ -1,0 +1,146 @@
+//! What a page says, read by a process that may not own it.
+
+use std::path::Path;
+
+use super::Attempt;
+use crate::error::{Error, Result};
+use crate::format::cursor::{self, Live};
+use crate::format::{group, PAGE_LEN};
+use crate::sys::atomic::Ordering;
+use crate::sys::{self, Map};
+use crate::topic::TopicInner;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) committed: u64,
+    /// What a power loss leaves at least.
+    pub(crate) durable: u64,
+    /// The owner's second position, as of then.
+    pub(crate) durable_floor: u64,
+    /// The attempt and its trial word.
+    pub(crate) attempt: Option<(Attempt, u64)>,
+    /// The record at which the lane is stopped.
+    pub(crate) stopped_at: Option<u64>,
+    /// The live words are of this boot and this file.
+    pub(crate) is_live: bool,
+    pub(crate) pid: u32,
+}
+
+/// Reads the page at `base` without owning it.
+pub(crate) fn look(
+    topic: &TopicInner,
+    map: &Map,
+    path: &Path,
+    base: usize,
+    identity: sys::FileIdentity,
+) -> Result<Seen> {
+    let mut bytes = vec![0; PAGE_LEN];
+    map.read(base, &mut bytes);
+    check_header(topic, path, base, &bytes)?;
+    let is_live = is_live_trusted(topic, map, base, identity);
+    let live = live_in(map, base);
+    let found = cursor::position(cursor::newest_slot(&bytes), live, is_live);
+    let (epoch, _, offset) = found.ok_or_else(|| unreadable(path, base, "no valid slot"))?;
+    let committed = topic.clamp(epoch, offset);
+    let word = |at: usize| map.word(base + at).load(Ordering::Acquire);
+    // On this boot the newest slot is on the disk when its owner says so. An older one is believed too then:
+    // a file system that was unmounted uncleanly brings back either.
+    let known = if is_live { word(cursor::LIVE_SLOT_AT) } else { 0 };
+    let newest = cursor::newest_slot(&bytes).map_or(0, |slot| slot.sequence);
+    let least = if is_live { known.min(newest) } else { newest };
+    let durable = cursor::slots(&bytes).filter(|slot| slot.sequence >= least);
+    let durable: Vec<(u64, u64)> =
+        durable.map(|slot| (topic.clamp(slot.epoch, slot.offset), slot.floor)).collect();
+    let attempt = attempt_in(map, base);
+    let stopped_at = stopped_at(topic, map, base, committed);
+    Ok(Seen {
+        committed,
+        durable: durable.iter().map(|(offset, _)| *offset).min().unwrap_or(0),
+        durable_floor: durable.iter().map(|(_, floor)| *floor).min().unwrap_or(0),
+        attempt: attempt
+            .filter(|_| is_live || stopped_at.is_some())
+            .map(|attempt| (attempt, word(group::LANE_TRIAL_AT))),
+        stopped_at,
+        is_live,
+        pid: word(cursor::LIVE_PID_AT) as u32,
+    })
+}
+
+pub(super) fn live_in(map: &Map, base: usize) -> Live {
+    let word = |at: usize| map.word(base + at).load(Ordering::Acquire);
+    Live {
+        epoch: word(cursor::LIVE_EPOCH_AT) as u32,
+        turn: word(cursor::LIVE_TURN_AT) as u32,
+        offset: word(cursor::LIVE_OFFSET_AT),
+        check: word(cursor::LIVE_CHECK_AT),
+    }
+}
+
+pub(super) fn attempt_in(map: &Map, base: usize) -> Option<Attempt> {
+    let word = |at: usize| map.word(base + at).load(Ordering::Acquire);
+    let offset = word(cursor::ATTEMPT_AT).checked_sub(1)?;
+    let len = (word(cursor::ATTEMPT_NOTE_LEN_AT) as usize).min(cursor::MAX_NOTE_LEN);
+    let mut note = vec![0; len];
+    map.read(base + cursor::ATTEMPT_NOTE_AT, &mut note);
+    let count = word(cursor::ATTEMPT_COUNT_AT) as u32;
+    Some(Attempt { offset, count, floor: word(cursor::ATTEMPT_FLOOR_AT), note })
+}
+
+/// The record at which a lane was stopped, durably: also on another boot, if it is still there and not done.
+pub(super) fn stopped_at(
+    topic: &TopicInner,
+    map: &Map,
+    base: usize,
+    committed: u64,
+) -> Option<u64> {
+    if base == 0 {
+        return None;
+    }
+    let word = |at: usize| map.word(base + at).load(Ordering::Acquire);
+    let behind = word(group::LANE_STOPPED_AT);
+    let offset = behind.checked_sub(1)?;
+    let is_kept = topic.clamp(word(cursor::LIVE_EPOCH_AT) as u32, behind) == behind;
+    (is_kept && offset >= committed && word(cursor::ATTEMPT_AT) == behind).then_some(offset)
+}
+
+pub(super) fn unreadable(path: &Path, base: usize, what: &str) -> Error {
+    Error::Corrupt {
+        path: path.to_owned(),
+        position: base as u64,
+        offset: None,
+        what: format!("{what}; a position is never reset on its own: delete it and make it anew"),
+    }
+}
+
+pub(super) fn check_header(
+    topic: &TopicInner,
+    path: &Path,
+    base: usize,
+    bytes: &[u8],
+) -> Result<()> {
+    let topic_id = cursor::decode_header(bytes).map_err(|error| match error {
+        version @ crate::format::Malformed::Version { .. } => {
+            Error::malformed(path, base as u64, version)
+        }
+        other => unreadable(path, base, &other.to_string()),
+    })?;
+    if topic_id != topic.settings.topic_id {
+        return Err(unreadable(path, base, "it belongs to another topic"));
+    }
+    Ok(())
+}
+
+pub(super) fn is_live_trusted(
+    topic: &TopicInner,
+    map: &Map,
+    base: usize,
+    identity: sys::FileIdentity,
+) -> bool {
+    let word = |at: usize| map.word(base + at).load(Ordering::Acquire);
+    word(cursor::LIVE_READY_AT) == 1
+        && word(cursor::LIVE_BOOT_AT) == topic.log.boot[0]
+        && word(cursor::LIVE_BOOT_AT + 8) == topic.log.boot[1]
+        && word(cursor::LIVE_DEV_AT) == identity.dev
+        && word(cursor::LIVE_INO_AT) == identity.ino
+}

@@ -1,0 +1,78 @@
+//! A file system that was shut down and mounted again brings back an older instant of its files, on the same
+//! boot and under the same inode. Live words are then older than what is in the log.
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+use deaddrop::service::{Reply, Server, ServerOptions};
+use deaddrop::{Durability, Log, Record, Start, TopicOptions};
+
+use crate::child::{self, Child};
+
+const FIRST: u64 = 40;
+const SECOND: u64 = 60;
+
+fn server(log: &Log) -> Server {
+    let topic =
+        TopicOptions { segment_len: 64 << 10, ..TopicOptions::durability(Durability::PowerLoss) };
+    let options = ServerOptions { topic: Some(topic), ..ServerOptions::default() };
+    log.server_with("inv", options, |request| Ok(Reply::new(request.payload()))).unwrap()
+}
+
+/// Role: answers when told to, says how many, and waits to be killed.
+pub(crate) fn answers(words: &[&str]) {
+    let mut server = server(&Log::open(words[0]).unwrap());
+    while let Some(line) = child::listen() {
+        let wanted: u64 = line.parse().unwrap();
+        let mut done = 0;
+        while done < wanted {
+            done += server.poll(child::GUARD).unwrap();
+        }
+        child::say("answered");
+    }
+}
+
+fn overwrite(path: &Path, bytes: &[u8]) {
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, 0).unwrap();
+}
+
+#[test]
+fn a_server_whose_lanes_are_of_an_older_instant_answers_nothing_twice() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    drop(server(&log));
+    let client = log.client("shop").on("done", |_| Ok(())).open().unwrap();
+    let send = |count: u64| {
+        for number in 0..count {
+            let record = Record::new("x").key(number.to_le_bytes());
+            client.request("inv", &record).unwrap().send("done").unwrap();
+        }
+    };
+    let mut child = Child::spawn(&["answers", dir.path().to_str().unwrap()]);
+    send(FIRST);
+    assert_eq!(child.ask(&FIRST.to_string()), "answered");
+    let requests = log.existing_topic("inv.requests").unwrap();
+    let path = requests.dir().join("groups/server");
+    let older = std::fs::read(&path).unwrap();
+    send(SECOND);
+    assert_eq!(child.ask(&SECOND.to_string()), "answered");
+    child.kill();
+    overwrite(&path, &older);
+
+    // Requests that are still open beside those that only seem to be.
+    send(10);
+    let mut server = server(&log);
+    let mut settled = 0;
+    while server.lag().unwrap() > 0 {
+        settled += server.poll(Duration::from_millis(10)).unwrap();
+    }
+    assert!(settled >= 10);
+    let replies = log.existing_topic("inv.replies").unwrap();
+    let mut reader = replies.reader(Start::First).unwrap();
+    let mut count = 0;
+    while reader.next().unwrap().is_some() {
+        count += 1;
+    }
+    assert_eq!(count, FIRST + SECOND + 10, "one outcome for each");
+}

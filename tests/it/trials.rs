@@ -1,0 +1,345 @@
+//! What is known of a record that failed, or died with its process: it is kept over restarts, boots and copies,
+//! delays nobody else, and blames no bystander.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use deaddrop::format::group::lane_of;
+use deaddrop::group::{
+    DeadLetter, Group, GroupOptions, HandlerError, InHand, Job, Poison, Worker, WorkerOptions,
+};
+use deaddrop::{Durability, Log, Record, Start, Topic, TopicOptions};
+
+use crate::child::{self, Child, Watchdog, GUARD};
+
+const NOW: Duration = Duration::ZERO;
+
+fn open(dir: &Path) -> (Log, Topic, Group) {
+    let log = Log::open(dir).unwrap();
+    let options = TopicOptions::durability(Durability::ProcessCrash);
+    let topic =
+        log.create_topic("orders", TopicOptions { segment_len: 16 << 20, ..options }).unwrap();
+    let group = topic.group("g", GroupOptions::default()).unwrap();
+    (log, topic, group)
+}
+
+fn append(topic: &Topic, payload: &str, key: &str) -> u64 {
+    topic.append(&Record::new(payload).key(key)).unwrap()
+}
+
+fn in_hand(group: &Group) -> Vec<(u32, InHand)> {
+    let lanes = group.info().unwrap().lanes;
+    (0..).zip(lanes).filter_map(|(number, lane)| Some((number, lane.in_hand?))).collect()
+}
+
+fn state_of(group: &Group, offset: u64) -> Option<&'static str> {
+    in_hand(group).into_iter().find(|(_, hand)| hand.offset == offset).map(|(_, hand)| hand.state)
+}
+
+fn failing(group: &Group, options: WorkerOptions, attempts: &Arc<AtomicU64>) -> Worker {
+    let attempts = Arc::clone(attempts);
+    group
+        .worker(options, move |_| {
+            attempts.fetch_add(1, Ordering::SeqCst);
+            Err(HandlerError::retry("no"))
+        })
+        .unwrap()
+}
+
+fn stops() -> WorkerOptions {
+    WorkerOptions { max_attempts: 1, poison: Poison::StopLane, ..WorkerOptions::default() }
+}
+
+fn copy_of(dir: &Path) -> tempfile::TempDir {
+    let copy = crate::dir();
+    let from = format!("{}/.", dir.display());
+    let copied = std::process::Command::new("cp").arg("-r").arg(from).arg(copy.path()).status();
+    assert!(copied.unwrap().success());
+    copy
+}
+
+#[test]
+fn a_stopped_lane_stays_stopped_in_a_copy_until_it_is_resumed_or_told_to_skip() {
+    let dir = crate::dir();
+    let attempts = Arc::<AtomicU64>::default();
+    {
+        let (_log, topic, group) = open(dir.path());
+        append(&topic, "pay", "k");
+        let mut worker = failing(&group, stops(), &attempts);
+        worker.poll(NOW).unwrap();
+        assert_eq!(state_of(&group, 0), Some("stopped"));
+        assert_eq!(worker.stats().stopped, 1);
+    }
+    assert_eq!(attempts.load(Ordering::SeqCst), 1);
+    let copy = copy_of(dir.path());
+    let (log, topic, group) = open(copy.path());
+    assert_eq!(state_of(&group, 0), Some("stopped"), "before anybody works");
+    let second = append(&topic, "behind", "k");
+    let mut worker = failing(&group, stops(), &attempts);
+    worker.poll(Duration::from_millis(50)).unwrap();
+    assert_eq!(attempts.load(Ordering::SeqCst), 1, "it is not tried again");
+    let lane = in_hand(&group)[0].0;
+
+    // Resumed: also if that is all that happens before the next copy.
+    assert!(group.resume(lane).unwrap());
+    drop(worker);
+    let resumed = copy_of(copy.path());
+    let (_log2, _topic2, group2) = open(resumed.path());
+    failing(&group2, stops(), &attempts).poll(NOW).unwrap();
+    assert_eq!(attempts.load(Ordering::SeqCst), 2);
+
+    // In the first copy it fails once more, and is skipped then.
+    let mut worker = failing(&group, stops(), &attempts);
+    worker.poll(NOW).unwrap();
+    assert_eq!((attempts.load(Ordering::SeqCst), state_of(&group, 0)), (3, Some("stopped")));
+    assert!(group.skip_stopped(lane).unwrap());
+    assert!(!group.skip_stopped(lane).unwrap(), "it is not stopped any more");
+    drop(worker);
+    let handled = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&handled);
+    let mut worker = group
+        .worker(stops(), move |job| {
+            noted.lock().unwrap().push(job.offset());
+            Ok(())
+        })
+        .unwrap();
+    while !group.wait_for(second, NOW).unwrap() {
+        worker.poll(GUARD).unwrap();
+    }
+    assert_eq!(*handled.lock().unwrap(), [second], "no other attempt at the one that is skipped");
+    let dead = log.existing_topic("orders.g.dead").unwrap();
+    let mut reader = dead.reader(Start::First).unwrap();
+    let letter = DeadLetter::of(&reader.next().unwrap().unwrap()).unwrap();
+    assert_eq!((letter.offset, letter.attempts), (0, 3), "{letter:?}");
+    assert!(letter.reason.contains("skip"), "{letter:?}");
+}
+
+#[test]
+fn a_lane_that_is_stopped_can_be_resumed_in_a_copy_before_anybody_works_in_it() {
+    for skips in [false, true] {
+        let dir = crate::dir();
+        let attempts = Arc::<AtomicU64>::default();
+        {
+            let (_log, topic, group) = open(dir.path());
+            append(&topic, "pay", "k");
+            failing(&group, stops(), &attempts).poll(NOW).unwrap();
+        }
+        let copy = copy_of(dir.path());
+        let (_log, _topic, group) = open(copy.path());
+        let lane = in_hand(&group)[0].0;
+        let ended = if skips { group.skip_stopped(lane) } else { group.resume(lane) };
+        assert!(ended.unwrap());
+        let mut worker = failing(&group, stops(), &attempts);
+        worker.poll(NOW).unwrap();
+        assert_eq!(worker.stats().dead, u64::from(skips));
+        assert_eq!(attempts.load(Ordering::SeqCst), 2 - u64::from(skips));
+    }
+}
+
+#[test]
+fn a_record_that_waits_for_its_next_attempt_waits_on_when_workers_come_and_go() {
+    let dir = crate::dir();
+    let (log, topic, group) = open(dir.path());
+    append(&topic, "x", "k");
+    let options = WorkerOptions {
+        max_attempts: 10,
+        retry_first: Duration::from_secs(3600),
+        retry_most: Duration::from_secs(3600),
+        ..WorkerOptions::default()
+    };
+    let attempts = Arc::<AtomicU64>::default();
+    for _ in 0..20 {
+        failing(&group, options.clone(), &attempts).poll(Duration::from_millis(5)).unwrap();
+    }
+    assert_eq!(attempts.load(Ordering::SeqCst), 1, "the others come before its time");
+    assert!(log.existing_topic("orders.g.dead").is_err());
+    let patient = WorkerOptions { retry_most: NOW, ..options };
+    failing(&group, patient, &attempts).poll(NOW).unwrap();
+    assert_ne!(attempts.load(Ordering::SeqCst), 1, "no longer than a worker's longest wait");
+}
+
+/// Role: says how its handler runs, as its page has it, and waits in it to be killed.
+pub(crate) fn tells_state(words: &[&str]) {
+    let (_log, _topic, group) = open(Path::new(words[0]));
+    let looks = group.clone();
+    let mut worker = group
+        .worker(WorkerOptions::default(), move |job: &Job| {
+            let state = state_of(&looks, job.offset()).unwrap();
+            child::say(&format!("attempt {}, {state}", job.attempt()));
+            child::listen();
+            Ok(())
+        })
+        .unwrap();
+    worker.poll(GUARD).unwrap();
+}
+
+#[test]
+fn what_was_in_hand_at_a_death_runs_again_beside_others_and_alone_only_after_a_second_one() {
+    let dir = crate::dir();
+    let (_log, topic, _group) = open(dir.path());
+    append(&topic, "x", "k");
+    let states = ["attempt 1, running", "attempt 2, running", "attempt 3, running alone"];
+    for state in states {
+        let mut child = Child::spawn(&["tells-state", dir.path().to_str().unwrap()]);
+        assert_eq!(child.hear().as_deref(), Some(state));
+        child.kill();
+    }
+}
+
+/// A key whose lane is even, or odd: of two workers, the first one's, or the second one's.
+fn key_of(is_odd: bool) -> String {
+    let is_so = |key: &String| lane_of(Some(key.as_bytes()), 0, 64) % 2 == u32::from(is_odd);
+    (0..100).map(|number| format!("key-{number}")).find(is_so).unwrap()
+}
+
+#[test]
+fn a_suspect_is_no_longer_alone_when_a_neighbour_begins_beside_it_and_its_page_says_so() {
+    let _watchdog = Watchdog::new();
+    let dir = crate::dir();
+    let (_log, topic, group) = open(dir.path());
+    let suspect = append(&topic, "suspect", &key_of(false));
+    for _ in 0..2 {
+        let mut child = Child::spawn(&["tells-state", dir.path().to_str().unwrap()]);
+        child.hear().unwrap();
+        child.kill();
+    }
+    let (begun, is_begun) = channel();
+    let (end, may_end) = channel::<()>();
+    let may_end = Arc::new(Mutex::new(may_end));
+    let open = || {
+        let (begun, may_end, looks) = (begun.clone(), Arc::clone(&may_end), group.clone());
+        let worker = group.worker(WorkerOptions::default(), move |job: &Job| {
+            begun.send((job.offset(), state_of(&looks, suspect))).unwrap();
+            if job.offset() == suspect {
+                may_end.lock().unwrap().recv().unwrap();
+            }
+            Ok(())
+        });
+        worker.unwrap()
+    };
+    let (mut first, mut second) = (open(), open());
+    // Takes its half of the lanes, in which nothing is.
+    assert_eq!(second.poll(NOW).unwrap(), 0);
+    std::thread::scope(|scope| {
+        let alone = scope.spawn(move || first.poll(GUARD).unwrap());
+        assert_eq!(is_begun.recv_timeout(GUARD).unwrap(), (suspect, Some("running alone")));
+        let neighbour = append(&topic, "neighbour", &key_of(true));
+        let beside = scope.spawn(move || second.poll(GUARD).unwrap());
+        let (offset, state) = is_begun.recv_timeout(GUARD).unwrap();
+        assert_eq!((offset, state), (neighbour, Some("running")), "its death would not count");
+        end.send(()).unwrap();
+        assert_eq!((alone.join().unwrap(), beside.join().unwrap()), (1, 1));
+    });
+}
+
+#[test]
+fn a_record_that_fails_all_the_time_keeps_no_lane_behind_it_from_its_own_and_no_poll_from_its_end()
+{
+    let _watchdog = Watchdog::new();
+    const BETWEEN: u64 = 20_000;
+    const FAILURES: u64 = 20;
+    let dir = crate::dir();
+    let (_log, topic, group) = open(dir.path());
+    append(&topic, "poison", "a");
+    let batch: Vec<Record> =
+        (0..1000_u64).map(|number| Record::new("x").key((number * 7919).to_le_bytes())).collect();
+    for _ in 0..BETWEEN / 1000 {
+        topic.append_batch(&batch).unwrap();
+    }
+    let options = WorkerOptions {
+        max_attempts: 0,
+        retry_first: Duration::from_millis(1),
+        retry_most: Duration::from_millis(1),
+        ..WorkerOptions::default()
+    };
+    let tries = Arc::<AtomicU64>::default();
+    let counted = Arc::clone(&tries);
+    let mut worker = group
+        .worker(options, move |job: &Job| match job.payload() {
+            b"poison" => Err(HandlerError::retry("always")),
+            b"later" if counted.fetch_add(1, Ordering::SeqCst) < FAILURES => {
+                Err(HandlerError::retry("a few times"))
+            }
+            _ => Ok(()),
+        })
+        .unwrap();
+    let poll = |worker: &mut Worker| worker.poll(Duration::from_millis(10)).unwrap();
+    let end = topic.high_watermark().unwrap();
+    let behind = |group: &Group| {
+        group.info().unwrap().lanes.iter().filter(|lane| lane.committed < end).count()
+    };
+    while behind(&group) > 1 {
+        poll(&mut worker);
+    }
+    // A key of another lane than the poison's.
+    let later = append(&topic, "later", "b");
+    for polls in 0.. {
+        poll(&mut worker);
+        if group.wait_for(later, NOW).unwrap() {
+            break;
+        }
+        assert!(polls < 5_000, "{} of {FAILURES} attempts", tries.load(Ordering::SeqCst));
+    }
+    assert_eq!(tries.load(Ordering::SeqCst), FAILURES + 1);
+    assert_eq!(state_of(&group, 0), Some("failed"), "it is tried on");
+}
+
+#[test]
+fn lanes_that_were_passed_over_are_done_in_order_while_others_fail_now_and_then() {
+    let _watchdog = Watchdog::new();
+    let dir = crate::dir();
+    let (_log, topic, group) = open(dir.path());
+    for number in 0..6_000_u64 {
+        append(&topic, &number.to_string(), &format!("key-{}", number % 50));
+    }
+    let options = WorkerOptions {
+        retry_first: NOW,
+        retry_most: NOW,
+        max_attempts: 0,
+        ..WorkerOptions::default()
+    };
+    let done = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&done);
+    let mut worker = group
+        .worker(options, move |job: &Job| {
+            // Every third one fails before it succeeds: its lane falls behind again and again.
+            if job.offset() % 3 == 0 && job.attempt() < 3 {
+                return Err(HandlerError::retry("not yet"));
+            }
+            noted.lock().unwrap().push(job.offset());
+            Ok(())
+        })
+        .unwrap();
+    while group.info().unwrap().lag > 0 {
+        worker.poll(Duration::from_millis(10)).unwrap();
+    }
+    let done = done.lock().unwrap();
+    assert_eq!(done.len(), 6_000, "each once");
+    for key in 0..50 {
+        let of_key: Vec<u64> = done.iter().copied().filter(|offset| offset % 50 == key).collect();
+        assert!(of_key.is_sorted(), "{key}: {of_key:?}");
+    }
+}
+
+#[test]
+fn a_wait_for_ever_is_no_overflow() {
+    let dir = crate::dir();
+    let (_log, topic, group) = open(dir.path());
+    let offset = append(&topic, "x", "k");
+    let options = WorkerOptions {
+        retry_first: Duration::MAX,
+        retry_most: Duration::MAX,
+        ..WorkerOptions::default()
+    };
+    let fails = Arc::<AtomicU64>::default();
+    failing(&group, options, &fails).poll(NOW).unwrap();
+    assert_eq!(fails.load(Ordering::SeqCst), 1);
+    let mut worker = group
+        .worker(WorkerOptions { retry_most: NOW, ..WorkerOptions::default() }, |_| Ok(()))
+        .unwrap();
+    assert_eq!(worker.poll(Duration::MAX).unwrap(), 1);
+    assert!(group.wait_for(offset, Duration::MAX).unwrap());
+}
