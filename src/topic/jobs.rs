@@ -1,6 +1,7 @@
 //! The background work of one topic, and its end: a topic that is closed is closed when the last
 //! handle's drop returns. That waits for what is running of it, which ends soon when it sees the topic
-//! closed, and for nothing that has not begun: neither jobs of this topic nor of others.
+//! closed, and for nothing that has not begun, neither of this topic nor of others: full segments that
+//! wait are synced, and the rest of what was to be done for them is left.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,6 +66,7 @@ impl Drop for Open {
         // A forked child has no thread that would end the jobs.
         if !self.inner.made_in.is_parents() {
             self.inner.jobs.close();
+            self.inner.sync_what_waits();
         }
     }
 }

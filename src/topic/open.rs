@@ -167,6 +167,8 @@ impl TopicInner {
             words.identity.ready.store(0, Ordering::Release);
             crash_point!("open.unready");
             self.remove_leftovers(words, facts.words_trusted, &names)?;
+            // Before a segment of their name could be set aside.
+            self.remove_in_turns(TopicInner::leftovers(&names));
         }
         match plan {
             Opening::Attach => {}
@@ -187,9 +189,6 @@ impl TopicInner {
                 self.recover(words, Some(self.possible_end(&bases, boundary)))?;
             }
             Opening::ScanFromDisk => self.recover(words, None)?,
-        }
-        if plan != Opening::Attach {
-            self.remove_in_turns(TopicInner::leftovers(&names));
         }
         self.load_epochs()?;
         if let Some(report) = self.recovery.get() {

@@ -169,6 +169,15 @@ impl TopicInner {
         self.trim_in_background();
     }
 
+    /// Syncs the full segments that still wait, once no job will take them: the topic is closed.
+    pub(super) fn sync_what_waits(&self) {
+        let left = std::mem::take(&mut self.sealed.state.lock().waiting);
+        if let Some(last) = left.back() {
+            // A failed one latches the topic: the next process to open it recovers.
+            drop(self.sync_up_to(last.next, last.next));
+        }
+    }
+
     fn hold(&self, segment: Option<Arc<Segment>>) -> Hold {
         let Some(segment) = segment else { return Hold::Not };
         match Backlog::keep_open(&self.log.backlog, segment) {

@@ -4,10 +4,12 @@
 //! the boot that wrote it (where the control words are believed) and in another one.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use deaddrop::sim::SimDisk;
 use deaddrop::{Durability, Error, Log, Record, Start, Topic, TopicOptions};
 
+use crate::child::GUARD;
 use crate::random::{number_from_env, Random};
 use crate::settle::settle;
 
@@ -49,6 +51,19 @@ struct Seen {
     consumer: Option<u64>,
 }
 
+/// Waits until all segments but the newest have an index: closing a topic leaves those that are not begun.
+fn wait_for_indexes(disk: &SimDisk) {
+    let count = |wanted: &str| {
+        let paths = disk.paths();
+        paths.iter().filter(|path| path.extension().is_some_and(|e| e == wanted)).count()
+    };
+    let started = Instant::now();
+    while count("idx") + 1 < count("seg") {
+        assert!(started.elapsed() < GUARD, "{:?}", disk.paths());
+        std::thread::yield_now();
+    }
+}
+
 impl Specimen {
     /// Three segments, batches, an epoch, an index, a consumer.
     fn new() -> Specimen {
@@ -75,6 +90,7 @@ impl Specimen {
         while payloads.len() < 40 {
             append(&topic, &mut random, &mut payloads);
         }
+        wait_for_indexes(&disk);
         drop((topic, log));
         let disk = disk.reboot();
         let log = Log::open_sim(&disk.process(), DIR).unwrap();
@@ -82,6 +98,7 @@ impl Specimen {
         while payloads.len() < 75 {
             append(&topic, &mut random, &mut payloads);
         }
+        wait_for_indexes(&disk);
         let mut consumer = topic.consumer("c", Start::First).unwrap();
         for _ in 0..20 {
             consumer.next().unwrap().unwrap();
