@@ -11,7 +11,7 @@ const SEGMENT_LEN: u64 = 16 << 10;
 const KEPT_BYTES: u64 = 128 << 10;
 const RECORDS: u64 = 40_000;
 /// Few for the 2,800 segments that are written, and for what runs beside.
-const OPEN_FILES: u64 = 64;
+const OPEN_FILES: u64 = 48;
 
 fn files(dir: &Path, extension: &str) -> Vec<String> {
     let names = std::fs::read_dir(dir).unwrap();
@@ -26,7 +26,7 @@ fn files(dir: &Path, extension: &str) -> Vec<String> {
 fn a_writer_far_ahead_of_the_disk_runs_out_of_nothing() {
     let dir = crate::dir();
     let log = dir.path().join("log");
-    let mut child = Child::spawn(&["far-ahead", log.to_str().unwrap()]);
+    let mut child = Child::spawn(&["far-ahead", log.to_str().unwrap(), "limited"]);
     assert_eq!(child.hear().as_deref(), Some("bye"));
     assert!(child.wait().success());
     let topic = Log::open(&log).unwrap().topic("t").unwrap();
@@ -44,16 +44,28 @@ fn a_writer_far_ahead_of_the_disk_runs_out_of_nothing() {
     }
 }
 
+#[test]
+fn full_segments_that_wait_for_the_disk_take_no_descriptors_from_the_writer() {
+    let dir = crate::dir();
+    let log = dir.path().join("log");
+    let mut child = Child::spawn(&["far-ahead", log.to_str().unwrap(), "unlimited"]);
+    assert_eq!(child.hear().as_deref(), Some("bye"));
+    assert!(child.wait().success());
+    let topic = Log::open(&log).unwrap().topic("t").unwrap();
+    assert_eq!((topic.first_offset().unwrap(), topic.end_offset().unwrap()), (0, RECORDS));
+}
+
 /// Role: appends as fast as it can, with few files allowed.
 pub(crate) fn writer(words: &[&str]) {
-    let [dir] = words else { panic!("{words:?}") };
-    let limit = libc::rlimit { rlim_cur: OPEN_FILES, rlim_max: OPEN_FILES };
-    // SAFETY: `limit` is live for the call.
-    let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+    let [dir, limit] = words else { panic!("{words:?}") };
+    let files = libc::rlimit { rlim_cur: OPEN_FILES, rlim_max: OPEN_FILES };
+    // SAFETY: `files` is live for the call.
+    let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &files) };
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    let kept = (*limit == "limited").then_some(KEPT_BYTES);
     let options = TopicOptions {
         segment_len: SEGMENT_LEN,
-        retention: Retention { bytes: Some(KEPT_BYTES), ..Retention::default() },
+        retention: Retention { bytes: kept, ..Retention::default() },
         ..TopicOptions::durability(Durability::ProcessCrash)
     };
     let topic = Log::open(dir).unwrap().create_topic("t", options).unwrap();
