@@ -130,7 +130,7 @@ pub use log::{Log, LogOptions};
 #[cfg(not(loom))]
 pub use reader::{Reader, Start};
 pub use record::{OwnedRecord, Record, RecordRef};
-pub use recovery::{Damage, RecoveryReport};
+pub use recovery::{Cut, Damage, RecoveryReport};
 pub use stop::Stop;
 #[cfg(feature = "sim")]
 #[doc(hidden)]

@@ -33,7 +33,7 @@ pub enum Start {
 ///
 /// A record is lent until the next call; [`RecordRef::to_owned`] keeps it. Every record is checked
 /// against its checksum after it was copied, so a record that is returned is what was appended. Damage
-/// is an error that leaves the reader where it stands: [`skip_damage`](Self::skip_damage) goes on
+/// of the wanted record is an error that leaves the reader where it stands: [`skip_damage`](Self::skip_damage) goes on
 /// behind it.
 ///
 /// ```
@@ -285,15 +285,28 @@ impl Reader {
             };
             walk.position = position;
             walk.forget();
-            let error = walk.segment.corrupt(position, Some(self.next), &what);
-            let seen = (walk.segment.base(), self.segment_end);
-            if self.topic.is_elsewhere(self.next, self.frontier.active, seen)? {
-                // The list of segments was an older one.
-                self.walk = None;
-                continue;
-            }
-            return Err(self.trimmed_instead(error));
+            self.pass_bad_frame(limit, what)?;
         }
+    }
+
+    /// The walk stands at bytes that are not the next frame: an error, unless that one is elsewhere.
+    #[cold]
+    fn pass_bad_frame(&mut self, limit: u64, what: Malformed) -> Result<()> {
+        let walk = self.walk.as_mut().expect("it met the bad frame");
+        let error = walk.segment.corrupt(walk.position, Some(self.next), &what);
+        let seen = (walk.segment.base(), self.segment_end);
+        if self.topic.is_elsewhere(self.next, self.frontier.active, seen)? {
+            // The list of segments was an older one.
+            self.walk = None;
+            return Ok(());
+        }
+        // Damage before the record that is wanted is not damage of it.
+        let mut search = Walk::new(Arc::clone(&walk.segment), walk.position, false);
+        if search.resync(limit, self.next..self.next.saturating_add(1))? {
+            walk.position = search.position;
+            return Ok(());
+        }
+        Err(self.trimmed_instead(error))
     }
 
     /// A segment that was trimmed while it was read is not damaged, nor is one that was removed with its

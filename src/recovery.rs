@@ -16,6 +16,9 @@ pub(crate) struct OpeningFacts {
     pub(crate) latched: bool,
     /// There is a segment file.
     pub(crate) has_segments: bool,
+    /// The files hold something newer than the control words, or the words contradict themselves. Only
+    /// looked at if they are trusted and not latched, by a process that is alone.
+    pub(crate) overtaken: bool,
 }
 
 /// How to open.
@@ -41,28 +44,31 @@ struct OpeningRow {
     words_trusted: Option<bool>,
     latched: Option<bool>,
     has_segments: Option<bool>,
+    overtaken: Option<bool>,
     plan: Opening,
 }
 
-const OPENING: [OpeningRow; 6] = {
+const OPENING: [OpeningRow; 7] = {
     const fn row(
         alone: Option<bool>,
         words_trusted: Option<bool>,
         latched: Option<bool>,
         has_segments: Option<bool>,
+        overtaken: Option<bool>,
         plan: Opening,
     ) -> OpeningRow {
-        OpeningRow { alone, words_trusted, latched, has_segments, plan }
+        OpeningRow { alone, words_trusted, latched, has_segments, overtaken, plan }
     }
     const YES: Option<bool> = Some(true);
     const NO: Option<bool> = Some(false);
     [
-        row(NO, YES, None, None, Opening::Attach),
-        row(NO, NO, None, None, Opening::Refuse),
-        row(YES, None, None, NO, Opening::Create),
-        row(YES, YES, NO, YES, Opening::Resume),
-        row(YES, YES, YES, YES, Opening::ScanFromWords),
-        row(YES, NO, None, YES, Opening::ScanFromDisk),
+        row(NO, YES, None, None, None, Opening::Attach),
+        row(NO, NO, None, None, None, Opening::Refuse),
+        row(YES, None, None, NO, None, Opening::Create),
+        row(YES, YES, NO, YES, NO, Opening::Resume),
+        row(YES, YES, NO, YES, YES, Opening::ScanFromDisk),
+        row(YES, YES, YES, YES, None, Opening::ScanFromWords),
+        row(YES, NO, None, YES, None, Opening::ScanFromDisk),
     ]
 };
 
@@ -76,6 +82,7 @@ impl OpeningRow {
             && fits(self.words_trusted, facts.words_trusted)
             && fits(self.latched, facts.latched)
             && fits(self.has_segments, facts.has_segments)
+            && fits(self.overtaken, facts.overtaken)
     }
 }
 
@@ -151,7 +158,8 @@ pub(crate) fn ending(facts: ScanFacts) -> Ending {
 }
 
 /// What a recovery found and did. Part of opening a topic after a crash; see
-/// [`Topic::recovery`](crate::Topic::recovery).
+/// [`Topic::recovery`](crate::Topic::recovery). Of a read-only handle: what it found, and what an opening for
+/// writing would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecoveryReport {
@@ -163,12 +171,27 @@ pub struct RecoveryReport {
     pub epoch: Option<u32>,
     /// Whether a torn tail was cut off.
     pub cut: bool,
-    /// Whole frames behind a torn tail: possible corruption rather than a torn write.
+    /// Whole frames in what was cut off, in all files: records that were there once and are no longer part of
+    /// the log.
     pub frames_behind_cut: u64,
+    /// What was cut off, file by file.
+    pub cuts: Vec<Cut>,
     /// Segment files that were never promised and were set aside, under these names.
     pub set_aside: Vec<String>,
     /// Damage below the promised boundary: reading it gives [`Error::Corrupt`](crate::Error::Corrupt).
     pub damage: Vec<Damage>,
+}
+
+/// The bytes of one file that a recovery cut off. They stay in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Cut {
+    /// The file, by the name that it has after the recovery.
+    pub path: std::path::PathBuf,
+    /// Where they begin.
+    pub position: u64,
+    /// Whole frames among them.
+    pub frames: u64,
 }
 
 /// One damaged range of a segment file.
@@ -195,12 +218,13 @@ mod tests {
 
     #[test]
     fn every_combination_of_opening_facts_matches_exactly_one_row() {
-        for facts in combinations(4) {
+        for facts in combinations(5) {
             let facts = OpeningFacts {
                 alone: facts[0],
                 words_trusted: facts[1],
                 latched: facts[2],
                 has_segments: facts[3],
+                overtaken: facts[4],
             };
             assert_eq!(OPENING.iter().filter(|row| row.matches(facts)).count(), 1, "{facts:?}");
         }
@@ -236,12 +260,13 @@ mod tests {
 
     #[test]
     fn living_members_are_joined_whatever_else_is_seen_and_never_recovered_over() {
-        for facts in combinations(2) {
+        for facts in combinations(3) {
             let facts = OpeningFacts {
                 alone: false,
                 words_trusted: true,
                 latched: facts[0],
                 has_segments: facts[1],
+                overtaken: facts[2],
             };
             assert_eq!(opening(facts), Opening::Attach);
         }

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 use crate::format::segment::{self as layout, Header};
-use crate::format::{Malformed, PAGE_LEN};
+use crate::format::{Malformed, PAGE_LEN, SECTOR_LEN};
 use crate::sys::{Access, Directory, DiskFile, Map};
 
 pub(crate) use walk::{Step, Walk};
@@ -203,6 +203,33 @@ impl Segment {
             }
             None => self.file.read_at(out, position),
         }
+    }
+
+    /// Whether a sector in this range ends, or the range begins, in zeros: it was never written, or not
+    /// to its end. Frames are not zeros but for what their callers put in them.
+    pub(crate) fn has_unwritten(&self, positions: std::ops::Range<u64>) -> Result<bool> {
+        const WORD: u64 = 8;
+        let is_zero = |position: u64, len: u64| -> Result<bool> {
+            let mut word = [0; WORD as usize];
+            let word = &mut word[..len as usize];
+            let read = self.file.read_at(word, position);
+            read.map_err(|error| Error::io("reading", &self.path, error))?;
+            Ok(word.iter().all(|&byte| byte == 0))
+        };
+        let mut at = positions.start;
+        if at >= positions.end || is_zero(at, WORD)? {
+            return Ok(true);
+        }
+        while at < positions.end {
+            let end = (at / SECTOR_LEN as u64 + 1) * SECTOR_LEN as u64;
+            let end = end.min(positions.end);
+            let len = WORD.min(end - at);
+            if is_zero(end - len, len)? {
+                return Ok(true);
+            }
+            at = end;
+        }
+        Ok(false)
     }
 
     /// The error for invalid bytes at `position`.

@@ -62,6 +62,11 @@ pub(crate) fn take_slot(lock_file: &dyn DiskFile) -> io::Result<Option<usize>> {
     Ok(None)
 }
 
+/// Gives a slot back.
+pub(crate) fn leave_slot(lock_file: &dyn DiskFile, slot: usize) -> io::Result<()> {
+    lock_file.unlock(FIRST_SLOT + slot as u64, 1)
+}
+
 /// This process's membership in a topic: its slot, the shared words, and the state that the append
 /// lock guards on this side.
 pub(crate) struct Membership<T> {

@@ -23,7 +23,7 @@ pub(crate) mod waiters;
 
 use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(not(loom))]
-use crate::sys::Map;
+use crate::sys::{FileIdentity, Map};
 
 /// Processes that can have one topic open for writing at once.
 pub(crate) const MAX_MEMBERS: usize = 1023;
@@ -66,6 +66,37 @@ pub(crate) struct Identity {
     pub(crate) epoch: AtomicU64,
     /// Non-zero after a failed sync: nothing is appended until a recovery.
     pub(crate) latched: AtomicU64,
+    /// The mount through which the topic was opened by the process that recovered it; 0: not known.
+    pub(crate) mount: AtomicU64,
+}
+
+#[cfg(not(loom))]
+impl Identity {
+    /// Whether the words are complete, of this layout and boot, and of this very file.
+    pub(crate) fn is_of(&self, boot: [u64; 2], file: FileIdentity) -> bool {
+        // Acquire: pairs with the Release in `stamp`.
+        self.ready.load(Ordering::Acquire) == 1
+            && self.magic.load(Ordering::Relaxed) == MAGIC
+            && self.boot[0].load(Ordering::Relaxed) == boot[0]
+            && self.boot[1].load(Ordering::Relaxed) == boot[1]
+            && self.dev.load(Ordering::Relaxed) == file.dev
+            && self.ino.load(Ordering::Relaxed) == file.ino
+    }
+
+    /// Makes the words those of this boot and file; they count once `ready` is set.
+    pub(crate) fn stamp(&self, boot: [u64; 2], file: FileIdentity, mount: Option<u64>) {
+        self.magic.store(MAGIC, Ordering::Relaxed);
+        self.boot[0].store(boot[0], Ordering::Relaxed);
+        self.boot[1].store(boot[1], Ordering::Relaxed);
+        self.dev.store(file.dev, Ordering::Relaxed);
+        self.ino.store(file.ino, Ordering::Relaxed);
+        self.mount.store(mount.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Whether the file system was mounted all the time since the words were made.
+    pub(crate) fn is_on(&self, mount: Option<u64>) -> bool {
+        mount.is_some_and(|mount| mount == self.mount.load(Ordering::Relaxed))
+    }
 }
 
 #[repr(C, align(128))]
@@ -244,7 +275,7 @@ pub fn control_words() -> Vec<(&'static str, usize, usize)> {
             ));)+
         };
     }
-    group!(identity: magic 8, boot 16, dev 8, ino 8, ready 8, epoch 8, latched 8);
+    group!(identity: magic 8, boot 16, dev 8, ino 8, ready 8, epoch 8, latched 8, mount 8);
     group!(lock: word 4);
     group!(intent: start 8, offset 8, end 8, roll 8, max_timestamp 8);
     group!(tail: end 8, place 8, bases 16, first 8);

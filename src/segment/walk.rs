@@ -285,6 +285,31 @@ impl Walk {
         Ok(false)
     }
 
+    /// Where the frame at `position` ends if its length can be believed; else behind the last byte of the
+    /// file that is not zero.
+    pub(crate) fn end_of_frame(&self) -> Result<u64> {
+        let mut fixed = [0; frame::FIXED_LEN];
+        let room = self.segment.len().saturating_sub(self.position);
+        let io = |error| Error::io("reading", &self.segment.path, error);
+        let read = self.segment.read(self.position, &mut fixed, false).map_err(io)?;
+        if let Ok(fixed) = Fixed::decode(&fixed[..read], room as usize) {
+            return Ok(self.position + fixed.padded_len() as u64);
+        }
+        let mut chunk = vec![0; COLD_CHUNK];
+        let (mut at, mut end) = (self.position, self.position);
+        while at < self.segment.len() {
+            let read = self.segment.read(at, &mut chunk, false).map_err(io)?;
+            if read == 0 {
+                break;
+            }
+            if let Some(last) = chunk[..read].iter().rposition(|&byte| byte != 0) {
+                end = at + last as u64 + 1;
+            }
+            at += read as u64;
+        }
+        Ok(end.next_multiple_of(frame::ALIGN as u64))
+    }
+
     /// Whether every byte from `position` to the end of the file is zero.
     pub(crate) fn rest_is_zero(&self) -> Result<bool> {
         let mut chunk = vec![0; COLD_CHUNK];

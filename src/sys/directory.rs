@@ -283,6 +283,18 @@ impl Directory for RealDirectory {
         Ok([(id >> 64) as u64, id as u64])
     }
 
+    fn mount(&self) -> Option<u64> {
+        const MOUNT_ID_UNIQUE: u32 = 0x4000;
+        // SAFETY: an all-zero statx is a valid value of the plain struct.
+        let mut found: libc::statx = unsafe { mem::zeroed() };
+        let fd = self.dir.as_raw_fd();
+        // SAFETY: an open descriptor, an empty path that ends with NUL, and `found` live for the call.
+        let result = unsafe {
+            libc::statx(fd, c"".as_ptr(), libc::AT_EMPTY_PATH, MOUNT_ID_UNIQUE, &mut found)
+        };
+        (result == 0 && found.stx_mask & MOUNT_ID_UNIQUE != 0).then_some(found.stx_mnt_id)
+    }
+
     fn medium(&self) -> io::Result<Medium> {
         medium_of(&self.dir)
     }

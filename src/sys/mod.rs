@@ -90,6 +90,9 @@ pub(crate) trait Directory: Send + Sync + std::fmt::Debug {
     fn inheritable_lock(&self, path: &Path, byte: u64) -> io::Result<InheritableLock>;
     /// Returns the random identity of this boot of this machine.
     fn boot_id(&self) -> io::Result<[u64; 2]>;
+    /// Names the mount that the directory is on, never used again on this boot: as long as it is the same,
+    /// the page cache was not lost. `None` if the kernel cannot tell (before 6.8).
+    fn mount(&self) -> Option<u64>;
     /// Returns the storage on which it lies.
     fn medium(&self) -> io::Result<Medium>;
 }

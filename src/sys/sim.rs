@@ -161,9 +161,19 @@ impl SimDisk {
     /// faults. A change of a name that was not synced is there or not, a rename as one; each sector
     /// that was not synced holds its live or its durable bytes; the length is either one.
     pub fn power_cut(&self, seed: u64) -> SimDisk {
+        self.cut(seed, |random, boot| random.next() ^ boot)
+    }
+
+    /// The disk after its file system was shut down and mounted again: as after a power cut, but on the
+    /// same boot.
+    pub fn remount(&self, seed: u64) -> SimDisk {
+        self.cut(seed, |_, boot| boot)
+    }
+
+    fn cut(&self, seed: u64, boot: impl FnOnce(&mut Random, u64) -> u64) -> SimDisk {
         let state = self.state.lock();
         let mut random = Random(seed);
-        let boot = random.next() ^ state.boot_id[0];
+        let boot = boot(&mut random, state.boot_id[0]);
         let names = state.names_after_power_cut(&mut random);
         let everywhere = (random.below(4) == 0).then(|| Survivors::draw(&mut random));
         Self::of(state.image(names, boot, |inode| {
@@ -939,6 +949,11 @@ impl Directory for SimDirectory {
 
     fn boot_id(&self) -> io::Result<[u64; 2]> {
         Ok(self.disk.alive()?.boot_id)
+    }
+
+    fn mount(&self) -> Option<u64> {
+        // Whatever depends on it has to do without.
+        None
     }
 
     fn medium(&self) -> io::Result<Medium> {

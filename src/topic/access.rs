@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 
+use super::resume::shown_by;
 use super::{locate, Local, TopicInner};
 use crate::control::member::Membership;
 use crate::control::{Control, Words};
@@ -15,10 +16,9 @@ pub(crate) enum Access {
     Member(Membership<Local>),
     /// Read-only, beside members: their words, mapped read-only.
     Live(Control),
-    /// Read-only, without living members: the end is found by walking the frames. Everything below
-    /// `published` was there once, if the words of dead members can be trusted.
-    /// `live`: the words of members that came later.
-    Still { published: u64, found: Mutex<Option<locate::Found>>, live: OnceLock<Control> },
+    /// Read-only, without living members: the end is found by walking the frames. `left`: the words of
+    /// dead members, if they are of this boot and file. `live`: the words of members that came later.
+    Still { left: Option<Control>, found: Mutex<Option<locate::Found>>, live: OnceLock<Control> },
 }
 
 impl std::fmt::Debug for Access {
@@ -41,10 +41,10 @@ impl TopicInner {
         }
     }
 
-    /// Everything below it was published on this boot, as far as dead members' words can be trusted.
+    /// Everything below it was shown to readers on this boot, as far as dead members' words can be trusted.
     pub(crate) fn published(&self) -> u64 {
         match &self.access {
-            Access::Still { published, .. } => *published,
+            Access::Still { left: Some(words), .. } => shown_by(words, &self.settings),
             _ => 0,
         }
     }

@@ -33,6 +33,9 @@ pub(crate) struct Found {
     pub(super) walk: Walk,
     pub(super) end: u64,
     pub(super) position: u64,
+    /// Readers see no further: the rest was not durable when its writers died.
+    pub(super) visible: u64,
+    pub(super) durable_end: u64,
 }
 
 impl TopicInner {
@@ -42,7 +45,7 @@ impl TopicInner {
         match &self.access {
             Access::Member(member) => Ok(self.frontier_of(&member.control)),
             Access::Live(control) => Ok(self.frontier_of(control)),
-            Access::Still { published, found, live } => {
+            Access::Still { left, found, live } => {
                 if live.get().is_none() {
                     if let Some(control) = living_control(&self.log, &*self.files) {
                         // Another thread may have been faster: its mapping stays.
@@ -51,7 +54,7 @@ impl TopicInner {
                 }
                 match live.get() {
                     Some(control) => Ok(self.frontier_of(control)),
-                    None => self.find_end(*published, &mut found.lock()),
+                    None => self.find_end(left.as_deref(), &mut found.lock()),
                 }
             }
         }
@@ -76,27 +79,13 @@ impl TopicInner {
     }
 
     /// Scans for the end as a recovery would; later walks on from there, into new segments.
-    fn find_end(&self, published: u64, found: &mut Option<Found>) -> Result<Frontier> {
+    fn find_end(&self, left: Option<&Words>, found: &mut Option<Found>) -> Result<Frontier> {
         let found = match found {
             Some(found) => found,
-            None => {
-                let bases = self.refresh_bases()?;
-                let published = self.possible_end(&bases, published);
-                let boundary = self.promised_boundary(&bases)?.max(published);
-                let scan = self.scan(&bases, boundary)?;
-                let Some(segment) = scan.segment else {
-                    // The newest header is damaged: what follows it cannot be checked.
-                    return Ok(Frontier {
-                        high_watermark: scan.end,
-                        end: scan.end,
-                        durable_end: 0,
-                        active: bases.last().copied().unwrap_or(0),
-                        position: layout::FIRST_FRAME_AT,
-                    });
-                };
-                let walk = Walk::new(segment, scan.position, false);
-                found.insert(Found { walk, end: scan.end, position: scan.position })
-            }
+            None => match self.scan_for_end(left)? {
+                Ok(scanned) => found.insert(scanned),
+                Err(frontier) => return Ok(frontier),
+            },
         };
         found.walk.forget();
         found.walk.position = found.position;
@@ -128,18 +117,55 @@ impl TopicInner {
                     if found.end == base || !self.segment_exists(found.end) {
                         break;
                     }
-                    let segment = self.segment(found.end)?;
+                    let segment = match self.segment(found.end) {
+                        // It has its name and no header: nobody was promised anything in it.
+                        Err(Error::Corrupt { path, .. }) if self.look_at_header(&path)?.0 => break,
+                        segment => segment?,
+                    };
                     found.walk = Walk::new(segment, layout::FIRST_FRAME_AT, false);
                     (next, found.position) = (found.end, layout::FIRST_FRAME_AT);
                 }
             }
         }
         Ok(Frontier {
-            high_watermark: found.end,
+            high_watermark: found.end.min(found.visible),
             end: found.end,
-            durable_end: 0,
+            durable_end: found.durable_end.min(found.end),
             active: found.walk.segment.base(),
             position: found.position,
+        })
+    }
+
+    /// Where a recovery would find the end; or how far the log goes if the newest header is damaged.
+    fn scan_for_end(&self, left: Option<&Words>) -> Result<std::result::Result<Found, Frontier>> {
+        let bases = self.refresh_bases()?;
+        let left = match left {
+            // They may lack what the last member did.
+            Some(words) if !self.is_overtaken(words, &bases)? => Some(words),
+            _ => None,
+        };
+        let shown = left.map_or(0, |words| super::resume::shown_by(words, &self.settings));
+        let durable_end = self.promised_boundary(&bases)?;
+        let boundary = durable_end.max(self.possible_end(&bases, shown));
+        let is_synced = self.settings.durability == settings::POWER_LOSS;
+        let visible = if left.is_some() && is_synced { boundary } else { u64::MAX };
+        let scan = self.scan(&bases, boundary)?;
+        // The first thread that looks is as good as any.
+        self.recovery.get_or_init(|| scan.report(boundary));
+        let (end, position) = (scan.end, scan.position);
+        Ok(match scan.segment {
+            Some(segment) => {
+                let walk = Walk::new(segment, position, false);
+                Ok(Found { walk, end, position, visible, durable_end })
+            }
+            // What follows the newest header cannot be checked.
+            None => Err(Frontier {
+                high_watermark: end,
+                end,
+                durable_end: 0,
+                active: bases.last().copied().unwrap_or(0),
+                position: layout::FIRST_FRAME_AT,
+            }),
         })
     }
 

@@ -13,6 +13,7 @@
 //! | `sync` | durability: group commit, takeover, latch |
 //! | `trim`, `ages`, `times` | retention, and what clocks say |
 //! | `members` | who has it open for writing |
+//! | `close` | closing in good order |
 //! | `delete` | removing a topic |
 //! | `locate` | from offset or time to a position; where readers must stop |
 //! | `wait` | waiting for records |
@@ -20,6 +21,7 @@
 mod access;
 mod ages;
 mod append;
+mod close;
 mod delete;
 mod directory;
 mod draft;
@@ -49,7 +51,8 @@ use parking_lot::Mutex;
 use crate::consumer::Consumer;
 use crate::cursor::Books;
 use crate::error::{Error, Result};
-use crate::format::{epochs, settings::Settings};
+use crate::format::epochs;
+use crate::format::settings::Settings;
 use crate::group::{Group, GroupInfo, GroupOptions};
 use crate::log::LogInner;
 use crate::reader::{Reader, Start};
@@ -426,7 +429,8 @@ impl Topic {
         self.inner.words().is_some()
     }
 
-    /// What opening the topic found after a crash, if this process recovered it.
+    /// What opening the topic found after a crash, if this process recovered it. Of a read-only handle that no
+    /// process wrote beside when it was opened: what an opening for writing would find and do.
     pub fn recovery(&self) -> Option<&RecoveryReport> {
         self.inner.recovery.get()
     }

@@ -155,11 +155,14 @@ impl TopicInner {
             bases.retain(|&base| base <= active);
         }
         self.segments.bases.lock().clone_from(&bases);
+        let words_trusted = self.are_trusted(words)?;
+        let latched = words.identity.latched.load(Ordering::Acquire) != 0;
         let facts = OpeningFacts {
             alone,
-            words_trusted: self.are_trusted(words)?,
-            latched: words.identity.latched.load(Ordering::Acquire) != 0,
+            words_trusted,
+            latched,
             has_segments: !bases.is_empty(),
+            overtaken: alone && words_trusted && !latched && self.is_overtaken(words, &bases)?,
         };
         let plan = recovery::opening(facts);
         if !matches!(plan, Opening::Attach | Opening::Refuse) {
@@ -201,14 +204,7 @@ impl TopicInner {
     }
 
     fn are_trusted(&self, words: &Words) -> Result<bool> {
-        let identity = self.control_identity()?;
-        let of = &words.identity;
-        Ok(of.ready.load(Ordering::Acquire) == 1
-            && of.magic.load(Ordering::Relaxed) == control::MAGIC
-            && of.boot[0].load(Ordering::Relaxed) == self.log.boot[0]
-            && of.boot[1].load(Ordering::Relaxed) == self.log.boot[1]
-            && of.dev.load(Ordering::Relaxed) == identity.dev
-            && of.ino.load(Ordering::Relaxed) == identity.ino)
+        Ok(words.identity.is_of(self.log.boot, self.control_identity()?))
     }
 
     fn control_identity(&self) -> Result<sys::FileIdentity> {
@@ -221,15 +217,10 @@ impl TopicInner {
 
     /// Makes the words trusted: the last step of every recovery.
     fn stamp_identity(&self, words: &Words) -> Result<()> {
-        let identity = self.control_identity()?;
-        let of = &words.identity;
-        of.magic.store(control::MAGIC, Ordering::Relaxed);
-        of.boot[0].store(self.log.boot[0], Ordering::Relaxed);
-        of.boot[1].store(self.log.boot[1], Ordering::Relaxed);
-        of.dev.store(identity.dev, Ordering::Relaxed);
-        of.ino.store(identity.ino, Ordering::Relaxed);
+        let identity = &words.identity;
+        identity.stamp(self.log.boot, self.control_identity()?, self.files.mount());
         crash_point!("open.before-ready");
-        of.ready.store(1, Ordering::Release);
+        identity.ready.store(1, Ordering::Release);
         Ok(())
     }
 
@@ -328,35 +319,16 @@ impl TopicInner {
         }
         let access = match living_control(log, &*files) {
             Some(control) => Access::Live(control),
-            None => {
-                // Words whose members are all dead may lack what the last of them did.
-                let published = trusted_control(log, &*files)
-                    .map_or(0, |control| control.tail.end.load(Ordering::Acquire));
-                Access::Still { published, found: Mutex::new(None), live: OnceLock::new() }
-            }
+            None => Access::Still {
+                left: trusted_control(log, &*files),
+                found: Mutex::new(None),
+                live: OnceLock::new(),
+            },
         };
         let topic = TopicInner::assemble(log, name, files, settings, access, (SETTINGS, file));
         topic.load_epochs()?;
         topic.frontier()?;
         Ok(topic)
-    }
-}
-
-/// A clean close of a topic that syncs now and then syncs once more.
-impl Drop for TopicInner {
-    fn drop(&mut self) {
-        if self.settings.durability != settings::POWER_LOSS_WITHIN || self.made_in.is_parents() {
-            return;
-        }
-        if let Access::Member(member) = &self.access {
-            let words = &member.control;
-            // After an opening that failed the words may be another boot's.
-            let is_open = self.is_open.load(Ordering::Relaxed);
-            if is_open && words.identity.latched.load(Ordering::Acquire) == 0 {
-                // A failure latches the topic: the next one to open it recovers.
-                drop(self.wait_durable(words.tail.end.load(Ordering::Acquire)));
-            }
-        }
     }
 }
 
@@ -467,12 +439,5 @@ fn trusted_control(log: &LogInner, files: &dyn Directory) -> Option<Control> {
     let file = files.open(&files.path().join(CONTROL), sys::Access::Read).ok()?;
     let identity = file.identity().ok()?;
     let control = Control::new(file.map(control::LEN, false).ok()?);
-    let of = &control.identity;
-    let trusted = of.ready.load(Ordering::Acquire) == 1
-        && of.magic.load(Ordering::Relaxed) == control::MAGIC
-        && of.boot[0].load(Ordering::Relaxed) == log.boot[0]
-        && of.boot[1].load(Ordering::Relaxed) == log.boot[1]
-        && of.dev.load(Ordering::Relaxed) == identity.dev
-        && of.ino.load(Ordering::Relaxed) == identity.ino;
-    trusted.then_some(control)
+    control.identity.is_of(log.boot, identity).then_some(control)
 }

@@ -1,14 +1,72 @@
 //! Opening a topic whose members are all dead, on the boot on which they died: their words say where to
 //! go on, if they agree with the files.
 
+use std::sync::Arc;
+
 use super::TopicInner;
 use crate::control::{Place, Words};
 use crate::error::{Error, Result};
-use crate::format::{frame, segment as layout, settings, MAX_OFFSET};
+use crate::format::segment::{self as layout, Slot};
+use crate::format::settings::{self, Settings};
+use crate::format::{frame, MAX_OFFSET};
 use crate::segment::{Step, Walk};
 use crate::sys::atomic::Ordering;
 
 impl TopicInner {
+    /// Whether the files hold something newer than the words say: a file system that was shut down and
+    /// mounted again on the same boot brings back an older instant of the control page. Or whether the
+    /// words contradict themselves. Writes nothing: also settling what such words say were dying writers
+    /// would write over records.
+    pub(super) fn is_overtaken(&self, words: &Words, bases: &[u64]) -> Result<bool> {
+        let Place { active, position } = words.tail.place();
+        let rolling_to = words.intent.roll.load(Ordering::Acquire).checked_sub(1);
+        let newest = bases.last().copied();
+        if newest > Some(active) && newest != rolling_to {
+            return Ok(true);
+        }
+        let segment = match self.segment(active) {
+            Ok(segment) => segment,
+            // The words say more than there is: see `words_fit`.
+            Err(Error::Corrupt { .. }) => return Ok(false),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(false)
+            }
+            Err(other) => return Err(other),
+        };
+        let Some(written) = written_end(words, position, segment.len()) else { return Ok(true) };
+        let durable = words.durable.end.load(Ordering::Acquire);
+        let slot = layout::newest_slot(&segment.header_page()?, segment.header.salt);
+        let is_newer = |slot: Slot| {
+            slot.durable_end > durable
+                || slot.sequence > words.sync.slot_sequence.load(Ordering::Relaxed)
+        };
+        if segment.header.durable_end > durable || slot.is_some_and(is_newer) {
+            return Ok(true);
+        }
+        let mut places = vec![(segment, written)];
+        if let Some(named) = rolling_to.filter(|&base| newest == Some(base) && base != active) {
+            match self.segment(named) {
+                Ok(segment) => places.push((segment, layout::FIRST_FRAME_AT)),
+                // It got its name and not its header.
+                Err(Error::Corrupt { .. }) => return Ok(true),
+                Err(other) => return Err(other),
+            }
+        }
+        for (segment, position) in places {
+            let mut walk = Walk::new(segment, position, false);
+            // If the page cache was not lost, the words are as new as the bytes. If it may have been, a frame
+            // can be missing here and others stand behind it.
+            let is_empty = || Walk::new(Arc::clone(&walk.segment), position, false).rest_is_zero();
+            if !words.identity.is_on(self.files.mount()) && !is_empty()? {
+                return Ok(true);
+            }
+            if matches!(walk.step(u64::MAX, false)?, Step::Frame(_)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Goes on from the words of this boot. All members are dead: what they were doing is settled, and
     /// what they had not synced is synced as if a failure had been seen and lost.
     pub(super) fn resume(&self, words: &Words) -> Result<()> {
@@ -20,15 +78,16 @@ impl TopicInner {
             Err(Error::Corrupt { .. }) => {}
             Err(other) => return Err(other),
         }
+        let end = words.tail.end.load(Ordering::Acquire);
+        // On this boot nothing that readers were shown can be lost: what is missing there is damage.
+        let shown = shown_by(words, &self.settings);
         let mut bases = self.segments.bases.lock().clone();
         if bases.last() != Some(&words.tail.place().active) {
             // A roll that was settled has named one more.
             bases = self.refresh_bases_alone()?;
         }
-        let end = words.tail.end.load(Ordering::Acquire);
-        if !self.words_fit(words, &bases)? {
-            // On this boot nothing below the end can be lost: what is missing there is damage.
-            return self.recover(words, Some(self.possible_end(&bases, end)));
+        if !self.words_fit(words, &bases)? || !self.is_whole_behind(shown, words, &bases)? {
+            return self.recover(words, Some(self.possible_end(&bases, shown)));
         }
         self.load_epochs()?;
         words.identity.epoch.store(self.epoch().into(), Ordering::Relaxed);
@@ -87,6 +146,36 @@ impl TopicInner {
         Ok(walk.position == position && offset == end)
     }
 
+    /// Whether all frames from the offset `shown` to the end are whole.
+    fn is_whole_behind(&self, shown: u64, words: &Words, bases: &[u64]) -> Result<bool> {
+        let frontier = self.frontier()?;
+        let first = bases.partition_point(|&base| base <= shown).saturating_sub(1);
+        for (index, &base) in bases.iter().enumerate().skip(first) {
+            if shown >= words.tail.end.load(Ordering::Acquire) {
+                break;
+            }
+            let next = bases.get(index + 1).copied();
+            let segment = match self.segment(base) {
+                Ok(segment) => segment,
+                Err(Error::Corrupt { .. }) => return Ok(false),
+                Err(other) => return Err(other),
+            };
+            let start = self.position_before(&segment, next, &frontier, shown)?;
+            let limit = if next.is_some() { u64::MAX } else { frontier.position };
+            let mut walk = Walk::new(segment, start, false);
+            let mut end = base;
+            while next != Some(end) {
+                let Step::Frame(fixed) = walk.step(limit, true)? else { break };
+                end = fixed.offset + u64::from(fixed.kind == frame::KIND_RECORD);
+            }
+            let is_whole = next.map_or(walk.position == limit, |next| end == next);
+            if !is_whole {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The first segment of a new topic; or of one all of whose segments are gone, whose offsets are
     /// not used again as far as the words know them, and whose stored positions are clamped.
     pub(super) fn create_first_segment(
@@ -103,6 +192,31 @@ impl TopicInner {
         self.start_segment(words, base, epoch, 0)?;
         words.tail.first.store(base, Ordering::Release);
         Ok(())
+    }
+}
+
+/// Behind the last byte of the active segment that was, or was about to be, written; `None` if the intent
+/// contradicts the place.
+fn written_end(words: &Words, position: u64, segment_len: u64) -> Option<u64> {
+    let end = words.intent.end.load(Ordering::Acquire);
+    if end == 0 {
+        return Some(position);
+    }
+    let start = words.intent.start.load(Ordering::Relaxed);
+    let offset = words.intent.offset.load(Ordering::Relaxed);
+    let next = words.tail.end.load(Ordering::Acquire);
+    let is_possible = layout::FIRST_FRAME_AT <= start && start < end && end <= segment_len;
+    let is_begun = position == start && next == offset;
+    let is_positioned = position == end && next >= offset;
+    let is_aligned = (start | end) % frame::ALIGN as u64 == 0;
+    (is_possible && is_aligned && (is_begun || is_positioned)).then_some(end)
+}
+
+/// Everything below it readers could see, by these words.
+pub(super) fn shown_by(words: &Words, settings: &Settings) -> u64 {
+    match settings.durability {
+        settings::POWER_LOSS => words.durable.end.load(Ordering::Acquire),
+        _ => words.tail.end.load(Ordering::Acquire),
     }
 }
 

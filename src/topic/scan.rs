@@ -8,8 +8,8 @@ use super::{Access, TopicInner};
 use crate::control::Words;
 use crate::error::{Error, Result};
 use crate::format::segment::{self as layout, Header};
-use crate::format::{epochs, frame, PAGE_LEN};
-use crate::recovery::{self, Damage, Ending, RecoveryReport, ScanFacts};
+use crate::format::{epochs, frame, PAGE_LEN, SECTOR_LEN};
+use crate::recovery::{self, Cut, Damage, Ending, RecoveryReport, ScanFacts};
 use crate::segment::{Segment, Step, Walk};
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
@@ -32,6 +32,48 @@ pub(super) struct Scan {
     /// Segments behind a cut.
     unpromised: Vec<u64>,
     damage: Vec<Damage>,
+    cuts: Vec<Cut>,
+    /// Of each segment that was read: its base, and the positions between which the frames stand that are
+    /// not below the boundary.
+    unpromised_frames: Vec<(u64, std::ops::Range<u64>)>,
+}
+
+impl Scan {
+    /// Counts the whole frames from the walk's place to the end of its segment, all of which are cut off
+    /// from `position` on.
+    fn count_cut(&mut self, mut walk: Walk, position: u64, from: u64) -> Result<()> {
+        let mut frames = 0;
+        while walk.resync(u64::MAX, from..u64::MAX)? {
+            match walk.step(u64::MAX, true)? {
+                Step::Frame(_) => frames += 1,
+                Step::End | Step::Bad(_) => break,
+            }
+        }
+        self.frames_behind += frames;
+        self.cuts.push(Cut { path: walk.segment.path.clone(), position, frames });
+        Ok(())
+    }
+
+    /// What an opening for writing would do, for who only reads.
+    pub(super) fn report(&self, promised_boundary: u64) -> RecoveryReport {
+        RecoveryReport {
+            promised_boundary,
+            end: self.end.max(promised_boundary),
+            epoch: None,
+            cut: !self.clean,
+            frames_behind_cut: self.frames_behind,
+            cuts: self.cuts.clone(),
+            set_aside: Vec::new(),
+            damage: self.damage.clone(),
+        }
+    }
+
+    /// The frame before `position` is below the boundary, or not.
+    fn pass_promised(&mut self, is_promised: bool, position: u64) {
+        if let (Some((_, frames)), true) = (self.unpromised_frames.last_mut(), is_promised) {
+            frames.start = position;
+        }
+    }
 }
 
 impl TopicInner {
@@ -59,7 +101,7 @@ impl TopicInner {
         words.identity.epoch.store(epoch.into(), Ordering::Relaxed);
         let set_aside = self.set_aside(&scan.unpromised, epoch)?;
         crash_point!("recover.set-aside");
-        self.sync_found(&bases, &scan, boundary)?;
+        self.sync_found(&scan, boundary_of_words.is_some())?;
         match (&ending, &scan.segment) {
             (Ending::Continue, Some(segment)) => {
                 words.tail.enter(segment.base(), scan.position);
@@ -77,14 +119,18 @@ impl TopicInner {
         words.durable.end.store(end, Ordering::Release);
         let first = self.refresh_bases_alone()?.first().copied().unwrap_or(end);
         words.tail.first.store(first, Ordering::Release);
+        for cut in &mut scan.cuts {
+            let name = cut.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if let Some(aside) = set_aside.iter().find(|aside| aside.starts_with(&name)) {
+                cut.path.set_file_name(aside);
+            }
+        }
         let report = RecoveryReport {
-            promised_boundary: boundary,
             end,
             epoch: Some(epoch),
             cut: matches!(ending, Ending::Cut | Ending::CutAndReport),
-            frames_behind_cut: scan.frames_behind,
             set_aside,
-            damage: scan.damage,
+            ..scan.report(boundary)
         };
         let was_empty = self.recovery.set(report);
         debug_assert!(was_empty.is_ok(), "a topic is recovered once");
@@ -128,6 +174,8 @@ impl TopicInner {
             frames_behind: 0,
             unpromised: Vec::new(),
             damage: Vec::new(),
+            cuts: Vec::new(),
+            unpromised_frames: Vec::new(),
         };
         for (index, &base) in bases.iter().enumerate().skip(first) {
             let next = bases.get(index + 1).copied();
@@ -135,11 +183,20 @@ impl TopicInner {
                 // The end was found before this segment, which nobody was promised.
                 scan.unpromised.push(base);
                 scan.clean = false;
+                if let Ok(segment) = self.segment(base) {
+                    let walk = Walk::new(segment, layout::FIRST_FRAME_AT, false);
+                    scan.count_cut(walk, layout::FIRST_FRAME_AT, base)?;
+                }
                 continue;
             }
             scan.end = scan.end.max(base);
             match self.segment(base) {
-                Ok(segment) => self.scan_segment(&mut scan, segment, next, boundary)?,
+                Ok(segment) => {
+                    scan.unpromised_frames.push((base, layout::FIRST_FRAME_AT..u64::MAX));
+                    self.scan_segment(&mut scan, segment, next, boundary)?;
+                    let frames = scan.unpromised_frames.last_mut().expect("just pushed");
+                    frames.1.end = scan.position;
+                }
                 Err(Error::Corrupt { path, position, what, .. }) => {
                     scan.clean = false;
                     let (blank, most) = self.look_at_header(&path)?;
@@ -164,7 +221,7 @@ impl TopicInner {
 
     /// Of a segment file whose header does not decode: whether none was ever written, and how many
     /// records the file can hold.
-    fn look_at_header(&self, path: &std::path::Path) -> Result<(bool, u64)> {
+    pub(super) fn look_at_header(&self, path: &std::path::Path) -> Result<(bool, u64)> {
         let file = self.files.open(path, sys::Access::Read);
         let file = file.map_err(|error| self.io("opening", path, error))?;
         let io = |error| self.io("reading", path, error);
@@ -215,6 +272,7 @@ impl TopicInner {
                         batch_at = scan.position;
                     }
                     scan.max_timestamp = scan.max_timestamp.max(fixed.timestamp);
+                    scan.pass_promised(offset <= boundary, walk.position);
                     continue;
                 }
                 Step::Frame(fixed) => format!("offset {} instead of {offset}", fixed.offset),
@@ -222,16 +280,15 @@ impl TopicInner {
                 Step::Bad(what) => what.to_string(),
             };
             walk.forget();
-            if scan.end >= boundary {
-                walk.position = bad_at;
+            walk.position = bad_at;
+            if scan.end >= boundary && !self.is_rotten(&walk, offset, next)? {
                 return self.scan_behind_end(scan, walk, next);
             }
-            // Below the boundary every batch was whole: the frames before the damage stand.
+            // Every batch here was whole: the frames before the damage stand.
             walk.position = bad_at.saturating_add(frame::ALIGN as u64);
             let found = step_behind_damage(&mut walk, offset..next.unwrap_or(u64::MAX))?;
             let offsets = offset..found.or(next).unwrap_or(boundary).max(offset);
-            scan.end = offsets.end;
-            offset = offsets.end;
+            (scan.end, offset) = (offsets.end, offsets.end);
             let path = segment.path.clone();
             scan.damage.push(Damage { path, position: bad_at, offsets, what });
             if found.is_none() {
@@ -244,6 +301,27 @@ impl TopicInner {
         }
     }
 
+    /// Whether the frame that does not stand where `walk` stands was whole once. What a power cut takes
+    /// are sectors, which hold then what they held before: zeros behind some byte. If nothing here looks like
+    /// that, and whole frames or a segment stand behind it, bytes have changed.
+    fn is_rotten(&self, walk: &Walk, offset: u64, next: Option<u64>) -> Result<bool> {
+        let at = walk.position;
+        let mut search = Walk::new(Arc::clone(&walk.segment), at, false);
+        if !matches!(search.step(u64::MAX, false)?, Step::Bad(_)) {
+            // Nothing, or a frame of another offset.
+            return Ok(false);
+        }
+        search.position = at.saturating_add(frame::ALIGN as u64);
+        let end = if search.resync(u64::MAX, offset..next.unwrap_or(u64::MAX))? {
+            search.position
+        } else if next.is_some_and(|next| self.segment(next).is_ok()) {
+            walk.end_of_frame()?
+        } else {
+            return Ok(false);
+        };
+        Ok(!walk.segment.has_unwritten(at..end)?)
+    }
+
     /// Looks at what stands behind the end that was found: zeros, or the rest of a torn tail. `walk`
     /// stands at the first bad byte, which is behind the end if a batch is cut in two.
     fn scan_behind_end(&self, scan: &mut Scan, mut walk: Walk, next: Option<u64>) -> Result<()> {
@@ -253,32 +331,46 @@ impl TopicInner {
         if scan.clean {
             return Ok(());
         }
+        let position = walk.position;
         walk.position = whole_until;
         walk.forget();
-        while walk.resync(u64::MAX, scan.end..u64::MAX)? {
-            match walk.step(u64::MAX, true)? {
-                Step::Frame(_) => scan.frames_behind += 1,
-                Step::End | Step::Bad(_) => break,
-            }
-        }
-        Ok(())
+        let end = scan.end;
+        scan.count_cut(walk, position, end)
     }
 
     /// Makes durable what the scan found readable: the page cache may hold what the disk does not.
-    fn sync_found(&self, bases: &[u64], scan: &Scan, boundary: u64) -> Result<()> {
-        let first = bases.partition_point(|&base| base <= boundary).saturating_sub(1);
-        for &base in &bases[first..] {
-            if scan.unpromised.contains(&base) {
+    /// `all`: also what is below the boundary.
+    fn sync_found(&self, scan: &Scan, all: bool) -> Result<()> {
+        for (base, frames) in &scan.unpromised_frames {
+            if scan.unpromised.contains(base) {
                 continue;
             }
-            let Ok(segment) = self.segment(base) else { continue };
+            let start = if all { layout::FIRST_FRAME_AT } else { frames.start };
+            let Ok(segment) = self.segment(*base) else { continue };
+            self.heal_header(&segment)?;
             segment.map()?.word(layout::LATCH_AT).store(0, Ordering::Release);
-            segment.redirty(0..segment.len())?;
+            segment.redirty(0..layout::FIRST_FRAME_AT)?;
+            segment.redirty(start..frames.end.max(start))?;
             if segment.sync().is_err() {
                 return Err(Error::SyncFailed { path: self.dir.clone() });
             }
         }
         crash_point!("recover.synced");
+        Ok(())
+    }
+
+    /// Writes both header sectors again if one of them was lost.
+    fn heal_header(&self, segment: &Segment) -> Result<()> {
+        let page = segment.header_page()?;
+        for at in [0, layout::HEADER_COPY_AT] {
+            let sector = page.get(at..at + SECTOR_LEN);
+            if sector.is_some_and(|sector| Header::decode(sector) != Ok(segment.header)) {
+                segment
+                    .file()
+                    .write_all_at(&segment.header.encode(), at as u64)
+                    .map_err(|error| self.io("writing the header of", &segment.path, error))?;
+            }
+        }
         Ok(())
     }
 

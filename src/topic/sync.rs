@@ -266,7 +266,7 @@ fn age_of(seen: (u32, u64), watched: &mut Watched) -> u64 {
 
 /// Writes the durable end known so far where the sync before last left room; the sync that follows
 /// carries it to the disk.
-fn write_slot(words: &Words, segment: &Segment, durable_end: u64) -> Result<()> {
+pub(super) fn write_slot(words: &Words, segment: &Segment, durable_end: u64) -> Result<()> {
     let sequence = words.sync.slot_sequence.fetch_add(1, Ordering::Relaxed) + 1;
     let slot = Slot { sequence, durable_end }.encode(segment.header.salt);
     segment.map()?.write(layout::slot_at(sequence), &slot);

@@ -221,7 +221,7 @@ fn the_recovery_tables_are_those_of_the_code() {
         })
         .collect();
     let in_code = rows_of_code();
-    assert_eq!(in_code.len(), 10, "both tables are found");
+    assert_eq!(in_code.len(), 11, "both tables are found");
     assert_eq!(in_document, in_code);
 }
 

@@ -68,6 +68,23 @@ impl Image {
         after
     }
 
+    /// What a file system does by itself after an error of its metadata: from now on nothing reaches the
+    /// disk, not even its journal.
+    pub(crate) fn shut_down(&self) {
+        const SHUTDOWN: libc::c_ulong = 0x8004_587d;
+        const NO_LOG_FLUSH: u32 = 2;
+        let root = File::open(self.root()).unwrap();
+        // SAFETY: an open descriptor; the request reads one u32.
+        assert_eq!(unsafe { libc::ioctl(root.as_raw_fd(), SHUTDOWN, &NO_LOG_FLUSH) }, 0);
+    }
+
+    /// Unmounts it, which no process may be in the way of, and mounts it again.
+    pub(crate) fn mount_again(&mut self) {
+        run("umount", &[self.root().to_str().unwrap()]);
+        self.is_mounted = false;
+        self.mount();
+    }
+
     /// Writes everything to the disk.
     pub(crate) fn sync(&self) {
         let root = File::open(self.root()).unwrap();

@@ -1,0 +1,146 @@
+//! What is cut off is said, and what was whole once is not cut off: one flipped bit in a log that was
+//! closed, restarted or copied costs one record.
+
+use deaddrop::sim::SimDisk;
+use deaddrop::{Durability, Error, Log, Record, Start, Topic, TopicOptions};
+
+const DIR: &str = "/log";
+const FRAME: usize = 232;
+const DURABILITIES: [Durability; 3] = [
+    Durability::PowerLoss,
+    Durability::PowerLossWithin(std::time::Duration::from_secs(3600)),
+    Durability::ProcessCrash,
+];
+
+fn payload(offset: u64) -> Vec<u8> {
+    vec![b'a' + (offset % 26) as u8; 200]
+}
+
+fn segment(base: u64) -> String {
+    format!("{DIR}/topics/t/{base:020}.seg")
+}
+
+fn log_of(disk: &SimDisk, durability: Durability, count: u64) -> Topic {
+    let options = TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(durability) };
+    let topic = Log::open_sim(disk, DIR).unwrap().create_topic("t", options).unwrap();
+    for offset in 0..count {
+        topic.append_unsynced(&Record::new(payload(offset))).unwrap();
+    }
+    topic
+}
+
+fn bases(disk: &SimDisk) -> Vec<u64> {
+    (0..200).filter(|&base| disk.read(segment(base)).is_some()).collect()
+}
+
+/// The records that can be read, damage passed over, and the offsets that were.
+fn read(topic: &Topic) -> (u64, Vec<u64>) {
+    let mut reader = topic.reader(Start::First).unwrap();
+    let (mut count, mut lost) = (0, Vec::new());
+    loop {
+        match reader.next() {
+            Ok(Some(record)) => {
+                assert_eq!(record.payload(), payload(record.offset()));
+                count += 1;
+            }
+            Ok(None) => return (count, lost),
+            Err(Error::Corrupt { .. }) => lost.extend(reader.skip_damage().unwrap()),
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn one_flipped_bit_in_a_log_that_was_killed_and_restarted_or_copied_costs_one_record_and_is_told() {
+    for durability in DURABILITIES {
+        for count in [40, 100] {
+            let disk = SimDisk::new();
+            let process = disk.process();
+            let topic = log_of(&process, durability, count);
+            process.kill();
+            drop(topic);
+            let bases = bases(&disk);
+            for bad in (0..count - 1).step_by(3) {
+                let base = *bases.iter().rfind(|&&base| base <= bad).unwrap();
+                for image in [disk.reboot(), disk.copy()] {
+                    let story = format!("{durability:?}, {count} records, {bad} is flipped");
+                    image.flip(segment(base), 4096 + (bad - base) as usize * FRAME + 99, 8);
+                    let read_only = Log::open_sim_read_only(&image, DIR).unwrap();
+                    let read_only = read_only.existing_topic("t").unwrap();
+                    assert_eq!(read(&read_only), (count - 1, vec![bad]), "{story}, read only");
+                    let found = read_only.recovery().unwrap();
+                    let told: Vec<_> = found.damage.iter().map(|d| d.offsets.clone()).collect();
+                    let topic = Log::open_sim(&image, DIR).unwrap().existing_topic("t").unwrap();
+                    assert_eq!(topic.append(&Record::new(payload(count))).unwrap(), count);
+                    assert_eq!(read(&topic), (count, vec![bad]), "{story}");
+                    let report = topic.recovery().unwrap();
+                    // Below the segment of the promised boundary nothing is read: the reader tells.
+                    assert!(report.damage.iter().map(|d| d.offsets.clone()).eq(told.clone()));
+                    assert!(report.damage.len() <= 1 && !report.cut, "{story}: {report:?}");
+                    let promised = bases.iter().rfind(|&&base| base <= report.promised_boundary);
+                    let is_read = Some(&base) >= promised;
+                    let is_told = told.first().is_some_and(|offsets| *offsets == (bad..bad + 1));
+                    assert_eq!(is_read, is_told, "{story}: {report:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_last_close_promises_what_is_there_whatever_the_durability() {
+    for durability in DURABILITIES {
+        let disk = SimDisk::new();
+        let (one, other) = (log_of(&disk.process(), durability, 50), log_of(&disk, durability, 0));
+        drop(one);
+        drop(other);
+        for seed in 0..20 {
+            let image = disk.power_cut(seed);
+            // The last record: nothing stands behind it that would tell.
+            let base = *bases(&image).last().unwrap();
+            image.flip(segment(base), 4096 + (49 - base) as usize * FRAME + 99, 8);
+            let read_only = Log::open_sim_read_only(&image, DIR).unwrap();
+            assert_eq!(read(&read_only.existing_topic("t").unwrap()), (49, vec![49]));
+            let topic = Log::open_sim(&image, DIR).unwrap().existing_topic("t").unwrap();
+            let report = topic.recovery().unwrap();
+            assert_eq!(report.promised_boundary, 50, "{durability:?}");
+            assert_eq!(report.damage.len(), 1, "{durability:?}: {report:?}");
+            assert_eq!(topic.append(&Record::new(payload(50))).unwrap(), 50);
+        }
+    }
+}
+
+#[test]
+fn what_a_power_cut_takes_from_the_middle_is_cut_and_told_with_its_files_and_records() {
+    let disk = SimDisk::new();
+    let process = disk.process();
+    let topic = log_of(&process, Durability::ProcessCrash, 100);
+    process.kill();
+    drop(topic);
+    let bases = bases(&disk);
+    let image = disk.reboot();
+    // A sector that never reached the disk, in the segment before the last.
+    let base = bases[bases.len() - 2];
+    let mut bytes = image.read(segment(base)).unwrap();
+    bytes[4096 + 512..4096 + 1024].fill(0);
+    image.write(segment(base), &bytes);
+    let before = Log::open_sim_read_only(&image, DIR).unwrap().existing_topic("t").unwrap();
+    let expected = before.recovery().unwrap().clone();
+    let topic = Log::open_sim(&image, DIR).unwrap().existing_topic("t").unwrap();
+    let report = topic.recovery().unwrap();
+    if report.promised_boundary > base {
+        // The background was fast: then it is damage.
+        assert_eq!(report.damage.len(), 1);
+        return;
+    }
+    let (kept, lost) = read(&topic);
+    assert_eq!((kept, lost.len()), (report.end, 0));
+    assert!(report.cut && report.damage.is_empty(), "{report:?}");
+    assert_eq!(report.frames_behind_cut, report.cuts.iter().map(|cut| cut.frames).sum::<u64>());
+    assert_eq!(expected.frames_behind_cut, report.frames_behind_cut);
+    // But for the records that lost bytes, every one is in a file that is named.
+    assert!((100 - kept - 4..100 - kept).contains(&report.frames_behind_cut), "{report:?}");
+    for cut in &report.cuts {
+        assert!(image.read(&cut.path).is_some(), "{cut:?}");
+    }
+}
