@@ -61,6 +61,7 @@ fn entry() {
         "read-only-disk" => crate::input::read_only_disk(&words[1..]),
         "committers" => crate::sync::committers(&words[1..]),
         "appends" => crate::sync::appends(&words[1..]),
+        "appends-on" => crate::field::appends_on(&words[1..]),
         "unwinds" => crate::unwinding::unwinds(&words[1..]),
         "stuck" => crate::background::stuck(&words[1..]),
         "cut-in-a-trim" => crate::retention::cut_in_a_trim(&words[1..]),

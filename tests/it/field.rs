@@ -6,6 +6,8 @@ use std::path::Path;
 use deaddrop::{Durability, Error, Log, Record, Start, Topic, TopicOptions};
 use deaddrop_disk::{Disk, FileSystem};
 
+use crate::child::Child;
+
 /// Not a test: the server of every disk here.
 #[test]
 fn server() {
@@ -85,4 +87,116 @@ fn a_sync_that_fails_once_with_its_pages_called_clean_costs_nothing_that_is_show
             assert_eq!(everything(&topic), shown, "{about}: durable, and gone after a power cut");
         }
     });
+}
+
+#[test]
+fn a_lost_flush_is_the_disks_lie_and_costs_the_end_of_the_log_and_no_more() {
+    on_every_file_system(|file_system, mut disk| {
+        let dir = disk.path().join("log");
+        let log = Log::open(&dir).unwrap();
+        let topic = log.create_topic("t", options(Durability::PowerLoss)).unwrap();
+        let sent: Vec<_> = (0..40)
+            .map(|number| {
+                if number == 20 {
+                    disk.tell("lose flushes 1000000");
+                }
+                let text = format!("record {number}");
+                (append(&topic, &text).unwrap(), format!("{text} {}", "-".repeat(500)))
+            })
+            .collect();
+        drop((topic, log));
+        disk.tell("resume");
+        disk.cut(None);
+        disk.restart();
+        let log = Log::open(&dir).unwrap();
+        let topic = log.topic("t").unwrap();
+        let found = everything(&topic);
+        assert!(found.len() >= 20 && sent.starts_with(&found), "{file_system:?}: {}", found.len());
+        assert_eq!(append(&topic, "more").unwrap(), found.len() as u64);
+    });
+}
+
+#[test]
+fn a_file_system_that_turns_read_only_refuses_appends_and_goes_on_when_it_is_writable_again() {
+    on_every_file_system(|file_system, disk| {
+        for (index, durability) in DURABILITIES.into_iter().enumerate() {
+            let dir = disk.path().join(format!("log{index}"));
+            let about = format!("{file_system:?}, {durability:?}");
+            let log = Log::open(&dir).unwrap();
+            let topic = log.create_topic("t", options(durability)).unwrap();
+            for number in 0..30 {
+                append(&topic, &format!("before {number}")).unwrap();
+            }
+            topic.wait_durable(29).unwrap();
+            let before = everything(&topic);
+            drop((topic, log));
+
+            disk.change("ro");
+            let refused = Log::open(&dir).and_then(|log| {
+                let topic = log.topic("t")?;
+                append(&topic, "refused")
+            });
+            assert!(matches!(refused, Err(Error::Io { .. })), "{about}: {refused:?}");
+            let log = Log::open_read_only(&dir).unwrap();
+            let topic = log.existing_topic("t").unwrap();
+            assert_eq!(everything(&topic), before, "{about}");
+            drop((topic, log));
+
+            disk.change("rw");
+            let log = Log::open(&dir).unwrap();
+            let topic = log.topic("t").unwrap();
+            assert_eq!(append(&topic, "after").unwrap(), 30, "{about}");
+            assert_eq!(everything(&topic)[..30], before, "{about}");
+        }
+    });
+}
+
+#[test]
+fn a_copy_of_a_log_whose_processes_were_killed_holds_all_that_was_acknowledged() {
+    on_every_file_system(|file_system, disk| {
+        for durability in crate::ledger::DURABILITIES {
+            let dir = disk.path().join(durability);
+            let copy = disk.path().join(format!("{durability}.copy"));
+            let mut children: Vec<Child> = (0..3)
+                .map(|_| Child::spawn(&["appends-on", dir.to_str().unwrap(), durability]))
+                .collect();
+            let acknowledged: Vec<u64> = (0..150)
+                .map(|index| {
+                    let said = children[index % 3].hear().expect("it lives");
+                    said.parse().unwrap()
+                })
+                .collect();
+            children.into_iter().for_each(Child::kill);
+            // With reflinks where the file system has them.
+            let copied = std::process::Command::new("cp").arg("-r").args([&dir, &copy]).status();
+            assert!(copied.unwrap().success());
+            for dir in [copy, dir] {
+                let log = Log::open(&dir).unwrap();
+                let topic = log.topic("t").unwrap();
+                let found = everything(&topic);
+                let about = format!("{file_system:?}, {durability}, {}", dir.display());
+                for (index, (offset, _)) in found.iter().enumerate() {
+                    assert_eq!(*offset, index as u64, "{about}");
+                }
+                let most = acknowledged.iter().max().unwrap();
+                assert!(found.len() as u64 > *most, "{about}: {most} was acknowledged");
+                append(&topic, "after").unwrap();
+            }
+        }
+    });
+}
+
+/// Role: appends, and says each offset.
+pub(crate) fn appends_on(words: &[&str]) {
+    let [dir, durability] = words else { panic!("{words:?}") };
+    let log = Log::open(dir).unwrap();
+    let options =
+        TopicOptions { segment_len: 64 << 10, ..crate::ledger::options(durability, 64 << 10) };
+    let topic = match log.create_topic("t", options) {
+        Err(_) => log.topic("t").unwrap(),
+        made => made.unwrap(),
+    };
+    loop {
+        crate::child::say(&append(&topic, "a record").unwrap().to_string());
+    }
 }

@@ -35,7 +35,8 @@ const ASKED: &str = "DEADDROP_DISK";
 pub fn serve_if_asked() {
     let Ok(asked) = std::env::var(ASKED) else { return };
     let (image, dir) = asked.split_once('\n').unwrap();
-    let parts = [Path::new(dir).with_file_name("files"), PathBuf::from(dir)];
+    let whole = Path::new(dir).parent().unwrap().to_owned();
+    let parts = [whole.join("files"), PathBuf::from(dir), whole];
     std::thread::spawn(move || {
         // The test process holds the other end. When it is gone without an unmount, so are the mounts.
         io::copy(&mut io::stdin(), &mut io::sink()).unwrap();
@@ -149,6 +150,10 @@ impl Disk {
             mkfs.args(["-b", "4096"]);
         }
         must(mkfs.arg("-q").arg(dir.path().join("image")));
+        // Unmounting below a shared mount does so in the namespaces of `on_boot` as well, which would keep
+        // the disk else.
+        must(Command::new("mount").arg("--bind").args([dir.path(), dir.path()]));
+        must(Command::new("mount").arg("--make-shared").arg(dir.path()));
         fs::create_dir(dir.path().join("fuse")).unwrap();
         fs::create_dir(dir.path().join("files")).unwrap();
         let mut disk = Disk { dir, server: None, entry: entry.to_owned() };
@@ -255,7 +260,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         // A failed test may leave it in any state.
-        for dir in [self.path(), self.fuse()] {
+        for dir in [self.path(), self.fuse(), self.dir.path().to_owned()] {
             run(Command::new("umount").arg("-l").arg(dir).stderr(Stdio::null()));
         }
         if let Some(mut server) = self.server.take() {
@@ -272,6 +277,6 @@ pub fn on_boot(number: u32, program: &str) -> Command {
     let script = r#"mount -t tmpfs tmpfs /mnt && echo "$0" > /mnt/boot_id \
         && mount --bind /mnt/boot_id /proc/sys/kernel/random/boot_id && exec "$@""#;
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", script, &id, program]);
+    command.args(["--mount", "--propagation", "slave", "sh", "-c", script, &id, program]);
     command
 }

@@ -12,6 +12,7 @@ mod groups;
 mod help;
 mod independent;
 mod matrix;
+mod power_cuts;
 mod reading;
 mod refusals;
 mod repair;

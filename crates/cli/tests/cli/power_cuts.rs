@@ -1,0 +1,202 @@
+//! Power cuts at random moments on real file systems: what `append --ack` acknowledged is there
+//! afterwards, in order, nothing was invented, and a reader of another language sees the same.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{channel, Receiver, Sender};
+
+use deaddrop_disk::{Disk, FileSystem};
+
+use crate::independent;
+use crate::support::{Random, Scratch};
+
+/// Not a test: the server of every disk here.
+#[test]
+fn server() {
+    deaddrop_disk::serve_if_asked();
+}
+
+/// One `deaddrop append --ack`, which gets a line for each that it has acknowledged, and a few ahead.
+struct Writer {
+    process: Child,
+    acknowledged: Receiver<u64>,
+    lines: Sender<String>,
+    sent: Vec<String>,
+    answered: usize,
+}
+
+impl Writer {
+    fn spawn(dir: &Path, topic: &str, boot: u32) -> Writer {
+        let mut command = deaddrop_disk::on_boot(boot, env!("CARGO_BIN_EXE_deaddrop"));
+        command.args(["append", topic, "--ack", "-q", "-d"]).arg(dir);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = command.spawn().unwrap();
+        let (mut stdin, stdout) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
+        let (lines, to_write) = channel::<String>();
+        std::thread::spawn(move || {
+            // A writer that is gone, or whose disk is, takes no more.
+            while to_write.recv().is_ok_and(|line| stdin.write_all(line.as_bytes()).is_ok()) {}
+        });
+        let (said, acknowledged) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines() {
+                let Some(offset) = line.ok().and_then(|line| line.trim().parse().ok()) else {
+                    break;
+                };
+                if said.send(offset).is_err() {
+                    break;
+                }
+            }
+        });
+        Writer { process, acknowledged, lines, sent: Vec::new(), answered: 0 }
+    }
+
+    fn send(&mut self, text: String) {
+        // A writer that is gone is found out by its silence.
+        drop(self.lines.send(format!("{text}\n")));
+        self.sent.push(text);
+    }
+
+    /// Notes what was acknowledged since the last look.
+    fn note(&mut self, ledger: &mut BTreeMap<u64, String>) {
+        while let Ok(offset) = self.acknowledged.try_recv() {
+            self.take(offset, ledger);
+        }
+    }
+
+    fn take(&mut self, offset: u64, ledger: &mut BTreeMap<u64, String>) {
+        let before = ledger.insert(offset, self.sent[self.answered].clone());
+        assert_eq!(before, None, "offset {offset} was acknowledged twice");
+        self.answered += 1;
+    }
+
+    /// Ends it, and notes what it still said.
+    fn end(mut self, ledger: &mut BTreeMap<u64, String>) -> Vec<String> {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        while let Ok(offset) = self.acknowledged.recv() {
+            self.take(offset, ledger);
+        }
+        self.sent
+    }
+}
+
+/// What `export` says of a topic: payloads by offset, without a gap.
+fn exported(scratch: &Scratch, topic: &str) -> Vec<String> {
+    let lines = scratch.run(&["export", topic]).expect(0).json();
+    lines
+        .iter()
+        .enumerate()
+        .map(|(index, line)| {
+            assert_eq!(line["offset"], index);
+            line["payload"].as_str().unwrap().to_owned()
+        })
+        .collect()
+}
+
+/// Rounds of writing and cutting on one log; the same boot again if `boots` does not grow.
+fn cut_again_and_again(mut disk: Disk, durability: &str, seed: u64, other_boots: bool) {
+    let mut random = Random(seed);
+    let dir = disk.path().join("drop");
+    let mut ledger = BTreeMap::new();
+    let mut sent = Vec::new();
+    let about = format!("{durability}, seed {seed}, other boots: {other_boots}");
+    let create = ["create", "t", "--segment-size", "128KiB", "--durability", durability];
+    let created =
+        Command::new(env!("CARGO_BIN_EXE_deaddrop")).args(create).arg("-d").arg(&dir).output();
+    assert!(created.unwrap().status.success());
+    for round in 0..3u32 {
+        let boot = if other_boots { round + 1 } else { 1 };
+        let mut writers: Vec<Writer> = (0..2).map(|_| Writer::spawn(&dir, "t", boot)).collect();
+        let (mut count, enough) = (0, ledger.len() + 20 + random.below(200) as usize);
+        let midway = ledger.len() + 10;
+        let mut written_back = false;
+        for step in 0..200_000 {
+            if ledger.len() >= midway && !written_back {
+                // The kernel writes everything back now and then, also what is of this boot only.
+                let sync = Command::new("sync").arg("-f").arg(&dir).status();
+                written_back = sync.unwrap().success();
+            }
+            for (index, writer) in writers.iter_mut().enumerate() {
+                if writer.sent.len() < writer.answered + 5 {
+                    let filler = "-".repeat(random.below(3000) as usize);
+                    writer.send(format!("{round}.{index}.{count} {filler}"));
+                    count += 1;
+                }
+                writer.note(&mut ledger);
+            }
+            if ledger.len() >= enough {
+                break;
+            }
+            assert!(step < 199_999, "{about}: only {} of {enough}", ledger.len());
+            std::thread::sleep(std::time::Duration::from_micros(200));
+        }
+        disk.cut((random.below(4) > 0).then(|| random.below(u64::MAX)));
+        for writer in writers {
+            sent.extend(writer.end(&mut ledger));
+        }
+        disk.restart();
+
+        let copy = Scratch::new();
+        let copied = Command::new("cp").arg("-r").arg(&dir).arg(copy.log()).status();
+        assert!(copied.unwrap().success());
+        // As it is found, and after the recovery.
+        for opened in [false, true] {
+            if opened {
+                copy.append("t", "after the recovery\n");
+            }
+            let mut found = exported(&copy, "t");
+            if opened {
+                assert_eq!(found.pop().unwrap(), "after the recovery", "{about}");
+            }
+            if durability == "power-loss" {
+                for (offset, payload) in &ledger {
+                    assert_eq!(
+                        found.get(*offset as usize),
+                        Some(payload),
+                        "{about}, round {round}"
+                    );
+                }
+            }
+            for payload in &found {
+                assert!(sent.contains(payload), "{about}: {payload:.40} was never appended");
+            }
+        }
+        independent::agrees(&copy, "t");
+        // What a topic promises less for may be gone, and its offsets are used again.
+        if durability != "power-loss" {
+            ledger.clear();
+        }
+    }
+}
+
+fn on_every_file_system(test: fn(Disk, u64)) {
+    for (index, file_system) in FileSystem::ALL.into_iter().enumerate() {
+        match file_system.missing() {
+            Some(reason) => eprintln!("skipped on {file_system:?}: {reason}"),
+            None => {
+                let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
+                test(Disk::new(parent, file_system, "power_cuts::server"), index as u64);
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_in_power_cuts_at_random_moments() {
+    on_every_file_system(|disk, seed| cut_again_and_again(disk, "power-loss", seed, true));
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_disk_comes_back_without_a_reboot() {
+    on_every_file_system(|disk, seed| cut_again_and_again(disk, "power-loss", 10 + seed, false));
+}
+
+#[test]
+fn nothing_is_invented_in_power_cuts_of_topics_that_survive_process_crashes_only() {
+    on_every_file_system(|disk, seed| {
+        cut_again_and_again(disk, "process-crash", 20 + seed, seed % 2 == 0);
+    });
+}
