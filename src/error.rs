@@ -315,6 +315,7 @@ fn advice(source: &io::Error) -> &'static str {
         Some(libc::EMFILE | libc::ENFILE) => "; raise the limit (ulimit -n), or open fewer topics",
         Some(libc::EACCES | libc::EPERM) => "; check who owns the directory and its mode",
         Some(libc::EROFS) => "; open the log read-only, or remount the file system",
+        Some(libc::EBUSY) => "; if something is mounted there, unmount it first",
         Some(libc::EFBIG) => "; raise the limit (ulimit -f), or choose smaller segments",
         Some(libc::ENOTDIR | libc::EEXIST) => "; check the path: a file stands in the way",
         Some(libc::ELOOP) => {

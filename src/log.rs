@@ -71,7 +71,6 @@ pub(crate) struct LogInner {
     pub(crate) options: LogOptions,
     pub(crate) read_only: bool,
     pub(crate) boot: [u64; 2],
-    pub(crate) medium: Medium,
     pub(crate) housekeeper: Housekeeper,
     pub(crate) backlog: Arc<Backlog>,
     pub(crate) made_in: sys::fork::Generation,
@@ -155,14 +154,7 @@ impl Log {
         if read_only {
             check_marker(&*files, false)?;
         }
-        let medium = files.medium().map_err(io("asking the file system of", dir))?;
-        if let (Medium::Network(name), false) = (&medium, options.allow_network_file_system) {
-            let why = format!(
-                "{name} is a network or user-space file system, whose locks and mappings may not be \
-                 shared: put the log on a local disk, or set allow_network_file_system"
-            );
-            return Err(Error::Unsupported { path: dir.to_owned(), why });
-        }
+        medium_of(&*files, &options)?;
         let mut topics_dir = OnceLock::new();
         if !read_only {
             check_marker(&*files, true)?;
@@ -183,7 +175,6 @@ impl Log {
             options,
             read_only,
             boot,
-            medium,
             housekeeper: Housekeeper::default(),
             backlog: Arc::default(),
             made_in: sys::fork::Generation::default(),
@@ -345,6 +336,22 @@ impl LogInner {
             Err(error) => Err(Error::io("looking for", &path, error)),
         }
     }
+}
+
+/// The storage of a directory; refuses another machine's if that was not allowed. A topic can be mounted, and
+/// lie elsewhere than its log.
+pub(crate) fn medium_of(files: &dyn Directory, options: &LogOptions) -> Result<Medium> {
+    let path = files.path();
+    let medium = files.medium();
+    let medium = medium.map_err(|error| Error::io("asking the file system of", path, error))?;
+    if let (Medium::Network(name), false) = (&medium, options.allow_network_file_system) {
+        let why = format!(
+            "{name} is a network or user-space file system, whose locks and mappings may not be \
+             shared: put the log on a local disk, or set allow_network_file_system"
+        );
+        return Err(Error::Unsupported { path: path.to_owned(), why });
+    }
+    Ok(medium)
 }
 
 /// Why a log cannot be opened for reading.

@@ -13,7 +13,7 @@ use crate::control::{self, Control, Words};
 use crate::error::{Error, Result};
 use crate::events;
 use crate::format::{epochs, settings, settings::Settings};
-use crate::log::LogInner;
+use crate::log::{self, LogInner};
 use crate::recovery::{self, Opening, OpeningFacts};
 use crate::segment::{bases_among, list_bases};
 use crate::sys::atomic::Ordering;
@@ -85,7 +85,7 @@ impl TopicInner {
         lock_file: Box<dyn DiskFile>,
         settings: (Settings, bool),
     ) -> Result<Arc<TopicInner>> {
-        check_medium(log, files.path(), &settings.0)?;
+        check_medium(log, &*files, files.path(), &settings.0)?;
         let control = open_control(&*files)?;
         let io = |error| Error::io("locking", &files.path().join(LOCK), error);
         let alone = member::is_alone(&*lock_file).map_err(io)?;
@@ -313,6 +313,7 @@ impl TopicInner {
     /// Opens a topic without writing or locking anything.
     pub(crate) fn open_read_only(log: &Arc<LogInner>, name: &str) -> Result<Arc<TopicInner>> {
         let files = TopicInner::directory(log, name)?;
+        log::medium_of(&*files, &log.options)?;
         let (settings, file) = read_settings(&*files)?;
         if list_bases(&*files, files.path())?.is_empty() {
             return Err(Error::NotFound { what: format!("segment in {}", files.path().display()) });
@@ -343,7 +344,7 @@ fn make_directory(
     if !TopicInner::exists(&**topics, &dir)? {
         log.check_not_replaced()?;
         // A topic that cannot be made leaves no directory behind.
-        check_medium(log, &dir, &wanted.unwrap_or_default().to_settings(0)?)?;
+        check_medium(log, &**topics, &dir, &wanted.unwrap_or_default().to_settings(0)?)?;
     }
     directory::make(&**topics, &dir)
 }
@@ -391,15 +392,21 @@ fn read_or_create_settings(
         });
     }
     let settings = wanted.unwrap_or_default().to_settings(sys::random())?;
-    check_medium(log, files.path(), &settings)?;
+    check_medium(log, files, files.path(), &settings)?;
     sys::create_durably(files, &path, &settings.encode(), sys::random())
         .map_err(|error| Error::io("creating", &path, error))?;
     crash_point!("create.settings");
     Ok((settings, false))
 }
 
-fn check_medium(log: &LogInner, dir: &Path, settings: &Settings) -> Result<()> {
-    if log.medium == Medium::Memory && settings.durability != settings::PROCESS_CRASH {
+fn check_medium(
+    log: &LogInner,
+    files: &dyn Directory,
+    dir: &Path,
+    settings: &Settings,
+) -> Result<()> {
+    let medium = log::medium_of(files, &log.options)?;
+    if medium == Medium::Memory && settings.durability != settings::PROCESS_CRASH {
         return Err(Error::Unsupported {
             path: dir.to_owned(),
             why: "this file system is in memory and forgets at a power loss, so it cannot keep \

@@ -55,6 +55,7 @@ fn entry() {
         "fills-up" => crate::full_disk::fills_up(&words[1..]),
         "many-locks" => crate::many_locks::owner(&words[1..]),
         "limit-moves" => crate::input::limit_moves(&words[1..]),
+        "mounts" => crate::moved::mounts(&words[1..]),
         "few-files" => crate::input::few_files(&words[1..]),
         "small-files" => crate::input::small_files(&words[1..]),
         "full-disk" => crate::input::full_disk(&words[1..]),

@@ -4,6 +4,7 @@
 //! Nothing that is acknowledged is written anywhere else, and no other log is touched.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -433,6 +434,62 @@ fn a_topic_that_is_a_symbolic_link_is_refused_and_what_it_leads_to_is_left_alone
     assert_eq!(log.topics().unwrap(), ["dangling", "linked", "t"]);
     assert_eq!(snapshot(&other), before);
     assert_eq!(texts(&log.topic("t").unwrap()), numbered("a", 0..3));
+}
+
+/// Role: mounts directories of its own in a log, in a namespace of its own.
+pub(crate) fn mounts(words: &[&str]) {
+    let [dir] = words else { panic!("{words:?}") };
+    let mount = |from: &str, to: &str, kind: &str, flags| {
+        let [from, to, kind] = [from, to, kind].map(|text| CString::new(text).unwrap());
+        // SAFETY: NUL-terminated strings that live through the call.
+        let done = unsafe {
+            libc::mount(from.as_ptr(), to.as_ptr(), kind.as_ptr(), flags, std::ptr::null())
+        };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    };
+    // SAFETY: a plain integer.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0);
+    mount("none", "/", "none", libc::MS_REC | libc::MS_PRIVATE);
+    let topics = Path::new(dir).join("log/topics");
+    let log = Log::open(Path::new(dir).join("log")).unwrap();
+    for name in ["bound", "memory"] {
+        std::fs::create_dir_all(topics.join(name)).unwrap();
+    }
+    let elsewhere = Path::new(dir).join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let [bound, memory] = ["bound", "memory"].map(|name| topics.join(name));
+    mount(elsewhere.to_str().unwrap(), bound.to_str().unwrap(), "none", libc::MS_BIND);
+    mount("none", memory.to_str().unwrap(), "tmpfs", 0);
+
+    let topic = log.create_topic("bound", options(Durability::PowerLoss)).unwrap();
+    for text in numbered("x", 0..10) {
+        topic.append(&record(&text)).unwrap();
+    }
+    assert_eq!(texts(&topic), numbered("x", 0..10));
+    assert!(elsewhere.join("00000000000000000000.seg").exists());
+    drop(topic);
+    let error = log.delete_topic("bound").unwrap_err();
+    assert!(error.to_string().contains("unmount it first"), "{error}");
+    assert_eq!(texts(&log.existing_topic("bound").unwrap()), numbered("x", 0..10));
+
+    let error = log.create_topic("memory", options(Durability::PowerLoss)).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+    let topic = log.create_topic("memory", options(Durability::ProcessCrash)).unwrap();
+    topic.append(&record("x")).unwrap();
+}
+
+#[test]
+fn a_topic_whose_directory_is_mounted_works_and_is_as_durable_as_what_is_mounted() {
+    // SAFETY: takes nothing and cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "only root can mount");
+        println!("skipped: only root can mount");
+        return;
+    }
+    let dir = crate::dir();
+    let mut child = Child::spawn(&["mounts", dir.path().to_str().unwrap()]);
+    assert_eq!(child.hear().as_deref(), Some("bye"));
+    assert!(child.wait().success());
 }
 
 #[test]
