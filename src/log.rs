@@ -261,7 +261,7 @@ impl Log {
         TopicInner::delete(&self.inner, name)
     }
 
-    /// The log's directory.
+    /// The log's directory, as an absolute path: where it was when the log was opened.
     pub fn dir(&self) -> &Path {
         &self.inner.dir
     }

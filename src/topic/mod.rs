@@ -413,7 +413,7 @@ impl Topic {
         &self.inner.name
     }
 
-    /// The topic's directory.
+    /// The topic's directory, as an absolute path: where it was when the topic was opened.
     pub fn dir(&self) -> &Path {
         &self.inner.dir
     }
