@@ -1,9 +1,9 @@
 //! A topic of dead letters in the hands of an operator: what became of each, sending it again, taking
 //! it off the list.
 //!
-//! What was done with a letter is a record of its topic, a *mark*, which names the letter by offset and
-//! id. There is no other state: a process that is killed between a mark and what it stands for leaves
-//! the rest to the next one.
+//! What was done with a letter is a record of a topic beside it, `NAME.marks`: a *mark*, which names the
+//! letter by offset and id. There is no other state: a process that is killed between a mark and what it
+//! stands for leaves the rest to the next one.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -15,7 +15,7 @@ use crate::log::Log;
 use crate::ownership::Ownership;
 use crate::reader::Start;
 use crate::record::{OwnedRecord, Record, RecordRef};
-use crate::topic::Topic;
+use crate::topic::{Retention, Topic, TopicOptions};
 
 const MARK: &str = "dead-letter-mark";
 const MARKED: &str = "dead-letter-marked";
@@ -91,8 +91,10 @@ pub struct Redriven {
 pub struct DeadLetters {
     pub(super) log: Log,
     pub(super) topic: Topic,
-    /// By the letter's offset.
-    marks: HashMap<u64, Mark>,
+    /// `NAME.marks`, once there is one.
+    book: Option<Topic>,
+    /// By the letter's offset and id: a topic of letters can have been made anew.
+    marks: HashMap<(u64, String), Mark>,
     read_to: u64,
     /// Part of the topic could not be read: a mark may be missing.
     is_partial: bool,
@@ -128,13 +130,14 @@ impl DeadLetters {
         Ok(DeadLetters {
             log: log.clone(),
             topic,
+            book: None,
             marks: HashMap::new(),
             read_to: 0,
             is_partial: false,
         })
     }
 
-    /// The topic: its records are the letters, which [`DeadLetter::of`] reads, and the marks.
+    /// The topic: its records are the letters, which [`DeadLetter::of`] reads.
     pub fn topic(&self) -> &Topic {
         &self.topic
     }
@@ -143,11 +146,16 @@ impl DeadLetters {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`].
+    /// [`Error::Invalid`] if there is none, [`Error::Corrupt`], [`Error::Io`].
     pub fn state(&mut self, offset: u64) -> Result<LetterState> {
+        let (letter, _) = self.letter(offset)?;
+        self.state_of(offset, letter.id)
+    }
+
+    fn state_of(&mut self, offset: u64, id: String) -> Result<LetterState> {
         self.read_marks()?;
         let time = |nanos: u64| SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos);
-        Ok(match self.marks.get(&offset).cloned() {
+        Ok(match self.marks.get(&(offset, id)).cloned() {
             None => LetterState::Open,
             Some(Mark::Sending { id, at, .. }) => {
                 LetterState::Sending(Redriven { id, offset: None, at: time(at) })
@@ -187,7 +195,8 @@ impl DeadLetters {
         let _owned = self.own()?;
         let (letter, kept) = self.letter(offset)?;
         self.read_marks()?;
-        let begun = match self.marks.get(&offset) {
+        let id = letter.id.clone();
+        let begun = match self.marks.get(&(offset, id.clone())) {
             Some(Mark::Sending { id, from, .. }) => Begun::Marked { id: id.clone(), from: *from },
             _ if again => Begun::No,
             None if self.is_partial => Begun::Perhaps,
@@ -198,11 +207,11 @@ impl DeadLetters {
             Some(Mark::Dropped { .. }) => return Err(self.refused(offset, "was dropped")),
         };
         Redrive { letters: self, offset, letter, kept }.run(begun)?;
-        match self.state(offset)? {
+        match self.state_of(offset, id)? {
             LetterState::Redriven(sent) => Ok(sent),
             other => Err(Error::Invalid {
                 what: format!(
-                    "the mark of dead letter {offset} cannot be read back ({other:?}): verify {}",
+                    "the mark of dead letter {offset} cannot be read back ({other:?}): verify {}.marks",
                     self.topic.name()
                 ),
             }),
@@ -218,7 +227,7 @@ impl DeadLetters {
     pub fn discard(&mut self, offset: u64) -> Result<()> {
         let _owned = self.own()?;
         let (letter, _) = self.letter(offset)?;
-        if matches!(self.state(offset)?, LetterState::Dropped(_)) {
+        if matches!(self.state_of(offset, letter.id.clone())?, LetterState::Dropped(_)) {
             return Ok(());
         }
         self.mark(offset, &letter, &Mark::Dropped { at: 0 })
@@ -290,16 +299,36 @@ impl DeadLetters {
             Mark::Sent { id, .. } => record.header(SENT_AS, id),
             Mark::Dropped { .. } => record,
         };
-        let at = self.topic.append(&record)?;
-        self.topic.wait_durable(at)
+        let book = match self.book()? {
+            Some(book) => book,
+            None => self.log.create_topic(&self.book_name(), book_options(&self.topic))?,
+        };
+        let at = book.append(&record)?;
+        book.wait_durable(at)
+    }
+
+    fn book_name(&self) -> String {
+        format!("{}.marks", self.topic.name())
+    }
+
+    /// The topic of marks, if anything was marked yet.
+    fn book(&mut self) -> Result<Option<Topic>> {
+        if self.book.is_none() {
+            self.book = match self.log.existing_topic(&self.book_name()) {
+                Err(Error::NotFound { .. }) => None,
+                other => Some(other?),
+            };
+        }
+        Ok(self.book.clone())
     }
 
     fn read_marks(&mut self) -> Result<()> {
-        let end = self.topic.high_watermark()?;
+        let Some(book) = self.book()? else { return Ok(()) };
+        let end = book.high_watermark()?;
         if self.read_to >= end {
             return Ok(());
         }
-        let mut reader = self.topic.reader(Start::First)?;
+        let mut reader = book.reader(Start::First)?;
         if self.read_to > reader.offset() {
             reader.seek_to(self.read_to);
         }
@@ -314,8 +343,10 @@ impl DeadLetters {
                     self.is_partial = true;
                 }
                 Err(Error::Lost { .. }) => self.is_partial = true,
-                // With it the letters that it was about.
-                Err(Error::Trimmed { first, .. }) => reader.seek_to(first),
+                Err(Error::Trimmed { first, .. }) => {
+                    reader.seek_to(first);
+                    self.is_partial = true;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -324,8 +355,13 @@ impl DeadLetters {
     }
 }
 
-/// The letter that a record marks, by its offset, and the mark.
-fn read_mark(record: &RecordRef<'_>) -> Option<(u64, Mark)> {
+/// A mark takes little room, and there are few: the smallest segments do.
+fn book_options(letters: &Topic) -> TopicOptions {
+    TopicOptions { segment_len: 64 << 10, retention: Retention::default(), ..*letters.options() }
+}
+
+/// The letter that a record marks, by its offset and id, and the mark.
+fn read_mark(record: &RecordRef<'_>) -> Option<((u64, String), Mark)> {
     let text = |name| record.header(name).and_then(|text| std::str::from_utf8(text).ok());
     let number = |name| text(name).and_then(|text| text.parse::<u64>().ok());
     let (id, at) = (|| Some(text(SENT_AS)?.to_owned()), record.timestamp_nanos());
@@ -335,5 +371,5 @@ fn read_mark(record: &RecordRef<'_>) -> Option<(u64, Mark)> {
         "dropped" => Mark::Dropped { at },
         _ => return None,
     };
-    Some((number(MARKED_OFFSET)?, mark))
+    Some(((number(MARKED_OFFSET)?, text(MARKED)?.to_owned()), mark))
 }

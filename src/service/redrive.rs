@@ -1,6 +1,6 @@
 //! Sending a dead letter again, once, whenever the process dies.
 //!
-//! Ordered writes, each durable before the next: 1. a mark in the topic of letters, with the new id and
+//! Ordered writes, each durable before the next: 1. a mark in the topic `NAME.marks`, with the new id and
 //! the end of the topic to send to; 2. of a request, a record in the reply topic that tells its client to
 //! wait for the new id; 3. what is sent; 4. a mark that it was sent. Whoever finds 1 without 4 looks for
 //! the id in the topic that was sent to, from that end on: it is there, and 4 is made up for; or not,

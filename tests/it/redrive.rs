@@ -214,7 +214,8 @@ fn a_letter_is_sent_again_once_unless_somebody_asks_for_more() {
     assert!(matches!(letters.state(0).unwrap(), LetterState::Dropped(_)));
     letters.discard(0).unwrap();
     assert!(matches!(letters.redrive(0), Err(Error::Invalid { .. })));
-    // Marks are no letters.
+    // Marks are not among the letters.
+    assert_eq!(letters.topic().high_watermark().unwrap(), 1);
     for offset in 1..letters.topic().high_watermark().unwrap() + 1 {
         assert!(matches!(letters.redrive(offset), Err(Error::Invalid { .. })), "{offset}");
     }
@@ -398,7 +399,8 @@ fn a_lost_mark_does_not_send_a_letter_twice() {
     let (client, _) = with_letter(&log, &done, &late);
     let mut letters = DeadLetters::open(&log, "s.dead").unwrap();
     let sent = letters.redrive(0).unwrap();
-    let path = letters.topic().dir().join("00000000000000000000.seg");
+    let path = letters.topic().dir().with_file_name("s.dead.marks");
+    let path = path.join("00000000000000000000.seg");
     drop((letters, client, log));
     let bytes = std::fs::read(&path).unwrap();
     let mut damaged = bytes.clone();

@@ -13,7 +13,7 @@ use crate::failure::{note, Exit, Failure};
 use crate::output::{escape, Out};
 use crate::{units, Global};
 
-/// A record of a topic of dead letters that is no mark.
+/// A record of a topic of dead letters.
 struct Row {
     offset: u64,
     at: u64,
@@ -89,16 +89,19 @@ impl Which {
             match reader.next() {
                 Ok(Some(record)) => {
                     let letter = DeadLetter::of(&record);
-                    let is_mark = letter.is_none() && record.header("dead-letter-mark").is_some();
-                    if is_mark || !self.wants(&record, letter.as_ref()) {
+                    if !self.wants(&record, letter.as_ref()) {
                         continue;
                     }
+                    let state = match letter.is_some() {
+                        true => letters.state(record.offset())?,
+                        false => LetterState::Open,
+                    };
                     let row = Row {
                         offset: record.offset(),
                         at: record.timestamp_nanos(),
                         key: record.key().map(<[u8]>::to_vec),
                         letter,
-                        state: letters.state(record.offset())?,
+                        state,
                     };
                     each(letters, row)?;
                 }
