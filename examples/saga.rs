@@ -5,7 +5,7 @@
 #![allow(clippy::print_stdout)]
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deaddrop::service::{Client, Completed, HandlerError, Outcome, Reply, RequestId, Running};
@@ -22,8 +22,8 @@ type Ends = Arc<Mutex<BTreeMap<u32, (&'static str, RequestId)>>>;
 
 /// A callback runs again if its process is killed before it is through, and sends the next request
 /// again, with another id. So the services of a saga recognise an order by its number.
-fn next(me: &OnceLock<Client>, done: &Completed, step: (&str, &str)) -> Result<(), HandlerError> {
-    let client = me.get().ok_or_else(|| HandlerError::retry("not open yet"))?;
+fn next(done: &Completed, step: (&str, &str)) -> Result<(), HandlerError> {
+    let client = done.client()?;
     let order: u32 = done.context_json()?;
     let (service, callback) = step;
     let request = client.request(service, &Record::json(&order)?)?.key(order.to_string());
@@ -38,25 +38,21 @@ fn end(ends: &Ends, done: &Completed, how: &'static str) -> Result<(), HandlerEr
 }
 
 fn start_shop(log: &Log, ends: &Ends) -> deaddrop::Result<Client> {
-    let me: Arc<OnceLock<Client>> = Arc::default();
-    let (reserving, charging) = (Arc::clone(&me), Arc::clone(&me));
     let [no_stock, ended, undone] = [(); 3].map(|()| Arc::clone(ends));
-    let shop = log
-        .client("shop")
+    log.client("shop")
         .on("reserved", move |done| match done.outcome() {
-            Outcome::Reply(_) => next(&reserving, done, ("charge", "charged")),
+            Outcome::Reply(_) => next(done, ("charge", "charged")),
             _ => end(&no_stock, done, "not in stock"),
         })
         .on("charged", move |done| match done.outcome() {
             Outcome::Reply(_) => end(&ended, done, "paid"),
-            _ => next(&charging, done, ("release", "released")),
+            _ => next(done, ("release", "released")),
         })
         .on("released", move |done| match done.outcome() {
             Outcome::Reply(_) => end(&undone, done, "cancelled"),
             other => Err(HandlerError::retry(format!("still reserved: {other:?}"))),
         })
-        .open()?;
-    Ok(me.get_or_init(|| shop).clone())
+        .open()
 }
 
 fn start_services(log: &Log) -> deaddrop::Result<(Vec<Running>, Reserved)> {

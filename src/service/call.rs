@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::callbacks::is_inside;
-use super::client::Client;
+use super::client::{left_until, Client};
 use super::delivery::{completed, expire};
 use super::envelope::Envelope;
 use super::link::Link;
@@ -15,7 +15,14 @@ use super::LOOK;
 use crate::error::{Error, Result};
 use crate::reader::Start;
 
-/// Waits for the outcome of one request in this process. Dropping it does not take the request back.
+/// Waits for the outcome of one request in this process.
+///
+/// The outcome is the client's until [`wait_timeout`](Self::wait_timeout) has returned it: if the process
+/// is killed before, or a moment after, the next start of the client has it, for [`Client::attach`]. Dropping the handle gives
+/// the outcome up: it is discarded when it comes, but the request is not taken back
+/// ([`Client::cancel`] does that). That is not written down: if the process ends before the outcome comes,
+/// the next start keeps it like those of calls that were never dropped; [`Client::discard_parked`] drops it
+/// there.
 pub struct Call {
     pub(super) client: Client,
     pub(super) link: Arc<Link>,
@@ -41,21 +48,23 @@ impl Call {
     ///
     /// An error of a topic; [`Error::NotFound`] if the outcome was returned before.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Completed>> {
-        let until = Instant::now() + timeout;
+        let until = Instant::now().checked_add(timeout);
         // Also without a moment to wait: what is there is delivered.
         let mut has_looked = false;
         loop {
             let mut state = self.link.state.lock();
-            let pending = match state.calls.get(&self.id) {
-                None => return Err(self.not_found()),
-                Some(Some(_)) => return Ok(state.calls.remove(&self.id).flatten()),
-                Some(None) => state.get(&self.id).cloned(),
-            };
-            let Some(pending) = pending else {
+            if let Some((done, is_parked)) = state.take_slot(&self.id) {
+                drop(state);
+                return self.returned(done, is_parked).map(Some);
+            }
+            if !state.calls.contains_key(&self.id) {
+                return Err(Error::NotFound { what: format!("call {}", self.id) });
+            }
+            let Some(pending) = state.get(&self.id).cloned() else {
                 drop(state);
                 return self.take_parked();
             };
-            let left = until.saturating_duration_since(Instant::now());
+            let left = left_until(until);
             if left.is_zero() && has_looked {
                 return Ok(None);
             }
@@ -76,32 +85,47 @@ impl Call {
         }
     }
 
-    fn not_found(&self) -> Error {
-        Error::NotFound { what: format!("call {}", self.id) }
+    /// Notes that the outcome is the caller's from now on.
+    fn returned(&self, done: Completed, is_parked: bool) -> Result<Completed> {
+        if is_parked {
+            self.client.inner.unpark(&self.id)?;
+        } else if let Some(mut delivery) = self.link.delivery.try_lock() {
+            delivery.commit(&self.link)?;
+        }
+        Ok(done)
     }
 
     /// The outcome, if it was parked while this handle was made.
     fn take_parked(&self) -> Result<Option<Completed>> {
-        let mut guard = self.client.inner.parked.lock();
-        let parked = guard.as_mut().ok_or_else(|| self.not_found())?;
-        let done = parked.find(&self.client.inner.log, |parked| parked.id == self.id)?;
-        let done = done.ok_or_else(|| self.not_found())?;
+        let not_found = || Error::NotFound { what: format!("call {}", self.id) };
+        let inner = &self.client.inner;
+        let mut guard = inner.parked.lock();
+        let parked = guard.as_mut().ok_or_else(not_found)?;
+        let found = parked.find(&inner.log, &self.id)?.ok_or_else(not_found)?;
         parked.taken(&self.id)?;
         drop(guard);
         self.link.state.lock().calls.remove(&self.id);
-        Ok(Some(done))
+        Ok(Some(inner.found(found)))
     }
 
     /// Inside a callback nothing can be delivered: reads the replies for this one's.
-    fn look_for_it(&self, pending: Pending, until: Instant) -> Result<Option<Completed>> {
+    fn look_for_it(&self, pending: Pending, until: Option<Instant>) -> Result<Option<Completed>> {
         let (client, link) = (&self.client.inner, &self.link);
         let from = pending.reply_floor.min(link.replies.high_watermark()?);
         let from = from.max(link.replies.first_offset()?);
         let mut reader = link.replies.reader(Start::Offset(from))?;
         reader.pass_over_lost();
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let Some(record) = reader.wait_timeout(left.min(LOOK))? else {
+            let left = left_until(until);
+            let record = match reader.wait_timeout(left.min(LOOK)) {
+                Err(Error::Corrupt { .. }) => {
+                    // The delivery counts it.
+                    reader.skip_damage()?;
+                    continue;
+                }
+                other => other?,
+            };
+            let Some(record) = record else {
                 if left.is_zero() {
                     return Ok(None);
                 }
@@ -122,6 +146,11 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        let taken = self.link.state.lock().take_slot(&self.id);
         self.link.state.lock().calls.remove(&self.id);
+        if taken.is_some_and(|(_, is_parked)| is_parked) {
+            // What fails here leaves it parked, for the next start.
+            drop(self.client.inner.unpark(&self.id));
+        }
     }
 }

@@ -1,72 +1,163 @@
-//! The named callbacks of a client, and the outcomes that nobody took.
+//! The named callbacks of a client, and when one that fails is called again.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::envelope::{Envelope, Kind};
-use super::outcome::{Completed, Outcome, Parked};
-use super::request_id::RequestId;
+use super::outcome::Completed;
+use super::spans;
 use super::stats::{count, Counters};
-use super::{open_topic, requests_of};
-use crate::consumer::Consumer;
-use crate::error::Result;
 use crate::group::{backoff, guarded, HandlerError};
-use crate::log::Log;
-use crate::reader::Start;
-use crate::record::{OwnedRecord, Record};
-use crate::topic::{Topic, TopicOptions};
 
 /// A callback, called by one thread at a time.
 pub(super) type Callback = Box<dyn FnMut(&Completed) -> Result<(), HandlerError> + Send>;
 
-/// A callback that fails is called so often; then the outcome is parked.
-const ATTEMPTS: u32 = 5;
-const RETRY_FIRST: Duration = Duration::from_millis(5);
-const RETRY_MOST: Duration = Duration::from_millis(200);
+/// When a callback that fails is called again.
+///
+/// At first right away, while its thread waits. Then the outcome is parked, which is durable, and
+/// tried again from there, so that those of other callbacks do not wait: after a while that doubles with
+/// each failure, as long as the process runs. Meanwhile other outcomes for that callback are parked as
+/// well, without a call; when it takes one, all of them follow, oldest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallbackRetry {
+    /// Calls before an outcome is parked; at least one.
+    pub attempts: u32,
+    /// The wait before the second of them; it doubles with each, less a random part.
+    pub first: Duration,
+    /// The longest wait between them.
+    pub most: Duration,
+    /// The wait before a parked outcome is tried again; it doubles with each failure.
+    pub parked_first: Duration,
+    /// The longest wait between tries of a parked outcome.
+    pub parked_most: Duration,
+}
 
-const SERVICE_HEADER: &str = "parked-service";
+impl Default for CallbackRetry {
+    /// Five calls, 5 ms to 200 ms apart; then parked, and tried again 100 ms to 30 s apart.
+    fn default() -> CallbackRetry {
+        CallbackRetry {
+            attempts: 5,
+            first: Duration::from_millis(5),
+            most: Duration::from_millis(200),
+            parked_first: Duration::from_millis(100),
+            parked_most: Duration::from_secs(30),
+        }
+    }
+}
+
+impl CallbackRetry {
+    /// The wait after so many failed tries of a parked outcome.
+    pub(super) fn parked_wait(&self, tries: u32) -> Duration {
+        backoff(tries, self.parked_first, self.parked_most)
+    }
+}
+
+/// What became of an outcome that was given to a callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Given {
+    /// It took it.
+    Taken,
+    /// It failed as often as it is called.
+    Failed,
+    /// It will never take it, it says; or there is none of that name.
+    Refused,
+}
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct Callbacks {
-    pub(super) named: HashMap<String, Mutex<Callback>>,
+    named: HashMap<String, Named>,
     pub(super) late: Option<Mutex<Callback>>,
+    pub(super) retry: CallbackRetry,
     pub(super) counters: Counters,
 }
 
+struct Named {
+    callback: Mutex<Callback>,
+    trouble: Mutex<Trouble>,
+}
+
+/// Calls of a callback that failed one after the other.
+#[derive(Debug, Default)]
+struct Trouble {
+    failures: u32,
+    /// It is not called for outcomes that can wait until then.
+    until: Option<Instant>,
+}
+
 impl Callbacks {
-    /// Calls the callback for an outcome; false if nobody takes it.
-    pub(super) fn deliver(&self, done: &Completed) -> bool {
-        self.named.get(done.callback()).is_some_and(|callback| self.call(callback, done))
+    /// Registers a callback; false if there is one of that name.
+    pub(super) fn register(&mut self, name: &str, callback: Callback) -> bool {
+        let named = Named { callback: Mutex::new(callback), trouble: Mutex::default() };
+        self.named.insert(name.to_owned(), named).is_none()
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.named.contains_key(name)
+    }
+
+    /// Whether a callback may be called now: it is registered, and did not just fail.
+    pub(super) fn may_call(&self, name: &str) -> bool {
+        self.named.get(name).is_some_and(|named| {
+            named.trouble.lock().until.is_none_or(|until| Instant::now() >= until)
+        })
+    }
+
+    /// Forgets that callbacks have failed.
+    pub(super) fn forgive(&self) {
+        self.named.values().for_each(|named| *named.trouble.lock() = Trouble::default());
+    }
+
+    /// Calls the callback for an outcome: several times, unless it comes from those that are parked. True
+    /// with `Taken` if the last call of it had failed.
+    pub(super) fn deliver(&self, done: &Completed, is_parked: bool) -> (Given, bool) {
+        let Some(named) = self.named.get(done.callback()) else { return (Given::Refused, false) };
+        let had_failed = named.trouble.lock().failures > 0;
+        let attempts = if is_parked || had_failed { 1 } else { self.retry.attempts.max(1) };
+        let given = self.call(&named.callback, done, attempts);
+        let mut trouble = named.trouble.lock();
+        match given {
+            Given::Taken => *trouble = Trouble::default(),
+            Given::Failed => {
+                trouble.failures = trouble.failures.saturating_add(1);
+                let wait = self.retry.parked_wait(trouble.failures);
+                trouble.until = Instant::now().checked_add(wait);
+            }
+            // Of this outcome, not of the callback.
+            Given::Refused => {}
+        }
+        (given, had_failed)
     }
 
     /// Tells of a record that came after the outcome.
     pub(super) fn deliver_late(&self, done: &Completed) {
         if let Some(callback) = &self.late {
             // A notification: what nobody takes is in the log all the same.
-            self.call(callback, done);
+            self.call(callback, done, self.retry.attempts.max(1));
         }
     }
 
-    fn call(&self, callback: &Mutex<Callback>, done: &Completed) -> bool {
-        for attempt in 1..=ATTEMPTS {
+    fn call(&self, callback: &Mutex<Callback>, done: &Completed, attempts: u32) -> Given {
+        for attempt in 1..=attempts {
             let called = guarded(|| {
                 let mut callback = callback.lock();
                 IS_INSIDE.set(true);
                 callback(done)
             });
             IS_INSIDE.set(false);
-            match called {
-                Ok(()) => return true,
-                Err(error) if error.terminal || attempt == ATTEMPTS => return false,
-                Err(_) => std::thread::sleep(backoff(attempt, RETRY_FIRST, RETRY_MOST)),
-            }
+            let Err(error) = called else { return Given::Taken };
+            let again = !error.terminal && attempt < attempts;
+            let wait = again.then(|| backoff(attempt, self.retry.first, self.retry.most));
+            spans::callback_failed(&done.envelope, attempt, &error.message, wait);
+            let Some(wait) = wait else {
+                return if error.terminal { Given::Refused } else { Given::Failed };
+            };
+            std::thread::sleep(wait);
             count(&self.counters.callback_retries);
         }
-        false
+        Given::Failed
     }
 }
 
@@ -78,125 +169,4 @@ thread_local! {
 /// which has not returned, or one that another thread is in, which waits for this one.
 pub(super) fn is_inside() -> bool {
     IS_INSIDE.get()
-}
-
-/// A client's topic of parked outcomes: appended before the reply's position is committed, so that
-/// none is dropped.
-pub(super) struct ParkedTopic {
-    topic: Topic,
-    /// Its position: everything below it was taken.
-    cursor: Consumer,
-    records: BTreeMap<u64, (Parked, OwnedRecord)>,
-    /// Those that were parked before this start, as far as it has not tried to deliver them.
-    untried: VecDeque<RequestId>,
-}
-
-impl ParkedTopic {
-    fn name(client: &str) -> String {
-        format!("{client}.parked")
-    }
-
-    /// Reads what is parked; `None` if nothing ever was and `create` is not set.
-    pub(super) fn open(
-        log: &Log,
-        client: &str,
-        options: Option<TopicOptions>,
-        create: bool,
-    ) -> Result<Option<ParkedTopic>> {
-        let name = ParkedTopic::name(client);
-        let topic = match log.existing_topic(&name) {
-            Err(crate::Error::NotFound { .. }) if !create => return Ok(None),
-            Err(crate::Error::NotFound { .. }) => open_topic(log, &name, options)?,
-            other => other?,
-        };
-        let mut cursor = topic.consumer("client", Start::First)?;
-        cursor.reader().pass_over_lost();
-        let end = topic.settled_end()?;
-        let mut records = BTreeMap::new();
-        while cursor.reader().offset() < end {
-            let Some(record) = cursor.next()?.map(|record| record.to_owned()) else { break };
-            let Some(Ok(envelope)) = Envelope::of(&record.as_ref()) else { continue };
-            if envelope.kind == Kind::Unparked {
-                records.retain(|_, (parked, _): &mut (Parked, _)| parked.id != envelope.id);
-                continue;
-            }
-            // A request may name any topic for its reply: what this client has not parked is none of it.
-            let service = match record.as_ref().header(SERVICE_HEADER) {
-                Some(service) if envelope.id.client() == client => service,
-                _ => continue,
-            };
-            let parked = Parked {
-                id: envelope.id,
-                service: String::from_utf8_lossy(service).into_owned(),
-                callback: envelope.callback,
-                kind: envelope.kind,
-            };
-            records.insert(record.offset(), (parked, record));
-        }
-        let untried = records.values().map(|(parked, _)| parked.id.clone()).collect();
-        Ok(Some(ParkedTopic { topic, cursor, records, untried }))
-    }
-
-    /// An outcome from before this start; each is returned once.
-    pub(super) fn next_untried(&mut self) -> Option<RequestId> {
-        self.untried.pop_front()
-    }
-
-    /// Parks an outcome; once for each id.
-    pub(super) fn park(&mut self, service: &str, done: &Completed) -> Result<()> {
-        if self.records.values().any(|(parked, _)| parked.id == *done.id()) {
-            return Ok(());
-        }
-        let record = match &done.outcome {
-            Outcome::Reply(record) => record.to_record(),
-            _ => Record::default(),
-        };
-        let sealed = done.envelope.seal(record.header(SERVICE_HEADER, service));
-        let offset = self.topic.append(&sealed)?;
-        let mut reader = self.topic.reader(Start::Offset(offset))?;
-        if let Some(record) = reader.next()? {
-            let parked = Parked {
-                id: done.id().clone(),
-                service: service.to_owned(),
-                callback: done.callback().to_owned(),
-                kind: done.envelope.kind,
-            };
-            self.records.insert(offset, (parked, record.to_owned()));
-        }
-        Ok(())
-    }
-
-    /// What is parked, oldest first.
-    pub(super) fn list(&self) -> Vec<Parked> {
-        self.records.values().map(|(parked, _)| parked.clone()).collect()
-    }
-
-    /// The parked outcome of a request, or the first whose callback `wanted` accepts.
-    pub(super) fn find(
-        &self,
-        log: &Log,
-        wanted: impl Fn(&Parked) -> bool,
-    ) -> Result<Option<Completed>> {
-        let Some((parked, record)) = self.records.values().find(|(parked, _)| wanted(parked))
-        else {
-            return Ok(None);
-        };
-        let Some(Ok(envelope)) = Envelope::of(&record.as_ref()) else { return Ok(None) };
-        let Some(outcome) = Outcome::of(&envelope, record) else { return Ok(None) };
-        let requests = log.existing_topic(&requests_of(&parked.service)).ok();
-        Ok(Some(Completed { envelope, outcome, late: false, recovered: true, requests }))
-    }
-
-    /// Notes that an outcome was taken.
-    pub(super) fn taken(&mut self, id: &RequestId) -> Result<()> {
-        let marker = Envelope::new(Kind::Unparked, id.clone()).seal(Record::default());
-        let offset = self.topic.append(&marker)?;
-        self.records.retain(|_, (parked, _)| parked.id != *id);
-        let floor = self.records.keys().next().copied().unwrap_or(offset + 1);
-        self.cursor.set_position(floor)?;
-        if let Some(last) = floor.checked_sub(1) {
-            self.topic.wait_durable(last)?;
-        }
-        self.cursor.sync()
-    }
 }

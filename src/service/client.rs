@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::call::Call;
-use super::callbacks::{is_inside, Callbacks, ParkedTopic};
+use super::callbacks::{is_inside, CallbackRetry, Callbacks, Given};
 use super::delivery::close;
 use super::envelope::{Envelope, Kind};
 use super::link::{cursor_name, Link, GUARD_PREFIX};
 use super::outcome::{Completed, Parked};
-use super::pending::Outstanding;
+use super::parked::{Found, ParkedTopic};
+use super::pending::{Outstanding, Slot};
 use super::request::RequestBuilder;
 use super::request_id::RequestId;
 use super::spans;
@@ -61,13 +62,14 @@ impl ClientBuilder {
     ///
     /// It runs on the thread that delivers ([`Client::spawn`]'s, or the caller of
     /// [`Client::poll`] or [`Call::wait_timeout`]), one call at a time, at least once for each
-    /// outcome. An error or a panic is tried again a few times, then the outcome is parked.
+    /// outcome. After an error or a panic it is called again, as
+    /// [`callback_retry`](Self::callback_retry) says. [`Completed::client`] is the client.
     pub fn on<F>(mut self, name: &str, callback: F) -> ClientBuilder
     where
         F: FnMut(&Completed) -> Result<(), HandlerError> + Send + 'static,
     {
-        let before = self.callbacks.named.insert(name.to_owned(), Mutex::new(Box::new(callback)));
-        if before.is_some() || names::check(name).is_err() {
+        let is_new = self.callbacks.register(name, Box::new(callback));
+        if !is_new || names::check(name).is_err() {
             self.duplicate.get_or_insert_with(|| name.to_owned());
         }
         self
@@ -80,6 +82,12 @@ impl ClientBuilder {
         F: FnMut(&Completed) -> Result<(), HandlerError> + Send + 'static,
     {
         self.callbacks.late = Some(Mutex::new(Box::new(callback)));
+        self
+    }
+
+    /// When a callback that fails is called again; see [`CallbackRetry`].
+    pub fn callback_retry(mut self, retry: CallbackRetry) -> ClientBuilder {
+        self.callbacks.retry = retry;
         self
     }
 
@@ -116,8 +124,10 @@ impl ClientBuilder {
             return Err(Error::InvalidName { name: self.name, why });
         }
         let ownership = Ownership::take(self.log.inner(), "clients", &self.name)?;
-        let parked = ParkedTopic::open(&self.log, &self.name, self.topic, false)?;
-        let inner = Arc::new(ClientInner {
+        let counters = &self.callbacks.counters;
+        let parked = ParkedTopic::open(&self.log, &self.name, self.topic, false, counters)?;
+        let inner = Arc::new_cyclic(|this| ClientInner {
+            this: Weak::clone(this),
             incarnation: crate::sys::random(),
             sequence: AtomicU64::new(0),
             links: Mutex::new(BTreeMap::new()),
@@ -140,6 +150,9 @@ impl ClientBuilder {
 /// The longest name of a client.
 const MAX_NAME_LEN: usize = names::MAX_LEN - GUARD_PREFIX.len();
 
+/// Parked outcomes that are tried in one go.
+const PARKED_MOST: usize = 64;
+
 /// Of several services, [`Client::poll`] sleeps on one for so long before it looks at the others.
 const SLICE_FIRST: Duration = Duration::from_millis(1);
 const SLICE_MOST: Duration = Duration::from_millis(10);
@@ -148,6 +161,8 @@ const SLICE_MOST: Duration = Duration::from_millis(10);
 type Threads = Arc<Mutex<Vec<std::thread::JoinHandle<Result<()>>>>>;
 
 pub(super) struct ClientInner {
+    /// For the outcomes that it gives to callbacks.
+    pub(super) this: Weak<ClientInner>,
     pub(super) log: Log,
     pub(super) name: String,
     pub(super) incarnation: u64,
@@ -187,7 +202,8 @@ impl ClientInner {
         if let Some(link) = links.get(service) {
             return Ok(Arc::clone(link));
         }
-        let link = Link::open(&self.log, &self.name, service, self.topic, self.spin)?;
+        let counters = &self.callbacks.counters;
+        let link = Link::open(&self.log, &self.name, service, self.topic, self.spin, counters)?;
         links.insert(service.to_owned(), Arc::clone(&link));
         if let Some((stop, threads)) = &*self.runner.lock() {
             threads.lock().push(self.start_thread(&link, stop)?);
@@ -207,47 +223,112 @@ impl ClientInner {
             .spawn(move || {
                 while !stop.is_stopped() {
                     client.deliver_parked()?;
-                    link.delivery.lock().poll(&client, &link, LOOK)?;
+                    match link.delivery.lock().poll(&client, &link, LOOK) {
+                        // It stands behind that, and has said so.
+                        Ok(_) | Err(Error::Trimmed { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
                 link.delivery.lock().sync(&link)
             })
             .map_err(|error| Error::io("starting a thread for", &dir, error))
     }
 
-    /// Keeps an outcome that nobody took.
-    pub(super) fn park(&self, service: &str, done: &Completed) -> Result<()> {
-        count(&self.callbacks.counters.parked);
+    /// Keeps an outcome that nobody took. It is tried again after `wait`; if that is `None`, when somebody
+    /// asks.
+    pub(super) fn park(
+        &self,
+        service: &str,
+        done: &Completed,
+        wait: Option<Duration>,
+    ) -> Result<()> {
+        let counters = &self.callbacks.counters;
+        count(&counters.parked);
         spans::parked(service, &done.envelope);
         let mut parked = self.parked.lock();
         if parked.is_none() {
-            *parked = ParkedTopic::open(&self.log, &self.name, self.topic, true)?;
+            *parked = ParkedTopic::open(&self.log, &self.name, self.topic, true, counters)?;
         }
+        let due = wait.and_then(|wait| Instant::now().checked_add(wait));
         match &mut *parked {
-            Some(parked) => parked.park(service, done),
+            Some(parked) => parked.park(service, &done.envelope, &done.outcome, due),
             None => Ok(()),
         }
     }
 
-    /// Brings the outcomes that earlier starts parked to callbacks that are registered again: each
-    /// once, or those that a callback does not take would keep all others waiting.
+    /// Whether an outcome for this callback is to wait for others, which are parked because it failed.
+    pub(super) fn must_wait(&self, callback: &str) -> bool {
+        !self.callbacks.may_call(callback)
+            && self.parked.lock().as_ref().is_some_and(|parked| parked.awaits(callback))
+    }
+
+    /// A callback takes outcomes again: those that wait for it are due.
+    pub(super) fn make_due(&self, callback: &str) {
+        if let Some(parked) = &mut *self.parked.lock() {
+            parked.make_due(Some(callback));
+        }
+    }
+
+    pub(super) fn found(&self, found: Found) -> Completed {
+        let Found { envelope, outcome, requests, .. } = found;
+        let recovered = envelope.id.incarnation() != self.incarnation;
+        let client = Weak::clone(&self.this);
+        Completed { envelope, outcome, late: false, recovered, requests, client }
+    }
+
+    /// Notes that a parked outcome was returned by its call handle, or given up by it.
+    pub(super) fn unpark(&self, id: &RequestId) -> Result<()> {
+        match &mut *self.parked.lock() {
+            Some(parked) => parked.taken(id).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Brings parked outcomes to their callbacks, those that are due. Returns how many were taken.
     fn deliver_parked(&self) -> Result<usize> {
-        let mut delivered = 0;
-        loop {
-            let done = match &mut *self.parked.lock() {
-                None => return Ok(delivered),
-                Some(parked) => match parked.next_untried() {
-                    None => return Ok(delivered),
-                    Some(id) => parked.find(&self.log, |parked| parked.id == id)?,
-                },
+        let (mut delivered, mut failed) = (0, 0);
+        // A thread that delivers looks at replies, and whether it is to stop, in between.
+        while failed + delivered < PARKED_MOST {
+            let done = {
+                let mut guard = self.parked.lock();
+                let Some(parked) = &mut *guard else { break };
+                let Some(id) = parked.next_due(|name| self.callbacks.may_call(name)) else { break };
+                match parked.find(&self.log, &id) {
+                    Ok(Some(found)) => self.found(found),
+                    Ok(None) => {
+                        parked.failed(&id, |_| None);
+                        self.callbacks.counters.passed_over(&(0..1));
+                        continue;
+                    }
+                    Err(error) => {
+                        parked.failed(&id, |tries| Some(self.callbacks.retry.parked_wait(tries)));
+                        return Err(error);
+                    }
+                }
             };
             // Without the lock: the callback may use this client.
-            let Some(done) = done.filter(|done| self.callbacks.deliver(done)) else { continue };
-            if let Some(parked) = &mut *self.parked.lock() {
-                parked.taken(done.id())?;
+            let (given, had_failed) = self.callbacks.deliver(&done, true);
+            let mut guard = self.parked.lock();
+            let Some(parked) = &mut *guard else { break };
+            match given {
+                Given::Taken => {
+                    parked.taken(done.id())?;
+                    count(&self.callbacks.counters.completed);
+                    delivered += 1;
+                    if had_failed {
+                        parked.make_due(Some(done.callback()));
+                    }
+                }
+                Given::Refused => parked.failed(done.id(), |_| None),
+                Given::Failed => {
+                    failed += 1;
+                    count(&self.callbacks.counters.callback_retries);
+                    let retry = self.callbacks.retry;
+                    parked.failed(done.id(), |tries| Some(retry.parked_wait(tries)));
+                }
             }
-            count(&self.callbacks.counters.completed);
-            delivered += 1;
         }
+        Ok(delivered)
     }
 }
 
@@ -335,7 +416,9 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// An error of a topic: what was delivered stays so. [`Error::Invalid`] from inside a callback.
+    /// An error of a topic: what was delivered stays so. [`Error::Trimmed`] once, if somebody trimmed replies
+    /// that it had not read: call again to go on. [`Error::Invalid`] from inside a callback. Damage is
+    /// passed over, and counted in [`ClientStats::damaged`].
     pub fn poll(&self, timeout: Duration) -> Result<usize> {
         if is_inside() {
             return Err(Error::Invalid {
@@ -344,14 +427,15 @@ impl Client {
             });
         }
         let begun = Instant::now();
-        let until = begun + timeout;
-        let mut delivered = self.inner.deliver_parked()?;
+        let until = begun.checked_add(timeout);
+        let mut delivered = 0;
         for turn in 0.. {
+            delivered += self.inner.deliver_parked()?;
             let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
             for link in &links {
                 delivered += self.poll_link(link, Duration::ZERO)?;
             }
-            let left = until.saturating_duration_since(Instant::now());
+            let left = left_until(until);
             if delivered > 0 || left.is_zero() {
                 break;
             }
@@ -362,7 +446,7 @@ impl Client {
                 awaited.extend(&links);
             }
             let slice = match (links.len(), awaited.len()) {
-                // Another link may come meanwhile.
+                // Another link may come meanwhile, or a parked outcome become due.
                 (0 | 1, _) => LOOK,
                 (_, 1) => SLICE_MOST,
                 // It keeps the others a quarter longer than they have waited.
@@ -418,6 +502,37 @@ impl Client {
         Ok(self.inner.parked.lock().as_ref().map(ParkedTopic::list).unwrap_or_default())
     }
 
+    /// Makes all parked outcomes that have a callback due now: whichever thread delivers, or the next
+    /// [`poll`](Self::poll), calls their callbacks, oldest first. Returns how many there are.
+    ///
+    /// Outcomes whose callback failed are due again by themselves, as
+    /// [`callback_retry`](ClientBuilder::callback_retry) says; those that a callback refused with a
+    /// [terminal](HandlerError::terminal) error are not.
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    pub fn retry_parked(&self) -> Result<usize> {
+        self.inner.callbacks.forgive();
+        Ok(self.inner.parked.lock().as_mut().map_or(0, |parked| parked.make_due(None)))
+    }
+
+    /// Drops the parked outcome of a request: it reaches nobody any more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if it is not parked, and as [`Topic::append`](crate::Topic::append).
+    pub fn discard_parked(&self, id: &RequestId) -> Result<()> {
+        let is_there = match &mut *self.inner.parked.lock() {
+            Some(parked) => parked.taken(id)?,
+            None => false,
+        };
+        match is_there {
+            true => Ok(()),
+            false => Err(Error::NotFound { what: format!("parked outcome of {id}") }),
+        }
+    }
+
     /// Takes a request back: its outcome is `Cancelled`, unless another one is faster. A server that
     /// has begun it goes on.
     ///
@@ -437,33 +552,31 @@ impl Client {
     }
 
     /// A handle for a request that was sent with [`call`](RequestBuilder::call), by this or an earlier
-    /// start of the client.
+    /// start of the client, if no handle has returned its outcome yet.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if there is none without an outcome that was taken.
+    /// [`Error::NotFound`] if there is none such; or a handle was dropped, which gave its outcome up.
     pub fn attach(&self, id: &RequestId) -> Result<Call> {
-        let not_found = || Error::NotFound { what: format!("call {id}") };
         let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
         for link in links {
             let mut state = link.state.lock();
-            if state.get(id).is_some_and(|pending| pending.envelope.callback.is_empty()) {
-                state.calls.entry(id.clone()).or_insert(None);
+            let is_open = state.get(id).is_some_and(|pending| pending.envelope.callback.is_empty());
+            if is_open || state.calls.contains_key(id) {
+                state.calls.entry(id.clone()).or_insert(Slot::Waiting);
                 drop(state);
                 return Ok(Call { client: self.clone(), link, id: id.clone() });
             }
         }
-        let mut guard = self.inner.parked.lock();
-        let parked = guard.as_mut().ok_or_else(not_found)?;
-        let done = parked
-            .find(&self.inner.log, |parked| parked.id == *id && parked.callback.is_empty())?;
-        let done = done.ok_or_else(not_found)?;
-        let service = parked.list().into_iter().find(|parked| parked.id == *id);
-        let service = service.ok_or_else(not_found)?.service;
-        parked.taken(id)?;
-        drop(guard);
-        let link = self.inner.link(&service)?;
-        link.state.lock().calls.insert(id.clone(), Some(done));
+        let not_found = || Error::NotFound { what: format!("call {id}") };
+        let found = {
+            let guard = self.inner.parked.lock();
+            let parked = guard.as_ref().filter(|parked| parked.has_call(id));
+            parked.ok_or_else(not_found)?.find(&self.inner.log, id)?.ok_or_else(not_found)?
+        };
+        let link = self.inner.link(&found.service)?;
+        let done = Box::new(self.inner.found(found));
+        link.state.lock().calls.insert(id.clone(), Slot::Parked(done));
         Ok(Call { client: self.clone(), link, id: id.clone() })
     }
 
@@ -476,4 +589,9 @@ impl Client {
         let sequence = self.inner.sequence.fetch_add(1, Ordering::Relaxed);
         RequestId::new(&self.inner.name, self.inner.incarnation, sequence)
     }
+}
+
+/// What is left until then; without end, if there is none.
+pub(super) fn left_until(until: Option<Instant>) -> Duration {
+    until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()))
 }

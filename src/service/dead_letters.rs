@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
+use super::record_at;
 use super::redrive::{Begun, Redrive};
 use crate::error::{Error, Result};
 use crate::group::DeadLetter;
@@ -272,10 +273,9 @@ impl DeadLetters {
         if offset >= self.topic.settled_end()? {
             return Err(none());
         }
-        let mut reader = self.topic.reader(Start::Offset(offset))?;
-        let record = reader.next()?.filter(|record| record.offset() == offset).ok_or_else(none)?;
-        let letter = DeadLetter::of(&record).ok_or_else(none)?;
-        Ok((letter, record.to_owned()))
+        let record = record_at(&self.topic, offset)?.ok_or_else(none)?;
+        let letter = DeadLetter::of(&record.as_ref()).ok_or_else(none)?;
+        Ok((letter, record))
     }
 
     /// Appends a mark.

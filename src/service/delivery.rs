@@ -1,7 +1,9 @@
 //! Reading a reply topic and bringing outcomes to those who wait for them.
 
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
+use super::callbacks::Given;
 use super::client::ClientInner;
 use super::envelope::{Envelope, Kind};
 use super::link::Link;
@@ -16,10 +18,15 @@ use crate::sys::clock;
 
 /// A client's positions are made durable this often.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// An outcome that its call handle has not returned for so long is parked.
+const UNTAKEN_MOST: Duration = Duration::from_millis(100);
 
 /// The position in a reply topic. Whoever holds it delivers.
 pub(super) struct Delivery {
     pub(super) cursor: Consumer,
+    /// Every record below it was delivered. The committed position stays below outcomes that their call
+    /// handles have not returned.
+    next: u64,
     synced_at: Instant,
     /// The position that was made durable last.
     synced: Option<u64>,
@@ -27,7 +34,8 @@ pub(super) struct Delivery {
 
 impl Delivery {
     pub(super) fn new(cursor: Consumer) -> Delivery {
-        Delivery { cursor, synced_at: Instant::now(), synced: None }
+        let next = cursor.committed();
+        Delivery { cursor, next, synced_at: Instant::now(), synced: None }
     }
 
     /// Delivers what is there, or waits up to `timeout` for the first. Returns the number of outcomes
@@ -40,8 +48,8 @@ impl Delivery {
     ) -> Result<usize> {
         let delivered = self.deliver_all(client, link, timeout);
         if delivered.is_err() {
-            let committed = self.cursor.committed();
-            self.cursor.reader().seek_to(committed);
+            let next = self.next;
+            self.cursor.reader().seek_to(next);
         }
         delivered
     }
@@ -56,12 +64,24 @@ impl Delivery {
         let mut wait = timeout;
         // What comes meanwhile is the next call's: a caller who wants to stop gets to know.
         let mut end = None;
-        while end.is_none_or(|end| self.cursor.committed() < end) {
+        while end.is_none_or(|end| self.next < end) {
             if let Some(due) = link.state.lock().next_due() {
                 let left = due.saturating_sub(clock::boottime());
                 wait = wait.min(Duration::from_nanos(left));
             }
-            let record = self.cursor.wait_timeout(wait)?.map(|record| record.to_owned());
+            let record = match self.cursor.wait_timeout(wait) {
+                Err(error @ Error::Corrupt { .. }) => {
+                    self.pass_over(client, link, &error)?;
+                    wait = Duration::ZERO;
+                    continue;
+                }
+                // Somebody trimmed what the client holds: that is told, once.
+                Err(error @ Error::Trimmed { .. }) => {
+                    self.pass_over(client, link, &error)?;
+                    return Err(error);
+                }
+                other => other?.map(|record| record.to_owned()),
+            };
             expire(client, link)?;
             let Some(record) = record else { break };
             if end.is_none() {
@@ -70,6 +90,7 @@ impl Delivery {
             delivered += usize::from(self.deliver(client, link, &record)?);
             wait = Duration::ZERO;
         }
+        self.park_untaken(client, link)?;
         // Also while only others get replies: an idle client must not hold the topics.
         if self.synced_at.elapsed() >= SYNC_INTERVAL {
             self.sync(link)?;
@@ -77,8 +98,48 @@ impl Delivery {
         Ok(delivered)
     }
 
+    /// Goes on after records that are damaged, or that somebody trimmed: one bad sector must not stop a
+    /// client. A request whose outcome was there stays outstanding.
+    fn pass_over(&mut self, client: &ClientInner, link: &Link, error: &Error) -> Result<()> {
+        let offsets = match error {
+            Error::Trimmed { first, .. } => {
+                self.cursor.reader().seek_to(*first);
+                self.next..*first
+            }
+            _ => self.cursor.skip_damage()?,
+        };
+        client.callbacks.counters.passed_over(&offsets);
+        spans::damaged(link.replies.name(), &offsets);
+        self.next = offsets.end;
+        self.commit(link)
+    }
+
+    /// Commits what was delivered, up to the first outcome that its call handle has not returned.
+    pub(super) fn commit(&mut self, link: &Link) -> Result<()> {
+        let untaken = link.state.lock().first_untaken().unwrap_or(u64::MAX);
+        let to = untaken.min(self.next);
+        if to > self.cursor.committed() {
+            self.cursor.commit_to(to)?;
+        }
+        Ok(())
+    }
+
+    /// Parks outcomes that their call handles have not returned for a while: the position must not wait
+    /// for them any longer.
+    fn park_untaken(&mut self, client: &ClientInner, link: &Link) -> Result<()> {
+        loop {
+            let Some(done) = link.state.lock().untaken_for(UNTAKEN_MOST) else { break };
+            client.park(&link.service, &done, None)?;
+            if !link.state.lock().is_parked_now(done.id()) {
+                client.unpark(done.id())?;
+            }
+        }
+        self.commit(link)
+    }
+
     /// Makes the positions durable, if they have moved.
     pub(super) fn sync(&mut self, link: &Link) -> Result<()> {
+        self.commit(link)?;
         let committed = self.cursor.committed();
         link.raise_floor(&link.state.lock(), committed)?;
         if self.synced != Some(committed) {
@@ -94,24 +155,43 @@ impl Delivery {
     }
 
     /// One record of the reply topic: an outcome, a late one, or nothing of this client's. The
-    /// position is committed behind it when it was taken or parked.
+    /// position is committed after it when it was taken or parked.
     fn deliver(&mut self, client: &ClientInner, link: &Link, record: &OwnedRecord) -> Result<bool> {
         let envelope = match Envelope::of(&record.as_ref()) {
             Some(Ok(envelope)) if envelope.id.client() == client.name => envelope,
             _ => {
-                self.cursor.commit()?;
+                self.next = record.offset() + 1;
+                self.commit(link)?;
                 return Ok(false);
             }
         };
+        let is_known = self.deliver_own(client, link, record, envelope)?;
+        crate::sys::crash_point::crash_point!("deliver.called-back");
+        self.next = record.offset() + 1;
+        self.commit(link)?;
+        link.raise_floor(&link.state.lock(), self.cursor.committed())?;
+        Ok(is_known)
+    }
+
+    /// A record that names this client; true if it is the outcome of a request, or a later one.
+    fn deliver_own(
+        &mut self,
+        client: &ClientInner,
+        link: &Link,
+        record: &OwnedRecord,
+        envelope: Envelope,
+    ) -> Result<bool> {
         let Some(outcome) = Outcome::of(&envelope, record) else {
             if envelope.kind == Kind::Redriven {
                 link.await_redriven(record, envelope)?;
             }
-            self.cursor.commit()?;
             return Ok(false);
         };
         let id = envelope.id.clone();
-        let pending = link.state.lock().get(&id).cloned();
+        let mut pending = link.state.lock().get(&id).cloned();
+        if pending.is_none() && id.incarnation() != client.incarnation {
+            pending = link.unreadable_request(record.offset(), &envelope)?;
+        }
         let is_taken = pending.as_ref().is_some_and(|pending| pending.is_taken);
         let done = completed(client, link, envelope, outcome, pending);
         let counters = &client.callbacks.counters;
@@ -133,38 +213,52 @@ impl Delivery {
                 count(&counters.unknown);
                 is_known = false;
             }
-            false => self.complete(client, link, done)?,
+            false => self.complete(client, link, record.offset(), done)?,
         }
-        crate::sys::crash_point::crash_point!("deliver.called-back");
-        self.cursor.commit()?;
-        let mut state = link.state.lock();
-        state.remove(&id);
-        link.raise_floor(&state, self.cursor.committed())?;
+        // Not the one that a call handle has: its request is held until that returns it.
+        link.state.lock().remove(&id);
         Ok(is_known)
     }
 
     /// Brings an outcome to its callback or call handle; parks it if there is none.
-    fn complete(&self, client: &ClientInner, link: &Link, done: Completed) -> Result<()> {
+    fn complete(
+        &self,
+        client: &ClientInner,
+        link: &Link,
+        offset: u64,
+        done: Completed,
+    ) -> Result<()> {
         let _span = spans::deliver(&link.service, &done.envelope);
+        let callbacks = &client.callbacks;
         if done.callback().is_empty() {
-            let mut state = link.state.lock();
-            if let Some(slot) = state.calls.get_mut(done.id()) {
-                count(&client.callbacks.counters.completed);
-                *slot = Some(done);
-                drop(state);
+            let Some(done) = link.state.lock().hold(offset, done) else {
+                count(&callbacks.counters.completed);
                 link.answered.notify_all();
                 return Ok(());
-            }
-            drop(state);
-            if !done.recovered {
+            };
+            return match done.recovered {
+                true => client.park(&link.service, &done, None),
                 // Its handle was dropped: nobody wants it any more.
-                return Ok(());
-            }
-        } else if client.callbacks.deliver(&done) {
-            count(&client.callbacks.counters.completed);
-            return Ok(());
+                false => Ok(()),
+            };
         }
-        client.park(&link.service, &done)
+        if client.must_wait(done.callback()) {
+            // After those that are parked: they are older.
+            return client.park(&link.service, &done, Some(Duration::ZERO));
+        }
+        match callbacks.deliver(&done, false) {
+            (Given::Taken, had_failed) => {
+                count(&callbacks.counters.completed);
+                if had_failed {
+                    client.make_due(done.callback());
+                }
+                Ok(())
+            }
+            (Given::Failed, _) => {
+                client.park(&link.service, &done, Some(callbacks.retry.parked_wait(1)))
+            }
+            (Given::Refused, _) => client.park(&link.service, &done, None),
+        }
     }
 }
 
@@ -189,7 +283,9 @@ pub(super) fn completed(
         }
     }
     let recovered = envelope.id.incarnation() != client.incarnation;
-    Completed { envelope, outcome, late, recovered, requests: Some(link.requests.clone()) }
+    let client = Weak::clone(&client.this);
+    let requests = Some(link.requests.clone());
+    Completed { envelope, outcome, late, recovered, requests, client }
 }
 
 /// Appends the outcome `Expired` for every request whose deadline has passed. It is the outcome only if

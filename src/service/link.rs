@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::delivery::Delivery;
 use super::pending::{Outstanding, State};
+use super::stats::Counters;
 use super::{open_topic, replies_of, requests_of};
 use crate::consumer::Consumer;
 use crate::error::Result;
@@ -60,6 +61,7 @@ impl Link {
         service: &str,
         options: Option<TopicOptions>,
         spin: Duration,
+        counters: &Counters,
     ) -> Result<Arc<Link>> {
         let requests = open_topic(log, &requests_of(service), options)?;
         let replies = open_topic(log, &replies_of(service), options)?;
@@ -89,7 +91,7 @@ impl Link {
             delivery: Mutex::new(Delivery::new(cursor)),
             floor: Mutex::new(floor),
         };
-        link.rebuild(client)?;
+        link.rebuild(client, counters)?;
         Ok(Arc::new(link))
     }
 

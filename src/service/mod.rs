@@ -24,6 +24,7 @@ mod handler;
 mod link;
 mod options;
 mod outcome;
+mod parked;
 mod pending;
 mod rebuild;
 mod redrive;
@@ -39,10 +40,13 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::log::Log;
+use crate::reader::Start;
+use crate::record::OwnedRecord;
 use crate::topic::{Retention, Topic, TopicOptions};
 
 pub use crate::group::{HandlerError, LaneGuard, Poison, Running, WorkerStats};
 pub use call::Call;
+pub use callbacks::CallbackRetry;
 pub use cause::Cause;
 pub use client::{Client, ClientBuilder};
 pub use dead_letters::{DeadLetters, LetterState, Redriven};
@@ -96,6 +100,30 @@ pub(crate) fn requests_of(service: &str) -> String {
 /// The topic that takes the replies of a service.
 pub(crate) fn replies_of(service: &str) -> String {
     format!("{service}.replies")
+}
+
+/// The record at an offset; `None` if there is none, or it is damaged or gone. Damage in front of it, which
+/// a reader may come upon first, is passed over.
+pub(crate) fn record_at(topic: &Topic, offset: u64) -> Result<Option<OwnedRecord>> {
+    if !(topic.first_offset()?..topic.high_watermark()?).contains(&offset) {
+        return Ok(None);
+    }
+    let mut reader = topic.reader(Start::Offset(offset))?;
+    reader.pass_over_lost();
+    while reader.offset() <= offset {
+        match reader.next() {
+            Ok(record) => {
+                let found = record.filter(|record| record.offset() == offset);
+                return Ok(found.map(|record| record.to_owned()));
+            }
+            Err(Error::Corrupt { .. }) => {
+                reader.skip_damage()?;
+            }
+            Err(Error::Trimmed { .. }) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 impl Log {

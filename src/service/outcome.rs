@@ -1,9 +1,13 @@
 //! How a request ended.
 
+use std::sync::Weak;
+use std::time::SystemTime;
+
+use super::client::{Client, ClientInner};
 use super::envelope::{Envelope, Kind};
+use super::record_at;
 use super::request_id::RequestId;
-use crate::error::Result;
-use crate::reader::Start;
+use crate::error::{Error, Result};
 use crate::record::OwnedRecord;
 use crate::topic::Topic;
 
@@ -39,13 +43,25 @@ impl Outcome {
 }
 
 /// A request that came to its end, as a callback gets it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Completed {
     pub(super) envelope: Envelope,
     pub(super) outcome: Outcome,
     pub(super) late: bool,
     pub(super) recovered: bool,
     pub(super) requests: Option<Topic>,
+    pub(super) client: Weak<ClientInner>,
+}
+
+impl std::fmt::Debug for Completed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Completed")
+            .field("id", self.id())
+            .field("outcome", &self.outcome)
+            .field("late", &self.late)
+            .field("recovered", &self.recovered)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Completed {
@@ -95,6 +111,19 @@ impl Completed {
         crate::record::from_json(self.context())
     }
 
+    /// The client: what a callback sends its next request with. (A client that its own callbacks hold is never
+    /// dropped.)
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if it was dropped, which it is not while its callbacks run.
+    pub fn client(&self) -> Result<Client> {
+        let inner = self.client.upgrade().ok_or_else(|| Error::NotFound {
+            what: format!("client {}: it was dropped", self.envelope.id.client()),
+        })?;
+        Ok(Client { inner })
+    }
+
     /// How it ended.
     pub fn outcome(&self) -> &Outcome {
         &self.outcome
@@ -115,22 +144,16 @@ impl Completed {
         self.recovered
     }
 
-    /// The original request, read from the log; `None` if it was trimmed.
+    /// The original request, read from the log; `None` if it was trimmed, or is damaged.
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`](crate::Error::Corrupt), [`Error::Io`](crate::Error::Io).
+    /// [`Error::Io`].
     pub fn request(&self) -> Result<Option<OwnedRecord>> {
         let (Some(topic), Some(offset)) = (&self.requests, self.envelope.request_offset) else {
             return Ok(None);
         };
-        let there = (topic.first_offset()?..topic.high_watermark()?).contains(&offset);
-        if !there {
-            return Ok(None);
-        }
-        let mut reader = topic.reader(Start::Offset(offset))?;
-        reader.pass_over_lost();
-        let record = reader.next()?.map(|record| record.to_owned());
+        let record = record_at(topic, offset)?;
         // The offset is a hint: after a power cut another record can stand there.
         Ok(record.filter(|record| {
             matches!(Envelope::of(&record.as_ref()), Some(Ok(found)) if found.id == *self.id())
@@ -151,4 +174,6 @@ pub struct Parked {
     pub callback: String,
     /// What the outcome is.
     pub kind: Kind,
+    /// When it was parked, by the wall clock.
+    pub parked_at: SystemTime,
 }

@@ -1,7 +1,8 @@
 //! The requests of a client that have no outcome yet, and who waits for them.
 
-use std::collections::{BTreeSet, HashMap};
-use std::time::SystemTime;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::envelope::Envelope;
 use super::outcome::Completed;
@@ -51,8 +52,31 @@ pub(super) struct State {
     by_due: BTreeSet<(u64, RequestId)>,
     /// Of those that are announced: by the offset of that record.
     by_announcement: BTreeSet<(u64, RequestId)>,
-    /// Call handles that wait, with what came.
-    pub(super) calls: HashMap<RequestId, Option<Completed>>,
+    /// Call handles.
+    pub(super) calls: HashMap<RequestId, Slot>,
+    /// Requests whose outcome is in a call handle that has not returned it: by the outcome's offset, below
+    /// which the position of the delivery stays.
+    untaken: BTreeMap<u64, Untaken>,
+    /// Offsets of requests that could not be read when the client started.
+    pub(super) unreadable: Vec<Range<u64>>,
+}
+
+/// What a call handle waits for.
+#[derive(Debug)]
+pub(super) enum Slot {
+    /// The outcome.
+    Waiting,
+    /// To be returned: the outcome, and its offset.
+    Came(Box<Completed>, u64),
+    /// To be returned: the outcome, which is parked as well.
+    Parked(Box<Completed>),
+}
+
+#[derive(Debug)]
+struct Untaken {
+    id: RequestId,
+    pending: Pending,
+    since: Instant,
 }
 
 impl State {
@@ -86,7 +110,8 @@ impl State {
     /// answered.
     pub(super) fn oldest(&self) -> Option<(u64, u64)> {
         let (offset, id) = self.by_offset.first()?;
-        let pending = self.pending.get(id).expect("added and removed together");
+        let held = || self.untaken.values().find(|held| held.id == *id).map(|held| &held.pending);
+        let pending = self.pending.get(id).or_else(held).expect("added and removed together");
         let announced = self.by_announcement.first().map_or(u64::MAX, |(at, _)| *at);
         Some((*offset, pending.reply_floor.min(announced)))
     }
@@ -119,6 +144,69 @@ impl State {
         if let Some(pending) = self.pending.get_mut(id) {
             pending.is_taken = true;
         }
+    }
+
+    /// Puts an outcome into the call handle that waits for it; gives it back if there is none.
+    pub(super) fn hold(&mut self, offset: u64, done: Completed) -> Option<Completed> {
+        let id = done.id().clone();
+        let Some(slot) = self.calls.get_mut(&id) else { return Some(done) };
+        *slot = Slot::Came(Box::new(done), offset);
+        if let Some(pending) = self.remove(&id) {
+            self.by_offset.insert((pending.offset, id.clone()));
+            self.untaken.insert(offset, Untaken { id, pending, since: Instant::now() });
+        }
+        None
+    }
+
+    /// The outcome that came for a call handle, and whether it is parked: taken with this.
+    pub(super) fn take_slot(&mut self, id: &RequestId) -> Option<(Completed, bool)> {
+        match self.calls.remove(id)? {
+            Slot::Waiting => {
+                self.calls.insert(id.clone(), Slot::Waiting);
+                None
+            }
+            Slot::Came(done, offset) => {
+                self.let_go(offset);
+                Some((*done, false))
+            }
+            Slot::Parked(done) => Some((*done, true)),
+        }
+    }
+
+    /// An outcome that its handle has not returned for so long.
+    pub(super) fn untaken_for(&self, time: Duration) -> Option<Completed> {
+        let held = self.untaken.values().find(|held| held.since.elapsed() >= time)?;
+        match self.calls.get(&held.id)? {
+            Slot::Came(done, _) => Some((**done).clone()),
+            _ => None,
+        }
+    }
+
+    /// Notes that the outcome that a handle has is parked; false if it was returned meanwhile.
+    pub(super) fn is_parked_now(&mut self, id: &RequestId) -> bool {
+        let Some(slot) = self.calls.get_mut(id) else { return false };
+        match std::mem::replace(slot, Slot::Waiting) {
+            Slot::Came(done, offset) => {
+                *slot = Slot::Parked(done);
+                self.let_go(offset);
+                true
+            }
+            other => {
+                *slot = other;
+                false
+            }
+        }
+    }
+
+    fn let_go(&mut self, offset: u64) {
+        if let Some(held) = self.untaken.remove(&offset) {
+            self.by_offset.remove(&(held.pending.offset, held.id));
+        }
+    }
+
+    /// The offset of the first outcome that its call handle has not returned.
+    pub(super) fn first_untaken(&self) -> Option<u64> {
+        self.untaken.keys().next().copied()
     }
 
     /// Takes a request out of the timer whose deadline has passed.

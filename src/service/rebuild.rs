@@ -5,17 +5,21 @@
 //! after its own reply floor is not open.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use super::envelope::{Envelope, Kind};
 use super::link::{boot_time_of, Link};
 use super::pending::Pending;
 use super::settle::{is_answered, is_outcome, scan};
+use super::spans;
+use super::stats::Counters;
 use crate::error::Result;
 use crate::record::OwnedRecord;
+use crate::topic::Topic;
 
 impl Link {
     /// Finds the requests that an earlier start of the client left without an outcome.
-    pub(super) fn rebuild(&self, client: &str) -> Result<()> {
+    pub(super) fn rebuild(&self, client: &str, counters: &Counters) -> Result<()> {
         let floor = &self.floor.lock().requests;
         let committed = self.delivery.lock().cursor.committed();
         let end = self.requests.settled_end()?;
@@ -23,7 +27,8 @@ impl Link {
         floor.set_floor(reply_floor);
         let mut state = self.state.lock();
         let mut replies_from = reply_floor;
-        scan(&self.requests, floor.committed().min(end)..end, |offset, sent_at, envelope| {
+        let window = floor.committed().min(end)..end;
+        let unreadable = scan(&self.requests, window, |offset, sent_at, envelope| {
             let is_own = envelope.kind == Kind::Request && envelope.id.client() == client;
             if !is_own || state.get(&envelope.id).is_some() {
                 return;
@@ -40,10 +45,12 @@ impl Link {
                 is_announced: false,
             });
         })?;
+        self.tell_damage(&self.requests, &unreadable, counters);
+        state.unreadable = unreadable;
         // Replies below the committed position were delivered; before the floor there are none.
         let mut answered = HashSet::new();
         let mut announced = Vec::new();
-        scan(&self.replies, replies_from..committed, |offset, at, envelope| {
+        let damaged = scan(&self.replies, replies_from..committed, |offset, at, envelope| {
             if envelope.id.client() != client {
                 return;
             }
@@ -54,6 +61,7 @@ impl Link {
                 announced.push(announcement(offset, at, envelope));
             }
         })?;
+        self.tell_damage(&self.replies, &damaged, counters);
         for mut pending in announced {
             let id = &pending.envelope.id;
             let known = state.get(id);
@@ -67,6 +75,39 @@ impl Link {
             state.insert(pending);
         }
         Ok(())
+    }
+
+    fn tell_damage(&self, topic: &Topic, damaged: &[Range<u64>], counters: &Counters) {
+        for offsets in damaged {
+            counters.passed_over(offsets);
+            spans::damaged(topic.name(), offsets);
+        }
+    }
+
+    /// The request of an outcome, if it was among those that could not be read when the client started, and
+    /// had no outcome before: the outcome repeats its callback and its context.
+    pub(super) fn unreadable_request(
+        &self,
+        offset: u64,
+        outcome: &Envelope,
+    ) -> Result<Option<Pending>> {
+        let Some(at) = outcome.request_offset else { return Ok(None) };
+        if !self.state.lock().unreadable.iter().any(|range| range.contains(&at)) {
+            return Ok(None);
+        }
+        let from = self.floor.lock().requests.floor().min(offset);
+        if is_answered(&self.replies, from..offset, &outcome.id)? {
+            return Ok(None);
+        }
+        Ok(Some(Pending {
+            offset: at,
+            reply_floor: from,
+            envelope: outcome.clone(),
+            due: None,
+            sent_at: 0,
+            is_taken: false,
+            is_announced: false,
+        }))
     }
 
     /// Waits for the outcome of a request that somebody sent again, from the record on that says so.

@@ -12,7 +12,7 @@ use super::dead_letters::{DeadLetters, Mark};
 use super::envelope::{Envelope, Kind};
 use super::request_id::RequestId;
 use super::server::GROUP;
-use super::{replies_of, Redriven};
+use super::{record_at, replies_of, Redriven};
 use crate::error::{Error, Result};
 use crate::group::DeadLetter;
 use crate::reader::Start;
@@ -115,12 +115,8 @@ impl Redrive<'_> {
                 letter.offset, self.offset
             ),
         };
-        let there = target.first_offset()?..target.settled_end()?;
-        if !there.contains(&letter.offset) {
-            return Err(gone());
-        }
-        let mut reader = target.reader(Start::Offset(letter.offset))?;
-        let record = reader.next()?.map(|record| record.to_owned()).ok_or_else(gone)?;
+        target.settled_end()?;
+        let record = record_at(target, letter.offset)?.ok_or_else(gone)?;
         let id = match Envelope::of(&record.as_ref()) {
             Some(Ok(envelope)) => envelope.id.to_string(),
             _ => DeadLetter::id_of(target, &record),

@@ -8,7 +8,7 @@ use super::cause::{check_traceparent, Cause};
 use super::client::Client;
 use super::envelope::Envelope;
 use super::link::{boot_time_of, Link};
-use super::pending::Pending;
+use super::pending::{Pending, Slot};
 use super::request_id::RequestId;
 use super::spans;
 use super::stats::count;
@@ -100,7 +100,7 @@ impl RequestBuilder<'_> {
     /// [`Error::Invalid`] if no callback has this name, and as
     /// [`Topic::append`](crate::Topic::append): except after [`Error::Unknown`], it was not sent.
     pub fn send(self, callback: &str) -> Result<RequestId> {
-        if !self.client.inner.callbacks.named.contains_key(callback) {
+        if !self.client.inner.callbacks.has(callback) {
             return Err(Error::Invalid {
                 what: format!("no callback {callback:?} is registered: the request was not sent"),
             });
@@ -119,7 +119,7 @@ impl RequestBuilder<'_> {
     pub fn call(self) -> Result<Call> {
         let id = self.client.next_id();
         let (client, link) = (self.client.clone(), Arc::clone(&self.link));
-        link.state.lock().calls.insert(id.clone(), None);
+        link.state.lock().calls.insert(id.clone(), Slot::Waiting);
         // Dropped on error, the handle forgets the call.
         let call = Call { client, link, id: id.clone() };
         self.append("", &id)?;

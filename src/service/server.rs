@@ -172,16 +172,17 @@ impl Server {
     /// As [`run`](Self::run).
     pub fn poll(&mut self, timeout: Duration) -> Result<u64> {
         let stop = Stop::new();
-        let mut until = Instant::now() + timeout;
+        // None: for ever.
+        let mut until = Instant::now().checked_add(timeout);
         let mut settled = 0;
         // What comes meanwhile is the next call's, or a busy service would keep the caller.
         let mut end = u64::MAX;
         loop {
-            let Some(job) = self.dispatch.next(Some(until), &stop)? else { return Ok(settled) };
+            let Some(job) = self.dispatch.next(until, &stop)? else { return Ok(settled) };
             settled += u64::from(self.serve(&job)?);
             if settled > 0 && end == u64::MAX {
                 end = self.requests.high_watermark()?;
-                until = Instant::now();
+                until = Some(Instant::now());
             }
             if job.offset() + 1 >= end {
                 self.raise_guard()?;

@@ -34,48 +34,46 @@ pub(super) fn settle(replies: &Topic, floor: u64) -> Result<Settled> {
             answered.entry(envelope.id).or_insert(offset);
         }
     })?;
-    Ok(Settled { answered, is_partial: damaged })
+    Ok(Settled { answered, is_partial: !damaged.is_empty() })
 }
 
-/// Calls `each` for the records of a range that are of this layer, with their offset and time. True if
-/// part of the range was trimmed, is damaged or lost.
+/// Calls `each` for the records of a range that are of this layer, with their offset and time. Returns the
+/// parts of the range that were trimmed, are damaged or lost.
 pub(super) fn scan(
     topic: &Topic,
     range: Range<u64>,
     mut each: impl FnMut(u64, u64, Envelope),
-) -> Result<bool> {
+) -> Result<Vec<Range<u64>>> {
     let first = topic.first_offset()?;
-    let mut is_partial = range.start < first;
     let from = range.start.max(first).min(range.end);
+    let mut missing = Vec::new();
+    if from > range.start {
+        missing.push(range.start..from);
+    }
     if from == range.end {
-        return Ok(is_partial);
+        return Ok(missing);
     }
     let mut reader = topic.reader(Start::Offset(from))?;
     while reader.offset() < range.end {
-        let record = match reader.next() {
-            Err(Error::Corrupt { .. }) => {
-                reader.skip_damage()?;
-                is_partial = true;
-                continue;
+        let at = reader.offset();
+        match reader.next() {
+            Ok(Some(record)) => {
+                if let Some(Ok(envelope)) = Envelope::of(&record) {
+                    each(record.offset(), record.timestamp_nanos(), envelope);
+                }
             }
+            Ok(None) => break,
+            Err(Error::Corrupt { .. }) => missing.push(reader.skip_damage()?),
             // What a repair gave up may have been the answer, as what was trimmed may.
-            Err(Error::Lost { .. }) => {
-                is_partial = true;
-                continue;
-            }
+            Err(Error::Lost { offsets, .. }) => missing.push(offsets),
             Err(Error::Trimmed { first, .. }) => {
                 reader.seek_to(first);
-                is_partial = true;
-                continue;
+                missing.push(at..first);
             }
-            other => other?,
-        };
-        let Some(record) = record else { break };
-        if let Some(Ok(envelope)) = Envelope::of(&record) {
-            each(record.offset(), record.timestamp_nanos(), envelope);
+            Err(error) => return Err(error),
         }
     }
-    Ok(is_partial)
+    Ok(missing)
 }
 
 /// Whether a request has an outcome in a range of its reply topic.

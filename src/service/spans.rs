@@ -84,6 +84,28 @@ mod on {
         )
     }
 
+    pub(in super::super) fn callback_failed(
+        envelope: &Envelope,
+        attempt: u32,
+        error: &str,
+        wait: Option<std::time::Duration>,
+    ) {
+        tracing::event!(
+            target: "deaddrop",
+            tracing::Level::WARN,
+            {
+                messaging.system = "deaddrop",
+                messaging.message.id = %envelope.id,
+                messaging.message.conversation_id = %envelope.conversation(),
+                deaddrop.callback = envelope.callback.as_str(),
+                deaddrop.attempt = attempt,
+                deaddrop.next_wait_ms = wait.map(|wait| wait.as_millis() as u64),
+                error.message = error,
+            },
+            "a callback failed"
+        );
+    }
+
     macro_rules! event {
         ($name:ident, $what:literal) => {
             pub(in super::super) fn $name(service: &str, envelope: &Envelope) {
@@ -101,6 +123,20 @@ mod on {
                 );
             }
         };
+    }
+
+    pub(in super::super) fn damaged(topic: &str, offsets: &std::ops::Range<u64>) {
+        tracing::event!(
+            target: "deaddrop",
+            tracing::Level::WARN,
+            {
+                messaging.system = "deaddrop",
+                messaging.destination.name = topic,
+                deaddrop.first_offset = offsets.start,
+                deaddrop.end_offset = offsets.end,
+            },
+            "records that are damaged or gone were passed over"
+        );
     }
 
     event!(late, "a record came after the outcome of its request");
@@ -123,10 +159,20 @@ mod on {
         Entered {}
     }
 
+    pub(in super::super) fn damaged(_: &str, _: &std::ops::Range<u64>) {}
+
+    pub(in super::super) fn callback_failed(
+        _: &Envelope,
+        _: u32,
+        _: &str,
+        _: Option<std::time::Duration>,
+    ) {
+    }
+
     pub(in super::super) fn late(_: &str, _: &Envelope) {}
 
     pub(in super::super) fn parked(_: &str, _: &Envelope) {}
 
     pub(in super::super) fn expired(_: &str, _: &Envelope) {}
 }
-pub(super) use on::{deliver, expired, late, parked, process, send};
+pub(super) use on::{callback_failed, damaged, deliver, expired, late, parked, process, send};

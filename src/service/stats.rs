@@ -1,5 +1,6 @@
 //! What a client has counted since it was opened.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a client has counted since it was opened. Each number only rises; together they are no
@@ -24,6 +25,10 @@ pub struct ClientStats {
     pub unknown: u64,
     /// Calls of a callback after one that failed.
     pub callback_retries: u64,
+    /// Offsets of damaged or trimmed records that were passed over, in topics of requests, of replies and of
+    /// parked outcomes. A request whose outcome was among them stays outstanding until its deadline, or
+    /// until it is [cancelled](crate::service::Client::cancel).
+    pub damaged: u64,
 }
 
 /// The counters behind [`ClientStats`]. Nothing is read by them, so no order is needed.
@@ -37,6 +42,7 @@ pub(super) struct Counters {
     pub(super) late: AtomicU64,
     pub(super) unknown: AtomicU64,
     pub(super) callback_retries: AtomicU64,
+    pub(super) damaged: AtomicU64,
 }
 
 /// Counts one.
@@ -45,6 +51,11 @@ pub(super) fn count(counter: &AtomicU64) {
 }
 
 impl Counters {
+    /// Counts the offsets of damage that was passed over.
+    pub(super) fn passed_over(&self, offsets: &Range<u64>) {
+        self.damaged.fetch_add(offsets.end - offsets.start, Ordering::Relaxed);
+    }
+
     pub(super) fn read(&self) -> ClientStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         ClientStats {
@@ -56,6 +67,7 @@ impl Counters {
             late: read(&self.late),
             unknown: read(&self.unknown),
             callback_retries: read(&self.callback_retries),
+            damaged: read(&self.damaged),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Callbacks that use their client, that never take what they are given, and handles made in between.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use deaddrop::service::{Client, HandlerError, Outcome};
+use deaddrop::service::{CallbackRetry, Client, HandlerError, Outcome};
 use deaddrop::{Error, Log, Record};
 
 use crate::child::Watchdog;
@@ -85,37 +85,209 @@ fn a_call_inside_a_callback_expires_at_its_deadline() {
     assert_eq!(reply_kinds(&log, "nobody").len(), 1);
 }
 
+/// A client whose callback `done` fails for payloads that `fails` names, and notes the others.
+fn flaky(
+    log: &Log,
+    retry: CallbackRetry,
+    fails: impl Fn(&[u8]) -> bool + Send + 'static,
+) -> (Client, Taken) {
+    let (taken, called) = (Taken::default(), Arc::new(AtomicU32::new(0)));
+    let (noted, count) = (Arc::clone(&taken.order), Arc::clone(&called));
+    let others = Arc::clone(&taken.order);
+    let client = log
+        .client("c")
+        .topic_options(options())
+        .callback_retry(retry)
+        .on("done", move |done| {
+            count.fetch_add(1, Ordering::Relaxed);
+            if fails(done.context()) {
+                return Err(HandlerError::retry("the database is down"));
+            }
+            noted.lock().unwrap().push(String::from_utf8_lossy(done.context()).into_owned());
+            Ok(())
+        })
+        .on("other", move |done| {
+            others.lock().unwrap().push(String::from_utf8_lossy(done.context()).into_owned());
+            Ok(())
+        })
+        .open()
+        .unwrap();
+    (client, Taken { called, ..taken })
+}
+
+#[derive(Default)]
+struct Taken {
+    order: Arc<Mutex<Vec<String>>>,
+    called: Arc<AtomicU32>,
+}
+
+impl Taken {
+    fn order(&self) -> Vec<String> {
+        self.order.lock().unwrap().clone()
+    }
+}
+
+const QUICK: CallbackRetry = CallbackRetry {
+    attempts: 2,
+    first: Duration::from_millis(1),
+    most: Duration::from_millis(1),
+    parked_first: Duration::from_millis(2),
+    parked_most: Duration::from_millis(20),
+};
+
+fn ask(client: &Client, contexts: &[&str], callback: &str) {
+    for context in contexts {
+        let request = client.request("s", &Record::new("x")).unwrap();
+        request.context(*context).send(callback).unwrap();
+    }
+}
+
+/// Polls until nothing is parked any more.
+fn unpark(client: &Client) {
+    for _ in 0..10_000 {
+        if client.parked().unwrap().is_empty() {
+            return;
+        }
+        client.poll(Duration::from_millis(5)).unwrap();
+    }
+    panic!("still parked: {:?}", client.parked());
+}
+
 #[test]
-fn an_outcome_that_its_callback_never_takes_does_not_hold_up_the_others_again_and_again() {
+fn outcomes_that_a_callback_could_not_take_are_tried_again_in_order_while_the_process_runs() {
+    let _watchdog = Watchdog::new();
+    for spawns in [false, true] {
+        let dir = crate::dir();
+        let log = Log::open(dir.path()).unwrap();
+        make_topics(&log, "s");
+        let is_down = Arc::new(AtomicBool::new(true));
+        let down = Arc::clone(&is_down);
+        let (client, taken) = flaky(&log, QUICK, move |_| down.load(Ordering::Relaxed));
+        ask(&client, &["1", "2", "3", "4"], "done");
+        ask(&client, &["other"], "other");
+        assert_eq!(log.server("s", echo).unwrap().poll(LONG).unwrap(), 5);
+        drain(&client);
+        assert_eq!(taken.order(), ["other"], "others are not held up");
+        let parked = client.parked().unwrap();
+        assert_eq!(parked.len(), 4);
+        assert!(parked.iter().all(|parked| parked.parked_at <= std::time::SystemTime::now()));
+        let before = taken.called.load(Ordering::Relaxed);
+        while taken.called.load(Ordering::Relaxed) < before + 3 {
+            client.poll(Duration::from_millis(1)).unwrap();
+        }
+        // The one whose turn it is when it is up again comes first; then all others, oldest first.
+        let running = spawns.then(|| client.spawn().unwrap());
+        is_down.store(false, Ordering::Relaxed);
+        match &running {
+            Some(_) => while !client.parked().unwrap().is_empty() {},
+            None => unpark(&client),
+        }
+        let mut order = taken.order();
+        assert_eq!((order.len(), order.remove(0).as_str()), (5, "other"));
+        let first = order.remove(0);
+        let mut rest = vec!["1", "2", "3", "4"];
+        rest.retain(|other| *other != first);
+        assert_eq!(order, rest, "behind {first}");
+        drop(running);
+        let stats = client.stats();
+        assert_eq!((stats.completed, stats.parked), (5, 4));
+    }
+}
+
+#[test]
+fn an_outcome_that_its_callback_never_takes_holds_up_no_other_and_can_be_dropped() {
+    let _watchdog = Watchdog::new();
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");
     let mut server = log.server("s", echo).unwrap();
+    let (client, taken) = flaky(&log, QUICK, |context| context == b"bad");
+    ask(&client, &["1", "bad", "2"], "done");
+    assert_eq!(server.poll(LONG).unwrap(), 3);
+    drain(&client);
+    for _ in 0..10_000 {
+        client.poll(Duration::from_millis(1)).unwrap();
+        if taken.order().len() == 2 && taken.called.load(Ordering::Relaxed) > 8 {
+            break;
+        }
+    }
+    assert_eq!(taken.order(), ["1", "2"]);
+    assert!(taken.called.load(Ordering::Relaxed) > 8, "it is tried again and again");
+    let parked = client.parked().unwrap();
+    assert_eq!(parked.len(), 1);
+    drop(client);
+    // A start tries it as well.
+    let (client, taken) = flaky(&log, QUICK, |_| true);
+    client.poll(Duration::ZERO).unwrap();
+    assert_eq!(taken.called.load(Ordering::Relaxed), 1, "once at a time");
+    client.discard_parked(&parked[0].id).unwrap();
+    assert!(matches!(client.discard_parked(&parked[0].id), Err(Error::NotFound { .. })));
+    assert!(client.parked().unwrap().is_empty());
+    drop(client);
+    let (client, taken) = flaky(&log, QUICK, |_| true);
+    client.poll(Duration::ZERO).unwrap();
+    assert_eq!(taken.called.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn an_outcome_that_a_callback_refuses_is_tried_again_only_when_somebody_asks() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
     let called = Arc::new(AtomicU32::new(0));
-    let count_of_start = |sends: bool| {
-        let before = called.load(Ordering::Relaxed);
-        let count = Arc::clone(&called);
-        let client = log
-            .client("c")
+    let count = Arc::clone(&called);
+    let client = log
+        .client("c")
+        .topic_options(options())
+        .callback_retry(QUICK)
+        .on("done", move |_| match count.fetch_add(1, Ordering::Relaxed) {
+            0 => Err(HandlerError::terminal("never")),
+            _ => Ok(()),
+        })
+        .open()
+        .unwrap();
+    ask(&client, &["x"], "done");
+    log.server("s", echo).unwrap().poll(LONG).unwrap();
+    drain(&client);
+    for _ in 0..20 {
+        client.poll(Duration::from_millis(2)).unwrap();
+    }
+    assert_eq!((called.load(Ordering::Relaxed), client.parked().unwrap().len()), (1, 1));
+    assert_eq!(client.retry_parked().unwrap(), 1);
+    assert_eq!(client.poll(Duration::ZERO).unwrap(), 1);
+    assert_eq!((called.load(Ordering::Relaxed), client.parked().unwrap().len()), (2, 0));
+}
+
+#[test]
+fn a_callback_gets_its_client_and_does_not_keep_it_alive() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let open = || {
+        log.client("c")
             .topic_options(options())
-            .on("done", move |_| {
-                count.fetch_add(1, Ordering::Relaxed);
-                Err(HandlerError::retry("never"))
+            .on("first", |done| {
+                let client = done.client()?;
+                client.request("s", &Record::new("more"))?.caused_by(done).send("second")?;
+                Ok(())
             })
+            .on("second", |_| Ok(()))
             .open()
-            .unwrap();
-        if sends {
-            client.request("s", &Record::new("x")).unwrap().send("done").unwrap();
-            server.poll(LONG).unwrap();
-            drain(&client);
-        }
-        for _ in 0..10 {
-            client.poll(Duration::ZERO).unwrap();
-        }
-        assert_eq!(client.parked().unwrap().len(), 1);
-        called.load(Ordering::Relaxed) - before
+            .unwrap()
     };
-    let mut count_of_start = count_of_start;
-    assert_eq!(count_of_start(true), 5, "a few times, then it is parked");
-    assert_eq!(count_of_start(false), 5, "and once more a few times at the next start");
+    let client = open();
+    ask(&client, &["x"], "first");
+    let mut server = log.server("s", echo).unwrap();
+    for _ in 0..2 {
+        server.poll(LONG).unwrap();
+        client.poll(LONG).unwrap();
+    }
+    assert_eq!((client.outstanding_count(), client.stats().completed), (0, 2));
+    let mut call = client.request("s", &Record::new("x")).unwrap().call().unwrap();
+    server.poll(LONG).unwrap();
+    let done = call.wait_timeout(LONG).unwrap().unwrap();
+    assert_eq!(done.client().unwrap().name(), "c");
+    drop((call, client));
+    drop(open());
+    assert!(matches!(done.client(), Err(Error::NotFound { .. })));
 }

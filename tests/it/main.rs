@@ -4,7 +4,9 @@
 mod append;
 mod background;
 mod callbacks;
+mod calls;
 mod child;
+mod client_damage;
 mod client_input;
 mod clocks;
 mod consumer;

@@ -142,6 +142,9 @@ fn an_attempt_in_doubt_whose_replies_were_trimmed_becomes_a_dead_letter() {
     assert!(reader.next().unwrap().is_none());
     let trimmed = call.wait_timeout(LONG).unwrap_err();
     assert!(matches!(trimmed, Error::Trimmed { .. }), "{trimmed}");
+    // It is told once, and goes on with what there is.
+    let done = call.wait_timeout(LONG).unwrap().unwrap();
+    assert!(matches!(done.outcome(), deaddrop::service::Outcome::DeadLettered(_)), "{done:?}");
 }
 
 #[test]

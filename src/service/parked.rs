@@ -1,0 +1,281 @@
+//! The outcomes of a client that nobody took: kept in a topic of its own, and tried again.
+//!
+//! An outcome is appended here before the position of the delivery passes it, so that none is dropped;
+//! a record of kind `Unparked` says that it was taken. When the next try of each is due is known in
+//! memory alone: a new start tries all of them at once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::envelope::{Envelope, Kind};
+use super::outcome::{Outcome, Parked};
+use super::request_id::RequestId;
+use super::spans;
+use super::stats::Counters;
+use super::{open_topic, record_at, requests_of};
+use crate::consumer::Consumer;
+use crate::error::{Error, Result};
+use crate::log::Log;
+use crate::reader::Start;
+use crate::record::{OwnedRecord, Record};
+use crate::topic::{Topic, TopicOptions};
+
+/// While callbacks may not be called yet, outcomes that are due are looked for this often.
+const LOOK_LEAST: Duration = Duration::from_millis(5);
+const LOOK_MOST: Duration = Duration::from_secs(1);
+
+const SERVICE_HEADER: &str = "parked-service";
+
+/// See the module.
+pub(super) struct ParkedTopic {
+    topic: Topic,
+    /// Its position: everything below it was taken.
+    cursor: Consumer,
+    entries: BTreeMap<u64, Entry>,
+    by_id: HashMap<RequestId, u64>,
+    /// Before that nothing is due.
+    look_at: Instant,
+}
+
+struct Entry {
+    parked: Parked,
+    /// `None`: only when somebody asks.
+    due: Option<Instant>,
+    /// Tries that failed since it is here.
+    tries: u32,
+    /// Its callback runs.
+    is_in_hand: bool,
+}
+
+/// An outcome read from the topic.
+pub(super) struct Found {
+    pub(super) envelope: Envelope,
+    pub(super) outcome: Outcome,
+    pub(super) service: String,
+    /// The service's request topic.
+    pub(super) requests: Option<Topic>,
+}
+
+impl ParkedTopic {
+    fn name(client: &str) -> String {
+        format!("{client}.parked")
+    }
+
+    /// Reads what is parked; `None` if nothing ever was and `create` is not set.
+    pub(super) fn open(
+        log: &Log,
+        client: &str,
+        options: Option<TopicOptions>,
+        create: bool,
+        counters: &Counters,
+    ) -> Result<Option<ParkedTopic>> {
+        let name = ParkedTopic::name(client);
+        let topic = match log.existing_topic(&name) {
+            Err(Error::NotFound { .. }) if !create => return Ok(None),
+            Err(Error::NotFound { .. }) => open_topic(log, &name, options)?,
+            other => other?,
+        };
+        let mut cursor = topic.consumer("client", Start::First)?;
+        cursor.reader().pass_over_lost();
+        let end = topic.settled_end()?;
+        let (entries, by_id) = (BTreeMap::new(), HashMap::new());
+        let mut parked = ParkedTopic { topic, cursor, entries, by_id, look_at: Instant::now() };
+        while parked.cursor.reader().offset() < end {
+            let at = parked.cursor.reader().offset();
+            let record = match parked.cursor.next() {
+                Ok(Some(record)) => record.to_owned(),
+                Ok(None) => break,
+                Err(error @ (Error::Corrupt { .. } | Error::Trimmed { .. })) => {
+                    let offsets = match error {
+                        Error::Trimmed { first, .. } => {
+                            parked.cursor.reader().seek_to(first);
+                            at..first
+                        }
+                        _ => parked.cursor.skip_damage()?,
+                    };
+                    counters.passed_over(&offsets);
+                    spans::damaged(&name, &offsets);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            parked.take_in(client, &record);
+        }
+        Ok(Some(parked))
+    }
+
+    /// What a record of the topic says.
+    fn take_in(&mut self, client: &str, record: &OwnedRecord) {
+        let Some(Ok(envelope)) = Envelope::of(&record.as_ref()) else { return };
+        if envelope.kind == Kind::Unparked {
+            self.remove(&envelope.id);
+            return;
+        }
+        // A request may name any topic for its reply: what this client has not parked is none of it.
+        let service = match record.as_ref().header(SERVICE_HEADER) {
+            Some(service) if envelope.id.client() == client => service,
+            _ => return,
+        };
+        let service = String::from_utf8_lossy(service).into_owned();
+        let has_callback = !envelope.callback.is_empty();
+        let due = has_callback.then(Instant::now);
+        self.insert(record.offset(), service, envelope, record.as_ref().timestamp(), due);
+    }
+
+    fn insert(
+        &mut self,
+        offset: u64,
+        service: String,
+        envelope: Envelope,
+        parked_at: SystemTime,
+        due: Option<Instant>,
+    ) {
+        let id = envelope.id.clone();
+        // Of two records of one id the first counts.
+        if self.by_id.contains_key(&id) {
+            return;
+        }
+        let parked = Parked {
+            id: envelope.id,
+            service,
+            callback: envelope.callback,
+            kind: envelope.kind,
+            parked_at,
+        };
+        self.by_id.insert(id, offset);
+        self.look_at = self.look_at.min(due.unwrap_or(self.look_at));
+        self.entries.insert(offset, Entry { parked, due, tries: 0, is_in_hand: false });
+    }
+
+    fn remove(&mut self, id: &RequestId) {
+        if let Some(offset) = self.by_id.remove(id) {
+            self.entries.remove(&offset);
+        }
+    }
+
+    /// Parks an outcome; once for each id. It is tried again when it is due.
+    pub(super) fn park(
+        &mut self,
+        service: &str,
+        envelope: &Envelope,
+        outcome: &Outcome,
+        due: Option<Instant>,
+    ) -> Result<()> {
+        if self.by_id.contains_key(&envelope.id) {
+            return Ok(());
+        }
+        let record = match outcome {
+            Outcome::Reply(record) => record.to_record(),
+            _ => Record::default(),
+        };
+        let sealed = envelope.seal(record.header(SERVICE_HEADER, service));
+        let offset = self.topic.append(&sealed)?;
+        self.insert(offset, service.to_owned(), envelope.clone(), SystemTime::now(), due);
+        Ok(())
+    }
+
+    /// What is parked, oldest first.
+    pub(super) fn list(&self) -> Vec<Parked> {
+        self.entries.values().map(|entry| entry.parked.clone()).collect()
+    }
+
+    /// Whether an outcome for this callback is parked that is tried again.
+    pub(super) fn awaits(&self, callback: &str) -> bool {
+        self.entries.values().any(|entry| entry.due.is_some() && entry.parked.callback == callback)
+    }
+
+    /// The oldest outcome that is due and whose callback may be called, to be tried: it is in hand until
+    /// [`failed`](Self::failed) or [`taken`](Self::taken).
+    pub(super) fn next_due(&mut self, may_call: impl Fn(&str) -> bool) -> Option<RequestId> {
+        let now = Instant::now();
+        if now < self.look_at {
+            return None;
+        }
+        // However many there are, they are looked through now and then only.
+        let mut look_at = now + LOOK_MOST;
+        for entry in self.entries.values_mut().filter(|entry| !entry.is_in_hand) {
+            match entry.due {
+                Some(due) if due > now => look_at = look_at.min(due),
+                Some(_) if may_call(&entry.parked.callback) => {
+                    entry.is_in_hand = true;
+                    return Some(entry.parked.id.clone());
+                }
+                Some(_) => look_at = look_at.min(now + LOOK_LEAST),
+                None => {}
+            }
+        }
+        self.look_at = look_at;
+        None
+    }
+
+    /// An outcome in hand was not taken: it is due after what `wait` says of the tries that failed; never by
+    /// itself, if that is `None`.
+    pub(super) fn failed(&mut self, id: &RequestId, wait: impl Fn(u32) -> Option<Duration>) {
+        let Some(entry) = self.by_id.get(id).and_then(|offset| self.entries.get_mut(offset)) else {
+            return;
+        };
+        entry.tries = entry.tries.saturating_add(1);
+        entry.is_in_hand = false;
+        entry.due = wait(entry.tries).and_then(|wait| Instant::now().checked_add(wait));
+        self.look_at = self.look_at.min(entry.due.unwrap_or(self.look_at));
+    }
+
+    /// Makes outcomes due now: those of this callback that wait for their next try, or of all, also
+    /// those that wait for none. Returns how many.
+    pub(super) fn make_due(&mut self, callback: Option<&str>) -> usize {
+        let now = Instant::now();
+        self.look_at = now;
+        let mut count = 0;
+        for entry in self.entries.values_mut() {
+            let is_meant = match callback {
+                Some(callback) => entry.due.is_some() && entry.parked.callback == callback,
+                None => !entry.parked.callback.is_empty(),
+            };
+            if is_meant {
+                entry.due = Some(now);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// The parked outcome of a request.
+    pub(super) fn find(&self, log: &Log, id: &RequestId) -> Result<Option<Found>> {
+        let Some((offset, entry)) =
+            self.by_id.get(id).and_then(|offset| Some((*offset, self.entries.get(offset)?)))
+        else {
+            return Ok(None);
+        };
+        let Some(record) = record_at(&self.topic, offset)? else { return Ok(None) };
+        let Some(Ok(envelope)) = Envelope::of(&record.as_ref()) else { return Ok(None) };
+        let Some(outcome) = Outcome::of(&envelope, &record) else { return Ok(None) };
+        let service = entry.parked.service.clone();
+        let requests = log.existing_topic(&requests_of(&service)).ok();
+        Ok(Some(Found { envelope, outcome, service, requests }))
+    }
+
+    /// Whether the outcome of a call is parked.
+    pub(super) fn has_call(&self, id: &RequestId) -> bool {
+        let entry = self.by_id.get(id).and_then(|offset| self.entries.get(offset));
+        entry.is_some_and(|entry| entry.parked.callback.is_empty())
+    }
+
+    /// Notes that an outcome was taken; false if it is not parked.
+    pub(super) fn taken(&mut self, id: &RequestId) -> Result<bool> {
+        if !self.by_id.contains_key(id) {
+            return Ok(false);
+        }
+        let marker = Envelope::new(Kind::Unparked, id.clone()).seal(Record::default());
+        let offset = self.topic.append(&marker)?;
+        self.remove(id);
+        let floor = self.entries.keys().next().copied().unwrap_or(offset + 1);
+        if floor > self.cursor.committed() {
+            self.cursor.set_position(floor)?;
+            if let Some(last) = floor.checked_sub(1) {
+                self.topic.wait_durable(last)?;
+            }
+            self.cursor.sync()?;
+        }
+        Ok(true)
+    }
+}

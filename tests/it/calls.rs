@@ -1,0 +1,130 @@
+//! Handles of calls: whose the outcome is, whoever is killed when; and waits without an end.
+
+use std::time::Duration;
+
+use deaddrop::service::{Client, Outcome, RequestId};
+use deaddrop::{Error, Log, Record};
+
+use crate::child::{self, Child, Watchdog};
+use crate::service::{echo, make_topics, options};
+
+const LONG: Duration = Duration::from_secs(30);
+
+fn open(log: &Log) -> Client {
+    log.client("c").topic_options(options()).open().unwrap()
+}
+
+fn call(client: &Client, payload: &str) -> deaddrop::service::Call {
+    client.request("s", &Record::new(payload)).unwrap().call().unwrap()
+}
+
+fn reply_of(call: &mut deaddrop::service::Call) -> Vec<u8> {
+    match call.wait_timeout(LONG).unwrap().expect("it was answered").outcome() {
+        Outcome::Reply(reply) => reply.payload().to_vec(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Role: has the outcomes of calls delivered, returns the first, and dies. `DIR WAITS`: with or without
+/// the time in which they are parked.
+pub(crate) fn dies_with_outcomes(words: &[&str]) {
+    let log = Log::open(words[0]).unwrap();
+    let client = open(&log);
+    let mut calls = ["a", "b", "c"].map(|payload| call(&client, payload));
+    let running = client.spawn().unwrap();
+    log.server("s", echo).unwrap().poll(LONG).unwrap();
+    assert_eq!(reply_of(&mut calls[0]), b"a");
+    while client.stats().completed < 3 {
+        std::thread::yield_now();
+    }
+    if words[1] == "parked" {
+        while client.parked().unwrap().len() < 2 {
+            std::thread::yield_now();
+        }
+    }
+    for call in &calls {
+        child::say(&call.id().to_string());
+    }
+    child::listen();
+    running.stop().unwrap();
+}
+
+#[test]
+fn outcomes_that_no_handle_has_returned_are_attached_to_after_a_kill() {
+    for waits in ["at once", "parked"] {
+        let dir = crate::dir();
+        let log = Log::open(dir.path()).unwrap();
+        make_topics(&log, "s");
+        let mut child = Child::spawn(&["dies-with-outcomes", dir.path().to_str().unwrap(), waits]);
+        let ids: Vec<RequestId> = (0..3)
+            .map(|_| {
+                let line = child.hear().expect("it lives until it is killed");
+                line.parse().unwrap()
+            })
+            .collect();
+        child.kill();
+        for _ in 0..2 {
+            // Also after a start that nobody attaches in.
+            let client = open(&log);
+            while client.poll(Duration::ZERO).unwrap() > 0 {}
+        }
+        let client = open(&log);
+        for (id, payload) in ids[1..].iter().zip([b"b", b"c"]) {
+            let mut call = client.attach(id).unwrap();
+            assert_eq!(reply_of(&mut call), payload, "{waits}");
+            assert!(matches!(call.wait_timeout(LONG), Err(Error::NotFound { .. })));
+        }
+        drop(client);
+        let client = open(&log);
+        assert_eq!(client.outstanding_count(), 0);
+        assert!(ids[1..].iter().all(|id| client.attach(id).is_err()), "returned is returned");
+        // Killed a moment after it was returned, it may be there once more.
+        let left = client.parked().unwrap();
+        assert!(left.iter().all(|left| left.id == ids[0]), "{left:?}");
+    }
+}
+
+#[test]
+fn an_outcome_that_was_parked_behind_its_handle_is_returned_once_or_given_up_with_it() {
+    let _watchdog = Watchdog::new();
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let client = open(&log);
+    let mut calls = ["a", "b", "c"].map(|payload| call(&client, payload));
+    log.server("s", echo).unwrap().poll(LONG).unwrap();
+    while client.parked().unwrap().len() < 3 {
+        client.poll(Duration::from_millis(1)).unwrap();
+    }
+    assert_eq!(client.outstanding_count(), 0);
+    let mut second = client.attach(calls[1].id()).unwrap();
+    assert_eq!((reply_of(&mut calls[0]), reply_of(&mut second)), (b"a".to_vec(), b"b".to_vec()));
+    assert!(matches!(calls[1].wait_timeout(LONG), Err(Error::NotFound { .. })));
+    let given_up = calls[2].id().clone();
+    drop(calls);
+    assert!(client.parked().unwrap().is_empty(), "a dropped handle gives its outcome up");
+    assert!(client.attach(&given_up).is_err());
+    drop((second, client));
+    let client = open(&log);
+    assert_eq!((client.parked().unwrap().len(), client.outstanding_count()), (0, 0));
+}
+
+#[test]
+fn waits_without_an_end_are_taken() {
+    let _watchdog = Watchdog::new();
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let client = open(&log);
+    let mut asked = call(&client, "x");
+    let mut server = log.server("s", echo).unwrap();
+    assert_eq!(server.poll(Duration::MAX).unwrap(), 1);
+    assert!(asked.wait_timeout(Duration::MAX).unwrap().is_some());
+    call(&client, "y");
+    assert_eq!(server.poll(Duration::MAX).unwrap(), 1);
+    assert_eq!(client.poll(Duration::MAX).unwrap(), 1);
+    let _running = client.spawn().unwrap();
+    let mut asked = call(&client, "z");
+    assert_eq!(server.poll(Duration::MAX).unwrap(), 1);
+    assert!(asked.wait_timeout(Duration::MAX).unwrap().is_some());
+}
