@@ -14,7 +14,6 @@ use crate::error::Result;
 use crate::events;
 use crate::format::group::{lane_at, LANE_TRIAL_AT};
 use crate::sys::clock;
-use crate::topic::Topic;
 
 /// While other handlers run beside a suspect; it doubles.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -111,7 +110,7 @@ impl Dispatch {
 
     /// The job is done: its record is not delivered again.
     pub(crate) fn done(&mut self, job: &Job) -> Result<()> {
-        let floor = self.effects.as_ref().map(Topic::end_offset).transpose()?;
+        let floor = self.effects_floor()?;
         self.lane(job).done(job.offset(), floor)?;
         self.rejoin(job.lane);
         count(&self.counters.handled, 1);

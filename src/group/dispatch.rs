@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::file::GroupFile;
 use super::job::Job;
-use super::lane::{later, Lane, Mode};
+use super::lane::{later, EffectsFloor, Lane, Mode};
 use super::members::Member;
 use super::stats::{count, Counters};
 use super::WorkerOptions;
@@ -24,7 +24,7 @@ use crate::error::Result;
 use crate::events;
 use crate::format::group::{lane_at, lane_of, LANE_DOUBT_AT};
 use crate::reader::Reader;
-use crate::record::OwnedRecord;
+use crate::record::{OwnedRecord, RecordRef};
 use crate::stop::Stop;
 use crate::sys::atomic::Ordering;
 use crate::sys::Access;
@@ -70,6 +70,8 @@ pub(crate) struct Dispatch {
     pub(super) options: WorkerOptions,
     /// The topic that handling appends to: positions are durable after its records.
     pub(super) effects: Option<Topic>,
+    /// Effects from here on may be of interest to the next owners of the lanes.
+    pub(crate) effects_kept: u64,
     /// What makes the lanes' positions durable.
     pub(super) book: Arc<Book>,
     pub(super) lanes: BTreeMap<u32, Lane>,
@@ -128,6 +130,7 @@ impl Dispatch {
             member,
             options,
             effects,
+            effects_kept: u64::MAX,
             lanes: BTreeMap::new(),
             waiting: BTreeSet::new(),
             due: VecDeque::new(),
@@ -406,15 +409,26 @@ impl Dispatch {
         self.taken_floor.take()
     }
 
-    /// Every record of this worker's lanes below it is done.
-    pub(crate) fn oldest(&self) -> u64 {
-        self.lanes.values().map(|lane| lane.cursor.committed()).min().unwrap_or(0)
+    /// Whether a record is still to come: it is of a lane of this worker that has not passed it.
+    pub(crate) fn awaits(&self, lane: u32, offset: u64) -> bool {
+        self.lanes.get(&lane).is_some_and(|lane| lane.cursor.committed() <= offset)
+    }
+
+    /// The lane of a record.
+    pub(crate) fn lane_of(&self, record: &RecordRef<'_>) -> u32 {
+        lane_of(record.key(), record.offset(), self.group.lanes)
+    }
+
+    /// Where the effects end now, and the floor of lanes that have done everything.
+    pub(super) fn effects_floor(&self) -> Result<Option<EffectsFloor>> {
+        let end = self.effects.as_ref().map(Topic::end_offset).transpose()?;
+        Ok(end.map(|end| EffectsFloor { end, floor: end.min(self.effects_kept) }))
     }
 
     /// Lanes that have nothing between their position and the reader follow it.
     pub(super) fn advance(&mut self) -> Result<()> {
         self.advanced_at = Instant::now();
-        let floor = self.effects.as_ref().map(Topic::end_offset).transpose()?;
+        let floor = self.effects_floor()?;
         let at = self.ahead.offset();
         for lane in self.lanes.values_mut().filter(|lane| lane.mode == Mode::Joined) {
             // Also one that is there already: replies that were of others need not be kept for it.

@@ -85,6 +85,13 @@ pub(super) enum Mode {
     Stopped,
 }
 
+/// Where the effects end, and from where on they are of interest to the next owner of a lane.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EffectsFloor {
+    pub(super) end: u64,
+    pub(super) floor: u64,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -201,7 +208,7 @@ impl Lane {
     }
 
     /// Notes that a record was handled.
-    pub(super) fn done(&mut self, offset: u64, floor: Option<u64>) -> Result<()> {
+    pub(super) fn done(&mut self, offset: u64, floor: Option<EffectsFloor>) -> Result<()> {
         self.advance(offset + 1, floor)?;
         crate::sys::crash_point::crash_point!("lane.committed");
         // A later one's, while records before it are settled again, is kept.
@@ -228,7 +235,7 @@ impl Lane {
     }
 
     /// Moves the position; and the floor, unless replies below the new one are still of interest.
-    pub(super) fn advance(&mut self, offset: u64, floor: Option<u64>) -> Result<()> {
+    pub(super) fn advance(&mut self, offset: u64, floor: Option<EffectsFloor>) -> Result<()> {
         if offset > self.cursor.committed() {
             self.cursor.commit(offset)?;
         }
@@ -236,8 +243,13 @@ impl Lane {
         if doubt != 0 && self.cursor.committed() >= doubt {
             self.cursor.set_doubt(0);
         }
-        if let Some(floor) = floor.filter(|_| self.cursor.doubt() == 0) {
-            self.cursor.set_floor(floor);
+        if let Some(EffectsFloor { end, floor }) = floor.filter(|_| self.cursor.doubt() == 0) {
+            let before = self.cursor.floor();
+            // It does not go back: what is below may be gone. Above the end it is one of a topic that was
+            // deleted since.
+            if floor > before || before > end {
+                self.cursor.set_floor(floor);
+            }
         }
         Ok(())
     }

@@ -52,15 +52,28 @@ impl Server {
 
 /// Appends an outcome. One that no frame can hold, because of what the handler returned, becomes
 /// `Failed`: it would be so at every attempt.
-pub(super) fn answer(replies: &Topic, mut outcome: Envelope, reply: Record) -> Result<()> {
+pub(super) fn answer(replies: &Topic, outcome: Envelope, reply: Record) -> Result<()> {
+    append_with(outcome, reply, |record| replies.append(record))
+}
+
+/// The same, without a reply, and without waiting for the disk: a lane's position becomes durable after it.
+pub(super) fn answer_later(replies: &Topic, outcome: Envelope) -> Result<()> {
+    append_with(outcome, Record::default(), |record| replies.append_unsynced(record))
+}
+
+fn append_with(
+    mut outcome: Envelope,
+    reply: Record,
+    append: impl Fn(&Record) -> Result<u64>,
+) -> Result<()> {
     outcome.error = shortened(&outcome.error).to_owned();
-    match replies.append(&outcome.seal(reply)) {
+    match append(&outcome.seal(reply)) {
         Err(error @ (Error::Invalid { .. } | Error::TooLarge { .. })) => {
             outcome.kind = Kind::Failed;
             outcome.error = format!("its outcome cannot be appended: {error}");
             // The client knows it from the request.
             outcome.context.clear();
-            replies.append(&outcome.seal(Record::default())).map(drop)
+            append(&outcome.seal(Record::default())).map(drop)
         }
         other => other.map(drop),
     }

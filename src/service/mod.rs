@@ -14,6 +14,7 @@ mod call;
 mod callbacks;
 mod cause;
 mod client;
+mod closed;
 mod dead_letter;
 mod dead_letters;
 mod delivery;

@@ -6,19 +6,18 @@
 //! Killed between any two of them, the lane's next owner finds an attempt without a commit and settles
 //! it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::dead_letter::answer;
+use super::closed::Closed;
+use super::dead_letter::{answer, answer_later};
 use super::envelope::{Envelope, Kind};
 use super::handler::{Reply, Request};
 use super::options::ServerOptions;
-use super::request_id::RequestId;
 use super::settle::{encode_note, Doubt, Past};
-use super::{open_topic, replies_of, requests_of, spans};
+use super::{open_topic, record_at, replies_of, requests_of, spans};
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::group::{
@@ -27,7 +26,7 @@ use crate::group::{
 };
 use crate::log::Log;
 use crate::reader::{Reader, Start};
-use crate::record::Record;
+use crate::record::{OwnedRecord, Record};
 use crate::stop::Stop;
 use crate::sys::clock;
 use crate::topic::Topic;
@@ -83,8 +82,7 @@ pub struct Server {
     dispatch: Dispatch,
     /// Sees what clients expired and took back.
     reply_reader: Reader,
-    /// With the offsets of their requests.
-    closed: HashMap<RequestId, u64>,
+    closed: Closed,
     past: Past,
     /// The dead letters that there are.
     pub(super) kept: Kept,
@@ -118,7 +116,7 @@ impl Server {
         }
         let group = GroupOptions { lanes: options.lanes, start: Start::First };
         let group = requests.group(GROUP, group)?;
-        let dispatch = Dispatch::open(
+        let mut dispatch = Dispatch::open(
             requests.inner(),
             GROUP,
             options.worker(),
@@ -127,6 +125,8 @@ impl Server {
         )?;
         let from = dispatch.durable_effects_floor()?;
         let from = from.clamp(replies.first_offset()?, replies.high_watermark()?);
+        // Until it has looked.
+        dispatch.effects_kept = from;
         Ok(Server {
             log: log.clone(),
             service: service.to_owned(),
@@ -137,7 +137,7 @@ impl Server {
             replies,
             group,
             dispatch,
-            closed: HashMap::new(),
+            closed: Closed::default(),
             past: Past::default(),
             kept: Kept::default(),
             guarded_at: Instant::now(),
@@ -160,6 +160,7 @@ impl Server {
             }
             self.raise_guard()?;
         }
+        self.look_for_closed()?;
         self.dispatch.finish()?;
         self.move_guard()
     }
@@ -178,7 +179,10 @@ impl Server {
         // What comes meanwhile is the next call's, or a busy service would keep the caller.
         let mut end = u64::MAX;
         loop {
-            let Some(job) = self.dispatch.next(until, &stop)? else { return Ok(settled) };
+            let Some(job) = self.dispatch.next(until, &stop)? else {
+                self.raise_guard()?;
+                return Ok(settled);
+            };
             settled += u64::from(self.serve(&job)?);
             if settled > 0 && end == u64::MAX {
                 end = self.requests.high_watermark()?;
@@ -325,14 +329,15 @@ impl Server {
             Doubt::Open => {}
         }
         self.look_for_closed()?;
-        if self.closed.remove(&envelope.id).is_some() {
+        if self.closed.remove(&envelope.id) {
             return Ok(true);
         }
         let bytes = encode_note(&envelope.id, envelope.reply_topic.as_deref());
         let note = Note { floor: replies.end_offset()?, bytes };
         if envelope.deadline.is_some_and(|deadline| clock::wall() >= deadline) {
             self.dispatch.begin(job, note)?;
-            answer(replies, envelope.outcome(Kind::Expired, job.offset()), Record::default())?;
+            // Nobody waits for it: many of them are one sync.
+            answer_later(replies, envelope.outcome(Kind::Expired, job.offset()))?;
             return Ok(true);
         }
         if self.dispatch.is_over(job) {
@@ -403,14 +408,20 @@ impl Server {
 
     /// Reads what clients expired or took back since the last look.
     fn look_for_closed(&mut self) -> Result<()> {
-        // Lanes do not go in step: a request from here on may be waiting in one of them.
-        let oldest = self.dispatch.oldest();
         if let Some(floor) = self.dispatch.take_taken_floor() {
             // What was of no interest before is of these lanes.
             if floor < self.reply_reader.offset() {
                 self.reply_reader.seek_to(floor.max(self.replies.first_offset()?));
             }
         }
+        let looked = self.read_closed();
+        // Not above what was read: the next owner of a lane begins there.
+        let read = self.reply_reader.offset();
+        self.dispatch.effects_kept = self.closed.first().map_or(read, |first| first.min(read));
+        looked
+    }
+
+    fn read_closed(&mut self) -> Result<()> {
         loop {
             let record = match self.reply_reader.next() {
                 Ok(Some(record)) => record,
@@ -427,13 +438,33 @@ impl Server {
                 }
                 Err(error) => return Err(error),
             };
-            if let Some(Ok(envelope)) = Envelope::of(&record) {
-                let offset = envelope.request_offset.unwrap_or(0);
-                if matches!(envelope.kind, Kind::Cancelled | Kind::Expired) && offset >= oldest {
-                    self.closed.insert(envelope.id, offset);
-                }
+            let Some(Ok(envelope)) = Envelope::of(&record) else { continue };
+            if matches!(envelope.kind, Kind::Cancelled | Kind::Expired) {
+                let offset = record.offset();
+                self.note_closed(offset, &envelope)?;
             }
         }
+    }
+
+    /// A record that closes a request: of interest if that is still to come, here.
+    fn note_closed(&mut self, offset: u64, envelope: &Envelope) -> Result<()> {
+        let request_offset = envelope.request_offset.unwrap_or(0);
+        let request = record_at(&self.requests, request_offset)?;
+        let is_it = |record: &OwnedRecord| matches!(Envelope::of(&record.as_ref()), Some(Ok(found)) if found.id == envelope.id);
+        match request.filter(is_it) {
+            Some(request) => {
+                let lane = self.dispatch.lane_of(&request.as_ref());
+                if self.dispatch.awaits(lane, request_offset) {
+                    self.closed.insert(offset, envelope.id.clone(), lane, request_offset);
+                }
+            }
+            None if request_offset >= self.requests.first_offset()? => {
+                self.closed.insert_unplaced(envelope.id.clone());
+            }
+            // Trimmed.
+            None => {}
+        }
+        Ok(())
     }
 
     /// A topic that a request names for its outcome, in bytes of its own: they must be a name, and the
@@ -449,8 +480,9 @@ impl Server {
             return Ok(());
         }
         self.guarded_at = Instant::now();
-        let oldest = self.dispatch.oldest();
-        self.closed.retain(|_, offset| *offset >= oldest);
+        // Also while there is nothing to do: the lanes' floors follow what was read.
+        self.look_for_closed()?;
+        self.closed.retain(|lane, offset| self.dispatch.awaits(lane, offset));
         self.move_guard()
     }
 

@@ -9,6 +9,7 @@ mod child;
 mod client_damage;
 mod client_input;
 mod clocks;
+mod closed;
 mod consumer;
 mod conversation;
 mod copy;

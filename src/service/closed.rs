@@ -1,0 +1,98 @@
+//! Requests that their clients took back, or that have expired, before a server came to them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::request_id::RequestId;
+
+/// Of requests that are not in the topic yet, so many are remembered.
+const UNPLACED_MOST: usize = 1024;
+
+/// See the module. Only requests of this server's lanes are in here, and only until the lane has passed
+/// them: another owner reads the reply topic from the lane's floor on, which stays below the records
+/// that these are from.
+#[derive(Debug, Default)]
+pub(super) struct Closed {
+    /// With the offset of the record that says so.
+    by_id: HashMap<RequestId, u64>,
+    by_offset: BTreeMap<u64, Place>,
+    /// Of a redrive that was taken back before it was sent.
+    unplaced: HashSet<RequestId>,
+}
+
+#[derive(Debug)]
+struct Place {
+    id: RequestId,
+    lane: u32,
+    request_offset: u64,
+}
+
+impl Closed {
+    /// Notes that the record at `offset` closes a request, which is at `request_offset` and of `lane`.
+    pub(super) fn insert(&mut self, offset: u64, id: RequestId, lane: u32, request_offset: u64) {
+        if !self.by_id.contains_key(&id) {
+            self.by_id.insert(id.clone(), offset);
+            self.by_offset.insert(offset, Place { id, lane, request_offset });
+        }
+    }
+
+    /// Notes a request that is not where the record says that it is.
+    pub(super) fn insert_unplaced(&mut self, id: RequestId) {
+        if self.unplaced.len() < UNPLACED_MOST {
+            self.unplaced.insert(id);
+        }
+    }
+
+    /// Whether a request is closed; forgets it.
+    pub(super) fn remove(&mut self, id: &RequestId) -> bool {
+        let is_unplaced = self.unplaced.remove(id);
+        match self.by_id.remove(id) {
+            Some(offset) => self.by_offset.remove(&offset).is_some(),
+            None => is_unplaced,
+        }
+    }
+
+    /// Forgets requests, by lane and offset, that this server will not come to any more.
+    pub(super) fn retain(&mut self, is_to_come: impl Fn(u32, u64) -> bool) {
+        self.by_offset.retain(|_, place| {
+            let stays = is_to_come(place.lane, place.request_offset);
+            if !stays {
+                self.by_id.remove(&place.id);
+            }
+            stays
+        });
+    }
+
+    /// The first record that the next owner of a lane must see.
+    pub(super) fn first(&self) -> Option<u64> {
+        self.by_offset.keys().next().copied()
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.by_id.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_lane_has_passed_is_forgotten_and_the_first_of_the_rest_known() {
+        let id = |number| RequestId::new("c", 1, number);
+        let mut closed = Closed::default();
+        for number in 0..4 {
+            closed.insert(10 + number, id(number), number as u32 % 2, number);
+        }
+        // The same record again, as after a lane was taken.
+        closed.insert(10, id(0), 0, 0);
+        assert_eq!((closed.first(), closed.len()), (Some(10), 4));
+        closed.retain(|lane, offset| lane == 1 && offset >= 3);
+        assert_eq!((closed.first(), closed.len()), (Some(13), 1));
+        assert!(!closed.remove(&id(1)) && closed.remove(&id(3)) && !closed.remove(&id(3)));
+        assert_eq!((closed.first(), closed.len()), (None, 0));
+        closed.insert_unplaced(id(9));
+        assert_eq!(closed.first(), None, "it holds nothing back");
+        assert!(closed.remove(&id(9)) && !closed.remove(&id(9)));
+    }
+}

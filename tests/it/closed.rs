@@ -1,0 +1,139 @@
+//! Requests that were taken back, or have expired, are not handled: whichever server comes to them, and
+//! whatever happened since.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use deaddrop::service::{Client, Reply, RequestId, Server, ServerOptions};
+use deaddrop::{Log, Record, Stop};
+
+use crate::service::{drain, echo, make_topics, options, reply_kinds};
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// What handlers were called with.
+type Handled = Arc<Mutex<Vec<String>>>;
+
+/// A server whose handler, at a payload that begins with `first`, calls `at_first` and then is stopped.
+fn server(
+    log: &Log,
+    handled: &Handled,
+    stop: &Stop,
+    at_first: impl Fn() + Send + Sync + 'static,
+) -> Server {
+    let (handled, stop) = (Arc::clone(handled), stop.clone());
+    let options = ServerOptions { topic: Some(options()), ..ServerOptions::default() };
+    log.server_with("s", options, move |request| {
+        let payload = String::from_utf8_lossy(request.payload()).into_owned();
+        if payload.starts_with("first") {
+            at_first();
+            stop.stop();
+        }
+        handled.lock().unwrap().push(payload);
+        Ok(Reply::new(request.payload()))
+    })
+    .unwrap()
+}
+
+fn send(client: &Client, payload: &str, key: &str) -> RequestId {
+    let request = client.request("s", &Record::new(payload)).unwrap().key(key);
+    request.send("done").unwrap()
+}
+
+/// A service that has run before, so that nothing is in doubt.
+fn begin(log: &Log) -> Client {
+    make_topics(log, "s");
+    let client = log.client("c").topic_options(options()).on("done", |_| Ok(())).open().unwrap();
+    send(&client, "begin", "k");
+    let mut server = log.server("s", echo).unwrap();
+    assert_eq!(server.poll(LONG).unwrap(), 1);
+    let stop = Stop::new();
+    stop.stop();
+    server.run(&stop).unwrap();
+    drain(&client);
+    client
+}
+
+/// Serves until `count` more were handled.
+fn serve_rest(log: &Log, handled: &Handled, count: usize) {
+    let mut server = server(log, handled, &Stop::new(), || ());
+    let before = handled.lock().unwrap().len();
+    for _ in 0..100 {
+        server.poll(Duration::from_millis(10)).unwrap();
+        if handled.lock().unwrap().len() >= before + count {
+            break;
+        }
+    }
+    while server.poll(Duration::ZERO).unwrap() > 0 {}
+}
+
+#[test]
+fn a_request_that_was_cancelled_while_another_of_its_key_ran_is_not_handled_after_a_restart() {
+    for graceful in [true, false] {
+        let dir = crate::dir();
+        let log = Log::open(dir.path()).unwrap();
+        let client = begin(&log);
+        let handled = Handled::default();
+        send(&client, "first", "k");
+        let second = send(&client, "second", "k");
+        // Of other lanes: their records move the floors of all.
+        let others: Vec<_> = (0..20).map(|number| format!("other-{number}")).collect();
+        others.iter().for_each(|other| drop(send(&client, other, other)));
+        let (stop, cancels) = (Stop::new(), client.clone());
+        let mut server = server(&log, &handled, &stop, move || cancels.cancel(&second).unwrap());
+        while !stop.is_stopped() {
+            match graceful {
+                true => server.run(&stop).unwrap(),
+                // In pieces, and dropped as it stands.
+                false => drop(server.poll(LONG).unwrap()),
+            }
+        }
+        drop(server);
+        let done = handled.lock().unwrap().len();
+        serve_rest(&log, &handled, 21 - done);
+        let handled = handled.lock().unwrap().clone();
+        assert!(!handled.contains(&"second".to_owned()), "graceful: {graceful}: {handled:?}");
+        assert_eq!(handled.len(), 21);
+        drain(&client);
+    }
+}
+
+#[test]
+fn requests_that_expired_behind_a_slow_one_are_not_handled_by_the_server_that_takes_the_lane() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let client = begin(&log);
+    let handled = Handled::default();
+    let keys: Vec<_> = (0..8).map(|number| format!("k{number}")).collect();
+    send(&client, "first", "k0");
+    for key in &keys {
+        let request = client.request("s", &Record::new("short")).unwrap().key(key);
+        request.deadline(Duration::from_nanos(1)).send("done").unwrap();
+    }
+    let (stop, expires) = (Stop::new(), client.clone());
+    // The client says so while the first runs.
+    let mut one = server(&log, &handled, &stop, move || {
+        for _ in 0..1000 {
+            if expires.outstanding_count() == 1 {
+                return;
+            }
+            expires.poll(Duration::from_millis(1)).unwrap();
+        }
+        panic!("{:?}", expires.outstanding());
+    });
+    one.run(&stop).unwrap();
+    let mut two = server(&log, &handled, &Stop::new(), || ());
+    // Both live: the lanes are shared.
+    std::thread::scope(|scope| {
+        for server in [&mut one, &mut two] {
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    server.poll(Duration::from_millis(10)).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(*handled.lock().unwrap(), ["first"]);
+    drain(&client);
+    assert_eq!(reply_kinds(&log, "s").len(), 2 + keys.len(), "each is answered once");
+}
