@@ -8,7 +8,7 @@
 //! because `NAME.floor` may be another client.)
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -17,7 +17,7 @@ use super::pending::{Outstanding, State};
 use super::stats::Counters;
 use super::{open_topic, replies_of, requests_of};
 use crate::consumer::Consumer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::reader::Start;
 use crate::sys::clock;
@@ -54,6 +54,23 @@ pub(super) fn cursor_name(client: &str) -> String {
 /// The prefix of the guard's name: the longest that is put before a client's name.
 pub(super) const GUARD_PREFIX: &str = "client-floor.";
 
+/// A server that lets go of what a killed client held has its positions for less than this.
+const MOVED_ON_MOST: Duration = Duration::from_secs(1);
+
+/// Opens a position of this client, as which this process is known: who else has it moves it on for a
+/// moment.
+fn patient(open: impl Fn() -> Result<Consumer>) -> Result<Consumer> {
+    let until = Instant::now() + MOVED_ON_MOST;
+    loop {
+        match open() {
+            Err(Error::Locked { .. }) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other,
+        }
+    }
+}
+
 impl Link {
     pub(super) fn open(
         log: &Log,
@@ -70,17 +87,19 @@ impl Link {
         let is_guarded = crate::consumer::exists(log.inner(), replies.name(), &guard_name);
         let start = if is_known { Start::First } else { Start::End };
         // The replies' first: a request is sent only when both are there.
-        let mut cursor = replies.consumer(&cursor_name, start)?;
+        let mut cursor = patient(|| replies.consumer(&cursor_name, start))?;
         cursor.reader().pass_over_lost();
         cursor.set_spin(spin);
-        let mut oldest = Consumer::open_by_hand(requests.inner(), &cursor_name, Start::End)?;
+        let mut oldest = patient(|| {
+            Consumer::open_by_hand(requests.inner(), &cursor_name, Start::End)
+        })?;
         if is_known && !is_guarded {
             // The reply topic was deleted: the floor is one of another topic, and an outcome may be
             // below it. Durable before the guard is there, which says that this was done.
             oldest.set_floor(0);
             oldest.sync()?;
         }
-        let guard = Consumer::open_by_hand(replies.inner(), &guard_name, start)?;
+        let guard = patient(|| Consumer::open_by_hand(replies.inner(), &guard_name, start))?;
         let floor = Floor { requests: oldest, guard, synced: None };
         let link = Link {
             service: service.to_owned(),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::clients::Gone;
 use super::closed::Closed;
 use super::dead_letter::{answer, answer_later};
 use super::envelope::{Envelope, Kind};
@@ -87,6 +88,7 @@ pub struct Server {
     /// The dead letters that there are.
     pub(super) kept: Kept,
     guarded_at: Instant,
+    gone: Gone,
     counters: Arc<Counters>,
 }
 
@@ -141,6 +143,7 @@ impl Server {
             past: Past::default(),
             kept: Kept::default(),
             guarded_at: Instant::now(),
+            gone: Gone::default(),
             counters,
         })
     }
@@ -499,6 +502,6 @@ impl Server {
             guard.set_position(floor)?;
             guard.sync()?;
         }
-        Ok(())
+        self.gone.let_go(&self.log, &self.service, &self.requests)
     }
 }

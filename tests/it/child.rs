@@ -35,6 +35,7 @@ fn entry() {
         "fleet-server" => crate::fleet::server(&words[1..]),
         "fleet-client" => crate::fleet::client(&words[1..]),
         "dies-with-outcomes" => crate::calls::dies_with_outcomes(&words[1..]),
+        "held-by-client" => crate::service_retention::held_by_client(&words[1..]),
         "redrive" => crate::redrive::killed(&words[1..]),
         "killed-client" => crate::service_kill::killed_client(&words[1..]),
         "clocks" => crate::clocks::jumps(&words[1..]),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use deaddrop::service::{Client, Outcome};
 use deaddrop::{Durability, Error, Log, Record, Retention, Topic, TopicOptions};
 
-use crate::child::Watchdog;
+use crate::child::{self, Child, Watchdog};
 use crate::service::{drain, echo};
 
 const SEGMENT_LEN: u64 = 16 << 10;
@@ -151,4 +151,64 @@ fn a_client_name_that_leaves_no_room_for_its_files_is_refused() {
     let refused = log.client(&"n".repeat(116)).open().unwrap_err();
     assert!(matches!(refused, Error::InvalidName { .. }), "{refused}");
     assert!(refused.to_string().contains("at most 115 bytes"), "{refused}");
+}
+
+#[test]
+fn a_killed_client_with_nothing_outstanding_holds_nothing_and_one_with_a_request_holds_that() {
+    let _watchdog = Watchdog::new();
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let (requests, replies) = make_topics(&log);
+    for open in ["", "waits"] {
+        let mut child = Child::spawn(&["held-by-client", dir.path().to_str().unwrap(), open]);
+        assert_eq!(child.hear().unwrap(), "ready");
+        child.kill();
+    }
+    let of = |name: &str| {
+        let all = log.clients().unwrap();
+        all.into_iter().find(|client| client.name == name).unwrap()
+    };
+    let idle = of("gone-");
+    assert_eq!((idle.owner, idle.services[0].outstanding), (None, 0));
+    let waits = of("gone-waits");
+    assert_eq!((waits.owner, waits.services[0].outstanding), (None, 1));
+    let held = requests.consumers().unwrap();
+    let held = held.iter().find(|info| info.name == "client.gone-waits").unwrap();
+    let held = *held.committed.as_ref().unwrap();
+
+    let server = log.server("s", echo).unwrap().spawn().unwrap();
+    let busy = client(&log, "busy");
+    noise(&busy);
+    // The one that waits is in front of the noise: it alone holds.
+    while of("gone-").services[0].requests_held > 0 {
+        std::thread::yield_now();
+    }
+    assert!(of("gone-waits").services[0].requests_held >= 40);
+    assert!(matches!(log.retire_client("busy", true), Err(Error::Locked { .. })));
+    assert!(matches!(log.retire_client("nobody", true), Err(Error::NotFound { .. })));
+    assert!(matches!(log.retire_client("gone-waits", false), Err(Error::Invalid { .. })));
+    requests.trim().unwrap();
+    assert!(requests.first_offset().unwrap() <= held);
+    log.retire_client("gone-waits", true).unwrap();
+    log.retire_client("gone-", false).unwrap();
+    assert!(log.clients().unwrap().iter().all(|client| client.name == "busy"));
+    while requests.trim().unwrap() <= held || replies.trim().unwrap() == 0 {
+        noise(&busy);
+    }
+    server.stop().unwrap();
+}
+
+/// Role: a client that sends, takes its outcome, and waits to be killed. `DIR OPEN`: with `OPEN`, it has sent
+/// another request, which nobody answers.
+pub(crate) fn held_by_client(words: &[&str]) {
+    let log = Log::open(words[0]).unwrap();
+    let client = client(&log, &format!("gone-{}", words[1]));
+    let id = client.request("s", &Record::new("x")).unwrap().send("done").unwrap();
+    client.cancel(&id).unwrap();
+    drain(&client);
+    if words[1] == "waits" {
+        client.request("s", &Record::new("y")).unwrap().send("done").unwrap();
+    }
+    child::say("ready");
+    child::listen();
 }

@@ -1,0 +1,295 @@
+//! The clients of a log, as those see them who are none of them: whose positions hold what, retiring one
+//! that never comes back, and letting go of what one that was killed had no need for.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use super::envelope::{Envelope, Kind};
+use super::link::{cursor_name, GUARD_PREFIX};
+use super::request_id::RequestId;
+use super::settle::{is_outcome, scan};
+use super::{replies_of, requests_of};
+use crate::consumer::{Consumer, ConsumerInfo};
+use crate::error::{Error, Result};
+use crate::log::Log;
+use crate::ownership::Ownership;
+use crate::reader::Start;
+use crate::topic::Topic;
+
+/// What is known of a client.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ClientInfo {
+    /// Its name.
+    pub name: String,
+    /// The process that is this client; `None` if none is.
+    pub owner: Option<u32>,
+    /// The services that it has used.
+    pub services: Vec<ClientService>,
+    /// Whether it has a topic of parked outcomes.
+    pub has_parked: bool,
+}
+
+/// A client at one service.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ClientService {
+    /// The service.
+    pub service: String,
+    /// Requests whose outcome the client has not taken.
+    pub outstanding: usize,
+    /// Records of the request topic from its position on, which that keeps.
+    pub requests_held: u64,
+    /// Records of the reply topic from its positions on.
+    pub replies_held: u64,
+}
+
+/// The positions of a client at a service.
+struct Positions {
+    requests: Topic,
+    replies: Topic,
+    /// Of the oldest request without an outcome.
+    oldest: u64,
+    /// Below it replies were delivered.
+    delivered: u64,
+    /// From here on there may be replies to requests from `oldest` on.
+    floor: u64,
+}
+
+/// What of a client is not done.
+struct Open {
+    /// Requests without an outcome that was delivered.
+    requests: HashSet<RequestId>,
+    /// The first record of the reply topic that it has not read and that names it, or the end.
+    unread: u64,
+    requests_end: u64,
+}
+
+impl Positions {
+    fn of(log: &Log, client: &str, service: &str) -> Result<Option<Positions>> {
+        let existing = |name: &str| match log.existing_topic(name) {
+            Err(Error::NotFound { .. }) => Ok(None),
+            other => other.map(Some),
+        };
+        let Some(requests) = existing(&requests_of(service))? else { return Ok(None) };
+        let Some(replies) = existing(&replies_of(service))? else { return Ok(None) };
+        let find = |all: Vec<ConsumerInfo>, name: &str| {
+            all.into_iter().find(|info| info.name == name).map(|info| info.committed).transpose()
+        };
+        let guard = format!("{GUARD_PREFIX}{client}");
+        let Some(oldest) = find(requests.consumers()?, &cursor_name(client))? else {
+            return Ok(None);
+        };
+        let delivered = find(replies.consumers()?, &cursor_name(client))?.unwrap_or(0);
+        let floor = find(replies.consumers()?, &guard)?.unwrap_or(0).min(delivered);
+        Ok(Some(Positions { requests, replies, oldest, delivered, floor }))
+    }
+
+    /// Reads what of the client is not done.
+    fn open(&self, client: &str) -> Result<Open> {
+        let requests_end = self.requests.high_watermark()?;
+        let mut open = HashSet::new();
+        scan(&self.requests, self.oldest.min(requests_end)..requests_end, |_, _, envelope| {
+            if envelope.kind == Kind::Request && envelope.id.client() == client {
+                open.insert(envelope.id);
+            }
+        })?;
+        let end = self.replies.high_watermark()?;
+        let mut unread = end;
+        scan(&self.replies, self.floor.min(end)..end, |offset, _, envelope| {
+            if envelope.id.client() != client {
+                return;
+            }
+            if offset >= self.delivered {
+                unread = unread.min(offset);
+            } else if is_outcome(envelope.kind) {
+                open.remove(&envelope.id);
+            } else if envelope.kind == Kind::Redriven {
+                open.insert(envelope.id);
+            }
+        })?;
+        Ok(Open { requests: open, unread, requests_end })
+    }
+}
+
+impl Log {
+    /// What is known of all clients of services, by name: without taking their place, also beside them. It
+    /// reads what they hold.
+    ///
+    /// # Errors
+    ///
+    /// As [`topic`](Self::topic).
+    pub fn clients(&self) -> Result<Vec<ClientInfo>> {
+        let mut found: BTreeMap<String, ClientInfo> = BTreeMap::new();
+        let topics = self.topics()?;
+        for service in topics.iter().filter_map(|topic| topic.strip_suffix(".requests")) {
+            let requests = self.existing_topic(&requests_of(service))?;
+            for info in requests.consumers()? {
+                let Some(name) = info.name.strip_prefix("client.") else { continue };
+                let Some(positions) = Positions::of(self, name, service)? else { continue };
+                let open = positions.open(name)?;
+                let client = found.entry(name.to_owned()).or_insert_with(|| ClientInfo {
+                    name: name.to_owned(),
+                    owner: None,
+                    services: Vec::new(),
+                    has_parked: topics.iter().any(|topic| *topic == format!("{name}.parked")),
+                });
+                client.owner = client.owner.or(info.owner);
+                client.services.push(ClientService {
+                    service: service.to_owned(),
+                    outstanding: open.requests.len(),
+                    requests_held: open.requests_end.saturating_sub(positions.oldest),
+                    replies_held: positions
+                        .replies
+                        .high_watermark()?
+                        .saturating_sub(positions.floor),
+                });
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// Retires a client that never comes back: its positions, and with `discard` also the outcomes that it
+    /// has parked, so that they hold nothing any more. Its requests are not taken back: they are
+    /// answered, and nobody reads the answers. A client of this name that is opened later is a new one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] if a process is this client, [`Error::NotFound`] if there is none,
+    /// [`Error::Invalid`] without `discard` if it has requests outstanding or outcomes parked; and as
+    /// [`topic`](Self::topic).
+    pub fn retire_client(&self, name: &str, discard: bool) -> Result<()> {
+        self.writable()?;
+        let _owned = Ownership::take(self.inner(), "clients", name)?;
+        let client = self.clients()?.into_iter().find(|client| client.name == name);
+        let parked = format!("{name}.parked");
+        let has_parked = match self.existing_topic(&parked) {
+            Ok(_) => true,
+            Err(Error::NotFound { .. }) => false,
+            Err(error) => return Err(error),
+        };
+        if client.is_none() && !has_parked {
+            return Err(Error::NotFound { what: format!("client {name}") });
+        }
+        let services = client.map(|client| client.services).unwrap_or_default();
+        let outstanding: usize = services.iter().map(|service| service.outstanding).sum();
+        let parked_count = if has_parked { self.parked_count(name)? } else { 0 };
+        if !discard && (outstanding > 0 || parked_count > 0) {
+            return Err(Error::Invalid {
+                what: format!(
+                    "client {name} has {outstanding} requests outstanding and {parked_count} outcomes \
+                     parked, which nobody would get: discard them to retire it"
+                ),
+            });
+        }
+        for ClientService { service, .. } in services {
+            let replies = self.existing_topic(&replies_of(&service))?;
+            let requests = self.existing_topic(&requests_of(&service))?;
+            // That of the requests last: killed before, it is a client still.
+            for (topic, consumer) in [
+                (&replies, format!("{GUARD_PREFIX}{name}")),
+                (&replies, cursor_name(name)),
+                (&requests, cursor_name(name)),
+            ] {
+                match topic.delete_consumer(&consumer) {
+                    Ok(()) | Err(Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        if has_parked {
+            self.delete_topic(&parked)?;
+        }
+        Ok(())
+    }
+
+    fn parked_count(&self, name: &str) -> Result<usize> {
+        let topic = self.existing_topic(&format!("{name}.parked"))?;
+        let mut parked = HashSet::new();
+        scan(&topic, 0..topic.settled_end()?, |_, _, envelope: Envelope| {
+            match envelope.kind {
+                Kind::Unparked => parked.remove(&envelope.id),
+                _ => envelope.id.client() == name && parked.insert(envelope.id),
+            };
+        })?;
+        Ok(parked.len())
+    }
+}
+
+/// A client that is gone, and whose positions follow, is looked at this often.
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Lets go of what clients hold without need that are gone, of one service: those whose process has died, and
+/// that have nothing outstanding. Their positions follow, up to where something of theirs begins.
+#[derive(Debug, Default)]
+pub(super) struct Gone {
+    /// With their positions when they were looked at last.
+    seen: HashMap<String, (u64, u64, Instant)>,
+}
+
+impl Gone {
+    pub(super) fn let_go(&mut self, log: &Log, service: &str, requests: &Topic) -> Result<()> {
+        let end = requests.high_watermark()?;
+        for info in requests.consumers()? {
+            let Some(client) = info.name.strip_prefix("client.") else { continue };
+            let Ok(committed) = info.committed else { continue };
+            if info.owner.is_some() {
+                self.seen.remove(client);
+                continue;
+            }
+            let seen = self.seen.get(client);
+            let is_due = seen.is_none_or(|(.., at)| at.elapsed() >= FOLLOW_INTERVAL);
+            if committed >= end || !is_due {
+                continue;
+            }
+            let Some(positions) = Positions::of(log, client, service)? else { continue };
+            let at = (positions.oldest, positions.delivered);
+            // What it had outstanding then it still has: nobody takes its outcomes.
+            if seen.is_some_and(|(oldest, delivered, _)| (*oldest, *delivered) == at) {
+                continue;
+            }
+            let open = positions.open(client)?;
+            if !open.requests.is_empty() {
+                self.seen.insert(client.to_owned(), (at.0, at.1, Instant::now()));
+                continue;
+            }
+            match positions.move_on(client, &open) {
+                // It is back.
+                Err(Error::Locked { .. }) => {}
+                other => other?,
+            }
+            // Not the positions that it has now: they are looked at again.
+            self.seen.insert(client.to_owned(), (u64::MAX, u64::MAX, Instant::now()));
+        }
+        Ok(())
+    }
+}
+
+impl Positions {
+    /// Moves the positions of a client that is gone, unless it has come back meanwhile: in the order in
+    /// which the client makes them durable.
+    fn move_on(&self, client: &str, open: &Open) -> Result<()> {
+        let mut cursor = self.replies.consumer(&cursor_name(client), Start::First)?;
+        let (requests, replies) = (self.requests.inner(), self.replies.inner());
+        let mut oldest = Consumer::open_by_hand(requests, &cursor_name(client), Start::First)?;
+        let guard = format!("{GUARD_PREFIX}{client}");
+        let mut guard = Consumer::open_by_hand(replies, &guard, Start::First)?;
+        let is_as_it_was =
+            cursor.committed() == self.delivered && oldest.committed() == self.oldest;
+        if !is_as_it_was {
+            return Ok(());
+        }
+        for (topic, end) in [(&self.replies, open.unread), (&self.requests, open.requests_end)] {
+            if let Some(last) = end.checked_sub(1) {
+                topic.wait_durable(last)?;
+            }
+        }
+        cursor.set_position(open.unread)?;
+        cursor.sync()?;
+        oldest.set_position(open.requests_end)?;
+        oldest.set_floor(open.unread.max(oldest.floor()));
+        oldest.sync()?;
+        guard.set_position(open.unread)?;
+        guard.sync()
+    }
+}
