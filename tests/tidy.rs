@@ -63,7 +63,6 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "service",
         &[
-            "Error",
             "consumer",
             "error",
             "format",

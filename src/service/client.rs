@@ -8,150 +8,24 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::call::Call;
-use super::callbacks::{is_inside, CallbackRetry, Callbacks, Given};
+use super::callbacks::{is_inside, Callbacks};
 use super::delivery::close;
 use super::envelope::{Envelope, Kind};
-use super::link::{cursor_name, Link, GUARD_PREFIX};
-use super::outcome::{Completed, Parked};
-use super::parked::{Found, ParkedTopic};
+use super::link::{cursor_name, Link};
+use super::outcome::Parked;
+use super::parked::ParkedTopic;
 use super::pending::{Outstanding, Slot};
 use super::request::RequestBuilder;
 use super::request_id::RequestId;
-use super::spans;
-use super::stats::{count, ClientStats};
+use super::stats::ClientStats;
 use super::{Running, LOOK};
 use crate::error::{Error, Result};
 use crate::format::names;
-use crate::group::HandlerError;
 use crate::log::Log;
 use crate::ownership::Ownership;
 use crate::record::Record;
 use crate::stop::Stop;
 use crate::topic::TopicOptions;
-
-/// Collects the callbacks of a client before it is opened. Made by [`Log::client`].
-pub struct ClientBuilder {
-    log: Log,
-    name: String,
-    callbacks: Callbacks,
-    duplicate: Option<String>,
-    topic: Option<TopicOptions>,
-    spin: Duration,
-}
-
-impl std::fmt::Debug for ClientBuilder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClientBuilder").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-impl ClientBuilder {
-    pub(super) fn new(log: &Log, name: &str) -> ClientBuilder {
-        ClientBuilder {
-            log: log.clone(),
-            name: name.to_owned(),
-            callbacks: Callbacks::default(),
-            duplicate: None,
-            topic: None,
-            spin: Duration::from_micros(5),
-        }
-    }
-
-    /// Registers a callback under a name that survives restarts: a request names it, and its outcome
-    /// goes to whatever is registered under that name when it comes.
-    ///
-    /// It runs on the thread that delivers ([`Client::spawn`]'s, or the caller of
-    /// [`Client::poll`] or [`Call::wait_timeout`]), one call at a time, at least once for each
-    /// outcome. After an error or a panic it is called again, as
-    /// [`callback_retry`](Self::callback_retry) says. [`Completed::client`] is the client.
-    pub fn on<F>(mut self, name: &str, callback: F) -> ClientBuilder
-    where
-        F: FnMut(&Completed) -> Result<(), HandlerError> + Send + 'static,
-    {
-        let is_new = self.callbacks.register(name, Box::new(callback));
-        if !is_new || names::check(name).is_err() {
-            self.duplicate.get_or_insert_with(|| name.to_owned());
-        }
-        self
-    }
-
-    /// Registers what is told of records that come after a request's outcome, such as a reply after
-    /// the deadline.
-    pub fn on_late<F>(mut self, callback: F) -> ClientBuilder
-    where
-        F: FnMut(&Completed) -> Result<(), HandlerError> + Send + 'static,
-    {
-        self.callbacks.late = Some(Mutex::new(Box::new(callback)));
-        self
-    }
-
-    /// When a callback that fails is called again; see [`CallbackRetry`].
-    pub fn callback_retry(mut self, retry: CallbackRetry) -> ClientBuilder {
-        self.callbacks.retry = retry;
-        self
-    }
-
-    /// Settings of the topics of services, if this client makes them, instead of
-    /// [`topic_options`](super::topic_options). A retention must say `consumed: true`.
-    pub fn topic_options(mut self, options: TopicOptions) -> ClientBuilder {
-        self.topic = Some(options);
-        self
-    }
-
-    /// See [`Reader::set_spin`](crate::Reader::set_spin).
-    pub fn spin(mut self, spin: Duration) -> ClientBuilder {
-        self.spin = spin;
-        self
-    }
-
-    /// Opens the client: finds its outstanding requests in the log.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Locked`] if another process, or another value in this one, is this client;
-    /// [`Error::InvalidName`] for the client's name or a callback's; [`Error::Invalid`] if two
-    /// callbacks have one name; and as [`Log::topic`].
-    pub fn open(self) -> Result<Client> {
-        self.log.writable()?;
-        if let Some(name) = self.duplicate {
-            names::check(&name).map_err(|why| Error::InvalidName { name: name.clone(), why })?;
-            return Err(Error::Invalid {
-                what: format!("two callbacks are registered under the name {name:?}"),
-            });
-        }
-        if self.name.len() > MAX_NAME_LEN {
-            let why = "a client's name has at most 115 bytes: its offset files are named for it";
-            return Err(Error::InvalidName { name: self.name, why });
-        }
-        let ownership = Ownership::take(self.log.inner(), "clients", &self.name)?;
-        let counters = &self.callbacks.counters;
-        let parked = ParkedTopic::open(&self.log, &self.name, self.topic, false, counters)?;
-        let inner = Arc::new_cyclic(|this| ClientInner {
-            this: Weak::clone(this),
-            incarnation: crate::sys::random(),
-            sequence: AtomicU64::new(0),
-            links: Mutex::new(BTreeMap::new()),
-            parked: Mutex::new(parked),
-            runner: Mutex::new(None),
-            log: self.log,
-            name: self.name,
-            callbacks: self.callbacks,
-            topic: self.topic,
-            spin: self.spin,
-            _ownership: ownership,
-        });
-        for service in inner.known_services()? {
-            inner.link(&service)?;
-        }
-        Ok(Client { inner })
-    }
-}
-
-/// The longest name of a client.
-const MAX_NAME_LEN: usize = names::MAX_LEN - GUARD_PREFIX.len();
-
-/// Parked outcomes that are tried in one go.
-const PARKED_MOST: usize = 64;
 
 /// Of several services, [`Client::poll`] sleeps on one for so long before it looks at the others.
 const SLICE_FIRST: Duration = Duration::from_millis(1);
@@ -167,13 +41,13 @@ pub(super) struct ClientInner {
     pub(super) name: String,
     pub(super) incarnation: u64,
     pub(super) callbacks: Callbacks,
-    sequence: AtomicU64,
-    links: Mutex<BTreeMap<String, Arc<Link>>>,
+    pub(super) sequence: AtomicU64,
+    pub(super) links: Mutex<BTreeMap<String, Arc<Link>>>,
     pub(super) parked: Mutex<Option<ParkedTopic>>,
-    runner: Mutex<Option<(Stop, Threads)>>,
-    topic: Option<TopicOptions>,
-    spin: Duration,
-    _ownership: Ownership,
+    pub(super) runner: Mutex<Option<(Stop, Threads)>>,
+    pub(super) topic: Option<TopicOptions>,
+    pub(super) spin: Duration,
+    pub(super) _ownership: Ownership,
 }
 
 impl ClientInner {
@@ -183,7 +57,7 @@ impl ClientInner {
     }
 
     /// The services that an earlier start of this client has used: they hold its offset file.
-    fn known_services(&self) -> Result<Vec<String>> {
+    pub(super) fn known_services(&self) -> Result<Vec<String>> {
         let cursor = cursor_name(&self.name);
         let mut services = Vec::new();
         for topic in self.log.topics()? {
@@ -197,7 +71,7 @@ impl ClientInner {
     }
 
     /// The link to a service; made when it is first used.
-    fn link(self: &Arc<Self>, service: &str) -> Result<Arc<Link>> {
+    pub(super) fn link(self: &Arc<Self>, service: &str) -> Result<Arc<Link>> {
         let mut links = self.links.lock();
         if let Some(link) = links.get(service) {
             return Ok(Arc::clone(link));
@@ -233,103 +107,6 @@ impl ClientInner {
             })
             .map_err(|error| Error::io("starting a thread for", &dir, error))
     }
-
-    /// Keeps an outcome that nobody took. It is tried again after `wait`; if that is `None`, when somebody
-    /// asks.
-    pub(super) fn park(
-        &self,
-        service: &str,
-        done: &Completed,
-        wait: Option<Duration>,
-    ) -> Result<()> {
-        let counters = &self.callbacks.counters;
-        count(&counters.parked);
-        spans::parked(service, &done.envelope);
-        let mut parked = self.parked.lock();
-        if parked.is_none() {
-            *parked = ParkedTopic::open(&self.log, &self.name, self.topic, true, counters)?;
-        }
-        let due = wait.and_then(|wait| Instant::now().checked_add(wait));
-        match &mut *parked {
-            Some(parked) => parked.park(service, &done.envelope, &done.outcome, due),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether an outcome for this callback is to wait for others, which are parked because it failed.
-    pub(super) fn must_wait(&self, callback: &str) -> bool {
-        !self.callbacks.may_call(callback)
-            && self.parked.lock().as_ref().is_some_and(|parked| parked.awaits(callback))
-    }
-
-    /// A callback takes outcomes again: those that wait for it are due.
-    pub(super) fn make_due(&self, callback: &str) {
-        if let Some(parked) = &mut *self.parked.lock() {
-            parked.make_due(Some(callback));
-        }
-    }
-
-    pub(super) fn found(&self, found: Found) -> Completed {
-        let Found { envelope, outcome, requests, .. } = found;
-        let recovered = envelope.id.incarnation() != self.incarnation;
-        let client = Weak::clone(&self.this);
-        Completed { envelope, outcome, late: false, recovered, requests, client }
-    }
-
-    /// Notes that a parked outcome was returned by its call handle, or given up by it.
-    pub(super) fn unpark(&self, id: &RequestId) -> Result<()> {
-        match &mut *self.parked.lock() {
-            Some(parked) => parked.taken(id).map(drop),
-            None => Ok(()),
-        }
-    }
-
-    /// Brings parked outcomes to their callbacks, those that are due. Returns how many were taken.
-    fn deliver_parked(&self) -> Result<usize> {
-        let (mut delivered, mut failed) = (0, 0);
-        // A thread that delivers looks at replies, and whether it is to stop, in between.
-        while failed + delivered < PARKED_MOST {
-            let done = {
-                let mut guard = self.parked.lock();
-                let Some(parked) = &mut *guard else { break };
-                let Some(id) = parked.next_due(|name| self.callbacks.may_call(name)) else { break };
-                match parked.find(&self.log, &id) {
-                    Ok(Some(found)) => self.found(found),
-                    Ok(None) => {
-                        parked.failed(&id, |_| None);
-                        self.callbacks.counters.passed_over(&(0..1));
-                        continue;
-                    }
-                    Err(error) => {
-                        parked.failed(&id, |tries| Some(self.callbacks.retry.parked_wait(tries)));
-                        return Err(error);
-                    }
-                }
-            };
-            // Without the lock: the callback may use this client.
-            let (given, had_failed) = self.callbacks.deliver(&done, true);
-            let mut guard = self.parked.lock();
-            let Some(parked) = &mut *guard else { break };
-            match given {
-                Given::Taken => {
-                    parked.taken(done.id())?;
-                    count(&self.callbacks.counters.completed);
-                    delivered += 1;
-                    if had_failed {
-                        parked.make_due(Some(done.callback()));
-                    }
-                }
-                Given::Refused => parked.failed(done.id(), |_| None),
-                Given::Failed => {
-                    failed += 1;
-                    count(&self.callbacks.counters.callback_retries);
-                    let retry = self.callbacks.retry;
-                    parked.failed(done.id(), |tries| Some(retry.parked_wait(tries)));
-                }
-            }
-        }
-        Ok(delivered)
-    }
 }
 
 /// Sends requests and delivers their outcomes. Clones share it, on any threads.
@@ -343,7 +120,7 @@ impl ClientInner {
 /// Whoever may write a reply topic can put any record there. One that names a request which this start
 /// has not sent is counted ([`ClientStats::unknown`]) and reaches no callback. One that names another
 /// start of this client cannot be told from a second reply to a request that has its outcome: it goes to
-/// [`on_late`](ClientBuilder::on_late), as every record behind the first of a request does. The first is
+/// [`on_late`](super::ClientBuilder::on_late), as every record behind the first of a request does. The first is
 /// the outcome, whoever wrote it: ids are no secrets.
 ///
 /// A dead letter of this client's that somebody sends [again](super::DeadLetters) is a new request with
@@ -506,8 +283,8 @@ impl Client {
     /// [`poll`](Self::poll), calls their callbacks, oldest first. Returns how many there are.
     ///
     /// Outcomes whose callback failed are due again by themselves, as
-    /// [`callback_retry`](ClientBuilder::callback_retry) says; those that a callback refused with a
-    /// [terminal](HandlerError::terminal) error are not.
+    /// [`callback_retry`](super::ClientBuilder::callback_retry) says; those that a callback refused with a
+    /// [terminal](super::HandlerError::terminal) error are not.
     ///
     /// # Errors
     ///

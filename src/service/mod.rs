@@ -10,6 +10,7 @@
 //! topic). These positions are also what keeps retention from dropping what an open request needs. Nothing below this layer knows of it: the
 //! envelope is one reserved header.
 
+mod builder;
 mod call;
 mod callbacks;
 mod cause;
@@ -32,6 +33,7 @@ mod rebuild;
 mod redrive;
 mod request;
 mod request_id;
+mod retry;
 mod server;
 mod settle;
 mod spans;
@@ -47,10 +49,11 @@ use crate::record::OwnedRecord;
 use crate::topic::{Retention, Topic, TopicOptions};
 
 pub use crate::group::{HandlerError, LaneGuard, Poison, Running, WorkerStats};
+pub use builder::ClientBuilder;
 pub use call::Call;
 pub use callbacks::CallbackRetry;
 pub use cause::Cause;
-pub use client::{Client, ClientBuilder};
+pub use client::Client;
 pub use clients::{ClientInfo, ClientService};
 pub use dead_letters::{DeadLetters, LetterState, Redriven};
 pub use envelope::{Envelope, Kind};

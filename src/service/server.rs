@@ -18,7 +18,7 @@ use super::envelope::{Envelope, Kind};
 use super::handler::{Reply, Request};
 use super::options::ServerOptions;
 use super::settle::{encode_note, Doubt, Past};
-use super::{open_topic, record_at, replies_of, requests_of, spans};
+use super::{open_topic, replies_of, requests_of, spans};
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::group::{
@@ -27,7 +27,7 @@ use crate::group::{
 };
 use crate::log::Log;
 use crate::reader::{Reader, Start};
-use crate::record::{OwnedRecord, Record};
+use crate::record::Record;
 use crate::stop::Stop;
 use crate::sys::clock;
 use crate::topic::Topic;
@@ -78,12 +78,12 @@ pub struct Server {
     pub(super) options: ServerOptions,
     handler: Handler,
     pub(super) requests: Topic,
-    replies: Topic,
+    pub(super) replies: Topic,
     group: Group,
-    dispatch: Dispatch,
+    pub(super) dispatch: Dispatch,
     /// Sees what clients expired and took back.
-    reply_reader: Reader,
-    closed: Closed,
+    pub(super) reply_reader: Reader,
+    pub(super) closed: Closed,
     past: Past,
     /// The dead letters that there are.
     pub(super) kept: Kept,
@@ -407,67 +407,6 @@ impl Server {
             }
             Fate::Again | Fate::Stopped => Ok(false),
         }
-    }
-
-    /// Reads what clients expired or took back since the last look.
-    fn look_for_closed(&mut self) -> Result<()> {
-        if let Some(floor) = self.dispatch.take_taken_floor() {
-            // What was of no interest before is of these lanes.
-            if floor < self.reply_reader.offset() {
-                self.reply_reader.seek_to(floor.max(self.replies.first_offset()?));
-            }
-        }
-        let looked = self.read_closed();
-        // Not above what was read: the next owner of a lane begins there.
-        let read = self.reply_reader.offset();
-        self.dispatch.effects_kept = self.closed.first().map_or(read, |first| first.min(read));
-        looked
-    }
-
-    fn read_closed(&mut self) -> Result<()> {
-        loop {
-            let record = match self.reply_reader.next() {
-                Ok(Some(record)) => record,
-                Ok(None) => return Ok(()),
-                Err(Error::Lost { .. }) => continue,
-                // While this server had nothing to do.
-                Err(Error::Trimmed { first, .. }) => {
-                    self.reply_reader.seek_to(first);
-                    continue;
-                }
-                Err(Error::Corrupt { .. }) => {
-                    self.reply_reader.skip_damage()?;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let Some(Ok(envelope)) = Envelope::of(&record) else { continue };
-            if matches!(envelope.kind, Kind::Cancelled | Kind::Expired) {
-                let offset = record.offset();
-                self.note_closed(offset, &envelope)?;
-            }
-        }
-    }
-
-    /// A record that closes a request: of interest if that is still to come, here.
-    fn note_closed(&mut self, offset: u64, envelope: &Envelope) -> Result<()> {
-        let request_offset = envelope.request_offset.unwrap_or(0);
-        let request = record_at(&self.requests, request_offset)?;
-        let is_it = |record: &OwnedRecord| matches!(Envelope::of(&record.as_ref()), Some(Ok(found)) if found.id == envelope.id);
-        match request.filter(is_it) {
-            Some(request) => {
-                let lane = self.dispatch.lane_of(&request.as_ref());
-                if self.dispatch.awaits(lane, request_offset) {
-                    self.closed.insert(offset, envelope.id.clone(), lane, request_offset);
-                }
-            }
-            None if request_offset >= self.requests.first_offset()? => {
-                self.closed.insert_unplaced(envelope.id.clone());
-            }
-            // Trimmed.
-            None => {}
-        }
-        Ok(())
     }
 
     /// A topic that a request names for its outcome, in bytes of its own: they must be a name, and the

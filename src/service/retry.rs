@@ -1,0 +1,115 @@
+//! Outcomes that no callback took: parking them, and trying them again.
+
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+use super::callbacks::Given;
+use super::client::ClientInner;
+use super::outcome::Completed;
+use super::parked::{Found, ParkedTopic};
+use super::request_id::RequestId;
+use super::spans;
+use super::stats::count;
+use crate::error::Result;
+
+/// Parked outcomes that are tried in one go.
+const PARKED_MOST: usize = 64;
+
+impl ClientInner {
+    /// Keeps an outcome that nobody took. It is tried again after `wait`; if that is `None`, when somebody
+    /// asks.
+    pub(super) fn park(
+        &self,
+        service: &str,
+        done: &Completed,
+        wait: Option<Duration>,
+    ) -> Result<()> {
+        let counters = &self.callbacks.counters;
+        count(&counters.parked);
+        spans::parked(service, &done.envelope);
+        let mut parked = self.parked.lock();
+        if parked.is_none() {
+            *parked = ParkedTopic::open(&self.log, &self.name, self.topic, true, counters)?;
+        }
+        let due = wait.and_then(|wait| Instant::now().checked_add(wait));
+        match &mut *parked {
+            Some(parked) => parked.park(service, &done.envelope, &done.outcome, due),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether an outcome for this callback is to wait for others, which are parked because it failed.
+    pub(super) fn must_wait(&self, callback: &str) -> bool {
+        !self.callbacks.may_call(callback)
+            && self.parked.lock().as_ref().is_some_and(|parked| parked.awaits(callback))
+    }
+
+    /// A callback takes outcomes again: those that wait for it are due.
+    pub(super) fn make_due(&self, callback: &str) {
+        if let Some(parked) = &mut *self.parked.lock() {
+            parked.make_due(Some(callback));
+        }
+    }
+
+    pub(super) fn found(&self, found: Found) -> Completed {
+        let Found { envelope, outcome, requests, .. } = found;
+        let recovered = envelope.id.incarnation() != self.incarnation;
+        let client = Weak::clone(&self.this);
+        Completed { envelope, outcome, late: false, recovered, requests, client }
+    }
+
+    /// Notes that a parked outcome was returned by its call handle, or given up by it.
+    pub(super) fn unpark(&self, id: &RequestId) -> Result<()> {
+        match &mut *self.parked.lock() {
+            Some(parked) => parked.taken(id).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Brings parked outcomes to their callbacks, those that are due. Returns how many were taken.
+    pub(super) fn deliver_parked(&self) -> Result<usize> {
+        let (mut delivered, mut failed) = (0, 0);
+        // A thread that delivers looks at replies, and whether it is to stop, in between.
+        while failed + delivered < PARKED_MOST {
+            let done = {
+                let mut guard = self.parked.lock();
+                let Some(parked) = &mut *guard else { break };
+                let Some(id) = parked.next_due(|name| self.callbacks.may_call(name)) else { break };
+                match parked.find(&self.log, &id) {
+                    Ok(Some(found)) => self.found(found),
+                    Ok(None) => {
+                        parked.failed(&id, |_| None);
+                        self.callbacks.counters.passed_over(&(0..1));
+                        continue;
+                    }
+                    Err(error) => {
+                        parked.failed(&id, |tries| Some(self.callbacks.retry.parked_wait(tries)));
+                        return Err(error);
+                    }
+                }
+            };
+            // Without the lock: the callback may use this client.
+            let (given, had_failed) = self.callbacks.deliver(&done, true);
+            let mut guard = self.parked.lock();
+            let Some(parked) = &mut *guard else { break };
+            match given {
+                Given::Taken => {
+                    parked.taken(done.id())?;
+                    count(&self.callbacks.counters.completed);
+                    delivered += 1;
+                    if had_failed {
+                        parked.make_due(Some(done.callback()));
+                    }
+                }
+                Given::Refused => parked.failed(done.id(), |_| None),
+                Given::Failed => {
+                    failed += 1;
+                    count(&self.callbacks.counters.callback_retries);
+                    let retry = self.callbacks.retry;
+                    parked.failed(done.id(), |tries| Some(retry.parked_wait(tries)));
+                }
+            }
+        }
+        Ok(delivered)
+    }
+}
