@@ -129,8 +129,9 @@ impl ClientInner {
 ///
 /// In the topics of every service that it used, a client keeps positions: `client.NAME` in both, and
 /// `client-floor.NAME` in the reply topic. Nothing above them is dropped by retention. They move on while the client
-/// delivers, also if it has nothing outstanding, and when it is dropped. A client that has ended for
-/// good holds what it had not read, as `deaddrop consumers` shows: delete these consumers then.
+/// delivers, also if it has nothing outstanding, and when it is dropped; those of a client that was killed with
+/// nothing outstanding are moved on by the servers of the service. One that never comes back, and has
+/// something outstanding, holds that until it is retired: [`Log::retire_client`].
 #[derive(Clone)]
 pub struct Client {
     pub(super) inner: Arc<ClientInner>,

@@ -236,7 +236,7 @@ impl DeadLetters {
 
     /// The letter of the record that was at `offset` of `topic`: the last one, if there are several.
     pub(super) fn find(&self, topic: &str, offset: u64) -> Result<Option<u64>> {
-        let end = self.topic.settled_end()?;
+        let end = self.topic.high_watermark()?;
         let mut reader = self.topic.reader(Start::First)?;
         reader.pass_over_lost();
         let mut found = None;
@@ -270,9 +270,6 @@ impl DeadLetters {
         let none = || Error::Invalid {
             what: format!("there is no dead letter at offset {offset} of {topic}"),
         };
-        if offset >= self.topic.settled_end()? {
-            return Err(none());
-        }
         let record = record_at(&self.topic, offset)?.ok_or_else(none)?;
         let letter = DeadLetter::of(&record.as_ref()).ok_or_else(none)?;
         Ok((letter, record))

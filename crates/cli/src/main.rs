@@ -6,7 +6,9 @@
 mod append;
 mod args;
 mod bench;
+mod cancel;
 mod cat;
+mod clients;
 mod completions;
 mod consumers;
 mod create;
@@ -146,6 +148,8 @@ fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         Command::Serve(command) => command.run(global, out),
         Command::Trace(command) => command.run(global, out),
         Command::Pending(command) => command.run(global, out),
+        Command::Cancel(command) => command.run(global, out),
+        Command::Clients(command) => command.run(global, out),
         Command::Dead(command) => command.run(global, out),
         Command::Completions(command) => command.run(out),
         Command::Man(command) => command.run(),

@@ -5,8 +5,8 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::time::{Duration, SystemTime};
 
-use deaddrop::service::{Kind, RequestId};
-use deaddrop::Log;
+use deaddrop::service::{Envelope, Kind, RequestId};
+use deaddrop::{Log, Start};
 use serde_json::json;
 
 use crate::args::pending::Pending;
@@ -119,12 +119,30 @@ impl Pending {
                     deadline: None,
                     state: "parked",
                 };
-                parked.insert(envelope.id, row);
+                // Of two records of one id the first counts.
+                parked.entry(envelope.id).or_insert(row);
             }
             ControlFlow::Continue(())
         })?;
+        for (id, row) in &mut parked {
+            row.sent_at = sent_at(log, id, row)?;
+        }
         Ok((parked.into_iter().collect(), exit))
     }
+}
+
+/// When a request was sent, if it is still where its outcome says that it was.
+fn sent_at(log: &Log, id: &RequestId, row: &Row) -> Result<Option<u64>, Failure> {
+    let requests = topic_if_there(log, &format!("{}.requests", row.service))?;
+    let (Some(requests), Some(offset)) = (requests, row.offset) else { return Ok(None) };
+    if !(requests.first_offset()?..requests.high_watermark()?).contains(&offset) {
+        return Ok(None);
+    }
+    let mut reader = requests.reader(Start::Offset(offset))?;
+    // Damage is of no interest here: the time stays unknown.
+    let Ok(Some(record)) = reader.next() else { return Ok(None) };
+    let is_it = matches!(Envelope::of(&record), Some(Ok(envelope)) if envelope.id == *id);
+    Ok(is_it.then(|| record.timestamp_nanos()))
 }
 
 fn print(out: &mut Out, rows: &[(RequestId, Row)]) -> Result<(), Failure> {

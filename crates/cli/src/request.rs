@@ -8,7 +8,8 @@ use deaddrop::{Error, Log, Record};
 use serde_json::json;
 
 use crate::args::request::Request;
-use crate::failure::{Exit, Failure};
+use crate::exchange::topic_if_there;
+use crate::failure::{note, Exit, Failure};
 use crate::output::Out;
 use crate::record::json_payload;
 use crate::Global;
@@ -33,7 +34,11 @@ impl Request {
         }
         let service = self.service.as_deref().unwrap_or_default();
         let record = self.record()?;
-        let client = self.open_client(&global.open()?)?;
+        let log = global.open()?;
+        if !self.no_wait {
+            tell_if_not_served(&log, service)?;
+        }
+        let client = self.open_client(&log)?;
         let mut request = client.request(service, &record)?;
         if let Some(deadline) = self.deadline {
             request = request.deadline(deadline);
@@ -107,6 +112,28 @@ impl Request {
             }
         }
     }
+}
+
+/// Says that no server of a service is running: its name may be misspelt. The locks of its lanes know.
+fn tell_if_not_served(log: &Log, service: &str) -> Result<(), Failure> {
+    let Some(requests) = topic_if_there(log, &format!("{service}.requests"))? else {
+        note(format_args!(
+            "nobody has served or asked {service} before: the request waits for its first server"
+        ));
+        return Ok(());
+    };
+    let groups = requests.groups()?;
+    let server = groups.iter().find(|(name, _)| name == "server").map(|(_, info)| info);
+    let is_served = match server {
+        Some(Ok(info)) => info.lanes.iter().any(|lane| lane.owner.is_some()),
+        // Its server says what is wrong with its file.
+        Some(Err(_)) => true,
+        None => false,
+    };
+    if !is_served {
+        note(format_args!("no server of {service} is running: the request waits for one"));
+    }
+    Ok(())
 }
 
 fn print(out: &mut Out, done: &Completed) -> Result<Exit, Failure> {

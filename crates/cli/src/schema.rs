@@ -28,6 +28,8 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("request", include_str!("schema/request.txt")),
     ("trace", include_str!("schema/trace.txt")),
     ("pending", include_str!("schema/pending.txt")),
+    ("cancel", include_str!("schema/cancel.txt")),
+    ("clients", include_str!("schema/clients.txt")),
     ("dead", include_str!("schema/dead.txt")),
     ("bench", include_str!("schema/bench.txt")),
     ("top", include_str!("schema/top.txt")),

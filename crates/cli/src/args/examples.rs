@@ -149,6 +149,19 @@ const EXAMPLES: &[(&str, &str)] = &[
   deaddrop pending --client order-service --service inventory",
     ),
     (
+        "cancel",
+        "\
+  deaddrop cancel cli-0000000000000001-0
+  deaddrop cancel cli-0000000000000001-0 --json",
+    ),
+    (
+        "clients",
+        "\
+  deaddrop clients
+  deaddrop clients retire pod-7f9c
+  deaddrop clients retire pod-7f9c --discard --execute",
+    ),
+    (
         "dead",
         "\
   deaddrop dead inventory.dead --reason 'connection refused'

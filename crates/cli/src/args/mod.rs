@@ -6,7 +6,9 @@
 
 pub(crate) mod append;
 pub(crate) mod bench;
+pub(crate) mod cancel;
 pub(crate) mod cat;
+pub(crate) mod clients;
 pub(crate) mod completions;
 pub(crate) mod consumers;
 pub(crate) mod create;
@@ -123,6 +125,8 @@ pub(crate) enum Command {
     Serve(serve::Serve),
     Trace(trace::Trace),
     Pending(pending::Pending),
+    Cancel(cancel::Cancel),
+    Clients(clients::Clients),
     Dead(dead::Dead),
     Completions(completions::Completions),
     Man(man::Man),

@@ -69,6 +69,8 @@ const COMMANDS: &[(&str, Does, &[&str])] = &[
     ("serve", Make, &["echo -n 1 -- cat"]),
     ("trace", Read, &["--last 5", "--key k --service echo"]),
     ("pending", Read, &["", "--client shop --service echo"]),
+    ("cancel", Change, &["cli-0000000000000001-0"]),
+    ("clients", Read, &["", "ls", "retire shop"]),
     ("dead", Read, &["echo.dead", "ls echo.dead", "redrive echo.dead"]),
     ("completions", Nothing, &["bash"]),
     ("man", Nothing, &["NEW"]),

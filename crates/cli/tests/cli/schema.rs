@@ -327,6 +327,13 @@ fn commands_about_requests_print_what_they_document() {
     assert_eq!(log.server("orders", handler).unwrap().poll(Duration::from_secs(30)).unwrap(), 1);
     check(&scratch, "trace", &json(&scratch, 0, &["trace", "--last", "99"]));
 
+    let mut clients = json(&scratch, 0, &["clients"]);
+    clients.extend(json(&scratch, 0, &["clients", "retire", "cli", "--discard"]));
+    let sent = json(&scratch, 0, &["request", "echo", "taken back", "--no-wait"]);
+    let cancelled = json(&scratch, 0, &["cancel", sent[0]["id"].as_str().unwrap()]);
+    check(&scratch, "cancel", &cancelled);
+    check(&scratch, "clients", &clients);
+
     // Requests in the place of parked outcomes, which are not said to be of any request's offset.
     scratch.run_with(&["import", "cli.parked", "--reserved"], &requests).expect(0);
     check(&scratch, "pending", &json(&scratch, 0, &["pending"]));
@@ -392,6 +399,9 @@ const POOR: &[(&str, i32, usize)] = &[
     ("trace --key nobody", 1, 0),
     ("pending", 0, 0),
     ("pending --service nobody", 1, 0),
+    ("clients", 0, 1),
+    ("clients retire nobody", 1, 0),
+    ("cancel cli-0000000000000001-0", 1, 0),
     ("dead empty", 0, 0),
     ("dead redrive nothing", 1, 0),
     ("serve ../no-service -- cat", 2, 0),

@@ -250,3 +250,81 @@ fn what_is_no_dead_letter_is_not_sent_again_and_damage_is_passed_over_with_code_
     assert_eq!(ran.json().len(), 1);
     assert!(ran.stderr.contains("skipped offsets 0..1"), "{}", ran.stderr);
 }
+
+#[test]
+fn requests_are_taken_back_and_clients_that_never_come_back_retired() {
+    let scratch = Scratch::new();
+    let log = open(&scratch);
+    let shop = client(&log, "shop");
+    let ids = ["a", "b"].map(|payload| {
+        let request = shop.request("stock", &Record::new(payload)).unwrap();
+        request.send("done").unwrap().to_string()
+    });
+    let ran = scratch.run(&["cancel", &ids[0]]).expect(5);
+    assert!(ran.stderr.contains("shop"), "its client lives: {}", ran.stderr);
+    scratch.run(&["clients", "retire", "shop"]).expect(5);
+    scratch.run(&["clients", "retire", "shop", "--execute"]).expect(5);
+    drop(shop);
+    assert_eq!(
+        scratch.run(&["cancel", &ids[0]]).expect(0).text(),
+        format!("{} cancelled\n", ids[0])
+    );
+    assert_eq!(scratch.run(&["cancel", "no-id"]).expect(2).stdout.len(), 0);
+    let row = &scratch.run(&["clients", "--json"]).expect(0).json()[0];
+    // The one that was taken back is done when its client has read so.
+    assert_eq!((&row["client"], &row["outstanding"]), (&"shop".into(), &2.into()));
+    assert_eq!((&row["owner"], &row["requests_held"]), (&serde_json::Value::Null, &2.into()));
+    let text = scratch.run(&["clients"]).expect(0).text();
+    assert!(text.contains("shop") && text.contains("stock"), "{text}");
+
+    let refused = scratch.run(&["clients", "retire", "shop"]).expect(1);
+    assert!(refused.stderr.contains("2 requests outstanding"), "{}", refused.stderr);
+    let dry = scratch.run(&["clients", "retire", "shop", "--discard"]).expect(0).text();
+    assert!(dry.contains("add --execute"), "{dry}");
+    scratch.run(&["clients", "retire", "shop", "--discard", "--execute"]).expect(0);
+    assert_eq!(scratch.run(&["clients"]).expect(0).text(), "no clients\n");
+    scratch.run(&["clients", "retire", "shop", "--discard"]).expect(1);
+    let requests = log.existing_topic("stock.requests").unwrap();
+    assert!(requests.consumers().unwrap().is_empty());
+}
+
+#[test]
+fn a_request_to_a_service_that_nobody_serves_says_so() {
+    let scratch = Scratch::new();
+    let log = open(&scratch);
+    let wait = ["request", "new", "x", "--timeout", "1ms"];
+    let said = || scratch.run(&wait).stderr;
+    let first = said();
+    assert!(first.contains("nobody has served or asked new before"), "{first}");
+    let second = said();
+    assert!(second.contains("no server of new is running"), "{second}");
+    let server = log.server("new", echo).unwrap().spawn().unwrap();
+    let is_held = || {
+        let groups = log.existing_topic("new.requests").unwrap().groups().unwrap();
+        groups.iter().any(|(_, info)| info.as_ref().unwrap().lanes[0].owner.is_some())
+    };
+    while !is_held() {
+        std::thread::yield_now();
+    }
+    assert!(!said().contains("running"));
+    server.stop().unwrap();
+    assert!(said().contains("no server of new is running"));
+}
+
+#[test]
+fn parked_outcomes_show_when_their_request_was_sent() {
+    let scratch = Scratch::new();
+    let log = open(&scratch);
+    let options = TopicOptions::durability(Durability::ProcessCrash);
+    let refuses = |_: &deaddrop::service::Completed| Err(HandlerError::terminal("never"));
+    let shop = log.client("shop").topic_options(options).on("done", refuses).open().unwrap();
+    shop.request("stock", &Record::new("x")).unwrap().send("done").unwrap();
+    let sent_at = scratch.run(&["pending", "--json"]).expect(0).json()[0]["sent_at"].clone();
+    log.server("stock", echo).unwrap().poll(LONG).unwrap();
+    while shop.parked().unwrap().is_empty() {
+        shop.poll(LONG).unwrap();
+    }
+    let rows = scratch.run(&["pending", "--json"]).expect(0).json();
+    let row = rows.iter().find(|row| row["state"] == "parked").unwrap();
+    assert_eq!((&row["sent_at"], &row["offset"]), (&sent_at, &0.into()));
+}

@@ -58,6 +58,8 @@ fn what_is_not_there_is_code_1_and_is_named() {
         (vec!["consumers", "t", "--delete", "none", "--execute"], "no consumer none"),
         (vec!["consumers", "t", "--reset", "none", "--to", "0"], "no consumer none"),
         (vec!["pending", "--service", "none"], "no service none"),
+        (vec!["clients", "retire", "none"], "client none"),
+        (vec!["cancel", unknown], "not outstanding"),
         (vec!["trace", "--last", "5", "--service", "none"], "no service none"),
         (vec!["trace", "--last", "5"], "no such request"),
         (vec!["trace", unknown], unknown),

@@ -77,7 +77,7 @@ fn tear(scratch: &Scratch, topic: &str) {
 fn codes(line: &Line, whole: bool) -> &'static [i32] {
     match line.command {
         // The original of a dead letter is there, or was dropped.
-        "dead" => &[0, 1],
+        "dead" | "clients" => &[0, 1],
         // Bytes that were copied before those in front of them look like damage, and verify says that
         // they may be no more than that.
         "verify" | "repair" | "dump" if !whole => &[0, 4],
@@ -110,8 +110,8 @@ fn run_all(name: &str, scratch: &Scratch, acknowledged: &Acknowledged, whole: bo
     for (line, json) in both().flat_map(|(topic, json)| {
         let all = lines(scratch, topic).into_iter();
         all.filter(|line| matches!(line.does, Does::Make | Does::Change))
-            // Nobody serves.
-            .filter(|line| !line.is("request", "--timeout"))
+            // Nobody serves, and there is no such request.
+            .filter(|line| !line.is("request", "--timeout") && line.command != "cancel")
             .map(move |line| (line, json))
     }) {
         let ran = line.run(scratch, json);

@@ -222,6 +222,8 @@ fn codes(line: &Line) -> &'static [i32] {
         "ls" | "append" | "import" | "request" | "serve" | "groups" | "consumers" => &[0],
         "dead" => &[1],
         "trace" | "pending" => &[0, 1],
+        "clients" => &[0, 1, 4],
+        "cancel" => &[1, 4],
         "dump" if line.is_file() => &[0],
         // It counts what the headers and the index say.
         "info" => &[4],

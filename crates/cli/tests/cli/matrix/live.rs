@@ -22,6 +22,9 @@ fn codes(line: &Line, ran: &Ran) -> &'static [i32] {
         "cat" | "tail" | "export" if is_dropped => &[1],
         // The request of a dead letter has gone long ago, or not.
         "dead" if line.is("dead", "redrive") => &[0, 1],
+        // There is no such request; that client lives.
+        "cancel" => &[1],
+        "clients" if line.is("clients", "retire") => &[1, 5],
         _ => &[0],
     }
 }

@@ -77,8 +77,10 @@ fn all_that_only_look_work_for_another_user_and_write_nothing() {
                 let ran = run(&mut as_nobody(&program, &like), line.input());
                 line.check_form(&ran, json && line.has_json());
                 let (words, said) = (&line.words, &ran.stderr);
-                // There is no request; and whoever begins at the start is outrun by retention.
-                let is_no = line.command == "trace" || !is_quiet && said.contains("trimmed");
+                // There is no request, and no such client; and whoever begins at the start is outrun by
+                // retention.
+                let is_none = line.command == "trace" || line.is("clients", "retire");
+                let is_no = is_none || !is_quiet && said.contains("trimmed");
                 match line.does {
                     Does::Read if is_no => assert_eq!(ran.code, Some(1), "{words:?}: {said}"),
                     Does::Read => assert_eq!(ran.code, Some(0), "{words:?}: {said}"),

@@ -1,0 +1,32 @@
+//! `cancel`: takes a request back.
+
+use std::io::Write;
+
+use deaddrop::service::RequestId;
+use deaddrop::Error;
+use serde_json::json;
+
+use crate::args::cancel::Cancel;
+use crate::failure::{Exit, Failure};
+use crate::output::Out;
+use crate::Global;
+
+impl Cancel {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        let id: RequestId =
+            self.id.parse().map_err(|error| Failure::invalid(&self.id, "<ID>", error))?;
+        let client = global.open_existing()?.client(id.client()).open()?;
+        client.cancel(&id).map_err(|error| match error {
+            Error::NotFound { .. } => {
+                Failure::no(format_args!("{id} is not outstanding: `deaddrop trace {id}` shows it"))
+            }
+            other => other.into(),
+        })?;
+        if out.is_json() {
+            out.object(&json!({ "id": id.to_string(), "cancelled": true }))?;
+        } else {
+            writeln!(out, "{id} cancelled")?;
+        }
+        Ok(Exit::Ok)
+    }
+}
