@@ -21,6 +21,7 @@ use super::stats::ClientStats;
 use super::{Running, LOOK};
 use crate::error::{Error, Result};
 use crate::format::names;
+use crate::group::{persist, Counters};
 use crate::log::Log;
 use crate::ownership::Ownership;
 use crate::record::Record;
@@ -85,6 +86,19 @@ impl ClientInner {
         Ok(link)
     }
 
+    /// Delivers what comes of a service until `stop` is given.
+    fn deliver(&self, link: &Link, stop: &Stop) -> Result<()> {
+        while !stop.is_stopped() {
+            self.deliver_parked()?;
+            match link.delivery.lock().poll(self, link, LOOK) {
+                // It stands behind that, and has said so.
+                Ok(_) | Err(Error::Trimmed { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        link.delivery.lock().sync(link)
+    }
+
     fn start_thread(
         self: &Arc<Self>,
         link: &Arc<Link>,
@@ -95,15 +109,8 @@ impl ClientInner {
         std::thread::Builder::new()
             .name(format!("client-{}", self.name))
             .spawn(move || {
-                while !stop.is_stopped() {
-                    client.deliver_parked()?;
-                    match link.delivery.lock().poll(&client, &link, LOOK) {
-                        // It stands behind that, and has said so.
-                        Ok(_) | Err(Error::Trimmed { .. }) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-                link.delivery.lock().sync(&link)
+                let name = format!("client {} at {}", client.name, link.service);
+                persist(&name, &stop, &Counters::default(), || client.deliver(&link, &stop))
             })
             .map_err(|error| Error::io("starting a thread for", &dir, error))
     }
@@ -163,7 +170,8 @@ impl Client {
         })
     }
 
-    /// Delivers outcomes on threads of its own, one for each service, until stopped.
+    /// Delivers outcomes on threads of its own, one for each service, until stopped. They go on after errors
+    /// that pass, such as a full disk: see [`Running`].
     ///
     /// # Errors
     ///

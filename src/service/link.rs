@@ -90,9 +90,8 @@ impl Link {
         let mut cursor = patient(|| replies.consumer(&cursor_name, start))?;
         cursor.reader().pass_over_lost();
         cursor.set_spin(spin);
-        let mut oldest = patient(|| {
-            Consumer::open_by_hand(requests.inner(), &cursor_name, Start::End)
-        })?;
+        let mut oldest =
+            patient(|| Consumer::open_by_hand(requests.inner(), &cursor_name, Start::End))?;
         if is_known && !is_guarded {
             // The reply topic was deleted: the floor is one of another topic, and an outcome may be
             // below it. Durable before the guard is there, which says that this was done.
