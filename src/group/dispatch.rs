@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::file::GroupFile;
 use super::job::Job;
-use super::lane::{later, EffectsFloor, Lane, Mode};
+use super::lane::{later, Lane, Mode};
 use super::members::Member;
 use super::stats::{count, Counters};
 use super::WorkerOptions;
@@ -24,7 +24,7 @@ use crate::error::Result;
 use crate::events;
 use crate::format::group::{lane_at, lane_of, LANE_DOUBT_AT};
 use crate::reader::Reader;
-use crate::record::{OwnedRecord, RecordRef};
+use crate::record::OwnedRecord;
 use crate::stop::Stop;
 use crate::sys::atomic::Ordering;
 use crate::sys::Access;
@@ -407,22 +407,6 @@ impl Dispatch {
     /// Where the effects begin of which an owner of lanes taken since the last call may not know.
     pub(crate) fn take_taken_floor(&mut self) -> Option<u64> {
         self.taken_floor.take()
-    }
-
-    /// Whether a record is still to come: it is of a lane of this worker that has not passed it.
-    pub(crate) fn awaits(&self, lane: u32, offset: u64) -> bool {
-        self.lanes.get(&lane).is_some_and(|lane| lane.cursor.committed() <= offset)
-    }
-
-    /// The lane of a record.
-    pub(crate) fn lane_of(&self, record: &RecordRef<'_>) -> u32 {
-        lane_of(record.key(), record.offset(), self.group.lanes)
-    }
-
-    /// Where the effects end now, and the floor of lanes that have done everything.
-    pub(super) fn effects_floor(&self) -> Result<Option<EffectsFloor>> {
-        let end = self.effects.as_ref().map(Topic::end_offset).transpose()?;
-        Ok(end.map(|end| EffectsFloor { end, floor: end.min(self.effects_kept) }))
     }
 
     /// Lanes that have nothing between their position and the reader follow it.

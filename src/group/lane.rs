@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::effects::EffectsFloor;
 use crate::cursor::{Attempt, Book, Cursor, Meaning};
 use crate::error::Result;
 use crate::format::group;
@@ -83,13 +84,6 @@ pub(super) enum Mode {
     InHand,
     /// Until somebody resumes it.
     Stopped,
-}
-
-/// Where the effects end, and from where on they are of interest to the next owner of a lane.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct EffectsFloor {
-    pub(super) end: u64,
-    pub(super) floor: u64,
 }
 
 /// See the module.

@@ -19,6 +19,7 @@
 //! | `members` | who works in the group: counted by locks |
 //! | `lane` | a lane in a worker's hands, and what is known of the record at it |
 //! | `dispatch` | a worker's lanes, and the next record of them |
+//! | `effects` | what lanes keep of the topic that handling appends to |
 //! | `share` | which lanes it holds |
 //! | `attempt` | what becomes of a record in hand |
 //! | `alone` | suspects run without others in the process |
@@ -34,6 +35,7 @@ mod alone;
 mod attempt;
 mod dead_letter;
 mod dispatch;
+mod effects;
 mod file;
 mod guard;
 mod handler;
