@@ -247,6 +247,15 @@ impl Directory for RealDirectory {
         })
     }
 
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.at(from, |from_fd, from| {
+            self.at(to, |to_fd, to| {
+                // SAFETY: open descriptors, and NUL-terminated strings that live through the call.
+                check(unsafe { libc::renameat(from_fd, from.as_ptr(), to_fd, to.as_ptr()) })
+            })
+        })
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         // SAFETY: an open descriptor and a NUL-terminated string that lives through the call.
         self.at(path, |fd, name| check(unsafe { libc::unlinkat(fd, name.as_ptr(), 0) }))

@@ -77,6 +77,8 @@ pub(crate) trait Directory: Send + Sync + std::fmt::Debug {
     fn identity_of(&self, path: &Path) -> io::Result<FileIdentity>;
     /// Gives a file or a directory another name; fails with `AlreadyExists` if that exists.
     fn rename_no_replace(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file another name, in place of the file that has it.
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file's name.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty directory.

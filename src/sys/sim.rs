@@ -889,6 +889,16 @@ impl Directory for SimDirectory {
         Ok(())
     }
 
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.disk.begin(Op::Rename)?;
+        let (from, to) = (self.key(&state, from)?, self.key(&state, to)?);
+        if !state.names.0.contains_key(&from) {
+            return errno(libc::ENOENT);
+        }
+        state.change(Change::Rename(from, to));
+        Ok(())
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut state = self.disk.begin(Op::Remove)?;
         let key = self.key(&state, path)?;

@@ -14,6 +14,7 @@
 //! | `trim`, `ages`, `times` | retention, and what clocks say |
 //! | `members` | who has it open for writing |
 //! | `close` | closing in good order |
+//! | `copy` | a segment into new blocks, after a failed write |
 //! | `delete` | removing a topic |
 //! | `locate` | from offset or time to a position; where readers must stop |
 //! | `wait` | waiting for records |
@@ -22,6 +23,7 @@ mod access;
 mod ages;
 mod append;
 mod close;
+mod copy;
 mod delete;
 mod directory;
 mod draft;

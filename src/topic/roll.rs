@@ -293,7 +293,12 @@ impl TopicInner {
         }
     }
 
-    fn allocation_failed(&self, path: &std::path::Path, len: u64, error: std::io::Error) -> Error {
+    pub(super) fn allocation_failed(
+        &self,
+        path: &std::path::Path,
+        len: u64,
+        error: std::io::Error,
+    ) -> Error {
         match self.io("allocating", path, error) {
             Error::NoSpace { path, .. } => Error::NoSpace { path, needed: len },
             other => other,

@@ -8,7 +8,7 @@ use super::{Access, TopicInner};
 use crate::control::Words;
 use crate::error::{Error, Result};
 use crate::format::segment::{self as layout, Header};
-use crate::format::{epochs, frame, PAGE_LEN, SECTOR_LEN};
+use crate::format::{epochs, frame, settings, PAGE_LEN, SECTOR_LEN};
 use crate::recovery::{self, Cut, Damage, Ending, RecoveryReport, ScanFacts};
 use crate::segment::{Segment, Step, Walk};
 use crate::sys::atomic::Ordering;
@@ -341,19 +341,38 @@ impl TopicInner {
     /// Makes durable what the scan found readable: the page cache may hold what the disk does not.
     /// `all`: also what is below the boundary.
     fn sync_found(&self, scan: &Scan, all: bool) -> Result<()> {
+        let mut kept = Vec::new();
         for (base, frames) in &scan.unpromised_frames {
-            if scan.unpromised.contains(base) {
+            match self.segment(*base) {
+                Ok(segment) if !scan.unpromised.contains(base) => {
+                    let latch = segment.map()?.word(layout::LATCH_AT).load(Ordering::Acquire);
+                    kept.push((latch == layout::LATCHED, segment, frames));
+                }
+                _ => {}
+            }
+        }
+        let failed = all || kept.iter().any(|(is_latched, ..)| *is_latched);
+        // Of a topic that syncs every block is written before it is used.
+        let copies = failed && self.settings.durability == settings::PROCESS_CRASH;
+        // Last those that say why: cut off on the way, the next recovery does the rest.
+        kept.sort_by_key(|(is_latched, ..)| *is_latched);
+        for (_, segment, frames) in kept {
+            self.heal_header(&segment)?;
+            if copies {
+                self.copy_into_new_blocks(&segment)?;
                 continue;
             }
             let start = if all { layout::FIRST_FRAME_AT } else { frames.start };
-            let Ok(segment) = self.segment(*base) else { continue };
-            self.heal_header(&segment)?;
             segment.map()?.word(layout::LATCH_AT).store(0, Ordering::Release);
             segment.redirty(0..layout::FIRST_FRAME_AT)?;
             segment.redirty(start..frames.end.max(start))?;
             if segment.sync().is_err() {
                 return Err(Error::SyncFailed { path: self.dir.clone() });
             }
+        }
+        if copies {
+            let synced = self.files.sync_dir(&self.dir);
+            synced.map_err(|error| self.io("syncing", &self.dir, error))?;
         }
         crash_point!("recover.synced");
         Ok(())

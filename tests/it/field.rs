@@ -15,7 +15,7 @@ fn server() {
 }
 
 /// Runs a test on a new disk with each file system, and says which ones cannot be had.
-fn on_every_file_system(test: impl Fn(FileSystem, Disk)) {
+pub(crate) fn on_every_file_system(test: impl Fn(FileSystem, Disk)) {
     for file_system in FileSystem::ALL {
         match file_system.missing() {
             Some(reason) => eprintln!("skipped on {file_system:?}: {reason}"),

@@ -59,6 +59,7 @@ mod sync;
 mod takeover;
 mod trials;
 mod unwinding;
+mod unwritten;
 
 /// A directory of its own on a disk, removed at the end.
 pub fn dir() -> tempfile::TempDir {

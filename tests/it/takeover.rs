@@ -52,8 +52,14 @@ const REPAIR: [&str; 6] = [
     "repair.synced",
 ];
 /// Reached after a sync that failed, and in a trim: on a simulated disk only.
-const ELSEWHERE: [&str; 5] =
-    ["close.promised", "sync.failed", "sync.latched", "trim.noted", "trim.removed"];
+const ELSEWHERE: [&str; 6] = [
+    "close.promised",
+    "recover.copied",
+    "sync.failed",
+    "sync.latched",
+    "trim.noted",
+    "trim.removed",
+];
 /// Of a delete, which has tests of its own.
 const DELETE: [&str; 3] = ["delete.renamed", "delete.durable", "delete.removed"];
 
