@@ -44,6 +44,7 @@ mod redrive;
 mod remount;
 mod repair;
 mod retention;
+mod running;
 mod seek;
 mod service;
 mod service_faults;

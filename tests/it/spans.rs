@@ -122,3 +122,40 @@ fn a_request_and_its_callback_are_spans_and_what_goes_wrong_is_an_event() {
         collected.take("event message=a record came after", &[&message]);
     });
 }
+
+#[test]
+fn a_worker_tells_of_failed_attempts_dead_letters_stopped_lanes_and_lanes_taken() {
+    let collected = Collected::default();
+    let _second = tracing::Dispatch::new(collected.clone());
+    let dir = crate::dir();
+    tracing::subscriber::with_default(collected.clone(), || {
+        let log = Log::open(dir.path()).unwrap();
+        let topic = log.create_topic("orders", options()).unwrap();
+        let group = topic.group("g", deaddrop::group::GroupOptions::default()).unwrap();
+        let work = |poison| {
+            topic.append(&Record::new("x").key("k")).unwrap();
+            let (retry_first, retry_most) = (Duration::ZERO, Duration::ZERO);
+            let options = deaddrop::group::WorkerOptions {
+                max_attempts: 2,
+                poison,
+                retry_first,
+                retry_most,
+                ..Default::default()
+            };
+            let failing = |_: &deaddrop::group::Job| Err(HandlerError::retry("no such item"));
+            group.worker(options, failing).unwrap().poll(Duration::from_millis(50)).unwrap();
+        };
+        work(deaddrop::group::Poison::DeadLetter);
+        work(deaddrop::group::Poison::StopLane);
+    });
+    let of_group = "messaging.consumer.group.name=\"g\"";
+    for offset in ["deaddrop.offset=0", "deaddrop.offset=1"] {
+        for attempt in ["deaddrop.attempt=1", "deaddrop.attempt=2"] {
+            let parts = ["a handler failed", of_group, offset, attempt, "error=\"no such item\""];
+            collected.take("event", &parts);
+        }
+    }
+    collected.take("event", &["a record is given up", of_group, "deaddrop.offset=0"]);
+    collected.take("event", &["a lane is stopped", of_group, "deaddrop.offset=1"]);
+    collected.take("event", &["lanes were taken over", of_group, "deaddrop.taken=64"]);
+}
