@@ -112,6 +112,7 @@ const RUNS_OF_A_SERVICE: &[(&str, &[&str])] = &[
         &["pending", "pending --json", "pending --client nobody", "pending --service none"],
     ),
     ("trace", &["trace --key k", "trace --key k --json", "trace --last 1", "trace --key nobody"]),
+    ("cancel", &["cancel cli-0000000000000001-0", "cancel no-id"]),
     ("clients", &["clients", "clients --json", "clients retire cli", "clients retire nobody"]),
     (
         "dead",

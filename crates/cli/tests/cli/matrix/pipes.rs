@@ -33,6 +33,10 @@ fn log() -> Scratch {
 fn prints(line: &Line, json: bool) -> bool {
     match line.command {
         "man" | "serve" => false,
+        // There is no such request.
+        "cancel" => false,
+        // Nor such a client.
+        "clients" => !line.is("clients", "retire"),
         // They say on stderr what they have done.
         "append" => json || line.words.iter().any(|word| word == "--ack"),
         "import" => json,
