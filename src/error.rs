@@ -6,9 +6,9 @@ use std::{fmt, io};
 /// The library's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, where, and what to do. Of a failed append, only [`Error::Unknown`] and
-/// [`Error::SyncFailed`] leave it open whether the record is in the log; all others mean that it is
-/// not.
+/// What went wrong, where, and what to do. If an append fails, only [`Error::Unknown`] means that the
+/// record is in the log, and leaves open whether it is durable. All other errors, [`Error::SyncFailed`]
+/// among them, mean that it was not appended.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -118,7 +118,8 @@ pub enum Error {
         source: Box<Error>,
     },
     /// A sync of this topic failed, in this or another process. What was durable before stays so;
-    /// nothing is appended until every process has closed the topic and one opened it again.
+    /// nothing is appended until every process has closed the topic and one opened it again. A record
+    /// that was in the log when the sync failed is reported as [`Error::Unknown`], with this as its source.
     SyncFailed {
         /// The topic's directory.
         path: PathBuf,

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::args::append::Append;
 use crate::failure::{note, Exit, Failure};
+use crate::missing::say_recovery;
 use crate::output::Out;
 use crate::progress;
 use crate::record::{Reserved, Taking};
@@ -71,14 +72,15 @@ impl Append {
                 origin: false,
             },
         };
-        let topic = self.new.open(&global.open()?, &self.topic)?;
+        let topic = self.new.open(&global.open_saying(self.quiet)?, &self.topic)?;
+        let exit = say_recovery(&topic);
         let summary = Appending::new(topic, self.ack).run(input, out)?;
         if out.is_json() && !self.ack {
             out.object(&summary)?;
         } else if !self.quiet {
             summary.say("appended");
         }
-        Ok(Exit::Ok)
+        Ok(exit)
     }
 }
 
@@ -88,6 +90,8 @@ pub(crate) struct Appending {
     ack: bool,
     summary: Summary,
     bar: ProgressBar,
+    /// Why acknowledgements could not be printed any more.
+    unsaid: Option<io::Error>,
 }
 
 impl Appending {
@@ -95,7 +99,7 @@ impl Appending {
     pub(crate) fn new(topic: Topic, ack: bool) -> Appending {
         let summary = Summary { topic: topic.name().to_owned(), ..Summary::default() };
         let bar = progress::bar(None, ack).with_message(summary.topic.clone());
-        Appending { topic, ack, summary, bar }
+        Appending { topic, ack, summary, bar, unsaid: None }
     }
 
     /// Appends all of `input`. What was appended before a failure is said with it.
@@ -106,6 +110,7 @@ impl Appending {
         self.bar.finish_and_clear();
         let mut summary = self.summary;
         summary.seconds = started.elapsed().as_secs_f64();
+        let outcome = outcome.and(self.unsaid.map_or(Ok(()), |error| Err(error.into())));
         match outcome {
             Ok(()) => Ok(summary),
             Err(failure) if summary.records == 0 => Err(failure),
@@ -174,7 +179,11 @@ impl Appending {
             match acknowledge(offsets, out) {
                 // Nobody reads them any more. What was to be appended is appended all the same.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => self.ack = false,
-                other => other?,
+                Err(error) => {
+                    self.ack = false;
+                    self.unsaid = Some(error);
+                }
+                Ok(()) => {}
             }
         }
         Ok(())

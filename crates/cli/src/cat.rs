@@ -6,7 +6,9 @@ use deaddrop::{Error, Reader, RecordRef, Start, Topic};
 
 use crate::args::cat::Cat;
 use crate::args::range::Range;
+use crate::exchange::worse;
 use crate::failure::{note, Exit, Failure};
+use crate::missing::Beyond;
 use crate::output::Out;
 use crate::Global;
 
@@ -21,7 +23,10 @@ impl Cat {
         let exit = stretch.each(|record| self.style.print(out, format, &self.topic, record));
         // What was read before the damage is the answer as far as it goes.
         out.flush()?;
-        exit
+        if self.count.is_some() {
+            return exit;
+        }
+        say_beyond(&topic, offsets.end, exit?)
     }
 }
 
@@ -68,6 +73,14 @@ impl Stretch {
         }
         Ok(exit)
     }
+}
+
+/// Says what stands in the files after the end of a topic, if that was reached without an error.
+pub(crate) fn say_beyond(topic: &Topic, end: u64, exit: Exit) -> Result<Exit, Failure> {
+    if end < topic.high_watermark()? {
+        return Ok(exit);
+    }
+    Ok(Beyond::of(topic)?.map_or(exit, |beyond| worse(exit, beyond.say(topic.name()))))
 }
 
 /// A reader at an offset that was named; one behind the end is a negative answer.

@@ -9,7 +9,7 @@ use crate::args::consumers::Consumers;
 use crate::args::range::Point;
 use crate::failure::{Exit, Failure};
 use crate::output::{Colour, Out};
-use crate::Global;
+use crate::{units, Global};
 
 /// A consumer, as JSON.
 #[derive(Debug, Serialize)]
@@ -18,22 +18,31 @@ pub(crate) struct Row {
     committed: Option<u64>,
     durable: u64,
     lag: u64,
+    /// Records that retention took before it read them.
+    missed: u64,
     /// Process id of the owner.
     owner: Option<u32>,
     error: Option<String>,
 }
 
 impl Row {
-    pub(crate) fn of(info: &ConsumerInfo) -> Row {
+    /// `first`: the first offset that is retained.
+    pub(crate) fn of(info: &ConsumerInfo, first: u64) -> Row {
         Row {
             consumer: info.name.clone(),
             committed: info.committed.as_ref().ok().copied(),
             durable: info.durable,
             lag: info.lag,
+            missed: missed(info, first),
             owner: info.owner,
             error: info.committed.as_ref().err().map(Error::to_string),
         }
     }
+}
+
+/// How many records before `first`, which retention has taken, a consumer has not read.
+fn missed(info: &ConsumerInfo, first: u64) -> u64 {
+    info.committed.as_ref().map_or(0, |&committed| first.saturating_sub(committed))
 }
 
 /// A change of a consumer, as JSON.
@@ -55,14 +64,15 @@ impl Consumers {
         if let Some(name) = &self.delete {
             return self.delete(global, out, find(&all, &topic, name)?);
         }
+        let first = topic.first_offset()?;
         if out.is_json() {
             for info in &all {
-                out.object(&Row::of(info))?;
+                out.object(&Row::of(info, first))?;
             }
         } else if all.is_empty() {
             writeln!(out, "topic {} has no consumers", self.topic)?;
         } else {
-            print(out, &all)?;
+            print(out, &all, first)?;
         }
         let damaged = all.iter().any(|info| info.committed.is_err());
         Ok(if damaged { Exit::Corruption } else { Exit::Ok })
@@ -159,12 +169,21 @@ fn refuse_owned(info: &ConsumerInfo) -> Result<(), Failure> {
 }
 
 /// Prints consumers as a table.
-pub(crate) fn print(out: &mut Out, all: &[ConsumerInfo]) -> std::io::Result<()> {
+pub(crate) fn print(out: &mut Out, all: &[ConsumerInfo], first: u64) -> std::io::Result<()> {
     let rows: Vec<Vec<String>> = all
         .iter()
         .map(|info| {
             let (committed, error) = match &info.committed {
-                Ok(committed) => (committed.to_string(), String::new()),
+                Ok(committed) => {
+                    let missed = match missed(info, first) {
+                        0 => String::new(),
+                        some => format!(
+                            "before the first offset, {first}: {} gone unread",
+                            units::count(some, "record")
+                        ),
+                    };
+                    (committed.to_string(), out.paint(Colour::Bad, missed))
+                }
                 Err(error) => ("-".to_owned(), out.paint(Colour::Bad, error.to_string())),
             };
             let owner = info.owner.map_or("-".to_owned(), |pid| format!("process {pid}"));

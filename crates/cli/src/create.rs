@@ -9,17 +9,24 @@ use deaddrop::{Error, Log, LogOptions, Retention, TopicOptions};
 use serde_json::json;
 
 use crate::args::create::Create;
-use crate::failure::{Exit, Failure};
+use crate::failure::{note, Exit, Failure};
+use crate::missing::say_recovery;
 use crate::output::Out;
 use crate::{units, Global};
 
 impl Create {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
         let log = self.open_log(global.dir())?;
-        let (is_new, mut base) = match log.existing_topic(&self.topic) {
-            Ok(topic) => (false, *topic.options()),
-            Err(Error::NotFound { .. }) => (true, TopicOptions::default()),
+        // Kept open: what its opening found is told to the one that opens it.
+        let held = match log.existing_topic(&self.topic) {
+            Ok(topic) => Some(topic),
+            Err(Error::NotFound { .. }) => None,
             Err(error) => return Err(error.into()),
+        };
+        let exit = held.as_ref().map_or(Exit::Ok, say_recovery);
+        let (is_new, mut base) = match &held {
+            Some(topic) => (false, *topic.options()),
+            None => (true, TopicOptions::default()),
         };
         let retention = Retention {
             age: self.retain_age,
@@ -32,7 +39,8 @@ impl Create {
         let topic = match log.create_topic(&self.topic, self.new.over(base)) {
             Err(Error::Conflict { .. }) => {
                 return Err(Failure::usage(format_args!(
-                    "topic {} is there, and settings never change: {}; name another topic",
+                    "topic {} already exists with other settings ({}); settings cannot be changed: choose \
+                     another name",
                     self.topic,
                     describe(log.existing_topic(&self.topic)?.options())
                 )))
@@ -48,11 +56,19 @@ impl Create {
                 "segment_size": options.segment_len,
                 "retention": units::retention(options.retention),
             }))?;
-            return Ok(Exit::Ok);
+            return Ok(exit);
         }
         let done = if is_new { "made" } else { "was there already" };
         writeln!(out, "{} {done}: {}", self.topic, describe(options))?;
-        Ok(Exit::Ok)
+        if let Some(bytes) = options.retention.bytes.filter(|&bytes| bytes < options.segment_len) {
+            note(format_args!(
+                "{} to retain is less than a segment ({}), and whole segments go: the newest one always \
+                 stays, and so does one more; choose a smaller --segment-size to keep less",
+                units::size(bytes),
+                units::size(options.segment_len)
+            ));
+        }
+        Ok(exit)
     }
 }
 

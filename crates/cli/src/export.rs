@@ -4,7 +4,7 @@ use std::io::Write;
 
 use crate::args::export::Export;
 use crate::args::range::Range;
-use crate::cat::{reader_at, Stretch};
+use crate::cat::{reader_at, say_beyond, Stretch};
 use crate::failure::{Exit, Failure};
 use crate::output::Out;
 use crate::progress;
@@ -28,6 +28,6 @@ impl Export {
         bar.finish_and_clear();
         // What was read before the damage is the answer as far as it goes.
         out.flush()?;
-        exit
+        say_beyond(&topic, offsets.end, exit?)
     }
 }

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use deaddrop::Error;
 
+use crate::hint;
+
 /// The exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -139,6 +141,7 @@ impl From<io::Error> for Failure {
 
 /// One line on stderr.
 pub(crate) fn note(message: impl Display) {
+    let message = hint::with_dir(&message.to_string());
     // Nobody is left to be told that stderr is closed.
     drop(writeln!(io::stderr(), "deaddrop: {message}"));
 }

@@ -60,7 +60,7 @@ impl Coding {
         }
         for (index, (name, value)) in record.headers().enumerate() {
             let comma = if index == 0 { "" } else { "," };
-            write!(out, "{comma}{name}=")?;
+            write!(out, "{comma}{}=", escape(name.as_bytes()))?;
             match self {
                 // A header must not break the line that it stands in.
                 Coding::Plain => out.write_all(escape(value).as_bytes())?,

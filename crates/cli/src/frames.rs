@@ -22,6 +22,8 @@ const CHUNK_LEN: usize = 256 << 10;
 /// Of a larger frame only so many bytes are held: enough for its key and headers and the start of its
 /// payload.
 pub(crate) const HELD_LEN: usize = frame::MAX_HEADERS_LEN + (2 << 20);
+/// Zeros are passed in blocks of this length.
+const SKIP_LEN: usize = 4096;
 /// Frames are only guessed from when they are at most so long.
 const GUESS_LEN: usize = 1 << 20;
 
@@ -117,7 +119,7 @@ impl Frames {
         let mut page = vec![0; PAGE_LEN];
         let read = read_at(&file, 0, &mut page).map_err(failed("reading"))?;
         page.truncate(read);
-        let header = Header::decode(&page);
+        let header = Header::decode_page(&page);
         let mut frames = Frames {
             path: path.to_owned(),
             salt: header.as_ref().ok().map(|header| header.salt),
@@ -159,10 +161,17 @@ impl Frames {
         self.salt.is_none()
     }
 
-    /// Whether the header is whole and its copy, which would stand in for it, is not.
-    pub(crate) fn is_copy_damaged(&self) -> bool {
-        let copy = self.page.get(layout::HEADER_COPY_AT..).unwrap_or_default();
-        self.header.as_ref().is_ok_and(|header| Header::decode(copy).ok() != Some(*header))
+    /// The one of the header's two sectors that is damaged, if the other one is whole and stands in for it:
+    /// its position, and what is wrong with it.
+    pub(crate) fn damaged_sector(&self) -> Option<(u64, &'static str)> {
+        let header = *self.header.as_ref().ok()?;
+        let first = "the segment header is unreadable in its first sector, its copy is whole";
+        let sectors = [(0, first), (layout::HEADER_COPY_AT, "the copy of the header is damaged")];
+        let damaged = sectors.into_iter().find(|(at, _)| {
+            let sector = self.page.get(*at..).unwrap_or_default();
+            Header::decode(sector).ok() != Some(header)
+        });
+        damaged.map(|(at, name)| (at as u64, name))
     }
 
     /// What stands at the position; goes behind it. `None` at the end of the file.
@@ -250,6 +259,13 @@ impl Frames {
         let start = self.position;
         while self.position < self.len {
             let position = self.position;
+            if position % SKIP_LEN as u64 == 0 && position > start {
+                let block = self.fill(position, SKIP_LEN)?;
+                if block.len() >= SKIP_LEN && block[..SKIP_LEN].iter().all(|&byte| byte == 0) {
+                    self.position = position + SKIP_LEN as u64;
+                    continue;
+                }
+            }
             let bytes = self.fill(position, frame::FIXED_LEN)?;
             let word = &bytes[..bytes.len().min(frame::ALIGN)];
             let is_zero = word.iter().all(|&byte| byte == 0);

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::append::{Appending, Input, Kind, Summary};
 use crate::args::import::Import;
 use crate::failure::{note, Exit, Failure};
+use crate::missing::say_recovery;
 use crate::output::Out;
 use crate::record::{Reserved, Taking};
 use crate::{units, Global};
@@ -36,8 +37,10 @@ impl Import {
                 origin: self.origin,
             },
         };
-        let log = global.open()?;
-        let appending = Appending::new(self.new.open(&log, &self.topic)?, false);
+        let log = global.open_saying(self.quiet)?;
+        let topic = self.new.open(&log, &self.topic)?;
+        let exit = say_recovery(&topic);
+        let appending = Appending::new(topic, false);
         let summary = appending.run(input, out)?;
         let imported = Imported { summary: &summary, reserved_left: left.load(Ordering::Relaxed) };
         if out.is_json() {
@@ -51,6 +54,6 @@ impl Import {
                 ));
             }
         }
-        Ok(Exit::Ok)
+        Ok(exit)
     }
 }

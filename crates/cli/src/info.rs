@@ -11,6 +11,7 @@ use crate::args::info::Info;
 use crate::failure::{Exit, Failure};
 use crate::frames::Frames;
 use crate::ls::{segments, SegmentFile};
+use crate::missing::{clock, say_missing};
 use crate::output::{Colour, Out};
 use crate::{units, Global};
 
@@ -26,7 +27,11 @@ struct JsonInfo {
     end: u64,
     durable_end: u64,
     live: bool,
+    /// Whole records after damage at the end.
+    beyond: u64,
     sync_failed: bool,
+    /// Why a clock was wrong.
+    clock: Option<String>,
     segments: Vec<Segment>,
     consumers: Vec<crate::consumers::Row>,
     groups: Vec<Group>,
@@ -96,24 +101,32 @@ impl Info {
         let topic = global.open_read_only()?.existing_topic(&self.topic)?;
         let (segments, sync_failed) = describe_segments(&topic)?;
         let consumers = topic.consumers()?;
+        let first = topic.first_offset()?;
         let groups: Vec<Group> = topic.groups()?.into_iter().map(Group::of).collect();
         let damaged = groups.iter().any(|group| group.error.is_some())
             || segments.iter().any(|segment| segment.damage.is_some())
             || consumers.iter().any(|consumer| consumer.committed.is_err());
+        let (beyond, missing) = say_missing(&topic)?;
+        let damaged = damaged || missing != Exit::Ok;
         let info = JsonInfo {
             topic: self.topic.clone(),
             dir: topic.dir().display().to_string(),
             durability: units::durability(topic.options().durability),
             segment_size: topic.options().segment_len,
             retention: units::retention(topic.options().retention),
-            first: topic.first_offset()?,
+            first,
             high_watermark: topic.high_watermark()?,
             end: topic.end_offset()?,
             durable_end: known_durable(&topic, &segments)?,
             live: topic.is_live(),
+            beyond,
             sync_failed,
+            clock: clock(&topic)?,
             segments,
-            consumers: consumers.iter().map(crate::consumers::Row::of).collect(),
+            consumers: consumers
+                .iter()
+                .map(|info| crate::consumers::Row::of(info, first))
+                .collect(),
             groups,
             epochs: epochs(&topic)?,
         };
@@ -129,6 +142,15 @@ impl Info {
 /// Below it, records are known to survive power loss.
 pub(crate) fn durable_end(topic: &Topic) -> Result<u64, Failure> {
     known_durable(topic, &describe_segments(topic)?.0)
+}
+
+/// A durable end as text. Without a writer it is that of the newest checkpoint, and a sync may have come
+/// after that.
+pub(crate) fn durable(end: u64, live: bool) -> String {
+    match live {
+        true => end.to_string(),
+        false => format!("at least {end} (the newest checkpoint; opening the topic finds out)"),
+    }
 }
 
 /// Without the words of a writer the headers say what is known to be durable.
@@ -188,7 +210,7 @@ fn print(out: &mut Out, info: &JsonInfo, consumers: &[ConsumerInfo]) -> std::io:
         ("first offset", info.first.to_string()),
         ("high watermark", format!("{} ({ends})", info.high_watermark)),
         ("end offset", info.end.to_string()),
-        ("durable end", info.durable_end.to_string()),
+        ("durable end", durable(info.durable_end, info.live)),
     ];
     for (name, value) in lines {
         let name = out.paint(Colour::Faint, format!("{name:<16}"));
@@ -198,6 +220,10 @@ fn print(out: &mut Out, info: &JsonInfo, consumers: &[ConsumerInfo]) -> std::io:
         let what = "a sync failed: nothing is appended until every process closed the topic";
         let what = out.paint(Colour::Bad, what);
         writeln!(out, "{what}")?;
+    }
+    if let Some(clock) = &info.clock {
+        let clock = out.paint(Colour::Bad, clock.as_str());
+        writeln!(out, "{:<16}{clock}", "clock")?;
     }
     for epoch in &info.epochs {
         writeln!(
@@ -209,11 +235,11 @@ fn print(out: &mut Out, info: &JsonInfo, consumers: &[ConsumerInfo]) -> std::io:
     }
     let rows: Vec<Vec<String>> = info.segments.iter().map(|segment| row(out, segment)).collect();
     writeln!(out)?;
-    let heading = ["SEGMENT", "RECORDS", "BYTES", "EPOCH", "DURABLE BELOW", ""];
+    let heading = ["SEGMENT", "RECORDS", "BYTES", "EPOCH", "CHECKPOINT", ""];
     out.table(&heading, &[1, 2, 3, 4], &rows)?;
     if !consumers.is_empty() {
         writeln!(out)?;
-        crate::consumers::print(out, consumers)?;
+        crate::consumers::print(out, consumers, info.first)?;
     }
     if !info.groups.is_empty() {
         writeln!(out)?;

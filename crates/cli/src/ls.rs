@@ -3,12 +3,14 @@
 use std::io::Write;
 use std::path::Path;
 
-use deaddrop::{Log, Topic};
+use deaddrop::format::segment as layout;
+use deaddrop::Topic;
 use serde::Serialize;
 
 use crate::args::ls::Ls;
 use crate::exchange::worse;
 use crate::failure::{note, Exit, Failure};
+use crate::missing::say_missing;
 use crate::output::Out;
 use crate::{units, Global};
 
@@ -22,6 +24,8 @@ struct Row {
     end: u64,
     durability: String,
     consumers: usize,
+    /// Whole records after damage at the end.
+    beyond: u64,
 }
 
 impl Ls {
@@ -34,7 +38,12 @@ impl Ls {
                 rows.push(vec![name]);
                 continue;
             }
-            match row(&log, &name) {
+            let looked = log.existing_topic(&name).map_err(Failure::from).and_then(|topic| {
+                let (beyond, missing) = say_missing(&topic)?;
+                exit = worse(exit, missing);
+                Ok(row(&topic, beyond)?)
+            });
+            match looked {
                 Ok(row) if out.is_json() => out.object(&row)?,
                 Ok(row) => rows.push(vec![
                     row.topic,
@@ -47,9 +56,8 @@ impl Ls {
                     row.consumers.to_string(),
                 ]),
                 // Deleted between the listing and the look.
-                Err(deaddrop::Error::NotFound { .. }) => {}
-                Err(error) => {
-                    let failure = Failure::from(error);
+                Err(failure) if failure.exit() == Exit::No => {}
+                Err(failure) => {
                     exit = worse(exit, failure.exit());
                     note(failure);
                 }
@@ -82,12 +90,11 @@ impl Ls {
     }
 }
 
-fn row(log: &Log, name: &str) -> deaddrop::Result<Row> {
-    let topic = log.existing_topic(name)?;
+fn row(topic: &Topic, beyond: u64) -> deaddrop::Result<Row> {
     let (first, end) = (topic.first_offset()?, topic.high_watermark()?);
-    let segments = segments(&topic);
+    let segments = segments(topic);
     Ok(Row {
-        topic: name.to_owned(),
+        topic: topic.name().to_owned(),
         records: end.saturating_sub(first),
         bytes: segments.iter().map(|segment| segment.bytes).sum(),
         segments: segments.len(),
@@ -95,6 +102,7 @@ fn row(log: &Log, name: &str) -> deaddrop::Result<Row> {
         end,
         durability: units::durability(topic.options().durability),
         consumers: topic.consumers()?.len(),
+        beyond,
     })
 }
 
@@ -123,12 +131,17 @@ pub(crate) fn segment_files(dir: &Path) -> std::io::Result<Vec<SegmentFile>> {
 }
 
 fn list(dir: &Path) -> std::io::Result<Vec<SegmentFile>> {
+    let entries = std::fs::read_dir(dir)?.collect::<std::io::Result<Vec<_>>>()?;
+    let names: Vec<_> = entries.iter().map(std::fs::DirEntry::file_name).collect();
+    // What was dropped may have come back with a power cut: it is no part of the topic.
+    let first = layout::first_among(names.iter().filter_map(|name| name.to_str()));
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
+    for (entry, name) in entries.iter().zip(&names) {
         let Some(file) = name.to_str() else { continue };
-        let Some(base) = deaddrop::format::segment::parse_file_name(file) else { continue };
+        let Some(base) = layout::parse_file_name(file) else { continue };
+        if first.is_some_and(|first| base < first) {
+            continue;
+        }
         if let Ok(metadata) = entry.metadata() {
             found.push(SegmentFile { file: file.to_owned(), base, bytes: metadata.len() });
         }

@@ -22,10 +22,12 @@ mod failure;
 mod format;
 mod frames;
 mod groups;
+mod hint;
 mod import;
 mod info;
 mod ls;
 mod man;
+mod missing;
 mod new_topic;
 mod output;
 mod pending;
@@ -51,8 +53,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, ValueEnum};
 
 use args::format::Format;
-use args::{Cli, Command, Global, When};
-use failure::{Exit, Failure};
+use args::{misspelt, Cli, Command, Global, When};
+use failure::{note, Exit, Failure};
 use output::Out;
 
 impl Global {
@@ -74,12 +76,46 @@ impl Global {
 
     /// The log, without writing or locking anything.
     fn open_read_only(&self) -> Result<deaddrop::Log, Failure> {
-        Ok(deaddrop::Log::open_read_only(self.dir())?)
+        let dir = self.dir();
+        deaddrop::Log::open_read_only(dir).map_err(|error| match dir.symlink_metadata() {
+            Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Failure::new(
+                Exit::Io,
+                format_args!(
+                    "{} is not a log: it does not exist; check the path, name another one with -d DIR, or \
+                     make a log with `deaddrop append TOPIC`",
+                    dir.display()
+                ),
+            ),
+            _ => error.into(),
+        })
     }
 
     /// The log, made if there is none.
     fn open(&self) -> Result<deaddrop::Log, Failure> {
-        Ok(deaddrop::Log::open(self.dir())?)
+        let (log, is_new) = self.open_or_make()?;
+        if is_new {
+            self.say_made();
+        }
+        Ok(log)
+    }
+
+    /// The same; `quiet`: and nothing is said of it.
+    fn open_saying(&self, quiet: bool) -> Result<deaddrop::Log, Failure> {
+        match quiet {
+            true => Ok(self.open_or_make()?.0),
+            false => self.open(),
+        }
+    }
+
+    /// The log, made if there is none, and whether it was.
+    fn open_or_make(&self) -> Result<(deaddrop::Log, bool), Failure> {
+        let is_new = !self.dir().join("deaddrop").exists();
+        Ok((deaddrop::Log::open(self.dir())?, is_new))
+    }
+
+    /// A mistyped directory is noticed.
+    fn say_made(&self) {
+        note(format_args!("made a new log in {}", self.dir().display()));
     }
 
     /// The log, if there is one: a mistyped directory is not made.
@@ -100,8 +136,19 @@ fn main() -> ExitCode {
     let matches = args::command().try_get_matches();
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) if !error.use_stderr() => return usage(&error),
+        Err(mut error) => {
+            misspelt::suggest_command(&mut error);
+            return usage(&unknown_option().unwrap_or(error));
+        }
     };
+    // Any payload is one, but for a misspelt option.
+    if let Command::Request(args::request::Request { payload: Some(payload), .. }) = &cli.command {
+        if let Some(error) = payload.starts_with('-').then(unknown_option).flatten() {
+            return usage(&error);
+        }
+    }
+    hint::set_dir(cli.global.dir.as_deref());
     let json = *cli.global.format() == Format::Json;
     let outcome = Out::new(json, cli.global.color).map_err(Failure::from).and_then(|mut out| {
         let exit = run(&cli, &mut out)?;
@@ -112,6 +159,10 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => failure.report(),
     }
+}
+
+fn unknown_option() -> Option<clap::Error> {
+    misspelt::unknown_option(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()))
 }
 
 /// The command whose schema is asked for. Its other arguments need not be there.

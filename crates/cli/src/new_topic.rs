@@ -24,12 +24,16 @@ impl NewTopic {
         if !self.is_asked_for() {
             return Ok(log.topic(name)?);
         }
-        let options = match log.existing_topic(name) {
-            Ok(topic) => self.over(*topic.options()),
-            Err(Error::NotFound { .. }) => self.over(TopicOptions::default()),
+        // Kept open meanwhile: what its opening found is told to the one that opens it.
+        let held = match log.existing_topic(name) {
+            Ok(topic) => Some(topic),
+            Err(Error::NotFound { .. }) => None,
             Err(error) => return Err(error.into()),
         };
-        Ok(log.create_topic(name, options)?)
+        let base = held.as_ref().map_or_else(TopicOptions::default, |topic| *topic.options());
+        let topic = log.create_topic(name, self.over(base))?;
+        drop(held);
+        Ok(topic)
     }
 
     /// What the topics of a service are made with; those that are there stay as they are.

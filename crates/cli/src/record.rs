@@ -1,5 +1,7 @@
 //! A record as JSON.
 
+mod given;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -7,9 +9,12 @@ use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
 use deaddrop::format::headers::RESERVED;
 use deaddrop::{Record, RecordRef};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use crate::args::append::check_header_name;
 use crate::units;
+pub(crate) use given::GivenRecord;
+use given::{GivenHeader, GivenHeaders};
 
 /// A record as JSON, with all that the log has of it. Bytes that are UTF-8 are strings; others are base64 in the field of the same name
 /// with `_base64` behind it.
@@ -89,43 +94,6 @@ impl<'a> JsonRecord<'a> {
     }
 }
 
-/// A record to append, as JSON: what `cat --json` and `export` print, or less. Unknown fields are passed
-/// over.
-#[derive(Debug, Deserialize)]
-pub(crate) struct GivenRecord {
-    v: Option<u32>,
-    topic: Option<String>,
-    offset: Option<u64>,
-    timestamp: Option<String>,
-    key: Option<String>,
-    key_base64: Option<String>,
-    #[serde(default)]
-    headers: GivenHeaders,
-    payload: Option<String>,
-    payload_base64: Option<String>,
-}
-
-/// `{"name": "value"}`, or a list of `{"name": .., "value": ..}` that keeps order and repetitions.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum GivenHeaders {
-    List(Vec<GivenHeader>),
-    Map(serde_json::Map<String, serde_json::Value>),
-}
-
-impl Default for GivenHeaders {
-    fn default() -> GivenHeaders {
-        GivenHeaders::List(Vec::new())
-    }
-}
-
-#[derive(Debug, Deserialize)]
-struct GivenHeader {
-    name: String,
-    value: Option<String>,
-    value_base64: Option<String>,
-}
-
 fn bytes(text: Option<String>, base64: Option<String>) -> Result<Option<Vec<u8>>, String> {
     match (text, base64) {
         (Some(_), Some(_)) => Err("both as text and as base64: which?".to_owned()),
@@ -174,6 +142,9 @@ impl GivenRecord {
             record = record.key(key);
         }
         for (name, value) in self.headers.into_pairs()? {
+            if matches!(taking.reserved, Reserved::Refuse) {
+                check_header_name(&name)?;
+            }
             record = match (name.starts_with(RESERVED), &taking.reserved) {
                 (true, Reserved::Drop(left)) => {
                     left.fetch_add(1, Ordering::Relaxed);
@@ -201,21 +172,10 @@ impl GivenRecord {
 
 impl GivenHeaders {
     fn into_pairs(self) -> Result<Vec<(String, Vec<u8>)>, String> {
-        match self {
-            GivenHeaders::List(list) => list
-                .into_iter()
-                .map(|header| match bytes(header.value, header.value_base64) {
-                    Ok(value) => Ok((header.name, value.unwrap_or_default())),
-                    Err(what) => Err(format!("header {}: {what}", header.name)),
-                })
-                .collect(),
-            GivenHeaders::Map(map) => map
-                .into_iter()
-                .map(|(name, value)| match value {
-                    serde_json::Value::String(value) => Ok((name, value.into_bytes())),
-                    _ => Err(format!("header {name}: its value is not a string")),
-                })
-                .collect(),
-        }
+        let pair = |header: GivenHeader| match bytes(header.value, header.value_base64) {
+            Ok(value) => Ok((header.name, value.unwrap_or_default())),
+            Err(what) => Err(format!("header {}: {what}", header.name)),
+        };
+        self.0.into_iter().map(pair).collect()
     }
 }

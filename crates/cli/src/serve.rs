@@ -26,7 +26,7 @@ const REASON_LEN: usize = 4096;
 
 impl Serve {
     pub(crate) fn run(&self, global: &Global, _out: &mut Out) -> Result<Exit, Failure> {
-        let log = global.open()?;
+        let (log, is_new) = global.open_or_make()?;
         let options = ServerOptions {
             topic: self.new.of_service(),
             max_attempts: self.max_attempts,
@@ -50,6 +50,9 @@ impl Serve {
             .collect::<deaddrop::Result<Vec<Server>>>()?;
         end_in_order(&stop, &running)?;
         note(format_args!("serving {}", self.service));
+        if is_new {
+            global.say_made();
+        }
         serve(servers, &stop)?;
         match broken.get() {
             Some(error) => Err(Failure::usage(format_args!(

@@ -9,8 +9,10 @@ use deaddrop::{ConsumerInfo, Error, Reader, Start, Topic};
 use serde::Serialize;
 
 use crate::args::stats::Stats;
+use crate::exchange::worse;
 use crate::failure::{Exit, Failure};
 use crate::ls::segments;
+use crate::missing::say_missing;
 use crate::output::{Colour, Out};
 use crate::{consumers, info, progress, units, Global};
 use sizes::{Bucket, Sizes};
@@ -78,6 +80,7 @@ impl Stats {
             if numbers.sizes.damaged > 0 || consumers.iter().any(|info| info.committed.is_err()) {
                 exit = Exit::Corruption;
             }
+            exit = worse(exit, say_missing(&topic)?.1);
             if out.is_json() {
                 out.object(&numbers)?;
                 continue;
@@ -85,10 +88,10 @@ impl Stats {
             if index > 0 {
                 writeln!(out)?;
             }
-            print(out, &numbers)?;
+            print(out, &numbers, topic.is_live())?;
             if !consumers.is_empty() {
                 writeln!(out)?;
-                consumers::print(out, &consumers)?;
+                consumers::print(out, &consumers, numbers.first)?;
             }
         }
         Ok(exit)
@@ -138,7 +141,7 @@ impl Stats {
                 max: sizes.max(),
                 histogram: sizes.buckets(),
             },
-            consumers: consumers.iter().map(consumers::Row::of).collect(),
+            consumers: consumers.iter().map(|info| consumers::Row::of(info, first)).collect(),
         })
     }
 }
@@ -220,7 +223,7 @@ fn behind_damage(topic: &Topic) -> Result<Option<String>, Failure> {
     Ok(newest)
 }
 
-fn print(out: &mut Out, numbers: &Numbers) -> io::Result<()> {
+fn print(out: &mut Out, numbers: &Numbers, live: bool) -> io::Result<()> {
     let name = out.paint(Colour::Strong, &numbers.topic);
     writeln!(out, "{name}")?;
     let sizes = &numbers.sizes;
@@ -243,7 +246,7 @@ fn print(out: &mut Out, numbers: &Numbers) -> io::Result<()> {
                 numbers.end
             ),
         ),
-        ("durable end", numbers.durable_end.to_string()),
+        ("durable end", info::durable(numbers.durable_end, live)),
         ("payload", format!("{about}{}", units::size(numbers.payload_bytes))),
         (
             "on disk",

@@ -1,49 +1,165 @@
 //! `tail`: prints the newest records, and what comes.
 
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, SystemTime};
 
-use deaddrop::{Error, RecordRef, Start, Stop};
+use deaddrop::{Error, Reader, RecordRef, Start, Topic};
 
 use crate::args::tail::Tail;
-use crate::cat::reader_at;
+use crate::cat::{reader_at, say_beyond};
 use crate::failure::{note, Exit, Failure};
 use crate::output::Out;
 use crate::Global;
 
+/// The newest records that are printed if nothing else is asked for.
+const DEFAULT_COUNT: u64 = 10;
+/// How often a topic that is not there is looked for.
+const LOOK: Duration = Duration::from_millis(100);
+
 impl Tail {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
-        let topic = global.open_read_only()?.existing_topic(&self.topic)?;
-        let format = global.format();
-        let (mut reader, end) = match self.selection.range() {
+        let log = match self.retry {
+            true => until_there(
+                || match global.dir().join("deaddrop").exists() {
+                    true => global.open_read_only().map_err(Gone::Failed),
+                    false => Err(Gone::Deleted),
+                },
+                "the log",
+            )?,
+            false => global.open_read_only()?,
+        };
+        let open = || log.existing_topic(&self.topic).map_err(Gone::from);
+        let mut topic = match self.retry {
+            true => until_there(open, &self.topic)?,
+            false => log.existing_topic(&self.topic)?,
+        };
+        let (mut reader, end, mut left) = match self.selection.range() {
             Some(range) => {
                 let offsets = range.resolve(&topic)?;
-                (reader_at(&topic, offsets.start)?, offsets.end)
+                let reader = reader_at(&topic, offsets.start)?;
+                (reader, offsets.end, self.count.unwrap_or(u64::MAX))
             }
-            None => (topic.reader(Start::LastN(self.count))?, u64::MAX),
+            None => {
+                let count = self.count.unwrap_or(DEFAULT_COUNT);
+                (topic.reader(Start::LastN(count))?, u64::MAX, u64::MAX)
+            }
         };
-        let stop = Stop::new();
         loop {
-            while self.follow || reader.offset() < end {
+            let identity = identity(&topic);
+            let is_gone = || self::identity(&topic) != identity;
+            let ended = self.print(global, out, &mut reader, end, &mut left, &is_gone);
+            out.flush()?;
+            let ended = match ended {
+                // What is read of the files of another topic is not damage.
+                Err(Gone::Failed(failure)) if failure.exit() != Exit::Ok && is_gone() => {
+                    Err(Gone::Deleted)
+                }
+                other => other,
+            };
+            match ended {
+                Ok(()) if left == 0 => return Ok(Exit::Ok),
+                Ok(()) => return say_beyond(&topic, end, Exit::Ok),
+                Err(Gone::Deleted) if self.retry => {
+                    note(format_args!("topic {} was deleted: waiting for a new one", self.topic));
+                    topic = until_there(open, &self.topic)?;
+                    reader = topic.reader(Start::First)?;
+                    note(format_args!("following the new topic {}", self.topic));
+                }
+                Err(Gone::Deleted) => {
+                    return Err(Failure::no(format_args!(
+                        "topic {} was deleted; -F goes on with a new one of this name",
+                        self.topic
+                    )))
+                }
+                Err(Gone::Failed(failure)) => return Err(failure),
+            }
+        }
+    }
+
+    /// Prints to the end, or follows until the topic is gone.
+    fn print(
+        &self,
+        global: &Global,
+        out: &mut Out,
+        reader: &mut Reader,
+        end: u64,
+        left: &mut u64,
+        is_gone: &dyn Fn() -> bool,
+    ) -> Result<(), Gone> {
+        let format = global.format();
+        let follow = self.follow || self.retry;
+        loop {
+            while *left > 0 && (follow || reader.offset() < end) {
                 let Some(record) = behind_lost(reader.next())? else { break };
                 if let Some(record) = record {
                     self.style.print(out, format, &self.topic, &record)?;
+                    *left -= 1;
                 }
             }
             out.flush()?;
-            if !self.follow {
-                return Ok(Exit::Ok);
+            if !follow || *left == 0 {
+                return Ok(());
             }
-            if let Some(Some(record)) = behind_lost(reader.wait(&stop))? {
+            let read = reader.wait_timeout(LOOK);
+            if let Some(Some(record)) = behind_lost(read)? {
                 self.style.print(out, format, &self.topic, &record)?;
+                *left -= 1;
+            } else if is_gone() {
+                return Err(Gone::Deleted);
             }
         }
+    }
+}
+
+/// Tells the directory of a topic from that of a later topic of its name.
+fn identity(topic: &Topic) -> Option<(u64, u64, Option<SystemTime>)> {
+    let metadata = std::fs::metadata(topic.dir()).ok()?;
+    // The number of a file is given again: the time of its making tells them apart where it is known.
+    Some((metadata.dev(), metadata.ino(), metadata.created().ok()))
+}
+
+/// Why a topic is not read any further.
+enum Gone {
+    /// It is not there, or another one is.
+    Deleted,
+    Failed(Failure),
+}
+
+impl From<Error> for Gone {
+    fn from(error: Error) -> Gone {
+        match error {
+            Error::NotFound { .. } | Error::Replaced { .. } => Gone::Deleted,
+            other => Gone::Failed(other.into()),
+        }
+    }
+}
+
+impl From<std::io::Error> for Gone {
+    fn from(error: std::io::Error) -> Gone {
+        Gone::Failed(error.into())
+    }
+}
+
+/// What `open` opens, as soon as it is there.
+fn until_there<T>(mut open: impl FnMut() -> Result<T, Gone>, what: &str) -> Result<T, Failure> {
+    let mut is_said = false;
+    loop {
+        match open() {
+            Ok(opened) => return Ok(opened),
+            Err(Gone::Failed(failure)) => return Err(failure),
+            Err(Gone::Deleted) if is_said => {}
+            Err(Gone::Deleted) => note(format_args!("waiting for {what}")),
+        }
+        is_said = true;
+        std::thread::sleep(LOOK);
     }
 }
 
 /// Reports offsets that a repair gave up: there is no record then, and reading goes on.
 fn behind_lost<'a>(
     read: deaddrop::Result<Option<RecordRef<'a>>>,
-) -> Result<Option<Option<RecordRef<'a>>>, Failure> {
+) -> Result<Option<Option<RecordRef<'a>>>, Gone> {
     match read {
         Ok(record) => Ok(record.map(Some)),
         Err(error @ Error::Lost { .. }) => {

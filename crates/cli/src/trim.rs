@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::args::trim::Trim;
 use crate::failure::{Exit, Failure};
 use crate::ls::segments;
+use crate::missing::say_recovery;
 use crate::output::Out;
 use crate::{units, Global};
 
@@ -41,6 +42,7 @@ impl Trim {
             true => global.open_existing()?.existing_topic(&self.topic)?,
             false => global.open_read_only()?.existing_topic(&self.topic)?,
         };
+        let exit = say_recovery(&topic);
         let from = topic.first_offset()?;
         let end = topic.high_watermark()?;
         let before = self.before.resolve_past(&topic, &self.future)?;
@@ -70,7 +72,7 @@ impl Trim {
         } else {
             print(out, &change, &self.before.shown())?;
         }
-        Ok(Exit::Ok)
+        Ok(exit)
     }
 }
 

@@ -15,8 +15,9 @@ use serde::Serialize;
 use crate::args::verify::Verify;
 use crate::failure::{Exit, Failure};
 use crate::ls::segment_files;
+use crate::missing::clock;
 use crate::output::{Colour, Out};
-use crate::{units, Global};
+use crate::{hint, units, Global};
 
 /// Something wrong.
 #[derive(Debug, Serialize)]
@@ -40,6 +41,8 @@ struct Verdict {
     records: u64,
     /// Offsets without a record, which a repair gave up.
     given_up: u64,
+    /// Whole records that recoveries have cut off, and that are still in the files.
+    cut: u64,
     bytes: u64,
     damages: usize,
 }
@@ -50,7 +53,7 @@ struct Note {
     kind: &'static str,
     topic: String,
     file: String,
-    what: &'static str,
+    what: String,
 }
 
 /// The state of checking one topic.
@@ -60,6 +63,7 @@ struct Check {
     notes: Vec<Note>,
     records: u64,
     given_up: u64,
+    cut: u64,
     bytes: u64,
     /// Everything below it was promised, by the segments' headers.
     promised: u64,
@@ -80,9 +84,9 @@ impl Check {
         });
     }
 
-    fn note(&mut self, path: &Path, what: &'static str) {
+    fn note(&mut self, path: &Path, what: impl Into<String>) {
         let (topic, file) = (self.topic.clone(), path.display().to_string());
-        self.notes.push(Note { kind: "note", topic, file, what });
+        self.notes.push(Note { kind: "note", topic, file, what: what.into() });
     }
 }
 
@@ -99,6 +103,7 @@ impl Verify {
                 notes: Vec::new(),
                 records: 0,
                 given_up: 0,
+                cut: 0,
                 bytes: 0,
                 promised: 0,
                 settings: None,
@@ -117,7 +122,8 @@ impl Verify {
         }
         if !out.is_json() {
             let names = damaged.join(" ");
-            writeln!(out, "to see what can be done about it: deaddrop repair {names}")?;
+            let repair = hint::command(&format!("repair {names}"));
+            writeln!(out, "to see what can be done about it: {repair}")?;
         }
         Ok(Exit::Corruption)
     }
@@ -197,6 +203,10 @@ impl Check {
                 self.damage(&path, position, end..self.promised, what);
             }
         }
+        if let Some(Ok(Some(what))) = topic.as_ref().map(clock) {
+            self.note(&dir, what);
+        }
+        files::cut(self, &dir)?;
         files::epochs(self, &dir)?;
         files::consumers(self, &dir, topic.as_ref())?;
         files::groups(self, &dir)?;
@@ -231,6 +241,13 @@ fn given_up(count: u64) -> String {
     }
 }
 
+fn cut(count: u64) -> String {
+    match count {
+        0 => String::new(),
+        some => format!(" ({} more cut off by recoveries)", units::grouped(some)),
+    }
+}
+
 fn report(out: &mut Out, check: &Check, segments: usize) -> Result<(), Failure> {
     let verdict = Verdict {
         kind: "topic",
@@ -238,6 +255,7 @@ fn report(out: &mut Out, check: &Check, segments: usize) -> Result<(), Failure> 
         segments,
         records: check.records,
         given_up: check.given_up,
+        cut: check.cut,
         bytes: check.bytes,
         damages: check.damages.len(),
     };
@@ -274,11 +292,12 @@ fn report(out: &mut Out, check: &Check, segments: usize) -> Result<(), Failure> 
     };
     writeln!(
         out,
-        "{}: {}, {}{}, {} of frames: {word}",
+        "{}: {}, {}{}{}, {} of frames: {word}",
         verdict.topic,
         units::count(verdict.segments as u64, "segment"),
         units::count(verdict.records, "record"),
         given_up(verdict.given_up),
+        cut(verdict.cut),
         units::size(verdict.bytes)
     )?;
     Ok(out.flush()?)

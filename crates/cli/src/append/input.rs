@@ -39,6 +39,8 @@ pub(crate) struct Input {
 const READ_LEN: usize = 256 << 10;
 /// Pieces read ahead.
 const PIECES_AHEAD: usize = 8;
+/// That of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The largest record, as the log has it.
 const MAX_LEN: usize = deaddrop::format::frame::MAX_LEN;
 
@@ -148,7 +150,7 @@ impl Input {
                         return Ok(false);
                     }
                     let place = format!("line {line} of {}", name(path));
-                    return Err(Failure::usage(format_args!("{place} is no record: {what}")));
+                    return Err(Failure::usage(format_args!("{place} is not a record: {what}")));
                 }
             }
             *line += 1;
@@ -160,13 +162,18 @@ impl Input {
         if !matches!(self.kind, Kind::Json) {
             return Ok(Some(self.record(bytes)));
         }
+        // Other systems put one in front of a file.
+        let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
         if bytes.trim_ascii().is_empty() {
             return Ok(None);
         }
         let given: GivenRecord = serde_json::from_slice(bytes).map_err(|error| {
             let text = error.to_string();
             let place = format!(" at line {} column {}", error.line(), error.column());
-            format!("{} at column {}", text.strip_suffix(&place).unwrap_or(&text), error.column())
+            let text = text.strip_suffix(&place).unwrap_or(&text);
+            // Its own words for what is not JSON at all.
+            let is_json = if error.is_data() { "" } else { "not JSON: " };
+            format!("{is_json}{text} at column {}", error.column())
         })?;
         Ok(Some(self.with_headers(given.into_record(&self.taking)?)))
     }

@@ -45,5 +45,17 @@ pub(crate) struct Append {
 
 pub(crate) fn parse_header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    check_header_name(name)?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+/// A name that is empty or breaks a line is an oversight.
+pub(crate) fn check_header_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("a header's name is empty".to_owned());
+    }
+    if name.contains(char::is_control) {
+        return Err(format!("a header's name has a control character: {name:?}"));
+    }
+    Ok(())
 }

@@ -25,6 +25,7 @@ pub(crate) mod import;
 pub(crate) mod info;
 pub(crate) mod ls;
 pub(crate) mod man;
+pub(crate) mod misspelt;
 pub(crate) mod new_topic;
 pub(crate) mod pending;
 pub(crate) mod range;

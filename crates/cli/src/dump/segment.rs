@@ -9,7 +9,7 @@ use super::{describe, Counts, Dump};
 use crate::failure::Failure;
 use crate::frames::{Found, Frames, Invalid};
 use crate::output::{Colour, Out};
-use crate::units;
+use crate::{hint, units};
 
 /// What the rest of the topic says about a segment.
 #[derive(Debug, Clone, Default)]
@@ -43,7 +43,8 @@ impl Dump {
         let path = &frames.path;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         print_header(out, &name, &frames)?;
-        counts.damaged_headers += u64::from(frames.header.is_err() || frames.is_copy_damaged());
+        counts.damaged_headers +=
+            u64::from(frames.header.is_err() || frames.damaged_sector().is_some());
         // Whether bytes are damage or a torn tail is known when the next frame is found, or not.
         let mut pending: Option<Invalid> = None;
         let mut stands_at = frames.header.as_ref().map_or(0, |header| header.base);
@@ -138,7 +139,8 @@ fn print_header(out: &mut Out, name: &str, frames: &Frames) -> Result<(), Failur
             "checkpoint": slot.map(|slot| slot.durable_end),
             "max_timestamp": units::time(header.max_timestamp),
             "file_len": header.file_len, "sync_failed": latched, "misnamed": misnamed,
-            "copy_damaged": frames.is_copy_damaged(),
+            "copy_damaged": frames.damaged_sector().is_some_and(|(at, _)| at > 0),
+            "first_sector_damaged": frames.damaged_sector().is_some_and(|(at, _)| at == 0),
         }))?;
         return Ok(());
     }
@@ -154,8 +156,9 @@ fn print_header(out: &mut Out, name: &str, frames: &Frames) -> Result<(), Failur
     );
     let text = out.paint(Colour::Strong, text);
     writeln!(out, "{text}")?;
-    if frames.is_copy_damaged() {
-        let text = "    the copy of the header is damaged: `deaddrop repair` restores it";
+    if let Some((_, what)) = frames.damaged_sector() {
+        let repair = hint::command("repair TOPIC");
+        let text = format!("    {what}: `{repair}` restores it");
         let text = out.paint(Colour::Bad, text);
         writeln!(out, "{text}")?;
     }

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use deaddrop::format::{cursor, epochs, group, settings};
+use deaddrop::format::{cursor, epochs, group, segment as layout, settings};
 use deaddrop::{Error, Topic};
 
+use super::segment::{said_of_cut, whole_records};
 use super::Check;
 use crate::failure::Failure;
+use crate::frames::Frames;
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
     match std::fs::read(path) {
@@ -32,6 +34,29 @@ pub(super) fn settings(
             Ok(None)
         }
     }
+}
+
+/// Segment files that recoveries have set aside: the whole records in them.
+pub(super) fn cut(check: &mut Check, dir: &Path) -> Result<(), Failure> {
+    for path in files_in(dir)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Some((segment, _)) = name.split_once(".cut-") else { continue };
+        if layout::parse_file_name(segment).is_none() {
+            continue;
+        }
+        let mut frames = match Frames::open(&path) {
+            Ok(frames) => frames,
+            // Its retention ended meanwhile.
+            Err(_) if !path.exists() => continue,
+            Err(failure) => return Err(failure),
+        };
+        let count = whole_records(&mut frames, 0)?;
+        if count > 0 {
+            check.cut += count;
+            check.note(&path, said_of_cut(count, ""));
+        }
+    }
+    Ok(())
 }
 
 /// The list of recoveries. A last entry whose write was cut off never counted.

@@ -9,6 +9,7 @@ use super::Check;
 use crate::failure::Failure;
 use crate::frames::{Found, Frames, Invalid};
 use crate::ls::SegmentFile;
+use crate::{hint, units};
 
 /// Where a segment has to end.
 pub(super) struct Bounds {
@@ -54,7 +55,7 @@ impl Check {
         let Some(mut frames) = Frames::open_listed(topic, &path, file.base)? else {
             return Ok(None);
         };
-        self.header(&frames, file);
+        self.header(&frames, file, bounds.next.is_none());
         let stop = bounds.next.or(bounds.end);
         let mut walked = Walked {
             next: file.base,
@@ -77,8 +78,10 @@ impl Check {
         match stop {
             Some(stop) => {
                 self.close(&path, stop, &mut walked);
-                if bounds.next.is_none() && !bounds.live {
-                    self.behind_end(&path, &mut frames, stop)?;
+                match bounds.next {
+                    Some(_) => self.cut(&mut frames, stop)?,
+                    None if !bounds.live => self.behind_end(&path, &mut frames, stop)?,
+                    None => {}
                 }
             }
             // The end of a log that does not open: invalid bytes behind it are a torn tail.
@@ -157,6 +160,18 @@ impl Check {
         Ok(())
     }
 
+    /// Where the next segment begins there are no more frames, unless a recovery has ended the segment there
+    /// and left what follows in its file.
+    fn cut(&mut self, frames: &mut Frames, stop: u64) -> Result<(), Failure> {
+        let count = whole_records(frames, stop)?;
+        if count > 0 {
+            self.cut += count;
+            let what = said_of_cut(count, &format!(" at offset {stop}"));
+            self.note(&frames.path, what);
+        }
+        Ok(())
+    }
+
     /// Compares the index with the frame at hand.
     fn entries(&mut self, path: &Path, frame: &crate::frames::Frame<'_>, walked: &mut Walked) {
         while let Some(entry) = walked.entries.next_if(|entry| entry.position <= frame.position) {
@@ -197,9 +212,13 @@ impl Check {
         }
     }
 
-    fn header(&mut self, frames: &Frames, file: &SegmentFile) {
+    fn header(&mut self, frames: &Frames, file: &SegmentFile, is_newest: bool) {
         let header = match &frames.header {
             Ok(header) => header,
+            Err(_) if is_newest && layout::is_blank(&frames.page) => {
+                let what = "no header has reached the disk: opening the topic sets the file aside";
+                return self.note(&frames.path, what);
+            }
             Err(what) => {
                 let what = format!("the segment header is unreadable: {what}");
                 return self.damage(&frames.path, 0, file.base..file.base, what);
@@ -221,9 +240,9 @@ impl Check {
             let what = format!("{} bytes expected, {} there", header.file_len, frames.len);
             self.damage(&frames.path, frames.len, lost.clone(), what);
         }
-        if frames.is_copy_damaged() {
-            let at = layout::HEADER_COPY_AT as u64;
-            let what = "the copy of the header is damaged: `deaddrop repair` restores it";
+        if let Some((at, what)) = frames.damaged_sector() {
+            let repair = hint::command(&format!("repair {}", self.topic));
+            let what = format!("{what}: `{repair}` restores it");
             self.damage(&frames.path, at, lost, what);
         }
         if layout::is_latched(&frames.page) {
@@ -265,4 +284,28 @@ impl Check {
             }
         }
     }
+}
+
+/// The whole records from offset `from` on in the rest of a file.
+pub(super) fn whole_records(frames: &mut Frames, from: u64) -> Result<u64, Failure> {
+    let mut count = 0;
+    while let Some(found) = frames.next()? {
+        match found {
+            Found::Frame(frame) if frame.is_record() && frame.fixed.offset >= from => count += 1,
+            Found::Frame(_) | Found::Invalid(_) => {}
+        }
+    }
+    Ok(count)
+}
+
+/// What is said of a file with records that were cut off.
+pub(super) fn said_of_cut(count: u64, place: &str) -> String {
+    let records = match count {
+        1 => "a whole record".to_owned(),
+        some => format!("{} whole records", units::grouped(some)),
+    };
+    format!(
+        "{records} in it {} cut off by a recovery{place}: `dump` shows them, nothing deletes them",
+        if count == 1 { "was" } else { "were" }
+    )
 }

@@ -3,9 +3,10 @@
 mod object;
 
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::Duration;
 
-use deaddrop::format::cursor;
+use deaddrop::format::{cursor, segment};
 use deaddrop::group::{GroupOptions, HandlerError, Poison, Worker, WorkerOptions};
 use deaddrop::service::{Client, Reply};
 use deaddrop::{Durability, Log, Record, Start, Topic, TopicOptions};
@@ -58,9 +59,18 @@ fn commands_that_show_topics_print_what_they_document() {
     }
     flip(&scratch.log().join("topics/t/groups/bad"), 3, 0);
     let mut info = json(&scratch, 4, &["info", "t"]);
-    flip(&scratch.segments("t")[1], 20, 0);
+    damage_header(&scratch.segments("t")[1]);
     info.extend(json(&scratch, 4, &["info", "t"]));
+    scratch.append("ahead", "of its time");
+    scratch.date_back("ahead", u64::MAX / 4);
+    info.extend(json(&scratch, 0, &["info", "ahead"]));
     check(&scratch, "info", &info);
+}
+
+/// A segment whose header cannot be read, nor its copy.
+fn damage_header(path: &Path) {
+    flip(path, 20, 0);
+    flip(path, segment::HEADER_COPY_AT as u64 + 20, 0);
 }
 
 /// A consumer of topic `t` whose file is unreadable.
@@ -114,7 +124,7 @@ fn commands_that_look_at_files_print_what_they_document() {
     flip(&scratch.segments("s")[0], cut["position"].as_u64().unwrap() + 33, 0);
     let segments = scratch.segments("t");
     flip(&segments[1], 5000, 3);
-    flip(&segments[2], 20, 0);
+    damage_header(&segments[2]);
     let mut damaged = json(&scratch, 4, &["dump", "t"]);
     for topic in ["s", "echo.requests"] {
         damaged.extend(json(&scratch, 0, &["dump", topic]));

@@ -1,0 +1,55 @@
+//! Commands that messages recommend, for the directory that this one was given.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+/// `deaddrop`, with `-d DIR` as it was given.
+static PROGRAM: OnceLock<String> = OnceLock::new();
+
+/// Remembers the directory that was given, if one was: a command that is recommended looks there as well.
+pub(crate) fn set_dir(dir: Option<&Path>) {
+    if let Some(dir) = dir {
+        PROGRAM.get_or_init(|| format!("deaddrop -d {}", quoted(&dir.to_string_lossy())));
+    }
+}
+
+/// A command of this program, as it is to be typed.
+pub(crate) fn command(args: &str) -> String {
+    format!("{} {args}", PROGRAM.get().map_or("deaddrop", String::as_str))
+}
+
+/// `text` with the directory in each command that it recommends in backticks: also in those of the library,
+/// which knows nothing of options.
+pub(crate) fn with_dir(text: &str) -> String {
+    match PROGRAM.get() {
+        Some(program) => text.replace("`deaddrop ", &format!("`{program} ")),
+        None => text.to_owned(),
+    }
+}
+
+/// A word as a shell takes it.
+pub(crate) fn quoted(word: &str) -> String {
+    let is_plain = |char: char| char.is_ascii_alphanumeric() || "%+,-./:=@_".contains(char);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn a_word_is_quoted_where_a_shell_would_take_it_apart() {
+        for (word, text) in [
+            ("/srv/drop", "/srv/drop"),
+            ("a b", "'a b'"),
+            ("$HOME", "'$HOME'"),
+            ("it's", r"'it'\''s'"),
+            ("", "''"),
+        ] {
+            assert_eq!(quoted(word), text);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Records that are in the files and not in the topic are never passed over without a word: neither by
+//! commands that read, nor by those whose opening cuts them off, nor afterwards.
+
+use deaddrop::{Durability, Log, Record, TopicOptions};
+
+use crate::support::{copy_dir, flip, Scratch};
+
+/// A copy of a cleanly closed topic of small records, as it is after a reboot, with one bit of the record
+/// at `offset` flipped.
+fn damaged_copy(durability: Durability, offset: usize) -> Scratch {
+    let source = Scratch::new();
+    let options = TopicOptions { segment_len: 256 << 10, ..TopicOptions::durability(durability) };
+    let topic = Log::open(source.log()).unwrap().create_topic("t", options).unwrap();
+    for index in 0..2000 {
+        topic.append_unsynced(&Record::new(format!("record {index}"))).unwrap();
+    }
+    drop(topic);
+    let scratch = Scratch::new();
+    copy_dir(&source.log(), &scratch.log());
+    let lines = scratch.run(&["dump", "t", "--json"]).json();
+    let record = lines.iter().filter(|line| line["kind"] == "record").nth(offset).unwrap();
+    let [position, len] = ["position", "len"].map(|name| record[name].as_u64().unwrap());
+    flip(&scratch.segments("t")[0], position + len - 1, 0);
+    scratch
+}
+
+#[test]
+fn commands_that_read_say_what_stands_after_damage_and_end_with_code_4() {
+    for offset in [0, 100] {
+        let scratch = damaged_copy(Durability::ProcessCrash, offset);
+        for args in [
+            vec!["cat", "t"],
+            vec!["tail", "t", "0:"],
+            vec!["export", "t"],
+            vec!["ls"],
+            vec!["info", "t"],
+            vec!["stats", "t"],
+            vec!["verify", "t"],
+            vec!["ls", "--json"],
+            vec!["info", "t", "--json"],
+            vec!["stats", "t", "--json"],
+        ] {
+            let ran = scratch.run(&args).expect(4);
+            let said = format!("{}{}", ran.stderr, ran.text());
+            assert!(said.contains("00000000000000000000.seg"), "{args:?}: {said}");
+            let place = format!("offset {offset}");
+            assert!(said.contains(&place) || args.contains(&"--json"), "{args:?}: {said}");
+        }
+        // A range before it is whole.
+        if offset > 10 {
+            let ran = scratch.run(&["cat", "t", "3:6"]).expect(0);
+            assert_eq!(ran.text(), "record 3\nrecord 4\nrecord 5\n");
+            assert!(ran.stderr.is_empty(), "{}", ran.stderr);
+        }
+    }
+}
+
+#[test]
+fn an_append_whose_opening_finds_records_missing_says_so_and_verify_keeps_saying_it() {
+    for offset in [0, 100] {
+        for command in ["append", "import", "create"] {
+            let scratch = damaged_copy(Durability::ProcessCrash, offset);
+            let input: &[u8] = match command {
+                "append" => b"new\n",
+                _ => b"{\"payload\":\"new\"}\n",
+            };
+            let ran = scratch.run_with(&[command, "t"], input);
+            assert!(matches!(ran.code, Some(0 | 4)), "{command}: {}", ran.stderr);
+            let place = format!("{offset}");
+            assert!(ran.stderr.contains(&place), "{command}: {}", ran.stderr);
+            assert!(ran.stderr.contains(&format!("-d {}", scratch.log().display())));
+            // Once: the topic is as it is now.
+            scratch.run_with(&["append", "t"], b"more\n").expect(0);
+            for _ in 0..2 {
+                let ran = scratch.run(&["verify", "t"]);
+                let rest = 2000 - offset - 1;
+                let said = format!("{},{:03} whole records", rest / 1000, rest % 1000);
+                let is_readable = ran.code == Some(4) && ran.text().contains("offset");
+                assert!(ran.text().contains(&said) || is_readable, "{command}: {}", ran.text());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_torn_tail_is_no_damage() {
+    let scratch = Scratch::new();
+    drop(scratch.topic_of("t", 0..100));
+    let copy = Scratch::new();
+    copy_dir(&scratch.log(), &copy.log());
+    let lines = copy.run(&["dump", "t", "--json"]).json();
+    let last = lines.iter().rfind(|line| line["kind"] == "record").unwrap();
+    let [position, len] = ["position", "len"].map(|name| last[name].as_u64().unwrap());
+    flip(copy.segments("t").last().unwrap(), position + len - 1, 0);
+    for args in [vec!["cat", "t"], vec!["ls"], vec!["info", "t"], vec!["stats", "t"]] {
+        let ran = copy.run(&args).expect(0);
+        assert!(ran.stderr.is_empty(), "{args:?}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn three_commands_agree_about_a_damaged_sector_of_a_header() {
+    let scratch = Scratch::new();
+    scratch.append("t", "only record\n");
+    let file = scratch.segments("t").remove(0);
+    for (position, which) in [
+        (20, "the segment header is unreadable in its first sector"),
+        (7 * 512 + 20, "the copy of"),
+    ] {
+        flip(&file, position, 3);
+        assert_eq!(scratch.run(&["cat", "t"]).expect(0).text(), "only record\n");
+        let found = scratch.run(&["verify", "t", "--json"]).expect(4).json();
+        assert_eq!((&found[1]["records"], &found[1]["damages"]), (&1.into(), &1.into()));
+        assert_eq!(found[0]["first_lost"], found[0]["lost_end"], "{}", found[0]);
+        assert!(found[0]["what"].as_str().unwrap().starts_with(which), "{}", found[0]);
+        let dumped = scratch.run(&["dump", "t"]).expect(4).text();
+        assert!(dumped.contains(which) && dumped.contains("1 frame,"), "{dumped}");
+        let planned = scratch.run(&["repair", "t", "--json"]).expect(4).json();
+        assert_eq!(planned[0]["first_lost"], planned[0]["lost_end"]);
+        scratch.run(&["repair", "t", "--execute"]).expect(0);
+        scratch.run(&["verify", "t"]).expect(0);
+    }
+}
+
+#[test]
+fn a_record_of_a_time_to_come_is_remarked_upon() {
+    let scratch = Scratch::new();
+    scratch.append("t", "a\n");
+    assert!(scratch.run(&["info", "t", "--json"]).expect(0).json()[0]["clock"].is_null());
+    let year = 365 * 24 * 3600 * 1_000_000_000u64;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    scratch.date_back("t", now.as_nanos() as u64 + year);
+    let info = scratch.run(&["info", "t"]).expect(0).text();
+    assert!(info.contains("in the future: a clock was ahead"), "{info}");
+    let verify = scratch.run(&["verify", "t"]).expect(0).text();
+    assert!(verify.contains("in the future: a clock was ahead"), "{verify}");
+}
