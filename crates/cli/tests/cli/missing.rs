@@ -43,8 +43,9 @@ fn commands_that_read_say_what_stands_after_damage_and_end_with_code_4() {
             let ran = scratch.run(&args).expect(4);
             let said = format!("{}{}", ran.stderr, ran.text());
             assert!(said.contains("00000000000000000000.seg"), "{args:?}: {said}");
-            let place = format!("offset {offset}");
-            assert!(said.contains(&place) || args.contains(&"--json"), "{args:?}: {said}");
+            let places = [format!("offset {offset}"), format!("offsets {offset}..")];
+            let is_said = places.iter().any(|place| said.contains(place));
+            assert!(is_said || args.contains(&"--json"), "{args:?}: {said}");
         }
         // A range before it is whole.
         if offset > 10 {
@@ -85,7 +86,8 @@ fn an_append_whose_opening_finds_records_missing_says_so_and_verify_keeps_saying
 #[test]
 fn a_torn_tail_is_no_damage() {
     let scratch = Scratch::new();
-    drop(scratch.topic_of("t", 0..100));
+    // Not closed: nothing in it was promised to survive more than its process.
+    let _writer = scratch.topic_of("t", 0..100);
     let copy = Scratch::new();
     copy_dir(&scratch.log(), &copy.log());
     let lines = copy.run(&["dump", "t", "--json"]).json();
