@@ -220,7 +220,8 @@ pub(super) fn shown_by(words: &Words, settings: &Settings) -> u64 {
     }
 }
 
-/// Sets every word but the identity, the epoch and the generations to its first value.
+/// Sets every word but the identity, the epoch and the generations to its first value; and but the ends and
+/// the first offset, which read-only handles see: the caller stores those when they are known.
 pub(super) fn reset(words: &Words) {
     words.lock.word.store(0, Ordering::Relaxed);
     for word in [
@@ -229,9 +230,6 @@ pub(super) fn reset(words: &Words) {
         &words.intent.end,
         &words.intent.roll,
         &words.intent.max_timestamp,
-        &words.tail.end,
-        &words.tail.first,
-        &words.durable.end,
         &words.sync.slot_sequence,
         &words.sync.begun_at,
         &words.sync.recent,

@@ -74,6 +74,7 @@ fn entry() {
         "older-words" => crate::stale_words::older_words(&words[1..]),
         "remounted" => crate::stale_words::remounted(&words[1..]),
         "dies-appending" => crate::near_damage::dies_appending(&words[1..]),
+        "seen-recovery" => crate::stale_words::seen_recovery(&words[1..]),
         "roller" => crate::listing::roller(&words[1..]),
         "unlucky" => crate::lost_writes::unlucky(&words[1..]),
         "unlucky-consumer" => crate::lost_writes::unlucky_consumer(&words[1..]),

@@ -191,3 +191,52 @@ fn an_intent_that_contradicts_the_place_costs_no_append() {
         written(&[(at("intent.roll"), 1 << bit)]);
     }
 }
+
+#[test]
+fn a_read_only_handle_sees_no_lower_high_watermark_while_another_process_recovers() {
+    let mut child = Child::spawn(&["seen-recovery"]);
+    assert_eq!(child.hear().as_deref(), Some("bye"));
+    assert!(child.wait().success());
+}
+
+/// Role: a read-only handle beside members that are gone; another process recovers. In a process of its
+/// own because it arms crash points.
+pub(crate) fn seen_recovery(_: &[&str]) {
+    let disk = SimDisk::new();
+    let process = disk.process();
+    let topic = on_sim(&process, Durability::ProcessCrash);
+    for offset in 0..20 {
+        topic.append(&Record::new(payload(offset))).unwrap();
+    }
+    let log = Log::open_sim_read_only(&disk.process(), DIR).unwrap();
+    let reader = log.existing_topic("t").unwrap();
+    assert!(reader.is_live());
+    disk.fail(deaddrop::sim::Op::SyncData, 0, libc::EIO);
+    while topic.wait_durable(19).is_ok() {
+        // The background was faster: it had nothing left to fail.
+        let offset = topic.end_offset().unwrap();
+        topic.append(&Record::new(payload(offset))).unwrap();
+        assert!(offset < 1000);
+        if topic.wait_durable(offset).is_err() {
+            break;
+        }
+    }
+    let shown = reader.high_watermark().unwrap();
+    process.kill();
+    drop(topic);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let look = {
+        let (reader, seen) = (reader.clone(), Arc::clone(&seen));
+        move |name| {
+            let first = reader.first_offset().unwrap();
+            seen.lock().unwrap().push((name, reader.high_watermark().unwrap(), first));
+        }
+    };
+    deaddrop::arm_crash_points(Some(Box::new(look)));
+    let topic = on_sim(&disk.process(), Durability::ProcessCrash);
+    deaddrop::arm_crash_points(None);
+    assert_eq!(topic.end_offset().unwrap(), shown);
+    let seen = seen.lock().unwrap();
+    assert!(seen.iter().any(|(name, ..)| *name == "recover.synced"), "{seen:?}");
+    assert!(seen.iter().all(|(_, high_watermark, _)| *high_watermark == shown), "{seen:?}");
+}
