@@ -130,6 +130,34 @@ pub(crate) struct Exchange {
     pub(crate) delivery: Delivery,
 }
 
+impl Exchange {
+    /// The time from the request to an answer to it, in nanoseconds.
+    pub(crate) fn nanos_until(&self, answer: &Answer) -> u64 {
+        whole(self.at, answer.at, answer.envelope.handler_nanos.unwrap_or(0))
+    }
+
+    /// The time from the request to the attempt that led to its outcome, in nanoseconds.
+    pub(crate) fn queueing_nanos(&self) -> Option<u64> {
+        let answer = self.outcome.as_ref()?;
+        let begun_at = answer.envelope.begun_at?;
+        let handler_nanos = answer.envelope.handler_nanos.unwrap_or(0);
+        Some(queueing(self.at, answer.at, begun_at, handler_nanos))
+    }
+}
+
+/// The time between two records, of which the handler's is a part. Records are stamped with a clock that
+/// ticks every few milliseconds, a handler is timed with one that does not: what the first leaves out,
+/// the second has seen.
+fn whole(sent_at: u64, answered_at: u64, handler_nanos: u64) -> u64 {
+    answered_at.saturating_sub(sent_at).max(handler_nanos)
+}
+
+/// The time before the handler: never more than the whole leaves for it.
+fn queueing(sent_at: u64, answered_at: u64, begun_at: u64, handler_nanos: u64) -> u64 {
+    let rest = whole(sent_at, answered_at, handler_nanos).saturating_sub(handler_nanos);
+    begun_at.saturating_sub(sent_at).min(rest)
+}
+
 /// All exchanges of the conversations that are asked for, in the order in which they were sent.
 #[derive(Debug, Default)]
 pub(crate) struct Exchanges {
@@ -276,4 +304,30 @@ pub(crate) fn committed_of(topic: &Topic, prefix: &str) -> Result<HashMap<String
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_part_of_an_exchange_is_longer_than_the_whole_however_coarse_a_clock_is() {
+        // Sent at, answered at, begun at, and the handler's time; then the whole and the queueing.
+        for (times, expected) in [
+            ((1_000, 9_000, 3_000, 5_000), (8_000, 2_000)),
+            // The attempt began after the tick that stamped the outcome.
+            ((1_000, 9_000, 9_500, 300), (8_000, 7_700)),
+            // One tick stamped both records.
+            ((1_000, 1_000, 1_200, 700), (700, 0)),
+            // The clock was set back.
+            ((9_000, 1_000, 500, 0), (0, 0)),
+            ((0, u64::MAX, u64::MAX, u64::MAX), (u64::MAX, 0)),
+        ] {
+            let (sent_at, answered_at, begun_at, handler_nanos) = times;
+            let found = whole(sent_at, answered_at, handler_nanos);
+            let before = queueing(sent_at, answered_at, begun_at, handler_nanos);
+            assert_eq!((found, before), expected, "{times:?}");
+            assert!(before + handler_nanos <= found);
+        }
+    }
 }

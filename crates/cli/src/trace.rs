@@ -33,7 +33,7 @@ impl Trace {
                 Some(id) => Failure::no(format_args!(
                     "no request {id} is in the log: it was never sent, or it was trimmed"
                 )),
-                None => Failure::no("no such request is in the log"),
+                None => Failure::no(self.nothing_found()),
             });
         }
         for (depth, exchange) in exchanges.tree() {
@@ -44,6 +44,17 @@ impl Trace {
             }
         }
         Ok(worse(exit, read))
+    }
+
+    /// Why no request is shown, where no id was given.
+    fn nothing_found(&self) -> String {
+        match (&self.key, &self.service) {
+            (Some(key), _) => {
+                format!("no request with key {} is in this log", escape(key.as_bytes()))
+            }
+            (None, Some(service)) => format!("there are no requests to {service} in this log"),
+            (None, None) => "there are no requests in this log".to_owned(),
+        }
     }
 
     /// The conversations that are asked for, by the requests that began them.
@@ -111,17 +122,17 @@ fn print(out: &mut Out, depth: usize, exchange: &Exchange) -> std::io::Result<()
     writeln!(out, "{indent}{id}")?;
     writeln!(
         out,
-        "{indent}  request   {client} -> {service} offset {offset} at {}, {} bytes{key}",
+        "{indent}  request   {client} -> {service} offset {offset} at {}, {}{key}",
         units::time(exchange.at),
-        exchange.payload_len
+        units::count(exchange.payload_len as u64, "byte"),
     )?;
     if let Some(id) = &exchange.request.redrive_of {
         writeln!(out, "{indent}  redrive   of the dead letter of {id}")?;
     }
     if let Some(outcome) = &exchange.outcome {
-        if let Some(begun_at) = outcome.envelope.begun_at {
+        if let Some(queueing) = exchange.queueing_nanos() {
             let took = outcome.envelope.handler_nanos.map_or("?".to_owned(), span);
-            writeln!(out, "{indent}  queueing  {}", span(begun_at.saturating_sub(exchange.at)))?;
+            writeln!(out, "{indent}  queueing  {}", span(queueing))?;
             writeln!(out, "{indent}  handler   {took}, attempt {}", outcome.envelope.attempt)?;
         }
         writeln!(out, "{indent}  outcome   {}", describe(exchange, outcome))?;
@@ -153,7 +164,7 @@ fn describe(exchange: &Exchange, answer: &Answer) -> String {
         "{} offset {} after {}{why}",
         answer.envelope.kind,
         answer.offset,
-        span(answer.at.saturating_sub(exchange.at))
+        span(exchange.nanos_until(answer))
     )
 }
 
@@ -172,7 +183,6 @@ fn answer_json(answer: &Answer) -> Value {
 
 fn to_json(depth: usize, exchange: &Exchange) -> Value {
     let request = &exchange.request;
-    let begun_at = exchange.outcome.as_ref().and_then(|outcome| outcome.envelope.begun_at);
     json!({
         "id": request.id.to_string(),
         "depth": depth,
@@ -186,7 +196,7 @@ fn to_json(depth: usize, exchange: &Exchange) -> Value {
         "time": units::time(exchange.at),
         "payload_len": exchange.payload_len,
         "deadline": request.deadline.map(units::time),
-        "queueing_nanos": begun_at.map(|at| at.saturating_sub(exchange.at)),
+        "queueing_nanos": exchange.queueing_nanos(),
         "outcome": exchange.outcome.as_ref().map(answer_json),
         "callback": request.callback,
         "delivery": exchange.delivery.name(),

@@ -93,6 +93,18 @@ fn a_conversation_is_shown_as_a_tree_from_any_of_its_requests_and_nothing_is_wri
 }
 
 #[test]
+fn a_payload_of_one_byte_is_counted_in_the_singular() {
+    let scratch = Scratch::new();
+    let log = open(&scratch);
+    let shop = client(&log, "shop");
+    shop.request("stock", &Record::new("x")).unwrap().send("done").unwrap();
+    let text = scratch.run(&["trace", "--last", "1"]).expect(0).text();
+    assert!(text.contains(", 1 byte\n"), "{text}");
+    let ran = scratch.run(&["trace", "--last", "1", "--service", "orders"]).expect(1);
+    assert!(ran.stderr.contains("no requests to orders in this log"), "{}", ran.stderr);
+}
+
+#[test]
 fn pending_shows_what_waits_what_is_answered_and_what_is_parked() {
     let scratch = Scratch::new();
     let log = open(&scratch);
