@@ -72,6 +72,11 @@ pub(crate) fn time_nanos(nanos: u64) -> String {
     humantime::format_rfc3339_nanos(time).to_string()
 }
 
+/// The newest time of some records; `None` if there are none, which is stored as 0.
+pub(crate) fn newest(nanos: u64) -> Option<String> {
+    (nanos != 0).then(|| time(nanos))
+}
+
 /// Nanoseconds, to three digits.
 pub(crate) fn nanos(nanos: u64) -> String {
     let (value, unit) = match nanos {

@@ -137,7 +137,7 @@ fn print_header(out: &mut Out, name: &str, frames: &Frames) -> Result<(), Failur
             "topic_id": format!("{:016x}", header.topic_id),
             "durable_end": header.durable_end,
             "checkpoint": slot.map(|slot| slot.durable_end),
-            "max_timestamp": units::time(header.max_timestamp),
+            "max_timestamp": units::newest(header.max_timestamp),
             "file_len": header.file_len, "sync_failed": latched, "misnamed": misnamed,
             "copy_damaged": frames.damaged_sector().is_some_and(|(at, _)| at > 0),
             "first_sector_damaged": frames.damaged_sector().is_some_and(|(at, _)| at == 0),

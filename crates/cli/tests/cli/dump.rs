@@ -22,6 +22,16 @@ fn dump(scratch: &Scratch, path: &Path, code: i32) -> Vec<Value> {
 }
 
 #[test]
+fn a_segment_without_records_before_it_has_no_newest_time() {
+    let scratch = Scratch::new();
+    drop(scratch.topic_of("t", 0..2_000));
+    let segments = scratch.segments("t");
+    let newest = |at: usize| dump(&scratch, &segments[at], 0)[0]["max_timestamp"].clone();
+    assert_eq!(newest(0), Value::Null);
+    assert!(newest(1).as_str().unwrap().ends_with('Z'), "{}", newest(1));
+}
+
+#[test]
 fn frames_are_shown_with_all_their_parts() {
     let scratch = Scratch::new();
     let args = ["append", "t", "-q", "--key", "k\u{1b}", "-H", "a=1"];
