@@ -35,12 +35,16 @@ pub(super) fn draw(
     ]);
     frame.render_widget(Paragraph::new(title), top);
     let lines = lines(view, has_colour, middle.width.into());
-    let scroll_max = (lines.len() as u16).saturating_sub(middle.height);
+    let scroll_max = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_sub(middle.height);
     let scroll = scroll.min(scroll_max);
     frame.render_widget(Paragraph::new(lines).scroll((scroll, 0)), middle);
     let more = match scroll_max {
         0 => String::new(),
-        most => format!("  line {} of {}", scroll + 1, most + middle.height),
+        most => format!(
+            "  line {} of {}",
+            u32::from(scroll) + 1,
+            u32::from(most) + u32::from(middle.height)
+        ),
     };
     let interval = humantime::format_duration(interval);
     let keys = format!("q quit  up down scroll  every {interval}{more}");

@@ -6,11 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use ratatui::DefaultTerminal;
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{self, EnterAlternateScreen};
+use ratatui::layout::Rect;
+use ratatui::{DefaultTerminal, TerminalOptions, Viewport};
 
 use super::draw::draw;
 use super::view::View;
 use crate::failure::{Exit, Failure};
+
+/// The most columns and rows that are drawn on. Each of them takes memory, and a terminal can claim any
+/// number of them up to 65,535.
+const WIDTH_MAX: u16 = 1_000;
+const HEIGHT_MAX: u16 = 500;
 
 /// The terminal in the hands of this program. Given back when it is dropped, and by the panic hook
 /// that ratatui sets.
@@ -22,6 +30,8 @@ pub(super) struct Screen {
     scroll: u16,
     scroll_max: u16,
     page: u16,
+    /// The part of the terminal that is drawn on.
+    area: Rect,
 }
 
 /// What whoever sits at the terminal wants.
@@ -47,23 +57,28 @@ impl Screen {
                 Failure::new(Exit::Io, format_args!("watching signals: {error}"))
             })?;
         }
-        let terminal = ratatui::try_init().map_err(|error| {
+        let area = area().map_err(failed)?;
+        let terminal = take(area).map_err(|error| {
             // It may have been taken in part.
             ratatui::restore();
             failed(error)
         })?;
-        Ok(Screen { terminal, ended, has_colour, scroll: 0, scroll_max: 0, page: 1 })
+        Ok(Screen { terminal, ended, has_colour, scroll: 0, scroll_max: 0, page: 1, area })
     }
 
     pub(super) fn draw(&mut self, view: &View, interval: Duration) -> Result<(), Failure> {
         let (scroll, has_colour) = (self.scroll, self.has_colour);
         let mut scroll_max = 0;
-        let frame = self
-            .terminal
+        let area = area().map_err(failed)?;
+        if area != self.area {
+            self.terminal.resize(area).map_err(failed)?;
+            self.area = area;
+        }
+        self.terminal
             .draw(|frame| scroll_max = draw(frame, view, interval, scroll, has_colour))
             .map_err(failed)?;
         // Of what is drawn, three lines stay where they are.
-        self.page = frame.area.height.saturating_sub(3).max(1);
+        self.page = area.height.saturating_sub(3).max(1);
         self.scroll_max = scroll_max;
         self.scroll = scroll.min(scroll_max);
         Ok(())
@@ -94,6 +109,19 @@ impl Drop for Screen {
         // A terminal that has gone needs nothing back; this says so on stderr.
         ratatui::restore();
     }
+}
+
+/// The part of the terminal, as large as it is now, that is drawn on.
+fn area() -> std::io::Result<Rect> {
+    let (width, height) = terminal::size()?;
+    Ok(Rect::new(0, 0, width.min(WIDTH_MAX), height.min(HEIGHT_MAX)))
+}
+
+fn take(area: Rect) -> std::io::Result<DefaultTerminal> {
+    let options = TerminalOptions { viewport: Viewport::Fixed(area) };
+    let terminal = ratatui::try_init_with_options(options)?;
+    execute!(std::io::stdout(), EnterAlternateScreen)?;
+    Ok(terminal)
 }
 
 /// What a key asks for, where a page has so many lines.

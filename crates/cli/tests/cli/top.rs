@@ -265,12 +265,16 @@ struct OnTerminal {
 
 impl OnTerminal {
     fn start(scratch: &Scratch, args: &[&str]) -> OnTerminal {
+        OnTerminal::start_sized(scratch, args, 24, 100)
+    }
+
+    fn start_sized(scratch: &Scratch, args: &[&str], rows: u16, columns: u16) -> OnTerminal {
         let screen = pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY).unwrap();
         pty::grantpt(&screen).unwrap();
         pty::unlockpt(&screen).unwrap();
         let name = pty::ptsname(&screen, Vec::new()).unwrap();
         let terminal = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-        let size = Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         termios::tcsetwinsize(&terminal, size).unwrap();
         assert!(is_cooked(&terminal));
         let end = || Stdio::from(terminal.try_clone().unwrap());
@@ -392,4 +396,17 @@ fn once_is_plain_on_a_terminal_too() {
     top.wait_for("orders");
     assert_eq!(top.child.wait().unwrap().code(), Some(0));
     assert!(!top.has_seen(ENTER));
+}
+
+#[test]
+fn a_terminal_that_claims_to_be_as_large_as_can_be_is_drawn_on_in_part() {
+    let scratch = Scratch::new();
+    scratch.topic_of("orders", 0..10);
+    let mut top = OnTerminal::start_sized(&scratch, &ENDLESS, u16::MAX, u16::MAX);
+    top.wait_for("orders");
+    let smaller = Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    termios::tcsetwinsize(&top.terminal, smaller).unwrap();
+    top.wait_for("\x1b[24;1H");
+    top.screen.write_all(b"q").unwrap();
+    assert_eq!(top.end(), Some(0));
 }
