@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 
 use deaddrop::Record;
+use serde_json::error::Category;
 
 use crate::failure::{Exit, Failure};
 use crate::record::{GivenRecord, Taking};
@@ -168,12 +169,16 @@ impl Input {
             return Ok(None);
         }
         let given: GivenRecord = serde_json::from_slice(bytes).map_err(|error| {
-            let text = error.to_string();
-            let place = format!(" at line {} column {}", error.line(), error.column());
-            let text = text.strip_suffix(&place).unwrap_or(&text);
-            // Its own words for what is not JSON at all.
-            let is_json = if error.is_data() { "" } else { "not JSON: " };
-            format!("{is_json}{text} at column {}", error.column())
+            let column = error.column();
+            match error.classify() {
+                Category::Eof => format!("its JSON is cut off at column {column}"),
+                Category::Syntax => format!("it is not valid JSON at column {column}"),
+                Category::Data | Category::Io => {
+                    let text = error.to_string();
+                    let place = format!(" at line {} column {column}", error.line());
+                    format!("{} at column {column}", text.strip_suffix(&place).unwrap_or(&text))
+                }
+            }
         })?;
         Ok(Some(self.with_headers(given.into_record(&self.taking)?)))
     }

@@ -217,3 +217,16 @@ fn a_reserved_header_is_refused_and_a_summary_tells_what_was_done() {
     let Ran { stderr, .. } = scratch.run_with(&["append", "t"], b"a\nbc\n").expect(0);
     assert!(stderr.starts_with("deaddrop: appended 2 records (3 B), offsets 0 to 1,"), "{stderr}");
 }
+
+#[test]
+fn what_is_not_json_is_named_in_plain_words() {
+    let scratch = Scratch::new();
+    for (line, said) in [
+        ("nothing", "standard input is not a record: it is not valid JSON at column 2"),
+        ("{\"payload\":\"x", "its JSON is cut off at column"),
+    ] {
+        let ran = scratch.run_with(&["append", "t", "--ndjson"], line.as_bytes()).expect(2);
+        assert!(ran.stderr.contains(said), "{line}: {}", ran.stderr);
+        assert!(!ran.stderr.contains("expected"), "{line}: {}", ran.stderr);
+    }
+}
