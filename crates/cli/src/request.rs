@@ -1,6 +1,6 @@
 //! `request`: sends a request to a service and waits for its outcome.
 
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 
 use deaddrop::service::{Call, Client, Completed, Outcome, RequestId};
@@ -60,6 +60,9 @@ impl Request {
         let payload = match self.payload.as_deref() {
             None | Some("-") => {
                 let mut bytes = Vec::new();
+                if std::io::stdin().is_terminal() {
+                    note("reading the payload from standard input: end it with Ctrl-D");
+                }
                 std::io::stdin()
                     .read_to_end(&mut bytes)
                     .map_err(|error| Failure::io("reading", Path::new("standard input"), &error))?;

@@ -410,3 +410,24 @@ fn a_terminal_that_claims_to_be_as_large_as_can_be_is_drawn_on_in_part() {
     top.screen.write_all(b"q").unwrap();
     assert_eq!(top.end(), Some(0));
 }
+
+#[test]
+fn a_request_whose_payload_is_typed_says_that_it_reads_the_terminal() {
+    let scratch = Scratch::new();
+    let args = ["request", "echo", "--no-wait"];
+    let name = |screen: &File| pty::ptsname(screen, Vec::new()).unwrap();
+    let screen =
+        File::from(pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY).unwrap());
+    pty::grantpt(&screen).unwrap();
+    pty::unlockpt(&screen).unwrap();
+    let terminal = name(&screen);
+    let terminal = File::options().read(true).write(true).open(terminal.to_str().unwrap()).unwrap();
+    // What is typed, and the end of input.
+    (&screen).write_all(b"hello\n\x04").unwrap();
+    let ran = scratch.command(&args).stdin(Stdio::from(terminal)).output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{said}");
+    assert!(said.contains("reading the payload from standard input"), "{said}");
+    let quiet = scratch.run_with(&args, b"hello").expect(0);
+    assert!(!quiet.stderr.contains("reading the payload"), "{}", quiet.stderr);
+}
