@@ -185,20 +185,33 @@ impl Groups {
             }
             return Ok(Exit::Ok);
         }
-        let cells = |row: &LaneRow| {
-            let owner = row.owner.map_or("-".to_owned(), |pid| format!("process {pid}"));
-            let (record, attempt, state) = match &row.in_hand {
-                Some(hand) => (hand.offset.to_string(), hand.attempt.to_string(), hand.state),
-                None => ("-".to_owned(), "-".to_owned(), "-"),
-            };
-            let (committed, durable) = (row.committed.to_string(), row.durable.to_string());
-            let state = state.to_owned();
-            vec![row.lane.to_string(), committed, durable, owner, record, attempt, state]
-        };
+        let mut ranges: Vec<(usize, usize, [String; 6])> = Vec::new();
+        for row in &rows {
+            let cells = lane_cells(row);
+            match ranges.last_mut() {
+                Some((_, last, same)) if *same == cells => *last = row.lane,
+                _ => ranges.push((row.lane, row.lane, cells)),
+            }
+        }
+        let cells = ranges.into_iter().map(|(first, last, cells)| {
+            let lanes = if first == last { first.to_string() } else { format!("{first}-{last}") };
+            [lanes].into_iter().chain(cells).collect()
+        });
         let heading = ["LANE", "COMMITTED", "DURABLE", "OWNER", "RECORD", "ATTEMPT", "STATE"];
-        out.table(&heading, &[0, 1, 2, 4, 5], &rows.iter().map(cells).collect::<Vec<_>>())?;
+        out.table(&heading, &[0, 1, 2, 4, 5], &cells.collect::<Vec<_>>())?;
         Ok(Exit::Ok)
     }
+}
+
+/// What is shown of a lane, without its number.
+fn lane_cells(row: &LaneRow) -> [String; 6] {
+    let owner = row.owner.map_or("-".to_owned(), |pid| format!("process {pid}"));
+    let (record, attempt, state) = match &row.in_hand {
+        Some(hand) => (hand.offset.to_string(), hand.attempt.to_string(), hand.state),
+        None => ("-".to_owned(), "-".to_owned(), "-"),
+    };
+    let (committed, durable) = (row.committed.to_string(), row.durable.to_string());
+    [committed, durable, owner, record, attempt, state.to_owned()]
 }
 
 impl Action {

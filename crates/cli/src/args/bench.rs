@@ -12,7 +12,7 @@ use super::size;
 /// request also of servers, their threads and what is outstanding. The processes of a case start
 /// together, warm up, and are measured over the same window. Latencies are those of
 /// all operations of all threads, not samples. The log is made in a directory of its own in DIR
-/// [default: ./target, or the current directory], so on that disk, and removed at the end.
+/// [default: ./target if it is there, else the current directory], so on that disk, and removed at the end.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Bench {
     /// What to measure

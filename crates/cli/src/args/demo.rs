@@ -9,7 +9,8 @@ use super::durability::Durability;
 ///
 /// An order service asks an inventory service for the stock of 10,000 orders, without waiting for it.
 /// Both are killed with SIGKILL on the way and started again. A fresh process then reads the log and
-/// proves that every order was asked for once and has one outcome. The log is left for you to look at.
+/// proves that every order was asked for once and has one outcome. The log is left for you to look at:
+/// in DIR, or without -d in ./target/demo/run-1 below the current directory, the next one in run-2.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Demo {
     #[command(flatten)]

@@ -14,7 +14,7 @@ pub(crate) struct Groups {
     pub(crate) topic: Option<String>,
     /// Only this group
     pub(crate) name: Option<String>,
-    /// A row for each lane
+    /// Show the lanes; in text, adjacent lanes that are alike share a row
     #[arg(long, requires = "name")]
     pub(crate) lanes: bool,
 }

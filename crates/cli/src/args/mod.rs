@@ -63,7 +63,7 @@ pub(crate) struct Cli {
 /// What every command knows.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Global {
-    /// The log's directory [default: ./drop]
+    /// The log's directory [default: ./drop; demo and bench choose their own]
     #[arg(short = 'd', long = "dir", global = true, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     /// Print one JSON object a line
