@@ -178,7 +178,10 @@ fn describe_segments(topic: &Topic) -> Result<(Vec<Segment>, bool), Failure> {
             file,
             epoch: header.map(|header| header.epoch),
             durable_end: durable,
-            damage: frames.header.err().map(|what| what.to_string()),
+            damage: match &frames.header {
+                Ok(_) => frames.damaged_sector().map(|(_, what)| what.to_owned()),
+                Err(what) => Some(what.to_string()),
+            },
         });
     }
     Ok((described, sync_failed))

@@ -30,11 +30,14 @@ impl Serving {
         serving
     }
 
-    /// The next line that it says.
+    /// The next line that it says, but for the note that the log is new.
     fn line(&mut self) -> String {
         let mut line = String::new();
         self.stderr.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
+        match line.starts_with("deaddrop: made a new log in ") {
+            true => self.line(),
+            false => line.trim_end().to_owned(),
+        }
     }
 
     fn signal(&self, signal: Signal) {

@@ -166,10 +166,12 @@ fn lose(scratch: &Scratch, topic: &str, offset: u64) {
     flip(&scratch.segments(topic)[0], frame["position"].as_u64().unwrap() + 33, 2);
 }
 
-/// A group whose first lane has a record in hand, and whose second one is damaged.
+/// A group whose first lane has a record in hand and lacks a slot, and whose second one is damaged.
 fn dump_of_a_group(scratch: &Scratch) -> Vec<Value> {
     drop(stopped_lane(&scratch.topic_of("grouped", 0..20), 2));
     let path = scratch.log().join("topics/grouped/groups/shipping");
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&[0; cursor::SLOT_LEN], 4096 + cursor::SLOT_B_AT as u64).unwrap();
     let mut lines = json(scratch, 0, &["dump", path.to_str().unwrap()]);
     flip(&path, 2 * 4096 + 1, 0);
     lines.extend(json(scratch, 4, &["dump", path.to_str().unwrap()]));
@@ -319,7 +321,7 @@ fn commands_about_requests_print_what_they_document() {
     // And the same requests: a server answers them late.
     let requests = scratch.run(&["export", "echo.requests"]).expect(0).stdout;
     scratch.run_with(&["import", "echo.requests", "--reserved"], &requests).expect(0);
-    scratch.run(&["serve", "echo", "-n", "5", "--", "cat"]).expect(0);
+    scratch.run(&["serve", "echo", "-n", "4", "--", "cat"]).expect(0);
     scratch.append("echo.dead", "no letter\n");
     dead.extend(json(&scratch, 0, &["dead", "echo.dead"]));
     dead.extend(json(&scratch, 1, &["dead", "redrive", "echo.dead", "--offset", "1"]));
