@@ -307,7 +307,8 @@ impl Walk {
             }
             at += read as u64;
         }
-        Ok(end.next_multiple_of(frame::ALIGN as u64))
+        // Zeros in the fixed part are of a sector that was never written.
+        Ok(end.next_multiple_of(frame::ALIGN as u64).max(self.position + frame::FIXED_LEN as u64))
     }
 
     /// Whether every byte from `position` to the end of the file is zero.

@@ -373,6 +373,12 @@ fn a_record_that_another_process_published_for_a_dead_one_is_found_by_its_time()
     let path = dir.path().to_str().unwrap();
     let topic = ledger::open(path, "process-crash", SEGMENT_LEN);
     topic.append(&Record::new("before")).unwrap();
+    let first = topic.reader(Start::First).unwrap().next().unwrap().unwrap().timestamp();
+    // The clock of records is coarse, and the next one needs another of its ticks.
+    let tick = first + std::time::Duration::from_millis(50);
+    while std::time::SystemTime::now() < tick {
+        std::thread::yield_now();
+    }
     Child::spawn(&["dies", path, "process-crash", "append.written"]).wait_for_death();
     // Has no room behind the two: the header of the next segment says how new they are.
     topic.append(&Record::new(vec![7; 61_300])).unwrap();

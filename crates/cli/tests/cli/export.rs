@@ -125,7 +125,7 @@ fn what_is_no_export_is_refused_with_its_line_and_what_stood_before_it_is_kept()
         (r#"{"v":1}"#, "no payload"),
         (r#"{"payload":"a","payload_base64":"YQ=="}"#, "which?"),
         (r#"{"payload_base64":"%"}"#, "payload"),
-        (r#"{"payload":"cut"#, "EOF"),
+        (r#"{"payload":"cut"#, "its JSON is cut off"),
         ("[]", "line 2"),
     ] {
         let scratch = Scratch::new();

@@ -113,7 +113,7 @@ fn json_that_could_be_read_in_two_ways_is_refused_in_words_of_json() {
         (r#"{"payload":"x","headers":5}"#, "expected headers as"),
         (r#"{"payload":"x","headers":{"":"1"}}"#, "a header's name is empty"),
         (r#"{"payload":"x","headers":{"a\nb":"1"}}"#, "has a control character"),
-        ("nope", "not JSON"),
+        ("nope", "not valid JSON"),
         (r#""text""#, "expected an object"),
     ] {
         for command in ["append", "import"] {
