@@ -4,19 +4,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cursor::{Book, Books, Cursor, Meaning};
+use crate::cursor::{Cursor, Meaning};
 use crate::error::{Error, Result};
 use crate::events;
 use crate::format::cursor;
 use crate::format::names;
-use crate::log;
 use crate::reader::{self, Reader, Start};
 use crate::record::RecordRef;
 use crate::stop::Stop;
+use crate::store::{names_in, Book, Books, Durability, Handle, LogInner, Store, CONSUMERS};
 use crate::sys::{self, Access, DiskFile};
-use crate::topic::{Durability, Open, TopicInner};
-
-const CONSUMERS: &str = "consumers";
+use crate::topic::Topic;
 
 /// A named position in a topic, kept in a file, owned by one process at a time.
 ///
@@ -44,7 +42,7 @@ const CONSUMERS: &str = "consumers";
 /// ```
 #[derive(Debug)]
 pub struct Consumer {
-    topic: Arc<Open>,
+    topic: Arc<Handle>,
     name: String,
     reader: Reader,
     cursor: Cursor,
@@ -71,8 +69,39 @@ pub struct ConsumerInfo {
     pub owner: Option<u32>,
 }
 
+impl Topic {
+    /// The consumer of this name: a position kept in a file, with one owner at a time. `start` is
+    /// where it begins if it is new; an existing one goes on where it committed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] if it is owned by another process or another value in this one,
+    /// [`Error::Corrupt`] if its file is unreadable (it is never reset), [`Error::InvalidName`],
+    /// [`Error::Trimmed`], [`Error::Io`].
+    pub fn consumer(&self, name: &str, start: Start) -> Result<Consumer> {
+        Consumer::open(self.inner(), name, start)
+    }
+    /// What is known of all consumers, without owning them. Sorted by name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]. An unreadable file is an error in its own entry.
+    pub fn consumers(&self) -> Result<Vec<ConsumerInfo>> {
+        self.inner().check_in_place()?;
+        list(self.inner())
+    }
+    /// Deletes a consumer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] if it has an owner, [`Error::NotFound`], [`Error::Io`].
+    pub fn delete_consumer(&self, name: &str) -> Result<()> {
+        delete(self.inner(), name)
+    }
+}
+
 impl Consumer {
-    pub(crate) fn open(topic: &Arc<Open>, name: &str, start: Start) -> Result<Consumer> {
+    pub(crate) fn open(topic: &Arc<Handle>, name: &str, start: Start) -> Result<Consumer> {
         let consumer = Consumer::take(topic, name, start, Meaning::Handled)?;
         let survives = topic.options.durability != Durability::ProcessCrash;
         // Retention goes by durable positions, on every topic.
@@ -84,13 +113,13 @@ impl Consumer {
 
     /// A consumer whose position becomes durable by [`sync`](Self::sync) alone, because it belongs together
     /// with another.
-    pub(crate) fn open_by_hand(topic: &Arc<Open>, name: &str, start: Start) -> Result<Consumer> {
+    pub(crate) fn open_by_hand(topic: &Arc<Handle>, name: &str, start: Start) -> Result<Consumer> {
         let mut consumer = Consumer::take(topic, name, start, Meaning::Answered)?;
         consumer.by_hand = true;
         Ok(consumer)
     }
 
-    fn take(topic: &Arc<Open>, name: &str, start: Start, meaning: Meaning) -> Result<Consumer> {
+    fn take(topic: &Arc<Handle>, name: &str, start: Start, meaning: Meaning) -> Result<Consumer> {
         topic.member()?;
         topic.check_in_place()?;
         let path = path_of(topic, name)?;
@@ -261,13 +290,13 @@ impl Drop for Consumer {
     }
 }
 
-fn path_of(topic: &TopicInner, name: &str) -> Result<PathBuf> {
+fn path_of(topic: &Store, name: &str) -> Result<PathBuf> {
     names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
     Ok(topic.dir.join(CONSUMERS).join(name))
 }
 
 /// Whether a topic has a consumer of this name.
-pub(crate) fn exists(log: &crate::log::LogInner, topic: &str, name: &str) -> bool {
+pub(crate) fn exists(log: &LogInner, topic: &str, name: &str) -> bool {
     let path = log.topic_dir(topic).join(CONSUMERS).join(name);
     matches!(log.topics_directory(), Ok(Some(topics)) if topics.open(&path, Access::Read).is_ok())
 }
@@ -284,7 +313,7 @@ fn cursor_is_short(path: &std::path::Path) -> Error {
 
 /// Opens the offset file and locks it; makes it first if there is none.
 fn open_or_create(
-    topic: &TopicInner,
+    topic: &Store,
     name: &str,
     path: &std::path::Path,
     start: Start,
@@ -320,7 +349,7 @@ fn open_or_create(
     })
 }
 
-fn create(topic: &TopicInner, path: &std::path::Path, start: Start) -> Result<()> {
+fn create(topic: &Store, path: &std::path::Path, start: Start) -> Result<()> {
     topic.check_in_place()?;
     let files = &*topic.files;
     let dir = topic.dir.join(CONSUMERS);
@@ -343,10 +372,10 @@ fn read_pid(file: &dyn DiskFile) -> u32 {
     }
 }
 
-pub(crate) fn list(topic: &TopicInner) -> Result<Vec<ConsumerInfo>> {
+pub(crate) fn list(topic: &Store) -> Result<Vec<ConsumerInfo>> {
     let (high_watermark, first) = (topic.frontier()?.high_watermark, topic.first_offset()?);
     let mut all = Vec::new();
-    for name in log::names_in(&*topic.files, &topic.dir.join(CONSUMERS))? {
+    for name in names_in(&*topic.files, &topic.dir.join(CONSUMERS))? {
         let read = read_without_owning(topic, &name);
         let info = match read {
             Ok((live, durable, owner)) => ConsumerInfo {
@@ -369,7 +398,7 @@ pub(crate) fn list(topic: &TopicInner) -> Result<Vec<ConsumerInfo>> {
 }
 
 /// Committed position, durable position, owner.
-fn read_without_owning(topic: &TopicInner, name: &str) -> Result<(u64, u64, Option<u32>)> {
+fn read_without_owning(topic: &Store, name: &str) -> Result<(u64, u64, Option<u32>)> {
     let path = path_of(topic, name)?;
     let io = |error| Error::io("reading", &path, error);
     let file = match topic.files.open(&path, Access::Read) {
@@ -389,27 +418,7 @@ fn read_without_owning(topic: &TopicInner, name: &str) -> Result<(u64, u64, Opti
     Ok((seen.committed, seen.durable, owner))
 }
 
-/// The smallest durable position of all consumers and lanes; `None` if there are none. An unreadable file keeps
-/// everything.
-pub(crate) fn durable_floor(topic: &TopicInner) -> Result<Option<u64>> {
-    let mut floor = None;
-    for name in log::names_in(&*topic.files, &topic.dir.join(CONSUMERS))? {
-        let durable = match read_without_owning(topic, &name) {
-            Ok((_, durable, _)) => durable,
-            Err(Error::NotFound { .. }) => continue,
-            Err(Error::Corrupt { .. }) => 0,
-            Err(other) => return Err(other),
-        };
-        floor = Some(floor.map_or(durable, |floor: u64| floor.min(durable)));
-    }
-    let lanes = crate::group::durable_floor(topic)?;
-    Ok(match (floor, lanes) {
-        (Some(floor), Some(lanes)) => Some(floor.min(lanes)),
-        (floor, lanes) => floor.or(lanes),
-    })
-}
-
-pub(crate) fn delete(topic: &TopicInner, name: &str) -> Result<()> {
+fn delete(topic: &Store, name: &str) -> Result<()> {
     topic.member()?;
     let path = path_of(topic, name)?;
     let files = &*topic.files;

@@ -3,7 +3,6 @@
 //!
 //! It knows no reader and takes no lock: whoever makes one holds the lock.
 
-mod book;
 mod look;
 
 use std::sync::Arc;
@@ -11,13 +10,11 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::format::cursor;
 use crate::format::{group, PAGE_LEN};
+use crate::store::{is_live_trusted, Book, Handle, Page, Store};
 use crate::sys;
 use crate::sys::atomic::Ordering;
-use crate::topic::Open;
 
-use book::Page;
-pub(crate) use book::{Book, Books};
-use look::{attempt_in, check_header, is_live_trusted, live_in, stopped_at, unreadable};
+use look::{attempt_in, check_header, live_in, stopped_at, unreadable};
 pub(crate) use look::{look, Seen};
 
 /// What a position stands for, and so which one counts.
@@ -33,7 +30,7 @@ pub(crate) enum Meaning {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Cursor {
-    topic: Arc<Open>,
+    topic: Arc<Handle>,
     book: Arc<Book>,
     /// Where its page begins.
     base: usize,
@@ -62,7 +59,7 @@ pub(crate) struct Attempt {
 impl Cursor {
     /// Takes over the page at `base`, whose lock the caller holds.
     pub(crate) fn take(
-        topic: &Arc<Open>,
+        topic: &Arc<Handle>,
         book: &Arc<Book>,
         base: usize,
         meaning: Meaning,
@@ -294,7 +291,7 @@ impl Drop for Cursor {
 }
 
 /// The bytes of a new page.
-pub(crate) fn new_page(topic: &crate::topic::TopicInner, offset: u64, floor: u64) -> Vec<u8> {
+pub(crate) fn new_page(topic: &Store, offset: u64, floor: u64) -> Vec<u8> {
     let epoch = topic.epoch();
     let saved = cursor::Saved { sequence: 1, epoch, turn: 0, offset, floor };
     let mut bytes = vec![0; PAGE_LEN];

@@ -114,6 +114,8 @@ mod segment;
 #[cfg(not(loom))]
 pub mod service;
 mod stop;
+#[cfg(not(loom))]
+mod store;
 #[allow(unsafe_code)]
 mod sys;
 #[cfg(not(loom))]

@@ -1,43 +1,16 @@
 //! A log: one directory of topics.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::{marker, names};
-use crate::housekeeper::Housekeeper;
+use crate::store::{medium_of, names_in, Handle, LogInner, Store, MARKER, TOPICS};
 use crate::sys::directory::RealDirectory;
-use crate::sys::{self, Access, Directory, FileIdentity, Medium};
-use crate::topic::{Backlog, Handles, Open, Topic, TopicInner, TopicOptions};
+use crate::sys::{self, Access, Directory};
+use crate::topic::{Topic, TopicOptions};
 
-/// The marker file's name.
-const MARKER: &str = "deaddrop";
-const TOPICS: &str = "topics";
-
-/// How to open a log.
-#[derive(Debug, Clone)]
-pub struct LogOptions {
-    /// Mode of the files of a new log, less the umask; directories get the search bits as well. 0600:
-    /// the owner alone. With 0640 a group may read, with 0660 it may append; users of several groups need
-    /// a directory with the setgid bit (`chmod g+s`), so that new files get its group. Files that are
-    /// added to a log later, by whichever process, get the mode of its file `deaddrop`: `chmod -R`
-    /// changes it. What root adds gets its owner and group as well, so that a command run with `sudo` does
-    /// not lock the owner out.
-    pub mode: u32,
-    /// Opens on a network file system. Locks and mappings are not shared between its machines: all
-    /// processes must run on one, and a power loss there is outside the promises.
-    pub allow_network_file_system: bool,
-    /// Longest wait for a process that is just opening the same topic, or is stopped inside an
-    /// append; `None`: wait as long as it lives.
-    pub lock_timeout: Option<Duration>,
-}
-
-impl Default for LogOptions {
-    fn default() -> LogOptions {
-        LogOptions { mode: 0o600, allow_network_file_system: false, lock_timeout: None }
-    }
-}
+pub use crate::store::LogOptions;
 
 /// A directory of topics, open. Clones share it; any number of threads and processes may use it.
 ///
@@ -56,25 +29,6 @@ impl Default for LogOptions {
 #[derive(Debug, Clone)]
 pub struct Log {
     inner: Arc<LogInner>,
-}
-
-#[derive(Debug)]
-pub(crate) struct LogInner {
-    /// The directory, opened once: the log is this one, wherever its path leads later.
-    pub(crate) files: Arc<dyn Directory>,
-    /// The one of the topics, opened once as well. A log that is only read may not have it yet.
-    topics_dir: OnceLock<Arc<dyn Directory>>,
-    /// The marker file that was found when the log was opened.
-    marker: FileIdentity,
-    /// For messages: the absolute path under which it was opened.
-    pub(crate) dir: PathBuf,
-    pub(crate) options: LogOptions,
-    pub(crate) read_only: bool,
-    pub(crate) boot: [u64; 2],
-    pub(crate) housekeeper: Housekeeper,
-    pub(crate) backlog: Arc<Backlog>,
-    pub(crate) made_in: sys::fork::Generation,
-    topics: Handles,
 }
 
 impl Log {
@@ -155,31 +109,16 @@ impl Log {
             check_marker(&*files, false)?;
         }
         medium_of(&*files, &options)?;
-        let mut topics_dir = OnceLock::new();
+        let mut topics_dir = None;
         if !read_only {
             check_marker(&*files, true)?;
             let topics = dir.join(TOPICS);
             let made = files.make_dir(&topics).map_err(io("creating", &topics))?;
             // What cannot be removed now is tried again at the next opening: no name leads to it.
-            drop(TopicInner::remove_deleted(&*made));
-            topics_dir = made.into();
+            drop(Store::remove_deleted(&*made));
+            topics_dir = Some(made);
         }
-        let path = dir.join(MARKER);
-        let marker = files.identity_of(&path).map_err(io("identifying", &path))?;
-        let boot = files.boot_id().map_err(io("reading the boot id for", dir))?;
-        let inner = LogInner {
-            topics_dir,
-            marker,
-            dir: dir.to_owned(),
-            files,
-            options,
-            read_only,
-            boot,
-            housekeeper: Housekeeper::default(),
-            backlog: Arc::default(),
-            made_in: sys::fork::Generation::default(),
-            topics: Handles::default(),
-        };
+        let inner = LogInner::new(files, topics_dir, options, read_only)?;
         Ok(Log { inner: Arc::new(inner) })
     }
 
@@ -218,11 +157,11 @@ impl Log {
         }
         let open = || {
             let inner = if self.inner.read_only {
-                TopicInner::open_read_only(&self.inner, name)?
+                Store::open_read_only(&self.inner, name)?
             } else {
-                TopicInner::open(&self.inner, name, wanted, create)?
+                Store::open(&self.inner, name, wanted, create)?
             };
-            Ok(Open::new(inner))
+            Ok(Handle::new(inner))
         };
         let timeout = self.inner.options.lock_timeout;
         let topic = Topic::new(self.inner.topics.get_or_open(name, timeout, open)?);
@@ -241,9 +180,7 @@ impl Log {
         let Some(topics) = self.inner.topics_directory()? else { return Ok(Vec::new()) };
         let mut found = names_in(&**topics, topics.path())?;
         // One that cannot be looked at is listed: opening it says why.
-        found.retain(|name| {
-            TopicInner::exists(&**topics, &self.inner.topic_dir(name)).unwrap_or(true)
-        });
+        found.retain(|name| Store::exists(&**topics, &self.inner.topic_dir(name)).unwrap_or(true));
         Ok(found)
     }
 
@@ -258,7 +195,7 @@ impl Log {
     pub fn delete_topic(&self, name: &str) -> Result<()> {
         names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
         self.writable()?;
-        TopicInner::delete(&self.inner, name)
+        Store::delete(&self.inner, name)
     }
 
     /// The log's directory, as an absolute path: where it was when the log was opened.
@@ -290,68 +227,11 @@ impl Log {
     }
 }
 
-impl LogInner {
-    /// The directory of a topic whose name was checked.
-    pub(crate) fn topic_dir(&self, name: &str) -> PathBuf {
-        self.dir.join(TOPICS).join(name)
+impl Topic {
+    /// The log that it is in.
+    pub(crate) fn log(&self) -> Log {
+        Log::of(&self.inner().log)
     }
-
-    /// The directory of the topics, if there is one.
-    pub(crate) fn topics_directory(&self) -> Result<Option<&Arc<dyn Directory>>> {
-        if let Some(topics) = self.topics_dir.get() {
-            return Ok(Some(topics));
-        }
-        let path = self.dir.join(TOPICS);
-        match self.files.open_dir(&path) {
-            // Another thread may have been faster: its handle stays.
-            Ok(topics) => Ok(Some(self.topics_dir.get_or_init(|| topics))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("opening", &path, error)),
-        }
-    }
-
-    /// The directory of the topics of a log that is open for writing.
-    pub(crate) fn topics_for_writing(&self) -> Result<&Arc<dyn Directory>> {
-        self.topics_dir.get().ok_or_else(|| Error::ReadOnly { path: self.dir.clone() })
-    }
-
-    /// Whether anything has the name of this directory of a topic.
-    pub(crate) fn names_topic(&self, dir: &Path) -> bool {
-        matches!(self.topics_directory(), Ok(Some(topics)) if topics.identity_of(dir).is_ok())
-    }
-
-    /// To be asked before something is added to the log: fails if its files were removed, or others put
-    /// in their place, since it was opened.
-    pub(crate) fn check_not_replaced(&self) -> Result<()> {
-        let path = self.dir.join(MARKER);
-        match self.files.identity_of(&path) {
-            Ok(found) if found == self.marker => Ok(()),
-            Ok(_) => Err(Error::Replaced { path: self.dir.clone() }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::NotFound {
-                what: format!(
-                    "log in {} any more: its files were removed while it was open; open it again",
-                    self.dir.display()
-                ),
-            }),
-            Err(error) => Err(Error::io("looking for", &path, error)),
-        }
-    }
-}
-
-/// The storage of a directory; refuses another machine's if that was not allowed. A topic can be mounted, and
-/// lie elsewhere than its log.
-pub(crate) fn medium_of(files: &dyn Directory, options: &LogOptions) -> Result<Medium> {
-    let path = files.path();
-    let medium = files.medium();
-    let medium = medium.map_err(|error| Error::io("asking the file system of", path, error))?;
-    if let (Medium::Network(name), false) = (&medium, options.allow_network_file_system) {
-        let why = format!(
-            "{name} is a network or user-space file system, whose locks and mappings may not be \
-             shared: put the log on a local disk, or set allow_network_file_system"
-        );
-        return Err(Error::Unsupported { path: path.to_owned(), why });
-    }
-    Ok(medium)
 }
 
 /// Why a log cannot be opened for reading.
@@ -363,18 +243,6 @@ fn cannot_open(dir: &Path, error: std::io::Error) -> Error {
         },
         _ => Error::io("opening the directory", dir, error),
     }
-}
-
-/// The files or folders of `dir` whose names users may give, sorted; none if it is not there.
-pub(crate) fn names_in(files: &dyn Directory, dir: &Path) -> Result<Vec<String>> {
-    let mut found = match files.list(dir) {
-        Ok(found) => found,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::io("listing", dir, error)),
-    };
-    found.retain(|name| names::check(name).is_ok());
-    found.sort();
-    Ok(found)
 }
 
 /// Checks that a directory is a log; makes it one if it is empty and `create` is set.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::format::names;
-use crate::log::LogInner;
+use crate::store::LogInner;
 use crate::sys::fork::Generation;
 use crate::sys::{Access, DiskFile};
 

@@ -9,8 +9,9 @@ use crate::format::{frame, Malformed};
 use crate::record::RecordRef;
 use crate::segment::{Step, Walk};
 use crate::stop::Stop;
+use crate::store::{Frontier, Handle, Store};
 use crate::sys::clock::nanos;
-use crate::topic::{Frontier, Open, TopicInner};
+use crate::topic::Topic;
 
 /// Where to begin reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +54,7 @@ pub enum Start {
 /// ```
 #[derive(Debug)]
 pub struct Reader {
-    topic: Arc<Open>,
+    topic: Arc<Handle>,
     next: u64,
     frontier: Frontier,
     walk: Option<Walk>,
@@ -74,14 +75,25 @@ const DEFAULT_SPIN: Duration = Duration::from_micros(5);
 /// With so many records to come, more than the next one is copied at once.
 const FAR: u64 = 8;
 
+impl Topic {
+    /// A reader of its own position, from `start`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Trimmed`] if `start` is an offset that is gone, [`Error::Io`], [`Error::Corrupt`].
+    pub fn reader(&self, start: Start) -> Result<Reader> {
+        Reader::new(Arc::clone(self.inner()), start)
+    }
+}
+
 impl Reader {
-    pub(crate) fn new(topic: Arc<Open>, start: Start) -> Result<Reader> {
+    pub(crate) fn new(topic: Arc<Handle>, start: Start) -> Result<Reader> {
         let next = resolve(&topic, start)?;
         Reader::at(topic, next)
     }
 
     /// A reader at an offset that is not looked at before the first read.
-    pub(crate) fn at(topic: Arc<Open>, next: u64) -> Result<Reader> {
+    pub(crate) fn at(topic: Arc<Handle>, next: u64) -> Result<Reader> {
         let frontier = topic.frontier()?;
         Ok(Reader {
             topic,
@@ -394,7 +406,7 @@ impl Reader {
 }
 
 /// The offset at which `start` is now.
-pub(crate) fn resolve(topic: &TopicInner, start: Start) -> Result<u64> {
+pub(crate) fn resolve(topic: &Store, start: Start) -> Result<u64> {
     let first = topic.first_offset()?;
     let high_watermark = topic.current_frontier()?.high_watermark;
     match start {

@@ -23,11 +23,11 @@ use std::sync::Arc;
 use crate::consumer;
 use crate::error::{Error, Result};
 use crate::format::{group, names};
-use crate::log::{self, Log};
+use crate::log::Log;
 use crate::recovery::RecoveryReport;
 use crate::segment::Walk;
+use crate::store::{names_in, Frontier, Store, GROUPS};
 use crate::sys::{self, Access};
-use crate::topic::{Frontier, TopicInner};
 use header::Headers;
 use quarantine::Quarantine;
 use segments::{End, Repair};
@@ -122,7 +122,7 @@ pub struct Report {
 pub fn plan(log: &Log, topic: &str) -> Result<Report> {
     let inner = log.inner();
     names::check(topic).map_err(|why| Error::InvalidName { name: topic.to_owned(), why })?;
-    let topic = TopicInner::open_read_only(inner, topic)?;
+    let topic = Store::open_read_only(inner, topic)?;
     let mut headers = Headers::of(&*topic.files, &topic.dir, &topic.settings, false);
     headers.look()?;
     let mut repair = headers.repair();
@@ -147,7 +147,7 @@ pub fn plan(log: &Log, topic: &str) -> Result<Report> {
 
 /// Says what opening the topic will find behind `end`: a tail to cut off, or that records which were
 /// promised are missing, which a repair gives up afterwards.
-fn tail(topic: &TopicInner, frontier: &Frontier, end: u64, repair: &mut Repair<'_>) -> Result<()> {
+fn tail(topic: &Store, frontier: &Frontier, end: u64, repair: &mut Repair<'_>) -> Result<()> {
     let segment = match topic.segment(frontier.active) {
         Ok(segment) => segment,
         // Found before.
@@ -173,10 +173,10 @@ fn tail(topic: &TopicInner, frontier: &Frontier, end: u64, repair: &mut Repair<'
 }
 
 /// Looks at the files of the groups.
-fn groups(topic: &TopicInner, options: Option<Options>, report: &mut Report) -> Result<()> {
-    let dir = topic.dir.join("groups");
+fn groups(topic: &Store, options: Option<Options>, report: &mut Report) -> Result<()> {
+    let dir = topic.dir.join(GROUPS);
     let files = &*topic.files;
-    for name in log::names_in(files, &dir)? {
+    for name in names_in(files, &dir)? {
         let path = dir.join(&name);
         let bytes = files
             .open(&path, Access::Read)
@@ -197,7 +197,7 @@ fn groups(topic: &TopicInner, options: Option<Options>, report: &mut Report) -> 
 
 /// Looks at the files of the consumers, and whether they stand on a lost record.
 fn consumers(
-    topic: &TopicInner,
+    topic: &Store,
     options: Option<Options>,
     given_up: &[Range<u64>],
     report: &mut Report,
@@ -259,7 +259,7 @@ pub fn execute(log: &Log, topic: &str, options: Options) -> Result<Report> {
     let mut before = None;
     // Before it is opened: opening gives a segment up whose header it cannot read, and sets aside what
     // stands behind the first damage that nobody was promised.
-    let topic = TopicInner::open_alone(inner, topic, |files, settings, published| {
+    let topic = Store::open_alone(inner, topic, |files, settings, published| {
         let files = opened.get_or_init(|| Arc::clone(files));
         let mut headers = Headers::of(&**files, files.path(), settings, true);
         headers.look()?;

@@ -6,9 +6,9 @@ use super::Attempt;
 use crate::error::{Error, Result};
 use crate::format::cursor::{self, Live};
 use crate::format::{group, PAGE_LEN};
+use crate::store::{durable_slots, is_live_trusted, Store};
 use crate::sys::atomic::Ordering;
 use crate::sys::{self, Map};
-use crate::topic::TopicInner;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ pub(crate) struct Seen {
 
 /// Reads the page at `base` without owning it.
 pub(crate) fn look(
-    topic: &TopicInner,
+    topic: &Store,
     map: &Map,
     path: &Path,
     base: usize,
@@ -44,12 +44,7 @@ pub(crate) fn look(
     let (epoch, _, offset) = found.ok_or_else(|| unreadable(path, base, "no valid slot"))?;
     let committed = topic.clamp(epoch, offset);
     let word = |at: usize| map.word(base + at).load(Ordering::Acquire);
-    // On this boot the newest slot is on the disk when its owner says so. An older one is believed too then:
-    // a file system that was unmounted uncleanly brings back either.
-    let known = if is_live { word(cursor::LIVE_SLOT_AT) } else { 0 };
-    let newest = cursor::newest_slot(&bytes).map_or(0, |slot| slot.sequence);
-    let least = if is_live { known.min(newest) } else { newest };
-    let durable = cursor::slots(&bytes).filter(|slot| slot.sequence >= least);
+    let durable = durable_slots(map, base, &bytes, is_live);
     let durable: Vec<(u64, u64)> =
         durable.map(|slot| (topic.clamp(slot.epoch, slot.offset), slot.floor)).collect();
     let attempt = attempt_in(map, base);
@@ -88,12 +83,7 @@ pub(super) fn attempt_in(map: &Map, base: usize) -> Option<Attempt> {
 }
 
 /// The record at which a lane was stopped, durably: also on another boot, if it is still there and not done.
-pub(super) fn stopped_at(
-    topic: &TopicInner,
-    map: &Map,
-    base: usize,
-    committed: u64,
-) -> Option<u64> {
+pub(super) fn stopped_at(topic: &Store, map: &Map, base: usize, committed: u64) -> Option<u64> {
     if base == 0 {
         return None;
     }
@@ -113,12 +103,7 @@ pub(super) fn unreadable(path: &Path, base: usize, what: &str) -> Error {
     }
 }
 
-pub(super) fn check_header(
-    topic: &TopicInner,
-    path: &Path,
-    base: usize,
-    bytes: &[u8],
-) -> Result<()> {
+pub(super) fn check_header(topic: &Store, path: &Path, base: usize, bytes: &[u8]) -> Result<()> {
     let topic_id = cursor::decode_header(bytes).map_err(|error| match error {
         version @ crate::format::Malformed::Version { .. } => {
             Error::malformed(path, base as u64, version)
@@ -129,18 +114,4 @@ pub(super) fn check_header(
         return Err(unreadable(path, base, "it belongs to another topic"));
     }
     Ok(())
-}
-
-pub(super) fn is_live_trusted(
-    topic: &TopicInner,
-    map: &Map,
-    base: usize,
-    identity: sys::FileIdentity,
-) -> bool {
-    let word = |at: usize| map.word(base + at).load(Ordering::Acquire);
-    word(cursor::LIVE_READY_AT) == 1
-        && word(cursor::LIVE_BOOT_AT) == topic.log.boot[0]
-        && word(cursor::LIVE_BOOT_AT + 8) == topic.log.boot[1]
-        && word(cursor::LIVE_DEV_AT) == identity.dev
-        && word(cursor::LIVE_INO_AT) == identity.ino
 }

@@ -144,6 +144,15 @@ pub fn newest_slot(file: &[u8]) -> Option<Saved> {
     slots(file).max_by_key(|saved| saved.sequence)
 }
 
+/// Returns the slots of which a power loss leaves one. `known` is the sequence number of the newest slot
+/// that is known to be on the disk, if the live words can be trusted.
+pub fn durable_slots(file: &[u8], known: Option<u64>) -> impl Iterator<Item = Saved> + '_ {
+    let newest = newest_slot(file).map_or(0, |slot| slot.sequence);
+    // A slot newer than the known one may or may not be on the disk, so both count.
+    let least = known.map_or(newest, |known| known.min(newest));
+    slots(file).filter(move |slot| slot.sequence >= least)
+}
+
 /// What goes into the check of all positions of one turn in one epoch.
 pub fn live_seed(epoch: u32, turn: u32) -> u64 {
     mixed(u64::from(epoch) << 32 | u64::from(turn) | 1 << 63)

@@ -19,16 +19,17 @@ use super::lane::{later, Lane, Mode};
 use super::members::Member;
 use super::stats::{count, Counters};
 use super::WorkerOptions;
-use crate::cursor::{Book, Books, Meaning};
+use crate::cursor::Meaning;
 use crate::error::Result;
 use crate::events;
 use crate::format::group::{lane_at, lane_of, LANE_DOUBT_AT};
 use crate::reader::Reader;
 use crate::record::OwnedRecord;
 use crate::stop::Stop;
+use crate::store::{Book, Books, Handle};
 use crate::sys::atomic::Ordering;
 use crate::sys::Access;
-use crate::topic::{Open, Topic};
+use crate::topic::Topic;
 
 /// Free lanes, and workers that came or went, are looked for this often: a quarter of the 100 ms within
 /// which the lanes of a killed worker move.
@@ -62,7 +63,7 @@ impl Source {
 
 /// See the module.
 pub(crate) struct Dispatch {
-    pub(crate) topic: Arc<Open>,
+    pub(crate) topic: Arc<Handle>,
     /// The group's name.
     pub(super) name: String,
     pub(super) group: Arc<GroupFile>,
@@ -100,7 +101,7 @@ pub(crate) struct Dispatch {
 
 impl Dispatch {
     pub(crate) fn open(
-        topic: &Arc<Open>,
+        topic: &Arc<Handle>,
         name: &str,
         options: WorkerOptions,
         effects: Option<Topic>,

@@ -4,15 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::lane::Lane;
-use crate::cursor::{self, Book, Cursor, Meaning, Seen};
+use crate::cursor::{self, Cursor, Meaning, Seen};
 use crate::error::{Error, Result};
 use crate::format::{group, names, PAGE_LEN};
-use crate::log;
 use crate::reader::{self, Start};
+use crate::store::{names_in, Book, Closable, Handle, Store, GROUPS};
 use crate::sys::{self, Access, DiskFile, FileIdentity, Map};
-use crate::topic::{Closable, Open, TopicInner};
-
-const GROUPS: &str = "groups";
 
 /// An open group file: an open file of its own, whose locks are one worker's.
 #[derive(Debug)]
@@ -25,14 +22,14 @@ pub(super) struct GroupFile {
 }
 
 /// Where a group's file is.
-pub(super) fn path_of(topic: &TopicInner, name: &str) -> Result<PathBuf> {
+pub(super) fn path_of(topic: &Store, name: &str) -> Result<PathBuf> {
     names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
     Ok(topic.dir.join(GROUPS).join(name))
 }
 
 impl GroupFile {
     /// Opens the file of an existing group.
-    pub(super) fn open(topic: &TopicInner, name: &str, access: Access) -> Result<GroupFile> {
+    pub(super) fn open(topic: &Store, name: &str, access: Access) -> Result<GroupFile> {
         let path = path_of(topic, name)?;
         let io = |error| Error::io("opening", &path, error);
         let file: Arc<dyn DiskFile> = match topic.files.open(&path, access) {
@@ -80,7 +77,7 @@ impl GroupFile {
     }
 
     /// Whether its name still leads to it: it may have been deleted before a lock was got.
-    pub(super) fn check_not_deleted(&self, topic: &TopicInner) -> Result<()> {
+    pub(super) fn check_not_deleted(&self, topic: &Store) -> Result<()> {
         let io = |error| Error::io("opening", &self.path, error);
         let now = topic.files.open(&self.path, Access::Read).map_err(io)?;
         if now.identity().map_err(io)? != self.identity {
@@ -91,7 +88,7 @@ impl GroupFile {
     }
 
     /// What a lane's page says.
-    pub(super) fn look(&self, topic: &TopicInner, lane: u32) -> Result<Seen> {
+    pub(super) fn look(&self, topic: &Store, lane: u32) -> Result<Seen> {
         cursor::look(topic, &self.map, &self.path, group::lane_at(lane), self.identity)
     }
 
@@ -103,7 +100,7 @@ impl GroupFile {
 }
 
 /// Makes the group with all its lanes, all of them at `start`; does nothing if there is one.
-pub(super) fn create(topic: &TopicInner, name: &str, lanes: u32, start: Start) -> Result<()> {
+pub(super) fn create(topic: &Store, name: &str, lanes: u32, start: Start) -> Result<()> {
     let path = path_of(topic, name)?;
     topic.check_in_place()?;
     let files = &*topic.files;
@@ -126,35 +123,12 @@ pub(super) fn create(topic: &TopicInner, name: &str, lanes: u32, start: Start) -
 }
 
 /// The names of all groups of a topic, sorted.
-pub(super) fn names_of(topic: &TopicInner) -> Result<Vec<String>> {
-    log::names_in(&*topic.files, &topic.dir.join(GROUPS))
-}
-
-/// The smallest durable position of all lanes of all groups; `None` if there is no group. An
-/// unreadable one keeps everything.
-pub(crate) fn durable_floor(topic: &TopicInner) -> Result<Option<u64>> {
-    let mut floor: Option<u64> = None;
-    for name in names_of(topic)? {
-        let file = match GroupFile::open(topic, &name, Access::Read) {
-            Ok(file) => file,
-            Err(Error::NotFound { .. }) => continue,
-            Err(Error::Corrupt { .. }) => return Ok(Some(0)),
-            Err(other) => return Err(other),
-        };
-        for lane in 0..file.lanes {
-            let durable = match file.look(topic, lane) {
-                Ok(seen) => seen.durable,
-                Err(Error::Corrupt { .. }) => 0,
-                Err(other) => return Err(other),
-            };
-            floor = Some(floor.map_or(durable, |floor| floor.min(durable)));
-        }
-    }
-    Ok(floor)
+pub(super) fn names_of(topic: &Store) -> Result<Vec<String>> {
+    names_in(&*topic.files, &topic.dir.join(GROUPS))
 }
 
 /// Takes a lane that no worker has, and lets it go again: its live words are of this boot then.
-pub(super) fn take_once(topic: &Arc<Open>, name: &str, lane: u32) -> Result<()> {
+pub(super) fn take_once(topic: &Arc<Handle>, name: &str, lane: u32) -> Result<()> {
     let group = GroupFile::open(topic, name, Access::ReadWrite)?;
     let io = |error| Error::io("locking", &group.path, error);
     if group.file.try_lock(lane.into(), 1).map_err(io)? {
@@ -165,7 +139,7 @@ pub(super) fn take_once(topic: &Arc<Open>, name: &str, lane: u32) -> Result<()> 
 }
 
 /// Opens a group that no worker has open, and keeps workers out as long as it is open.
-fn open_idle(topic: &TopicInner, name: &str) -> Result<GroupFile> {
+fn open_idle(topic: &Store, name: &str) -> Result<GroupFile> {
     let group = GroupFile::open(topic, name, Access::ReadWrite)?;
     let io = |error| Error::io("locking", &group.path, error);
     if !group.file.try_lock(0, 3 << 32).map_err(io)? {
@@ -183,7 +157,7 @@ fn open_idle(topic: &TopicInner, name: &str) -> Result<GroupFile> {
 }
 
 /// Sets all lanes of a group that no worker has open to one position.
-pub(super) fn reset(topic: &Arc<Open>, name: &str, start: Start) -> Result<u64> {
+pub(super) fn reset(topic: &Arc<Handle>, name: &str, start: Start) -> Result<u64> {
     let group = open_idle(topic, name)?;
     let to = reader::resolve(topic, start)?;
     let settled = topic.settled_end()?;
@@ -208,7 +182,7 @@ pub(super) fn reset(topic: &Arc<Open>, name: &str, start: Start) -> Result<u64> 
 }
 
 /// Deletes a group that no worker has open.
-pub(super) fn delete(topic: &TopicInner, name: &str) -> Result<()> {
+pub(super) fn delete(topic: &Store, name: &str) -> Result<()> {
     let group = open_idle(topic, name)?;
     let io = |error| Error::io("deleting", &group.path, error);
     topic.files.remove_file(&group.path).map_err(io)?;

@@ -6,12 +6,12 @@ use super::file::GroupFile;
 use super::guard::LaneGuard;
 use crate::error::Result;
 use crate::record::{OwnedRecord, RecordRef};
-use crate::topic::Open;
+use crate::store::Handle;
 
 /// A record of a lane that this worker holds, as its handler sees it.
 #[derive(Debug)]
 pub struct Job {
-    pub(super) topic: Arc<Open>,
+    pub(super) topic: Arc<Handle>,
     pub(super) group: Arc<GroupFile>,
     pub(crate) record: OwnedRecord,
     pub(crate) lane: u32,

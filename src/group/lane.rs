@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::effects::EffectsFloor;
-use crate::cursor::{Attempt, Book, Cursor, Meaning};
+use crate::cursor::{Attempt, Cursor, Meaning};
 use crate::error::Result;
 use crate::format::group;
 use crate::record::OwnedRecord;
+use crate::store::{Book, Handle};
 use crate::sys::clock;
-use crate::topic::Open;
 
 /// So many deaths beside others, and the record runs alone. The first one may have been anybody's, and what
 /// was in hand then is not to wait.
@@ -116,7 +116,7 @@ pub(super) struct Lane {
 impl Lane {
     /// Takes over a lane whose lock is held.
     pub(super) fn take(
-        topic: &Arc<Open>,
+        topic: &Arc<Handle>,
         book: &Arc<Book>,
         number: u32,
         meaning: Meaning,

@@ -55,15 +55,15 @@ use crate::format::group::{
     lane_at, lane_of, LANE_RETRY_AT, LANE_STOPPED_AT, LANE_TRIAL_AT, MAX_LANES,
 };
 use crate::reader::{Reader, Start};
+use crate::store::{Handle, Store};
 use crate::sys::atomic::Ordering;
 use crate::sys::Access;
-use crate::topic::{Open, Topic, TopicInner, TopicOptions};
+use crate::topic::{Topic, TopicOptions};
 
 pub(crate) use attempt::{Called, Fate, Note};
 pub use dead_letter::DeadLetter;
 pub(crate) use dead_letter::{shortened, Kept};
 pub(crate) use dispatch::Dispatch;
-pub(crate) use file::durable_floor;
 pub use guard::LaneGuard;
 pub use handler::HandlerError;
 pub(crate) use handler::{backoff, guarded};
@@ -162,7 +162,7 @@ impl Default for WorkerOptions {
 #[derive(Debug, Clone)]
 pub struct Group {
     topic: Topic,
-    open: Arc<Open>,
+    open: Arc<Handle>,
     name: String,
     file: Arc<GroupFile>,
 }
@@ -213,10 +213,51 @@ pub struct InHand {
     pub state: &'static str,
 }
 
+impl Topic {
+    /// The worker group of this name; made with these options if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] if it has another number of lanes, [`Error::Corrupt`] if its file is
+    /// unreadable (it is never reset), [`Error::InvalidName`], [`Error::Trimmed`], [`Error::Io`].
+    pub fn group(&self, name: &str, options: GroupOptions) -> Result<Group> {
+        Group::open(self, self.inner(), name, options)
+    }
+    /// What is known of all groups, by name, or why a group's file is unreadable. Sorted by name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn groups(&self) -> Result<Vec<(String, Result<GroupInfo>)>> {
+        self.inner().check_in_place()?;
+        list(self.inner())
+    }
+    /// Sets all lanes of a group to `start`, and returns its offset. Records from there on are handled
+    /// again; but a server looks for the outcome of each that was there already, and answers none twice.
+    ///
+    /// Killed on the way, some lanes are set and others not: call it again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] if it has workers, [`Error::NotFound`], [`Error::Corrupt`] if a lane is
+    /// unreadable, [`Error::Trimmed`], [`Error::Io`].
+    pub fn reset_group(&self, name: &str, start: Start) -> Result<u64> {
+        reset(self.inner(), name, start)
+    }
+    /// Deletes a group.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] if it has workers, [`Error::NotFound`], [`Error::Io`].
+    pub fn delete_group(&self, name: &str) -> Result<()> {
+        delete(self.inner(), name)
+    }
+}
+
 impl Group {
     pub(crate) fn open(
         topic: &Topic,
-        open: &Arc<Open>,
+        open: &Arc<Handle>,
         name: &str,
         options: GroupOptions,
     ) -> Result<Group> {
@@ -358,7 +399,7 @@ impl Group {
     }
 }
 
-fn info(topic: &TopicInner, name: &str, file: &GroupFile) -> Result<GroupInfo> {
+fn info(topic: &Store, name: &str, file: &GroupFile) -> Result<GroupInfo> {
     let mut lanes = Vec::new();
     for number in 0..file.lanes {
         let seen = file.look(topic, number)?;
@@ -382,7 +423,7 @@ fn info(topic: &TopicInner, name: &str, file: &GroupFile) -> Result<GroupInfo> {
 }
 
 /// What is known of all groups of a topic, or why a file is unreadable.
-pub(crate) fn list(topic: &TopicInner) -> Result<Vec<(String, Result<GroupInfo>)>> {
+pub(crate) fn list(topic: &Store) -> Result<Vec<(String, Result<GroupInfo>)>> {
     let mut all = Vec::new();
     for name in file::names_of(topic)? {
         let found =
@@ -394,12 +435,12 @@ pub(crate) fn list(topic: &TopicInner) -> Result<Vec<(String, Result<GroupInfo>)
     Ok(all)
 }
 
-pub(crate) fn delete(topic: &TopicInner, name: &str) -> Result<()> {
+pub(crate) fn delete(topic: &Store, name: &str) -> Result<()> {
     topic.member()?;
     file::delete(topic, name)
 }
 
-pub(crate) fn reset(topic: &Arc<Open>, name: &str, start: Start) -> Result<u64> {
+pub(crate) fn reset(topic: &Arc<Handle>, name: &str, start: Start) -> Result<u64> {
     topic.member()?;
     file::reset(topic, name, start)
 }

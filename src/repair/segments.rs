@@ -15,9 +15,9 @@ use crate::format::segment::{self as layout, Header};
 use crate::format::{epochs, frame, index, PAGE_LEN, SECTOR_LEN};
 use crate::index::Index;
 use crate::segment::{list_bases, Segment, Walk};
+use crate::store::Frontier;
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, clock, Access, Directory, DiskFile};
-use crate::topic::Frontier;
 
 /// Where the newest segment ends.
 #[derive(Debug, Clone, Copy)]

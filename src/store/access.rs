@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use parking_lot::Mutex;
 
 use super::resume::shown_by;
-use super::{locate, Local, TopicInner};
+use super::{locate, Local, Store};
 use crate::control::member::Membership;
 use crate::control::{Control, Words};
 use crate::error::{Error, Result};
@@ -31,7 +31,7 @@ impl std::fmt::Debug for Access {
     }
 }
 
-impl TopicInner {
+impl Store {
     /// The shared words, unless there are none to trust.
     pub(crate) fn words(&self) -> Option<&Words> {
         match &self.access {

@@ -1,7 +1,7 @@
 //! Who has a topic open for writing, as any process can see it.
 
 use super::open::LOCK;
-use super::{Access, TopicInner};
+use super::{Access, Store};
 use crate::control::lock::Owner;
 use crate::control::member;
 use crate::error::Result;
@@ -24,9 +24,9 @@ pub struct MemberInfo {
     pub is_syncing: bool,
 }
 
-impl TopicInner {
+impl Store {
     /// The members, by slot. None if nobody has the topic open for writing.
-    pub(super) fn members(&self) -> Result<Vec<MemberInfo>> {
+    pub(crate) fn members(&self) -> Result<Vec<MemberInfo>> {
         self.not_forked()?;
         // Looks for members that came after a read-only log was opened.
         self.frontier()?;

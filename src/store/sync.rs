@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::TopicInner;
+use super::Store;
 use crate::control::lock::{Liveness, Owner};
 use crate::control::{waiters, Words};
 use crate::error::{Error, Result};
@@ -45,9 +45,9 @@ enum Turn {
     Wait(Duration),
 }
 
-impl TopicInner {
+impl Store {
     /// Ends an append of these records: waits as the topic's durability says.
-    pub(super) fn acknowledge(&self, appended: &Range<u64>) -> Result<()> {
+    pub(crate) fn acknowledge(&self, appended: &Range<u64>) -> Result<()> {
         let waited = match self.settings.durability {
             settings::POWER_LOSS => self.wait_durable(appended.end),
             settings::POWER_LOSS_WITHIN => self.sync_if_overdue(),

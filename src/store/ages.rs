@@ -24,7 +24,7 @@ pub struct Clocks {
 }
 
 impl Clocks {
-    pub(super) fn of(newest: u64, is_age_paused: bool) -> Clocks {
+    pub(crate) fn of(newest: u64, is_age_paused: bool) -> Clocks {
         let ahead = Duration::from_nanos(newest.saturating_sub(clock::wall()));
         let newest = (newest != 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_nanos(newest));
         Clocks { newest, ahead, is_age_paused }

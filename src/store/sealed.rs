@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::TopicInner;
+use super::Store;
 use crate::format::PAGE_LEN;
 use crate::housekeeper::Duty;
 use crate::segment::Segment;
@@ -147,7 +147,7 @@ impl Drop for Batch {
     }
 }
 
-impl TopicInner {
+impl Store {
     /// Waits for a moment if the background is far behind.
     pub(super) fn let_background_follow(&self) {
         self.sealed.wait_for_room();

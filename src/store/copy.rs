@@ -5,7 +5,7 @@
 //! writing the same bytes to the same blocks again succeeds, and a power cut leaves zeros. Only a new file
 //! gets blocks of which that is not true.
 
-use super::TopicInner;
+use super::Store;
 use crate::error::{Error, Result};
 use crate::format::segment as layout;
 use crate::segment::Segment;
@@ -14,7 +14,7 @@ use crate::sys::crash_point::crash_point;
 
 const CHUNK_LEN: usize = 128 << 10;
 
-impl TopicInner {
+impl Store {
     /// Puts a durable copy in the place of a segment, under its name: all of its bytes but the latch. The
     /// name is durable with the next sync of the directory. The gate is held and nobody else is a
     /// member.

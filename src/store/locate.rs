@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::open::living_control;
-use super::{Access, TopicInner};
+use super::{Access, Store};
 use crate::control::{Place, Words};
 use crate::error::{Error, Result};
 use crate::format::{frame, segment as layout, settings, Malformed};
@@ -38,7 +38,7 @@ pub(crate) struct Found {
     pub(super) durable_end: u64,
 }
 
-impl TopicInner {
+impl Store {
     /// How far the topic goes now.
     pub(crate) fn frontier(&self) -> Result<Frontier> {
         self.not_forked()?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::TopicInner;
+use super::Store;
 use crate::error::{Error, Result};
 use crate::format::frame::{self, Fixed};
 use crate::format::segment as layout;
@@ -42,7 +42,7 @@ pub(super) fn oldest_of(segment: &Segment, now: u64) -> Result<Option<u64>> {
     Ok(first.filter(|&time| time <= now).or(segment.begun_at.filter(|&time| time <= now)))
 }
 
-impl TopicInner {
+impl Store {
     /// The newest time of the records of the segment at `base`, which ends where `next` begins; `None`: all
     /// that is known of it is after `now`, or it was dropped.
     pub(super) fn newest_of(&self, base: u64, next: &Segment, now: u64) -> Result<Option<u64>> {
@@ -120,7 +120,7 @@ impl TopicInner {
     }
 
     /// The newest time of all records, in nanoseconds since the Unix epoch; 0: there are none.
-    pub(super) fn newest_time(&self) -> Result<u64> {
+    pub(crate) fn newest_time(&self) -> Result<u64> {
         let frontier = self.frontier()?;
         let segment = self.segment_reaching(frontier.active, frontier.position)?;
         self.with_index(&segment, None, &frontier, |index| index.reached.max_timestamp)

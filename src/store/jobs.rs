@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Retention, TopicInner};
+use super::{Retention, Store};
 use crate::control::Words;
 use crate::error::{Error, Result};
 use crate::format::settings;
@@ -23,45 +23,45 @@ const LOOK_FOR_OLD: Duration = Duration::from_secs(10);
 /// A topic in use: what its handles share. Dropping the last one waits for the jobs that are running and
 /// closes the topic.
 #[derive(Debug)]
-pub(crate) struct Open {
-    inner: Arc<TopicInner>,
+pub(crate) struct Handle {
+    inner: Arc<Store>,
 }
 
-impl Open {
-    pub(crate) fn new(inner: Arc<TopicInner>) -> Arc<Open> {
-        Arc::new(Open { inner })
+impl Handle {
+    pub(crate) fn new(inner: Arc<Store>) -> Arc<Handle> {
+        Arc::new(Handle { inner })
     }
 }
 
 /// A topic that whoever has this does not keep open.
 #[derive(Debug, Clone)]
 pub(crate) struct Closable {
-    topic: Weak<TopicInner>,
+    topic: Weak<Store>,
     jobs: Arc<Jobs>,
 }
 
 impl Closable {
     /// Does this with the topic, which stays open meanwhile; `None` if it is closed.
-    pub(crate) fn with<T>(&self, job: impl FnOnce(&TopicInner) -> T) -> Option<T> {
+    pub(crate) fn with<T>(&self, job: impl FnOnce(&Store) -> T) -> Option<T> {
         Jobs::begin(&self.jobs)?.run(&self.topic, job)
     }
 }
 
-impl Open {
+impl Handle {
     pub(crate) fn closable(&self) -> Closable {
         Closable { topic: Weak::clone(&self.inner.this), jobs: Arc::clone(&self.inner.jobs) }
     }
 }
 
-impl Deref for Open {
-    type Target = TopicInner;
+impl Deref for Handle {
+    type Target = Store;
 
-    fn deref(&self) -> &TopicInner {
+    fn deref(&self) -> &Store {
         &self.inner
     }
 }
 
-impl Drop for Open {
+impl Drop for Handle {
     fn drop(&mut self) {
         // A forked child has no thread that would end the jobs.
         if !self.inner.made_in.is_parents() {
@@ -117,7 +117,7 @@ struct Running {
 
 impl Running {
     /// Does the job. The topic is open: it waits for this.
-    fn run<T>(self, topic: &Weak<TopicInner>, job: impl FnOnce(&TopicInner) -> T) -> Option<T> {
+    fn run<T>(self, topic: &Weak<Store>, job: impl FnOnce(&Store) -> T) -> Option<T> {
         // The reference is gone before `self` is: whoever closes the topic has the last one.
         topic.upgrade().map(|topic| job(&topic))
     }
@@ -161,10 +161,10 @@ impl Drop for Scheduled {
     }
 }
 
-impl TopicInner {
+impl Store {
     /// Has `job` done in the background, behind those that wait already, unless the topic is closed
     /// before it begins.
-    pub(super) fn in_background(&self, duty: Duty, job: impl FnOnce(&TopicInner) + Send + 'static) {
+    pub(super) fn in_background(&self, duty: Duty, job: impl FnOnce(&Store) + Send + 'static) {
         let (topic, jobs) = (Weak::clone(&self.this), Arc::clone(&self.jobs));
         let work = move || {
             if let Some(running) = Jobs::begin(&jobs) {
@@ -184,8 +184,8 @@ impl TopicInner {
         &self,
         delay: Duration,
         interval: Duration,
-        look: impl Fn(&TopicInner) -> bool + Send + 'static,
-        work: impl Fn(&TopicInner) -> bool + Send + 'static,
+        look: impl Fn(&Store) -> bool + Send + 'static,
+        work: impl Fn(&Store) -> bool + Send + 'static,
     ) -> Result<()> {
         let (looked_at, its_jobs) = (Weak::clone(&self.this), Arc::clone(&self.jobs));
         let look = move || {
@@ -211,14 +211,13 @@ impl TopicInner {
 
     /// What is to be done as long as the topic is open.
     pub(super) fn start_timers(&self) -> Result<()> {
-        let end = |topic: &TopicInner| {
-            topic.words().map_or(0, |words| words.tail.end.load(Shared::Acquire))
-        };
+        let end =
+            |topic: &Store| topic.words().map_or(0, |words| words.tail.end.load(Shared::Acquire));
         if self.settings.durability == settings::POWER_LOSS_WITHIN {
             // A record that has just missed a call is synced by the next one, or by the one after it if
             // a sync takes as long: half an interval and a sync later, or two syncs.
             let interval = Duration::from_nanos(self.settings.interval / 2);
-            let is_behind = move |topic: &TopicInner| {
+            let is_behind = move |topic: &Store| {
                 let durable = |words: &Words| words.durable.end.load(Shared::Acquire);
                 topic.words().map_or(0, durable) < end(topic)
             };
@@ -233,7 +232,7 @@ impl TopicInner {
             let interval = self.options.retention.age.map_or(LOOK_FOR_OLD, |age| {
                 (age / 4).clamp(Duration::from_millis(100), LOOK_FOR_OLD)
             });
-            let look = |topic: &TopicInner| {
+            let look = |topic: &Store| {
                 // In turns with other topics: it may take long.
                 topic.trim_in_background();
                 false

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Access, TopicInner};
+use super::{Access, Store};
 use crate::control::waiters;
 use crate::error::{Error, Result};
 use crate::format::settings;
@@ -12,7 +12,7 @@ use crate::sys::atomic::Ordering;
 /// A reader that slept this long helps a sync along that nobody else does.
 const STALLED: Duration = Duration::from_millis(50);
 
-impl TopicInner {
+impl Store {
     /// Waits until the high watermark is beyond `seen`: spins for at most `spin`, then sleeps. False
     /// if `stop` was given, or after `timeout`.
     pub(crate) fn wait_beyond(

@@ -7,22 +7,21 @@ use std::sync::Arc;
 
 use super::directory::Entered;
 use super::open::{LOCK, SETTINGS};
-use super::TopicInner;
+use super::{LogInner, Store};
 use crate::control::member;
 use crate::error::{Error, Result};
-use crate::log::LogInner;
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, Directory};
 
 /// Between the name of a deleted topic, after a dot, and a random number.
 const DELETED: &str = ".deleted-";
 
-impl TopicInner {
+impl Store {
     /// Deletes a topic that no process has open for writing.
     pub(crate) fn delete(log: &Arc<LogInner>, name: &str) -> Result<()> {
         let topics = &**log.topics_for_writing()?;
         let Entered { files, lock_file } =
-            TopicInner::enter(log, name, || TopicInner::directory_to_delete(log, name))?;
+            Store::enter(log, name, || Store::directory_to_delete(log, name))?;
         let dir = files.path();
         let alone = member::is_alone(&*lock_file)
             .map_err(|error| Error::io("locking", &dir.join(LOCK), error))?;

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::ages::Ages;
 use super::jobs::Scheduled;
 use super::times::oldest_of;
-use super::TopicInner;
+use super::Store;
 use crate::control::Words;
 use crate::error::{Error, Result};
 use crate::format::segment as layout;
@@ -46,16 +46,21 @@ pub(super) struct Retaining {
     rolls_ahead: AtomicU64,
 }
 
-impl TopicInner {
+impl Store {
+    /// Whether nothing goes for its age in this process now.
+    pub(crate) fn is_age_paused(&self) -> bool {
+        self.retaining.ages.lock().is_paused()
+    }
+
     /// Drops the segments all of whose records are below `offset`.
-    pub(super) fn trim_before(&self, offset: u64) -> Result<u64> {
+    pub(crate) fn trim_before(&self, offset: u64) -> Result<u64> {
         let dropped = self.drop_before(offset)?;
         self.remove_files(&dropped)?;
         self.first_offset()
     }
 
     /// Drops what the topic's settings let go.
-    pub(super) fn trim_by_retention(&self) -> Result<u64> {
+    pub(crate) fn trim_by_retention(&self) -> Result<u64> {
         let dropped = self.drop_by_retention()?;
         self.remove_files(&dropped)?;
         self.first_offset()
@@ -189,7 +194,7 @@ impl TopicInner {
             self.refresh_bases()?.into_iter().filter(|&base| base <= active).collect();
         let floor = match retention.consumed {
             // No consumer has committed anything yet: nothing goes.
-            true => crate::consumer::durable_floor(self)?.unwrap_or(0),
+            true => self.durable_floor()?.unwrap_or(0),
             false => u64::MAX,
         };
         let by_age = retention.age.map_or(Ok(0), |age| self.keep_by_age(&bases, age))?;

@@ -1,152 +1,25 @@
-//! A topic: one named log of records, in one directory.
-//!
-//! | file here | what it does |
-//! |---|---|
-//! | `options` | settings |
-//! | `open` | opening: gate, decide, recover, take a slot |
-//! | `resume` | going on from the words of dead members |
-//! | `scan` | reading after a crash: where the log ends |
-//! | `draft` | the frames of an append, put together before the lock is taken |
-//! | `append` | the append path, and settling what a dead writer left |
-//! | `roll` | the next segment |
-//! | `handles`, `jobs` | those that a log has open; background work, which ends when one is closed |
-//! | `sync` | durability: group commit, takeover, latch |
-//! | `trim`, `ages`, `times` | retention, and what clocks say |
-//! | `members` | who has it open for writing |
-//! | `close` | closing in good order |
-//! | `copy` | a segment into new blocks, after a failed write |
-//! | `delete` | removing a topic |
-//! | `locate` | from offset or time to a position; where readers must stop |
-//! | `wait` | waiting for records |
+//! The public handle of one topic.
 
-mod access;
-mod ages;
-mod append;
-mod close;
-mod copy;
-mod delete;
-mod directory;
-mod draft;
-mod handles;
-mod jobs;
-mod locate;
-mod members;
-mod open;
-mod options;
-mod resume;
-mod roll;
-mod scan;
-mod sealed;
-mod sync;
-mod times;
-mod trim;
-mod wait;
+use std::path::Path;
+use std::sync::Arc;
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, OnceLock, Weak};
-use std::time::Instant;
-
-use parking_lot::Mutex;
-
-use crate::consumer::Consumer;
-use crate::cursor::Books;
 use crate::error::{Error, Result};
-use crate::format::epochs;
-use crate::format::settings::Settings;
-use crate::group::{Group, GroupInfo, GroupOptions};
-use crate::log::LogInner;
-use crate::reader::{Reader, Start};
 use crate::record::Record;
 use crate::recovery::RecoveryReport;
-use crate::segment::Segment;
-use crate::sys::fork::Generation;
-use crate::sys::{Directory, FileIdentity};
+use crate::store::Handle;
 
-use access::Access;
-pub use ages::Clocks;
-pub(crate) use handles::Handles;
-pub(crate) use jobs::{Closable, Open};
-pub(crate) use locate::Frontier;
-pub use members::MemberInfo;
-pub use options::{Durability, Retention, TopicOptions};
-pub(crate) use sealed::Backlog;
+pub use crate::store::{Clocks, Durability, MemberInfo, Retention, TopicOptions};
 
 /// A named log of records. Clones share it.
 ///
 /// What an append promises on return is the topic's [`Durability`].
 #[derive(Debug, Clone)]
 pub struct Topic {
-    inner: Arc<Open>,
-}
-
-#[derive(Debug)]
-pub(crate) struct TopicInner {
-    pub(crate) log: Arc<LogInner>,
-    pub(crate) name: String,
-    /// For messages: where the directory was when it was opened.
-    pub(crate) dir: PathBuf,
-    pub(crate) files: Arc<dyn Directory>,
-    pub(crate) settings: Settings,
-    pub(crate) options: TopicOptions,
-    access: Access,
-    /// The file by which the topic is known: a member's lock file, in which it holds its slot, or the settings
-    /// that any other has read.
-    known_by: (&'static str, FileIdentity),
-    segments: Segments,
-    pub(crate) recovery: OnceLock<RecoveryReport>,
-    epochs: Mutex<Vec<epochs::Entry>>,
-    /// The index of the active segment, as far as it was looked at, with its base.
-    active_index: Mutex<Option<(u64, crate::index::Index)>>,
-    /// A background job of this kind is waiting, running, or has done all there is to do.
-    preparing: Arc<AtomicBool>,
-    populating: Arc<AtomicBool>,
-    /// Opened as a member, with words that hold: closing it syncs.
-    is_open: AtomicBool,
-    retaining: trim::Retaining,
-    files_made: AtomicU64,
-    jobs: Arc<jobs::Jobs>,
-    sealed: Arc<sealed::Sealed>,
-    /// Positions that the background makes durable.
-    pub(crate) books: Books,
-    made_in: Generation,
-    /// Behind the record that this process appended last: a guess of where the next goes, which costs
-    /// other writers nothing.
-    last_end: AtomicU64,
-    /// When an append last made sure that the topic's files are in place.
-    checked_at: AtomicU64,
-    /// For the background jobs.
-    this: Weak<TopicInner>,
-}
-
-/// This process's state of the append path, guarded by the append lock.
-#[derive(Debug, Default)]
-pub(crate) struct Local {
-    /// The segment that this process last appended to.
-    active: Option<Arc<Segment>>,
-}
-
-/// The open segments of this process, and the bases known to exist.
-#[derive(Debug, Default)]
-struct Segments {
-    open: Mutex<HashMap<u64, Weak<Segment>>>,
-    bases: Mutex<Vec<u64>>,
-}
-
-impl TopicInner {
-    pub(crate) fn io(&self, doing: &'static str, path: &Path, error: std::io::Error) -> Error {
-        Error::io(doing, path, error)
-    }
-
-    /// The deadline of a wait for another process's lock that starts now.
-    pub(super) fn lock_deadline(&self) -> Option<Instant> {
-        self.log.options.lock_timeout.and_then(|timeout| Instant::now().checked_add(timeout))
-    }
+    inner: Arc<Handle>,
 }
 
 impl Topic {
-    pub(crate) fn new(inner: Arc<Open>) -> Topic {
+    pub(crate) fn new(inner: Arc<Handle>) -> Topic {
         Topic { inner }
     }
 
@@ -238,37 +111,6 @@ impl Topic {
         self.inner.settled_end()
     }
 
-    /// A reader of its own position, from `start`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Trimmed`] if `start` is an offset that is gone, [`Error::Io`], [`Error::Corrupt`].
-    pub fn reader(&self, start: Start) -> Result<Reader> {
-        Reader::new(Arc::clone(&self.inner), start)
-    }
-
-    /// The consumer of this name: a position kept in a file, with one owner at a time. `start` is
-    /// where it begins if it is new; an existing one goes on where it committed.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Locked`] if it is owned by another process or another value in this one,
-    /// [`Error::Corrupt`] if its file is unreadable (it is never reset), [`Error::InvalidName`],
-    /// [`Error::Trimmed`], [`Error::Io`].
-    pub fn consumer(&self, name: &str, start: Start) -> Result<Consumer> {
-        Consumer::open(&self.inner, name, start)
-    }
-
-    /// What is known of all consumers, without owning them. Sorted by name.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`]. An unreadable file is an error in its own entry.
-    pub fn consumers(&self) -> Result<Vec<crate::consumer::ConsumerInfo>> {
-        self.inner.check_in_place()?;
-        crate::consumer::list(&self.inner)
-    }
-
     /// The processes that have the topic open for writing, as of this moment. For people who look at
     /// it: a member can come or go before this returns. Takes no lock.
     ///
@@ -278,57 +120,6 @@ impl Topic {
     pub fn members(&self) -> Result<Vec<MemberInfo>> {
         self.inner.check_in_place()?;
         self.inner.members()
-    }
-
-    /// Deletes a consumer.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Locked`] if it has an owner, [`Error::NotFound`], [`Error::Io`].
-    pub fn delete_consumer(&self, name: &str) -> Result<()> {
-        crate::consumer::delete(&self.inner, name)
-    }
-
-    /// The worker group of this name; made with these options if there is none.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Conflict`] if it has another number of lanes, [`Error::Corrupt`] if its file is
-    /// unreadable (it is never reset), [`Error::InvalidName`], [`Error::Trimmed`], [`Error::Io`].
-    pub fn group(&self, name: &str, options: GroupOptions) -> Result<Group> {
-        Group::open(self, &self.inner, name, options)
-    }
-
-    /// What is known of all groups, by name, or why a group's file is unreadable. Sorted by name.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`].
-    pub fn groups(&self) -> Result<Vec<(String, Result<GroupInfo>)>> {
-        self.inner.check_in_place()?;
-        crate::group::list(&self.inner)
-    }
-
-    /// Sets all lanes of a group to `start`, and returns its offset. Records from there on are handled
-    /// again; but a server looks for the outcome of each that was there already, and answers none twice.
-    ///
-    /// Killed on the way, some lanes are set and others not: call it again.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Locked`] if it has workers, [`Error::NotFound`], [`Error::Corrupt`] if a lane is
-    /// unreadable, [`Error::Trimmed`], [`Error::Io`].
-    pub fn reset_group(&self, name: &str, start: Start) -> Result<u64> {
-        crate::group::reset(&self.inner, name, start)
-    }
-
-    /// Deletes a group.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Locked`] if it has workers, [`Error::NotFound`], [`Error::Io`].
-    pub fn delete_group(&self, name: &str) -> Result<()> {
-        crate::group::delete(&self.inner, name)
     }
 
     /// The offset behind the last record that readers may see.
@@ -397,7 +188,7 @@ impl Topic {
     /// [`Error::Io`], [`Error::Corrupt`], [`Error::Forked`].
     pub fn clocks(&self) -> Result<Clocks> {
         let newest = self.inner.newest_time()?;
-        Ok(Clocks::of(newest, self.inner.retaining.ages.lock().is_paused()))
+        Ok(Clocks::of(newest, self.inner.is_age_paused()))
     }
 
     /// Makes the pages of the next `len` bytes of the active segment resident now, so that appends to
@@ -437,12 +228,7 @@ impl Topic {
         self.inner.recovery.get()
     }
 
-    /// The log that it is in.
-    pub(crate) fn log(&self) -> crate::log::Log {
-        crate::log::Log::of(&self.inner.log)
-    }
-
-    pub(crate) fn inner(&self) -> &Arc<Open> {
+    pub(crate) fn inner(&self) -> &Arc<Handle> {
         &self.inner
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::TopicInner;
+use super::Store;
 use crate::control::{Place, Words};
 use crate::error::{Error, Result};
 use crate::format::segment::{self as layout, Slot};
@@ -12,7 +12,7 @@ use crate::format::{frame, MAX_OFFSET};
 use crate::segment::{Step, Walk};
 use crate::sys::atomic::Ordering;
 
-impl TopicInner {
+impl Store {
     /// Whether the files hold something newer than the words say: a file system that was shut down and
     /// mounted again on the same boot brings back an older instant of the control page. Or whether the
     /// words contradict themselves. Writes nothing: also settling what such words say were dying writers

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::jobs::Scheduled;
-use super::{Local, TopicInner};
+use super::{Local, Store};
 use crate::control::lock::{Liveness, Owner};
 use crate::control::member::Held;
 use crate::control::Words;
@@ -44,7 +44,7 @@ struct Unnamed {
     prepared: Option<u64>,
 }
 
-impl TopicInner {
+impl Store {
     /// Leaves the segment `seen`, in which `needed` bytes have no room. Returns with the next segment
     /// active, or another writer's.
     pub(super) fn roll(&self, seen: u64, needed: u64) -> Result<()> {
@@ -338,8 +338,8 @@ impl TopicInner {
         });
     }
 
-    /// See [`Topic::populate`](super::Topic::populate).
-    pub(super) fn populate_ahead(&self, len: u64) -> Result<()> {
+    /// Makes the pages of the next `len` bytes of the active segment resident now.
+    pub(crate) fn populate_ahead(&self, len: u64) -> Result<()> {
         let place = self.member()?.control.tail.place();
         let segment = self.segment(place.active)?;
         let target = (place.position + len).min(segment.len());

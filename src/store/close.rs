@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::sync::write_slot;
-use super::{Access, Local, TopicInner};
+use super::{Access, Local, Store};
 use crate::control::member::{self, Membership};
 use crate::control::Words;
 use crate::error::Result;
@@ -16,7 +16,7 @@ use crate::sys::crash_point::crash_point;
 /// the last.
 const GATE_WAIT: Duration = Duration::from_millis(100);
 
-impl Drop for TopicInner {
+impl Drop for Store {
     fn drop(&mut self) {
         if self.made_in.is_parents() {
             return;
@@ -32,7 +32,7 @@ impl Drop for TopicInner {
     }
 }
 
-impl TopicInner {
+impl Store {
     fn close(&self, member: &Membership<Local>) -> Result<()> {
         let words = &member.control;
         let end = words.tail.end.load(Ordering::Acquire);

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::open::{LOCK, SETTINGS};
-use super::{Access, TopicInner};
+use super::{Access, LogInner, Store};
 use crate::control::member;
 use crate::error::{Error, Result};
-use crate::log::LogInner;
 use crate::sys::atomic::Ordering;
 use crate::sys::{self, clock, Directory, DiskFile};
 
@@ -25,7 +24,7 @@ pub(super) struct Entered {
     pub(super) lock_file: Box<dyn DiskFile>,
 }
 
-impl TopicInner {
+impl Store {
     /// Whether a topic lies in `dir`, a directory of `topics`.
     pub(crate) fn exists(topics: &dyn Directory, dir: &Path) -> Result<bool> {
         let path = dir.join(SETTINGS);
@@ -46,7 +45,7 @@ impl TopicInner {
         let not_found =
             || Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) };
         let Some(topics) = log.topics_directory()? else { return Err(not_found()) };
-        if !TopicInner::exists(&**topics, &dir)? {
+        if !Store::exists(&**topics, &dir)? {
             return Err(not_found());
         }
         topics.open_dir(&dir).map_err(|error| match error.kind() {
@@ -58,7 +57,7 @@ impl TopicInner {
     /// Opens the directory of a topic that is to be deleted. Without its settings it cannot be used, and
     /// is told from any other directory by its lock file.
     pub(super) fn directory_to_delete(log: &LogInner, name: &str) -> Result<Arc<dyn Directory>> {
-        match TopicInner::directory(log, name) {
+        match Store::directory(log, name) {
             Err(Error::NotFound { what }) => {
                 let dir = log.topic_dir(name);
                 let topics = log.topics_for_writing()?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::draft::{Draft, Site};
-use super::{Local, TopicInner};
+use super::{Local, Store};
 use crate::control::member::{Held, Membership};
 use crate::control::Place;
 use crate::error::{Error, Result};
@@ -25,10 +25,10 @@ use crate::sys::crash_point::crash_point;
 /// fault each would cost more.
 const POPULATE_STEP: u64 = 256 << 10;
 
-impl TopicInner {
+impl Store {
     /// Appends records as one batch; published on return, durable or not. `expected`: only if the end
     /// is there.
-    pub(super) fn append(&self, records: &[Record], expected: Option<u64>) -> Result<Range<u64>> {
+    pub(crate) fn append(&self, records: &[Record], expected: Option<u64>) -> Result<Range<u64>> {
         let member = self.member()?;
         let total = checked_len(records)?;
         let mut timestamp = clock::wall_coarse();
@@ -124,7 +124,7 @@ impl TopicInner {
         Ok(held)
     }
 
-    /// See [`Topic::settled_end`](super::Topic::settled_end).
+    /// The end, after everything that a dead process had in hand is either published or given up.
     pub(crate) fn settled_end(&self) -> Result<u64> {
         let held = self.lock_append()?;
         let end = self.member()?.control.tail.end.load(Ordering::Relaxed);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::open::EPOCHS;
 use super::resume::reset;
-use super::{Access, TopicInner};
+use super::{Access, Store};
 use crate::control::Words;
 use crate::error::{Error, Result};
 use crate::format::segment::{self as layout, Header};
@@ -76,7 +76,7 @@ impl Scan {
     }
 }
 
-impl TopicInner {
+impl Store {
     /// Finds the end of the log by reading from the promised boundary on, and rebuilds the words.
     /// `boundary_of_words`: a durable end that the control words are trusted with.
     pub(super) fn recover(&self, words: &Words, boundary_of_words: Option<u64>) -> Result<()> {

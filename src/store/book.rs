@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::{Closable, Store};
 use crate::error::{Error, Result};
 use crate::events;
 use crate::format::cursor::{self, Saved};
 use crate::format::PAGE_LEN;
 use crate::sys::atomic::{AtomicU64, Ordering};
 use crate::sys::{DiskFile, Map};
-use crate::topic::{Closable, TopicInner};
 
 /// Positions that are kept in the background are made durable this often.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
@@ -28,27 +28,27 @@ const ALL_LOCKS: u64 = 4 << 32;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Book {
-    pub(super) file: Arc<dyn DiskFile>,
-    pub(super) map: Arc<Map>,
-    pub(super) path: PathBuf,
+    pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) map: Arc<Map>,
+    pub(crate) path: PathBuf,
     /// The topic that handling appends to: a position is durable after the records it stands for.
     effects: Option<Closable>,
     /// Positions are durable after the records below them.
     after_records: bool,
-    pub(super) pages: Mutex<BTreeMap<usize, Page>>,
+    pub(crate) pages: Mutex<BTreeMap<usize, Page>>,
 }
 
 /// What is known of a page's slots.
 #[derive(Debug)]
-pub(super) struct Page {
+pub(crate) struct Page {
     /// The sequence number of the newest slot.
-    pub(super) sequence: u64,
+    pub(crate) sequence: u64,
     /// It is known to be on the disk: its neighbour may be written over.
-    pub(super) slot_is_durable: bool,
+    pub(crate) slot_is_durable: bool,
     /// What it says; `None`: something that the live words do not.
-    pub(super) synced: Option<Saved>,
+    pub(crate) synced: Option<Saved>,
     /// The epoch of the owner.
-    pub(super) epoch: u32,
+    pub(crate) epoch: u32,
 }
 
 impl Book {
@@ -96,7 +96,7 @@ impl Book {
     }
 
     /// Makes the positions durable that are not.
-    pub(crate) fn sync(&self, topic: &TopicInner) -> Result<()> {
+    pub(crate) fn sync(&self, topic: &Store) -> Result<()> {
         // In a file that was removed with its topic, no position is kept.
         topic.check_in_place()?;
         let mut pages = self.pages.lock();
@@ -113,7 +113,7 @@ impl Book {
         }
         if let Some(effects) = &self.effects {
             // Closed: its owner is gone, and has done this.
-            let Some(waited) = effects.with(TopicInner::wait_all_durable) else { return Ok(()) };
+            let Some(waited) = effects.with(Store::wait_all_durable) else { return Ok(()) };
             waited?;
         }
         self.write_slots(&mut pages, &due)
@@ -153,7 +153,7 @@ impl Book {
     }
 
     /// Makes one page durable as it is, without a new slot.
-    pub(super) fn sync_page(&self, base: usize) -> Result<()> {
+    pub(crate) fn sync_page(&self, base: usize) -> Result<()> {
         let _pages = self.pages.lock();
         self.redirty(base)?;
         self.sync_file()
@@ -203,12 +203,12 @@ impl Books {
     /// # Errors
     ///
     /// If no thread can be started for it.
-    pub(crate) fn keep(topic: &TopicInner, book: &Arc<Book>) -> Result<()> {
+    pub(crate) fn keep(topic: &Store, book: &Arc<Book>) -> Result<()> {
         let mut state = topic.books.state.lock();
         state.all.retain(|book| book.strong_count() > 0);
         state.all.push(Arc::downgrade(book));
         if !state.is_timed {
-            let look = |topic: &TopicInner| topic.books.all().any(|book| book.has_news());
+            let look = |topic: &Store| topic.books.all().any(|book| book.has_news());
             topic.every(SYNC_INTERVAL, SYNC_INTERVAL, look, |topic| {
                 topic.books.sync(topic);
                 true
@@ -223,7 +223,7 @@ impl Books {
         all.into_iter().filter_map(|book| book.upgrade())
     }
 
-    fn sync(&self, topic: &TopicInner) {
+    fn sync(&self, topic: &Store) {
         for book in self.all() {
             // Nobody waits for it: what fails is tried again a second later.
             if let Err(error) = book.sync(topic) {

@@ -6,14 +6,13 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 
 use super::directory::{self, Entered};
-use super::{Access, Local, Segments, TopicInner, TopicOptions};
+use super::{medium_of, Access, Local, LogInner, Segments, Store, TopicOptions, CONSUMERS, GROUPS};
 use crate::control::lock::Owner;
 use crate::control::member::{self, Membership};
 use crate::control::{self, Control, Words};
 use crate::error::{Error, Result};
 use crate::events;
 use crate::format::{epochs, settings, settings::Settings};
-use crate::log::{self, LogInner};
 use crate::recovery::{self, Opening, OpeningFacts};
 use crate::segment::{bases_among, list_bases};
 use crate::sys::atomic::Ordering;
@@ -25,17 +24,17 @@ pub(super) const LOCK: &str = "lock";
 const CONTROL: &str = "control";
 pub(super) const EPOCHS: &str = "epochs";
 
-impl TopicInner {
+impl Store {
     /// Opens a topic for reading and writing; `create` makes it if there is none.
     pub(crate) fn open(
         log: &Arc<LogInner>,
         name: &str,
         wanted: Option<TopicOptions>,
         create: bool,
-    ) -> Result<Arc<TopicInner>> {
-        let Entered { files, lock_file } = TopicInner::enter(log, name, || match create {
+    ) -> Result<Arc<Store>> {
+        let Entered { files, lock_file } = Store::enter(log, name, || match create {
             true => make_directory(log, name, wanted),
-            false => TopicInner::directory(log, name),
+            false => Store::directory(log, name),
         })?;
         let settings = read_or_create_settings(log, &*files, name, wanted)?;
         if let (true, Some(wanted)) = (settings.1, wanted) {
@@ -44,7 +43,7 @@ impl TopicInner {
                 return Err(Error::Conflict { topic: name.to_owned(), what });
             }
         }
-        let topic = TopicInner::open_gated(log, name, files, lock_file, settings)?;
+        let topic = Store::open_gated(log, name, files, lock_file, settings)?;
         let member = topic.member()?;
         member::leave_gate(&*member.lock_file)
             .map_err(|error| topic.io("locking", &topic.dir.join(LOCK), error))?;
@@ -60,9 +59,9 @@ impl TopicInner {
         log: &Arc<LogInner>,
         name: &str,
         before: impl FnOnce(&Arc<dyn Directory>, &Settings, u64) -> Result<()>,
-    ) -> Result<Arc<TopicInner>> {
-        let open = || TopicInner::directory(log, name);
-        let Entered { files, lock_file } = TopicInner::enter(log, name, open)?;
+    ) -> Result<Arc<Store>> {
+        let open = || Store::directory(log, name);
+        let Entered { files, lock_file } = Store::enter(log, name, open)?;
         let alone = member::is_alone(&*lock_file)
             .map_err(|error| Error::io("locking", &files.path().join(LOCK), error))?;
         if !alone {
@@ -72,7 +71,7 @@ impl TopicInner {
         let published = trusted_control(log, &*files)
             .map_or(0, |control| control.tail.end.load(Ordering::Acquire));
         before(&files, &settings, published)?;
-        let topic = TopicInner::open_gated(log, name, files, lock_file, (settings, true))?;
+        let topic = Store::open_gated(log, name, files, lock_file, (settings, true))?;
         topic.is_open.store(true, Ordering::Relaxed);
         Ok(topic)
     }
@@ -84,7 +83,7 @@ impl TopicInner {
         files: Arc<dyn Directory>,
         lock_file: Box<dyn DiskFile>,
         settings: (Settings, bool),
-    ) -> Result<Arc<TopicInner>> {
+    ) -> Result<Arc<Store>> {
         check_medium(log, &*files, files.path(), &settings.0)?;
         let control = open_control(&*files)?;
         let io = |error| Error::io("locking", &files.path().join(LOCK), error);
@@ -99,7 +98,7 @@ impl TopicInner {
         let membership =
             Membership::new(control, lock_file, Owner::new(slot, generation), Local::default());
         let access = Access::Member(membership);
-        let topic = TopicInner::assemble(log, name, files, settings.0, access, (LOCK, lock));
+        let topic = Store::assemble(log, name, files, settings.0, access, (LOCK, lock));
         topic.decide_and_recover(alone, settings.1)?;
         topic.settle_slot(slot)?;
         crash_point!("open.before-gate-is-left");
@@ -113,8 +112,8 @@ impl TopicInner {
         settings: Settings,
         access: Access,
         known_by: (&'static str, FileIdentity),
-    ) -> Arc<TopicInner> {
-        Arc::new_cyclic(|this| TopicInner {
+    ) -> Arc<Store> {
+        Arc::new_cyclic(|this| Store {
             log: Arc::clone(log),
             name: name.to_owned(),
             dir: files.path().to_owned(),
@@ -171,7 +170,7 @@ impl TopicInner {
             crash_point!("open.unready");
             self.remove_leftovers(words, facts.words_trusted, &names)?;
             // Before a segment of their name could be set aside.
-            self.remove_in_turns(TopicInner::leftovers(&names));
+            self.remove_in_turns(Store::leftovers(&names));
         }
         match plan {
             Opening::Attach => {}
@@ -241,8 +240,8 @@ impl TopicInner {
         }
         if !words_trusted {
             // Once a boot: they are few, and small.
-            self.remove_unfinished("consumers")?;
-            self.remove_unfinished("groups")?;
+            self.remove_unfinished(CONSUMERS)?;
+            self.remove_unfinished(GROUPS)?;
         }
         Ok(())
     }
@@ -311,9 +310,9 @@ impl TopicInner {
     }
 
     /// Opens a topic without writing or locking anything.
-    pub(crate) fn open_read_only(log: &Arc<LogInner>, name: &str) -> Result<Arc<TopicInner>> {
-        let files = TopicInner::directory(log, name)?;
-        log::medium_of(&*files, &log.options)?;
+    pub(crate) fn open_read_only(log: &Arc<LogInner>, name: &str) -> Result<Arc<Store>> {
+        let files = Store::directory(log, name)?;
+        medium_of(&*files, &log.options)?;
         let (settings, file) = read_settings(&*files)?;
         if list_bases(&*files, files.path())?.is_empty() {
             return Err(Error::NotFound { what: format!("segment in {}", files.path().display()) });
@@ -326,7 +325,7 @@ impl TopicInner {
                 live: OnceLock::new(),
             },
         };
-        let topic = TopicInner::assemble(log, name, files, settings, access, (SETTINGS, file));
+        let topic = Store::assemble(log, name, files, settings, access, (SETTINGS, file));
         topic.load_epochs()?;
         topic.frontier()?;
         Ok(topic)
@@ -341,7 +340,7 @@ fn make_directory(
 ) -> Result<Arc<dyn Directory>> {
     let dir = log.topic_dir(name);
     let topics = log.topics_for_writing()?;
-    if !TopicInner::exists(&**topics, &dir)? {
+    if !Store::exists(&**topics, &dir)? {
         log.check_not_replaced()?;
         // A topic that cannot be made leaves no directory behind.
         check_medium(log, &**topics, &dir, &wanted.unwrap_or_default().to_settings(0)?)?;
@@ -405,7 +404,7 @@ fn check_medium(
     dir: &Path,
     settings: &Settings,
 ) -> Result<()> {
-    let medium = log::medium_of(files, &log.options)?;
+    let medium = medium_of(files, &log.options)?;
     if medium == Medium::Memory && settings.durability != settings::PROCESS_CRASH {
         return Err(Error::Unsupported {
             path: dir.to_owned(),

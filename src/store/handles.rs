@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Open;
+use super::Handle;
 use crate::error::{Error, Result};
 
 #[derive(Debug)]
 enum Known {
-    Open(Weak<Open>),
+    Open(Weak<Handle>),
     /// A thread is opening it.
     Opening,
 }
@@ -48,8 +48,8 @@ impl Handles {
         &self,
         name: &str,
         timeout: Option<Duration>,
-        open: impl FnOnce() -> Result<Arc<Open>>,
-    ) -> Result<Arc<Open>> {
+        open: impl FnOnce() -> Result<Arc<Handle>>,
+    ) -> Result<Arc<Handle>> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         // One that was moved, deleted or replaced: its name leads elsewhere by now.
         let mut stale = None;
@@ -77,14 +77,14 @@ impl Handles {
         &self,
         name: &str,
         deadline: Option<Instant>,
-        stale: Option<Arc<Open>>,
-    ) -> Result<Option<Arc<Open>>> {
+        stale: Option<Arc<Handle>>,
+    ) -> Result<Option<Arc<Handle>>> {
         let mut known = self.known.lock();
         loop {
             match known.get(name) {
                 Some(Known::Open(topic)) => {
                     let topic = topic.upgrade();
-                    let is_stale = |topic: &Arc<Open>| {
+                    let is_stale = |topic: &Arc<Handle>| {
                         stale.as_ref().is_some_and(|stale| Arc::ptr_eq(stale, topic))
                     };
                     // Not dropped here: closing it would wait under the lock.

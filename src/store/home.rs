@@ -1,0 +1,164 @@
+//! What the topics of a log share: its directory, the boot, the background threads, which are open.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::{Backlog, Handles};
+use crate::error::{Error, Result};
+use crate::format::names;
+use crate::housekeeper::Housekeeper;
+use crate::sys::fork::Generation;
+use crate::sys::{Directory, FileIdentity, Medium};
+
+/// The marker file's name.
+pub(crate) const MARKER: &str = "deaddrop";
+/// The name of the directory of all topics.
+pub(crate) const TOPICS: &str = "topics";
+
+/// How to open a log.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// Mode of the files of a new log, less the umask; directories get the search bits as well. 0600:
+    /// the owner alone. With 0640 a group may read, with 0660 it may append; users of several groups need
+    /// a directory with the setgid bit (`chmod g+s`), so that new files get its group. Files that are
+    /// added to a log later, by whichever process, get the mode of its file `deaddrop`: `chmod -R`
+    /// changes it. What root adds gets its owner and group as well, so that a command run with `sudo` does
+    /// not lock the owner out.
+    pub mode: u32,
+    /// Opens on a network file system. Locks and mappings are not shared between its machines: all
+    /// processes must run on one, and a power loss there is outside the promises.
+    pub allow_network_file_system: bool,
+    /// Longest wait for a process that is just opening the same topic, or is stopped inside an
+    /// append; `None`: wait as long as it lives.
+    pub lock_timeout: Option<Duration>,
+}
+
+impl Default for LogOptions {
+    fn default() -> LogOptions {
+        LogOptions { mode: 0o600, allow_network_file_system: false, lock_timeout: None }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct LogInner {
+    /// The directory, opened once: the log is this one, wherever its path leads later.
+    pub(crate) files: Arc<dyn Directory>,
+    /// The one of the topics, opened once as well. A log that is only read may not have it yet.
+    topics_dir: OnceLock<Arc<dyn Directory>>,
+    /// The marker file that was found when the log was opened.
+    marker: FileIdentity,
+    /// For messages: the absolute path under which it was opened.
+    pub(crate) dir: PathBuf,
+    pub(crate) options: LogOptions,
+    pub(crate) read_only: bool,
+    pub(crate) boot: [u64; 2],
+    pub(crate) housekeeper: Housekeeper,
+    pub(crate) backlog: Arc<Backlog>,
+    pub(crate) made_in: Generation,
+    pub(crate) topics: Handles,
+}
+
+impl LogInner {
+    /// Of a directory that is a log. `topics_dir`: the directory of its topics, if it is open already.
+    pub(crate) fn new(
+        files: Arc<dyn Directory>,
+        topics_dir: Option<Arc<dyn Directory>>,
+        options: LogOptions,
+        read_only: bool,
+    ) -> Result<LogInner> {
+        let dir = files.path();
+        let path = dir.join(MARKER);
+        let marker =
+            files.identity_of(&path).map_err(|error| Error::io("identifying", &path, error))?;
+        let boot =
+            files.boot_id().map_err(|error| Error::io("reading the boot id for", dir, error))?;
+        Ok(LogInner {
+            topics_dir: topics_dir.map_or_else(OnceLock::new, OnceLock::from),
+            marker,
+            dir: dir.to_owned(),
+            files,
+            options,
+            read_only,
+            boot,
+            housekeeper: Housekeeper::default(),
+            backlog: Arc::default(),
+            made_in: Generation::default(),
+            topics: Handles::default(),
+        })
+    }
+
+    /// The directory of a topic whose name was checked.
+    pub(crate) fn topic_dir(&self, name: &str) -> PathBuf {
+        self.dir.join(TOPICS).join(name)
+    }
+
+    /// The directory of the topics, if there is one.
+    pub(crate) fn topics_directory(&self) -> Result<Option<&Arc<dyn Directory>>> {
+        if let Some(topics) = self.topics_dir.get() {
+            return Ok(Some(topics));
+        }
+        let path = self.dir.join(TOPICS);
+        match self.files.open_dir(&path) {
+            // Another thread may have been faster: its handle stays.
+            Ok(topics) => Ok(Some(self.topics_dir.get_or_init(|| topics))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("opening", &path, error)),
+        }
+    }
+
+    /// The directory of the topics of a log that is open for writing.
+    pub(crate) fn topics_for_writing(&self) -> Result<&Arc<dyn Directory>> {
+        self.topics_dir.get().ok_or_else(|| Error::ReadOnly { path: self.dir.clone() })
+    }
+
+    /// Whether anything has the name of this directory of a topic.
+    pub(crate) fn names_topic(&self, dir: &Path) -> bool {
+        matches!(self.topics_directory(), Ok(Some(topics)) if topics.identity_of(dir).is_ok())
+    }
+
+    /// To be asked before something is added to the log: fails if its files were removed, or others put
+    /// in their place, since it was opened.
+    pub(crate) fn check_not_replaced(&self) -> Result<()> {
+        let path = self.dir.join(MARKER);
+        match self.files.identity_of(&path) {
+            Ok(found) if found == self.marker => Ok(()),
+            Ok(_) => Err(Error::Replaced { path: self.dir.clone() }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::NotFound {
+                what: format!(
+                    "log in {} any more: its files were removed while it was open; open it again",
+                    self.dir.display()
+                ),
+            }),
+            Err(error) => Err(Error::io("looking for", &path, error)),
+        }
+    }
+}
+
+/// The storage of a directory; refuses another machine's if that was not allowed. A topic can be mounted, and
+/// lie elsewhere than its log.
+pub(crate) fn medium_of(files: &dyn Directory, options: &LogOptions) -> Result<Medium> {
+    let path = files.path();
+    let medium = files.medium();
+    let medium = medium.map_err(|error| Error::io("asking the file system of", path, error))?;
+    if let (Medium::Network(name), false) = (&medium, options.allow_network_file_system) {
+        let why = format!(
+            "{name} is a network or user-space file system, whose locks and mappings may not be \
+             shared: put the log on a local disk, or set allow_network_file_system"
+        );
+        return Err(Error::Unsupported { path: path.to_owned(), why });
+    }
+    Ok(medium)
+}
+
+/// The files or folders of `dir` whose names users may give, sorted; none if it is not there.
+pub(crate) fn names_in(files: &dyn Directory, dir: &Path) -> Result<Vec<String>> {
+    let mut found = match files.list(dir) {
+        Ok(found) => found,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("listing", dir, error)),
+    };
+    found.retain(|name| names::check(name).is_ok());
+    found.sort();
+    Ok(found)
+}

@@ -1,0 +1,142 @@
+//! The store of one topic: its segments, its shared words, and what happens to them. It knows no reader,
+//! consumer or group; they stand on it.
+//!
+//! | file here | what it does |
+//! |---|---|
+//! | `options` | settings |
+//! | `open` | opening: gate, decide, recover, take a slot |
+//! | `resume` | going on from the words of dead members |
+//! | `scan` | reading after a crash: where the log ends |
+//! | `draft` | the frames of an append, put together before the lock is taken |
+//! | `append` | the append path, and settling what a dead writer left |
+//! | `roll` | the next segment |
+//! | `home`, `handles` | what the topics of a log share; those that it has open |
+//! | `jobs` | background work, which ends when a topic is closed |
+//! | `sync` | durability: group commit, takeover, latch |
+//! | `trim`, `ages`, `times` | retention, and what clocks say |
+//! | `positions`, `book` | positions in files: what they keep from being trimmed, and making them durable |
+//! | `members` | who has it open for writing |
+//! | `close` | closing in good order |
+//! | `copy` | a segment into new blocks, after a failed write |
+//! | `delete` | removing a topic |
+//! | `locate` | from offset or time to a position; where readers must stop |
+//! | `wait` | waiting for records |
+
+mod access;
+mod ages;
+mod append;
+mod book;
+mod close;
+mod copy;
+mod delete;
+mod directory;
+mod draft;
+mod handles;
+mod home;
+mod jobs;
+mod locate;
+mod members;
+mod open;
+mod options;
+mod positions;
+mod resume;
+mod roll;
+mod scan;
+mod sealed;
+mod sync;
+mod times;
+mod trim;
+mod wait;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::error::Error;
+use crate::format::epochs;
+use crate::format::settings::Settings;
+use crate::recovery::RecoveryReport;
+use crate::segment::Segment;
+use crate::sys::fork::Generation;
+use crate::sys::{Directory, FileIdentity};
+
+use access::Access;
+pub use ages::Clocks;
+pub(crate) use book::{Book, Books, Page};
+pub(crate) use handles::Handles;
+pub use home::LogOptions;
+pub(crate) use home::{medium_of, names_in, LogInner, MARKER, TOPICS};
+pub(crate) use jobs::{Closable, Handle};
+pub(crate) use locate::Frontier;
+pub use members::MemberInfo;
+pub use options::{Durability, Retention, TopicOptions};
+pub(crate) use positions::{durable_slots, is_live_trusted, CONSUMERS, GROUPS};
+pub(crate) use sealed::Backlog;
+
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) log: Arc<LogInner>,
+    pub(crate) name: String,
+    /// For messages: where the directory was when it was opened.
+    pub(crate) dir: PathBuf,
+    pub(crate) files: Arc<dyn Directory>,
+    pub(crate) settings: Settings,
+    pub(crate) options: TopicOptions,
+    access: Access,
+    /// The file by which the topic is known: a member's lock file, in which it holds its slot, or the settings
+    /// that any other has read.
+    known_by: (&'static str, FileIdentity),
+    segments: Segments,
+    pub(crate) recovery: OnceLock<RecoveryReport>,
+    epochs: Mutex<Vec<epochs::Entry>>,
+    /// The index of the active segment, as far as it was looked at, with its base.
+    active_index: Mutex<Option<(u64, crate::index::Index)>>,
+    /// A background job of this kind is waiting, running, or has done all there is to do.
+    preparing: Arc<AtomicBool>,
+    populating: Arc<AtomicBool>,
+    /// Opened as a member, with words that hold: closing it syncs.
+    is_open: AtomicBool,
+    retaining: trim::Retaining,
+    files_made: AtomicU64,
+    jobs: Arc<jobs::Jobs>,
+    sealed: Arc<sealed::Sealed>,
+    /// Positions that the background makes durable.
+    pub(crate) books: Books,
+    made_in: Generation,
+    /// Behind the record that this process appended last: a guess of where the next goes, which costs
+    /// other writers nothing.
+    last_end: AtomicU64,
+    /// When an append last made sure that the topic's files are in place.
+    checked_at: AtomicU64,
+    /// For the background jobs.
+    this: Weak<Store>,
+}
+
+/// This process's state of the append path, guarded by the append lock.
+#[derive(Debug, Default)]
+pub(crate) struct Local {
+    /// The segment that this process last appended to.
+    active: Option<Arc<Segment>>,
+}
+
+/// The open segments of this process, and the bases known to exist.
+#[derive(Debug, Default)]
+struct Segments {
+    open: Mutex<HashMap<u64, Weak<Segment>>>,
+    bases: Mutex<Vec<u64>>,
+}
+
+impl Store {
+    pub(crate) fn io(&self, doing: &'static str, path: &Path, error: std::io::Error) -> Error {
+        Error::io(doing, path, error)
+    }
+
+    /// The deadline of a wait for another process's lock that starts now.
+    pub(super) fn lock_deadline(&self) -> Option<Instant> {
+        self.log.options.lock_timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+    }
+}

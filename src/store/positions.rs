@@ -1,0 +1,125 @@
+//! The positions of consumers and groups, as their files say them: what keeps records from being trimmed.
+//!
+//! A position has a page, laid out as [`format::cursor`](crate::format::cursor) says: a consumer's file is
+//! one, and a group's file has one for each lane.
+
+use std::path::Path;
+
+use super::{names_in, Store};
+use crate::error::{Error, Result};
+use crate::format::{cursor, group, Malformed, PAGE_LEN};
+use crate::sys::atomic::Ordering;
+use crate::sys::{self, Access, DiskFile, FileIdentity, Map};
+
+/// The directory of the offset files, one for each consumer.
+pub(crate) const CONSUMERS: &str = "consumers";
+/// The directory of the group files.
+pub(crate) const GROUPS: &str = "groups";
+
+/// Whether the live words of the page at `base` were written on this boot, to this file.
+pub(crate) fn is_live_trusted(
+    store: &Store,
+    map: &Map,
+    base: usize,
+    identity: FileIdentity,
+) -> bool {
+    let word = |at: usize| map.word(base + at).load(Ordering::Acquire);
+    word(cursor::LIVE_READY_AT) == 1
+        && word(cursor::LIVE_BOOT_AT) == store.log.boot[0]
+        && word(cursor::LIVE_BOOT_AT + 8) == store.log.boot[1]
+        && word(cursor::LIVE_DEV_AT) == identity.dev
+        && word(cursor::LIVE_INO_AT) == identity.ino
+}
+
+/// Of the page at `base`, which was read as `bytes` before, the slots of which a power loss leaves one.
+pub(crate) fn durable_slots<'a>(
+    map: &Map,
+    base: usize,
+    bytes: &'a [u8],
+    is_live: bool,
+) -> impl Iterator<Item = cursor::Saved> + 'a {
+    let known = || map.word(base + cursor::LIVE_SLOT_AT).load(Ordering::Acquire);
+    cursor::durable_slots(bytes, is_live.then(known))
+}
+
+impl Store {
+    /// The smallest durable position of all consumers and lanes; `None` if there are none. A file or page
+    /// that is unreadable keeps everything.
+    pub(super) fn durable_floor(&self) -> Result<Option<u64>> {
+        let mut floor: Option<u64> = None;
+        for kind in [CONSUMERS, GROUPS] {
+            let dir = self.dir.join(kind);
+            for name in names_in(&*self.files, &dir)? {
+                let path = dir.join(name);
+                let io = |error| Error::io("reading", &path, error);
+                let file = match self.files.open(&path, Access::Read) {
+                    Ok(file) => file,
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(io(error)),
+                };
+                let least = match self.pages_of(kind, &path, &*file)? {
+                    Some((first, len)) => {
+                        let map = file.map(len, false).map_err(io)?;
+                        let identity = file.identity().map_err(io)?;
+                        self.least_durable(&path, &map, first, identity)?
+                    }
+                    None => 0,
+                };
+                floor = Some(floor.map_or(least, |floor| floor.min(least)));
+            }
+        }
+        Ok(floor)
+    }
+
+    /// Where the pages of a file begin and end; `None` if it is unreadable or another topic's.
+    fn pages_of(
+        &self,
+        kind: &str,
+        path: &Path,
+        file: &dyn DiskFile,
+    ) -> Result<Option<(usize, usize)>> {
+        let io = |error| Error::io("reading", path, error);
+        let len = file.len().map_err(io)?;
+        if kind == CONSUMERS {
+            return Ok((len >= cursor::LEN as u64).then_some((0, cursor::LEN)));
+        }
+        let header = sys::read_start(file, PAGE_LEN).map_err(io)?;
+        let header = unless_newer(path, 0, group::decode_header(&header, len))?;
+        let lanes = header.filter(|(topic_id, _)| *topic_id == self.settings.topic_id);
+        Ok(lanes.map(|(_, lanes)| (group::lane_at(0), group::file_len(lanes))))
+    }
+
+    /// The smallest durable position of the pages from `first` on.
+    fn least_durable(
+        &self,
+        path: &Path,
+        map: &Map,
+        first: usize,
+        identity: FileIdentity,
+    ) -> Result<u64> {
+        let mut least = u64::MAX;
+        for base in (first..map.len()).step_by(PAGE_LEN) {
+            let mut bytes = vec![0; PAGE_LEN];
+            map.read(base, &mut bytes);
+            let topic_id = unless_newer(path, base as u64, cursor::decode_header(&bytes))?;
+            let is_ours = topic_id == Some(self.settings.topic_id);
+            let is_live = is_live_trusted(self, map, base, identity);
+            let durable = durable_slots(map, base, &bytes, is_live).filter(|_| is_ours);
+            let durable = durable.map(|slot| self.clamp(slot.epoch, slot.offset));
+            least = least.min(durable.min().unwrap_or(0));
+        }
+        Ok(least)
+    }
+}
+
+/// `None` if the bytes are damaged; an error if another version wrote them.
+fn unless_newer<T>(
+    path: &Path,
+    position: u64,
+    decoded: std::result::Result<T, Malformed>,
+) -> Result<Option<T>> {
+    match decoded {
+        Err(version @ Malformed::Version { .. }) => Err(Error::malformed(path, position, version)),
+        other => Ok(other.ok()),
+    }
+}
