@@ -518,7 +518,7 @@ fn relative_links_lead_somewhere() {
 }
 
 #[test]
-fn the_readme_lists_every_command_of_the_tool() {
+fn every_command_of_the_tool_is_in_its_document() {
     // A package from the registry does not have the tool.
     let Ok(main) = fs::read_to_string(root().join("crates/cli/src/main.rs")) else { return };
     let Some((_, rest)) = main.split_once("\nenum Command {") else { return };
@@ -530,15 +530,15 @@ fn the_readme_lists_every_command_of_the_tool() {
     });
     let variants: Vec<&str> = shown.map(|(_, line)| *line).collect();
     assert!(variants.len() > 5, "the commands were not found");
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let document = fs::read_to_string(root().join("docs/tool.md")).unwrap();
     let mut missing = Vec::new();
     for variant in variants {
         let name = variant.split(['(', ' ', ',', '{']).next().unwrap().to_lowercase();
-        if !readme.lines().any(|line| line.starts_with(&format!("| `{name}"))) {
+        if !document.lines().any(|line| line.starts_with(&format!("| `{name}"))) {
             missing.push(name);
         }
     }
-    report("commands that are not in the table of README.md", &missing);
+    report("commands that are not in the table of docs/tool.md", &missing);
 }
 
 #[test]

@@ -77,6 +77,7 @@ fn entry() {
         "seen-recovery" => crate::stale_words::seen_recovery(&words[1..]),
         "roller" => crate::listing::roller(&words[1..]),
         "unlucky" => crate::lost_writes::unlucky(&words[1..]),
+        "runs-program" => crate::documents::runs_program(&words[1..]),
         "unlucky-consumer" => crate::lost_writes::unlucky_consumer(&words[1..]),
         other => panic!("no role {other}"),
     }

@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use deaddrop::format::{cursor, epochs, frame, group, index, marker, segment, settings};
+use deaddrop::{Log, Start};
+
+use crate::child::Child;
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -277,4 +280,35 @@ fn every_test_named_in_the_failure_model_exists() {
     for promise in 1..=12 {
         assert!(document.contains(&format!("| P{promise} |")), "P{promise} has no row");
     }
+}
+
+mod program {
+    include!("readme_program.rs");
+
+    pub(super) fn run() -> deaddrop::Result<()> {
+        main()
+    }
+}
+
+/// In a child: runs the program in a directory.
+pub(crate) fn runs_program(words: &[&str]) {
+    std::env::set_current_dir(words[0]).unwrap();
+    program::run().unwrap();
+}
+
+#[test]
+fn the_program_in_the_readme_runs_as_pasted() {
+    let readme = read("README.md");
+    let (_, rest) = readme.split_once("```rust,no_run\n").unwrap();
+    let (pasted, _) = rest.split_once("```\n").unwrap();
+    assert_eq!(pasted, read("tests/it/readme_program.rs"), "tests/it/readme_program.rs is run");
+
+    let dir = crate::dir();
+    let mut child = Child::spawn(&["runs-program", dir.path().to_str().unwrap()]);
+    while child.hear().unwrap() != "bye" {}
+    let log = Log::open_read_only(dir.path().join("drop")).unwrap();
+    let orders = log.existing_topic("orders").unwrap();
+    let mut reader = orders.reader(Start::First).unwrap();
+    assert_eq!(reader.next().unwrap().unwrap().payload(), b"3 of item 7");
+    assert_eq!(orders.consumers().unwrap()[0].committed.as_ref().unwrap(), &1);
 }
