@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cursor::{Cursor, Meaning};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::events;
 use crate::format::cursor;
 use crate::format::names;
@@ -124,13 +124,12 @@ impl Consumer {
         topic.check_in_place()?;
         let path = path_of(topic, name)?;
         let file: Arc<dyn DiskFile> = Arc::from(open_or_create(topic, name, &path, start)?);
-        let io = |error| Error::io("mapping", &path, error);
-        if file.len().map_err(io)? < cursor::LEN as u64 {
+        if file.len().at("mapping", &path)? < cursor::LEN as u64 {
             return Err(cursor_is_short(&path));
         }
-        file.fill_holes(cursor::LEN as u64).map_err(io)?;
-        let map = file.map(cursor::LEN, true).map_err(io)?;
-        sys::populate(&*file, &map, 0, cursor::LEN).map_err(io)?;
+        file.fill_holes(cursor::LEN as u64).at("mapping", &path)?;
+        let map = file.map(cursor::LEN, true).at("mapping", &path)?;
+        sys::populate(&*file, &map, 0, cursor::LEN).at("mapping", &path)?;
         let book = Arc::new(Book::new(file, Arc::new(map), &path));
         let cursor = Cursor::take(topic, &book, 0, meaning)?;
         Ok(Consumer {
@@ -319,26 +318,24 @@ fn open_or_create(
     start: Start,
 ) -> Result<Box<dyn DiskFile>> {
     let files = &*topic.files;
-    let io = |error| Error::io("opening", path, error);
     for _ in 0..100 {
-        let file = match files.open(path, Access::ReadWrite) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                create(topic, path, start)?;
-                continue;
-            }
-            Err(error) => return Err(io(error)),
+        let file = files.open(path, Access::ReadWrite).not_found_is_none().at("opening", path)?;
+        let Some(file) = file else {
+            create(topic, path, start)?;
+            continue;
         };
-        if !file.try_lock(0, 1).map_err(io)? {
+        if !file.try_lock(0, 1).at("opening", path)? {
             let pid = read_pid(&*file);
             let what = format!("consumer {name} of topic {}", topic.name);
             return Err(Error::Locked { what, pid });
         }
         // It may have been deleted, and made again, before the lock was got.
-        let same = match files.open(path, Access::Read) {
-            Ok(now) => now.identity().map_err(io)? == file.identity().map_err(io)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-            Err(error) => return Err(io(error)),
+        let now = files.open(path, Access::Read).not_found_is_none().at("opening", path)?;
+        let same = match now {
+            Some(now) => {
+                now.identity().at("opening", path)? == file.identity().at("opening", path)?
+            }
+            None => false,
         };
         if same {
             return Ok(file);
@@ -353,7 +350,7 @@ fn create(topic: &Store, path: &std::path::Path, start: Start) -> Result<()> {
     topic.check_in_place()?;
     let files = &*topic.files;
     let dir = topic.dir.join(CONSUMERS);
-    files.make_dir(&dir).map_err(|error| Error::io("creating", &dir, error))?;
+    files.make_dir(&dir).at("creating", &dir)?;
     let offset = reader::resolve(topic, start)?;
     let bytes = crate::cursor::new_page(topic, offset, 0);
     match sys::create_durably(files, path, &bytes, sys::random()) {
@@ -400,19 +397,13 @@ pub(crate) fn list(topic: &Store) -> Result<Vec<ConsumerInfo>> {
 /// Committed position, durable position, owner.
 fn read_without_owning(topic: &Store, name: &str) -> Result<(u64, u64, Option<u32>)> {
     let path = path_of(topic, name)?;
-    let io = |error| Error::io("reading", &path, error);
-    let file = match topic.files.open(&path, Access::Read) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::NotFound { what: format!("consumer {name}") })
-        }
-        Err(error) => return Err(io(error)),
-    };
-    if file.len().map_err(io)? < cursor::LEN as u64 {
+    let file = topic.files.open(&path, Access::Read).not_found_is_none().at("reading", &path)?;
+    let file = file.ok_or_else(|| Error::NotFound { what: format!("consumer {name}") })?;
+    if file.len().at("reading", &path)? < cursor::LEN as u64 {
         return Err(cursor_is_short(&path));
     }
-    let map = file.map(cursor::LEN, false).map_err(io)?;
-    let seen = crate::cursor::look(topic, &map, &path, 0, file.identity().map_err(io)?)?;
+    let map = file.map(cursor::LEN, false).at("reading", &path)?;
+    let seen = crate::cursor::look(topic, &map, &path, 0, file.identity().at("reading", &path)?)?;
     // A file that was opened for reading cannot be asked for locks on all systems: then no owner.
     let owner = file.locked_by_other(0, 1).unwrap_or(false).then_some(seen.pid);
     Ok((seen.committed, seen.durable, owner))
@@ -422,21 +413,13 @@ fn delete(topic: &Store, name: &str) -> Result<()> {
     topic.member()?;
     let path = path_of(topic, name)?;
     let files = &*topic.files;
-    let io = |error| Error::io("deleting", &path, error);
-    let file = match files.open(&path, Access::ReadWrite) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::NotFound {
-                what: format!("consumer {name} of topic {}", topic.name),
-            })
-        }
-        Err(error) => return Err(io(error)),
-    };
-    if !file.try_lock(0, 1).map_err(io)? {
-        let what = format!("consumer {name} of topic {}", topic.name);
+    let what = format!("consumer {name} of topic {}", topic.name);
+    let file = files.open(&path, Access::ReadWrite).not_found_is_none().at("deleting", &path)?;
+    let Some(file) = file else { return Err(Error::NotFound { what }) };
+    if !file.try_lock(0, 1).at("deleting", &path)? {
         return Err(Error::Locked { what, pid: read_pid(&*file) });
     }
-    files.remove_file(&path).map_err(io)?;
+    files.remove_file(&path).at("deleting", &path)?;
     let dir = topic.dir.join(CONSUMERS);
-    files.sync_dir(&dir).map_err(|error| Error::io("syncing", &dir, error))
+    files.sync_dir(&dir).at("syncing", &dir)
 }

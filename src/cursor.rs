@@ -7,7 +7,7 @@ mod look;
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::cursor;
 use crate::format::{group, PAGE_LEN};
 use crate::store::{is_live_trusted, Book, Handle, Page, Store};
@@ -68,8 +68,7 @@ impl Cursor {
         let mut bytes = vec![0; PAGE_LEN];
         map.read(base, &mut bytes);
         check_header(topic, path, base, &bytes)?;
-        let io = |error| Error::io("asking for the identity of", path, error);
-        let identity = book.file.identity().map_err(io)?;
+        let identity = book.file.identity().at("asking for the identity of", path)?;
         let slot = cursor::newest_slot(&bytes);
         let trusted_live = is_live_trusted(topic, map, base, identity);
         let word = |at: usize| map.word(base + at).load(Ordering::Acquire);

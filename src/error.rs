@@ -166,6 +166,28 @@ pub enum Error {
     },
 }
 
+/// What can be said of the result of an operation on a file.
+pub(crate) trait IoResultExt<T> {
+    /// Adds to an error what was being done, and to which file.
+    fn at(self, doing: &'static str, path: &Path) -> Result<T>;
+
+    /// Takes a file that does not exist for `None`.
+    fn not_found_is_none(self) -> io::Result<Option<T>>;
+}
+
+impl<T> IoResultExt<T> for io::Result<T> {
+    fn at(self, doing: &'static str, path: &Path) -> Result<T> {
+        self.map_err(|error| Error::io(doing, path, error))
+    }
+
+    fn not_found_is_none(self) -> io::Result<Option<T>> {
+        match self {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some),
+        }
+    }
+}
+
 impl Error {
     /// Whether no descriptor is left, of this process or of the machine.
     pub(crate) fn is_out_of_descriptors(&self) -> bool {
@@ -182,6 +204,11 @@ impl Error {
             }
             _ => Error::Io { doing, path: path.to_owned(), source },
         }
+    }
+
+    /// Whether it says that a file does not exist.
+    pub(crate) fn is_file_not_found(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
     /// The error for a structure in `path` that does not decode.

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::index::{self as layout, Entry};
 use crate::format::{frame, segment};
 use crate::segment::{Segment, Step, Walk};
@@ -106,12 +106,7 @@ impl Index {
         end: u64,
     ) -> Result<()> {
         let path = dir.join(layout::file_name(segment.base()));
-        match files.remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("removing", &path, error))
-            }
-            _ => {}
-        }
+        files.remove_file(&path).not_found_is_none().at("removing", &path)?;
         let bytes = layout::encode(segment.header.salt, end, &self.entries);
         let file = match files.open(&path, Access::CreateNew) {
             Ok(file) => file,
@@ -121,6 +116,6 @@ impl Index {
         };
         file.allocate(bytes.len() as u64)
             .and_then(|()| file.write_all_at(&bytes, 0))
-            .map_err(|error| Error::io("writing", &path, error))
+            .at("writing", &path)
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::{marker, names};
 use crate::store::{medium_of, names_in, Handle, LogInner, Store, MARKER, TOPICS};
 use crate::sys::directory::RealDirectory;
@@ -49,10 +49,10 @@ impl Log {
     /// As [`open`](Self::open).
     pub fn open_with(dir: impl AsRef<Path>, options: LogOptions) -> Result<Log> {
         let dir = dir.as_ref();
-        let mut files = RealDirectory::make(dir, options.mode)
-            .map_err(|error| Error::io("opening or making the directory", dir, error))?;
+        let mut files =
+            RealDirectory::make(dir, options.mode).at("opening or making the directory", dir)?;
         let marker = files.path().join(MARKER);
-        files.make_like(&marker).map_err(|error| Error::io("looking for", &marker, error))?;
+        files.make_like(&marker).at("looking for", &marker)?;
         Log::on_disk(Arc::new(files), options, false)
     }
 
@@ -77,9 +77,7 @@ impl Log {
     #[cfg(feature = "sim")]
     pub fn open_sim(disk: &crate::sys::sim::SimDisk, dir: impl AsRef<Path>) -> Result<Log> {
         let dir = dir.as_ref();
-        let files = disk
-            .open_root(dir, true)
-            .map_err(|error| Error::io("opening or making the directory", dir, error))?;
+        let files = disk.open_root(dir, true).at("opening or making the directory", dir)?;
         Log::on_disk(files, LogOptions::default(), false)
     }
 
@@ -101,10 +99,6 @@ impl Log {
     fn on_disk(files: Arc<dyn Directory>, options: LogOptions, read_only: bool) -> Result<Log> {
         sys::fork::begin_generation();
         let dir = files.path();
-        let io = |doing, path: &Path| {
-            let path = path.to_owned();
-            move |error| Error::io(doing, &path, error)
-        };
         if read_only {
             check_marker(&*files, false)?;
         }
@@ -113,7 +107,7 @@ impl Log {
         if !read_only {
             check_marker(&*files, true)?;
             let topics = dir.join(TOPICS);
-            let made = files.make_dir(&topics).map_err(io("creating", &topics))?;
+            let made = files.make_dir(&topics).at("creating", &topics)?;
             // What cannot be removed now is tried again at the next opening: no name leads to it.
             drop(Store::remove_deleted(&*made));
             topics_dir = Some(made);
@@ -251,25 +245,21 @@ fn check_marker(files: &dyn Directory, create: bool) -> Result<()> {
     let path = dir.join(MARKER);
     let not_a_log = |why: &str| Err(Error::NotALog { path: dir.to_owned(), why: why.into() });
     for _ in 0..100 {
-        match files.open(&path, Access::Read) {
-            Ok(file) => {
-                let bytes = sys::read_start(&*file, marker::LEN)
-                    .map_err(|error| Error::io("reading", &path, error))?;
-                return match marker::decode(&bytes) {
-                    Ok(()) => Ok(()),
-                    Err(crate::format::Malformed::Version { found }) => {
-                        Err(Error::Version { path, found, known: crate::format::VERSION })
-                    }
-                    Err(_) => not_a_log("its file `deaddrop` is not a log's: check the path"),
-                };
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io("opening", &path, error)),
+        let file = files.open(&path, Access::Read).not_found_is_none().at("opening", &path)?;
+        if let Some(file) = file {
+            let bytes = sys::read_start(&*file, marker::LEN).at("reading", &path)?;
+            return match marker::decode(&bytes) {
+                Ok(()) => Ok(()),
+                Err(crate::format::Malformed::Version { found }) => {
+                    Err(Error::Version { path, found, known: crate::format::VERSION })
+                }
+                Err(_) => not_a_log("its file `deaddrop` is not a log's: check the path"),
+            };
         }
         if !create {
             return not_a_log("it has no file `deaddrop`: check the path");
         }
-        let names = files.list(dir).map_err(|error| Error::io("listing", dir, error))?;
+        let names = files.list(dir).at("listing", dir)?;
         let foreign = names.iter().find(|name| {
             !name.starts_with(MARKER) && !matches!(name.as_str(), "lost+found" | TOPICS)
         });

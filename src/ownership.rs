@@ -1,9 +1,8 @@
 //! Names of which one process at a time is the owner: a locked file in a directory of the log.
 
-use std::io;
 use std::path::PathBuf;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::names;
 use crate::store::LogInner;
 use crate::sys::fork::Generation;
@@ -22,18 +21,17 @@ impl Ownership {
         names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
         let dir = log.dir.join(kind);
         log.check_not_replaced()?;
-        log.files.make_dir(&dir).map_err(|error| Error::io("creating", &dir, error))?;
+        log.files.make_dir(&dir).at("creating", &dir)?;
         let path: PathBuf = dir.join(name);
-        let io = |error: io::Error| Error::io("locking", &path, error);
-        let file = log.files.open(&path, Access::OpenOrCreate).map_err(io)?;
-        if !file.try_lock(0, 1).map_err(io)? {
+        let file = log.files.open(&path, Access::OpenOrCreate).at("locking", &path)?;
+        if !file.try_lock(0, 1).at("locking", &path)? {
             let mut pid = [0; 4];
-            let read = file.read_at(&mut pid, 0).map_err(io)?;
+            let read = file.read_at(&mut pid, 0).at("locking", &path)?;
             let pid = if read == pid.len() { u32::from_le_bytes(pid) } else { 0 };
             let kind = kind.trim_end_matches('s');
             return Err(Error::Locked { what: format!("{kind} {name}"), pid });
         }
-        file.write_all_at(&std::process::id().to_le_bytes(), 0).map_err(io)?;
+        file.write_all_at(&std::process::id().to_le_bytes(), 0).at("locking", &path)?;
         Ok(Ownership { file, made_in: log.made_in })
     }
 }

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::consumer;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::{group, names};
 use crate::log::Log;
 use crate::recovery::RecoveryReport;
@@ -181,7 +181,7 @@ fn groups(topic: &Store, options: Option<Options>, report: &mut Report) -> Resul
         let bytes = files
             .open(&path, Access::Read)
             .and_then(|file| sys::read_start(&*file, group::file_len(group::MAX_LANES)))
-            .map_err(|error| Error::io("reading", &path, error))?;
+            .at("reading", &path)?;
         let Err((position, what)) = group::check(&bytes) else { continue };
         let mut finding = header::finding(&path, position as u64, 0, what.to_string());
         finding.remedy = Remedy::SetConsumerAside;

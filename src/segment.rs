@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment::{self as layout, Header};
 use crate::format::{Malformed, PAGE_LEN, SECTOR_LEN};
 use crate::sys::{Access, Directory, DiskFile, Map};
@@ -44,7 +44,7 @@ impl Segment {
         access: Access,
     ) -> Result<Segment> {
         let path = dir.join(layout::file_name(base));
-        let file = files.open(&path, access).map_err(|error| Error::io("opening", &path, error))?;
+        let file = files.open(&path, access).at("opening", &path)?;
         let segment = Segment::of_file(path, file)?;
         if segment.header.base != base {
             return Err(segment.corrupt(
@@ -58,8 +58,7 @@ impl Segment {
 
     /// Wraps an open file of any name.
     pub(crate) fn of_file(path: PathBuf, file: Box<dyn DiskFile>) -> Result<Segment> {
-        let page = crate::sys::read_start(&*file, PAGE_LEN)
-            .map_err(|error| Error::io("reading", &path, error))?;
+        let page = crate::sys::read_start(&*file, PAGE_LEN).at("reading", &path)?;
         let header =
             Header::decode_page(&page).map_err(|error| Error::malformed(&path, 0, error))?;
         Segment::with_header(path, file, header, layout::decode_begun(&page, header.salt))
@@ -73,7 +72,7 @@ impl Segment {
         begun_at: Option<u64>,
     ) -> Result<Segment> {
         // Whole words: a file that was cut off in one holds no frame there.
-        let len = file.len().map_err(|error| Error::io("asking the length of", &path, error))? & !7;
+        let len = file.len().at("asking the length of", &path)? & !7;
         if len < layout::FIRST_FRAME_AT {
             let what =
                 Malformed::Short { needed: layout::FIRST_FRAME_AT as usize, found: len as usize };
@@ -103,15 +102,14 @@ impl Segment {
 
     /// Whether the file is longer by now.
     pub(crate) fn is_outgrown(&self) -> Result<bool> {
-        let len = self.file.len().map_err(|error| Error::io("sizing", &self.path, error))?;
+        let len = self.file.len().at("sizing", &self.path)?;
         Ok(len & !7 > self.len)
     }
 
     /// The shared writable mapping; made at the first call.
     pub(crate) fn map(&self) -> Result<&Map> {
         if self.has_blocks.get().is_none() {
-            let filled = self.file.fill_holes(self.len);
-            let filled = filled.map_err(|error| Error::io("allocating", &self.path, error))?;
+            let filled = self.file.fill_holes(self.len).at("allocating", &self.path)?;
             self.has_blocks.get_or_init(|| filled);
         }
         self.mapped(&self.map, true)
@@ -134,10 +132,7 @@ impl Segment {
         if slot.get().is_none() {
             // Whole words: a file that was cut elsewhere has no frame in what is left out.
             let len = usize::try_from(self.len()).expect("a 64-bit platform") & !7;
-            let map = self
-                .file
-                .map(len, writable)
-                .map_err(|error| Error::io("mapping", &self.path, error))?;
+            let map = self.file.map(len, writable).at("mapping", &self.path)?;
             // Another thread may have been faster: its mapping stays, ours is dropped.
             slot.get_or_init(|| map);
         }
@@ -151,9 +146,7 @@ impl Segment {
 
     /// Has the next sync write the pages of a range, whatever the page cache believes of them.
     pub(crate) fn redirty(&self, positions: std::ops::Range<u64>) -> Result<()> {
-        self.file
-            .redirty(positions.start, positions.end)
-            .map_err(|error| Error::io("marking pages of", &self.path, error))
+        self.file.redirty(positions.start, positions.end).at("marking pages of", &self.path)
     }
 
     /// fdatasync.
@@ -163,8 +156,7 @@ impl Segment {
 
     /// Reads the header page as it stands.
     pub(crate) fn header_page(&self) -> Result<Vec<u8>> {
-        crate::sys::read_start(&*self.file, PAGE_LEN)
-            .map_err(|error| Error::io("reading", &self.path, error))
+        crate::sys::read_start(&*self.file, PAGE_LEN).at("reading", &self.path)
     }
 
     /// Position below which pages are resident.
@@ -179,7 +171,7 @@ impl Segment {
         let start = self.resident() & !(PAGE_LEN as u64 - 1);
         if start < end {
             crate::sys::populate(&*self.file, self.map()?, start as usize, end as usize)
-                .map_err(|error| Error::io("allocating pages of", &self.path, error))?;
+                .at("allocating pages of", &self.path)?;
             self.resident.fetch_max(end, Ordering::Relaxed);
         }
         Ok(())
@@ -213,7 +205,7 @@ impl Segment {
             let mut word = [0; WORD as usize];
             let word = &mut word[..len as usize];
             let read = self.file.read_at(word, position);
-            read.map_err(|error| Error::io("reading", &self.path, error))?;
+            read.at("reading", &self.path)?;
             Ok(word.iter().all(|&byte| byte == 0))
         };
         let mut at = positions.start;
@@ -249,6 +241,6 @@ pub(crate) fn bases_among(names: &[String]) -> Vec<u64> {
 
 /// The base offsets of all published segments in a topic's directory, in order.
 pub(crate) fn list_bases(files: &dyn Directory, dir: &Path) -> Result<Vec<u64>> {
-    let names = files.list(dir).map_err(|error| Error::io("listing", dir, error))?;
+    let names = files.list(dir).at("listing", dir)?;
     Ok(bases_among(&names))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::lane::Lane;
 use crate::cursor::{self, Cursor, Meaning, Seen};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::{group, names, PAGE_LEN};
 use crate::reader::{self, Start};
 use crate::store::{names_in, Book, Closable, Handle, Store, GROUPS};
@@ -31,18 +31,12 @@ impl GroupFile {
     /// Opens the file of an existing group.
     pub(super) fn open(topic: &Store, name: &str, access: Access) -> Result<GroupFile> {
         let path = path_of(topic, name)?;
-        let io = |error| Error::io("opening", &path, error);
-        let file: Arc<dyn DiskFile> = match topic.files.open(&path, access) {
-            Ok(file) => Arc::from(file),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::NotFound {
-                    what: format!("group {name} of topic {}", topic.name),
-                })
-            }
-            Err(error) => return Err(io(error)),
-        };
-        let bytes = sys::read_start(&*file, PAGE_LEN).map_err(io)?;
-        let len = file.len().map_err(io)?;
+        let file = topic.files.open(&path, access).not_found_is_none().at("opening", &path)?;
+        let what = || format!("group {name} of topic {}", topic.name);
+        let file = file.ok_or_else(|| Error::NotFound { what: what() })?;
+        let file: Arc<dyn DiskFile> = Arc::from(file);
+        let bytes = sys::read_start(&*file, PAGE_LEN).at("opening", &path)?;
+        let len = file.len().at("opening", &path)?;
         let (topic_id, lanes) =
             group::decode_header(&bytes, len).map_err(|what| Error::malformed(&path, 0, what))?;
         if topic_id != topic.settings.topic_id {
@@ -55,12 +49,12 @@ impl GroupFile {
         }
         let file_len = group::file_len(lanes);
         let writable = access == Access::ReadWrite;
-        let has_blocks = !writable || file.fill_holes(file_len as u64).map_err(io)?;
-        let map = file.map(file_len, writable).map_err(io)?;
+        let has_blocks = !writable || file.fill_holes(file_len as u64).at("opening", &path)?;
+        let map = file.map(file_len, writable).at("opening", &path)?;
         if !has_blocks {
-            sys::populate(&*file, &map, 0, file_len).map_err(io)?;
+            sys::populate(&*file, &map, 0, file_len).at("opening", &path)?;
         }
-        let identity = file.identity().map_err(io)?;
+        let identity = file.identity().at("opening", &path)?;
         Ok(GroupFile { path, file, map: Arc::new(map), lanes, identity })
     }
 
@@ -68,7 +62,7 @@ impl GroupFile {
     pub(super) fn sync(&self) -> Result<()> {
         let len = group::file_len(self.lanes) as u64;
         let synced = self.file.redirty(0, len).and_then(|()| self.file.sync_data());
-        synced.map_err(|error| Error::io("syncing", &self.path, error))
+        synced.at("syncing", &self.path)
     }
 
     /// For an owner of lanes.
@@ -78,9 +72,8 @@ impl GroupFile {
 
     /// Whether its name still leads to it: it may have been deleted before a lock was got.
     pub(super) fn check_not_deleted(&self, topic: &Store) -> Result<()> {
-        let io = |error| Error::io("opening", &self.path, error);
-        let now = topic.files.open(&self.path, Access::Read).map_err(io)?;
-        if now.identity().map_err(io)? != self.identity {
+        let now = topic.files.open(&self.path, Access::Read).at("opening", &self.path)?;
+        if now.identity().at("opening", &self.path)? != self.identity {
             let what = format!("{}, which was just made anew", self.path.display());
             return Err(Error::NotFound { what });
         }
@@ -94,8 +87,7 @@ impl GroupFile {
 
     /// Whether a worker of any process has the lane.
     pub(super) fn is_held(&self, lane: u32) -> Result<bool> {
-        let io = |error| Error::io("asking for locks of", &self.path, error);
-        self.file.locked_by_other(lane.into(), 1).map_err(io)
+        self.file.locked_by_other(lane.into(), 1).at("asking for locks of", &self.path)
     }
 }
 
@@ -105,7 +97,7 @@ pub(super) fn create(topic: &Store, name: &str, lanes: u32, start: Start) -> Res
     topic.check_in_place()?;
     let files = &*topic.files;
     let dir = topic.dir.join(GROUPS);
-    files.make_dir(&dir).map_err(|error| Error::io("creating", &dir, error))?;
+    files.make_dir(&dir).at("creating", &dir)?;
     let offset = reader::resolve(topic, start)?;
     let mut bytes = vec![0; PAGE_LEN];
     let header = group::encode_header(topic.settings.topic_id, lanes);
@@ -130,8 +122,7 @@ pub(super) fn names_of(topic: &Store) -> Result<Vec<String>> {
 /// Takes a lane that no worker has, and lets it go again: its live words are of this boot then.
 pub(super) fn take_once(topic: &Arc<Handle>, name: &str, lane: u32) -> Result<()> {
     let group = GroupFile::open(topic, name, Access::ReadWrite)?;
-    let io = |error| Error::io("locking", &group.path, error);
-    if group.file.try_lock(lane.into(), 1).map_err(io)? {
+    if group.file.try_lock(lane.into(), 1).at("locking", &group.path)? {
         let book = Arc::new(group.book(None));
         drop(Lane::take(topic, &book, lane, Meaning::Answered)?);
     }
@@ -141,8 +132,7 @@ pub(super) fn take_once(topic: &Arc<Handle>, name: &str, lane: u32) -> Result<()
 /// Opens a group that no worker has open, and keeps workers out as long as it is open.
 fn open_idle(topic: &Store, name: &str) -> Result<GroupFile> {
     let group = GroupFile::open(topic, name, Access::ReadWrite)?;
-    let io = |error| Error::io("locking", &group.path, error);
-    if !group.file.try_lock(0, 3 << 32).map_err(io)? {
+    if !group.file.try_lock(0, 3 << 32).at("locking", &group.path)? {
         let mut pid = 0;
         for lane in 0..group.lanes {
             if group.is_held(lane)? {
@@ -184,8 +174,7 @@ pub(super) fn reset(topic: &Arc<Handle>, name: &str, start: Start) -> Result<u64
 /// Deletes a group that no worker has open.
 pub(super) fn delete(topic: &Store, name: &str) -> Result<()> {
     let group = open_idle(topic, name)?;
-    let io = |error| Error::io("deleting", &group.path, error);
-    topic.files.remove_file(&group.path).map_err(io)?;
+    topic.files.remove_file(&group.path).at("deleting", &group.path)?;
     let dir = topic.dir.join(GROUPS);
-    topic.files.sync_dir(&dir).map_err(|error| Error::io("syncing", &dir, error))
+    topic.files.sync_dir(&dir).at("syncing", &dir)
 }

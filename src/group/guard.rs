@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::file::GroupFile;
-use crate::error::{Error, Result};
+use crate::error::{IoResultExt, Result};
 use crate::format::group::GUARD_LOCKS;
 use crate::sys::{Directory, InheritableLock};
 
@@ -40,9 +40,9 @@ pub struct LaneGuard {
 
 impl LaneGuard {
     pub(super) fn take(files: &dyn Directory, group: &GroupFile, lane: u32) -> Result<LaneGuard> {
-        let io = |error| Error::io("locking", &group.path, error);
-        let lock =
-            files.inheritable_lock(&group.path, GUARD_LOCKS + u64::from(lane)).map_err(io)?;
+        let lock = files
+            .inheritable_lock(&group.path, GUARD_LOCKS + u64::from(lane))
+            .at("locking", &group.path)?;
         Ok(LaneGuard { lock })
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::file::GroupFile;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::group::{CHANGES_AT, JOIN_LOCK, MAX_MEMBERS, MEMBERS_AT, MEMBER_LOCKS};
 use crate::sys::atomic::{AtomicU64, Ordering};
 
@@ -14,9 +14,8 @@ struct Joining<'a>(&'a GroupFile);
 
 impl Joining<'_> {
     fn wait(group: &GroupFile, timeout: Option<Duration>) -> Result<Joining<'_>> {
-        let io = |error| Error::io("locking", &group.path, error);
         let begun = Instant::now();
-        while !group.file.try_lock(JOIN_LOCK, 1).map_err(io)? {
+        while !group.file.try_lock(JOIN_LOCK, 1).at("locking", &group.path)? {
             if timeout.is_some_and(|timeout| begun.elapsed() >= timeout) {
                 let what = format!("a worker that is just joining {}", group.path.display());
                 return Err(Error::TimedOut { what });
@@ -49,11 +48,14 @@ impl Member {
         timeout: Option<Duration>,
         first: impl FnOnce(),
     ) -> Result<Member> {
-        let io = |error| Error::io("locking", &group.path, error);
         let joining = Joining::wait(group, timeout)?;
         for number in 0..MAX_MEMBERS {
-            if group.file.try_lock(MEMBER_LOCKS + number, 1).map_err(io)? {
-                if !group.file.locked_by_other(MEMBER_LOCKS, MAX_MEMBERS).map_err(io)? {
+            if group.file.try_lock(MEMBER_LOCKS + number, 1).at("locking", &group.path)? {
+                if !group
+                    .file
+                    .locked_by_other(MEMBER_LOCKS, MAX_MEMBERS)
+                    .at("locking", &group.path)?
+                {
                     first();
                 }
                 let member = Member { group: Arc::clone(group), number, changes_seen: 0 };
@@ -105,8 +107,10 @@ impl Member {
                 continue;
             }
             let is_alive = number == self.number || {
-                let io = |error| Error::io("asking for locks of", &self.group.path, error);
-                self.group.file.locked_by_other(MEMBER_LOCKS + number, 1).map_err(io)?
+                self.group
+                    .file
+                    .locked_by_other(MEMBER_LOCKS + number, 1)
+                    .at("asking for locks of", &self.group.path)?
             };
             if is_alive {
                 count += 1;

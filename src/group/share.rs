@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::dispatch::{Dispatch, LOOK};
 use super::lane::{decode_trial, Lane, Mode, State};
 use super::stats::count;
-use crate::error::{Error, Result};
+use crate::error::{IoResultExt, Result};
 use crate::events;
 use crate::format::group::GUARD_LOCKS;
 
@@ -88,27 +88,29 @@ impl Dispatch {
     }
 
     fn is_free(&self, number: u32) -> Result<bool> {
-        let io = |error| Error::io("asking for locks of", &self.group.path, error);
-        Ok(!self.group.file.locked_by_other(number.into(), 1).map_err(io)?)
+        Ok(!self
+            .group
+            .file
+            .locked_by_other(number.into(), 1)
+            .at("asking for locks of", &self.group.path)?)
     }
 
     /// Takes a lane if nobody has it.
     fn try_take(&mut self, number: u32) -> Result<bool> {
         let (lane_at, guard_at) = (u64::from(number), GUARD_LOCKS + u64::from(number));
         let file = &self.group.file;
-        let io = |error| Error::io("locking", &self.group.path, error);
-        if !self.is_free(number)? || !file.try_lock(lane_at, 1).map_err(io)? {
+        if !self.is_free(number)? || !file.try_lock(lane_at, 1).at("locking", &self.group.path)? {
             return Ok(false);
         }
         // The owner is gone, but a command that it has started may be at work still.
-        let taken = match file.locked_by_other(guard_at, 1).map_err(io)? {
+        let taken = match file.locked_by_other(guard_at, 1).at("locking", &self.group.path)? {
             true => None,
             false => Some(Lane::take(&self.topic, &self.book, number, self.meaning())),
         };
         let lane = match taken {
             Some(Ok(lane)) => lane,
             other => {
-                file.unlock(lane_at, 1).map_err(io)?;
+                file.unlock(lane_at, 1).at("locking", &self.group.path)?;
                 return other.map_or(Ok(false), |taken| taken.map(|_| false));
             }
         };
@@ -162,8 +164,7 @@ impl Dispatch {
         }
         count(&self.counters.lanes_released, 1);
         drop(lane);
-        let io = |error| Error::io("unlocking", &self.group.path, error);
-        self.group.file.unlock(number.into(), 1).map_err(io)
+        self.group.file.unlock(number.into(), 1).at("unlocking", &self.group.path)
     }
 
     /// Lets stopped lanes go on that somebody has resumed, or told to skip their record: by taking the state

@@ -11,7 +11,7 @@ use super::dispatch::Dispatch;
 use super::running::persist;
 use super::stats::{Counters, WorkerStats};
 use super::{Group, HandlerError, Job, Running, WorkerOptions};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::names;
 use crate::log::Log;
 use crate::stop::Stop;
@@ -120,7 +120,7 @@ impl Worker {
         let thread = std::thread::Builder::new()
             .name(name.clone())
             .spawn(move || persist(&name, &ends, &counted, || self.run(&ends)))
-            .map_err(|error| Error::io("starting a thread for", &dir, error))?;
+            .at("starting a thread for", &dir)?;
         Ok(Running::new(stop, Arc::new(Mutex::new(vec![thread]))).counting(counters))
     }
 

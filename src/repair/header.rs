@@ -9,7 +9,7 @@ use super::plan::{self, HeaderPage};
 use super::quarantine::Quarantine;
 use super::segments::Repair;
 use super::{survey, Finding, Remedy};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment::{self as layout, Header};
 use crate::format::settings::Settings;
 use crate::format::{PAGE_LEN, SECTOR_LEN};
@@ -74,14 +74,13 @@ impl<'a> Headers<'a> {
     ) -> Result<Option<Header>> {
         let path = self.dir.join(layout::file_name(base));
         let access = if self.execute { Access::ReadWrite } else { Access::Read };
-        let io = |error| Error::io("reading", &path, error);
         let file = match self.files.open(&path, access) {
             Ok(file) => file,
             // Trimmed since the directory was read, by a process that uses the topic.
             Err(error) if error.kind() == NotFound && !self.execute => return Ok(None),
-            Err(error) => return Err(io(error)),
+            Err(error) => return Err(Error::io("reading", &path, error)),
         };
-        let page = sys::read_start(&*file, PAGE_LEN).map_err(io)?;
+        let page = sys::read_start(&*file, PAGE_LEN).at("reading", &path)?;
         let found = plan::header_page(&page, base, self.topic_id)
             .map_err(|error| Error::malformed(&path, 0, error))?;
         let header = match found {
@@ -99,7 +98,9 @@ impl<'a> Headers<'a> {
             // The newest one, and never begun: opening sets it aside.
             HeaderPage::Unreadable { blank: true } if is_newest => return Ok(None),
             HeaderPage::Unreadable { .. } => {
-                let Some(salt) = survey::salt(&*file).map_err(io)? else { return Ok(None) };
+                let Some(salt) = survey::salt(&*file).at("reading", &path)? else {
+                    return Ok(None);
+                };
                 let header = self.rebuild(&*file, &path, base, salt, previous)?;
                 self.rebuilt.insert(base, header);
                 let what = "the header is unreadable".to_owned();
@@ -109,15 +110,14 @@ impl<'a> Headers<'a> {
                 header
             }
         };
-        let len = file.len().map_err(io)?;
+        let len = file.len().at("reading", &path)?;
         if len < header.file_len {
             let what = format!("{} bytes expected, {len} there", header.file_len);
             let mut finding = finding(&path, len, header.file_len - len, what);
             finding.remedy = Remedy::Extend;
             if self.execute {
-                let io = |error| Error::io("extending", &path, error);
-                file.allocate(header.file_len).map_err(io)?;
-                file.sync_data().map_err(io)?;
+                file.allocate(header.file_len).at("extending", &path)?;
+                file.sync_data().at("extending", &path)?;
                 finding.done = true;
             }
             self.findings.push(finding);
@@ -146,15 +146,14 @@ impl<'a> Headers<'a> {
             topic_id: self.topic_id,
             durable_end: previous.map_or(0, |previous| previous.durable_end),
             max_timestamp,
-            file_len: file.len().map_err(|error| Error::io("sizing", path, error))?,
+            file_len: file.len().at("sizing", path)?,
         })
     }
 
     /// The largest timestamp of all records up to the end of a segment.
     fn max_timestamp(&self, header: Header) -> Result<u64> {
         let path = self.dir.join(layout::file_name(header.base));
-        let file = self.files.open(&path, Access::Read);
-        let file = file.map_err(|error| Error::io("opening", &path, error))?;
+        let file = self.files.open(&path, Access::Read).at("opening", &path)?;
         let segment = Arc::new(Segment::with_header(path, file, header, None)?);
         let mut walk = Walk::new(segment, layout::FIRST_FRAME_AT, false);
         let mut newest = header.max_timestamp;
@@ -184,12 +183,11 @@ impl<'a> Headers<'a> {
             let quarantine = Quarantine::of(self.files, self.dir);
             finding.kept = quarantine.keep(file, &finding.path, range)?;
             crash_point!("repair.header-kept");
-            let io = |error| Error::io("writing", &finding.path, error);
             for (at, header) in sectors {
-                file.write_all_at(&header.encode(), *at as u64).map_err(io)?;
+                file.write_all_at(&header.encode(), *at as u64).at("writing", &finding.path)?;
                 crash_point!("repair.header-written");
             }
-            file.sync_data().map_err(io)?;
+            file.sync_data().at("writing", &finding.path)?;
             finding.done = true;
         }
         self.findings.push(finding);

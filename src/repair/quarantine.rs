@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::repair::survey;
 use crate::sys::{Access, Directory, DiskFile};
 
@@ -34,23 +34,21 @@ impl<'a> Quarantine<'a> {
         path: &Path,
         range: Range<u64>,
     ) -> Result<Option<PathBuf>> {
-        let end = range.end.min(file.len().map_err(|error| Error::io("sizing", path, error))?);
+        let end = range.end.min(file.len().at("sizing", path)?);
         let range = range.start..end.max(range.start);
-        let reading = |error| Error::io("reading", path, error);
-        let used = survey::end_of_bytes_in(file, range.clone()).map_err(reading)?;
+        let used = survey::end_of_bytes_in(file, range.clone()).at("reading", path)?;
         if used == range.start {
             return Ok(None);
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let name = format!("{name}.{}.{}", range.start, range.end - range.start);
         let temporary = self.dir.join(format!("{name}.tmp"));
-        let io = |error| Error::io("writing", &temporary, error);
         self.make_dir()?;
         self.remove_leftover(&temporary)?;
-        let copy = self.files.open(&temporary, Access::CreateNew).map_err(io)?;
-        copy.allocate(range.end - range.start).map_err(io)?;
-        copy_range(file, range.clone(), &*copy).map_err(io)?;
-        copy.sync_data().map_err(io)?;
+        let copy = self.files.open(&temporary, Access::CreateNew).at("writing", &temporary)?;
+        copy.allocate(range.end - range.start).at("writing", &temporary)?;
+        copy_range(file, range.clone(), &*copy).at("writing", &temporary)?;
+        copy.sync_data().at("writing", &temporary)?;
         let kept = self.give_name(&temporary, &*copy, &name)?;
         self.sync()?;
         Ok(Some(kept))
@@ -62,36 +60,31 @@ impl<'a> Quarantine<'a> {
         let to = self.free_name(path, name)?;
         self.sync()?;
         let parent = path.parent().unwrap_or(Path::new("."));
-        self.files.sync_dir(parent).map_err(|error| Error::io("syncing", parent, error))?;
+        self.files.sync_dir(parent).at("syncing", parent)?;
         Ok(to)
     }
 
     fn make_dir(&self) -> Result<()> {
         let made = self.files.make_dir(&self.dir).map(drop);
-        made.map_err(|error| Error::io("creating", &self.dir, error))
+        made.at("creating", &self.dir)
     }
 
     fn sync(&self) -> Result<()> {
-        self.files.sync_dir(&self.dir).map_err(|error| Error::io("syncing", &self.dir, error))
+        self.files.sync_dir(&self.dir).at("syncing", &self.dir)
     }
 
     fn remove_leftover(&self, temporary: &Path) -> Result<()> {
-        match self.files.remove_file(temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::io("removing", temporary, error))
-            }
-            _ => Ok(()),
-        }
+        let removed = self.files.remove_file(temporary);
+        removed.not_found_is_none().at("removing", temporary).map(drop)
     }
 
     /// Names the copy, unless a repair that was cut off has left the same bytes under that name.
     fn give_name(&self, temporary: &Path, copy: &dyn DiskFile, name: &str) -> Result<PathBuf> {
         let path = self.dir.join(name);
-        let io = |error| Error::io("comparing", &path, error);
         if let Ok(earlier) = self.files.open(&path, Access::Read) {
-            if same_bytes(&*earlier, copy).map_err(io)? {
+            if same_bytes(&*earlier, copy).at("comparing", &path)? {
                 // It may not have been durable yet.
-                earlier.sync_data().map_err(io)?;
+                earlier.sync_data().at("comparing", &path)?;
                 self.remove_leftover(temporary)?;
                 return Ok(path);
             }

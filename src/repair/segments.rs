@@ -10,7 +10,7 @@ use super::header::finding;
 use super::plan::Gap;
 use super::quarantine::Quarantine;
 use super::{survey, Finding, Remedy};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment::{self as layout, Header};
 use crate::format::{epochs, frame, index, PAGE_LEN, SECTOR_LEN};
 use crate::index::Index;
@@ -106,8 +106,7 @@ impl Repair<'_> {
         let access = if self.execute { Access::ReadWrite } else { Access::Read };
         let opened = match self.rebuilt.get(&base) {
             Some(&header) => {
-                let file = self.files.open(&path, access);
-                let file = file.map_err(|error| Error::io("opening", &path, error))?;
+                let file = self.files.open(&path, access).at("opening", &path)?;
                 Segment::with_header(path.clone(), file, header, None)
             }
             None => Segment::open(self.files, self.dir, base, access),
@@ -118,7 +117,7 @@ impl Repair<'_> {
             }
             Ok(_) => Ok(Some(Err((path, "the segment belongs to another topic".into())))),
             Err(Error::Corrupt { what, .. }) => Ok(Some(Err((path, what)))),
-            Err(Error::Io { source, .. }) if source.kind() == NotFound && !self.execute => Ok(None),
+            Err(error) if error.is_file_not_found() && !self.execute => Ok(None),
             Err(other) => Err(other),
         }
     }
@@ -175,12 +174,11 @@ impl Repair<'_> {
             return Ok(());
         }
         crash_point!("repair.kept");
-        let io = |error| Error::io("writing", path, error);
         for (position, void) in voids {
-            segment.file().write_all_at(&void, position).map_err(io)?;
+            segment.file().write_all_at(&void, position).at("writing", path)?;
             crash_point!("repair.given-up");
         }
-        segment.file().sync_data().map_err(io)?;
+        segment.file().sync_data().at("writing", path)?;
         crash_point!("repair.synced");
         Ok(())
     }
@@ -213,8 +211,7 @@ impl Repair<'_> {
         bytes[PAGE_LEN..].copy_from_slice(&void.expect("it fits an empty segment"));
         bytes.resize(len as usize, 0);
         let path = self.dir.join(layout::file_name(header.base));
-        sys::create_durably(self.files, &path, &bytes, sys::random())
-            .map_err(|error| Error::io("creating", &path, error))?;
+        sys::create_durably(self.files, &path, &bytes, sys::random()).at("creating", &path)?;
         Ok(true)
     }
 
@@ -222,9 +219,8 @@ impl Repair<'_> {
     /// offsets stay lost, and a repeated repair does the rest.
     fn give_segment_up(&mut self, path: &Path, lost: Range<u64>, what: String) -> Result<()> {
         let access = if self.execute { Access::ReadWrite } else { Access::Read };
-        let io = |error| Error::io("writing", path, error);
-        let file = self.files.open(path, access).map_err(io)?;
-        let len = file.len().map_err(io)?;
+        let file = self.files.open(path, access).at("writing", path)?;
+        let len = file.len().at("writing", path)?;
         let mut finding = finding(path, 0, len, what);
         finding.lost = lost.clone();
         finding.remedy = Remedy::GiveUpSegment;
@@ -236,7 +232,7 @@ impl Repair<'_> {
             self.write_lost_segment(&*file, path, lost)?;
             // Of the frames that were there.
             match self.remove_index(&self.dir.join(index::file_name(base))) {
-                Err(Error::Io { source, .. }) if source.kind() == NotFound => {}
+                Err(error) if error.is_file_not_found() => {}
                 other => other?,
             }
             finding.done = true;
@@ -253,9 +249,8 @@ impl Repair<'_> {
     }
 
     fn write_lost_segment(&self, file: &dyn DiskFile, path: &Path, lost: Range<u64>) -> Result<()> {
-        let io = |error| Error::io("writing", path, error);
-        file.allocate(layout::MIN_LEN).map_err(io)?;
-        let file_len = file.len().map_err(io)?;
+        file.allocate(layout::MIN_LEN).at("writing", path)?;
+        let file_len = file.len().at("writing", path)?;
         let header = Header {
             epoch: 0,
             base: lost.start,
@@ -266,19 +261,19 @@ impl Repair<'_> {
             file_len,
         };
         let start = layout::FIRST_FRAME_AT;
-        let end = survey::end_of_bytes_in(file, start..file_len).map_err(io)?;
+        let end = survey::end_of_bytes_in(file, start..file_len).at("writing", path)?;
         let end = end.min(file_len & !7).max(start + frame::FIXED_LEN as u64);
         let gap = Gap { range: start..end, lost, what: String::new(), reaches_the_end: true };
         let void = gap.void(clock::wall_coarse(), header.salt, file_len);
-        file.write_all_at(&void.expect("a segment has room for it"), start).map_err(io)?;
+        file.write_all_at(&void.expect("a segment has room for it"), start).at("writing", path)?;
         crash_point!("repair.given-up");
         // The checkpoint slots and the latch of the lost header are not those of this one.
         let mut page = vec![0; PAGE_LEN];
         for at in [layout::HEADER_COPY_AT, 0] {
             page[at..at + SECTOR_LEN].copy_from_slice(&header.encode());
         }
-        file.write_all_at(&page, 0).map_err(io)?;
-        file.sync_data().map_err(io)?;
+        file.write_all_at(&page, 0).at("writing", path)?;
+        file.sync_data().at("writing", path)?;
         crash_point!("repair.synced");
         Ok(())
     }
@@ -297,7 +292,7 @@ impl Repair<'_> {
             Err(error) if error.kind() == NotFound => return Ok(()),
             Err(error) => Err(error),
         };
-        let bytes = bytes.map_err(|error| Error::io("reading", &path, error))?;
+        let bytes = bytes.at("reading", &path)?;
         let what = match index::decode(&bytes) {
             // It is made anew when it is needed.
             Err(_) if index::is_unfinished(&bytes) => return Ok(()),
@@ -326,8 +321,8 @@ impl Repair<'_> {
 
     fn remove_index(&self, path: &Path) -> Result<()> {
         let (files, dir) = (self.files, self.dir);
-        files.remove_file(path).map_err(|error| Error::io("removing", path, error))?;
-        files.sync_dir(dir).map_err(|error| Error::io("syncing", dir, error))?;
+        files.remove_file(path).at("removing", path)?;
+        files.sync_dir(dir).at("syncing", dir)?;
         crash_point!("repair.index-removed");
         Ok(())
     }
@@ -340,7 +335,7 @@ impl Repair<'_> {
             Err(error) if error.kind() == NotFound => return Ok(()),
             Err(error) => Err(error),
         };
-        let bytes = bytes.map_err(|error| Error::io("reading", &path, error))?;
+        let bytes = bytes.at("reading", &path)?;
         let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
         let entries = bytes[..used].chunks(epochs::ENTRY_LEN);
         let last = entries.len().saturating_sub(1);

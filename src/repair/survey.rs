@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::plan::Gap;
-use crate::error::{Error, Result};
+use crate::error::{IoResultExt, Result};
 use crate::format::frame::{self, Fixed, FIXED_LEN};
 use crate::format::segment as layout;
 use crate::segment::{Segment, Step, Walk};
@@ -78,8 +78,7 @@ pub(super) fn segment(segment: &Arc<Segment>, stop: u64, limit: u64) -> Result<S
 /// Behind the last byte of a range of a segment that is not zero, on a multiple of 8; its start if
 /// there is none.
 fn end_of_bytes(segment: &Segment, range: Range<u64>) -> Result<u64> {
-    let io = |error| Error::io("reading", &segment.path, error);
-    end_of_bytes_in(segment.file(), range).map_err(io)
+    end_of_bytes_in(segment.file(), range).at("reading", &segment.path)
 }
 
 /// The same of a file.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::Segment;
-use crate::error::{Error, Result};
+use crate::error::{IoResultExt, Result};
 use crate::format::frame::{self, Fixed};
 use crate::format::Malformed;
 
@@ -168,7 +168,7 @@ impl Walk {
         if self.position >= self.entered {
             let end = self.position + room.min(ENTER_LEN);
             map.populate_to_read(self.position as usize, end as usize)
-                .map_err(|error| Error::io("reading", &self.segment.path, error))?;
+                .at("reading", &self.segment.path)?;
             self.entered = end;
         }
         // SAFETY: by the caller's promise; the position is inside, as `room` is not 0.
@@ -243,7 +243,7 @@ impl Walk {
         let read = self
             .segment
             .read(self.position + have as u64, &mut self.buffer.first_mut(wanted)[have..], self.hot)
-            .map_err(|error| Error::io("reading", &self.segment.path, error))?;
+            .at("reading", &self.segment.path)?;
         self.filled = have + read;
         Ok(self.filled >= needed)
     }
@@ -290,15 +290,18 @@ impl Walk {
     pub(crate) fn end_of_frame(&self) -> Result<u64> {
         let mut fixed = [0; frame::FIXED_LEN];
         let room = self.segment.len().saturating_sub(self.position);
-        let io = |error| Error::io("reading", &self.segment.path, error);
-        let read = self.segment.read(self.position, &mut fixed, false).map_err(io)?;
+        let read = self
+            .segment
+            .read(self.position, &mut fixed, false)
+            .at("reading", &self.segment.path)?;
         if let Ok(fixed) = Fixed::decode(&fixed[..read], room as usize) {
             return Ok(self.position + fixed.padded_len() as u64);
         }
         let mut chunk = vec![0; COLD_CHUNK];
         let (mut at, mut end) = (self.position, self.position);
         while at < self.segment.len() {
-            let read = self.segment.read(at, &mut chunk, false).map_err(io)?;
+            let read =
+                self.segment.read(at, &mut chunk, false).at("reading", &self.segment.path)?;
             if read == 0 {
                 break;
             }
@@ -320,7 +323,7 @@ impl Walk {
             let read = self
                 .segment
                 .read(position, &mut chunk[..wanted], false)
-                .map_err(|error| Error::io("reading", &self.segment.path, error))?;
+                .at("reading", &self.segment.path)?;
             if read == 0 {
                 return Ok(true);
             }

@@ -19,7 +19,7 @@ use super::request::RequestBuilder;
 use super::request_id::RequestId;
 use super::stats::ClientStats;
 use super::{Running, LOOK};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::names;
 use crate::group::{persist, Counters};
 use crate::log::Log;
@@ -112,7 +112,7 @@ impl ClientInner {
                 let name = format!("client {} at {}", client.name, link.service);
                 persist(&name, &stop, &Counters::default(), || client.deliver(&link, &stop))
             })
-            .map_err(|error| Error::io("starting a thread for", &dir, error))
+            .at("starting a thread for", &dir)
     }
 }
 

@@ -19,7 +19,7 @@ use super::handler::{Reply, Request};
 use super::options::ServerOptions;
 use super::settle::{encode_note, Doubt, Past};
 use super::{open_topic, replies_of, requests_of, spans};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::names;
 use crate::group::{
     persist, Called, Counters, Dispatch, Fate, Group, GroupOptions, HandlerError, Job, Kept, Note,
@@ -222,7 +222,7 @@ impl Server {
             let thread = std::thread::Builder::new()
                 .name(name.clone())
                 .spawn(move || persist(&name, &stop, &counters, || server.run(&stop)))
-                .map_err(|error| Error::io("starting a thread for", log.dir(), error))?;
+                .at("starting a thread for", log.dir())?;
             threads.lock().push(thread);
         }
         Ok(running)

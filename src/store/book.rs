@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::{Closable, Store};
-use crate::error::{Error, Result};
+use crate::error::{IoResultExt, Result};
 use crate::events;
 use crate::format::cursor::{self, Saved};
 use crate::format::PAGE_LEN;
@@ -168,13 +168,11 @@ impl Book {
 
     fn redirty(&self, base: usize) -> Result<()> {
         let start = base as u64;
-        self.file
-            .redirty(start, start + PAGE_LEN as u64)
-            .map_err(|error| Error::io("marking pages of", &self.path, error))
+        self.file.redirty(start, start + PAGE_LEN as u64).at("marking pages of", &self.path)
     }
 
     fn sync_file(&self) -> Result<()> {
-        self.file.sync_data().map_err(|error| Error::io("syncing", &self.path, error))
+        self.file.sync_data().at("syncing", &self.path)
     }
 }
 

@@ -6,7 +6,7 @@
 //! gets blocks of which that is not true.
 
 use super::Store;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment as layout;
 use crate::segment::Segment;
 use crate::sys;
@@ -22,15 +22,17 @@ impl Store {
         let temporary = self.dir.join("copy.tmp");
         self.remove_if_there(&temporary)?;
         let len = segment.len();
-        let file = self.files.open(&temporary, sys::Access::CreateNew);
-        let file = file.map_err(|error| self.io("creating", &temporary, error))?;
+        let file =
+            self.files.open(&temporary, sys::Access::CreateNew).at("creating", &temporary)?;
         file.allocate(len).map_err(|error| self.allocation_failed(&temporary, len, error))?;
-        let io = |error| self.io("copying", &segment.path, error);
         let mut chunk = vec![0; CHUNK_LEN];
         let mut position = 0;
         while position < len {
             let wanted = chunk.len().min((len - position) as usize);
-            let read = segment.file().read_at(&mut chunk[..wanted], position).map_err(io)?;
+            let read = segment
+                .file()
+                .read_at(&mut chunk[..wanted], position)
+                .at("copying", &segment.path)?;
             if read == 0 {
                 break;
             }
@@ -39,7 +41,7 @@ impl Store {
             }
             // What was never written stays so: the file was as long from the start.
             if chunk[..read].iter().any(|&byte| byte != 0) {
-                file.write_all_at(&chunk[..read], position).map_err(io)?;
+                file.write_all_at(&chunk[..read], position).at("copying", &segment.path)?;
             }
             position += read as u64;
         }
@@ -47,7 +49,7 @@ impl Store {
             return Err(Error::SyncFailed { path: self.dir.clone() });
         }
         crash_point!("recover.copied");
-        self.files.replace(&temporary, &segment.path).map_err(io)?;
+        self.files.replace(&temporary, &segment.path).at("copying", &segment.path)?;
         self.segments.open.lock().remove(&segment.base());
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Deleting a topic, in one step: its directory gets a name that no topic can have. What is in it is removed
 //! after that, by this process or by the next one that opens the log for writing.
 
-use std::io::ErrorKind::{IsADirectory, NotFound};
+use std::io::ErrorKind::IsADirectory;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::directory::Entered;
 use super::open::{LOCK, SETTINGS};
 use super::{LogInner, Store};
 use crate::control::member;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, Directory};
 
@@ -23,28 +23,27 @@ impl Store {
         let Entered { files, lock_file } =
             Store::enter(log, name, || Store::directory_to_delete(log, name))?;
         let dir = files.path();
-        let alone = member::is_alone(&*lock_file)
-            .map_err(|error| Error::io("locking", &dir.join(LOCK), error))?;
+        let alone = member::is_alone(&*lock_file).at("locking", &dir.join(LOCK))?;
         if !alone {
             return Err(Error::Locked { what: format!("topic {name}"), pid: 0 });
         }
         let aside = topics.path().join(format!(".{name}{DELETED}{:016x}", sys::random()));
-        topics.rename_no_replace(dir, &aside).map_err(|error| Error::io("deleting", dir, error))?;
+        topics.rename_no_replace(dir, &aside).at("deleting", dir)?;
         crash_point!("delete.renamed");
         // Durable before anything is removed: a power loss that takes the new name back must not find a
         // topic of which a part is gone.
         let synced = topics.sync_dir(topics.path());
-        synced.map_err(|error| Error::io("syncing", topics.path(), error))?;
+        synced.at("syncing", topics.path())?;
         crash_point!("delete.durable");
         remove_tree(topics, &aside)?;
         let synced = topics.sync_dir(topics.path());
-        synced.map_err(|error| Error::io("syncing", topics.path(), error))
+        synced.at("syncing", topics.path())
     }
 
     /// Removes what deletes have left that were cut off.
     pub(crate) fn remove_deleted(topics: &dyn Directory) -> Result<()> {
         let path = topics.path();
-        let names = topics.list(path).map_err(|error| Error::io("listing", path, error))?;
+        let names = topics.list(path).at("listing", path)?;
         for name in names.iter().filter(|name| is_deleted(name)) {
             remove_tree(topics, &path.join(name))?;
         }
@@ -59,24 +58,17 @@ fn is_deleted(name: &str) -> bool {
 
 /// Another process may be at the same.
 fn remove_tree(files: &dyn Directory, dir: &Path) -> Result<()> {
-    let mut names = match files.list(dir) {
-        Err(error) if error.kind() == NotFound => return Ok(()),
-        other => other.map_err(|error| Error::io("listing", dir, error))?,
-    };
+    let names = files.list(dir).not_found_is_none().at("listing", dir)?;
+    let Some(mut names) = names else { return Ok(()) };
     // The settings first: a process that still reads the topic sees by them that it is gone.
     names.sort_by_key(|name| name != SETTINGS);
     for name in names {
         let path = dir.join(&name);
-        match files.remove_file(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == NotFound => {}
+        match files.remove_file(&path).not_found_is_none() {
             Err(error) if error.kind() == IsADirectory => remove_tree(files, &path)?,
-            Err(error) => return Err(Error::io("removing", &path, error)),
+            other => drop(other.at("removing", &path)?),
         }
         crash_point!("delete.removed");
     }
-    match files.remove_dir(dir) {
-        Err(error) if error.kind() != NotFound => Err(Error::io("removing", dir, error)),
-        _ => Ok(()),
-    }
+    files.remove_dir(dir).not_found_is_none().at("removing", dir).map(drop)
 }

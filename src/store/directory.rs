@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::open::{LOCK, SETTINGS};
 use super::{Access, LogInner, Store};
 use crate::control::member;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::sys::atomic::Ordering;
 use crate::sys::{self, clock, Directory, DiskFile};
 
@@ -83,15 +83,12 @@ impl Store {
         for _ in 0..TRIES {
             let files = open()?;
             let path = files.path().join(LOCK);
-            let io = |error| Error::io("locking", &path, error);
-            let lock_file = match files.open(&path, sys::Access::OpenOrCreate) {
-                // Deleted since it was opened.
-                Err(error) if error.kind() == NotFound => continue,
-                other => other.map_err(io)?,
-            };
+            let lock_file = files.open(&path, sys::Access::OpenOrCreate).not_found_is_none();
+            // Without it, the topic was deleted since its directory was opened.
+            let Some(lock_file) = lock_file.at("locking", &path)? else { continue };
             wait_for_gate(&*lock_file, name, &path, deadline)?;
             // The topic may have been deleted, and made again, while this process waited.
-            let held = lock_file.identity().map_err(io)?;
+            let held = lock_file.identity().at("locking", &path)?;
             if is_named(&*files, &path, held)? && is_in_place(log, &*files)? {
                 return Ok(Entered { files, lock_file });
             }
@@ -118,11 +115,10 @@ impl Store {
         self.not_forked()?;
         let (name, held) = self.known_by;
         let path = self.dir.join(name);
-        match self.files.identity_of(&path) {
-            Ok(found) if found == held => Ok(()),
-            Ok(_) => Err(Error::Replaced { path: self.dir.clone() }),
-            Err(error) if error.kind() == NotFound => Err(self.removed()),
-            Err(error) => Err(self.io("looking for", &path, error)),
+        match self.files.identity_of(&path).not_found_is_none().at("looking for", &path)? {
+            Some(found) if found == held => Ok(()),
+            Some(_) => Err(Error::Replaced { path: self.dir.clone() }),
+            None => Err(self.removed()),
         }
     }
 
@@ -198,7 +194,7 @@ fn wait_for_gate(
     deadline: Option<Instant>,
 ) -> Result<()> {
     let mut pause = Duration::from_micros(50);
-    while !member::try_gate(lock_file).map_err(|error| Error::io("locking", path, error))? {
+    while !member::try_gate(lock_file).at("locking", path)? {
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             let what = format!("another process that is opening topic {name}");
             return Err(Error::TimedOut { what });
@@ -211,16 +207,12 @@ fn wait_for_gate(
 
 /// Whether `path` names the file `held`.
 fn is_named(files: &dyn Directory, path: &Path, held: sys::FileIdentity) -> Result<bool> {
-    match files.identity_of(path) {
-        Ok(found) => Ok(found == held),
-        Err(error) if error.kind() == NotFound => Ok(false),
-        Err(error) => Err(Error::io("looking for", path, error)),
-    }
+    Ok(files.identity_of(path).not_found_is_none().at("looking for", path)? == Some(held))
 }
 
 /// Whether the log has this directory under the name with which it was opened.
 fn is_in_place(log: &LogInner, files: &dyn Directory) -> Result<bool> {
     let Some(topics) = log.topics_directory()? else { return Ok(false) };
-    let held = files.identity().map_err(|error| Error::io("identifying", files.path(), error))?;
+    let held = files.identity().at("identifying", files.path())?;
     is_named(&**topics, files.path(), held)
 }

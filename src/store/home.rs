@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::{Backlog, Handles};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::names;
 use crate::housekeeper::Housekeeper;
 use crate::sys::fork::Generation;
@@ -69,10 +69,8 @@ impl LogInner {
     ) -> Result<LogInner> {
         let dir = files.path();
         let path = dir.join(MARKER);
-        let marker =
-            files.identity_of(&path).map_err(|error| Error::io("identifying", &path, error))?;
-        let boot =
-            files.boot_id().map_err(|error| Error::io("reading the boot id for", dir, error))?;
+        let marker = files.identity_of(&path).at("identifying", &path)?;
+        let boot = files.boot_id().at("reading the boot id for", dir)?;
         Ok(LogInner {
             topics_dir: topics_dir.map_or_else(OnceLock::new, OnceLock::from),
             marker,
@@ -99,12 +97,9 @@ impl LogInner {
             return Ok(Some(topics));
         }
         let path = self.dir.join(TOPICS);
-        match self.files.open_dir(&path) {
-            // Another thread may have been faster: its handle stays.
-            Ok(topics) => Ok(Some(self.topics_dir.get_or_init(|| topics))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("opening", &path, error)),
-        }
+        let topics = self.files.open_dir(&path).not_found_is_none().at("opening", &path)?;
+        // Another thread may have been faster: its handle stays.
+        Ok(topics.map(|topics| self.topics_dir.get_or_init(|| topics)))
     }
 
     /// The directory of the topics of a log that is open for writing.
@@ -121,16 +116,15 @@ impl LogInner {
     /// in their place, since it was opened.
     pub(crate) fn check_not_replaced(&self) -> Result<()> {
         let path = self.dir.join(MARKER);
-        match self.files.identity_of(&path) {
-            Ok(found) if found == self.marker => Ok(()),
-            Ok(_) => Err(Error::Replaced { path: self.dir.clone() }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::NotFound {
+        match self.files.identity_of(&path).not_found_is_none().at("looking for", &path)? {
+            Some(found) if found == self.marker => Ok(()),
+            Some(_) => Err(Error::Replaced { path: self.dir.clone() }),
+            None => Err(Error::NotFound {
                 what: format!(
                     "log in {} any more: its files were removed while it was open; open it again",
                     self.dir.display()
                 ),
             }),
-            Err(error) => Err(Error::io("looking for", &path, error)),
         }
     }
 }
@@ -139,8 +133,7 @@ impl LogInner {
 /// lie elsewhere than its log.
 pub(crate) fn medium_of(files: &dyn Directory, options: &LogOptions) -> Result<Medium> {
     let path = files.path();
-    let medium = files.medium();
-    let medium = medium.map_err(|error| Error::io("asking the file system of", path, error))?;
+    let medium = files.medium().at("asking the file system of", path)?;
     if let (Medium::Network(name), false) = (&medium, options.allow_network_file_system) {
         let why = format!(
             "{name} is a network or user-space file system, whose locks and mappings may not be \
@@ -153,11 +146,7 @@ pub(crate) fn medium_of(files: &dyn Directory, options: &LogOptions) -> Result<M
 
 /// The files or folders of `dir` whose names users may give, sorted; none if it is not there.
 pub(crate) fn names_in(files: &dyn Directory, dir: &Path) -> Result<Vec<String>> {
-    let mut found = match files.list(dir) {
-        Ok(found) => found,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::io("listing", dir, error)),
-    };
+    let mut found = files.list(dir).not_found_is_none().at("listing", dir)?.unwrap_or_default();
     found.retain(|name| names::check(name).is_ok());
     found.sort();
     Ok(found)

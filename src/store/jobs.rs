@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{Retention, Store};
 use crate::control::Words;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::settings;
 use crate::housekeeper::{Due, Duty, Timer};
 use crate::sys::atomic::Ordering as Shared;
@@ -202,11 +202,7 @@ impl Store {
             Jobs::begin(&jobs).and_then(|running| running.run(&topic, &work)).unwrap_or(false)
         };
         let timer = Timer { interval, look: Box::new(look), work: Box::new(work) };
-        self.log
-            .housekeeper
-            .timers
-            .add(delay, timer)
-            .map_err(|error| Error::io("starting a thread for", &self.dir, error))
+        self.log.housekeeper.timers.add(delay, timer).at("starting a thread for", &self.dir)
     }
 
     /// What is to be done as long as the topic is open.

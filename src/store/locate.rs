@@ -232,10 +232,7 @@ impl Store {
 
     /// Turns a missing segment file below the first retained offset into `Trimmed`, else into damage.
     fn gone(&self, error: Error, base: u64) -> Error {
-        let missing = matches!(
-            &error,
-            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound
-        );
+        let missing = error.is_file_not_found();
         if let Some(displaced) = self.displaced().filter(|_| missing) {
             return displaced;
         }

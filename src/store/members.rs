@@ -4,7 +4,7 @@ use super::open::LOCK;
 use super::{Access, Store};
 use crate::control::lock::Owner;
 use crate::control::member;
-use crate::error::Result;
+use crate::error::{IoResultExt, Result};
 use crate::sys;
 use crate::sys::atomic::Ordering;
 
@@ -43,7 +43,7 @@ impl Store {
                 .open(&path, sys::Access::Read)
                 .and_then(|file| member::living_slots(&*file)),
         }
-        .map_err(|error| self.io("asking for the locks of", &path, error))?;
+        .at("asking for the locks of", &path)?;
         alive.sort_unstable();
         // Relaxed, as everything here: a picture of a moment, on which nothing is built.
         let appending = Owner::of_word(words.lock.word.load(Ordering::Relaxed));

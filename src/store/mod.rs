@@ -49,14 +49,13 @@ mod trim;
 mod wait;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::error::Error;
 use crate::format::epochs;
 use crate::format::settings::Settings;
 use crate::recovery::RecoveryReport;
@@ -131,10 +130,6 @@ struct Segments {
 }
 
 impl Store {
-    pub(crate) fn io(&self, doing: &'static str, path: &Path, error: std::io::Error) -> Error {
-        Error::io(doing, path, error)
-    }
-
     /// The deadline of a wait for another process's lock that starts now.
     pub(super) fn lock_deadline(&self) -> Option<Instant> {
         self.log.options.lock_timeout.and_then(|timeout| Instant::now().checked_add(timeout))

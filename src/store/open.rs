@@ -10,7 +10,7 @@ use super::{medium_of, Access, Local, LogInner, Segments, Store, TopicOptions, C
 use crate::control::lock::Owner;
 use crate::control::member::{self, Membership};
 use crate::control::{self, Control, Words};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::events;
 use crate::format::{epochs, settings, settings::Settings};
 use crate::recovery::{self, Opening, OpeningFacts};
@@ -45,8 +45,7 @@ impl Store {
         }
         let topic = Store::open_gated(log, name, files, lock_file, settings)?;
         let member = topic.member()?;
-        member::leave_gate(&*member.lock_file)
-            .map_err(|error| topic.io("locking", &topic.dir.join(LOCK), error))?;
+        member::leave_gate(&*member.lock_file).at("locking", &topic.dir.join(LOCK))?;
         topic.is_open.store(true, Ordering::Relaxed);
         topic.start_timers()?;
         Ok(topic)
@@ -62,8 +61,7 @@ impl Store {
     ) -> Result<Arc<Store>> {
         let open = || Store::directory(log, name);
         let Entered { files, lock_file } = Store::enter(log, name, open)?;
-        let alone = member::is_alone(&*lock_file)
-            .map_err(|error| Error::io("locking", &files.path().join(LOCK), error))?;
+        let alone = member::is_alone(&*lock_file).at("locking", &files.path().join(LOCK))?;
         if !alone {
             return Err(Error::Locked { what: format!("topic {name}"), pid: 0 });
         }
@@ -86,10 +84,11 @@ impl Store {
     ) -> Result<Arc<Store>> {
         check_medium(log, &*files, files.path(), &settings.0)?;
         let control = open_control(&*files)?;
-        let io = |error| Error::io("locking", &files.path().join(LOCK), error);
-        let alone = member::is_alone(&*lock_file).map_err(io)?;
-        let lock = lock_file.identity().map_err(io)?;
-        let slot = member::take_slot(&*lock_file).map_err(io)?.ok_or_else(|| Error::Locked {
+        let path = files.path().join(LOCK);
+        let alone = member::is_alone(&*lock_file).at("locking", &path)?;
+        let lock = lock_file.identity().at("locking", &path)?;
+        let slot = member::take_slot(&*lock_file).at("locking", &path)?;
+        let slot = slot.ok_or_else(|| Error::Locked {
             what: format!("every one of the {} member slots of topic {name}", control::MAX_MEMBERS),
             pid: 0,
         })?;
@@ -147,8 +146,7 @@ impl Store {
         // Before the directory is read: see `refresh_bases`.
         let active = words.tail.place().active;
         // Once: a large log has many names.
-        let names =
-            self.files.list(&self.dir).map_err(|error| self.io("listing", &self.dir, error))?;
+        let names = self.files.list(&self.dir).at("listing", &self.dir)?;
         let mut bases = bases_among(&names);
         if !alone {
             bases.retain(|&base| base <= active);
@@ -211,7 +209,7 @@ impl Store {
         self.files
             .open(&path, sys::Access::Read)
             .and_then(|file| file.identity())
-            .map_err(|error| self.io("identifying", &path, error))
+            .at("identifying", &path)
     }
 
     /// Makes the words trusted: the last step of every recovery.
@@ -249,11 +247,8 @@ impl Store {
     /// Removes what processes that died while they made a file left in a directory of the topic.
     fn remove_unfinished(&self, within: &str) -> Result<()> {
         let dir = self.dir.join(within);
-        let names = match self.files.list(&dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            other => other.map_err(|error| self.io("listing", &dir, error))?,
-        };
-        for name in names.iter().filter(|name| name.ends_with(".tmp")) {
+        let names = self.files.list(&dir).not_found_is_none().at("listing", &dir)?;
+        for name in names.unwrap_or_default().iter().filter(|name| name.ends_with(".tmp")) {
             self.remove_if_there(&dir.join(name))?;
         }
         Ok(())
@@ -289,11 +284,10 @@ impl Store {
     /// Reads the list of epochs.
     pub(super) fn load_epochs(&self) -> Result<()> {
         let path = self.dir.join(EPOCHS);
-        let bytes = match self.files.open(&path, sys::Access::Read) {
-            Ok(file) => sys::read_start(&*file, 64 << 20)
-                .map_err(|error| self.io("reading", &path, error))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(self.io("opening", &path, error)),
+        let file = self.files.open(&path, sys::Access::Read);
+        let bytes = match file.not_found_is_none().at("opening", &path)? {
+            Some(file) => sys::read_start(&*file, 64 << 20).at("reading", &path)?,
+            None => Vec::new(),
         };
         *self.epochs.lock() = epochs::decode(&bytes);
         Ok(())
@@ -354,7 +348,7 @@ fn read_settings(files: &dyn Directory) -> Result<(Settings, FileIdentity)> {
     let read = files
         .open(&path, sys::Access::Read)
         .and_then(|file| Ok((sys::read_start(&*file, settings::LEN)?, file.identity()?)));
-    let (bytes, file) = read.map_err(|error| Error::io("reading", &path, error))?;
+    let (bytes, file) = read.at("reading", &path)?;
     let settings = Settings::decode(&bytes);
     Ok((settings.map_err(|error| Error::malformed(&path, 0, error))?, file))
 }
@@ -379,7 +373,7 @@ fn read_or_create_settings(
 ) -> Result<(Settings, bool)> {
     let path = files.path().join(SETTINGS);
     match read_settings(files) {
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) if error.is_file_not_found() => {}
         other => return Ok((other?.0, true)),
     }
     if !list_bases(files, files.path())?.is_empty() {
@@ -392,8 +386,7 @@ fn read_or_create_settings(
     }
     let settings = wanted.unwrap_or_default().to_settings(sys::random())?;
     check_medium(log, files, files.path(), &settings)?;
-    sys::create_durably(files, &path, &settings.encode(), sys::random())
-        .map_err(|error| Error::io("creating", &path, error))?;
+    sys::create_durably(files, &path, &settings.encode(), sys::random()).at("creating", &path)?;
     crash_point!("create.settings");
     Ok((settings, false))
 }
@@ -418,12 +411,11 @@ fn check_medium(
 
 fn open_control(files: &dyn Directory) -> Result<Control> {
     let path = files.path().join(CONTROL);
-    let io = |error| Error::io("opening", &path, error);
-    let file = files.open(&path, sys::Access::OpenOrCreate).map_err(io)?;
-    file.allocate(control::LEN as u64).map_err(io)?;
-    file.fill_holes(control::LEN as u64).map_err(io)?;
-    let map = file.map(control::LEN, true).map_err(io)?;
-    sys::populate(&*file, &map, 0, control::LEN).map_err(io)?;
+    let file = files.open(&path, sys::Access::OpenOrCreate).at("opening", &path)?;
+    file.allocate(control::LEN as u64).at("opening", &path)?;
+    file.fill_holes(control::LEN as u64).at("opening", &path)?;
+    let map = file.map(control::LEN, true).at("opening", &path)?;
+    sys::populate(&*file, &map, 0, control::LEN).at("opening", &path)?;
     Ok(Control::new(map))
 }
 

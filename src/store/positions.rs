@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::{names_in, Store};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::{cursor, group, Malformed, PAGE_LEN};
 use crate::sys::atomic::Ordering;
 use crate::sys::{self, Access, DiskFile, FileIdentity, Map};
@@ -51,16 +51,12 @@ impl Store {
             let dir = self.dir.join(kind);
             for name in names_in(&*self.files, &dir)? {
                 let path = dir.join(name);
-                let io = |error| Error::io("reading", &path, error);
-                let file = match self.files.open(&path, Access::Read) {
-                    Ok(file) => file,
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                    Err(error) => return Err(io(error)),
-                };
+                let file = self.files.open(&path, Access::Read).not_found_is_none();
+                let Some(file) = file.at("reading", &path)? else { continue };
                 let least = match self.pages_of(kind, &path, &*file)? {
                     Some((first, len)) => {
-                        let map = file.map(len, false).map_err(io)?;
-                        let identity = file.identity().map_err(io)?;
+                        let map = file.map(len, false).at("reading", &path)?;
+                        let identity = file.identity().at("reading", &path)?;
                         self.least_durable(&path, &map, first, identity)?
                     }
                     None => 0,
@@ -78,12 +74,11 @@ impl Store {
         path: &Path,
         file: &dyn DiskFile,
     ) -> Result<Option<(usize, usize)>> {
-        let io = |error| Error::io("reading", path, error);
-        let len = file.len().map_err(io)?;
+        let len = file.len().at("reading", path)?;
         if kind == CONSUMERS {
             return Ok((len >= cursor::LEN as u64).then_some((0, cursor::LEN)));
         }
-        let header = sys::read_start(file, PAGE_LEN).map_err(io)?;
+        let header = sys::read_start(file, PAGE_LEN).at("reading", path)?;
         let header = unless_newer(path, 0, group::decode_header(&header, len))?;
         let lanes = header.filter(|(topic_id, _)| *topic_id == self.settings.topic_id);
         Ok(lanes.map(|(_, lanes)| (group::lane_at(0), group::file_len(lanes))))

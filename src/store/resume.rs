@@ -28,9 +28,7 @@ impl Store {
             Ok(segment) => segment,
             // The words say more than there is: see `words_fit`.
             Err(Error::Corrupt { .. }) => return Ok(false),
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(false)
-            }
+            Err(error) if error.is_file_not_found() => return Ok(false),
             Err(other) => return Err(other),
         };
         let Some(written) = written_end(words, position, segment.len()) else { return Ok(true) };

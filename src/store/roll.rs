@@ -13,7 +13,7 @@ use super::{Local, Store};
 use crate::control::lock::{Liveness, Owner};
 use crate::control::member::Held;
 use crate::control::Words;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment::{self as layout, Header};
 use crate::format::{settings, PAGE_LEN};
 use crate::housekeeper::Duty;
@@ -80,7 +80,7 @@ impl Store {
     /// Enters `unnamed` behind the segment `seen`, unless another writer has left that.
     fn leave(&self, seen: u64, unnamed: Unnamed, deadline: Option<Instant>) -> Result<()> {
         let words = &self.member()?.control;
-        let len = unnamed.file.len().map_err(|error| self.io("sizing", &unnamed.path, error))?;
+        let len = unnamed.file.len().at("sizing", &unnamed.path)?;
         let salt = sys::random();
         let mut held = match self.lock_append_until(deadline) {
             Ok(held) => held,
@@ -137,9 +137,7 @@ impl Store {
             let begun = layout::encode_begun(begun_at, header.salt);
             segment.map()?.write(layout::BEGUN_AT, &begun);
             crash_point!("roll.headed");
-            self.files
-                .rename_no_replace(&unnamed.path, &path)
-                .map_err(|error| self.io("naming", &path, error))?;
+            self.files.rename_no_replace(&unnamed.path, &path).at("naming", &path)?;
             Ok(segment)
         })();
         crash_point!("roll.named");
@@ -173,7 +171,7 @@ impl Store {
                 held.active = None;
                 self.forget_entered_file(words)?;
             }
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) if error.is_file_not_found() => {}
             Err(error) => return Err(error),
         }
         crash_point!("settle.rolled");
@@ -189,14 +187,11 @@ impl Store {
             return Ok(());
         };
         let path = self.prepared_path(owner);
-        match self.files.open(&path, sys::Access::Read) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                clear(words, seen);
-                Ok(())
-            }
-            Err(error) => Err(self.io("opening", &path, error)),
-            Ok(_) => Ok(()),
+        let file = self.files.open(&path, sys::Access::Read);
+        if file.not_found_is_none().at("opening", &path)?.is_none() {
+            clear(words, seen);
         }
+        Ok(())
     }
 
     /// Makes room in the active segment, which has no record yet, for one that is larger than a
@@ -205,10 +200,7 @@ impl Store {
         let path = self.dir.join(layout::file_name(active));
         let len = (self.words().map_or(0, |words| words.tail.place().position) + needed)
             .next_multiple_of(PAGE_LEN as u64);
-        let file = self
-            .files
-            .open(&path, sys::Access::ReadWrite)
-            .map_err(|error| self.io("opening", &path, error))?;
+        let file = self.files.open(&path, sys::Access::ReadWrite).at("opening", &path)?;
         file.allocate(len).map_err(|error| self.allocation_failed(&path, len, error))?;
         self.forget_segment(active)
     }
@@ -231,10 +223,9 @@ impl Store {
             let word = member.control.prepared.word.load(Ordering::Acquire);
             if let (true, Some(owner)) = (word & READY != 0, Owner::of_word(word as u32)) {
                 let path = self.prepared_path(owner);
-                match self.files.open(&path, sys::Access::ReadWrite) {
-                    Ok(file) => return Ok(Unnamed { path, file, prepared: Some(word) }),
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(self.io("opening", &path, error)),
+                let file = self.files.open(&path, sys::Access::ReadWrite);
+                if let Some(file) = file.not_found_is_none().at("opening", &path)? {
+                    return Ok(Unnamed { path, file, prepared: Some(word) });
                 }
             }
         }
@@ -251,9 +242,7 @@ impl Store {
         if unnamed.prepared.is_some() {
             return Ok(());
         }
-        self.files
-            .remove_file(&unnamed.path)
-            .map_err(|error| self.io("removing", &unnamed.path, error))
+        self.files.remove_file(&unnamed.path).at("removing", &unnamed.path)
     }
 
     /// A new file of `len` zero bytes: allocated, and for topics that sync also written and synced, so
@@ -264,12 +253,12 @@ impl Store {
         let file = match files.open(path, sys::Access::CreateNew) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 // Left by a dead process that had this slot and generation on another boot.
-                files.remove_file(path).map_err(|error| self.io("removing", path, error))?;
+                files.remove_file(path).at("removing", path)?;
                 files.open(path, sys::Access::CreateNew)
             }
             other => other,
         }
-        .map_err(|error| self.io("creating", path, error))?;
+        .at("creating", path)?;
         let made = file.allocate(len).and_then(|()| {
             if self.settings.durability == settings::PROCESS_CRASH {
                 return Ok(());
@@ -287,7 +276,7 @@ impl Store {
             Ok(()) => Ok(file),
             Err(error) => {
                 let failed = self.allocation_failed(path, len, error);
-                files.remove_file(path).map_err(|error| self.io("removing", path, error))?;
+                files.remove_file(path).at("removing", path)?;
                 Err(failed)
             }
         }
@@ -299,7 +288,7 @@ impl Store {
         len: u64,
         error: std::io::Error,
     ) -> Error {
-        match self.io("allocating", path, error) {
+        match Error::io("allocating", path, error) {
             Error::NoSpace { path, .. } => Error::NoSpace { path, needed: len },
             other => other,
         }
@@ -404,12 +393,7 @@ impl Store {
     }
 
     pub(super) fn remove_if_there(&self, path: &std::path::Path) -> Result<()> {
-        match self.files.remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(self.io("removing", path, error))
-            }
-            _ => Ok(()),
-        }
+        self.files.remove_file(path).not_found_is_none().at("removing", path).map(drop)
     }
 }
 

@@ -6,7 +6,7 @@ use super::open::EPOCHS;
 use super::resume::reset;
 use super::{Access, Store};
 use crate::control::Words;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment::{self as layout, Header};
 use crate::format::{epochs, frame, settings, PAGE_LEN, SECTOR_LEN};
 use crate::recovery::{self, Cut, Damage, Ending, RecoveryReport, ScanFacts};
@@ -222,11 +222,9 @@ impl Store {
     /// Of a segment file whose header does not decode: whether none was ever written, and how many
     /// records the file can hold.
     pub(super) fn look_at_header(&self, path: &std::path::Path) -> Result<(bool, u64)> {
-        let file = self.files.open(path, sys::Access::Read);
-        let file = file.map_err(|error| self.io("opening", path, error))?;
-        let io = |error| self.io("reading", path, error);
-        let page = sys::read_start(&*file, PAGE_LEN).map_err(io)?;
-        Ok((layout::is_blank(&page), layout::most_records(file.len().map_err(io)?)))
+        let file = self.files.open(path, sys::Access::Read).at("opening", path)?;
+        let page = sys::read_start(&*file, PAGE_LEN).at("reading", path)?;
+        Ok((layout::is_blank(&page), layout::most_records(file.len().at("reading", path)?)))
     }
 
     fn scan_segment(
@@ -372,7 +370,7 @@ impl Store {
         }
         if copies {
             let synced = self.files.sync_dir(&self.dir);
-            synced.map_err(|error| self.io("syncing", &self.dir, error))?;
+            synced.at("syncing", &self.dir)?;
         }
         crash_point!("recover.synced");
         Ok(())
@@ -387,7 +385,7 @@ impl Store {
                 segment
                     .file()
                     .write_all_at(&segment.header.encode(), at as u64)
-                    .map_err(|error| self.io("writing the header of", &segment.path, error))?;
+                    .at("writing the header of", &segment.path)?;
             }
         }
         Ok(())
@@ -401,11 +399,11 @@ impl Store {
             let from = self.dir.join(layout::file_name(base));
             self.files
                 .rename_no_replace(&from, &self.dir.join(&name))
-                .map_err(|error| self.io("setting aside", &from, error))?;
+                .at("setting aside", &from)?;
             names.push(name);
         }
         if !names.is_empty() {
-            self.files.sync_dir(&self.dir).map_err(|error| self.io("syncing", &self.dir, error))?;
+            self.files.sync_dir(&self.dir).at("syncing", &self.dir)?;
         }
         Ok(names)
     }
@@ -414,17 +412,16 @@ impl Store {
     pub(super) fn begin_epoch(&self, end: u64) -> Result<u32> {
         self.load_epochs()?;
         let path = self.dir.join(EPOCHS);
-        let io = |error| self.io("writing", &path, error);
-        let file = self.files.open(&path, sys::Access::OpenOrCreate).map_err(io)?;
-        let at = file.len().map_err(io)?.next_multiple_of(epochs::ENTRY_LEN as u64);
+        let file = self.files.open(&path, sys::Access::OpenOrCreate).at("writing", &path)?;
+        let at = file.len().at("writing", &path)?.next_multiple_of(epochs::ENTRY_LEN as u64);
         // At least as many epochs as entries: the number of a damaged one is not given again.
         let entries = u32::try_from(at / epochs::ENTRY_LEN as u64).unwrap_or(u32::MAX);
         let epoch = self.epoch().max(entries).saturating_add(1);
         let entry = epochs::Entry { epoch, start: end };
-        file.allocate(at + epochs::ENTRY_LEN as u64).map_err(io)?;
-        file.write_all_at(&entry.encode(), at).map_err(io)?;
-        file.sync_data().map_err(io)?;
-        self.files.sync_dir(&self.dir).map_err(io)?;
+        file.allocate(at + epochs::ENTRY_LEN as u64).at("writing", &path)?;
+        file.write_all_at(&entry.encode(), at).at("writing", &path)?;
+        file.sync_data().at("writing", &path)?;
+        self.files.sync_dir(&self.dir).at("writing", &path)?;
         crash_point!("recover.epoch");
         self.epochs.lock().push(entry);
         Ok(entry.epoch)
@@ -454,16 +451,15 @@ impl Store {
             file_len: len,
         };
         let path = self.dir.join(layout::file_name(base));
-        let io = |error| self.io("creating", &path, error);
-        file.write_all_at(&header.encode(), 0).map_err(io)?;
-        file.write_all_at(&header.encode(), layout::HEADER_COPY_AT as u64).map_err(io)?;
+        file.write_all_at(&header.encode(), 0).at("creating", &path)?;
+        file.write_all_at(&header.encode(), layout::HEADER_COPY_AT as u64).at("creating", &path)?;
         let begun = layout::encode_begun(clock::wall(), header.salt);
-        file.write_all_at(&begun, layout::BEGUN_AT as u64).map_err(io)?;
-        file.sync_data().map_err(io)?;
+        file.write_all_at(&begun, layout::BEGUN_AT as u64).at("creating", &path)?;
+        file.sync_data().at("creating", &path)?;
         crash_point!("start.headed");
         self.check_in_place()?;
-        self.files.rename_no_replace(&temporary, &path).map_err(io)?;
-        self.files.sync_dir(&self.dir).map_err(io)?;
+        self.files.rename_no_replace(&temporary, &path).at("creating", &path)?;
+        self.files.sync_dir(&self.dir).at("creating", &path)?;
         crash_point!("start.named");
         self.segments.open.lock().remove(&base);
         words.tail.enter(base, layout::FIRST_FRAME_AT);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Store;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::frame::{self, Fixed};
 use crate::format::segment as layout;
 use crate::segment::{Segment, Step, Walk};
@@ -36,7 +36,7 @@ fn newest_of(segment: Arc<Segment>, now: u64, left: Option<u64>) -> Result<Optio
 pub(super) fn oldest_of(segment: &Segment, now: u64) -> Result<Option<u64>> {
     let mut fixed = [0; frame::FIXED_LEN];
     let read = segment.file().read_at(&mut fixed, layout::FIRST_FRAME_AT);
-    read.map_err(|error| Error::io("reading", &segment.path, error))?;
+    read.at("reading", &segment.path)?;
     let room = (segment.len() - layout::FIRST_FRAME_AT) as usize;
     let first = Fixed::decode(&fixed, room).ok().map(|fixed| fixed.timestamp);
     Ok(first.filter(|&time| time <= now).or(segment.begun_at.filter(|&time| time <= now)))

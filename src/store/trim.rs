@@ -18,7 +18,7 @@ use super::jobs::Scheduled;
 use super::times::oldest_of;
 use super::Store;
 use crate::control::Words;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment as layout;
 use crate::housekeeper::Duty;
 use crate::segment::{bases_among, Segment};
@@ -114,8 +114,7 @@ impl Store {
         let words = &self.member()?.control;
         // Before the directory is read: it is named, and so are all below it.
         let active = words.tail.place().active;
-        let names = self.files.list(&self.dir);
-        let names = names.map_err(|error| self.io("listing", &self.dir, error))?;
+        let names = self.files.list(&self.dir).at("listing", &self.dir)?;
         let mut bases = bases_among(&names);
         bases.retain(|&base| base <= active);
         let first = match self.droppable(words, &bases, offset)? {
@@ -161,12 +160,12 @@ impl Store {
         let path = self.dir.join(layout::first_file_name(first));
         match self.files.open(&path, Access::CreateNew) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(self.io("creating", &path, error))
+                return Err(Error::io("creating", &path, error))
             }
             _ => {}
         }
         crash_point!("trim.noted");
-        self.files.sync_dir(&self.dir).map_err(|error| self.io("syncing", &self.dir, error))
+        self.files.sync_dir(&self.dir).at("syncing", &self.dir)
     }
 
     /// See [`trim_by_retention`](Self::trim_by_retention): returns the names of the files to remove.
