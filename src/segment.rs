@@ -154,6 +154,14 @@ impl Segment {
         self.file.sync_data()
     }
 
+    /// Whether part of a range that was just synced would be lost with the page cache: see
+    /// [`DiskFile::has_unwritten_blocks`].
+    pub(crate) fn has_unwritten_blocks(&self, positions: std::ops::Range<u64>) -> Result<bool> {
+        self.file
+            .has_unwritten_blocks(positions.start, positions.end)
+            .map_err(|error| Error::io("asking for the blocks of", &self.path, error))
+    }
+
     /// Reads the header page as it stands.
     pub(crate) fn header_page(&self) -> Result<Vec<u8>> {
         crate::sys::read_start(&*self.file, PAGE_LEN).at("reading", &self.path)

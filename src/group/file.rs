@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::lane::Lane;
 use crate::cursor::{self, Cursor, Meaning, Seen};
 use crate::error::{Error, IoResultExt, Result};
@@ -19,6 +21,8 @@ pub(super) struct GroupFile {
     pub(super) map: Arc<Map>,
     pub(super) lanes: u32,
     identity: FileIdentity,
+    /// One thread at a time syncs it: the kernel reports an error once to each open file description.
+    syncing: Mutex<()>,
 }
 
 /// Where a group's file is.
@@ -55,12 +59,13 @@ impl GroupFile {
             sys::populate(&*file, &map, 0, file_len).at("opening", &path)?;
         }
         let identity = file.identity().at("opening", &path)?;
-        Ok(GroupFile { path, file, map: Arc::new(map), lanes, identity })
+        Ok(GroupFile { path, file, map: Arc::new(map), lanes, identity, syncing: Mutex::default() })
     }
 
     /// Makes what is in the pages durable as it is.
     pub(super) fn sync(&self) -> Result<()> {
         let len = group::file_len(self.lanes) as u64;
+        let _syncing = self.syncing.lock();
         let synced = self.file.redirty(0, len).and_then(|()| self.file.sync_data());
         synced.at("syncing", &self.path)
     }

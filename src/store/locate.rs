@@ -203,6 +203,13 @@ impl Store {
         Ok(segment)
     }
 
+    /// Opens the segment that starts at `base` for this caller alone. For a sync beside those of other threads:
+    /// the kernel reports an error once to each open file description.
+    pub(super) fn segment_of_its_own(&self, base: u64) -> Result<Arc<Segment>> {
+        let opened = Segment::open(&*self.files, &self.dir, base, sys::Access::ReadWrite);
+        opened.map(Arc::new).map_err(|error| self.gone(error, base))
+    }
+
     /// Makes an open segment known under its base.
     pub(super) fn keep_segment(&self, segment: &Arc<Segment>) {
         let mut open = self.segments.open.lock();

@@ -351,21 +351,29 @@ impl Store {
         }
         let failed = all || kept.iter().any(|(is_latched, ..)| *is_latched);
         // Of a topic that syncs every block is written before it is used.
-        let copies = failed && self.settings.durability == settings::PROCESS_CRASH;
+        let copy_all = failed && self.settings.durability == settings::PROCESS_CRASH;
+        let mut copies = false;
         // Last those that say why: cut off on the way, the next recovery does the rest.
         kept.sort_by_key(|(is_latched, ..)| *is_latched);
         for (_, segment, frames) in kept {
             self.heal_header(&segment)?;
-            if copies {
+            if copy_all {
                 self.copy_into_new_blocks(&segment)?;
+                copies = true;
                 continue;
             }
             let start = if all { layout::FIRST_FRAME_AT } else { frames.start };
             segment.map()?.word(layout::LATCH_AT).store(0, Ordering::Release);
+            let end = frames.end.max(start).min(segment.len());
             segment.redirty(0..layout::FIRST_FRAME_AT)?;
-            segment.redirty(start..frames.end.max(start))?;
+            segment.redirty(start..end)?;
             if segment.sync().is_err() {
                 return Err(Error::SyncFailed { path: self.dir.clone() });
+            }
+            if segment.has_unwritten_blocks(start..end)? {
+                // The file was restored with holes.
+                self.copy_into_new_blocks(&segment)?;
+                copies = true;
             }
         }
         if copies {

@@ -5,6 +5,11 @@
 //! below T is synced in order, and the directory if it has a new name. A dead syncer is taken over, a
 //! slow one overtaken; both leave it open whether a failure was seen and lost, so the pages are marked
 //! changed first.
+//!
+//! The kernel reports a failed write once to each open file description. So the owner of the sync word, one
+//! thread at a time, syncs through the files that its process has open. An overtaker opens each file for itself
+//! before it marks the pages, so every later failure is reported to it as well. With no descriptor left for
+//! that, it waits.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -35,10 +40,21 @@ type Watched = Option<((u32, u64), Instant)>;
 /// A sync that takes so long is told, as an event.
 const SLOW_ENOUGH_TO_TELL: u64 = 1_000_000_000;
 
+/// The part that a thread takes in a sync.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// It owns the sync word, and the sync before has ended.
+    Owner,
+    /// It owns the sync word; the owner before died in its sync.
+    Heir,
+    /// Beside a slow owner.
+    Overtaker,
+}
+
 /// What the word says about the running sync.
 enum Turn {
-    /// This thread owns the word. `inherited`: from a dead owner.
-    Mine { inherited: bool },
+    /// This thread owns the word: as the owner or the heir.
+    Mine(Role),
     /// The owner is alive and has taken too long.
     Overtake,
     /// The owner is alive: sleep for at most so long.
@@ -87,33 +103,34 @@ impl Store {
             if durable >= target {
                 return Ok(());
             }
-            if words.identity.latched.load(Ordering::Acquire) != 0 {
-                return Err(Error::SyncFailed { path: self.dir.clone() });
-            }
+            self.check_not_latched(words)?;
+            crash_point!("sync.due");
+            let wait = |timeout| {
+                waiters::sleep(&words.synced.word, timeout, || {
+                    words.durable.end.load(Ordering::SeqCst) >= target
+                        || words.sync.owner.load(Ordering::SeqCst) == 0
+                });
+                Ok(())
+            };
             let synced = match self.turn(words, member.me, member, &mut watched) {
-                Turn::Mine { inherited } => {
-                    if inherited {
-                        self.suspect(words);
-                    }
-                    let synced = self.sync_once(words, !inherited, limit);
+                Turn::Mine(role) => {
+                    // Again: the previous owner may have latched the topic since. The failure was reported to
+                    // it, and will not be reported to this thread.
+                    let synced = self.check_not_latched(words);
+                    let synced = synced.and_then(|()| self.sync_once(words, role, limit));
                     // Only now: whoever finds the word free finds the durable end or the latch too.
                     words.sync.owner.store(0, Ordering::Release);
                     waiters::wake_after_fence(&words.synced.word);
                     synced
                 }
-                Turn::Overtake => {
-                    self.suspect(words);
-                    let synced = self.sync_once(words, false, limit);
-                    waiters::wake_after_fence(&words.synced.word);
-                    synced
-                }
-                Turn::Wait(timeout) => {
-                    waiters::sleep(&words.synced.word, timeout, || {
-                        words.durable.end.load(Ordering::SeqCst) >= target
-                            || words.sync.owner.load(Ordering::SeqCst) == 0
-                    });
-                    Ok(())
-                }
+                Turn::Overtake => match self.sync_once(words, Role::Overtaker, limit) {
+                    Err(error) if error.is_out_of_descriptors() => wait(Duration::from_nanos(SLOW)),
+                    synced => {
+                        waiters::wake_after_fence(&words.synced.word);
+                        synced
+                    }
+                },
+                Turn::Wait(timeout) => wait(timeout),
             };
             match synced {
                 Err(failed @ Error::SyncFailed { .. }) => return Err(failed),
@@ -144,7 +161,7 @@ impl Store {
         let seen = words.sync.owner.load(Ordering::Acquire);
         let Some(owner) = Owner::of_word(seen) else {
             return match take(seen) {
-                true => Turn::Mine { inherited: false },
+                true => Turn::Mine(Role::Owner),
                 false => Turn::Wait(Duration::ZERO),
             };
         };
@@ -156,7 +173,7 @@ impl Store {
         }
         if !liveness.is_alive(owner) {
             return match take(seen) {
-                true => Turn::Mine { inherited: true },
+                true => Turn::Mine(Role::Heir),
                 false => Turn::Wait(Duration::ZERO),
             };
         }
@@ -166,47 +183,38 @@ impl Store {
         Turn::Wait(Duration::from_nanos(slow - age))
     }
 
-    /// Has the pages of all unsynced records marked as changed by the next sync.
-    fn suspect(&self, words: &Words) {
-        words.sync.suspect_end.fetch_max(words.tail.end.load(Ordering::Acquire), Ordering::AcqRel);
+    fn check_not_latched(&self, words: &Words) -> Result<()> {
+        match words.identity.latched.load(Ordering::Acquire) {
+            0 => Ok(()),
+            _ => Err(Error::SyncFailed { path: self.dir.clone() }),
+        }
     }
 
-    /// Syncs everything appended so far and moves the durable end. `with_slot`: the last sync of this
-    /// topic is known to have ended, so the slot that it covered can go along.
-    fn sync_once(&self, words: &Words, with_slot: bool, limit: u64) -> Result<()> {
+    /// Syncs everything appended so far and moves the durable end.
+    fn sync_once(&self, words: &Words, role: Role, limit: u64) -> Result<()> {
         let begun = clock::monotonic_coarse();
         words.sync.begun_at.store(begun, Ordering::Relaxed);
         let durable = words.durable.end.load(Ordering::Acquire);
-        let suspect = words.sync.suspect_end.load(Ordering::Acquire);
         // The end before the place: every segment with records below the end is synced.
-        let target = words.tail.end.load(Ordering::Acquire).min(limit);
+        let end = words.tail.end.load(Ordering::Acquire);
+        let target = end.min(limit);
+        if role != Role::Owner {
+            // Until a sync has succeeded: if a failure is reported to this thread and it dies, the next
+            // syncer marks the pages as well.
+            words.sync.suspect_end.fetch_max(end, Ordering::AcqRel);
+        }
+        let suspect = words.sync.suspect_end.load(Ordering::Acquire);
         let active = words.tail.place().active;
         let mut base = self.around(durable.min(active), active)?.0;
         loop {
             let (_, next) = self.around(base, active)?;
-            let segment = self.segment(base)?;
-            if suspect > durable {
-                self.redirty_from(&segment, next, durable)?;
-            }
-            if with_slot && next.is_none() {
-                write_slot(words, &segment, durable)?;
-            }
-            crash_point!("sync.before");
-            if segment.sync().is_err() {
-                return Err(self.latch(words, &segment));
-            }
+            self.sync_segment(words, role, (base, next), durable)?;
             match next {
                 Some(next) if next < limit => base = next,
                 _ => break,
             }
         }
-        if words.sync.names_durable.load(Ordering::Acquire) < active + 1 {
-            if self.files.sync_dir(&self.dir).is_err() {
-                let segment = self.segment(active)?;
-                return Err(self.latch(words, &segment));
-            }
-            words.sync.names_durable.fetch_max(active + 1, Ordering::AcqRel);
-        }
+        self.sync_names(words, role, active)?;
         crash_point!("sync.after");
         if suspect > durable && suspect <= target {
             // Only if nobody raised it meanwhile.
@@ -229,19 +237,75 @@ impl Store {
         Ok(())
     }
 
+    /// Syncs one segment, which ends where the next one begins if there is one.
+    fn sync_segment(
+        &self,
+        words: &Words,
+        role: Role,
+        (base, next): (u64, Option<u64>),
+        durable: u64,
+    ) -> Result<()> {
+        let segment = match role {
+            Role::Overtaker => self.segment_of_its_own(base)?,
+            Role::Owner | Role::Heir => self.segment(base)?,
+        };
+        // After the file was opened: an overtaker to which a failure was reported before that has raised it.
+        let suspect = words.sync.suspect_end.load(Ordering::Acquire);
+        let mut marked = 0..0;
+        if role != Role::Owner || suspect > durable {
+            marked = self.redirty_from(&segment, next, durable)?;
+        }
+        if role == Role::Owner && next.is_none() {
+            write_slot(words, &segment, durable)?;
+        }
+        crash_point!("sync.before");
+        if segment.sync().is_err() || segment.has_unwritten_blocks(marked)? {
+            return Err(self.latch(words, &segment));
+        }
+        Ok(())
+    }
+
+    /// Makes the names of the segments up to the active one durable, if they are not.
+    fn sync_names(&self, words: &Words, role: Role, active: u64) -> Result<()> {
+        if words.sync.names_durable.load(Ordering::Acquire) > active {
+            return Ok(());
+        }
+        let synced = match role {
+            Role::Overtaker => self.files.sync_dir(&self.dir),
+            Role::Owner | Role::Heir => self.files.sync_own_names(),
+        };
+        if let Err(error) = synced {
+            let error = self.io("syncing", &self.dir, error);
+            return Err(match self.displaced() {
+                Some(displaced) => displaced,
+                None if error.is_out_of_descriptors() => error,
+                None => self.latch(words, &*self.segment(active)?),
+            });
+        }
+        words.sync.names_durable.fetch_max(active + 1, Ordering::AcqRel);
+        Ok(())
+    }
+
     /// Has the next sync write everything of a segment that is at or behind the offset `durable`, and the
-    /// header page.
-    fn redirty_from(&self, segment: &Arc<Segment>, next: Option<u64>, durable: u64) -> Result<()> {
+    /// header page. Returns the positions of the former.
+    fn redirty_from(
+        &self,
+        segment: &Arc<Segment>,
+        next: Option<u64>,
+        durable: u64,
+    ) -> Result<Range<u64>> {
         let frontier = self.frontier()?;
         let is_active = next.is_none() && frontier.active == segment.base();
         let end = if is_active { frontier.position } else { segment.len() };
         segment.redirty(0..layout::FIRST_FRAME_AT)?;
-        segment.redirty(self.position_before(segment, next, &frontier, durable)?..end)
+        let start = self.position_before(segment, next, &frontier, durable)?;
+        segment.redirty(start..end)?;
+        Ok(start..end)
     }
 
     /// Stops all appends of all processes: after a failed sync the page cache holds bytes that are not
     /// on the disk and calls them clean.
-    pub(super) fn latch(&self, words: &Words, segment: &Arc<Segment>) -> Error {
+    pub(super) fn latch(&self, words: &Words, segment: &Segment) -> Error {
         crash_point!("sync.failed");
         words.identity.latched.store(1, Ordering::Release);
         if let Ok(map) = segment.map() {

@@ -144,8 +144,12 @@ impl Store {
             self.wait_durable(end)?;
         }
         if last == end {
-            // The active segment, without a record yet. Its name is durable with step 2.
-            let segment = self.segment(last)?;
+            // The active segment, without a record yet. Its name is durable with step 2. Another thread may be
+            // syncing it, so it is opened again: a failure is then reported to both. If this thread dies
+            // before it can latch the topic, the next sync writes the header again.
+            words.sync.suspect_end.fetch_max(end + 1, Ordering::AcqRel);
+            let segment = self.segment_of_its_own(last)?;
+            segment.redirty(0..layout::FIRST_FRAME_AT)?;
             if segment.sync().is_err() {
                 return Err(self.latch(words, &segment));
             }

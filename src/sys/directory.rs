@@ -274,10 +274,11 @@ impl Directory for RealDirectory {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        if path == self.path {
-            return self.dir.sync_all();
-        }
         self.at(path, |fd, name| open_dir_at(fd, name, libc::O_RDONLY))?.sync_all()
+    }
+
+    fn sync_own_names(&self) -> io::Result<()> {
+        self.dir.sync_all()
     }
 
     fn inheritable_lock(&self, path: &Path, byte: u64) -> io::Result<InheritableLock> {

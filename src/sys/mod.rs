@@ -8,6 +8,7 @@ pub(crate) mod atomic;
 pub(crate) mod clock;
 pub(crate) mod crash_point;
 pub(crate) mod directory;
+mod extents;
 pub(crate) mod fork;
 pub(crate) mod futex;
 mod inherited;
@@ -85,8 +86,12 @@ pub(crate) trait Directory: Send + Sync + std::fmt::Debug {
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
     /// Returns the names in a directory, in no order. Names that are not UTF-8 are left out.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
-    /// Makes the names in a directory durable.
+    /// Makes the names in a directory durable, through a file description opened for this call: the kernel
+    /// reports an error once to each.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Makes the names in this directory durable, through the description that has been open all the time.
+    /// One thread at a time may call it, and it must stop all writers if the call fails.
+    fn sync_own_names(&self) -> io::Result<()>;
     /// Takes the lock on a byte of a file through an open file of its own, shared with others of this
     /// kind, for a child process to inherit.
     fn inheritable_lock(&self, path: &Path, byte: u64) -> io::Result<InheritableLock>;
@@ -120,7 +125,14 @@ pub(crate) trait DiskFile: Send + Sync + std::fmt::Debug {
     /// False if the file system cannot tell.
     fn fill_holes(&self, len: u64) -> io::Result<bool>;
     /// fdatasync: the file's bytes and length are durable on return.
+    ///
+    /// The kernel reports a write error once to each open file description. Two threads that both depend on
+    /// the result need a description each, opened before the bytes are stored or marked as changed.
     fn sync_data(&self) -> io::Result<()>;
+    /// Whether part of a range that was just synced lies in blocks that the file system still records as
+    /// unwritten: reading them gives zeros once the page cache has dropped the pages. False if the file system
+    /// cannot tell.
+    fn has_unwritten_blocks(&self, start: u64, end: u64) -> io::Result<bool>;
     /// Maps the first `len` bytes, shared; the file must have them.
     fn map(&self, len: usize, writable: bool) -> io::Result<Map>;
     /// Takes the exclusive lock on a range of bytes, unless another open file has part of it.

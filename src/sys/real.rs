@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::OnceLock;
 
-use super::{fork, why_no_page, DiskFile, FileIdentity, Map};
+use super::{extents, fork, why_no_page, DiskFile, FileIdentity, Map};
 
 /// A data file must never get the descriptor of a closed standard stream: somebody's message would
 /// be written into it.
@@ -173,6 +173,10 @@ impl DiskFile for RealFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn has_unwritten_blocks(&self, start: u64, end: u64) -> io::Result<bool> {
+        extents::any_unwritten(&self.file, start, end)
     }
 
     fn map(&self, len: usize, writable: bool) -> io::Result<Map> {

@@ -11,7 +11,7 @@
 //! again through a mapping does not make a page dirty. Milder in one: the maps of a killed process
 //! stay, so its destructors can still store into them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -49,7 +49,8 @@ pub enum Op {
     Write,
     /// Allocating room for a file.
     Allocate,
-    /// Syncing a file. If it fails, the page cache takes the file's pages for written.
+    /// Syncing a file. If it fails, the page cache takes the file's pages for written. The error is reported
+    /// once to each open file, including one that is opened before the first report.
     SyncData,
     /// Mapping a file.
     Map,
@@ -145,6 +146,12 @@ impl SimDisk {
     /// seen or not. Lists that the action reads are not interrupted.
     pub fn during_list(&self, action: impl FnMut() + Send + 'static) {
         self.state.lock().during_list = Some(Box::new(action));
+    }
+
+    /// Calls `action` within the next sync of a file: its pages are written, or writing them has failed, and the
+    /// result is not reported yet. Called twice, it is for the sync after that as well. A disk that stalls does this.
+    pub fn during_sync(&self, action: impl FnOnce() + Send + 'static) {
+        self.state.lock().during_syncs.push_back(Box::new(action));
     }
 
     /// Calls of `op` so far, in all processes, failed ones included.
@@ -366,6 +373,10 @@ struct Content {
     durable: Vec<u8>,
     /// Pages that the next sync writes even if they look clean.
     forced: BTreeSet<usize>,
+    /// How often writing it back has failed, and how the last time.
+    failures: (u64, i32),
+    /// The last failure was reported to some open file.
+    is_reported: bool,
 }
 
 impl Content {
@@ -373,7 +384,15 @@ impl Content {
         let memory = Arc::new(Memory::new(bytes.len())?);
         memory.write(0, &bytes);
         let (len, clean) = (bytes.len(), bytes.clone());
-        Ok(Content { memory, len, clean, durable: bytes, forced: BTreeSet::new() })
+        Ok(Content {
+            memory,
+            len,
+            clean,
+            durable: bytes,
+            forced: BTreeSet::new(),
+            failures: (0, 0),
+            is_reported: true,
+        })
     }
 
     fn live(&self) -> Vec<u8> {
@@ -423,6 +442,25 @@ impl Content {
             }
         }
         self.forced.clear();
+    }
+
+    /// How many failures are not reported to a file that is opened now.
+    fn failures_before(&self) -> u64 {
+        if self.is_reported {
+            self.failures.0
+        } else {
+            0
+        }
+    }
+
+    /// Fails if there were more failures than the `known` ones of an open file.
+    fn report(&mut self, known: &AtomicU64) -> io::Result<()> {
+        let (count, last) = self.failures;
+        if known.swap(count, Ordering::Relaxed) == count {
+            return Ok(());
+        }
+        self.is_reported = true;
+        errno(last)
     }
 
     fn after_power_cut(&self, survivors: Survivors, random: &mut Random) -> Vec<u8> {
@@ -641,6 +679,7 @@ struct State {
     calls: [u64; OP_COUNT],
     capacity_len: u64,
     during_list: Option<Box<dyn FnMut() + Send>>,
+    during_syncs: VecDeque<Box<dyn FnOnce() + Send>>,
     /// The last number given to an inode, an open file or a process.
     last_id: u64,
 }
@@ -658,6 +697,7 @@ impl State {
             calls: [0; OP_COUNT],
             capacity_len: u64::MAX,
             during_list: None,
+            during_syncs: VecDeque::new(),
             last_id: 0,
         }
     }
@@ -863,7 +903,8 @@ impl Directory for SimDirectory {
             (None, Access::CreateNew | Access::OpenOrCreate) => state.create(key)?,
         };
         let (open, writable) = (state.next_id(), access != Access::Read);
-        Ok(Box::new(SimFile { disk: self.disk.clone(), open, inode, writable }))
+        let failures_known = inode.content.lock().failures_before().into();
+        Ok(Box::new(SimFile { disk: self.disk.clone(), open, inode, writable, failures_known }))
     }
 
     fn identity_of(&self, path: &Path) -> io::Result<FileIdentity> {
@@ -952,6 +993,10 @@ impl Directory for SimDirectory {
         Ok(())
     }
 
+    fn sync_own_names(&self) -> io::Result<()> {
+        self.sync_dir(&self.path)
+    }
+
     fn inheritable_lock(&self, _path: &Path, _byte: u64) -> io::Result<super::InheritableLock> {
         // Its files have no descriptors, and its processes no children.
         errno(libc::EOPNOTSUPP)
@@ -977,11 +1022,13 @@ struct SimFile {
     open: u64,
     inode: Arc<Inode>,
     writable: bool,
+    /// How many failures to write it back were reported to this open file, or to others before it.
+    failures_known: AtomicU64,
 }
 
 impl fmt::Debug for SimFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SimFile { disk, open, inode, writable } = self;
+        let SimFile { disk, open, inode, writable, .. } = self;
         let number = inode.number;
         write!(f, "SimFile {{ {disk:?}, open: {open}, inode: {number}, writable: {writable} }}")
     }
@@ -1068,9 +1115,29 @@ impl DiskFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.disk.alive()?;
-        let result = state.count(Op::SyncData);
-        self.inode.content.lock().write_back(result.is_ok());
+        let written = state.count(Op::SyncData);
+        {
+            let mut content = self.inode.content.lock();
+            content.write_back(written.is_ok());
+            if let Err(error) = written {
+                content.failures =
+                    (content.failures.0 + 1, error.raw_os_error().unwrap_or(libc::EIO));
+                content.is_reported = false;
+            }
+        }
+        let action = state.during_syncs.pop_front();
+        drop(state);
+        if let Some(action) = action {
+            action();
+        }
+        let _state = self.disk.alive()?;
+        let result = self.inode.content.lock().report(&self.failures_known);
         result
+    }
+
+    fn has_unwritten_blocks(&self, _start: u64, _end: u64) -> io::Result<bool> {
+        // A block here has no mark beside its bytes.
+        Ok(false)
     }
 
     fn map(&self, len: usize, writable: bool) -> io::Result<Map> {
@@ -1308,6 +1375,31 @@ mod tests {
         assert_eq!(errno_of(file.sync_data()), Some(libc::EIO));
         file.sync_data().expect("syncs");
         assert_eq!(disk.durable(FILE), Some(vec![2; 2 * PAGE_LEN]), "redirtied for one sync only");
+    }
+
+    #[test]
+    fn an_error_is_reported_once_to_each_open_file_and_to_none_that_is_opened_after_the_first_report(
+    ) {
+        let disk = disk_with(&[1; PAGE_LEN]);
+        let open = || open(&disk, FILE, Access::ReadWrite);
+        let (one, other) = (open(), open());
+        one.write_all_at(&[2; 8], 0).expect("writes");
+        disk.fail(Op::SyncData, 0, libc::EIO);
+        let opened = Arc::new(Mutex::new(None));
+        let before_the_report = {
+            let (disk, opened) = (disk.clone(), Arc::clone(&opened));
+            move || *opened.lock() = Some(root(&disk).open(Path::new(FILE), Access::ReadWrite))
+        };
+        disk.during_sync(before_the_report);
+        assert_eq!(errno_of(one.sync_data()), Some(libc::EIO));
+        let early = opened.lock().take().expect("was called").expect("opens");
+        let late = open();
+        late.sync_data().expect("it was reported before");
+        for file in [other, early] {
+            assert_eq!(errno_of(file.sync_data()), Some(libc::EIO));
+            file.sync_data().expect("once");
+        }
+        one.sync_data().expect("once");
     }
 
     #[test]

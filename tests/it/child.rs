@@ -70,6 +70,8 @@ fn entry() {
         "cut-in-a-trim" => crate::retention::cut_in_a_trim(&words[1..]),
         "wrong-clocks" => crate::retention::wrong_clocks(&words[1..]),
         "outdone" => crate::background::outdone(&words[1..]),
+        "after-a-failed-sync" => crate::sync::after_a_failed_sync(&words[1..]),
+        "dies-in-a-sync" => crate::unwritten::dies_in_a_sync(&words[1..]),
         "sync-death" => crate::sync::sync_death(&words[1..]),
         "older-words" => crate::stale_words::older_words(&words[1..]),
         "remounted" => crate::stale_words::remounted(&words[1..]),

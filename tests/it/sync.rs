@@ -312,6 +312,106 @@ pub(crate) fn sync_death(words: &[&str]) {
     }
 }
 
+/// A sync whose write fails stalls before the error is reported; another thread overtakes it, and its write
+/// fails too.
+#[test]
+fn a_write_error_is_reported_to_a_stalled_syncer_and_to_the_thread_that_overtakes_it() {
+    let disk = SimDisk::new();
+    let topic = on_sim(&disk, Durability::PowerLoss);
+    topic.append(&Record::new("acknowledged")).unwrap();
+    let last = topic.append_unsynced(&Record::new("lost")).unwrap();
+    disk.fail(Op::SyncData, 0, libc::EIO);
+    disk.fail(Op::SyncData, 1, libc::EIO);
+    let overtaker = topic.clone();
+    disk.during_sync(move || {
+        let error = overtaker.wait_durable(last).unwrap_err();
+        assert!(matches!(error, Error::SyncFailed { .. }), "the overtaker: {error}");
+    });
+    let error = topic.wait_durable(last).expect_err("it took the record for durable");
+    assert!(matches!(error, Error::SyncFailed { .. }), "the stalled syncer: {error}");
+    assert_eq!(topic.durable_end().unwrap(), last, "nothing more was promised");
+}
+
+/// The write of an overtaker fails, and the stalled syncer asks for errors first.
+#[test]
+fn a_write_error_of_an_overtaker_is_not_lost_on_the_syncer_that_it_overtakes() {
+    let disk = SimDisk::new();
+    let topic = on_sim(&disk, Durability::PowerLoss);
+    topic.append(&Record::new("acknowledged")).unwrap();
+    let first = topic.append_unsynced(&Record::new("of the stalled sync")).unwrap();
+    let (stalls, stalled) = std::sync::mpsc::channel();
+    let (goes_on, go_on) = std::sync::mpsc::channel::<()>();
+    disk.during_sync(move || {
+        stalls.send(()).unwrap();
+        go_on.recv_timeout(GUARD).unwrap();
+    });
+    let syncer = {
+        let topic = topic.clone();
+        std::thread::spawn(move || drop(topic.wait_durable(first)))
+    };
+    stalled.recv_timeout(GUARD).unwrap();
+    // Over several pages, which the stalled sync has not written.
+    let last = topic.append_unsynced(&Record::new(vec![7; 20_000])).unwrap();
+    disk.fail(Op::SyncData, 0, libc::EIO);
+    disk.during_sync(move || {
+        goes_on.send(()).unwrap();
+        syncer.join().unwrap();
+    });
+    let waited = topic.wait_durable(last);
+    for found in after_power_cuts(&disk) {
+        let is_there = found.len() as u64 > last;
+        assert!(waited.is_err() || is_there, "acknowledged, and lost in a power cut");
+    }
+    let error = waited.unwrap_err();
+    assert!(matches!(error, Error::SyncFailed { .. }), "{error}");
+}
+
+#[test]
+fn a_thread_without_a_descriptor_for_overtaking_a_sync_waits_for_it() {
+    let disk = SimDisk::new();
+    let topic = on_sim(&disk, Durability::PowerLoss);
+    let last = topic.append_unsynced(&Record::new("x")).unwrap();
+    let overtaker = topic.clone();
+    let faulty = disk.clone();
+    disk.during_sync(move || {
+        for nth in 0..3 {
+            faulty.fail(Op::Open, nth, libc::EMFILE);
+        }
+        let opens = faulty.calls(Op::Open);
+        overtaker.wait_durable(last).unwrap();
+        assert!(faulty.calls(Op::Open) > opens + 3, "it did not open the segment itself");
+    });
+    topic.wait_durable(last).unwrap();
+    assert!(after_power_cuts(&disk).all(|found| found.len() == 1));
+}
+
+#[test]
+fn a_sync_that_comes_right_after_a_failed_one_promises_nothing() {
+    let mut child = Child::spawn(&["after-a-failed-sync"]);
+    assert_eq!(child.hear().as_deref(), Some("bye"));
+    assert!(child.wait().success());
+}
+
+/// Role: between the moment at which a thread finds that no sync has failed, and the one at which it begins
+/// its own, another one fails. In a process of its own because it arms crash points.
+pub(crate) fn after_a_failed_sync(_: &[&str]) {
+    let disk = SimDisk::new();
+    let topic = on_sim(&disk, Durability::PowerLoss);
+    let last = topic.append_unsynced(&Record::new("lost")).unwrap();
+    let (other, faulty) = (topic.clone(), disk.clone());
+    let is_first = std::sync::atomic::AtomicBool::new(true);
+    deaddrop::arm_crash_points(Some(Box::new(move |name| {
+        if name == "sync.due" && is_first.swap(false, Ordering::Relaxed) {
+            faulty.fail(Op::SyncData, 0, libc::EIO);
+            assert!(other.wait_durable(last).is_err());
+        }
+    })));
+    let waited = topic.wait_durable(last);
+    deaddrop::arm_crash_points(None);
+    assert!(matches!(waited, Err(Error::SyncFailed { .. })), "{waited:?}");
+    assert_eq!(topic.durable_end().unwrap(), last);
+}
+
 #[test]
 fn a_batch_of_which_it_is_unknown_whether_it_is_durable_is_named_by_its_first_record() {
     let disk = SimDisk::new();

@@ -51,10 +51,11 @@ const REPAIR: [&str; 6] = [
     "repair.kept",
     "repair.synced",
 ];
-/// Reached after a sync that failed, and in a trim: on a simulated disk only.
-const ELSEWHERE: [&str; 6] = [
+/// Reached after a sync that failed, beside one that fails, and in a trim: on a simulated disk only.
+const ELSEWHERE: [&str; 7] = [
     "close.promised",
     "recover.copied",
+    "sync.due",
     "sync.failed",
     "sync.latched",
     "trim.noted",

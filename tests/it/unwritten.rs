@@ -1,42 +1,103 @@
 //! Blocks that were allocated and never written, and whose first write fails: ext4 leaves them marked as
 //! unwritten, and writing the same bytes again to the same file with success does not bring them back.
 
-use deaddrop::{Durability, Error, Log, Record, Start, TopicOptions};
+use std::path::Path;
 
+use deaddrop::{Durability, Error, Log, Record, Start, Topic, TopicOptions};
+
+use crate::child::{self, Child};
 use crate::field::on_every_file_system;
 
 fn payload(offset: u64) -> String {
     format!("record {offset} {}", "-".repeat(500))
 }
 
+fn open(dir: &Path, durability: Durability) -> Topic {
+    let options = TopicOptions { segment_len: 256 << 10, ..TopicOptions::durability(durability) };
+    Log::open(dir).unwrap().create_topic("t", options).unwrap()
+}
+
+fn append(topic: &Topic, offsets: std::ops::Range<u64>) {
+    for offset in offsets {
+        assert_eq!(topic.append(&Record::new(payload(offset))).unwrap(), offset);
+    }
+}
+
+/// Exactly `count` records are there.
+fn check(topic: &Topic, count: u64, about: &str) {
+    let mut reader = topic.reader(Start::First).unwrap();
+    for offset in 0..count {
+        let record = reader.next().unwrap_or_else(|error| panic!("{about}: {error}"));
+        let record = record.unwrap_or_else(|| panic!("{about}: no offset {offset}"));
+        assert_eq!(record.payload(), payload(offset).as_bytes(), "{about}");
+    }
+    assert!(reader.next().unwrap().is_none(), "{about}");
+}
+
 #[test]
 fn records_in_blocks_that_were_only_allocated_survive_a_write_error_and_a_power_cut() {
     on_every_file_system(|file_system, mut disk| {
         let dir = disk.path().join("log");
-        let options = TopicOptions {
-            segment_len: 256 << 10,
-            ..TopicOptions::durability(Durability::ProcessCrash)
-        };
-        let topic = Log::open(&dir).unwrap().create_topic("t", options).unwrap();
-        for offset in 0..200 {
-            topic.append(&Record::new(payload(offset))).unwrap();
-        }
+        let about = format!("{file_system:?}");
+        let topic = open(&dir, Durability::ProcessCrash);
+        append(&topic, 0..200);
         disk.tell("fail writes 1 record");
         let failed = topic.wait_durable(199).unwrap_err();
-        assert!(matches!(failed, Error::SyncFailed { .. }), "{file_system:?}: {failed}");
+        assert!(matches!(failed, Error::SyncFailed { .. }), "{about}: {failed}");
         drop(topic);
-        let topic = Log::open(&dir).unwrap().create_topic("t", options).unwrap();
-        assert_eq!(topic.append(&Record::new(payload(200))).unwrap(), 200);
+        let topic = open(&dir, Durability::ProcessCrash);
+        append(&topic, 200..201);
         topic.wait_durable(200).unwrap();
         drop(topic);
         disk.cut(None);
         disk.restart();
-        let topic = Log::open(&dir).unwrap().create_topic("t", options).unwrap();
-        let mut reader = topic.reader(Start::First).unwrap();
-        for offset in 0..=200 {
-            let record = reader.next().unwrap_or_else(|error| panic!("{file_system:?}: {error}"));
-            let record = record.unwrap_or_else(|| panic!("{file_system:?}: no offset {offset}"));
-            assert_eq!(record.payload(), payload(offset).as_bytes(), "{file_system:?}");
-        }
+        check(&open(&dir, Durability::ProcessCrash), 201, &about);
     });
+}
+
+/// Role: its sync fails, and it dies before it can latch the topic.
+pub(crate) fn dies_in_a_sync(words: &[&str]) {
+    let [dir] = words else { panic!("{words:?}") };
+    let topic = open(Path::new(dir), Durability::ProcessCrash);
+    append(&topic, 0..200);
+    child::say("appended");
+    child::listen();
+    deaddrop::arm_crash_points(Some(Box::new(|name| {
+        if name == "sync.failed" {
+            child::raise(libc::SIGKILL);
+        }
+    })));
+    drop(topic.wait_durable(199));
+    panic!("the sync did not fail");
+}
+
+#[test]
+fn a_write_error_that_died_with_the_syncer_that_saw_it_costs_nothing_that_is_durable_afterwards() {
+    for has_member in [true, false] {
+        on_every_file_system(|file_system, mut disk| {
+            let dir = disk.path().join("log");
+            let about = format!("{file_system:?}, a living member: {has_member}");
+            let member = has_member.then(|| open(&dir, Durability::ProcessCrash));
+            let mut child = Child::spawn(&["dies-in-a-sync", dir.to_str().unwrap()]);
+            assert_eq!(child.hear().as_deref(), Some("appended"));
+            disk.tell("fail writes 1 record");
+            child.tell("sync");
+            child.wait_for_death();
+            let mut topic = member.unwrap_or_else(|| open(&dir, Durability::ProcessCrash));
+            check(&topic, 200, &about);
+            if let Err(failed) = topic.wait_durable(199) {
+                // It cannot be made durable where it is.
+                assert!(matches!(failed, Error::SyncFailed { .. }), "{about}: {failed}");
+                drop(topic);
+                topic = open(&dir, Durability::ProcessCrash);
+            }
+            check(&topic, 200, &about);
+            append(&topic, 200..201);
+            topic.wait_durable(200).unwrap();
+            drop(topic);
+            disk.cut(None);
+            disk.restart();
+            check(&open(&dir, Durability::ProcessCrash), 201, &about);
+        });
+    }
 }
