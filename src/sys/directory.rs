@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::{io, mem};
 
 use super::real::{above_standard_streams, RealFile};
-use super::{inherited, InheritableLock};
+use super::{fork, inherited, InheritableLock};
 use super::{Access, Directory, DiskFile, FileIdentity, Medium};
 
 /// The user that may do everything.
@@ -209,6 +209,7 @@ impl Directory for RealDirectory {
     }
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn DiskFile>> {
+        let opened_at = fork::Moment::now();
         let file = self.open_file(
             path,
             match access {
@@ -222,7 +223,7 @@ impl Directory for RealDirectory {
             self.making.give_owner(&file)?;
             self.making.make_exact(&file, self.making.mode)?;
         }
-        Ok(Box::new(RealFile::new(file)))
+        Ok(Box::new(RealFile::new(file, opened_at)))
     }
 
     fn identity_of(&self, path: &Path) -> io::Result<FileIdentity> {

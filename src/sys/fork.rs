@@ -4,8 +4,11 @@
 //! would look alive. So a child closes the lock files as its first act, and whatever it has of its
 //! parent's logs returns `Forked`. What remembers the generation in which it was made knows whose it is:
 //! a child begins one of its own when it opens a log.
+//!
+//! A file that is being opened while another thread forks is not in the table yet, and the child keeps it. So
+//! forks are counted: a file during whose opening one began is opened again before its first lock.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{fence, AtomicU64, Ordering};
 use std::sync::OnceLock;
 
 use parking_lot::Mutex;
@@ -40,14 +43,51 @@ fn sentinel() -> &'static AtomicU64 {
         // SAFETY: mapped, aligned, used only as this word.
         let word: &'static AtomicU64 = unsafe { AtomicU64::from_ptr(page.cast()) };
         word.store(1, Ordering::Relaxed);
-        // SAFETY: the handler is async-signal-safe: it loads atomics and closes descriptors.
-        unsafe { libc::pthread_atfork(None, None, Some(close_lock_files)) };
+        // SAFETY: the handlers are async-signal-safe: they use atomics and close descriptors.
+        unsafe { libc::pthread_atfork(Some(fork_begins), Some(fork_has_ended), Some(in_child)) };
         word
     })
 }
 
-extern "C" fn close_lock_files() {
+/// Forks that this process has begun, and those that have ended.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+static ENDED: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn fork_begins() {
+    BEGUN.fetch_add(1, Ordering::SeqCst);
+}
+
+extern "C" fn fork_has_ended() {
+    ENDED.fetch_add(1, Ordering::SeqCst);
+}
+
+extern "C" fn in_child() {
+    // Its only thread: no fork of its own is under way.
+    ENDED.store(BEGUN.load(Ordering::SeqCst), Ordering::SeqCst);
     lock_files::close_all();
+}
+
+/// A moment, to ask later whether the process has forked since.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    begun: u64,
+    ended: u64,
+}
+
+impl Moment {
+    pub(crate) fn now() -> Moment {
+        sentinel();
+        // The ended ones first: a fork under way at any time between the two is seen as one.
+        let ended = ENDED.load(Ordering::SeqCst);
+        Moment { begun: BEGUN.load(Ordering::SeqCst), ended }
+    }
+
+    /// Whether no fork was under way then, and none has begun since: no child has a file that was opened
+    /// after that moment.
+    pub(crate) fn saw_no_fork(self) -> bool {
+        fence(Ordering::SeqCst);
+        self.begun == self.ended && BEGUN.load(Ordering::SeqCst) == self.begun
+    }
 }
 
 /// Says in which process a value was made.
@@ -74,7 +114,7 @@ pub(crate) fn begin_generation() {
     let mut newest = NEWEST.lock();
     if sentinel().load(Ordering::Relaxed) == 0 {
         // Closed already, unless the child was made by a system call that passes over the C library.
-        close_lock_files();
+        in_child();
         *newest += 1;
         sentinel().store(*newest, Ordering::Relaxed);
     }

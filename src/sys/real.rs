@@ -7,6 +7,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::OnceLock;
 
+use parking_lot::Mutex;
+
 use super::{extents, fork, why_no_page, DiskFile, FileIdentity, Map};
 
 /// A data file must never get the descriptor of a closed standard stream: somebody's message would
@@ -30,8 +32,16 @@ pub(super) struct RealFile {
     file: ManuallyDrop<File>,
     /// Set with the first lock: forked children close the descriptor.
     registered: OnceLock<u32>,
+    /// Of two threads that take the first lock one registers the file: opening it again would give up the
+    /// other's lock.
+    registering: Mutex<()>,
     made_in: fork::Generation,
+    /// Before it was opened.
+    opened_at: fork::Moment,
 }
+
+/// How often a file is opened again because the process forks.
+const MOST_REOPENINGS: usize = 1000;
 
 impl Drop for RealFile {
     fn drop(&mut self) {
@@ -51,12 +61,45 @@ impl Drop for RealFile {
 }
 
 impl RealFile {
-    pub(super) fn new(file: File) -> RealFile {
+    /// `opened_at`: a moment before it was opened.
+    pub(super) fn new(file: File, opened_at: fork::Moment) -> RealFile {
         RealFile {
             file: ManuallyDrop::new(file),
             registered: OnceLock::new(),
+            registering: Mutex::default(),
             made_in: fork::Generation::default(),
+            opened_at,
         }
+    }
+
+    /// Before the first lock: has forked children close the descriptor. A child that was forked since the file
+    /// was opened shares it, and would share the lock: then the descriptor is made to refer to another opening
+    /// of the same file.
+    fn register(&self) -> io::Result<u32> {
+        let place = fork::register(self.file.as_raw_fd());
+        let mut opened_at = self.opened_at;
+        for _ in 0..MOST_REOPENINGS {
+            if opened_at.saw_no_fork() {
+                return Ok(place);
+            }
+            opened_at = fork::Moment::now();
+            let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            let again = File::options().read(true).write(true).open(path);
+            let done = again.and_then(|again| {
+                let fd = self.file.as_raw_fd();
+                // SAFETY: two open descriptors; the second is this file's own, and stays open throughout.
+                match unsafe { libc::dup3(again.as_raw_fd(), fd, libc::O_CLOEXEC) } {
+                    -1 => Err(io::Error::last_os_error()),
+                    _ => Ok(()),
+                }
+            });
+            if let Err(error) = done {
+                fork::unregister(place);
+                return Err(error);
+            }
+        }
+        // The process forks all the time: the lock may outlive it in a child.
+        Ok(place)
     }
 
     fn fcntl(&self, command: libc::c_int, lock: &mut libc::flock) -> io::Result<()> {
@@ -197,7 +240,13 @@ impl DiskFile for RealFile {
     }
 
     fn try_lock(&self, start: u64, len: u64) -> io::Result<bool> {
-        self.registered.get_or_init(|| fork::register(self.file.as_raw_fd()));
+        if self.registered.get().is_none() {
+            let _registering = self.registering.lock();
+            if self.registered.get().is_none() {
+                let place = self.register()?;
+                self.registered.get_or_init(|| place);
+            }
+        }
         match self.fcntl(libc::F_OFD_SETLK, &mut range(libc::F_WRLCK, start, len)) {
             Ok(()) => Ok(true),
             Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
@@ -276,11 +325,7 @@ mod tests {
         // Beside this binary: on a disk.
         let binary = std::env::current_exe().expect("is known");
         let file = tempfile::tempfile_in(binary.parent().expect("a directory")).expect("creates");
-        let file = RealFile {
-            file: ManuallyDrop::new(file),
-            registered: OnceLock::new(),
-            made_in: fork::Generation::default(),
-        };
+        let file = RealFile::new(file, fork::Moment::now());
         file.write_all_at(&[7; LEN as usize], 0).expect("writes");
         let map = file.map(LEN as usize, true).expect("maps");
         map.populate(0, LEN as usize).expect("populates");
@@ -299,5 +344,66 @@ mod tests {
         let mut bytes = [0; LEN as usize];
         map.read(0, &mut bytes);
         assert_eq!(bytes, [7; LEN as usize]);
+    }
+
+    /// Forks a child that does nothing until the returned pipe is closed.
+    fn fork_child() -> (libc::pid_t, libc::c_int) {
+        let mut ends = [0; 2];
+        // SAFETY: room for two descriptors.
+        assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
+        // SAFETY: the child makes only async-signal-safe calls.
+        let child = unsafe { libc::fork() };
+        assert!(child >= 0);
+        if child == 0 {
+            let mut byte = 0_u8;
+            // SAFETY: as above; the buffer is live.
+            unsafe {
+                libc::close(ends[1]);
+                libc::read(ends[0], std::ptr::addr_of_mut!(byte).cast(), 1);
+                libc::_exit(0);
+            }
+        }
+        // SAFETY: an own descriptor.
+        unsafe { libc::close(ends[0]) };
+        (child, ends[1])
+    }
+
+    #[test]
+    fn a_child_forked_between_the_opening_of_a_lock_file_and_its_first_lock_does_not_keep_the_lock()
+    {
+        let binary = std::env::current_exe().expect("is known");
+        let dir = tempfile::tempdir_in(binary.parent().expect("a directory")).expect("creates");
+        let path = dir.path().join("lock");
+        let open = || {
+            let opened_at = fork::Moment::now();
+            let mut options = File::options();
+            let file = options.read(true).write(true).create(true).truncate(false).open(&path);
+            RealFile::new(file.expect("opens"), opened_at)
+        };
+        let is_free_after = |lock: &dyn Fn(&RealFile) -> bool| {
+            let (file, other) = (open(), open());
+            let (child, pipe) = fork_child();
+            assert!(lock(&file));
+            assert!(!other.try_lock(0, 1).expect("probes"), "it is the lock of that file");
+            // As when the process dies: its descriptor is closed, and nothing is unlocked.
+            if let Some(place) = file.registered.get() {
+                fork::unregister(*place);
+            }
+            // SAFETY: an own descriptor, which is not used or closed again.
+            unsafe { libc::close(file.file.as_raw_fd()) };
+            std::mem::forget(file);
+            let is_free = other.try_lock(0, 1).expect("probes");
+            // SAFETY: an own descriptor and an own child.
+            unsafe {
+                libc::close(pipe);
+                libc::waitpid(child, std::ptr::null_mut(), 0);
+            }
+            is_free
+        };
+        let bare = |file: &RealFile| {
+            file.fcntl(libc::F_OFD_SETLK, &mut range(libc::F_WRLCK, 0, 1)).is_ok()
+        };
+        assert!(!is_free_after(&bare), "the kernel gives the child the lock");
+        assert!(is_free_after(&|file| file.try_lock(0, 1).expect("locks")));
     }
 }
