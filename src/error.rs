@@ -248,13 +248,14 @@ impl fmt::Display for Error {
             }
             Error::NoSpace { path, needed: 0 } => write!(
                 f,
-                "no space for {}: nothing was written; free some disk space or trim a topic",
+                "no space for {}: nothing was written; free some disk space or trim a topic; topics can \
+                 be read meanwhile",
                 path.display()
             ),
             Error::NoSpace { path, needed } => write!(
                 f,
                 "no space for {} ({needed} bytes): nothing was written; free some disk space or \
-                 trim a topic",
+                 trim a topic; topics can be read meanwhile",
                 path.display()
             ),
             Error::Corrupt { path, position, offset, what } => {

@@ -244,6 +244,18 @@ pub fn first_among<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<u
     names.into_iter().any(|name| parse_file_name(name) == Some(noted)).then_some(noted)
 }
 
+/// The name of a segment that the recovery that began `epoch` has set aside.
+pub fn cut_file_name(base: u64, epoch: u32) -> String {
+    format!("{}.cut-{epoch}", file_name(base))
+}
+
+/// The epoch in the name of a segment that was set aside.
+pub fn epoch_of_cut(name: &str) -> Option<u32> {
+    let (segment, epoch) = name.split_once(".cut-")?;
+    parse_file_name(segment)?;
+    epoch.parse().ok()
+}
+
 /// The base of the segment that a file of a topic belongs to, by its name: a segment, its index, what a
 /// recovery has set aside of it, a note of the first offset.
 pub fn base_of(name: &str) -> Option<u64> {
@@ -321,10 +333,14 @@ mod tests {
             file_name(9),
             first_file_name(9),
             super::super::index::file_name(9),
-            file_name(9) + ".cut-2",
+            cut_file_name(9, 2),
         ];
         for name in &of {
             assert_eq!(base_of(name), Some(9), "{name}");
+        }
+        assert_eq!(epoch_of_cut(&cut_file_name(9, 2)), Some(2));
+        for name in ["9.seg.cut-2", "00000000000000000009.seg.cut-", "00000000000000000009.seg"] {
+            assert_eq!(epoch_of_cut(name), None, "{name}");
         }
         for name in ["control", "9.seg", "00000000000000000009.tmp", "next-0-1.tmp"] {
             assert_eq!(base_of(name), None, "{name}");

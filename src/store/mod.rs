@@ -7,6 +7,7 @@
 //! | `open` | opening: gate, decide, recover, take a slot |
 //! | `resume` | going on from the words of dead members |
 //! | `scan` | reading after a crash: where the log ends |
+//! | `aside` | segments that a recovery sets aside |
 //! | `draft` | the frames of an append, put together before the lock is taken |
 //! | `append` | the append path, and settling what a dead writer left |
 //! | `roll` | the next segment |
@@ -25,6 +26,7 @@
 mod access;
 mod ages;
 mod append;
+mod aside;
 mod book;
 mod close;
 mod copy;

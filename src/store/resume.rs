@@ -87,8 +87,14 @@ impl Store {
         if !self.words_fit(words, &bases)? || !self.is_whole_behind(shown, words, &bases)? {
             return self.recover(words, Some(self.possible_end(&bases, shown)));
         }
-        self.load_epochs()?;
-        words.identity.epoch.store(self.epoch().into(), Ordering::Relaxed);
+        let epoch = match self.may_have_lost_records(words) {
+            true => self.begin_epoch(end)?,
+            false => {
+                self.load_epochs()?;
+                self.epoch()
+            }
+        };
+        words.identity.epoch.store(epoch.into(), Ordering::Relaxed);
         words.tail.first.store(bases.first().copied().unwrap_or(0), Ordering::Release);
         words.sync.names_durable.store(0, Ordering::Release);
         if words.durable.end.load(Ordering::Acquire) < end {
@@ -98,6 +104,14 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Whether files can be of an older instant, words included, than positions that were stored in the same
+    /// epoch: the file system may have been shut down and mounted again. On a topic that survives power loss
+    /// no position is past the durable end, and a later end would have been found on the disk.
+    fn may_have_lost_records(&self, words: &Words) -> bool {
+        self.settings.durability != settings::POWER_LOSS
+            && !words.identity.is_on(self.files.mount())
     }
 
     /// `end` as far as the newest segment has room for it: words have no checksum.
@@ -187,7 +201,7 @@ impl Store {
         let epoch = if existed { self.begin_epoch(base)? } else { 0 };
         reset(words);
         words.identity.epoch.store(epoch.into(), Ordering::Relaxed);
-        self.start_segment(words, base, epoch, 0)?;
+        self.start_segment(words, base, (epoch, 0), self.settings.segment_len)?;
         words.tail.first.store(base, Ordering::Release);
         Ok(())
     }

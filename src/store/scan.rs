@@ -113,7 +113,7 @@ impl Store {
                 words.sync.slot_sequence.store(sequence, Ordering::Relaxed);
                 words.sync.names_durable.store(segment.base() + 1, Ordering::Relaxed);
             }
-            _ => self.start_segment(words, end, epoch, scan.max_timestamp)?,
+            _ => self.start_next(words, end, epoch, scan.max_timestamp)?,
         }
         words.intent.max_timestamp.store(scan.max_timestamp, Ordering::Relaxed);
         words.durable.end.store(end, Ordering::Release);
@@ -399,23 +399,6 @@ impl Store {
         Ok(())
     }
 
-    /// Renames segments that were never promised, so that their offsets can be used again.
-    fn set_aside(&self, bases: &[u64], epoch: u32) -> Result<Vec<String>> {
-        let mut names = Vec::new();
-        for &base in bases {
-            let name = format!("{}.cut-{epoch}", layout::file_name(base));
-            let from = self.dir.join(layout::file_name(base));
-            self.files
-                .rename_no_replace(&from, &self.dir.join(&name))
-                .at("setting aside", &from)?;
-            names.push(name);
-        }
-        if !names.is_empty() {
-            self.files.sync_dir(&self.dir).at("syncing", &self.dir)?;
-        }
-        Ok(names)
-    }
-
     /// Appends an epoch that starts at `end` to the durable list.
     pub(super) fn begin_epoch(&self, end: u64) -> Result<u32> {
         self.load_epochs()?;
@@ -435,19 +418,31 @@ impl Store {
         Ok(entry.epoch)
     }
 
-    /// Makes a new segment at `base`, durable with its name, and enters it. The gate is held and
-    /// nobody else is a member.
+    /// Makes the segment in which the log continues after a cut. On a full disk a short one will do, so that
+    /// the topic can be opened.
+    fn start_next(&self, words: &Words, base: u64, epoch: u32, max_timestamp: u64) -> Result<()> {
+        let len = self.settings.segment_len;
+        match self.start_segment(words, base, (epoch, max_timestamp), len) {
+            Err(Error::NoSpace { .. }) => {
+                let len = layout::MIN_LEN;
+                self.start_segment(words, base, (epoch, max_timestamp), len)
+            }
+            started => started,
+        }
+    }
+
+    /// Makes a new segment of `len` bytes at `base`, durable with its name, and enters it. The gate is held
+    /// and no other process is a member.
     pub(super) fn start_segment(
         &self,
         words: &Words,
         base: u64,
-        epoch: u32,
-        max_timestamp: u64,
+        (epoch, max_timestamp): (u32, u64),
+        len: u64,
     ) -> Result<()> {
         debug_assert!(matches!(self.access, Access::Member(_)));
         let temporary = self.dir.join("first.tmp");
         self.remove_if_there(&temporary)?;
-        let len = self.settings.segment_len;
         let file = self.make_file(&temporary, len)?;
         let header = Header {
             epoch,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, unreachable_pub)]
 
 mod append;
+mod aside;
 mod background;
 mod callbacks;
 mod calls;
@@ -43,6 +44,7 @@ mod rebuild;
 mod redrive;
 mod remount;
 mod repair;
+mod restored_client;
 mod retention;
 mod running;
 mod seek;

@@ -83,7 +83,7 @@ fn snapshot(dir: &Path) -> BTreeMap<PathBuf, u64> {
     found
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     let done = Command::new("cp").arg("-a").args([from, to]).status().unwrap();
     assert!(done.success());
 }
@@ -376,7 +376,7 @@ fn a_topic_whose_directory_is_moved_is_written_on_there_and_its_name_is_free() {
 }
 
 /// What `rsync` does: each file is copied beside the one that it replaces, and takes its name.
-fn restore_in_place(backup: &Path, dir: &Path) {
+pub(crate) fn restore_in_place(backup: &Path, dir: &Path) {
     for entry in std::fs::read_dir(backup).unwrap() {
         let entry = entry.unwrap();
         let (from, to) = (entry.path(), dir.join(entry.file_name()));

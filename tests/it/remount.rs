@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use deaddrop::service::{Reply, Server, ServerOptions};
+use deaddrop::sim::SimDisk;
 use deaddrop::{Durability, Log, Record, Start, TopicOptions};
 
 use crate::child::{self, Child};
@@ -75,4 +76,45 @@ fn a_server_whose_lanes_are_of_an_older_instant_answers_nothing_twice() {
         count += 1;
     }
     assert_eq!(count, FIRST + SECOND + 10, "one outcome for each");
+}
+
+/// The log comes back as of an older instant than a consumer's file, which the kernel had written later.
+#[test]
+fn a_position_past_the_end_that_a_remount_brings_back_is_set_back_also_when_the_log_has_grown() {
+    const FILES: [&str; 2] = ["control", "00000000000000000000.seg"];
+    for durability in
+        [Durability::ProcessCrash, Durability::PowerLossWithin(Duration::from_secs(3600))]
+    {
+        let disk = SimDisk::new();
+        let open = |disk: &SimDisk| {
+            let options =
+                TopicOptions { segment_len: 64 << 10, ..TopicOptions::durability(durability) };
+            Log::open_sim(disk, "/log").unwrap().create_topic("t", options).unwrap()
+        };
+        let process = disk.process();
+        let topic = open(&process);
+        let append = |topic: &deaddrop::Topic, count: u64| {
+            for _ in 0..count {
+                topic.append(&Record::new("x")).unwrap();
+            }
+        };
+        append(&topic, 5);
+        let paths = FILES.map(|name| format!("/log/topics/t/{name}"));
+        let older = paths.each_ref().map(|path| disk.read(path).unwrap());
+        append(&topic, 5);
+        let mut consumer = topic.consumer("c", Start::First).unwrap();
+        while consumer.next().unwrap().is_some() {}
+        consumer.commit().unwrap();
+        process.kill();
+        drop((consumer, topic));
+        for (path, bytes) in paths.iter().zip(&older) {
+            disk.write(path, bytes);
+        }
+        let topic = open(&disk.process());
+        assert_eq!(topic.end_offset().unwrap(), 5, "{durability:?}");
+        append(&topic, 20);
+        let mut consumer = topic.consumer("c", Start::First).unwrap();
+        assert_eq!(consumer.clamped_from(), Some(10), "{durability:?}");
+        assert_eq!(consumer.next().unwrap().unwrap().offset(), 5, "{durability:?}");
+    }
 }

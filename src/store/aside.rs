@@ -1,0 +1,58 @@
+//! Segments that a recovery sets aside under another name, because no promise covers them. They are kept for
+//! whoever wants to look at them, but not without limit.
+
+use std::cmp::Reverse;
+
+use super::Store;
+use crate::error::Result;
+use crate::format::segment as layout;
+use crate::sys::Access;
+
+/// The most files kept from earlier recoveries.
+const MOST_FILES: usize = 64;
+/// The most bytes kept from earlier recoveries.
+const MOST_BYTES: u64 = 1 << 30;
+
+impl Store {
+    /// Renames segments that were never promised, so that their offsets can be used again.
+    pub(super) fn set_aside(&self, bases: &[u64], epoch: u32) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for &base in bases {
+            let name = layout::cut_file_name(base, epoch);
+            let from = self.dir.join(layout::file_name(base));
+            self.files
+                .rename_no_replace(&from, &self.dir.join(&name))
+                .map_err(|error| self.io("setting aside", &from, error))?;
+            names.push(name);
+        }
+        if !names.is_empty() {
+            self.files.sync_dir(&self.dir).map_err(|error| self.io("syncing", &self.dir, error))?;
+            self.limit_set_aside(epoch)?;
+        }
+        Ok(names)
+    }
+
+    /// Removes the oldest files that earlier recoveries have set aside while all together are over a limit.
+    /// Those of this recovery, which its report names, are kept.
+    fn limit_set_aside(&self, epoch: u32) -> Result<()> {
+        let names = self.files.list(&self.dir);
+        let names = names.map_err(|error| self.io("listing", &self.dir, error))?;
+        let mut aside: Vec<(u32, String)> = names
+            .into_iter()
+            .filter_map(|name| Some((layout::epoch_of_cut(&name)?, name)))
+            .collect();
+        aside.sort_unstable_by_key(|(epoch, name)| (Reverse(*epoch), name.clone()));
+        let (mut count, mut bytes) = (0, 0_u64);
+        for (of, name) in aside {
+            let path = self.dir.join(name);
+            let file = self.files.open(&path, Access::Read);
+            let len = file.and_then(|file| file.len());
+            bytes = bytes.saturating_add(len.map_err(|error| self.io("sizing", &path, error))?);
+            count += 1;
+            if of != epoch && (count > MOST_FILES || bytes > MOST_BYTES) {
+                self.remove_if_there(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
