@@ -66,6 +66,8 @@ pub struct Reader {
     spin: Duration,
     /// Offsets that a repair gave up are not told.
     passes_over_lost: bool,
+    /// What was asked for, and the offset that it was when it was looked up.
+    start: Option<(Start, u64)>,
 }
 
 /// A waiter that is woken through the kernel pays some microseconds; it looks this long before it
@@ -89,7 +91,7 @@ impl Topic {
 impl Reader {
     pub(crate) fn new(topic: Arc<Handle>, start: Start) -> Result<Reader> {
         let next = resolve(&topic, start)?;
-        Reader::at(topic, next)
+        Ok(Reader { start: Some((start, next)), ..Reader::at(topic, next)? })
     }
 
     /// A reader at an offset that is not looked at before the first read.
@@ -104,6 +106,7 @@ impl Reader {
             segment_end: None,
             spin: DEFAULT_SPIN,
             passes_over_lost: false,
+            start: None,
         })
     }
 
@@ -135,6 +138,7 @@ impl Reader {
     pub fn seek(&mut self, start: Start) -> Result<()> {
         let next = resolve(&self.topic, start)?;
         self.seek_to(next);
+        self.start = Some((start, next));
         Ok(())
     }
 
@@ -147,6 +151,7 @@ impl Reader {
     pub(crate) fn seek_to(&mut self, next: u64) {
         self.next = next;
         self.walk = None;
+        self.start = None;
     }
 
     /// The next record; `None` if there is none yet.
@@ -257,24 +262,26 @@ impl Reader {
             }
         }
         loop {
-            if self.walk.is_none() || self.segment_end.is_some_and(|end| self.next >= end) {
-                let (walk, end) = self
-                    .topic
-                    .walk_at(self.next, &self.frontier)
-                    .map_err(|error| error.at_offset(self.next))?;
-                self.walk = Some(walk);
-                self.walk_from = self.next;
-                self.segment_end = end;
+            if (self.walk.is_none() || self.segment_end.is_some_and(|end| self.next >= end))
+                && !self.enter_segment()?
+            {
+                return Ok(None);
             }
             let walk = self.walk.as_mut().expect("just set");
             let limit = if self.segment_end.is_some() { u64::MAX } else { self.frontier.position };
             let far = self.frontier.high_watermark - self.next > FAR;
             let position = walk.position;
             let what = match step(walk, limit, far)? {
-                Step::Frame(fixed) if fixed.kind == frame::KIND_VOID => {
-                    if fixed.offset <= self.next {
-                        continue;
-                    }
+                Step::Frame(fixed)
+                    if fixed.kind == frame::KIND_VOID && fixed.offset <= self.next =>
+                {
+                    continue
+                }
+                // No further than where the next segment begins, or the log ends: that would be damage.
+                Step::Frame(fixed)
+                    if fixed.kind == frame::KIND_VOID
+                        && fixed.offset <= self.segment_end.unwrap_or(self.frontier.end) =>
+                {
                     let offsets = self.next..fixed.offset;
                     self.next = fixed.offset;
                     if !self.passes_over_lost {
@@ -301,6 +308,41 @@ impl Reader {
         }
     }
 
+    /// Stands at the frame of `next`, in its segment. False: there is no record yet.
+    fn enter_segment(&mut self) -> Result<bool> {
+        let (walk, end) = loop {
+            if self.next >= self.frontier.high_watermark {
+                return Ok(false);
+            }
+            match self.topic.walk_at(self.next, &self.frontier) {
+                Err(Error::Trimmed { .. }) if self.look_up_again()? => {}
+                entered => break entered.map_err(|error| error.at_offset(self.next))?,
+            }
+        };
+        self.walk = Some(walk);
+        self.walk_from = self.next;
+        self.segment_end = end;
+        Ok(true)
+    }
+
+    /// Looks up again where this reader begins, if retention has moved past that before its first record was
+    /// read: "the first record since noon" is another one then. Whether it begins elsewhere.
+    #[cold]
+    fn look_up_again(&mut self) -> Result<bool> {
+        let Some((start, at)) = self.start.filter(|(_, at)| *at == self.next) else {
+            return Ok(false);
+        };
+        if matches!(start, Start::Offset(_)) {
+            return Ok(false);
+        }
+        let next = resolve(&self.topic, start)?;
+        self.frontier = self.topic.frontier()?;
+        self.walk = None;
+        self.next = next;
+        self.start = Some((start, next));
+        Ok(next > at)
+    }
+
     /// The walk stands at bytes that are not the next frame: an error, unless that one is elsewhere.
     #[cold]
     fn pass_bad_frame(&mut self, limit: u64, what: Malformed) -> Result<()> {
@@ -318,7 +360,10 @@ impl Reader {
             walk.position = search.position;
             return Ok(());
         }
-        Err(self.trimmed_instead(error))
+        match self.trimmed_instead(error) {
+            Error::Trimmed { .. } if self.look_up_again()? => Ok(()),
+            error => Err(error),
+        }
     }
 
     /// A segment that was trimmed while it was read is not damaged, nor is one that was removed with its

@@ -160,3 +160,55 @@ fn a_seek_by_time_finds_a_record_that_was_published_for_its_dead_writer() {
     let time = reader.next().unwrap().unwrap().timestamp();
     assert_eq!(topic.reader(Start::Time(time)).unwrap().offset(), 1);
 }
+
+/// A void frame in the place of a record, with a right checksum, that gives up all offsets below `next`.
+fn with_void(disk: &SimDisk, base: u64, offset: u64, next: u64) {
+    let path = segment(base);
+    let mut bytes = disk.read(&path).unwrap();
+    let header = deaddrop::format::segment::Header::decode_page(&bytes).unwrap();
+    let position = 4096 + (offset - base) as usize * FRAME;
+    let void = deaddrop::format::frame::void(FRAME, next, 1, header.salt, position as u64);
+    bytes[position..position + void.len()].copy_from_slice(&void);
+    disk.write(&path, &bytes);
+}
+
+#[test]
+fn a_void_frame_that_gives_up_offsets_of_the_next_segment_is_damage_and_no_jump() {
+    let disk = SimDisk::new();
+    let log = Log::open_sim(&disk.process(), DIR).unwrap();
+    let topic = log.create_topic("t", options(Durability::PowerLoss)).unwrap();
+    for offset in 0..RECORDS {
+        topic.append(&Record::new(payload(offset))).unwrap();
+    }
+    let bases: Vec<u64> = (0..RECORDS).filter(|&b| disk.read(segment(b)).is_some()).collect();
+    let (next, active) = (bases[1], *bases.last().unwrap());
+    // Up to the next segment a repair may have given them up.
+    for (base, offset, end, is_damage) in [
+        (0, 5, next + 1, true),
+        (0, 5, u64::MAX >> 1, true),
+        (active, active + 5, RECORDS + 1, true),
+        (0, next - 1, next, false),
+    ] {
+        let before = disk.read(segment(base)).unwrap();
+        with_void(&disk, base, offset, end);
+        let mut reader = topic.reader(Start::First).unwrap();
+        let mut found = Vec::new();
+        loop {
+            match reader.next() {
+                Ok(Some(record)) => found.push(record.offset()),
+                Ok(None) => break,
+                Err(Error::Lost { offsets, .. }) => {
+                    assert!(!is_damage && offsets == (offset..end), "{offsets:?}");
+                }
+                Err(Error::Corrupt { offset: said, .. }) => {
+                    assert!(is_damage && said == Some(offset), "{said:?}");
+                    assert_eq!(reader.skip_damage().unwrap(), offset..offset + 1);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let all_others: Vec<u64> = (0..RECORDS).filter(|&other| other != offset).collect();
+        assert_eq!(found, all_others, "{offset}..{end}");
+        disk.write(segment(base), &before);
+    }
+}

@@ -154,3 +154,67 @@ fn a_segment_that_another_process_extended_is_read_and_appended_to() {
     assert_eq!(reader.next().unwrap().unwrap().payload(), big);
     assert_eq!(reader.next().unwrap().unwrap().payload(), b"small");
 }
+
+#[test]
+fn a_reader_that_has_read_nothing_begins_at_what_retention_has_left_and_not_before_it() {
+    let disk = SimDisk::new();
+    let topic = open(&disk, Durability::ProcessCrash);
+    // Two or three in a segment.
+    for _ in 0..30 {
+        topic.append(&Record::new(vec![7; 5000])).unwrap();
+    }
+    for start in
+        [Start::Time(SystemTime::UNIX_EPOCH), Start::First, Start::LastN(30), Start::Offset(0)]
+    {
+        let disk = disk.copy();
+        let topic = open(&disk, Durability::ProcessCrash);
+        let mut reader = topic.reader(start).unwrap();
+        assert_eq!(reader.offset(), 0);
+        let first = topic.trim_before(20).unwrap();
+        assert!(first > 10);
+        let read = reader.next().map(|record| record.map(|record| record.offset()));
+        match start {
+            // That very record was wanted.
+            Start::Offset(_) => assert!(matches!(read, Err(Error::Trimmed { .. })), "{read:?}"),
+            _ => assert_eq!(read.unwrap(), Some(first), "{start:?}"),
+        }
+        // Once it has read, it skips nothing in silence.
+        let first = topic.trim_before(28).unwrap();
+        assert!(first > 20);
+        let next = loop {
+            match reader.next() {
+                Ok(Some(record)) => assert!(record.offset() < first, "it went on at {first}"),
+                other => break other.map(drop),
+            }
+        };
+        assert!(matches!(next, Err(Error::Trimmed { .. })), "{start:?}: {next:?}");
+    }
+}
+
+#[test]
+fn a_reader_opened_by_time_while_retention_moves_never_finds_its_start_trimmed() {
+    let disk = SimDisk::new();
+    let topic = open(&disk, Durability::ProcessCrash);
+    topic.append(&Record::new(vec![7; 5000])).unwrap();
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let topic = &topic;
+        let is_done = &is_done;
+        scope.spawn(move || {
+            for offset in 0..1000 {
+                topic.append(&Record::new(vec![7; 5000])).unwrap();
+                topic.trim_before(offset).unwrap();
+            }
+            is_done.store(true, std::sync::atomic::Ordering::Release);
+        });
+        let mut opened = 0;
+        while !is_done.load(std::sync::atomic::Ordering::Acquire) || opened == 0 {
+            let ago = Duration::from_millis(opened % 20);
+            let mut reader = topic.reader(Start::Time(SystemTime::now() - ago)).unwrap();
+            // At the end, perhaps.
+            reader.next().unwrap();
+            opened += 1;
+        }
+        println!("{opened} readers");
+    });
+}
