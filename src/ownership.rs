@@ -32,7 +32,9 @@ impl Ownership {
             return Err(Error::Locked { what: format!("{kind} {name}"), pid });
         }
         // It may have been replaced before the lock was taken: then the lock says nothing about the name.
-        if log.files.identity_of(&path).at("locking", &path)? != file.identity().at("locking", &path)? {
+        if log.files.identity_of(&path).at("locking", &path)?
+            != file.identity().at("locking", &path)?
+        {
             return Err(Error::Replaced { path: log.dir.clone() });
         }
         file.write_all_at(&std::process::id().to_le_bytes(), 0).at("locking", &path)?;

@@ -159,7 +159,7 @@ impl Segment {
     pub(crate) fn has_unwritten_blocks(&self, positions: std::ops::Range<u64>) -> Result<bool> {
         self.file
             .has_unwritten_blocks(positions.start, positions.end)
-            .map_err(|error| Error::io("asking for the blocks of", &self.path, error))
+            .at("asking for the blocks of", &self.path)
     }
 
     /// Reads the header page as it stands.

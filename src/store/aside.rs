@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 
 use super::Store;
-use crate::error::Result;
+use crate::error::{IoResultExt, Result};
 use crate::format::segment as layout;
 use crate::sys::Access;
 
@@ -22,11 +22,11 @@ impl Store {
             let from = self.dir.join(layout::file_name(base));
             self.files
                 .rename_no_replace(&from, &self.dir.join(&name))
-                .map_err(|error| self.io("setting aside", &from, error))?;
+                .at("setting aside", &from)?;
             names.push(name);
         }
         if !names.is_empty() {
-            self.files.sync_dir(&self.dir).map_err(|error| self.io("syncing", &self.dir, error))?;
+            self.files.sync_dir(&self.dir).at("syncing", &self.dir)?;
             self.limit_set_aside(epoch)?;
         }
         Ok(names)
@@ -35,8 +35,7 @@ impl Store {
     /// Removes the oldest files that earlier recoveries have set aside while all together are over a limit.
     /// Those of this recovery, which its report names, are kept.
     fn limit_set_aside(&self, epoch: u32) -> Result<()> {
-        let names = self.files.list(&self.dir);
-        let names = names.map_err(|error| self.io("listing", &self.dir, error))?;
+        let names = self.files.list(&self.dir).at("listing", &self.dir)?;
         let mut aside: Vec<(u32, String)> = names
             .into_iter()
             .filter_map(|name| Some((layout::epoch_of_cut(&name)?, name)))
@@ -47,7 +46,7 @@ impl Store {
             let path = self.dir.join(name);
             let file = self.files.open(&path, Access::Read);
             let len = file.and_then(|file| file.len());
-            bytes = bytes.saturating_add(len.map_err(|error| self.io("sizing", &path, error))?);
+            bytes = bytes.saturating_add(len.at("sizing", &path)?);
             count += 1;
             if of != epoch && (count > MOST_FILES || bytes > MOST_BYTES) {
                 self.remove_if_there(&path)?;

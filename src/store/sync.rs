@@ -275,7 +275,7 @@ impl Store {
             Role::Owner | Role::Heir => self.files.sync_own_names(),
         };
         if let Err(error) = synced {
-            let error = self.io("syncing", &self.dir, error);
+            let error = Error::io("syncing", &self.dir, error);
             return Err(match self.displaced() {
                 Some(displaced) => displaced,
                 None if error.is_out_of_descriptors() => error,
