@@ -6,6 +6,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "tidy/prose.rs"]
+mod prose;
+
 /// The parts of `src/` as a staircase, from the bottom up. A part names parts of lower steps only: none
 /// above it, and none beside it.
 const STAIRCASE: &[&[&str]] = &[
