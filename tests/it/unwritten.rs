@@ -1,6 +1,7 @@
 //! Blocks that were allocated and never written, and whose first write fails: ext4 leaves them marked as
 //! unwritten, and writing the same bytes again to the same file with success does not bring them back.
 
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use deaddrop::{Durability, Error, Log, Record, Start, Topic, TopicOptions};
@@ -100,4 +101,39 @@ fn a_write_error_that_died_with_the_syncer_that_saw_it_costs_nothing_that_is_dur
             check(&open(&dir, Durability::ProcessCrash), 201, &about);
         });
     }
+}
+
+/// A sparse copy of a log, restored: where a segment was zero, its file has a hole.
+#[test]
+fn records_in_the_holes_of_a_restored_log_survive_a_write_error_and_a_power_cut() {
+    on_every_file_system(|file_system, mut disk| {
+        let dir = disk.path().join("log");
+        let about = format!("{file_system:?}");
+        let topic = open(&dir, Durability::PowerLoss);
+        append(&topic, 0..10);
+        let path = topic.dir().join("00000000000000000000.seg");
+        drop(topic);
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: an open descriptor and plain integers.
+        let punched = unsafe { libc::fallocate(file.as_raw_fd(), mode, 16 << 10, 240 << 10) };
+        assert_eq!(punched, 0, "{about}");
+        drop(file);
+
+        let topic = open(&dir, Durability::PowerLoss);
+        for offset in 10..200 {
+            topic.append_unsynced(&Record::new(payload(offset))).unwrap();
+        }
+        // Which is in the hole.
+        disk.tell("fail writes 1 record 150");
+        let failed = topic.wait_durable(199).unwrap_err();
+        assert!(matches!(failed, Error::SyncFailed { .. }), "{about}: {failed}");
+        drop(topic);
+        let topic = open(&dir, Durability::PowerLoss);
+        append(&topic, 200..201);
+        drop(topic);
+        disk.cut(None);
+        disk.restart();
+        check(&open(&dir, Durability::PowerLoss), 201, &about);
+    });
 }
