@@ -44,7 +44,7 @@ impl Store {
     /// Everything below it was shown to readers on this boot, as far as dead members' words can be trusted.
     pub(crate) fn published(&self) -> u64 {
         match &self.access {
-            Access::Still { left: Some(words), .. } => shown_by(words, &self.settings),
+            Access::Still { left: Some(words), .. } => shown_by(words, self.options.durability),
             _ => 0,
         }
     }

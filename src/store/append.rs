@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::draft::{Draft, Site};
-use super::{Local, Store};
+use super::{Durability, Local, Store};
 use crate::control::member::{Held, Membership};
 use crate::control::Place;
 use crate::error::{Error, Result};
-use crate::format::{frame, segment as layout, settings};
+use crate::format::{frame, segment as layout};
 use crate::record::Record;
 use crate::segment::{Segment, Step, Walk};
 use crate::sys::atomic::{fence, Ordering};
@@ -129,7 +129,7 @@ impl Store {
         let held = self.lock_append()?;
         let end = self.member()?.control.tail.end.load(Ordering::Relaxed);
         drop(held);
-        if self.settings.durability == settings::POWER_LOSS {
+        if self.options.durability == Durability::PowerLoss {
             self.wait_durable(end)?;
         }
         Ok(end)
@@ -141,7 +141,7 @@ impl Store {
         let needed = if place.active == active { place.position } else { 0 };
         let segment = self.segment_reaching(active, needed)?;
         segment.map()?;
-        if self.settings.durability != settings::PROCESS_CRASH {
+        if self.options.durability != Durability::ProcessCrash {
             // Its blocks were written ahead, and every sync write-protects its pages again.
             segment.skip_populate();
         }

@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use super::sync::write_slot;
-use super::{Access, Local, Store};
+use super::{Access, Durability, Local, Store};
 use crate::control::member::{self, Membership};
 use crate::control::Words;
 use crate::error::Result;
-use crate::format::{segment as layout, settings};
+use crate::format::segment as layout;
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
 
@@ -36,7 +36,7 @@ impl Store {
     fn close(&self, member: &Membership<Local>) -> Result<()> {
         let words = &member.control;
         let end = words.tail.end.load(Ordering::Acquire);
-        if self.settings.durability == settings::POWER_LOSS_WITHIN {
+        if let Durability::PowerLossWithin(_) = self.options.durability {
             self.wait_durable(end)?;
         }
         // Held until the lock file is closed: of two that close at once, one is the last.

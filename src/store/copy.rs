@@ -50,7 +50,7 @@ impl Store {
         }
         crash_point!("recover.copied");
         self.files.replace(&temporary, &segment.path).at("copying", &segment.path)?;
-        self.segments.open.lock().remove(&segment.base());
+        self.segments.forget(segment.base());
         Ok(())
     }
 }

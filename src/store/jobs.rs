@@ -10,10 +10,9 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Retention, Store};
+use super::{Durability, Retention, Store};
 use crate::control::Words;
 use crate::error::{Error, IoResultExt, Result};
-use crate::format::settings;
 use crate::housekeeper::{Due, Duty, Timer};
 use crate::sys::atomic::Ordering as Shared;
 
@@ -209,10 +208,10 @@ impl Store {
     pub(super) fn start_timers(&self) -> Result<()> {
         let end =
             |topic: &Store| topic.words().map_or(0, |words| words.tail.end.load(Shared::Acquire));
-        if self.settings.durability == settings::POWER_LOSS_WITHIN {
+        if let Durability::PowerLossWithin(interval) = self.options.durability {
             // A record that has just missed a call is synced by the next one, or by the one after it if
             // a sync takes as long: half an interval and a sync later, or two syncs.
-            let interval = Duration::from_nanos(self.settings.interval / 2);
+            let interval = interval / 2;
             let is_behind = move |topic: &Store| {
                 let durable = |words: &Words| words.durable.end.load(Shared::Acquire);
                 topic.words().map_or(0, durable) < end(topic)

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::open::living_control;
-use super::{Access, Store};
+use super::segments::around;
+use super::{Access, Durability, Store};
 use crate::control::{Place, Words};
 use crate::error::{Error, Result};
-use crate::format::{frame, segment as layout, settings, Malformed};
+use crate::format::{frame, segment as layout, Malformed};
 use crate::index::Index;
-use crate::segment::{list_bases, Segment, Step, Walk};
-use crate::sys;
+use crate::segment::{Segment, Step, Walk};
 use crate::sys::atomic::Ordering;
 
 /// How far the topic goes, at one instant.
@@ -73,7 +73,7 @@ impl Store {
         let durable_end = words.durable.end.load(Ordering::Acquire);
         let end = words.tail.end.load(Ordering::Acquire);
         let Place { active, position } = words.tail.place();
-        let synced = self.settings.durability == settings::POWER_LOSS;
+        let synced = self.options.durability == Durability::PowerLoss;
         let high_watermark = if synced { durable_end } else { end };
         Frontier { high_watermark, end, durable_end, active, position }
     }
@@ -114,7 +114,7 @@ impl Store {
                         next = found.end;
                         continue;
                     }
-                    if found.end == base || !self.segment_exists(found.end) {
+                    if found.end == base || !self.segments.has_file(found.end) {
                         break;
                     }
                     let segment = match self.segment(found.end) {
@@ -144,10 +144,10 @@ impl Store {
             Some(words) if !self.is_overtaken(words, &bases)? => Some(words),
             _ => None,
         };
-        let shown = left.map_or(0, |words| super::resume::shown_by(words, &self.settings));
+        let shown = left.map_or(0, |words| super::resume::shown_by(words, self.options.durability));
         let durable_end = self.promised_boundary(&bases)?;
         let boundary = durable_end.max(self.possible_end(&bases, shown));
-        let is_synced = self.settings.durability == settings::POWER_LOSS;
+        let is_synced = self.options.durability == Durability::PowerLoss;
         let visible = if left.is_some() && is_synced { boundary } else { u64::MAX };
         let scan = self.scan(&bases, boundary)?;
         // The first thread that looks is as good as any.
@@ -169,55 +169,15 @@ impl Store {
         })
     }
 
-    fn segment_exists(&self, base: u64) -> bool {
-        self.files.open(&self.dir.join(layout::file_name(base)), sys::Access::Read).is_ok()
-    }
-
     /// The open segment that starts at `base`.
     pub(crate) fn segment(&self, base: u64) -> Result<Arc<Segment>> {
-        let known = self.segments.open.lock().get(&base).and_then(std::sync::Weak::upgrade);
-        if let Some(segment) = known {
-            // Another process may have extended it for a large record.
-            if !segment.is_outgrown()? {
-                return Ok(segment);
-            }
-        }
-        let access = match self.access {
-            Access::Member(_) => sys::Access::ReadWrite,
-            _ => sys::Access::Read,
-        };
-        let opened = Segment::open(&*self.files, &self.dir, base, access);
-        let segment = Arc::new(opened.map_err(|error| self.gone(error, base))?);
-        if segment.header.topic_id != self.settings.topic_id {
-            let value = segment.header.topic_id;
-            let what = Malformed::Field { name: "topic_id", value };
-            return Err(segment.corrupt(layout::TOPIC_ID_AT as u64, Some(base), &what));
-        }
-        let mut open = self.segments.open.lock();
-        open.retain(|_, segment| segment.strong_count() > 0);
-        let other = open.get(&base).and_then(std::sync::Weak::upgrade);
-        if let Some(other) = other.filter(|other| other.len() >= segment.len()) {
-            return Ok(other);
-        }
-        open.insert(base, Arc::downgrade(&segment));
-        Ok(segment)
+        self.segments.get(base).map_err(|error| self.gone(error, base))
     }
 
     /// Opens the segment that starts at `base` for this caller alone. For a sync beside those of other threads:
     /// the kernel reports an error once to each open file description.
     pub(super) fn segment_of_its_own(&self, base: u64) -> Result<Arc<Segment>> {
-        let opened = Segment::open(&*self.files, &self.dir, base, sys::Access::ReadWrite);
-        opened.map(Arc::new).map_err(|error| self.gone(error, base))
-    }
-
-    /// Makes an open segment known under its base.
-    pub(super) fn keep_segment(&self, segment: &Arc<Segment>) {
-        let mut open = self.segments.open.lock();
-        if open.len() == open.capacity() {
-            // Before it grows: most of them are closed.
-            open.retain(|_, segment| segment.strong_count() > 0);
-        }
-        open.insert(segment.base(), Arc::downgrade(segment));
+        self.segments.open_apart(base).map_err(|error| self.gone(error, base))
     }
 
     /// The open segment that starts at `base`, with at least `position` bytes: one that was empty may
@@ -227,7 +187,7 @@ impl Store {
         if segment.len() >= position {
             return Ok(segment);
         }
-        self.segments.open.lock().remove(&base);
+        self.segments.forget(base);
         let segment = self.segment(base)?;
         if segment.len() < position {
             let needed = usize::try_from(position).unwrap_or(usize::MAX);
@@ -245,7 +205,7 @@ impl Store {
         }
         match self.first_offset() {
             Ok(first) if missing && first > base => Error::Trimmed { wanted: base, first },
-            _ if missing && self.segments.bases.lock().contains(&base) => Error::Corrupt {
+            _ if missing && self.segments.is_known(base) => Error::Corrupt {
                 path: self.dir.join(layout::file_name(base)),
                 position: 0,
                 offset: Some(base),
@@ -268,23 +228,22 @@ impl Store {
     /// directory is read in steps, and of segments that are named between two of them a later one may be
     /// seen and an earlier one not: a list of more than that could have holes.
     pub(crate) fn refresh_bases(&self) -> Result<Vec<u64>> {
-        let list = || list_bases(&*self.files, &self.dir);
         // It is named, and so are all below it.
         let named = match self.words() {
             Some(words) => words.tail.place().active,
-            None => list()?.last().copied().unwrap_or(0),
+            None => self.segments.list()?.last().copied().unwrap_or(0),
         };
-        let mut bases = list()?;
+        let mut bases = self.segments.list()?;
         bases.retain(|&base| base <= named);
-        self.segments.bases.lock().clone_from(&bases);
+        self.segments.set_bases(&bases);
         Ok(bases)
     }
 
     /// The same for a process that is alone under the gate, so that nothing is named meanwhile: all of
     /// them, whatever the words say.
     pub(super) fn refresh_bases_alone(&self) -> Result<Vec<u64>> {
-        let bases = list_bases(&*self.files, &self.dir)?;
-        self.segments.bases.lock().clone_from(&bases);
+        let bases = self.segments.list()?;
+        self.segments.set_bases(&bases);
         Ok(bases)
     }
 
@@ -305,17 +264,11 @@ impl Store {
         if offset >= active {
             return Ok((active, None));
         }
-        let look = |bases: &[u64]| {
-            let behind = bases.partition_point(|&base| base <= offset);
-            let base = behind.checked_sub(1).map(|index| bases[index]);
-            Some((base?, *bases.get(behind)?))
-        };
-        let cached = look(&self.segments.bases.lock());
-        let found = match cached {
+        let found = match self.segments.around(offset) {
             Some(found) => Some(found),
             None => {
                 let bases = self.refresh_bases()?;
-                look(&bases[..bases.partition_point(|&base| base <= active)])
+                around(&bases[..bases.partition_point(|&base| base <= active)], offset)
             }
         };
         match found {
@@ -393,13 +346,11 @@ impl Store {
         look: impl FnOnce(&Index) -> T,
     ) -> Result<T> {
         let Some(end) = next else {
-            let mut active = self.active_index.lock();
-            let index = match &mut *active {
-                Some((base, index)) if *base == segment.base() => index,
-                other => &mut other.insert((segment.base(), Index::new(segment))).1,
-            };
-            index.extend(segment, frontier.position, matches!(self.access, Access::Member(_)))?;
-            return Ok(look(index));
+            let is_member = matches!(self.access, Access::Member(_));
+            return self.segments.with_active_index(segment, |index| {
+                index.extend(segment, frontier.position, is_member)?;
+                Ok(look(index))
+            });
         };
         if let Some(index) = Index::load(&*self.files, &self.dir, segment, end) {
             return Ok(look(&index));

@@ -8,6 +8,7 @@
 //! | `resume` | going on from the words of dead members |
 //! | `scan` | reading after a crash: where the log ends |
 //! | `aside` | segments that a recovery sets aside |
+//! | `segments`, `epochs` | which segments there are, and which are open; the list of epochs |
 //! | `draft` | the frames of an append, put together before the lock is taken |
 //! | `append` | the append path, and settling what a dead writer left |
 //! | `roll` | the next segment |
@@ -33,6 +34,7 @@ mod copy;
 mod delete;
 mod directory;
 mod draft;
+mod epochs;
 mod handles;
 mod home;
 mod jobs;
@@ -45,20 +47,17 @@ mod resume;
 mod roll;
 mod scan;
 mod sealed;
+mod segments;
 mod sync;
 mod times;
 mod trim;
 mod wait;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
-use parking_lot::Mutex;
-
-use crate::format::epochs;
 use crate::format::settings::Settings;
 use crate::recovery::RecoveryReport;
 use crate::segment::Segment;
@@ -68,6 +67,7 @@ use crate::sys::{Directory, FileIdentity};
 use access::Access;
 pub use ages::Clocks;
 pub(crate) use book::{Book, Books, Page};
+use epochs::Epochs;
 pub(crate) use handles::Handles;
 pub use home::LogOptions;
 pub(crate) use home::{medium_of, names_in, LogInner, MARKER, TOPICS};
@@ -77,6 +77,7 @@ pub use members::MemberInfo;
 pub use options::{Durability, Retention, TopicOptions};
 pub(crate) use positions::{durable_slots, is_live_trusted, CONSUMERS, GROUPS};
 pub(crate) use sealed::Backlog;
+use segments::Segments;
 
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -93,9 +94,7 @@ pub(crate) struct Store {
     known_by: (&'static str, FileIdentity),
     segments: Segments,
     pub(crate) recovery: OnceLock<RecoveryReport>,
-    epochs: Mutex<Vec<epochs::Entry>>,
-    /// The index of the active segment, as far as it was looked at, with its base.
-    active_index: Mutex<Option<(u64, crate::index::Index)>>,
+    epochs: Epochs,
     /// A background job of this kind is waiting, running, or has done all there is to do.
     preparing: Arc<AtomicBool>,
     populating: Arc<AtomicBool>,
@@ -122,13 +121,6 @@ pub(crate) struct Store {
 pub(crate) struct Local {
     /// The segment that this process last appended to.
     active: Option<Arc<Segment>>,
-}
-
-/// The open segments of this process, and the bases known to exist.
-#[derive(Debug, Default)]
-struct Segments {
-    open: Mutex<HashMap<u64, Weak<Segment>>>,
-    bases: Mutex<Vec<u64>>,
 }
 
 impl Store {

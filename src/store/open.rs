@@ -6,13 +6,17 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 
 use super::directory::{self, Entered};
-use super::{medium_of, Access, Local, LogInner, Segments, Store, TopicOptions, CONSUMERS, GROUPS};
+use super::epochs::Epochs;
+use super::segments::Segments;
+use super::{
+    medium_of, Access, Durability, Local, LogInner, Store, TopicOptions, CONSUMERS, GROUPS,
+};
 use crate::control::lock::Owner;
 use crate::control::member::{self, Membership};
 use crate::control::{self, Control, Words};
 use crate::error::{Error, IoResultExt, Result};
 use crate::events;
-use crate::format::{epochs, settings, settings::Settings};
+use crate::format::{settings, settings::Settings};
 use crate::recovery::{self, Opening, OpeningFacts};
 use crate::segment::{bases_among, list_bases};
 use crate::sys::atomic::Ordering;
@@ -22,7 +26,6 @@ use crate::sys::{self, clock, Directory, DiskFile, FileIdentity, Medium};
 pub(super) const SETTINGS: &str = "settings";
 pub(super) const LOCK: &str = "lock";
 const CONTROL: &str = "control";
-pub(super) const EPOCHS: &str = "epochs";
 
 impl Store {
     /// Opens a topic for reading and writing; `create` makes it if there is none.
@@ -112,19 +115,21 @@ impl Store {
         access: Access,
         known_by: (&'static str, FileIdentity),
     ) -> Arc<Store> {
+        let writable = match access {
+            Access::Member(_) => sys::Access::ReadWrite,
+            _ => sys::Access::Read,
+        };
         Arc::new_cyclic(|this| Store {
             log: Arc::clone(log),
             name: name.to_owned(),
             dir: files.path().to_owned(),
-            files,
             settings,
             options: TopicOptions::of_settings(&settings),
             access,
             known_by,
-            segments: Segments::default(),
+            segments: Segments::new(&files, writable, settings.topic_id),
+            epochs: Epochs::new(&files),
             recovery: OnceLock::new(),
-            epochs: Mutex::new(Vec::new()),
-            active_index: Mutex::new(None),
             preparing: Arc::default(),
             populating: Arc::default(),
             is_open: false.into(),
@@ -134,6 +139,7 @@ impl Store {
             last_end: 0.into(),
             checked_at: clock::wall_coarse().into(),
             made_in: log.made_in,
+            files,
             retaining: super::trim::Retaining::default(),
             files_made: 0.into(),
             this: Weak::clone(this),
@@ -151,7 +157,7 @@ impl Store {
         if !alone {
             bases.retain(|&base| base <= active);
         }
-        self.segments.bases.lock().clone_from(&bases);
+        self.segments.set_bases(&bases);
         let words_trusted = self.are_trusted(words)?;
         let latched = words.identity.latched.load(Ordering::Acquire) != 0;
         let facts = OpeningFacts {
@@ -190,7 +196,7 @@ impl Store {
             }
             Opening::ScanFromDisk => self.recover(words, None)?,
         }
-        self.load_epochs()?;
+        self.epochs.load()?;
         if let Some(report) = self.recovery.get() {
             events::recovered(&self.name, report);
         }
@@ -281,26 +287,14 @@ impl Store {
         Ok(())
     }
 
-    /// Reads the list of epochs.
-    pub(super) fn load_epochs(&self) -> Result<()> {
-        let path = self.dir.join(EPOCHS);
-        let file = self.files.open(&path, sys::Access::Read);
-        let bytes = match file.not_found_is_none().at("opening", &path)? {
-            Some(file) => sys::read_start(&*file, 64 << 20).at("reading", &path)?,
-            None => Vec::new(),
-        };
-        *self.epochs.lock() = epochs::decode(&bytes);
-        Ok(())
-    }
-
     /// The epoch in which positions are stored now.
     pub(crate) fn epoch(&self) -> u32 {
-        self.epochs.lock().iter().map(|entry| entry.epoch).max().unwrap_or(0)
+        self.epochs.current()
     }
 
     /// A position stored in `epoch`, as it stands after later recoveries.
     pub(crate) fn clamp(&self, epoch: u32, position: u64) -> u64 {
-        epochs::clamp(&self.epochs.lock(), epoch, position)
+        self.epochs.clamp(epoch, position)
     }
 
     /// Opens a topic without writing or locking anything.
@@ -320,7 +314,7 @@ impl Store {
             },
         };
         let topic = Store::assemble(log, name, files, settings, access, (SETTINGS, file));
-        topic.load_epochs()?;
+        topic.epochs.load()?;
         topic.frontier()?;
         Ok(topic)
     }
@@ -398,7 +392,9 @@ fn check_medium(
     settings: &Settings,
 ) -> Result<()> {
     let medium = medium_of(files, &log.options)?;
-    if medium == Medium::Memory && settings.durability != settings::PROCESS_CRASH {
+    if medium == Medium::Memory
+        && TopicOptions::of_settings(settings).durability != Durability::ProcessCrash
+    {
         return Err(Error::Unsupported {
             path: dir.to_owned(),
             why: "this file system is in memory and forgets at a power loss, so it cannot keep \

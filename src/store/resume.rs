@@ -3,11 +3,10 @@
 
 use std::sync::Arc;
 
-use super::Store;
+use super::{Durability, Store};
 use crate::control::{Place, Words};
 use crate::error::{Error, Result};
 use crate::format::segment::{self as layout, Slot};
-use crate::format::settings::{self, Settings};
 use crate::format::{frame, MAX_OFFSET};
 use crate::segment::{Step, Walk};
 use crate::sys::atomic::Ordering;
@@ -78,8 +77,8 @@ impl Store {
         }
         let end = words.tail.end.load(Ordering::Acquire);
         // On this boot nothing that readers were shown can be lost: what is missing there is damage.
-        let shown = shown_by(words, &self.settings);
-        let mut bases = self.segments.bases.lock().clone();
+        let shown = shown_by(words, self.options.durability);
+        let mut bases = self.segments.bases();
         if bases.last() != Some(&words.tail.place().active) {
             // A roll that was settled has named one more.
             bases = self.refresh_bases_alone()?;
@@ -88,9 +87,9 @@ impl Store {
             return self.recover(words, Some(self.possible_end(&bases, shown)));
         }
         let epoch = match self.may_have_lost_records(words) {
-            true => self.begin_epoch(end)?,
+            true => self.epochs.begin(end)?,
             false => {
-                self.load_epochs()?;
+                self.epochs.load()?;
                 self.epoch()
             }
         };
@@ -99,7 +98,7 @@ impl Store {
         words.sync.names_durable.store(0, Ordering::Release);
         if words.durable.end.load(Ordering::Acquire) < end {
             words.sync.suspect_end.fetch_max(end, Ordering::AcqRel);
-            if self.settings.durability == settings::POWER_LOSS {
+            if self.options.durability == Durability::PowerLoss {
                 self.wait_durable(end)?;
             }
         }
@@ -110,7 +109,7 @@ impl Store {
     /// epoch: the file system may have been shut down and mounted again. On a topic that survives power loss
     /// no position is past the durable end, and a later end would have been found on the disk.
     fn may_have_lost_records(&self, words: &Words) -> bool {
-        self.settings.durability != settings::POWER_LOSS
+        self.options.durability != Durability::PowerLoss
             && !words.identity.is_on(self.files.mount())
     }
 
@@ -198,7 +197,7 @@ impl Store {
     ) -> Result<()> {
         let base = if words_trusted { words.tail.end.load(Ordering::Acquire) } else { 0 };
         let base = base.min(MAX_OFFSET);
-        let epoch = if existed { self.begin_epoch(base)? } else { 0 };
+        let epoch = if existed { self.epochs.begin(base)? } else { 0 };
         reset(words);
         words.identity.epoch.store(epoch.into(), Ordering::Relaxed);
         self.start_segment(words, base, (epoch, 0), self.settings.segment_len)?;
@@ -225,9 +224,9 @@ fn written_end(words: &Words, position: u64, segment_len: u64) -> Option<u64> {
 }
 
 /// Everything below it readers could see, by these words.
-pub(super) fn shown_by(words: &Words, settings: &Settings) -> u64 {
-    match settings.durability {
-        settings::POWER_LOSS => words.durable.end.load(Ordering::Acquire),
+pub(super) fn shown_by(words: &Words, durability: Durability) -> u64 {
+    match durability {
+        Durability::PowerLoss => words.durable.end.load(Ordering::Acquire),
         _ => words.tail.end.load(Ordering::Acquire),
     }
 }

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::jobs::Scheduled;
-use super::{Local, Store};
+use super::{Durability, Local, Store};
 use crate::control::lock::{Liveness, Owner};
 use crate::control::member::Held;
 use crate::control::Words;
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment::{self as layout, Header};
-use crate::format::{settings, PAGE_LEN};
+use crate::format::PAGE_LEN;
 use crate::housekeeper::Duty;
 use crate::segment::Segment;
 use crate::sys::atomic::Ordering;
@@ -53,7 +53,7 @@ impl Store {
         if words.tail.end.load(Ordering::Acquire) == seen {
             return self.extend_empty(seen, needed);
         }
-        if self.settings.durability != settings::PROCESS_CRASH {
+        if self.options.durability != Durability::ProcessCrash {
             // At most two segments are ever unsynced: a recovery reads no more.
             self.wait_durable(seen)?;
         }
@@ -67,7 +67,7 @@ impl Store {
     /// Leaves the segment `seen`, which has records, though there is room in it. Does nothing if the
     /// append lock is not free soon.
     pub(super) fn roll_in_background(&self, seen: u64) -> Result<()> {
-        if self.settings.durability != settings::PROCESS_CRASH {
+        if self.options.durability != Durability::ProcessCrash {
             self.wait_durable(seen)?;
         }
         let unnamed = self.unnamed_file(0)?;
@@ -142,11 +142,11 @@ impl Store {
         })();
         crash_point!("roll.named");
         let entered = named.map(|segment| {
-            if self.settings.durability != settings::PROCESS_CRASH {
+            if self.options.durability != Durability::ProcessCrash {
                 segment.skip_populate();
             }
             let segment = Arc::new(segment);
-            self.keep_segment(&segment);
+            self.segments.keep(&segment);
             words.tail.enter(header.base, layout::FIRST_FRAME_AT);
             segment
         });
@@ -207,7 +207,7 @@ impl Store {
 
     /// Has the segment opened anew when it is used next: its file has grown.
     pub(super) fn forget_segment(&self, base: u64) -> Result<()> {
-        self.segments.open.lock().remove(&base);
+        self.segments.forget(base);
         let mut held = self.lock_append()?;
         if held.active.as_ref().is_some_and(|segment| segment.base() == base) {
             held.active = None;
@@ -260,7 +260,7 @@ impl Store {
         }
         .at("creating", path)?;
         let made = file.allocate(len).and_then(|()| {
-            if self.settings.durability == settings::PROCESS_CRASH {
+            if self.options.durability == Durability::ProcessCrash {
                 return Ok(());
             }
             let zeros = vec![0; ZEROS_LEN.min(len as usize)];

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use super::open::EPOCHS;
 use super::resume::reset;
-use super::{Access, Store};
+use super::{Access, Durability, Store};
 use crate::control::Words;
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment::{self as layout, Header};
-use crate::format::{epochs, frame, settings, PAGE_LEN, SECTOR_LEN};
+use crate::format::{frame, PAGE_LEN, SECTOR_LEN};
 use crate::recovery::{self, Cut, Damage, Ending, RecoveryReport, ScanFacts};
 use crate::segment::{Segment, Step, Walk};
 use crate::sys::atomic::Ordering;
@@ -97,7 +96,7 @@ impl Store {
             scan.unpromised.insert(0, end);
         }
         reset(words);
-        let epoch = self.begin_epoch(end)?;
+        let epoch = self.epochs.begin(end)?;
         words.identity.epoch.store(epoch.into(), Ordering::Relaxed);
         let set_aside = self.set_aside(&scan.unpromised, epoch)?;
         crash_point!("recover.set-aside");
@@ -351,7 +350,7 @@ impl Store {
         }
         let failed = all || kept.iter().any(|(is_latched, ..)| *is_latched);
         // Of a topic that syncs every block is written before it is used.
-        let copy_all = failed && self.settings.durability == settings::PROCESS_CRASH;
+        let copy_all = failed && self.options.durability == Durability::ProcessCrash;
         let mut copies = false;
         // Last those that say why: cut off on the way, the next recovery does the rest.
         kept.sort_by_key(|(is_latched, ..)| *is_latched);
@@ -397,25 +396,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// Appends an epoch that starts at `end` to the durable list.
-    pub(super) fn begin_epoch(&self, end: u64) -> Result<u32> {
-        self.load_epochs()?;
-        let path = self.dir.join(EPOCHS);
-        let file = self.files.open(&path, sys::Access::OpenOrCreate).at("writing", &path)?;
-        let at = file.len().at("writing", &path)?.next_multiple_of(epochs::ENTRY_LEN as u64);
-        // At least as many epochs as entries: the number of a damaged one is not given again.
-        let entries = u32::try_from(at / epochs::ENTRY_LEN as u64).unwrap_or(u32::MAX);
-        let epoch = self.epoch().max(entries).saturating_add(1);
-        let entry = epochs::Entry { epoch, start: end };
-        file.allocate(at + epochs::ENTRY_LEN as u64).at("writing", &path)?;
-        file.write_all_at(&entry.encode(), at).at("writing", &path)?;
-        file.sync_data().at("writing", &path)?;
-        self.files.sync_dir(&self.dir).at("writing", &path)?;
-        crash_point!("recover.epoch");
-        self.epochs.lock().push(entry);
-        Ok(entry.epoch)
     }
 
     /// Makes the segment in which the log continues after a cut. On a full disk a short one will do, so that
@@ -464,7 +444,7 @@ impl Store {
         self.files.rename_no_replace(&temporary, &path).at("creating", &path)?;
         self.files.sync_dir(&self.dir).at("creating", &path)?;
         crash_point!("start.named");
-        self.segments.open.lock().remove(&base);
+        self.segments.forget(base);
         words.tail.enter(base, layout::FIRST_FRAME_AT);
         words.tail.end.store(base, Ordering::Relaxed);
         words.durable.end.store(base, Ordering::Relaxed);

@@ -15,13 +15,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Store;
+use super::{Durability, Store};
 use crate::control::lock::{Liveness, Owner};
 use crate::control::{waiters, Words};
 use crate::error::{Error, Result};
 use crate::events;
 use crate::format::segment::{self as layout, Slot};
-use crate::format::settings;
 use crate::segment::Segment;
 use crate::sys::atomic::Ordering;
 use crate::sys::clock;
@@ -64,19 +63,19 @@ enum Turn {
 impl Store {
     /// Ends an append of these records: waits as the topic's durability says.
     pub(crate) fn acknowledge(&self, appended: &Range<u64>) -> Result<()> {
-        let waited = match self.settings.durability {
-            settings::POWER_LOSS => self.wait_durable(appended.end),
-            settings::POWER_LOSS_WITHIN => self.sync_if_overdue(),
-            _ => Ok(()),
+        let waited = match self.options.durability {
+            Durability::PowerLoss => self.wait_durable(appended.end),
+            Durability::PowerLossWithin(interval) => self.sync_if_overdue(interval),
+            Durability::ProcessCrash => Ok(()),
         };
         waited.map_err(|source| Error::Unknown { offset: appended.start, source: Box::new(source) })
     }
 
     /// Syncs if the oldest unsynced record may be older than the topic's interval.
-    fn sync_if_overdue(&self) -> Result<()> {
+    fn sync_if_overdue(&self, interval: Duration) -> Result<()> {
         let words = &self.member()?.control;
         let begun = words.sync.begun_at.load(Ordering::Relaxed);
-        if clock::monotonic_coarse().saturating_sub(begun) < self.settings.interval {
+        if clock::monotonic_coarse().saturating_sub(begun) < clock::nanos(interval) {
             return Ok(());
         }
         self.wait_durable(words.tail.end.load(Ordering::Acquire))

@@ -71,7 +71,7 @@ impl Store {
 
     fn search_time(&self, timestamp: u64, first: u64) -> Result<u64> {
         let frontier = self.frontier()?;
-        let mut bases = self.segments.bases.lock().clone();
+        let mut bases = self.segments.bases();
         if bases.last() != Some(&frontier.active) {
             bases = self.refresh_bases()?;
         }

@@ -125,8 +125,7 @@ impl Store {
             }
             None => layout::first_among(names.iter().map(String::as_str)).unwrap_or(0),
         };
-        self.segments.bases.lock().retain(|&base| base >= first);
-        self.segments.open.lock().retain(|&base, _| base >= first);
+        self.segments.forget_below(first);
         self.retaining.lens.lock().retain(|&base, _| base >= first);
         Ok(dropped_among(names, first))
     }

@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Access, Store};
+use super::{Access, Durability, Store};
 use crate::control::waiters;
 use crate::error::{Error, Result};
-use crate::format::settings;
 use crate::stop::Stop;
 use crate::sys::atomic::Ordering;
 
@@ -26,7 +25,7 @@ impl Store {
         let started = Instant::now();
         // Whoever only looks does not spin either.
         let spin = timeout.map_or(spin, |timeout| spin.min(timeout));
-        let synced = self.settings.durability == settings::POWER_LOSS;
+        let synced = self.options.durability == Durability::PowerLoss;
         if let (Some(words), true) = (self.words(), spin > Duration::ZERO) {
             let word = if synced { &words.durable.end } else { &words.tail.end };
             while started.elapsed() < spin {

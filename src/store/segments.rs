@@ -1,0 +1,143 @@
+//! The segments of a topic: which there are, and which of them this process has open.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use crate::error::Result;
+use crate::format::{segment as layout, Malformed};
+use crate::index::Index;
+use crate::segment::{list_bases, Segment};
+use crate::sys::{Access, Directory};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Segments {
+    files: Arc<dyn Directory>,
+    access: Access,
+    topic_id: u64,
+    open: Mutex<HashMap<u64, Weak<Segment>>>,
+    /// The bases known to exist, in order.
+    bases: Mutex<Vec<u64>>,
+    /// The index of the active segment, as far as it was looked at, with its base.
+    active_index: Mutex<Option<(u64, Index)>>,
+}
+
+impl Segments {
+    /// Those of the topic in `files`, which are opened for `access`.
+    pub(super) fn new(files: &Arc<dyn Directory>, access: Access, topic_id: u64) -> Segments {
+        Segments {
+            files: Arc::clone(files),
+            access,
+            topic_id,
+            open: Mutex::default(),
+            bases: Mutex::default(),
+            active_index: Mutex::default(),
+        }
+    }
+
+    /// The open segment that starts at `base`.
+    pub(super) fn get(&self, base: u64) -> Result<Arc<Segment>> {
+        let known = self.open.lock().get(&base).and_then(Weak::upgrade);
+        if let Some(segment) = known {
+            // Another process may have extended it for a large record.
+            if !segment.is_outgrown()? {
+                return Ok(segment);
+            }
+        }
+        let segment = Segment::open(&*self.files, self.files.path(), base, self.access)?;
+        let segment = Arc::new(segment);
+        if segment.header.topic_id != self.topic_id {
+            let value = segment.header.topic_id;
+            let what = Malformed::Field { name: "topic_id", value };
+            return Err(segment.corrupt(layout::TOPIC_ID_AT as u64, Some(base), &what));
+        }
+        let mut open = self.open.lock();
+        open.retain(|_, segment| segment.strong_count() > 0);
+        let other = open.get(&base).and_then(Weak::upgrade);
+        if let Some(other) = other.filter(|other| other.len() >= segment.len()) {
+            return Ok(other);
+        }
+        open.insert(base, Arc::downgrade(&segment));
+        Ok(segment)
+    }
+
+    /// Opens a segment beside the one that this process may have open.
+    pub(super) fn open_apart(&self, base: u64) -> Result<Arc<Segment>> {
+        Segment::open(&*self.files, self.files.path(), base, Access::ReadWrite).map(Arc::new)
+    }
+
+    /// Makes an open segment known under its base.
+    pub(super) fn keep(&self, segment: &Arc<Segment>) {
+        let mut open = self.open.lock();
+        if open.len() == open.capacity() {
+            // Before it grows: most of them are closed.
+            open.retain(|_, segment| segment.strong_count() > 0);
+        }
+        open.insert(segment.base(), Arc::downgrade(segment));
+    }
+
+    /// Has a segment opened anew when it is used next.
+    pub(super) fn forget(&self, base: u64) {
+        self.open.lock().remove(&base);
+    }
+
+    /// Forgets the segments below `first`, which are dropped.
+    pub(super) fn forget_below(&self, first: u64) {
+        self.bases.lock().retain(|&base| base >= first);
+        self.open.lock().retain(|&base, _| base >= first);
+    }
+
+    /// Whether a segment file starts at `base`.
+    pub(super) fn has_file(&self, base: u64) -> bool {
+        let path = self.files.path().join(layout::file_name(base));
+        self.files.open(&path, Access::Read).is_ok()
+    }
+
+    /// Reads from the directory which bases there are.
+    pub(super) fn list(&self) -> Result<Vec<u64>> {
+        list_bases(&*self.files, self.files.path())
+    }
+
+    /// The bases known to exist.
+    pub(super) fn bases(&self) -> Vec<u64> {
+        self.bases.lock().clone()
+    }
+
+    /// Says which bases exist.
+    pub(super) fn set_bases(&self, bases: &[u64]) {
+        bases.clone_into(&mut self.bases.lock());
+    }
+
+    /// Whether a segment is known to start at `base`.
+    pub(super) fn is_known(&self, base: u64) -> bool {
+        self.bases.lock().contains(&base)
+    }
+
+    /// The base of the segment that holds `offset` and that of the one after it, if both are known.
+    pub(super) fn around(&self, offset: u64) -> Option<(u64, u64)> {
+        around(&self.bases.lock(), offset)
+    }
+
+    /// Calls `look` with the index of the active segment, as far as it was looked at.
+    pub(super) fn with_active_index<T>(
+        &self,
+        segment: &Segment,
+        look: impl FnOnce(&mut Index) -> Result<T>,
+    ) -> Result<T> {
+        let mut active = self.active_index.lock();
+        let index = match &mut *active {
+            Some((base, index)) if *base == segment.base() => index,
+            other => &mut other.insert((segment.base(), Index::new(segment))).1,
+        };
+        look(index)
+    }
+}
+
+/// Of these bases, that of the segment that holds `offset` and the one after it.
+pub(super) fn around(bases: &[u64], offset: u64) -> Option<(u64, u64)> {
+    let after = bases.partition_point(|&base| base <= offset);
+    let base = after.checked_sub(1).map(|index| bases[index]);
+    Some((base?, *bases.get(after)?))
+}
