@@ -1,14 +1,46 @@
-//! The topics that a log has open, by name. Opening one can take long, or wait for another process: that
-//! holds up nobody but who opens the same.
+//! What keeps a topic open: its handle, and the topics that a log has open, by name. Opening one can take
+//! long, or wait for another process: that holds up nobody but who opens the same.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Handle;
+use super::Store;
 use crate::error::{Error, Result};
+
+/// A topic in use: what its handles share. Dropping the last one waits for the jobs that are running and
+/// closes the topic.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    inner: Arc<Store>,
+}
+
+impl Handle {
+    pub(crate) fn new(inner: Arc<Store>) -> Arc<Handle> {
+        Arc::new(Handle { inner })
+    }
+}
+
+impl Deref for Handle {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.inner
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // A forked child has no thread that would end the jobs.
+        if !self.inner.made_in.is_parents() {
+            self.inner.background.close();
+            self.inner.sync_what_waits();
+        }
+    }
+}
 
 #[derive(Debug)]
 enum Known {

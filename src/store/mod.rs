@@ -13,7 +13,7 @@
 //! | `append` | the append path, and settling what a dead writer left |
 //! | `roll` | the next segment |
 //! | `home`, `handles` | what the topics of a log share; those that it has open |
-//! | `jobs` | background work, which ends when a topic is closed |
+//! | `background` | background work, which ends when a topic is closed |
 //! | `sync` | durability: group commit, takeover, latch |
 //! | `trim`, `ages`, `times` | retention, and what clocks say |
 //! | `positions`, `book` | positions in files: what they keep from being trimmed, and making them durable |
@@ -28,6 +28,7 @@ mod access;
 mod ages;
 mod append;
 mod aside;
+mod background;
 mod book;
 mod close;
 mod copy;
@@ -37,7 +38,6 @@ mod draft;
 mod epochs;
 mod handles;
 mod home;
-mod jobs;
 mod locate;
 mod members;
 mod open;
@@ -55,7 +55,7 @@ mod wait;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::format::settings::Settings;
@@ -66,12 +66,13 @@ use crate::sys::{Directory, FileIdentity};
 
 use access::Access;
 pub use ages::Clocks;
+use background::Background;
+pub(crate) use background::Closable;
 pub(crate) use book::{Book, Books, Page};
 use epochs::Epochs;
-pub(crate) use handles::Handles;
+pub(crate) use handles::{Handle, Handles};
 pub use home::LogOptions;
 pub(crate) use home::{medium_of, names_in, LogInner, MARKER, TOPICS};
-pub(crate) use jobs::{Closable, Handle};
 pub(crate) use locate::Frontier;
 pub use members::MemberInfo;
 pub use options::{Durability, Retention, TopicOptions};
@@ -102,7 +103,7 @@ pub(crate) struct Store {
     is_open: AtomicBool,
     retaining: trim::Retaining,
     files_made: AtomicU64,
-    jobs: Arc<jobs::Jobs>,
+    background: Background,
     sealed: Arc<sealed::Sealed>,
     /// Positions that the background makes durable.
     pub(crate) books: Books,
@@ -112,8 +113,6 @@ pub(crate) struct Store {
     last_end: AtomicU64,
     /// When an append last made sure that the topic's files are in place.
     checked_at: AtomicU64,
-    /// For the background jobs.
-    this: Weak<Store>,
 }
 
 /// This process's state of the append path, guarded by the append lock.

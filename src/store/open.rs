@@ -1,10 +1,11 @@
 //! Opening a topic: take the gate, decide, recover, take a slot, give the gate back.
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
+use super::background::Background;
 use super::directory::{self, Entered};
 use super::epochs::Epochs;
 use super::segments::Segments;
@@ -133,7 +134,7 @@ impl Store {
             preparing: Arc::default(),
             populating: Arc::default(),
             is_open: false.into(),
-            jobs: Arc::default(),
+            background: Background::new(log, this),
             sealed: Arc::default(),
             books: Default::default(),
             last_end: 0.into(),
@@ -142,7 +143,6 @@ impl Store {
             files,
             retaining: super::trim::Retaining::default(),
             files_made: 0.into(),
-            this: Weak::clone(this),
         })
     }
 

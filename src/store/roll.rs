@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::jobs::Scheduled;
+use super::background::Scheduled;
 use super::{Durability, Local, Store};
 use crate::control::lock::{Liveness, Owner};
 use crate::control::member::Held;
@@ -57,7 +57,7 @@ impl Store {
             // At most two segments are ever unsynced: a recovery reads no more.
             self.wait_durable(seen)?;
         }
-        self.let_background_follow();
+        self.sealed.wait_for_room();
         let unnamed = self.unnamed_file(needed)?;
         self.leave(seen, unnamed, self.lock_deadline())?;
         self.hold_to_limit();
@@ -314,9 +314,9 @@ impl Store {
     fn populate_in_background(&self, segment: &Arc<Segment>, end: u64) {
         let Some(scheduled) = Scheduled::take(&self.populating) else { return };
         let segment = Arc::clone(segment);
-        self.in_background(Duty::Prepare, move |topic| {
+        self.background.submit(Duty::Prepare, move |topic| {
             let target = (end + POPULATE_AHEAD).min(segment.len());
-            while segment.resident() < target && !topic.jobs.are_closed() {
+            while segment.resident() < target && !topic.background.is_closed() {
                 let piece = segment.resident().max(layout::FIRST_FRAME_AT) + POPULATE_PIECE;
                 // The appending thread meets the same error and reports it.
                 if segment.populate(piece).is_err() {
@@ -345,7 +345,7 @@ impl Store {
     #[cold]
     fn prepare_in_background(&self) {
         let Some(scheduled) = Scheduled::take(&self.preparing) else { return };
-        self.in_background(Duty::Prepare, move |topic| {
+        self.background.submit(Duty::Prepare, move |topic| {
             // A full disk is met, and reported, by the append that needs the segment. If one is ready,
             // or cannot be, there is nothing more to prepare before the next roll.
             if !matches!(topic.prepare_next(), Ok(false)) {

@@ -74,6 +74,20 @@ enum Hold {
     Not,
 }
 
+impl Hold {
+    fn of(backlog: &Arc<Backlog>, segment: Option<Arc<Segment>>) -> Hold {
+        let Some(segment) = segment else { return Hold::Not };
+        match Backlog::keep_open(backlog, segment) {
+            Ok(kept) => Hold::Open(kept),
+            // Without a page of it the sync finds what it finds.
+            Err(segment) => segment
+                .file()
+                .map(PAGE_LEN, false)
+                .map_or(Hold::Not, |page| Hold::Mapped { _page: page }),
+        }
+    }
+}
+
 /// A full segment.
 #[derive(Debug)]
 struct Full {
@@ -99,8 +113,21 @@ struct State {
 }
 
 impl Sealed {
+    /// Adds a full segment. Returns a batch to take in a job, if none is scheduled that will.
+    fn add(sealed: &Arc<Sealed>, full: Full) -> Option<Batch> {
+        let mut state = sealed.state.lock();
+        state.waiting.push_back(full);
+        let was_scheduled = std::mem::replace(&mut state.is_scheduled, true);
+        (!was_scheduled).then(|| Batch::of(sealed))
+    }
+
+    /// Takes all that wait.
+    fn take_waiting(&self) -> VecDeque<Full> {
+        std::mem::take(&mut self.state.lock().waiting)
+    }
+
     /// Waits, but not for long, while there are too many.
-    fn wait_for_room(&self) {
+    pub(super) fn wait_for_room(&self) {
         let until = Instant::now() + LONGEST_WAIT;
         let mut state = self.state.lock();
         while state.waiting.len() + state.in_hand_count > MOST_WAITING {
@@ -119,6 +146,10 @@ struct Batch {
 }
 
 impl Batch {
+    fn of(sealed: &Arc<Sealed>) -> Batch {
+        Batch { sealed: Arc::clone(sealed), has_run: false }
+    }
+
     fn take(&self) -> Vec<Full> {
         let mut state = self.sealed.state.lock();
         let count = state.waiting.len().min(BATCH);
@@ -148,58 +179,31 @@ impl Drop for Batch {
 }
 
 impl Store {
-    /// Waits for a moment if the background is far behind.
-    pub(super) fn let_background_follow(&self) {
-        self.sealed.wait_for_room();
-    }
-
     /// Has the segment at `base`, which ends at `next`, synced and indexed in the background, in every
     /// mode, and what retention lets go dropped.
     pub(super) fn seal(&self, base: u64, next: u64, segment: Option<Arc<Segment>>) {
-        let full = Full { base, next, hold: self.hold(segment) };
-        let was_scheduled = {
-            let mut state = self.sealed.state.lock();
-            state.waiting.push_back(full);
-            std::mem::replace(&mut state.is_scheduled, true)
-        };
-        if !was_scheduled {
-            let batch = self.batch();
-            self.in_background(Duty::Seal, move |topic| topic.settle_some(batch));
+        let full = Full { base, next, hold: Hold::of(&self.log.backlog, segment) };
+        if let Some(batch) = Sealed::add(&self.sealed, full) {
+            self.background.submit(Duty::Seal, move |topic| topic.settle_some(batch));
         }
         self.trim_in_background();
     }
 
     /// Syncs the full segments that still wait, once no job will take them: the topic is closed.
     pub(super) fn sync_what_waits(&self) {
-        let left = std::mem::take(&mut self.sealed.state.lock().waiting);
+        let left = self.sealed.take_waiting();
         if let Some(last) = left.back() {
             // A failed one latches the topic: the next process to open it recovers.
             drop(self.sync_up_to(last.next, last.next));
         }
     }
 
-    fn hold(&self, segment: Option<Arc<Segment>>) -> Hold {
-        let Some(segment) = segment else { return Hold::Not };
-        match Backlog::keep_open(&self.log.backlog, segment) {
-            Ok(kept) => Hold::Open(kept),
-            // Without a page of it the sync finds what it finds.
-            Err(segment) => segment
-                .file()
-                .map(PAGE_LEN, false)
-                .map_or(Hold::Not, |page| Hold::Mapped { _page: page }),
-        }
-    }
-
-    fn batch(&self) -> Batch {
-        Batch { sealed: Arc::clone(&self.sealed), has_run: false }
-    }
-
     fn settle_some(&self, batch: Batch) {
         self.settle_sealed(batch.take());
         if batch.end() {
-            let batch = self.batch();
+            let batch = Batch::of(&self.sealed);
             // Behind the jobs of other topics.
-            self.in_background(Duty::Seal, move |topic| topic.settle_some(batch));
+            self.background.submit(Duty::Seal, move |topic| topic.settle_some(batch));
         }
     }
 
@@ -211,7 +215,7 @@ impl Store {
         for Full { base, next, hold } in full {
             // Those that are dropped need no index, and the next one to open the topic builds others.
             let first = self.first_offset().unwrap_or(0);
-            if base < first || self.jobs.are_closed() {
+            if base < first || self.background.is_closed() {
                 continue;
             }
             let segment = match &hold {

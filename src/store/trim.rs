@@ -14,7 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::ages::Ages;
-use super::jobs::Scheduled;
+use super::background::Scheduled;
 use super::times::oldest_of;
 use super::Store;
 use crate::control::Words;
@@ -72,7 +72,7 @@ impl Store {
             return;
         }
         let Some(scheduled) = Scheduled::take(&self.retaining.scheduled) else { return };
-        self.in_background(Duty::Trim, move |topic| {
+        self.background.submit(Duty::Trim, move |topic| {
             // Before it looks: what is let go from here on is another job's.
             drop(scheduled);
             // What fails now is tried again at the next roll, or when the timer is due.
@@ -86,7 +86,7 @@ impl Store {
     pub(super) fn remove_in_turns(&self, mut files: Vec<String>) {
         let left = files.split_off(files.len().min(AT_ONCE));
         if self.remove_files(&files).is_ok() && !left.is_empty() {
-            self.in_background(Duty::Trim, move |topic| topic.remove_in_turns(left));
+            self.background.submit(Duty::Trim, move |topic| topic.remove_in_turns(left));
         }
     }
 

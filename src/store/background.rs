@@ -3,14 +3,13 @@
 //! closed, and for nothing that has not begun, neither of this topic nor of others: full segments that
 //! wait are synced, and the rest of what was to be done for them is left.
 
-use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Durability, Retention, Store};
+use super::{Durability, LogInner, Retention, Store};
 use crate::control::Words;
 use crate::error::{Error, IoResultExt, Result};
 use crate::housekeeper::{Due, Duty, Timer};
@@ -18,19 +17,6 @@ use crate::sys::atomic::Ordering as Shared;
 
 /// How often retention is looked at where nothing is appended.
 const LOOK_FOR_OLD: Duration = Duration::from_secs(10);
-
-/// A topic in use: what its handles share. Dropping the last one waits for the jobs that are running and
-/// closes the topic.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    inner: Arc<Store>,
-}
-
-impl Handle {
-    pub(crate) fn new(inner: Arc<Store>) -> Arc<Handle> {
-        Arc::new(Handle { inner })
-    }
-}
 
 /// A topic that whoever has this does not keep open.
 #[derive(Debug, Clone)]
@@ -46,33 +32,9 @@ impl Closable {
     }
 }
 
-impl Handle {
-    pub(crate) fn closable(&self) -> Closable {
-        Closable { topic: Weak::clone(&self.inner.this), jobs: Arc::clone(&self.inner.jobs) }
-    }
-}
-
-impl Deref for Handle {
-    type Target = Store;
-
-    fn deref(&self) -> &Store {
-        &self.inner
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        // A forked child has no thread that would end the jobs.
-        if !self.inner.made_in.is_parents() {
-            self.inner.jobs.close();
-            self.inner.sync_what_waits();
-        }
-    }
-}
-
 /// Counts the jobs that are running.
 #[derive(Debug, Default)]
-pub(super) struct Jobs {
+struct Jobs {
     state: Mutex<State>,
     ended: Condvar,
 }
@@ -94,12 +56,6 @@ impl Jobs {
         Some(Running { jobs: Arc::clone(jobs) })
     }
 
-    /// Whether the topic is closed: a job that is running is waited for, and ends at the next occasion.
-    pub(super) fn are_closed(&self) -> bool {
-        self.state.lock().closed
-    }
-
-    /// Lets no other job begin, and waits for those that are running.
     fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
@@ -160,19 +116,63 @@ impl Drop for Scheduled {
     }
 }
 
-impl Store {
-    /// Has `job` done in the background, behind those that wait already, unless the topic is closed
-    /// before it begins.
-    pub(super) fn in_background(&self, duty: Duty, job: impl FnOnce(&Store) + Send + 'static) {
-        let (topic, jobs) = (Weak::clone(&self.this), Arc::clone(&self.jobs));
-        let work = move || {
-            if let Some(running) = Jobs::begin(&jobs) {
-                running.run(&topic, job);
-            }
-        };
-        self.log.housekeeper.submit(duty, Box::new(work));
+/// What does the background work of one topic.
+#[derive(Debug)]
+pub(super) struct Background {
+    log: Arc<LogInner>,
+    topic: Weak<Store>,
+    jobs: Arc<Jobs>,
+}
+
+impl Background {
+    /// That of `topic`, on the threads of `log`.
+    pub(super) fn new(log: &Arc<LogInner>, topic: &Weak<Store>) -> Background {
+        Background { log: Arc::clone(log), topic: Weak::clone(topic), jobs: Arc::default() }
     }
 
+    /// Has `job` done, behind those that wait already, unless the topic is closed before it begins.
+    pub(super) fn submit(&self, duty: Duty, job: impl FnOnce(&Store) + Send + 'static) {
+        let topic = self.closable();
+        self.log.housekeeper.submit(duty, Box::new(move || topic.with(job).unwrap_or_default()));
+    }
+
+    /// Has `work` done every `interval`, first after `delay`, if there is some by `look`, until it
+    /// returns false or the topic is closed.
+    pub(super) fn every(
+        &self,
+        delay: Duration,
+        interval: Duration,
+        look: impl Fn(&Store) -> bool + Send + 'static,
+        work: impl Fn(&Store) -> bool + Send + 'static,
+    ) -> std::io::Result<()> {
+        let (looked_at, topic) = (self.closable(), self.closable());
+        let look = move || match looked_at.with(&look) {
+            None => Due::Ended,
+            Some(false) => Due::Nothing,
+            Some(true) => Due::Work,
+        };
+        let work = move || topic.with(&work).unwrap_or(false);
+        let timer = Timer { interval, look: Box::new(look), work: Box::new(work) };
+        self.log.housekeeper.timers.add(delay, timer)
+    }
+
+    /// The topic, for those who do not keep it open.
+    pub(super) fn closable(&self) -> Closable {
+        Closable { topic: Weak::clone(&self.topic), jobs: Arc::clone(&self.jobs) }
+    }
+
+    /// Whether the topic is closed: a job that is running is waited for, and ends at the next occasion.
+    pub(super) fn is_closed(&self) -> bool {
+        self.jobs.state.lock().closed
+    }
+
+    /// Lets no other job begin, and waits for those that are running.
+    pub(super) fn close(&self) {
+        self.jobs.close();
+    }
+}
+
+impl Store {
     /// Has `work` done every `interval`, first after `delay`, if there is some by `look`, until it
     /// returns false or the topic is closed.
     ///
@@ -186,22 +186,13 @@ impl Store {
         look: impl Fn(&Store) -> bool + Send + 'static,
         work: impl Fn(&Store) -> bool + Send + 'static,
     ) -> Result<()> {
-        let (looked_at, its_jobs) = (Weak::clone(&self.this), Arc::clone(&self.jobs));
-        let look = move || {
-            let has_work =
-                Jobs::begin(&its_jobs).and_then(|running| running.run(&looked_at, &look));
-            match has_work {
-                None => Due::Ended,
-                Some(false) => Due::Nothing,
-                Some(true) => Due::Work,
-            }
-        };
-        let (topic, jobs) = (Weak::clone(&self.this), Arc::clone(&self.jobs));
-        let work = move || {
-            Jobs::begin(&jobs).and_then(|running| running.run(&topic, &work)).unwrap_or(false)
-        };
-        let timer = Timer { interval, look: Box::new(look), work: Box::new(work) };
-        self.log.housekeeper.timers.add(delay, timer).at("starting a thread for", &self.dir)
+        let added = self.background.every(delay, interval, look, work);
+        added.at("starting a thread for", &self.dir)
+    }
+
+    /// The topic, for those who do not keep it open.
+    pub(crate) fn closable(&self) -> Closable {
+        self.background.closable()
     }
 
     /// What is to be done as long as the topic is open.
