@@ -87,7 +87,7 @@ impl Store {
             words.tail.end.store(offset + records.len() as u64, Ordering::Release);
             crash_point!("append.published");
             words.intent.end.store(0, Ordering::Release);
-            self.look_ahead(segment, end);
+            self.ahead.look(self, segment, end);
             let appended = offset..offset + records.len() as u64;
             self.last_end.store(appended.end, Ordering::Relaxed);
             drop(held);

@@ -11,7 +11,7 @@
 //! | `segments`, `epochs` | which segments there are, and which are open; the list of epochs |
 //! | `draft` | the frames of an append, put together before the lock is taken |
 //! | `append` | the append path, and settling what a dead writer left |
-//! | `roll` | the next segment |
+//! | `roll`, `ahead` | the next segment; what is made ready ahead of the writers |
 //! | `home`, `handles` | what the topics of a log share; those that it has open |
 //! | `background` | background work, which ends when a topic is closed |
 //! | `sync` | durability: group commit, takeover, latch |
@@ -26,6 +26,7 @@
 
 mod access;
 mod ages;
+mod ahead;
 mod append;
 mod aside;
 mod background;
@@ -66,6 +67,7 @@ use crate::sys::{Directory, FileIdentity};
 
 use access::Access;
 pub use ages::Clocks;
+use ahead::Ahead;
 use background::Background;
 pub(crate) use background::Closable;
 pub(crate) use book::{Book, Books, Page};
@@ -96,9 +98,7 @@ pub(crate) struct Store {
     segments: Segments,
     pub(crate) recovery: OnceLock<RecoveryReport>,
     epochs: Epochs,
-    /// A background job of this kind is waiting, running, or has done all there is to do.
-    preparing: Arc<AtomicBool>,
-    populating: Arc<AtomicBool>,
+    ahead: Ahead,
     /// Opened as a member, with words that hold: closing it syncs.
     is_open: AtomicBool,
     retaining: trim::Retaining,

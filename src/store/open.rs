@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
+use super::ahead::Ahead;
 use super::background::Background;
 use super::directory::{self, Entered};
 use super::epochs::Epochs;
@@ -131,8 +132,7 @@ impl Store {
             segments: Segments::new(&files, writable, settings.topic_id),
             epochs: Epochs::new(&files),
             recovery: OnceLock::new(),
-            preparing: Arc::default(),
-            populating: Arc::default(),
+            ahead: Ahead::default(),
             is_open: false.into(),
             background: Background::new(log, this),
             sealed: Arc::default(),
@@ -231,7 +231,7 @@ impl Store {
     /// temporary ones. The gate is held and nobody else is a member.
     fn remove_leftovers(&self, words: &Words, words_trusted: bool, names: &[String]) -> Result<()> {
         if words_trusted {
-            self.settle_prepared(words, words.prepared.word.load(Ordering::Acquire))?;
+            self.ahead.settle(self, words, words.prepared.word.load(Ordering::Acquire))?;
         } else {
             words.prepared.word.store(0, Ordering::Release);
         }
@@ -281,7 +281,7 @@ impl Store {
         }
         let prepared = words.prepared.word.load(Ordering::Acquire);
         if names_slot(prepared as u32) {
-            self.settle_prepared(words, prepared)?;
+            self.ahead.settle(self, words, prepared)?;
         }
         crash_point!("open.slot-settled");
         Ok(())

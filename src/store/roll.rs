@@ -8,31 +8,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::background::Scheduled;
+use super::ahead;
 use super::{Durability, Local, Store};
-use crate::control::lock::{Liveness, Owner};
 use crate::control::member::Held;
 use crate::control::Words;
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment::{self as layout, Header};
 use crate::format::PAGE_LEN;
-use crate::housekeeper::Duty;
 use crate::segment::Segment;
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, clock, DiskFile};
 
-const PREPARING: u64 = 1 << 32;
-const READY: u64 = 2 << 32;
 /// Zeros are written a page at a time. The page cache keeps what was written at once as one unit, and a
 /// store through a mapping makes all of that unit dirty: after larger writes, every sync of a few
 /// records would write a megabyte and more.
 const ZEROS_LEN: usize = PAGE_LEN;
 
-/// Pages are made resident this far ahead of the writer, in the background.
-const POPULATE_AHEAD: u64 = 8 << 20;
-/// In pieces of this size: each holds the address space's lock for a short time.
-const POPULATE_PIECE: u64 = 256 << 10;
 /// The longest wait for the append lock of a roll that no append waits for.
 const BACKGROUND_WAIT: Duration = Duration::from_millis(100);
 
@@ -119,7 +111,7 @@ impl Store {
             self.remove_if_there(&made)?;
         }
         entered?;
-        self.preparing.store(false, Ordering::Release);
+        self.ahead.may_prepare();
         self.seal(seen, base, sealed);
         Ok(())
     }
@@ -152,7 +144,7 @@ impl Store {
         });
         crash_point!("roll.entered");
         if let (Ok(_), Some(prepared)) = (&entered, unnamed.prepared) {
-            clear(words, prepared);
+            ahead::clear(words, prepared);
         }
         words.intent.roll.store(0, Ordering::Release);
         entered
@@ -169,28 +161,13 @@ impl Store {
                 }
                 segment.map()?;
                 held.active = None;
-                self.forget_entered_file(words)?;
+                self.ahead.forget_entered(self, words)?;
             }
             Err(error) if error.is_file_not_found() => {}
             Err(error) => return Err(error),
         }
         crash_point!("settle.rolled");
         words.intent.roll.store(0, Ordering::Release);
-        Ok(())
-    }
-
-    /// Clears the word of a prepared file that a dead roller has given its name: else nobody would
-    /// prepare one again. The append lock is held, so no living roller is between name and word.
-    fn forget_entered_file(&self, words: &Words) -> Result<()> {
-        let seen = words.prepared.word.load(Ordering::Acquire);
-        let Some(owner) = Owner::of_word(seen as u32).filter(|_| seen & READY != 0) else {
-            return Ok(());
-        };
-        let path = self.prepared_path(owner);
-        let file = self.files.open(&path, sys::Access::Read);
-        if file.not_found_is_none().at("opening", &path)?.is_none() {
-            clear(words, seen);
-        }
         Ok(())
     }
 
@@ -220,13 +197,8 @@ impl Store {
         let member = self.member()?;
         let least = layout::FIRST_FRAME_AT + needed;
         if least <= self.settings.segment_len {
-            let word = member.control.prepared.word.load(Ordering::Acquire);
-            if let (true, Some(owner)) = (word & READY != 0, Owner::of_word(word as u32)) {
-                let path = self.prepared_path(owner);
-                let file = self.files.open(&path, sys::Access::ReadWrite);
-                if let Some(file) = file.not_found_is_none().at("opening", &path)? {
-                    return Ok(Unnamed { path, file, prepared: Some(word) });
-                }
+            if let Some((path, file, word)) = self.ahead.ready_file(self, &member.control)? {
+                return Ok(Unnamed { path, file, prepared: Some(word) });
             }
         }
         // Of this process's files: the slot tells them from those of others.
@@ -294,113 +266,7 @@ impl Store {
         }
     }
 
-    fn prepared_path(&self, owner: Owner) -> PathBuf {
-        self.dir.join(format!("next-{}-{}.tmp", owner.slot(), owner.generation()))
-    }
-
-    /// Called under the append lock after every append: has the background make the next segment and
-    /// the next pages ready.
-    #[inline]
-    pub(super) fn look_ahead(&self, segment: &Arc<Segment>, end: u64) {
-        if end + POPULATE_AHEAD / 2 > segment.resident() && segment.resident() < segment.len() {
-            self.populate_in_background(segment, end);
-        }
-        if end > segment.len() / 2 && !self.preparing.load(Ordering::Relaxed) {
-            self.prepare_in_background();
-        }
-    }
-
-    #[cold]
-    fn populate_in_background(&self, segment: &Arc<Segment>, end: u64) {
-        let Some(scheduled) = Scheduled::take(&self.populating) else { return };
-        let segment = Arc::clone(segment);
-        self.background.submit(Duty::Prepare, move |topic| {
-            let target = (end + POPULATE_AHEAD).min(segment.len());
-            while segment.resident() < target && !topic.background.is_closed() {
-                let piece = segment.resident().max(layout::FIRST_FRAME_AT) + POPULATE_PIECE;
-                // The appending thread meets the same error and reports it.
-                if segment.populate(piece).is_err() {
-                    break;
-                }
-            }
-            drop(scheduled);
-        });
-    }
-
-    /// Makes the pages of the next `len` bytes of the active segment resident now.
-    pub(crate) fn populate_ahead(&self, len: u64) -> Result<()> {
-        let place = self.member()?.control.tail.place();
-        let segment = self.segment(place.active)?;
-        let target = (place.position + len).min(segment.len());
-        while segment.resident() < target {
-            segment.populate(segment.resident().max(layout::FIRST_FRAME_AT) + POPULATE_PIECE)?;
-        }
-        let mut held = self.lock_append()?;
-        if held.active.as_ref().is_none_or(|active| active.base() != place.active) {
-            held.active = Some(segment);
-        }
-        Ok(())
-    }
-
-    #[cold]
-    fn prepare_in_background(&self) {
-        let Some(scheduled) = Scheduled::take(&self.preparing) else { return };
-        self.background.submit(Duty::Prepare, move |topic| {
-            // A full disk is met, and reported, by the append that needs the segment. If one is ready,
-            // or cannot be, there is nothing more to prepare before the next roll.
-            if !matches!(topic.prepare_next(), Ok(false)) {
-                scheduled.stay();
-            }
-        });
-    }
-
-    /// Makes the next segment's file, unless it is there or somebody alive is at it. True if one is
-    /// ready.
-    fn prepare_next(&self) -> Result<bool> {
-        let member = self.member()?;
-        let word = &member.control.prepared.word;
-        let seen = word.load(Ordering::Acquire);
-        if let Some(owner) = Owner::of_word(seen as u32) {
-            if seen & READY != 0 {
-                return Ok(true);
-            }
-            if member.is_alive(owner) {
-                return Ok(false);
-            }
-        }
-        let mine = PREPARING | u64::from(member.me.word());
-        if word.compare_exchange(seen, mine, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-            return Ok(false);
-        }
-        if let Some(dead) = Owner::of_word(seen as u32) {
-            self.remove_if_there(&self.prepared_path(dead))?;
-        }
-        crash_point!("prepare.claimed");
-        let made = self.make_file(&self.prepared_path(member.me), self.settings.segment_len);
-        let ready = READY | u64::from(member.me.word());
-        word.store(if made.is_ok() { ready } else { 0 }, Ordering::Release);
-        crash_point!("prepare.ready");
-        made.map(|_| true)
-    }
-
-    /// Clears the word `seen`, whose owner is dead, if it did not finish the file.
-    pub(super) fn settle_prepared(&self, words: &Words, seen: u64) -> Result<()> {
-        if let (Some(owner), true) = (Owner::of_word(seen as u32), seen & PREPARING != 0) {
-            self.remove_if_there(&self.prepared_path(owner))?;
-            clear(words, seen);
-        }
-        Ok(())
-    }
-
     pub(super) fn remove_if_there(&self, path: &std::path::Path) -> Result<()> {
         self.files.remove_file(path).not_found_is_none().at("removing", path).map(drop)
     }
-}
-
-/// Clears the word of a prepared file, unless it names another one by now: of somebody who took over
-/// from a dead owner.
-fn clear(words: &Words, prepared: u64) {
-    let word = &words.prepared.word;
-    let cleared = word.compare_exchange(prepared, 0, Ordering::AcqRel, Ordering::Relaxed);
-    debug_assert!(cleared != Err(prepared));
 }

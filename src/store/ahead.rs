@@ -1,0 +1,179 @@
+//! What is made ready ahead of the writers: the file of the next segment, and the next pages of the active
+//! one. Members share one prepared file. A word names it: its maker, and whether it is ready.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+
+use super::background::Scheduled;
+use super::Store;
+use crate::control::lock::{Liveness, Owner};
+use crate::control::Words;
+use crate::error::{IoResultExt, Result};
+use crate::format::segment as layout;
+use crate::housekeeper::Duty;
+use crate::segment::Segment;
+use crate::sys::atomic::Ordering;
+use crate::sys::crash_point::crash_point;
+use crate::sys::{self, DiskFile};
+
+const PREPARING: u64 = 1 << 32;
+const READY: u64 = 2 << 32;
+/// Pages are made resident this far ahead of the writer, in the background.
+const POPULATE_AHEAD: u64 = 8 << 20;
+/// In pieces of this size: each holds the address space's lock for a short time.
+const POPULATE_PIECE: u64 = 256 << 10;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    /// A background job of this kind is waiting, running, or has done all there is to do.
+    preparing: Arc<AtomicBool>,
+    populating: Arc<AtomicBool>,
+}
+
+impl Ahead {
+    /// The prepared file was used: the next append that comes near the end of its segment has another made.
+    pub(super) fn may_prepare(&self) {
+        self.preparing.store(false, Ordering::Release);
+    }
+
+    /// The prepared file if it is ready, and the word that names it.
+    pub(super) fn ready_file(
+        &self,
+        topic: &Store,
+        words: &Words,
+    ) -> Result<Option<(PathBuf, Box<dyn DiskFile>, u64)>> {
+        let word = words.prepared.word.load(Ordering::Acquire);
+        let Some(owner) = Owner::of_word(word as u32).filter(|_| word & READY != 0) else {
+            return Ok(None);
+        };
+        let path = Ahead::path_of(topic, owner);
+        let file = topic.files.open(&path, sys::Access::ReadWrite);
+        let file = file.not_found_is_none().at("opening", &path)?;
+        Ok(file.map(|file| (path, file, word)))
+    }
+
+    /// Clears the word of a prepared file that a dead roller has given its name: else nobody would
+    /// prepare one again. The append lock is held, so no living roller is between name and word.
+    pub(super) fn forget_entered(&self, topic: &Store, words: &Words) -> Result<()> {
+        let seen = words.prepared.word.load(Ordering::Acquire);
+        let Some(owner) = Owner::of_word(seen as u32).filter(|_| seen & READY != 0) else {
+            return Ok(());
+        };
+        let path = Ahead::path_of(topic, owner);
+        let file = topic.files.open(&path, sys::Access::Read);
+        if file.not_found_is_none().at("opening", &path)?.is_none() {
+            clear(words, seen);
+        }
+        Ok(())
+    }
+
+    fn path_of(topic: &Store, owner: Owner) -> PathBuf {
+        topic.dir.join(format!("next-{}-{}.tmp", owner.slot(), owner.generation()))
+    }
+
+    /// Called under the append lock after every append: has the background make the next segment and
+    /// the next pages ready.
+    #[inline]
+    pub(super) fn look(&self, topic: &Store, segment: &Arc<Segment>, end: u64) {
+        if end + POPULATE_AHEAD / 2 > segment.resident() && segment.resident() < segment.len() {
+            self.populate_in_background(topic, segment, end);
+        }
+        if end > segment.len() / 2 && !self.preparing.load(Ordering::Relaxed) {
+            self.prepare_in_background(topic);
+        }
+    }
+
+    #[cold]
+    fn populate_in_background(&self, topic: &Store, segment: &Arc<Segment>, end: u64) {
+        let Some(scheduled) = Scheduled::take(&self.populating) else { return };
+        let segment = Arc::clone(segment);
+        topic.background.submit(Duty::Prepare, move |topic| {
+            let target = (end + POPULATE_AHEAD).min(segment.len());
+            while segment.resident() < target && !topic.background.is_closed() {
+                let piece = segment.resident().max(layout::FIRST_FRAME_AT) + POPULATE_PIECE;
+                // The appending thread meets the same error and reports it.
+                if segment.populate(piece).is_err() {
+                    break;
+                }
+            }
+            drop(scheduled);
+        });
+    }
+
+    #[cold]
+    fn prepare_in_background(&self, topic: &Store) {
+        let Some(scheduled) = Scheduled::take(&self.preparing) else { return };
+        topic.background.submit(Duty::Prepare, move |topic| {
+            // A full disk is met, and reported, by the append that needs the segment. If one is ready,
+            // or cannot be, there is nothing more to prepare before the next roll.
+            if !matches!(prepare_next(topic), Ok(false)) {
+                scheduled.stay();
+            }
+        });
+    }
+
+    /// Clears the word `seen`, whose owner is dead, if it did not finish the file.
+    pub(super) fn settle(&self, topic: &Store, words: &Words, seen: u64) -> Result<()> {
+        if let (Some(owner), true) = (Owner::of_word(seen as u32), seen & PREPARING != 0) {
+            topic.remove_if_there(&Ahead::path_of(topic, owner))?;
+            clear(words, seen);
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Makes the pages of the next `len` bytes of the active segment resident now.
+    pub(crate) fn populate_ahead(&self, len: u64) -> Result<()> {
+        let place = self.member()?.control.tail.place();
+        let segment = self.segment(place.active)?;
+        let target = (place.position + len).min(segment.len());
+        while segment.resident() < target {
+            segment.populate(segment.resident().max(layout::FIRST_FRAME_AT) + POPULATE_PIECE)?;
+        }
+        let mut held = self.lock_append()?;
+        if held.active.as_ref().is_none_or(|active| active.base() != place.active) {
+            held.active = Some(segment);
+        }
+        Ok(())
+    }
+}
+
+/// Makes the next segment's file, unless it is there or somebody alive is at it. True if one is
+/// ready.
+fn prepare_next(topic: &Store) -> Result<bool> {
+    let member = topic.member()?;
+    let word = &member.control.prepared.word;
+    let seen = word.load(Ordering::Acquire);
+    if let Some(owner) = Owner::of_word(seen as u32) {
+        if seen & READY != 0 {
+            return Ok(true);
+        }
+        if member.is_alive(owner) {
+            return Ok(false);
+        }
+    }
+    let mine = PREPARING | u64::from(member.me.word());
+    if word.compare_exchange(seen, mine, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        return Ok(false);
+    }
+    if let Some(dead) = Owner::of_word(seen as u32) {
+        topic.remove_if_there(&Ahead::path_of(topic, dead))?;
+    }
+    crash_point!("prepare.claimed");
+    let made = topic.make_file(&Ahead::path_of(topic, member.me), topic.settings.segment_len);
+    let ready = READY | u64::from(member.me.word());
+    word.store(if made.is_ok() { ready } else { 0 }, Ordering::Release);
+    crash_point!("prepare.ready");
+    made.map(|_| true)
+}
+
+/// Clears the word of a prepared file, unless it names another one by now: of somebody who took over
+/// from a dead owner.
+pub(super) fn clear(words: &Words, prepared: u64) {
+    let word = &words.prepared.word;
+    let cleared = word.compare_exchange(prepared, 0, Ordering::AcqRel, Ordering::Relaxed);
+    debug_assert!(cleared != Err(prepared));
+}
