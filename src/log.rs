@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::{marker, names};
-use crate::store::{medium_of, names_in, Handle, LogInner, Store, MARKER, TOPICS};
+use crate::store::{self, medium_of, names_in, Handle, LogInner, Store, MARKER, TOPICS};
 use crate::sys::directory::RealDirectory;
 use crate::sys::{self, Access, Directory};
 use crate::topic::{Topic, TopicOptions};
@@ -109,7 +109,7 @@ impl Log {
             let topics = dir.join(TOPICS);
             let made = files.make_dir(&topics).at("creating", &topics)?;
             // What cannot be removed now is tried again at the next opening: no name leads to it.
-            drop(Store::remove_deleted(&*made));
+            drop(store::remove_deleted(&*made));
             topics_dir = Some(made);
         }
         let inner = LogInner::new(files, topics_dir, options, read_only)?;
@@ -174,7 +174,7 @@ impl Log {
         let Some(topics) = self.inner.topics_directory()? else { return Ok(Vec::new()) };
         let mut found = names_in(&**topics, topics.path())?;
         // One that cannot be looked at is listed: opening it says why.
-        found.retain(|name| Store::exists(&**topics, &self.inner.topic_dir(name)).unwrap_or(true));
+        found.retain(|name| store::exists(&**topics, &self.inner.topic_dir(name)).unwrap_or(true));
         Ok(found)
     }
 
@@ -189,7 +189,7 @@ impl Log {
     pub fn delete_topic(&self, name: &str) -> Result<()> {
         names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
         self.writable()?;
-        Store::delete(&self.inner, name)
+        store::delete_topic(&self.inner, name)
     }
 
     /// The log's directory, as an absolute path: where it was when the log was opened.

@@ -220,7 +220,7 @@ impl Store {
             });
             let look = |topic: &Store| {
                 // In turns with other topics: it may take long.
-                topic.trim_in_background();
+                topic.retaining.trim_in_background(topic);
                 false
             };
             self.every(interval, interval, look, |_| true)?;

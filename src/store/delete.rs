@@ -5,9 +5,9 @@ use std::io::ErrorKind::IsADirectory;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::directory::Entered;
+use super::directory::{self, Entered};
 use super::open::{LOCK, SETTINGS};
-use super::{LogInner, Store};
+use super::LogInner;
 use crate::control::member;
 use crate::error::{Error, IoResultExt, Result};
 use crate::sys::crash_point::crash_point;
@@ -16,39 +16,37 @@ use crate::sys::{self, Directory};
 /// Between the name of a deleted topic, after a dot, and a random number.
 const DELETED: &str = ".deleted-";
 
-impl Store {
-    /// Deletes a topic that no process has open for writing.
-    pub(crate) fn delete(log: &Arc<LogInner>, name: &str) -> Result<()> {
-        let topics = &**log.topics_for_writing()?;
-        let Entered { files, lock_file } =
-            Store::enter(log, name, || Store::directory_to_delete(log, name))?;
-        let dir = files.path();
-        let alone = member::is_alone(&*lock_file).at("locking", &dir.join(LOCK))?;
-        if !alone {
-            return Err(Error::Locked { what: format!("topic {name}"), pid: 0 });
-        }
-        let aside = topics.path().join(format!(".{name}{DELETED}{:016x}", sys::random()));
-        topics.rename_no_replace(dir, &aside).at("deleting", dir)?;
-        crash_point!("delete.renamed");
-        // Durable before anything is removed: a power loss that takes the new name back must not find a
-        // topic of which a part is gone.
-        let synced = topics.sync_dir(topics.path());
-        synced.at("syncing", topics.path())?;
-        crash_point!("delete.durable");
-        remove_tree(topics, &aside)?;
-        let synced = topics.sync_dir(topics.path());
-        synced.at("syncing", topics.path())
+/// Deletes a topic that no process has open for writing.
+pub(crate) fn delete_topic(log: &Arc<LogInner>, name: &str) -> Result<()> {
+    let topics = &**log.topics_for_writing()?;
+    let Entered { files, lock_file } =
+        directory::enter(log, name, || directory::to_delete(log, name))?;
+    let dir = files.path();
+    let alone = member::is_alone(&*lock_file).at("locking", &dir.join(LOCK))?;
+    if !alone {
+        return Err(Error::Locked { what: format!("topic {name}"), pid: 0 });
     }
+    let aside = topics.path().join(format!(".{name}{DELETED}{:016x}", sys::random()));
+    topics.rename_no_replace(dir, &aside).at("deleting", dir)?;
+    crash_point!("delete.renamed");
+    // Durable before anything is removed: a power loss that takes the new name back must not find a
+    // topic of which a part is gone.
+    let synced = topics.sync_dir(topics.path());
+    synced.at("syncing", topics.path())?;
+    crash_point!("delete.durable");
+    remove_tree(topics, &aside)?;
+    let synced = topics.sync_dir(topics.path());
+    synced.at("syncing", topics.path())
+}
 
-    /// Removes what deletes have left that were cut off.
-    pub(crate) fn remove_deleted(topics: &dyn Directory) -> Result<()> {
-        let path = topics.path();
-        let names = topics.list(path).at("listing", path)?;
-        for name in names.iter().filter(|name| is_deleted(name)) {
-            remove_tree(topics, &path.join(name))?;
-        }
-        Ok(())
+/// Removes what deletes have left that were cut off.
+pub(crate) fn remove_deleted(topics: &dyn Directory) -> Result<()> {
+    let path = topics.path();
+    let names = topics.list(path).at("listing", path)?;
+    for name in names.iter().filter(|name| is_deleted(name)) {
+        remove_tree(topics, &path.join(name))?;
     }
+    Ok(())
 }
 
 fn is_deleted(name: &str) -> bool {

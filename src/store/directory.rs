@@ -25,78 +25,6 @@ pub(super) struct Entered {
 }
 
 impl Store {
-    /// Whether a topic lies in `dir`, a directory of `topics`.
-    pub(crate) fn exists(topics: &dyn Directory, dir: &Path) -> Result<bool> {
-        let path = dir.join(SETTINGS);
-        match topics.open(&path, sys::Access::Read) {
-            Ok(_) => Ok(true),
-            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(false),
-            // Not the file, perhaps, but the directory.
-            Err(error) if sys::is_symbolic_link(&error) && topics.open_dir(dir).is_err() => {
-                Err(refused("opening", dir, error))
-            }
-            Err(error) => Err(Error::io("opening", &path, error)),
-        }
-    }
-
-    /// Opens the directory of an existing topic.
-    pub(crate) fn directory(log: &LogInner, name: &str) -> Result<Arc<dyn Directory>> {
-        let dir = log.topic_dir(name);
-        let not_found =
-            || Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) };
-        let Some(topics) = log.topics_directory()? else { return Err(not_found()) };
-        if !Store::exists(&**topics, &dir)? {
-            return Err(not_found());
-        }
-        topics.open_dir(&dir).map_err(|error| match error.kind() {
-            NotFound => not_found(),
-            _ => refused("opening", &dir, error),
-        })
-    }
-
-    /// Opens the directory of a topic that is to be deleted. Without its settings it cannot be used, and
-    /// is told from any other directory by its lock file.
-    pub(super) fn directory_to_delete(log: &LogInner, name: &str) -> Result<Arc<dyn Directory>> {
-        match Store::directory(log, name) {
-            Err(Error::NotFound { what }) => {
-                let dir = log.topic_dir(name);
-                let topics = log.topics_for_writing()?;
-                match topics.identity_of(&dir.join(LOCK)).and_then(|_| topics.open_dir(&dir)) {
-                    Err(error) if matches!(error.kind(), NotFound | NotADirectory) => {
-                        Err(Error::NotFound { what })
-                    }
-                    other => other.map_err(|error| refused("opening", &dir, error)),
-                }
-            }
-            other => other,
-        }
-    }
-
-    /// Opens the directory that `open` gives, and takes the gate of the topic that has it under its name.
-    pub(super) fn enter(
-        log: &LogInner,
-        name: &str,
-        open: impl Fn() -> Result<Arc<dyn Directory>>,
-    ) -> Result<Entered> {
-        let timeout = log.options.lock_timeout;
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        for _ in 0..TRIES {
-            let files = open()?;
-            let path = files.path().join(LOCK);
-            let lock_file = files.open(&path, sys::Access::OpenOrCreate).not_found_is_none();
-            // Without it, the topic was deleted since its directory was opened.
-            let Some(lock_file) = lock_file.at("locking", &path)? else { continue };
-            wait_for_gate(&*lock_file, name, &path, deadline)?;
-            // The topic may have been deleted, and made again, while this process waited.
-            let held = lock_file.identity().at("locking", &path)?;
-            if is_named(&*files, &path, held)? && is_in_place(log, &*files)? {
-                return Ok(Entered { files, lock_file });
-            }
-        }
-        let what = format!("topic {name}, which is made and deleted all the time");
-        Err(Error::TimedOut { what })
-    }
-
     /// Whether the name of the topic still leads to it.
     pub(crate) fn has_its_name(&self) -> Result<bool> {
         if !is_in_place(&self.log, &*self.files)? {
@@ -170,6 +98,77 @@ impl Store {
         let what = "its files were removed while it was open";
         Error::NotFound { what: format!("topic {} in {dir} any more: {what}; {now}", self.name) }
     }
+}
+
+/// Whether a topic lies in `dir`, a directory of `topics`.
+pub(crate) fn exists(topics: &dyn Directory, dir: &Path) -> Result<bool> {
+    let path = dir.join(SETTINGS);
+    match topics.open(&path, sys::Access::Read) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(false),
+        // Not the file, perhaps, but the directory.
+        Err(error) if sys::is_symbolic_link(&error) && topics.open_dir(dir).is_err() => {
+            Err(refused("opening", dir, error))
+        }
+        Err(error) => Err(Error::io("opening", &path, error)),
+    }
+}
+
+/// Opens the directory of an existing topic.
+pub(super) fn existing(log: &LogInner, name: &str) -> Result<Arc<dyn Directory>> {
+    let dir = log.topic_dir(name);
+    let not_found = || Error::NotFound { what: format!("topic {name} in {}", log.dir.display()) };
+    let Some(topics) = log.topics_directory()? else { return Err(not_found()) };
+    if !exists(&**topics, &dir)? {
+        return Err(not_found());
+    }
+    topics.open_dir(&dir).map_err(|error| match error.kind() {
+        NotFound => not_found(),
+        _ => refused("opening", &dir, error),
+    })
+}
+
+/// Opens the directory of a topic that is to be deleted. Without its settings it cannot be used, and
+/// is told from any other directory by its lock file.
+pub(super) fn to_delete(log: &LogInner, name: &str) -> Result<Arc<dyn Directory>> {
+    match existing(log, name) {
+        Err(Error::NotFound { what }) => {
+            let dir = log.topic_dir(name);
+            let topics = log.topics_for_writing()?;
+            match topics.identity_of(&dir.join(LOCK)).and_then(|_| topics.open_dir(&dir)) {
+                Err(error) if matches!(error.kind(), NotFound | NotADirectory) => {
+                    Err(Error::NotFound { what })
+                }
+                other => other.map_err(|error| refused("opening", &dir, error)),
+            }
+        }
+        other => other,
+    }
+}
+
+/// Opens the directory that `open` gives, and takes the gate of the topic that has it under its name.
+pub(super) fn enter(
+    log: &LogInner,
+    name: &str,
+    open: impl Fn() -> Result<Arc<dyn Directory>>,
+) -> Result<Entered> {
+    let timeout = log.options.lock_timeout;
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    for _ in 0..TRIES {
+        let files = open()?;
+        let path = files.path().join(LOCK);
+        let lock_file = files.open(&path, sys::Access::OpenOrCreate).not_found_is_none();
+        // Without it, the topic was deleted since its directory was opened.
+        let Some(lock_file) = lock_file.at("locking", &path)? else { continue };
+        wait_for_gate(&*lock_file, name, &path, deadline)?;
+        // The topic may have been deleted, and made again, while this process waited.
+        let held = lock_file.identity().at("locking", &path)?;
+        if is_named(&*files, &path, held)? && is_in_place(log, &*files)? {
+            return Ok(Entered { files, lock_file });
+        }
+    }
+    let what = format!("topic {name}, which is made and deleted all the time");
+    Err(Error::TimedOut { what })
 }
 
 /// Makes the directory of a topic, unless it is there.

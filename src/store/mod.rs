@@ -71,6 +71,8 @@ use ahead::Ahead;
 use background::Background;
 pub(crate) use background::Closable;
 pub(crate) use book::{Book, Books, Page};
+pub(crate) use delete::{delete_topic, remove_deleted};
+pub(crate) use directory::exists;
 use epochs::Epochs;
 pub(crate) use handles::{Handle, Handles};
 pub use home::LogOptions;
@@ -81,6 +83,7 @@ pub use options::{Durability, Retention, TopicOptions};
 pub(crate) use positions::{durable_slots, is_live_trusted, CONSUMERS, GROUPS};
 pub(crate) use sealed::Backlog;
 use segments::Segments;
+use trim::Retaining;
 
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -101,7 +104,7 @@ pub(crate) struct Store {
     ahead: Ahead,
     /// Opened as a member, with words that hold: closing it syncs.
     is_open: AtomicBool,
-    retaining: trim::Retaining,
+    retaining: Retaining,
     files_made: AtomicU64,
     background: Background,
     sealed: Arc<sealed::Sealed>,

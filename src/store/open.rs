@@ -10,6 +10,7 @@ use super::background::Background;
 use super::directory::{self, Entered};
 use super::epochs::Epochs;
 use super::segments::Segments;
+use super::trim::{self, Retaining};
 use super::{
     medium_of, Access, Durability, Local, LogInner, Store, TopicOptions, CONSUMERS, GROUPS,
 };
@@ -37,9 +38,9 @@ impl Store {
         wanted: Option<TopicOptions>,
         create: bool,
     ) -> Result<Arc<Store>> {
-        let Entered { files, lock_file } = Store::enter(log, name, || match create {
+        let Entered { files, lock_file } = directory::enter(log, name, || match create {
             true => make_directory(log, name, wanted),
-            false => Store::directory(log, name),
+            false => directory::existing(log, name),
         })?;
         let settings = read_or_create_settings(log, &*files, name, wanted)?;
         if let (true, Some(wanted)) = (settings.1, wanted) {
@@ -64,8 +65,8 @@ impl Store {
         name: &str,
         before: impl FnOnce(&Arc<dyn Directory>, &Settings, u64) -> Result<()>,
     ) -> Result<Arc<Store>> {
-        let open = || Store::directory(log, name);
-        let Entered { files, lock_file } = Store::enter(log, name, open)?;
+        let open = || directory::existing(log, name);
+        let Entered { files, lock_file } = directory::enter(log, name, open)?;
         let alone = member::is_alone(&*lock_file).at("locking", &files.path().join(LOCK))?;
         if !alone {
             return Err(Error::Locked { what: format!("topic {name}"), pid: 0 });
@@ -141,7 +142,7 @@ impl Store {
             checked_at: clock::wall_coarse().into(),
             made_in: log.made_in,
             files,
-            retaining: super::trim::Retaining::default(),
+            retaining: Retaining::default(),
             files_made: 0.into(),
         })
     }
@@ -174,7 +175,7 @@ impl Store {
             crash_point!("open.unready");
             self.remove_leftovers(words, facts.words_trusted, &names)?;
             // Before a segment of their name could be set aside.
-            self.remove_in_turns(Store::leftovers(&names));
+            trim::remove_in_turns(self, trim::leftovers(&names));
         }
         match plan {
             Opening::Attach => {}
@@ -299,7 +300,7 @@ impl Store {
 
     /// Opens a topic without writing or locking anything.
     pub(crate) fn open_read_only(log: &Arc<LogInner>, name: &str) -> Result<Arc<Store>> {
-        let files = Store::directory(log, name)?;
+        let files = directory::existing(log, name)?;
         medium_of(&*files, &log.options)?;
         let (settings, file) = read_settings(&*files)?;
         if list_bases(&*files, files.path())?.is_empty() {
@@ -328,7 +329,7 @@ fn make_directory(
 ) -> Result<Arc<dyn Directory>> {
     let dir = log.topic_dir(name);
     let topics = log.topics_for_writing()?;
-    if !Store::exists(&**topics, &dir)? {
+    if !directory::exists(&**topics, &dir)? {
         log.check_not_replaced()?;
         // A topic that cannot be made leaves no directory behind.
         check_medium(log, &**topics, &dir, &wanted.unwrap_or_default().to_settings(0)?)?;

@@ -42,69 +42,67 @@ pub(crate) fn durable_slots<'a>(
     cursor::durable_slots(bytes, is_live.then(known))
 }
 
-impl Store {
-    /// The smallest durable position of all consumers and lanes; `None` if there are none. A file or page
-    /// that is unreadable keeps everything.
-    pub(super) fn durable_floor(&self) -> Result<Option<u64>> {
-        let mut floor: Option<u64> = None;
-        for kind in [CONSUMERS, GROUPS] {
-            let dir = self.dir.join(kind);
-            for name in names_in(&*self.files, &dir)? {
-                let path = dir.join(name);
-                let file = self.files.open(&path, Access::Read).not_found_is_none();
-                let Some(file) = file.at("reading", &path)? else { continue };
-                let least = match self.pages_of(kind, &path, &*file)? {
-                    Some((first, len)) => {
-                        let map = file.map(len, false).at("reading", &path)?;
-                        let identity = file.identity().at("reading", &path)?;
-                        self.least_durable(&path, &map, first, identity)?
-                    }
-                    None => 0,
-                };
-                floor = Some(floor.map_or(least, |floor| floor.min(least)));
-            }
+/// The smallest durable position of all consumers and lanes; `None` if there are none. A file or page
+/// that is unreadable keeps everything.
+pub(super) fn durable_floor(topic: &Store) -> Result<Option<u64>> {
+    let mut floor: Option<u64> = None;
+    for kind in [CONSUMERS, GROUPS] {
+        let dir = topic.dir.join(kind);
+        for name in names_in(&*topic.files, &dir)? {
+            let path = dir.join(name);
+            let file = topic.files.open(&path, Access::Read).not_found_is_none();
+            let Some(file) = file.at("reading", &path)? else { continue };
+            let least = match pages_of(topic, kind, &path, &*file)? {
+                Some((first, len)) => {
+                    let map = file.map(len, false).at("reading", &path)?;
+                    let identity = file.identity().at("reading", &path)?;
+                    least_durable(topic, &path, &map, first, identity)?
+                }
+                None => 0,
+            };
+            floor = Some(floor.map_or(least, |floor| floor.min(least)));
         }
-        Ok(floor)
     }
+    Ok(floor)
+}
 
-    /// Where the pages of a file begin and end; `None` if it is unreadable or another topic's.
-    fn pages_of(
-        &self,
-        kind: &str,
-        path: &Path,
-        file: &dyn DiskFile,
-    ) -> Result<Option<(usize, usize)>> {
-        let len = file.len().at("reading", path)?;
-        if kind == CONSUMERS {
-            return Ok((len >= cursor::LEN as u64).then_some((0, cursor::LEN)));
-        }
-        let header = sys::read_start(file, PAGE_LEN).at("reading", path)?;
-        let header = unless_newer(path, 0, group::decode_header(&header, len))?;
-        let lanes = header.filter(|(topic_id, _)| *topic_id == self.settings.topic_id);
-        Ok(lanes.map(|(_, lanes)| (group::lane_at(0), group::file_len(lanes))))
+/// Where the pages of a file begin and end; `None` if it is unreadable or another topic's.
+fn pages_of(
+    topic: &Store,
+    kind: &str,
+    path: &Path,
+    file: &dyn DiskFile,
+) -> Result<Option<(usize, usize)>> {
+    let len = file.len().at("reading", path)?;
+    if kind == CONSUMERS {
+        return Ok((len >= cursor::LEN as u64).then_some((0, cursor::LEN)));
     }
+    let header = sys::read_start(file, PAGE_LEN).at("reading", path)?;
+    let header = unless_newer(path, 0, group::decode_header(&header, len))?;
+    let lanes = header.filter(|(topic_id, _)| *topic_id == topic.settings.topic_id);
+    Ok(lanes.map(|(_, lanes)| (group::lane_at(0), group::file_len(lanes))))
+}
 
-    /// The smallest durable position of the pages from `first` on.
-    fn least_durable(
-        &self,
-        path: &Path,
-        map: &Map,
-        first: usize,
-        identity: FileIdentity,
-    ) -> Result<u64> {
-        let mut least = u64::MAX;
-        for base in (first..map.len()).step_by(PAGE_LEN) {
-            let mut bytes = vec![0; PAGE_LEN];
-            map.read(base, &mut bytes);
-            let topic_id = unless_newer(path, base as u64, cursor::decode_header(&bytes))?;
-            let is_ours = topic_id == Some(self.settings.topic_id);
-            let is_live = is_live_trusted(self, map, base, identity);
-            let durable = durable_slots(map, base, &bytes, is_live).filter(|_| is_ours);
-            let durable = durable.map(|slot| self.clamp(slot.epoch, slot.offset));
-            least = least.min(durable.min().unwrap_or(0));
-        }
-        Ok(least)
+/// The smallest durable position of the pages from `first` on.
+fn least_durable(
+    topic: &Store,
+    path: &Path,
+    map: &Map,
+    first: usize,
+    identity: FileIdentity,
+) -> Result<u64> {
+    let mut least = u64::MAX;
+    for base in (first..map.len()).step_by(PAGE_LEN) {
+        let mut bytes = vec![0; PAGE_LEN];
+        map.read(base, &mut bytes);
+        let topic_id = unless_newer(path, base as u64, cursor::decode_header(&bytes))?;
+        let is_ours = topic_id == Some(topic.settings.topic_id);
+        let is_live = is_live_trusted(topic, map, base, identity);
+        let durable = durable_slots(map, base, &bytes, is_live).filter(|_| is_ours);
+        let durable = durable.map(|slot| topic.clamp(slot.epoch, slot.offset));
+        least = least.min(durable.min().unwrap_or(0));
     }
+    Ok(least)
 }
 
 /// `None` if the bytes are damaged; an error if another version wrote them.

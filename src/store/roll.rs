@@ -52,7 +52,7 @@ impl Store {
         self.sealed.wait_for_room();
         let unnamed = self.unnamed_file(needed)?;
         self.leave(seen, unnamed, self.lock_deadline())?;
-        self.hold_to_limit();
+        self.retaining.hold_to_limit(self);
         Ok(())
     }
 

@@ -186,7 +186,7 @@ impl Store {
         if let Some(batch) = Sealed::add(&self.sealed, full) {
             self.background.submit(Duty::Seal, move |topic| topic.settle_some(batch));
         }
-        self.trim_in_background();
+        self.retaining.trim_in_background(self);
     }
 
     /// Syncs the full segments that still wait, once no job will take them: the topic is closed.

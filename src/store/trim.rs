@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use super::ages::Ages;
 use super::background::Scheduled;
+use super::positions::durable_floor;
 use super::times::oldest_of;
 use super::Store;
 use crate::control::Words;
@@ -39,168 +40,106 @@ pub(super) struct Retaining {
     scheduled: Arc<AtomicBool>,
     /// One thread at a time decides what goes.
     turn: Mutex<()>,
-    pub(super) ages: Mutex<Ages>,
+    ages: Mutex<Ages>,
     /// Bytes of sealed segments, as far as somebody asked.
     lens: Mutex<HashMap<u64, u64>>,
     /// Rolls of this process since a trim began.
     rolls_ahead: AtomicU64,
 }
 
-impl Store {
-    /// Whether nothing goes for its age in this process now.
-    pub(crate) fn is_age_paused(&self) -> bool {
-        self.retaining.ages.lock().is_paused()
-    }
-
+impl Retaining {
     /// Drops the segments all of whose records are below `offset`.
-    pub(crate) fn trim_before(&self, offset: u64) -> Result<u64> {
-        let dropped = self.drop_before(offset)?;
-        self.remove_files(&dropped)?;
-        self.first_offset()
+    fn trim_before(&self, topic: &Store, offset: u64) -> Result<u64> {
+        let dropped = self.drop_before(topic, offset)?;
+        remove_files(topic, &dropped)?;
+        topic.first_offset()
     }
 
     /// Drops what the topic's settings let go.
-    pub(crate) fn trim_by_retention(&self) -> Result<u64> {
-        let dropped = self.drop_by_retention()?;
-        self.remove_files(&dropped)?;
-        self.first_offset()
+    fn trim_by_retention(&self, topic: &Store) -> Result<u64> {
+        let dropped = self.drop_by_retention(topic)?;
+        remove_files(topic, &dropped)?;
+        topic.first_offset()
     }
 
     /// The same in the background, unless that is to be done already.
-    pub(super) fn trim_in_background(&self) {
-        if self.options.retention == super::Retention::default() {
+    pub(super) fn trim_in_background(&self, topic: &Store) {
+        if topic.options.retention == super::Retention::default() {
             return;
         }
-        let Some(scheduled) = Scheduled::take(&self.retaining.scheduled) else { return };
-        self.background.submit(Duty::Trim, move |topic| {
+        let Some(scheduled) = Scheduled::take(&self.scheduled) else { return };
+        topic.background.submit(Duty::Trim, move |topic| {
             // Before it looks: what is let go from here on is another job's.
             drop(scheduled);
             // What fails now is tried again at the next roll, or when the timer is due.
-            let dropped = topic.drop_by_retention().unwrap_or_default();
-            topic.remove_in_turns(dropped);
+            let dropped = topic.retaining.drop_by_retention(topic).unwrap_or_default();
+            remove_in_turns(topic, dropped);
         });
     }
 
-    /// Removes files in the background, topics taking turns. What is left when the topic is closed, the
-    /// next trim removes.
-    pub(super) fn remove_in_turns(&self, mut files: Vec<String>) {
-        let left = files.split_off(files.len().min(AT_ONCE));
-        if self.remove_files(&files).is_ok() && !left.is_empty() {
-            self.background.submit(Duty::Trim, move |topic| topic.remove_in_turns(left));
-        }
-    }
-
-    fn remove_files(&self, names: &[String]) -> Result<()> {
-        for name in names {
-            self.remove_if_there(&self.dir.join(name))?;
-            crash_point!("trim.removed");
-        }
-        Ok(())
-    }
-
     /// Called after a roll. A topic with a limit of bytes lets its writers go a few segments past it.
-    pub(super) fn hold_to_limit(&self) {
-        if self.options.retention.bytes.is_some()
-            && self.retaining.rolls_ahead.fetch_add(1, Local::Relaxed) >= MOST_AHEAD
+    pub(super) fn hold_to_limit(&self, topic: &Store) {
+        if topic.options.retention.bytes.is_some()
+            && self.rolls_ahead.fetch_add(1, Local::Relaxed) >= MOST_AHEAD
         {
             // What fails is tried again at the next roll; a failed sync stops the next append.
-            drop(self.trim_by_retention());
+            drop(self.trim_by_retention(topic));
         }
     }
 
     /// Decides what of the topic goes below `offset`, and says so durably. Returns the names of the files
     /// to remove, those that an earlier trim left included.
-    fn drop_before(&self, offset: u64) -> Result<Vec<String>> {
-        let words = &self.member()?.control;
+    fn drop_before(&self, topic: &Store, offset: u64) -> Result<Vec<String>> {
+        let words = &topic.member()?.control;
         // Before the directory is read: it is named, and so are all below it.
         let active = words.tail.place().active;
-        let names = self.files.list(&self.dir).at("listing", &self.dir)?;
+        let names = topic.files.list(&topic.dir).at("listing", &topic.dir)?;
         let mut bases = bases_among(&names);
         bases.retain(|&base| base <= active);
-        let first = match self.droppable(words, &bases, offset)? {
+        let first = match droppable(topic, words, &bases, offset)? {
             Some(first) => {
                 words.tail.first.fetch_max(first, Ordering::AcqRel);
-                self.note_first(first)?;
+                note_first(topic, first)?;
                 first
             }
             None => layout::first_among(names.iter().map(String::as_str)).unwrap_or(0),
         };
-        self.segments.forget_below(first);
-        self.retaining.lens.lock().retain(|&base, _| base >= first);
+        topic.segments.forget_below(first);
+        self.lens.lock().retain(|&base, _| base >= first);
         Ok(dropped_among(names, first))
     }
 
-    /// The base of the segment that may become the first: the last one that ends at or before `offset`
-    /// is the one before it.
-    fn droppable(&self, words: &Words, bases: &[u64], offset: u64) -> Result<Option<u64>> {
-        let Some(others) = bases.get(1..) else { return Ok(None) };
-        let firsts = &others[..others.partition_point(|&base| base <= offset)];
-        let Some(&last) = firsts.last() else { return Ok(None) };
-        // What is left must begin with a header on the disk: else a power cut could leave nothing that
-        // says where the log ends. A header is durable if a record behind it is.
-        let end = words.tail.end.load(Ordering::Acquire);
-        if words.durable.end.load(Ordering::Acquire) <= last {
-            self.wait_durable(end)?;
-        }
-        if last == end {
-            // The active segment, without a record yet. Its name is durable with step 2. Another thread may be
-            // syncing it, so it is opened again: a failure is then reported to both. If this thread dies
-            // before it can latch the topic, the next sync writes the header again.
-            words.sync.suspect_end.fetch_max(end + 1, Ordering::AcqRel);
-            let segment = self.segment_of_its_own(last)?;
-            segment.redirty(0..layout::FIRST_FRAME_AT)?;
-            if segment.sync().is_err() {
-                return Err(self.latch(words, &segment));
-            }
-            return Ok(Some(last));
-        }
-        let durable = words.durable.end.load(Ordering::Acquire);
-        Ok(firsts[..firsts.partition_point(|&base| base < durable)].last().copied())
-    }
-
-    /// Says durably that everything below `first` was dropped.
-    fn note_first(&self, first: u64) -> Result<()> {
-        let path = self.dir.join(layout::first_file_name(first));
-        match self.files.open(&path, Access::CreateNew) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(Error::io("creating", &path, error))
-            }
-            _ => {}
-        }
-        crash_point!("trim.noted");
-        self.files.sync_dir(&self.dir).at("syncing", &self.dir)
-    }
-
     /// See [`trim_by_retention`](Self::trim_by_retention): returns the names of the files to remove.
-    fn drop_by_retention(&self) -> Result<Vec<String>> {
-        let retention = self.options.retention;
+    fn drop_by_retention(&self, topic: &Store) -> Result<Vec<String>> {
+        let retention = topic.options.retention;
         if retention == super::Retention::default() {
             return Ok(Vec::new());
         }
         // Without room for another segment the trim makes some.
-        drop(self.roll_if_old());
-        let _turn = self.retaining.turn.lock();
-        let rolls = self.retaining.rolls_ahead.swap(0, Local::Relaxed);
-        let dropped = self.keep_from().and_then(|offset| self.drop_before(offset));
+        drop(roll_if_old(topic));
+        let _turn = self.turn.lock();
+        let rolls = self.rolls_ahead.swap(0, Local::Relaxed);
+        let dropped = self.keep_from(topic).and_then(|offset| self.drop_before(topic, offset));
         if dropped.is_err() {
-            self.retaining.rolls_ahead.fetch_add(rolls, Local::Relaxed);
+            self.rolls_ahead.fetch_add(rolls, Local::Relaxed);
         }
         dropped
     }
 
     /// The offset below which the topic's settings let segments go.
-    fn keep_from(&self) -> Result<u64> {
-        let retention = self.options.retention;
-        let active = self.member()?.control.tail.place().active;
+    fn keep_from(&self, topic: &Store) -> Result<u64> {
+        let retention = topic.options.retention;
+        let active = topic.member()?.control.tail.place().active;
         let bases: Vec<u64> =
-            self.refresh_bases()?.into_iter().filter(|&base| base <= active).collect();
+            topic.refresh_bases()?.into_iter().filter(|&base| base <= active).collect();
         let floor = match retention.consumed {
             // No consumer has committed anything yet: nothing goes.
-            true => self.durable_floor()?.unwrap_or(0),
+            true => durable_floor(topic)?.unwrap_or(0),
             false => u64::MAX,
         };
-        let by_age = retention.age.map_or(Ok(0), |age| self.keep_by_age(&bases, age))?;
-        let by_bytes = retention.bytes.map_or(Ok(0), |limit| self.keep_by_bytes(&bases, limit))?;
+        let by_age = retention.age.map_or(Ok(0), |age| self.keep_by_age(topic, &bases, age))?;
+        let by_bytes =
+            retention.bytes.map_or(Ok(0), |limit| self.keep_by_bytes(topic, &bases, limit))?;
         let limit = match (retention.age, retention.bytes) {
             (None, None) => u64::MAX,
             _ => by_age.max(by_bytes),
@@ -208,14 +147,14 @@ impl Store {
         Ok(limit.min(floor))
     }
 
-    fn keep_by_age(&self, bases: &[u64], age: Duration) -> Result<u64> {
+    fn keep_by_age(&self, topic: &Store, bases: &[u64], age: Duration) -> Result<u64> {
         let active = bases.last().copied().unwrap_or(0);
-        let Some(known_old) = self.retaining.ages.lock().look(age, active) else { return Ok(0) };
+        let Some(known_old) = self.ages.lock().look(age, active) else { return Ok(0) };
         let now = clock::wall();
         let mut keep_from = 0;
         for (&before, &base) in bases.iter().zip(bases.iter().skip(1)) {
-            let Some(next) = self.segment_if_kept(base)? else { continue };
-            match self.newest_of(before, &next, now)? {
+            let Some(next) = topic.segment_if_kept(base)? else { continue };
+            match topic.newest_of(before, &next, now)? {
                 Some(newest) if now - newest > clock::nanos(age) => keep_from = base,
                 Some(_) => break,
                 // Stamped by a clock that was ahead of this one: it is at least as old as what follows.
@@ -226,10 +165,10 @@ impl Store {
         Ok(keep_from)
     }
 
-    fn keep_by_bytes(&self, bases: &[u64], limit: u64) -> Result<u64> {
+    fn keep_by_bytes(&self, topic: &Store, bases: &[u64], limit: u64) -> Result<u64> {
         let mut total = 0;
         for pair in bases.windows(2).rev() {
-            total += match self.len_of_sealed(pair[0])? {
+            total += match self.len_of_sealed(topic, pair[0])? {
                 Some(len) => len,
                 None => break,
             };
@@ -241,13 +180,30 @@ impl Store {
     }
 
     /// Bytes of a sealed segment's file, which stay as they are; `None`: it was dropped.
-    fn len_of_sealed(&self, base: u64) -> Result<Option<u64>> {
-        if let Some(&len) = self.retaining.lens.lock().get(&base) {
+    fn len_of_sealed(&self, topic: &Store, base: u64) -> Result<Option<u64>> {
+        if let Some(&len) = self.lens.lock().get(&base) {
             return Ok(Some(len));
         }
-        let Some(segment) = self.segment_if_kept(base)? else { return Ok(None) };
-        self.retaining.lens.lock().insert(base, segment.len());
+        let Some(segment) = topic.segment_if_kept(base)? else { return Ok(None) };
+        self.lens.lock().insert(base, segment.len());
         Ok(Some(segment.len()))
+    }
+}
+
+impl Store {
+    /// Drops the segments all of whose records are below `offset`.
+    pub(crate) fn trim_before(&self, offset: u64) -> Result<u64> {
+        self.retaining.trim_before(self, offset)
+    }
+
+    /// Drops what the topic's settings let go.
+    pub(crate) fn trim_by_retention(&self) -> Result<u64> {
+        self.retaining.trim_by_retention(self)
+    }
+
+    /// Whether nothing goes for its age in this process now.
+    pub(crate) fn is_age_paused(&self) -> bool {
+        self.retaining.ages.lock().is_paused()
     }
 
     /// The segment at `base`; `None` if another thread or process has dropped it since the directory
@@ -258,31 +214,89 @@ impl Store {
             other => other.map(Some),
         }
     }
+}
 
-    /// Where records go by their age, leaves a segment whose oldest record has half of it: else the
-    /// records of a topic to which little is appended would stay for as long as it takes to fill one.
-    fn roll_if_old(&self) -> Result<()> {
-        let Some(age) = self.options.retention.age else { return Ok(()) };
-        let words = &self.member()?.control;
-        let active = words.tail.place().active;
-        if words.tail.end.load(Ordering::Acquire) <= active {
-            return Ok(());
-        }
-        let now = clock::wall();
-        let oldest = oldest_of(&*self.segment(active)?, now)?;
-        match oldest {
-            Some(oldest) if now.saturating_sub(oldest) > clock::nanos(age / 2) => {
-                self.roll_in_background(active)
-            }
-            _ => Ok(()),
-        }
+/// Removes files in the background, topics taking turns. What is left when the topic is closed, the
+/// next trim removes.
+pub(super) fn remove_in_turns(topic: &Store, mut files: Vec<String>) {
+    let left = files.split_off(files.len().min(AT_ONCE));
+    if remove_files(topic, &files).is_ok() && !left.is_empty() {
+        topic.background.submit(Duty::Trim, move |topic| remove_in_turns(topic, left));
     }
+}
 
-    /// Names of what a trim has dropped and not removed yet.
-    pub(super) fn leftovers(names: &[String]) -> Vec<String> {
-        let first = layout::first_among(names.iter().map(String::as_str)).unwrap_or(0);
-        dropped_among(names.to_vec(), first)
+fn remove_files(topic: &Store, names: &[String]) -> Result<()> {
+    for name in names {
+        topic.remove_if_there(&topic.dir.join(name))?;
+        crash_point!("trim.removed");
     }
+    Ok(())
+}
+
+/// The base of the segment that may become the first: the last one that ends at or before `offset`
+/// is the one before it.
+fn droppable(topic: &Store, words: &Words, bases: &[u64], offset: u64) -> Result<Option<u64>> {
+    let Some(others) = bases.get(1..) else { return Ok(None) };
+    let firsts = &others[..others.partition_point(|&base| base <= offset)];
+    let Some(&last) = firsts.last() else { return Ok(None) };
+    // What is left must begin with a header on the disk: else a power cut could leave nothing that
+    // says where the log ends. A header is durable if a record behind it is.
+    let end = words.tail.end.load(Ordering::Acquire);
+    if words.durable.end.load(Ordering::Acquire) <= last {
+        topic.wait_durable(end)?;
+    }
+    if last == end {
+        // The active segment, without a record yet. Its name is durable with step 2. Another thread may be
+        // syncing it, so it is opened again: a failure is then reported to both. If this thread dies
+        // before it can latch the topic, the next sync writes the header again.
+        words.sync.suspect_end.fetch_max(end + 1, Ordering::AcqRel);
+        let segment = topic.segment_of_its_own(last)?;
+        segment.redirty(0..layout::FIRST_FRAME_AT)?;
+        if segment.sync().is_err() {
+            return Err(topic.latch(words, &segment));
+        }
+        return Ok(Some(last));
+    }
+    let durable = words.durable.end.load(Ordering::Acquire);
+    Ok(firsts[..firsts.partition_point(|&base| base < durable)].last().copied())
+}
+
+/// Says durably that everything below `first` was dropped.
+fn note_first(topic: &Store, first: u64) -> Result<()> {
+    let path = topic.dir.join(layout::first_file_name(first));
+    match topic.files.open(&path, Access::CreateNew) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(Error::io("creating", &path, error))
+        }
+        _ => {}
+    }
+    crash_point!("trim.noted");
+    topic.files.sync_dir(&topic.dir).at("syncing", &topic.dir)
+}
+
+/// Where records go by their age, leaves a segment whose oldest record has half of it: else the
+/// records of a topic to which little is appended would stay for as long as it takes to fill one.
+fn roll_if_old(topic: &Store) -> Result<()> {
+    let Some(age) = topic.options.retention.age else { return Ok(()) };
+    let words = &topic.member()?.control;
+    let active = words.tail.place().active;
+    if words.tail.end.load(Ordering::Acquire) <= active {
+        return Ok(());
+    }
+    let now = clock::wall();
+    let oldest = oldest_of(&*topic.segment(active)?, now)?;
+    match oldest {
+        Some(oldest) if now.saturating_sub(oldest) > clock::nanos(age / 2) => {
+            topic.roll_in_background(active)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Names of what a trim has dropped and not removed yet.
+pub(super) fn leftovers(names: &[String]) -> Vec<String> {
+    let first = layout::first_among(names.iter().map(String::as_str)).unwrap_or(0);
+    dropped_among(names.to_vec(), first)
 }
 
 /// Of the names in a topic's directory those that belong to segments below `first`.
