@@ -268,6 +268,32 @@ fn the_service_layer_knows_topics_and_no_files() {
     report("the service layer", &violations);
 }
 
+#[test]
+fn the_interface_of_the_store_is_what_its_table_says() {
+    let mut asked = BTreeSet::new();
+    let mut written = BTreeSet::new();
+    for file in sources().iter().filter(|file| file.part() == Some("store")) {
+        let mut is_store = false;
+        for line in file.text.lines() {
+            if line.starts_with("impl") || line == "}" {
+                is_store = line == "impl Store {";
+            }
+            let function = line.strip_prefix("    pub(crate) fn ").filter(|_| is_store);
+            asked.extend(function.map(|rest| rest.split(['(', '<']).next().unwrap().to_owned()));
+        }
+        if file.name == "src/store/mod.rs" {
+            let (_, table) = file.text.split_once("# Interface").unwrap();
+            let rows = table.lines().skip(1).take_while(|line| line.starts_with("//!"));
+            let cells = rows.filter_map(|row| row.split('|').nth(2));
+            let names = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+            written.extend(names.filter(|name| *name != "Store").map(str::to_owned));
+        }
+    }
+    assert!(asked.len() > 20, "only {} methods were found", asked.len());
+    let differences: Vec<String> = asked.symmetric_difference(&written).cloned().collect();
+    report("in the code or in the table of src/store/mod.rs, not in both", &differences);
+}
+
 /// The opt-in to lend records from a mapping, whose caller makes a promise, and what it hands on to.
 const PROMISED: [&str; 5] = [
     "pub unsafe fn next_in_place",

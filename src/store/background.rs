@@ -179,7 +179,7 @@ impl Store {
     /// # Errors
     ///
     /// If no thread can be started for it.
-    pub(crate) fn every(
+    pub(super) fn every(
         &self,
         delay: Duration,
         interval: Duration,

@@ -26,7 +26,7 @@ pub(super) struct Entered {
 
 impl Store {
     /// Whether the name of the topic still leads to it.
-    pub(crate) fn has_its_name(&self) -> Result<bool> {
+    pub(super) fn has_its_name(&self) -> Result<bool> {
         if !is_in_place(&self.log, &*self.files)? {
             return Ok(false);
         }

@@ -227,7 +227,7 @@ impl Store {
     /// Reads the directory, and returns the bases up to the segment that was active before. A large
     /// directory is read in steps, and of segments that are named between two of them a later one may be
     /// seen and an earlier one not: a list of more than that could have holes.
-    pub(crate) fn refresh_bases(&self) -> Result<Vec<u64>> {
+    pub(super) fn refresh_bases(&self) -> Result<Vec<u64>> {
         // It is named, and so are all below it.
         let named = match self.words() {
             Some(words) => words.tail.place().active,

@@ -23,6 +23,23 @@
 //! | `delete` | removing a topic |
 //! | `locate` | from offset or time to a position; where readers must stop |
 //! | `wait` | waiting for records |
+//!
+//! # Interface
+//!
+//! The layers above ask for this, and for nothing else; a test compares the table with the code.
+//!
+//! | about | methods of `Store` |
+//! |---|---|
+//! | opening | `open`, `open_read_only`, `open_alone` |
+//! | this process | `member`, `not_forked`, `words`, `closable` |
+//! | the files, still in place | `check_in_place`, `check_when_idle`, `displaced` |
+//! | how far the topic goes | `frontier`, `current_frontier`, `first_offset`, `settled_end`, `published` |
+//! | reading | `walk_at`, `segment`, `around`, `is_elsewhere`, `base_behind`, `offset_at_time`, `newest_time` |
+//! | stored positions | `epoch`, `clamp` |
+//! | waiting | `wait_beyond`, `wait_durable` |
+//! | appending | `append`, `acknowledge`, `populate_ahead` |
+//! | retention | `trim_before`, `trim_by_retention`, `is_age_paused` |
+//! | tools | `members` |
 
 mod access;
 mod ages;

@@ -87,7 +87,7 @@ impl Store {
     }
 
     /// Returns when everything that was appended before the call is durable.
-    pub(crate) fn wait_all_durable(&self) -> Result<()> {
+    pub(super) fn wait_all_durable(&self) -> Result<()> {
         self.wait_durable(self.member()?.control.tail.end.load(Ordering::Acquire))
     }
 
