@@ -1,5 +1,5 @@
-//! What is made ready ahead of the writers: the file of the next segment, and the next pages of the active
-//! one. Members share one prepared file. A word names it: its maker, and whether it is ready.
+//! Prepares the file of the next segment, and the next pages of the active one, ahead of the writers.
+//! Members share one prepared file. A word names it: its maker, and whether it is ready.
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -54,8 +54,8 @@ impl Ahead {
         Ok(file.map(|file| (path, file, word)))
     }
 
-    /// Clears the word of a prepared file that a dead roller has given its name: else nobody would
-    /// prepare one again. The append lock is held, so no living roller is between name and word.
+    /// Clears the word of a prepared file that a dead roller has given its name: otherwise no process
+    /// would prepare one again. The append lock is held, so no living roller is between name and word.
     pub(super) fn forget_entered(&self, topic: &Store, words: &Words) -> Result<()> {
         let seen = words.prepared.word.load(Ordering::Acquire);
         let Some(owner) = Owner::of_word(seen as u32).filter(|_| seen & READY != 0) else {
@@ -141,7 +141,7 @@ impl Store {
     }
 }
 
-/// Makes the next segment's file, unless it is there or somebody alive is at it. True if one is
+/// Makes the next segment's file, unless it is there or a living process is making it. True if one is
 /// ready.
 fn prepare_next(topic: &Store) -> Result<bool> {
     let member = topic.member()?;
@@ -170,7 +170,7 @@ fn prepare_next(topic: &Store) -> Result<bool> {
     made.map(|_| true)
 }
 
-/// Clears the word of a prepared file, unless it names another one by now: of somebody who took over
+/// Clears the word of a prepared file, unless it names another one by now: of a process that took over
 /// from a dead owner.
 pub(super) fn clear(words: &Words, prepared: u64) {
     let word = &words.prepared.word;

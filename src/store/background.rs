@@ -1,7 +1,7 @@
-//! The background work of one topic, and its end: a topic that is closed is closed when the last
-//! handle's drop returns. That waits for what is running of it, which ends soon when it sees the topic
-//! closed, and for nothing that has not begun, neither of this topic nor of others: full segments that
-//! wait are synced, and the rest of what was to be done for them is left.
+//! The background work of one topic, and its end: a topic is closed when the drop of its last handle returns.
+//! That waits for the jobs of the topic that are running, which end soon after they see that the topic is
+//! closed. It waits for no job that has not begun, of this topic or of others: full segments that wait are
+//! synced, and are not indexed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -18,7 +18,7 @@ use crate::sys::atomic::Ordering as Shared;
 /// How often retention is looked at where nothing is appended.
 const LOOK_FOR_OLD: Duration = Duration::from_secs(10);
 
-/// A topic that whoever has this does not keep open.
+/// A reference to a topic that does not keep it open.
 #[derive(Debug, Clone)]
 pub(crate) struct Closable {
     topic: Weak<Store>,
@@ -73,7 +73,7 @@ struct Running {
 impl Running {
     /// Does the job. The topic is open: it waits for this.
     fn run<T>(self, topic: &Weak<Store>, job: impl FnOnce(&Store) -> T) -> Option<T> {
-        // The reference is gone before `self` is: whoever closes the topic has the last one.
+        // The reference is gone before `self` is: the thread that closes the topic has the last one.
         topic.upgrade().map(|topic| job(&topic))
     }
 }
@@ -130,7 +130,7 @@ impl Background {
         Background { log: Arc::clone(log), topic: Weak::clone(topic), jobs: Arc::default() }
     }
 
-    /// Has `job` done, behind those that wait already, unless the topic is closed before it begins.
+    /// Has `job` done, after those that wait already, unless the topic is closed before it begins.
     pub(super) fn submit(&self, duty: Duty, job: impl FnOnce(&Store) + Send + 'static) {
         let topic = self.closable();
         self.log.housekeeper.submit(duty, Box::new(move || topic.with(job).unwrap_or_default()));
@@ -195,7 +195,7 @@ impl Store {
         self.background.closable()
     }
 
-    /// What is to be done as long as the topic is open.
+    /// Starts the work that is repeated as long as the topic is open.
     pub(super) fn start_timers(&self) -> Result<()> {
         let end =
             |topic: &Store| topic.words().map_or(0, |words| words.tail.end.load(Shared::Acquire));

@@ -44,7 +44,7 @@ impl Epochs {
         self.list.lock().iter().map(|entry| entry.epoch).max().unwrap_or(0)
     }
 
-    /// A position stored in `epoch`, as it stands after later recoveries.
+    /// Returns a position stored in `epoch`, set back if a later recovery cut the log below it.
     pub(super) fn clamp(&self, epoch: u32, position: u64) -> u64 {
         epochs::clamp(&self.list.lock(), epoch, position)
     }

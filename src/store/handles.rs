@@ -1,5 +1,5 @@
 //! What keeps a topic open: its handle, and the topics that a log has open, by name. Opening one can take
-//! long, or wait for another process: that holds up nobody but who opens the same.
+//! long, or wait for another process: only threads that open the same topic wait for it.
 
 use std::collections::HashMap;
 use std::ops::Deref;

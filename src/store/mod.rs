@@ -1,23 +1,23 @@
 //! The store of one topic: its segments, its shared words, and what happens to them. It knows no reader,
-//! consumer or group; they stand on it.
+//! consumer or group: they use it.
 //!
 //! | file here | what it does |
 //! |---|---|
 //! | `options` | settings |
 //! | `open` | opening: gate, decide, recover, take a slot |
-//! | `resume` | going on from the words of dead members |
+//! | `resume` | continuing from the words of dead members |
 //! | `scan` | reading after a crash: where the log ends |
 //! | `aside` | segments that a recovery sets aside |
 //! | `segments`, `epochs` | which segments there are, and which are open; the list of epochs |
 //! | `draft` | the frames of an append, put together before the lock is taken |
 //! | `append` | the append path, and settling what a dead writer left |
-//! | `roll`, `ahead` | the next segment; what is made ready ahead of the writers |
+//! | `roll`, `ahead` | the next segment; its file and the next pages, prepared ahead of the writers |
 //! | `home`, `handles` | what the topics of a log share; those that it has open |
 //! | `background` | background work, which ends when a topic is closed |
 //! | `sync` | durability: group commit, takeover, latch |
 //! | `trim`, `ages`, `times` | retention, and what clocks say |
 //! | `positions`, `book` | positions in files: what they keep from being trimmed, and making them durable |
-//! | `members` | who has it open for writing |
+//! | `members` | which processes have it open for writing |
 //! | `close` | closing in good order |
 //! | `copy` | a segment into new blocks, after a failed write |
 //! | `delete` | removing a topic |
@@ -128,7 +128,7 @@ pub(crate) struct Store {
     /// Positions that the background makes durable.
     pub(crate) books: Books,
     made_in: Generation,
-    /// Behind the record that this process appended last: a guess of where the next goes, which costs
+    /// The offset after the record that this process appended last: a guess at the next one, which costs
     /// other writers nothing.
     last_end: AtomicU64,
     /// When an append last made sure that the topic's files are in place.

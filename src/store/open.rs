@@ -58,7 +58,7 @@ impl Store {
     }
 
     /// Opens an existing topic that no other process has open for writing, and keeps the gate, so that
-    /// none opens it before the value is dropped. `before` is done first; it is told the end that the
+    /// none opens it before the value is dropped. `before` is done first; it gets the end that the
     /// words of this boot give, 0 if there are none to trust.
     pub(crate) fn open_alone(
         log: &Arc<LogInner>,
@@ -293,7 +293,7 @@ impl Store {
         self.epochs.current()
     }
 
-    /// A position stored in `epoch`, as it stands after later recoveries.
+    /// Returns a position stored in `epoch`, set back if a later recovery cut the log below it.
     pub(crate) fn clamp(&self, epoch: u32, position: u64) -> u64 {
         self.epochs.clamp(epoch, position)
     }

@@ -15,11 +15,11 @@ use crate::housekeeper::Duty;
 use crate::segment::Segment;
 use crate::sys::Map;
 
-/// So many segments of a topic may wait before a roll does.
+/// The most segments of a topic that may wait before a roll waits.
 const MOST_WAITING: usize = 256;
-/// So many of a topic are taken at once; then it is another topic's turn.
+/// The most segments of a topic that one job takes; then it is another topic's turn.
 const BATCH: usize = 16;
-/// So many, of all topics of a log, wait with their files open.
+/// The most segments, of all topics of a log, that wait with their files open.
 const MOST_OPEN: usize = 16;
 /// The longest wait in a roll: a disk that hangs slows a writer down, and does not stop it.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
@@ -61,8 +61,8 @@ impl Drop for KeptOpen {
     }
 }
 
-/// What holds a full segment's file in memory. The kernel remembers a failed write with the file, until a
-/// sync is told of it: forgotten together with it, a later sync would succeed.
+/// What holds a full segment's file in memory. The kernel keeps a failed write with the file until a sync
+/// reports it. If the file left memory before that, a later sync would succeed.
 #[derive(Debug)]
 enum Hold {
     Open(KeptOpen),
@@ -92,7 +92,7 @@ impl Hold {
 #[derive(Debug)]
 struct Full {
     base: u64,
-    /// The base of the segment behind it.
+    /// The base of the next segment.
     next: u64,
     hold: Hold,
 }
@@ -202,7 +202,7 @@ impl Store {
         self.settle_sealed(batch.take());
         if batch.end() {
             let batch = Batch::of(&self.sealed);
-            // Behind the jobs of other topics.
+            // After the jobs of other topics.
             self.background.submit(Duty::Seal, move |topic| topic.settle_some(batch));
         }
     }

@@ -78,7 +78,7 @@ impl Segments {
         open.insert(segment.base(), Arc::downgrade(segment));
     }
 
-    /// Has a segment opened anew when it is used next.
+    /// Has a segment opened again when it is used next.
     pub(super) fn forget(&self, base: u64) {
         self.open.lock().remove(&base);
     }

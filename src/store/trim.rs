@@ -30,7 +30,7 @@ use crate::sys::Access;
 
 /// Files removed before it is another topic's turn.
 const AT_ONCE: usize = 64;
-/// A topic with a limit of bytes rolls so many times ahead of a trim; then the roll trims first.
+/// The most rolls ahead of a trim, on a topic with a limit of bytes; then the roll trims first.
 const MOST_AHEAD: u64 = 4;
 
 /// What a process knows of a topic's retention.
@@ -41,7 +41,7 @@ pub(super) struct Retaining {
     /// One thread at a time decides what goes.
     turn: Mutex<()>,
     ages: Mutex<Ages>,
-    /// Bytes of sealed segments, as far as somebody asked.
+    /// Bytes of sealed segments, as far as they are known.
     lens: Mutex<HashMap<u64, u64>>,
     /// Rolls of this process since a trim began.
     rolls_ahead: AtomicU64,
@@ -69,7 +69,7 @@ impl Retaining {
         }
         let Some(scheduled) = Scheduled::take(&self.scheduled) else { return };
         topic.background.submit(Duty::Trim, move |topic| {
-            // Before it looks: what is let go from here on is another job's.
+            // Before it looks: segments that may be dropped from here on are another job's.
             drop(scheduled);
             // What fails now is tried again at the next roll, or when the timer is due.
             let dropped = topic.retaining.drop_by_retention(topic).unwrap_or_default();
@@ -216,8 +216,8 @@ impl Store {
     }
 }
 
-/// Removes files in the background, topics taking turns. What is left when the topic is closed, the
-/// next trim removes.
+/// Removes files in the background, topics taking turns. The next trim removes those that are left when
+/// the topic is closed.
 pub(super) fn remove_in_turns(topic: &Store, mut files: Vec<String>) {
     let left = files.split_off(files.len().min(AT_ONCE));
     if remove_files(topic, &files).is_ok() && !left.is_empty() {
@@ -239,8 +239,7 @@ fn droppable(topic: &Store, words: &Words, bases: &[u64], offset: u64) -> Result
     let Some(others) = bases.get(1..) else { return Ok(None) };
     let firsts = &others[..others.partition_point(|&base| base <= offset)];
     let Some(&last) = firsts.last() else { return Ok(None) };
-    // What is left must begin with a header on the disk: else a power cut could leave nothing that
-    // says where the log ends. A header is durable if a record behind it is.
+    // The segments that are left must begin with a header on the disk. Otherwise a power cut could leave nothing that says where the log ends. A header is durable if a record after it is.
     let end = words.tail.end.load(Ordering::Acquire);
     if words.durable.end.load(Ordering::Acquire) <= last {
         topic.wait_durable(end)?;
