@@ -24,6 +24,14 @@ const POPULATE_AHEAD: u64 = 8 << 20;
 /// In pieces of this size: each holds the address space's lock for a short time.
 const POPULATE_PIECE: u64 = 256 << 10;
 
+/// A segment file that has no name yet.
+pub(super) struct Unnamed {
+    pub(super) path: PathBuf,
+    pub(super) file: Box<dyn DiskFile>,
+    /// The `prepared` word under which it was found; `None`: made for this roll.
+    pub(super) prepared: Option<u64>,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
@@ -38,12 +46,8 @@ impl Ahead {
         self.preparing.store(false, Ordering::Release);
     }
 
-    /// The prepared file if it is ready, and the word that names it.
-    pub(super) fn ready_file(
-        &self,
-        topic: &Store,
-        words: &Words,
-    ) -> Result<Option<(PathBuf, Box<dyn DiskFile>, u64)>> {
+    /// The prepared file if it is ready.
+    pub(super) fn ready_file(&self, topic: &Store, words: &Words) -> Result<Option<Unnamed>> {
         let word = words.prepared.word.load(Ordering::Acquire);
         let Some(owner) = Owner::of_word(word as u32).filter(|_| word & READY != 0) else {
             return Ok(None);
@@ -51,7 +55,7 @@ impl Ahead {
         let path = Ahead::path_of(topic, owner);
         let file = topic.files.open(&path, sys::Access::ReadWrite);
         let file = file.not_found_is_none().at("opening", &path)?;
-        Ok(file.map(|file| (path, file, word)))
+        Ok(file.map(|file| Unnamed { path, file, prepared: Some(word) }))
     }
 
     /// Clears the word of a prepared file that a dead roller has given its name: otherwise no process

@@ -4,11 +4,10 @@
 //! name, 4. enter it, 5. take the announcement back. A dead roller's successor looks whether the name
 //! exists: if so it enters, else there was no roll.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ahead;
+use super::ahead::{self, Unnamed};
 use super::{Durability, Local, Store};
 use crate::control::member::Held;
 use crate::control::Words;
@@ -27,14 +26,6 @@ const ZEROS_LEN: usize = PAGE_LEN;
 
 /// The longest wait for the append lock of a roll that no append waits for.
 const BACKGROUND_WAIT: Duration = Duration::from_millis(100);
-
-/// A segment file that has no name yet.
-struct Unnamed {
-    path: PathBuf,
-    file: Box<dyn DiskFile>,
-    /// The `prepared` word under which it was found; `None`: made for this roll.
-    prepared: Option<u64>,
-}
 
 impl Store {
     /// Leaves the segment `seen`, in which `needed` bytes have no room. Returns with the next segment
@@ -197,8 +188,8 @@ impl Store {
         let member = self.member()?;
         let least = layout::FIRST_FRAME_AT + needed;
         if least <= self.settings.segment_len {
-            if let Some((path, file, word)) = self.ahead.ready_file(self, &member.control)? {
-                return Ok(Unnamed { path, file, prepared: Some(word) });
+            if let Some(unnamed) = self.ahead.ready_file(self, &member.control)? {
+                return Ok(unnamed);
             }
         }
         // Of this process's files: the slot tells them from those of others.
