@@ -349,8 +349,10 @@ impl Reader {
         let walk = self.walk.as_mut().expect("it met the bad frame");
         let error = walk.segment.corrupt(walk.position, Some(self.next), &what);
         let seen = (walk.segment.base(), self.segment_end);
-        if self.topic.is_elsewhere(self.next, self.frontier.active, seen)? {
-            // The list of segments was an older one.
+        if self.topic.is_elsewhere(self.next, self.frontier.active, seen)?
+            || !self.topic.is_current(&walk.segment)?
+        {
+            // The list of segments was an older one, or the file is.
             self.walk = None;
             return Ok(());
         }

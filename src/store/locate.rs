@@ -107,9 +107,9 @@ impl Store {
                 }
                 Step::End | Step::Bad(_) => {
                     let base = found.walk.segment.base();
-                    if found.walk.segment.is_outgrown()? {
-                        // Extended for a record larger than a segment.
-                        let segment = self.segment_reaching(base, found.walk.segment.len() + 1)?;
+                    if !self.is_current(&found.walk.segment)? {
+                        // Extended for a record larger than a segment, or copied by a recovery.
+                        let segment = self.segment(base)?;
                         found.walk = Walk::new(segment, found.position, false);
                         next = found.end;
                         continue;
@@ -172,6 +172,11 @@ impl Store {
     /// The open segment that starts at `base`.
     pub(crate) fn segment(&self, base: u64) -> Result<Arc<Segment>> {
         self.segments.get(base).map_err(|error| self.gone(error, base))
+    }
+
+    /// Whether an open segment is all of the file that has its name now.
+    pub(crate) fn is_current(&self, segment: &Segment) -> Result<bool> {
+        self.segments.is_current(segment)
     }
 
     /// Opens the segment that starts at `base` for this caller alone. For a sync beside those of other threads:

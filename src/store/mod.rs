@@ -34,7 +34,7 @@
 //! | this process | `member`, `not_forked`, `words`, `closable` |
 //! | the files, still in place | `check_in_place`, `check_when_idle`, `displaced` |
 //! | how far the topic goes | `frontier`, `current_frontier`, `first_offset`, `settled_end`, `published` |
-//! | reading | `walk_at`, `segment`, `around`, `is_elsewhere`, `base_behind`, `offset_at_time`, `newest_time` |
+//! | reading | `walk_at`, `segment`, `is_current`, `around`, `is_elsewhere`, `base_behind`, `offset_at_time`, `newest_time` |
 //! | stored positions | `epoch`, `clamp` |
 //! | waiting | `wait_beyond`, `wait_durable` |
 //! | appending | `append`, `acknowledge`, `populate_ahead` |

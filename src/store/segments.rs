@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use crate::error::Result;
+use crate::error::{IoResultExt, Result};
 use crate::format::{segment as layout, Malformed};
 use crate::index::Index;
 use crate::segment::{list_bases, Segment};
@@ -41,8 +41,7 @@ impl Segments {
     pub(super) fn get(&self, base: u64) -> Result<Arc<Segment>> {
         let known = self.open.lock().get(&base).and_then(Weak::upgrade);
         if let Some(segment) = known {
-            // Another process may have extended it for a large record.
-            if !segment.is_outgrown()? {
+            if self.is_current(&segment)? {
                 return Ok(segment);
             }
         }
@@ -57,10 +56,29 @@ impl Segments {
         open.retain(|_, segment| segment.strong_count() > 0);
         let other = open.get(&base).and_then(Weak::upgrade);
         if let Some(other) = other.filter(|other| other.len() >= segment.len()) {
-            return Ok(other);
+            // Another thread was faster; or it is the one from before, whose file was replaced.
+            if self.is_current(&other)? {
+                return Ok(other);
+            }
         }
         open.insert(base, Arc::downgrade(&segment));
         Ok(segment)
+    }
+
+    /// Whether an open segment is all of the file that has its name. Another process may have extended it for
+    /// a large record. A recovery may have put a copy in its place, beside processes that only read.
+    pub(super) fn is_current(&self, segment: &Segment) -> Result<bool> {
+        if segment.is_outgrown()? {
+            return Ok(false);
+        }
+        if self.access == Access::ReadWrite {
+            return Ok(true);
+        }
+        let path = &segment.path;
+        let named = self.files.identity_of(path).not_found_is_none().at("looking for", path)?;
+        // A file that was removed by a trim is read on.
+        let Some(named) = named else { return Ok(true) };
+        Ok(named == segment.file().identity().at("identifying", path)?)
     }
 
     /// Opens a segment beside the one that this process may have open.

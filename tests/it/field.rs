@@ -27,7 +27,7 @@ pub(crate) fn on_every_file_system(test: impl Fn(FileSystem, Disk)) {
     }
 }
 
-const DURABILITIES: [Durability; 3] = [
+pub(crate) const DURABILITIES: [Durability; 3] = [
     Durability::PowerLoss,
     Durability::PowerLossWithin(std::time::Duration::from_millis(20)),
     Durability::ProcessCrash,

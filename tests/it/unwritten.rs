@@ -137,3 +137,33 @@ fn records_in_the_holes_of_a_restored_log_survive_a_write_error_and_a_power_cut(
         check(&open(&dir, Durability::PowerLoss), 201, &about);
     });
 }
+
+#[test]
+fn a_record_for_which_a_segment_was_extended_survives_a_write_error_and_a_power_cut() {
+    for durability in crate::field::DURABILITIES {
+        on_every_file_system(|file_system, mut disk| {
+            let dir = disk.path().join("log");
+            let about = format!("{file_system:?}, {durability:?}");
+            // Larger than a segment: the first one, which is empty, is extended. The write of its end fails.
+            let large = format!("{}victim", "-".repeat(600_000));
+            let topic = open(&dir, durability);
+            disk.tell("fail writes 1 victim");
+            let appended = topic.append(&Record::new(large.as_str()));
+            assert!(appended.and_then(|offset| topic.wait_durable(offset)).is_err(), "{about}");
+            drop(topic);
+            disk.tell("resume");
+            let topic = open(&dir, durability);
+            assert_eq!(topic.append(&Record::new("after")).unwrap(), 1, "{about}");
+            topic.wait_durable(1).unwrap();
+            drop(topic);
+            disk.cut(None);
+            disk.restart();
+            let topic = open(&dir, durability);
+            let mut reader = topic.reader(Start::First).unwrap();
+            for payload in [large.as_str(), "after"] {
+                let record = reader.next().unwrap_or_else(|error| panic!("{about}: {error}"));
+                assert!(record.unwrap().payload() == payload.as_bytes(), "{about}");
+            }
+        });
+    }
+}
