@@ -89,6 +89,7 @@ impl Store {
         settings: (Settings, bool),
     ) -> Result<Arc<Store>> {
         check_medium(log, &*files, files.path(), &settings.0)?;
+        check_links(&*files, &*lock_file)?;
         let control = open_control(&*files)?;
         let path = files.path().join(LOCK);
         let alone = member::is_alone(&*lock_file).at("locking", &path)?;
@@ -175,7 +176,7 @@ impl Store {
             crash_point!("open.unready");
             self.remove_leftovers(words, facts.words_trusted, &names)?;
             // Before a segment of their name could be set aside.
-            trim::remove_in_turns(self, trim::leftovers(&names));
+            trim::remove_in_turns(self, trim::leftovers(self, names)?);
         }
         match plan {
             Opening::Attach => {}
@@ -404,6 +405,18 @@ fn check_medium(
         });
     }
     Ok(())
+}
+
+/// Refuses a copy that was made of hard links. Its files are those of the log that was copied: what is
+/// appended to one would be in both, and each would miss the segments that the other begins.
+fn check_links(files: &dyn Directory, lock_file: &dyn DiskFile) -> Result<()> {
+    if !lock_file.has_other_names().at("counting the links of", &files.path().join(LOCK))? {
+        return Ok(());
+    }
+    let why = "its file `lock` has more than one name: the topic was copied by hard links (cp -l, rsync \
+               --link-dest), and a log's files are changed in place; make a copy without links (cp -r) \
+               and remove the linked one, or open it read-only";
+    Err(Error::Unsupported { path: files.path().to_owned(), why: why.into() })
 }
 
 fn open_control(files: &dyn Directory) -> Result<Control> {

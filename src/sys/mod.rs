@@ -110,6 +110,8 @@ pub(crate) trait DiskFile: Send + Sync + std::fmt::Debug {
     fn len(&self) -> io::Result<u64>;
     /// See [`FileIdentity`].
     fn identity(&self) -> io::Result<FileIdentity>;
+    /// Whether the file has another name, by a hard link: then another directory may lead to it too.
+    fn has_other_names(&self) -> io::Result<bool>;
     /// Reads up to `buf.len()` bytes; 0 at the end of the file. Never a partial read before it.
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
     /// Writes all of `bytes`.

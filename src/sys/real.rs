@@ -139,6 +139,10 @@ impl DiskFile for RealFile {
         Ok(FileIdentity { dev: metadata.dev(), ino: metadata.ino() })
     }
 
+    fn has_other_names(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.nlink() > 1)
+    }
+
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         let mut filled = 0;
         while filled < buf.len() {

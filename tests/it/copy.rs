@@ -1,8 +1,10 @@
 //! A copy of a directory in use, as `cp -r` makes it, opens as a prefix of the log.
 
 use std::collections::HashMap;
+use std::path::Path;
+use std::process::Command;
 
-use deaddrop::{Log, Start};
+use deaddrop::{Durability, Error, Log, Record, Start, TopicOptions};
 
 use crate::child::Child;
 use crate::ledger::{self, Ledger, Writer};
@@ -34,7 +36,7 @@ fn a_copy_of_a_directory_that_processes_write_to_is_a_prefix() {
             }
             let target = dir.path().join(format!("copy-{copy}"));
             let arguments = ["-r", &path, target.to_str().unwrap()];
-            let output = std::process::Command::new("cp").args(arguments).output().unwrap();
+            let output = Command::new("cp").args(arguments).output().unwrap();
             // A segment that was prepared when `cp` listed the directory may have its name by now.
             let complaints = String::from_utf8(output.stderr).unwrap();
             let about_others = |line: &&str| !line.contains(".tmp': No such file or directory");
@@ -64,5 +66,42 @@ fn a_copy_of_a_directory_that_processes_write_to_is_a_prefix() {
         // The original went its own way.
         let topic = ledger::open(&path, durability, SEGMENT_LEN);
         ledger.verify(&topic);
+    }
+}
+
+#[test]
+fn a_copy_of_hard_links_is_refused_so_that_two_directories_do_not_share_their_segments() {
+    for durability in [Durability::PowerLoss, Durability::ProcessCrash] {
+        for is_live in [true, false] {
+            let dir = crate::dir();
+            let (path, copy) = (dir.path().join("log"), dir.path().join("copy"));
+            let options =
+                TopicOptions { segment_len: SEGMENT_LEN, ..TopicOptions::durability(durability) };
+            let open = |path: &Path| Log::open(path).unwrap().create_topic("t", options);
+            let record = Record::new(vec![7; 20_000]);
+            let topic = open(&path).unwrap();
+            topic.append(&record).unwrap();
+            let live = Some(topic).filter(|_| is_live);
+            let linked = Command::new("cp").arg("-al").args([&path, &copy]).status();
+            assert!(linked.unwrap().success());
+            let refused = open(&copy).unwrap_err();
+            assert!(matches!(refused, Error::Unsupported { .. }), "{refused}");
+            assert!(refused.to_string().contains("hard links"), "{refused}");
+            let still = Log::open_read_only(&copy).unwrap().topic("t").unwrap();
+            assert_eq!(still.end_offset().unwrap(), 1);
+            drop(still);
+            if let Some(topic) = live {
+                // The process that has it open goes on, into other segments.
+                for offset in 1..6 {
+                    assert_eq!(topic.append(&record).unwrap(), offset);
+                }
+            } else {
+                assert!(open(&path).is_err(), "its files are those of the copy");
+            }
+            std::fs::remove_dir_all(&copy).unwrap();
+            let topic = open(&path).unwrap();
+            let end = if is_live { 6 } else { 1 };
+            assert_eq!(topic.append(&record).unwrap(), end);
+        }
     }
 }
