@@ -12,7 +12,9 @@ use crate::format::names;
 use crate::reader::{self, Reader, Start};
 use crate::record::RecordRef;
 use crate::stop::Stop;
-use crate::store::{names_in, Book, Books, Durability, Handle, LogInner, Store, CONSUMERS};
+use crate::store::{
+    is_live_trusted, names_in, Book, Books, Durability, Handle, LogInner, Store, CONSUMERS,
+};
 use crate::sys::{self, Access, DiskFile};
 use crate::topic::Topic;
 
@@ -123,13 +125,19 @@ impl Consumer {
         topic.member()?;
         topic.check_in_place()?;
         let path = path_of(topic, name)?;
-        let file: Arc<dyn DiskFile> = Arc::from(open_or_create(topic, name, &path, start)?);
+        let (file, is_new) = open_or_create(topic, name, &path, start)?;
+        let file: Arc<dyn DiskFile> = Arc::from(file);
         if file.len().at("mapping", &path)? < cursor::LEN as u64 {
             return Err(cursor_is_short(&path));
         }
         file.fill_holes(cursor::LEN as u64).at("mapping", &path)?;
         let map = file.map(cursor::LEN, true).at("mapping", &path)?;
         sys::populate(&*file, &map, 0, cursor::LEN).at("mapping", &path)?;
+        let identity = file.identity().at("identifying", &path)?;
+        if !is_new && !is_live_trusted(topic, &map, 0, identity) {
+            // A process that made it may have died before its name was durable. Once a boot.
+            topic.sync_names_in(CONSUMERS)?;
+        }
         let book = Arc::new(Book::new(file, Arc::new(map), &path));
         let cursor = Cursor::take(topic, &book, 0, meaning)?;
         Ok(Consumer {
@@ -310,18 +318,20 @@ fn cursor_is_short(path: &std::path::Path) -> Error {
     }
 }
 
-/// Opens the offset file and locks it; makes it first if there is none.
+/// Opens the offset file and locks it; creates it if it does not exist. The second value says whether this
+/// call created it.
 fn open_or_create(
     topic: &Store,
     name: &str,
     path: &std::path::Path,
     start: Start,
-) -> Result<Box<dyn DiskFile>> {
+) -> Result<(Box<dyn DiskFile>, bool)> {
     let files = &*topic.files;
+    let mut is_new = false;
     for _ in 0..100 {
         let file = files.open(path, Access::ReadWrite).not_found_is_none().at("opening", path)?;
         let Some(file) = file else {
-            create(topic, path, start)?;
+            is_new = create(topic, path, start)?;
             continue;
         };
         if !file.try_lock(0, 1).at("opening", path)? {
@@ -338,7 +348,7 @@ fn open_or_create(
             None => false,
         };
         if same {
-            return Ok(file);
+            return Ok((file, is_new));
         }
     }
     Err(Error::TimedOut {
@@ -346,7 +356,8 @@ fn open_or_create(
     })
 }
 
-fn create(topic: &Store, path: &std::path::Path, start: Start) -> Result<()> {
+/// Creates an offset file; false if another process was faster.
+fn create(topic: &Store, path: &std::path::Path, start: Start) -> Result<bool> {
     topic.check_in_place()?;
     let files = &*topic.files;
     let dir = topic.dir.join(CONSUMERS);
@@ -354,10 +365,8 @@ fn create(topic: &Store, path: &std::path::Path, start: Start) -> Result<()> {
     let offset = reader::resolve(topic, start)?;
     let bytes = crate::cursor::new_page(topic, offset, 0);
     match sys::create_durably(files, path, &bytes, sys::random()) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(Error::io("creating", path, error))
-        }
-        _ => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        created => created.map(|()| true).at("creating", path),
     }
 }
 

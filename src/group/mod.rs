@@ -55,7 +55,7 @@ use crate::format::group::{
     lane_at, lane_of, LANE_RETRY_AT, LANE_STOPPED_AT, LANE_TRIAL_AT, MAX_LANES,
 };
 use crate::reader::{Reader, Start};
-use crate::store::{Handle, Store};
+use crate::store::{Handle, Store, GROUPS};
 use crate::sys::atomic::Ordering;
 use crate::sys::Access;
 use crate::topic::{Topic, TopicOptions};
@@ -275,6 +275,8 @@ impl Group {
             }
             other => other?,
         };
+        // A process that made it may have died before its name was durable.
+        open.sync_names_in(GROUPS)?;
         if options.lanes.is_some_and(|asked| asked != file.lanes) {
             return Err(Error::Conflict {
                 topic: open.name.clone(),

@@ -42,8 +42,13 @@ pub(crate) fn delete_topic(log: &Arc<LogInner>, name: &str) -> Result<()> {
 /// Removes what deletes have left that were cut off.
 pub(crate) fn remove_deleted(topics: &dyn Directory) -> Result<()> {
     let path = topics.path();
-    let names = topics.list(path).at("listing", path)?;
-    for name in names.iter().filter(|name| is_deleted(name)) {
+    let mut names = topics.list(path).at("listing", path)?;
+    names.retain(|name| is_deleted(name));
+    if !names.is_empty() {
+        // The process that renamed them may have died before it did this.
+        topics.sync_dir(path).at("syncing", path)?;
+    }
+    for name in names {
         remove_tree(topics, &path.join(name))?;
     }
     Ok(())

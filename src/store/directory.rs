@@ -25,6 +25,15 @@ pub(super) struct Entered {
 }
 
 impl Store {
+    /// Makes the names in a directory of the topic durable, and its own name. A name that another process gave
+    /// before it died may be in the page cache only.
+    pub(crate) fn sync_names_in(&self, directory: &str) -> Result<()> {
+        for dir in [&self.dir.join(directory), &self.dir] {
+            self.files.sync_dir(dir).at("syncing", dir)?;
+        }
+        Ok(())
+    }
+
     /// Whether the name of the topic still leads to it.
     pub(super) fn has_its_name(&self) -> Result<bool> {
         if !is_in_place(&self.log, &*self.files)? {

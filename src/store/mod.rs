@@ -32,7 +32,7 @@
 //! |---|---|
 //! | opening | `open`, `open_read_only`, `open_alone` |
 //! | this process | `member`, `not_forked`, `words`, `closable` |
-//! | the files, still in place | `check_in_place`, `check_when_idle`, `displaced` |
+//! | the files, still in place | `check_in_place`, `check_when_idle`, `displaced`, `sync_names_in` |
 //! | how far the topic goes | `frontier`, `current_frontier`, `first_offset`, `settled_end`, `published` |
 //! | reading | `walk_at`, `segment`, `is_current`, `around`, `is_elsewhere`, `base_behind`, `offset_at_time`, `newest_time` |
 //! | stored positions | `epoch`, `clamp` |

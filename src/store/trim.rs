@@ -93,20 +93,21 @@ impl Retaining {
         let words = &topic.member()?.control;
         // Before the directory is read: it is named, and so are all below it.
         let active = words.tail.place().active;
-        let names = topic.files.list(&topic.dir).at("listing", &topic.dir)?;
+        let mut names = topic.files.list(&topic.dir).at("listing", &topic.dir)?;
         let mut bases = bases_among(&names);
         bases.retain(|&base| base <= active);
         let first = match droppable(topic, words, &bases, offset)? {
             Some(first) => {
                 words.tail.first.fetch_max(first, Ordering::AcqRel);
                 note_first(topic, first)?;
+                names.push(layout::first_file_name(first));
                 first
             }
             None => layout::first_among(names.iter().map(String::as_str)).unwrap_or(0),
         };
         topic.segments.forget_below(first);
         self.lens.lock().retain(|&base, _| base >= first);
-        Ok(dropped_among(names, first))
+        leftovers(topic, names)
     }
 
     /// See [`trim_by_retention`](Self::trim_by_retention): returns the names of the files to remove.
@@ -260,7 +261,7 @@ fn droppable(topic: &Store, words: &Words, bases: &[u64], offset: u64) -> Result
     Ok(firsts[..firsts.partition_point(|&base| base < durable)].last().copied())
 }
 
-/// Says durably that everything below `first` was dropped.
+/// Says that everything below `first` was dropped: durably once the directory is synced.
 fn note_first(topic: &Store, first: u64) -> Result<()> {
     let path = topic.dir.join(layout::first_file_name(first));
     match topic.files.open(&path, Access::CreateNew) {
@@ -270,7 +271,7 @@ fn note_first(topic: &Store, first: u64) -> Result<()> {
         _ => {}
     }
     crash_point!("trim.noted");
-    topic.files.sync_dir(&topic.dir).at("syncing", &topic.dir)
+    Ok(())
 }
 
 /// Where records go by their age, leaves a segment whose oldest record has half of it: else the
@@ -292,10 +293,15 @@ fn roll_if_old(topic: &Store) -> Result<()> {
     }
 }
 
-/// Names of what a trim has dropped and not removed yet.
-pub(super) fn leftovers(names: &[String]) -> Vec<String> {
+/// Of the names in the topic's directory those of files that were dropped and not removed yet. The note
+/// that says so is durable on return: the process that made it may have died before it was.
+pub(super) fn leftovers(topic: &Store, names: Vec<String>) -> Result<Vec<String>> {
     let first = layout::first_among(names.iter().map(String::as_str)).unwrap_or(0);
-    dropped_among(names.to_vec(), first)
+    let dropped = dropped_among(names, first);
+    if !dropped.is_empty() {
+        topic.files.sync_dir(&topic.dir).at("syncing", &topic.dir)?;
+    }
+    Ok(dropped)
 }
 
 /// Of the names in a topic's directory those that belong to segments below `first`.

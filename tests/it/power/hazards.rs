@@ -337,6 +337,36 @@ fn c8_a_consumer_opened_long_after_a_cut_is_set_back_to_it_though_the_log_has_gr
     }
 }
 
+#[test]
+fn c8_a_cut_is_remembered_by_the_next_power_cut_when_what_was_appended_after_it_is_durable() {
+    let disk = SimDisk::new();
+    let (_log, topic) = create(&disk, Durability::ProcessCrash);
+    for name in numbered(0..1010) {
+        topic.append(&record(&name)).unwrap();
+        if name == "r999" {
+            topic.wait_durable(999).unwrap();
+        }
+    }
+    // It begins behind records that only the page cache has.
+    drop(topic.consumer("billing", Start::End).unwrap());
+    let cut = |seed| {
+        let image = disk.power_cut(seed);
+        let end = open(&image.power_cut(seed)).1.end_offset().unwrap();
+        (end < 1010).then_some((image, end))
+    };
+    let (image, end) = (0..200).find_map(cut).expect("some cut takes something");
+    let (_log, topic) = open(&image);
+    for number in 0..200 {
+        topic.append(&record(&format!("new{number}"))).unwrap();
+    }
+    topic.wait_durable(end + 199).unwrap();
+    for seed in 0..20 {
+        let (_log, topic) = open(&image.power_cut(seed));
+        let billing = topic.consumer("billing", Start::First).unwrap();
+        assert_eq!((billing.committed(), billing.clamped_from()), (end, Some(1010)), "seed {seed}");
+    }
+}
+
 /// Both slots of an offset file can be under way to the disk, and torn there, only if one was
 /// written over before the other was on the disk.
 #[test]
