@@ -33,6 +33,7 @@
 
 mod alone;
 mod attempt;
+pub(crate) mod claim;
 mod dead_letter;
 mod dispatch;
 mod effects;
@@ -74,6 +75,7 @@ pub(crate) use stats::Counters;
 pub use stats::WorkerStats;
 pub use worker::Worker;
 
+use claim::Claim;
 use file::GroupFile;
 use lane::State;
 
@@ -95,6 +97,8 @@ impl Default for GroupOptions {
 }
 
 const DEFAULT_LANES: u32 = 64;
+/// The group of a request topic that its servers work in. Other workers there would take requests from them.
+pub(crate) const SERVERS: &str = "server";
 
 /// What becomes of a record that has failed too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -270,6 +274,7 @@ impl Group {
         }
         let file = match GroupFile::open(open, name, Access::ReadWrite) {
             Err(Error::NotFound { .. }) => {
+                Claim::Group(topic.name(), name).check_alone(&open.log)?;
                 file::create(open, name, lanes, options.start)?;
                 GroupFile::open(open, name, Access::ReadWrite)?
             }
@@ -291,7 +296,8 @@ impl Group {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if the group has 256 workers, [`Error::Io`].
+    /// [`Error::Invalid`] if the group has 256 workers, if it is that of a service's servers, or if a service
+    /// or another group of the log keeps its dead letters in the same topic; [`Error::Io`].
     pub fn worker<H>(&self, options: WorkerOptions, handler: H) -> Result<Worker>
     where
         H: FnMut(&Job) -> Result<(), HandlerError> + Send + 'static,

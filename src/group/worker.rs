@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::attempt::{Called, Fate, Note};
+use super::claim::Claim;
 use super::dead_letter::{DeadLetter, Kept};
 use super::dispatch::Dispatch;
 use super::running::persist;
@@ -30,6 +31,7 @@ pub struct Worker {
     group: String,
     options: WorkerOptions,
     dispatch: Dispatch,
+    dead_name: String,
     dead: Option<Topic>,
     kept: Kept,
     handler: Handler,
@@ -43,8 +45,15 @@ impl std::fmt::Debug for Worker {
 
 impl Worker {
     pub(super) fn open(group: &Group, options: WorkerOptions, handler: Handler) -> Result<Worker> {
-        let dead = dead_name(&group.topic, &group.name);
-        names::check(&dead).map_err(|why| Error::InvalidName { name: dead, why })?;
+        let claim = Claim::Group(group.topic.name(), &group.name);
+        let dead = claim.dead_topic();
+        names::check(&dead).map_err(|why| Error::InvalidName { name: dead.clone(), why })?;
+        if claim.is_of_servers() {
+            let what =
+                format!("{claim} is that of the service's servers: choose another name for yours");
+            return Err(Error::Invalid { what });
+        }
+        claim.check_alone(&group.open.log)?;
         let counters = Arc::<Counters>::default();
         let dispatch = Dispatch::open(&group.open, &group.name, options.clone(), None, counters)?;
         Ok(Worker {
@@ -53,6 +62,7 @@ impl Worker {
             group: group.name.clone(),
             options,
             dispatch,
+            dead_name: dead,
             dead: None,
             kept: Kept::default(),
             handler,
@@ -185,22 +195,18 @@ impl Worker {
 
     fn open_dead_topic(&mut self) -> Result<()> {
         if self.dead.is_none() {
-            let name = dead_name(&self.topic, &self.group);
             let durability = self.options.dead_letter.unwrap_or_else(|| TopicOptions {
                 retention: Default::default(),
                 ..*self.topic.options()
             });
-            let topic = match self.log.existing_topic(&name) {
-                Err(Error::NotFound { .. }) => self.log.create_topic(&name, durability)?,
+            let topic = match self.log.existing_topic(&self.dead_name) {
+                Err(Error::NotFound { .. }) => {
+                    self.log.create_topic(&self.dead_name, durability)?
+                }
                 other => other?,
             };
             self.dead = Some(topic);
         }
         Ok(())
     }
-}
-
-/// The topic of what a group gave up.
-fn dead_name(topic: &Topic, group: &str) -> String {
-    format!("{}.{group}.dead", topic.name())
 }

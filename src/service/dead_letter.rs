@@ -5,6 +5,7 @@ use super::envelope::{Envelope, Kind};
 use super::open_topic;
 use super::server::Server;
 use crate::error::{Error, Result};
+use crate::group::claim::Claim;
 use crate::group::{shortened, DeadLetter, Job};
 use crate::record::Record;
 use crate::topic::Topic;
@@ -34,7 +35,8 @@ impl Server {
         envelope: Option<&Envelope>,
         why: &str,
     ) -> Result<()> {
-        let dead = open_topic(&self.log, &format!("{}.dead", self.service), self.options.topic)?;
+        let dead =
+            open_topic(&self.log, &Claim::Service(&self.service).dead_topic(), self.options.topic)?;
         let id = envelope.map(|envelope| envelope.id.to_string());
         let letter = DeadLetter {
             id: id.unwrap_or_else(|| DeadLetter::id_of(&self.requests, &job.record)),

@@ -43,6 +43,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::group::claim::Claim;
 use crate::log::Log;
 use crate::reader::Start;
 use crate::record::OwnedRecord;
@@ -81,6 +82,9 @@ pub fn topic_options() -> TopicOptions {
 pub(crate) fn open_topic(log: &Log, name: &str, options: Option<TopicOptions>) -> Result<Topic> {
     let topic = match log.existing_topic(name) {
         Err(Error::NotFound { .. }) => {
+            if let Some(service) = name.strip_suffix(".requests") {
+                Claim::Service(service).check_alone(log.inner())?;
+            }
             log.create_topic(name, options.unwrap_or_else(topic_options))?
         }
         other => other?,
@@ -141,7 +145,8 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// As [`topic`](Self::topic).
+    /// As [`topic`](Self::topic); [`Error::Invalid`] if a worker group of the log keeps its dead letters in
+    /// the same topic.
     pub fn server<H>(&self, service: &str, handler: H) -> Result<Server>
     where
         H: Fn(&Request<'_>) -> Result<Reply, HandlerError> + Send + Sync + 'static,

@@ -21,6 +21,7 @@ use super::settle::{encode_note, Doubt, Past};
 use super::{open_topic, replies_of, requests_of, spans};
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::names;
+use crate::group::claim::Claim;
 use crate::group::{
     persist, Called, Counters, Dispatch, Fate, Group, GroupOptions, HandlerError, Job, Kept, Note,
     Running, WorkerStats,
@@ -32,8 +33,8 @@ use crate::stop::Stop;
 use crate::sys::clock;
 use crate::topic::Topic;
 
-/// The name of a service's one group: with two, every request would be answered twice.
-pub(super) const GROUP: &str = "server";
+// A service has one group: with two, every request would be answered twice.
+pub(super) use crate::group::SERVERS as GROUP;
 /// In the reply topic, the consumer that keeps what the lanes may need to settle a doubt.
 const GUARD: &str = "server.floor";
 /// That consumer is moved this often.
@@ -118,6 +119,7 @@ impl Server {
         }
         let group = GroupOptions { lanes: options.lanes, start: Start::First };
         let group = requests.group(GROUP, group)?;
+        Claim::Service(service).check_alone(log.inner())?;
         let mut dispatch = Dispatch::open(
             requests.inner(),
             GROUP,

@@ -37,6 +37,7 @@ mod lost_writes;
 mod many_locks;
 mod modes;
 mod moved;
+mod names;
 mod near_damage;
 mod owner;
 mod positions;

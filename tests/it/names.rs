@@ -1,0 +1,137 @@
+//! Names that are derived from other names never clash, or the second owner is refused.
+//!
+//! A service S has the topics `S.requests`, `S.replies` and `S.dead`; a group G of a topic T has `T.G.dead`; a
+//! client C has `C.parked`; a dead-letter topic X has `X.marks`. The last part of a name tells these kinds apart.
+//! Within a kind, only the dead-letter topics of groups can clash.
+
+use std::time::Duration;
+
+use deaddrop::group::{GroupOptions, HandlerError, WorkerOptions};
+use deaddrop::service::{DeadLetters, Reply, Request, ServerOptions};
+use deaddrop::{Durability, Error, Log, Record, Topic, TopicOptions};
+
+const LONG: Duration = Duration::from_secs(30);
+
+fn options() -> TopicOptions {
+    TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(Durability::ProcessCrash) }
+}
+
+fn topic(log: &Log, name: &str) -> Topic {
+    log.create_topic(name, options()).unwrap()
+}
+
+fn worker(topic: &Topic, group: &str) -> deaddrop::Result<deaddrop::group::Worker> {
+    let options = WorkerOptions { max_attempts: 1, ..WorkerOptions::default() };
+    let group = topic.group(group, GroupOptions::default())?;
+    group.worker(options, |_| Err(HandlerError::retry("no")))
+}
+
+fn server(log: &Log, service: &str) -> deaddrop::Result<deaddrop::service::Server> {
+    let options =
+        ServerOptions { topic: Some(options()), max_attempts: 1, ..ServerOptions::default() };
+    log.server_with(service, options, |_: &Request<'_>| Err::<Reply, _>(HandlerError::retry("no")))
+}
+
+#[track_caller]
+fn is_refused<T>(result: deaddrop::Result<T>, words: &[&str]) {
+    let Err(error) = result else { panic!("it was not refused: {words:?}") };
+    assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+    for word in words {
+        assert!(error.to_string().contains(word), "{word}: {error}");
+    }
+}
+
+#[test]
+fn a_service_and_a_group_never_share_a_topic_of_dead_letters() {
+    let words = [
+        "the service inventory.x",
+        "the group x of the topic inventory",
+        "the dead-letter topic inventory.x.dead",
+        "another name",
+    ];
+    // The service came first. It may have no server yet.
+    for is_served in [true, false] {
+        let dir = crate::dir();
+        let log = Log::open(dir.path()).unwrap();
+        let inventory = topic(&log, "inventory");
+        if is_served {
+            drop(server(&log, "inventory.x").unwrap());
+        } else {
+            let client = log.client("c").topic_options(options()).open().unwrap();
+            client.request("inventory.x", &Record::new("a")).unwrap().call().unwrap();
+        }
+        is_refused(worker(&inventory, "x"), &words);
+        worker(&inventory, "y").unwrap();
+        // The first owner is not affected.
+        server(&log, "inventory.x").unwrap();
+    }
+    // The group came first.
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let inventory = topic(&log, "inventory");
+    drop(worker(&inventory, "x").unwrap());
+    is_refused(server(&log, "inventory.x"), &words);
+    let client = log.client("c").topic_options(options()).open().unwrap();
+    is_refused(client.request("inventory.x", &Record::new("a")), &words);
+    worker(&inventory, "x").unwrap();
+    server(&log, "inventory.y").unwrap();
+    server(&log, "inventory").unwrap();
+}
+
+#[test]
+fn two_groups_never_share_a_topic_of_dead_letters() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let (short, long) = (topic(&log, "a"), topic(&log, "a.b"));
+    drop(worker(&short, "b.c").unwrap());
+    let words = ["the group c of the topic a.b", "the group b.c of the topic a", "a.b.c.dead"];
+    is_refused(worker(&long, "c"), &words);
+    worker(&long, "d").unwrap();
+    worker(&short, "b.c").unwrap();
+    // The name of a deleted group is free.
+    short.delete_group("b.c").unwrap();
+    worker(&long, "c").unwrap();
+    is_refused(worker(&short, "b.c"), &words);
+}
+
+#[test]
+fn a_group_of_workers_is_never_that_of_a_services_servers() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    drop(server(&log, "echo").unwrap());
+    let requests = log.existing_topic("echo.requests").unwrap();
+    let words = ["the group server of the topic echo.requests", "choose another name"];
+    is_refused(worker(&requests, "server"), &words);
+    worker(&requests, "audit").unwrap();
+    worker(&topic(&log, "plain"), "server").unwrap();
+}
+
+#[test]
+fn names_that_look_alike_have_topics_of_their_own() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    // A client, a service, a topic and its group, all called alike.
+    let mut server = server(&log, "a").unwrap();
+    let plain = topic(&log, "a");
+    let mut worker = worker(&plain, "a").unwrap();
+    let client = log.client("a").topic_options(options()).open().unwrap();
+    let mut call = client.request("a", &Record::new("request")).unwrap().call().unwrap();
+    plain.append(&Record::new("record")).unwrap();
+    server.poll(LONG).unwrap();
+    worker.poll(LONG).unwrap();
+    call.wait_timeout(LONG).unwrap().unwrap();
+    for (letters, payload) in [("a.dead", "request"), ("a.a.dead", "record")] {
+        let mut dead = DeadLetters::open(&log, letters).unwrap();
+        let mut reader = dead.topic().reader(deaddrop::Start::First).unwrap();
+        let payloads = std::iter::from_fn(|| {
+            let record = reader.next().unwrap()?;
+            Some(String::from_utf8_lossy(record.payload()).into_owned())
+        });
+        assert_eq!(payloads.collect::<Vec<_>>(), [payload], "{letters}");
+        dead.discard(0).unwrap();
+    }
+    let made = log.topics().unwrap();
+    let expected =
+        ["a", "a.a.dead", "a.a.dead.marks", "a.dead", "a.dead.marks", "a.replies", "a.requests"];
+    assert_eq!(made, expected);
+}
