@@ -12,6 +12,21 @@ use crate::topic::{Topic, TopicOptions};
 
 pub use crate::store::LogOptions;
 
+/// Files that file systems and desktops create in a directory that is otherwise empty.
+const LEFT_BY_DESKTOPS: &[&str] = &[
+    "lost+found",
+    ".DS_Store",
+    "._.DS_Store",
+    ".localized",
+    ".fseventsd",
+    ".Spotlight-V100",
+    ".Trashes",
+    ".directory",
+    ".hidden",
+    "Thumbs.db",
+    "desktop.ini",
+];
+
 /// A directory of topics, open. Clones share it; any number of threads and processes may use it.
 ///
 /// ```
@@ -36,7 +51,8 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// [`Error::NotALog`] if the directory has other files in it, [`Error::Unsupported`] on a network
+    /// [`Error::NotALog`] if the directory has other files in it (what desktops and new file systems
+    /// leave, such as `.DS_Store` and `lost+found`, is ignored), [`Error::Unsupported`] on a network
     /// file system, [`Error::Version`] if another version wrote it, [`Error::Io`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Log> {
         Log::open_with(dir, LogOptions::default())
@@ -261,7 +277,8 @@ fn check_marker(files: &dyn Directory, create: bool) -> Result<()> {
         }
         let names = files.list(dir).at("listing", dir)?;
         let foreign = names.iter().find(|name| {
-            !name.starts_with(MARKER) && !matches!(name.as_str(), "lost+found" | TOPICS)
+            let is_own = name.starts_with(MARKER) || name.as_str() == TOPICS;
+            !is_own && !LEFT_BY_DESKTOPS.contains(&name.as_str())
         });
         if let Some(foreign) = foreign {
             return not_a_log(&format!(

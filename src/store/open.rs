@@ -305,7 +305,13 @@ impl Store {
         medium_of(&*files, &log.options)?;
         let (settings, file) = read_settings(&*files)?;
         if list_bases(&*files, files.path())?.is_empty() {
-            return Err(Error::NotFound { what: format!("segment in {}", files.path().display()) });
+            return Err(Error::NotFound {
+                what: format!(
+                    "segment in {}: the topic was not made to its end (its disk was full, or its maker was \
+                     killed), or it is being made; opening it for writing makes the rest, deleting it removes it",
+                    files.path().display()
+                ),
+            });
         }
         let access = match living_control(log, &*files) {
             Some(control) => Access::Live(control),

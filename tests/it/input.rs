@@ -53,6 +53,25 @@ fn a_directory_of_something_else_is_no_log() {
 }
 
 #[test]
+fn what_desktops_and_new_file_systems_leave_in_a_directory_is_no_reason_to_refuse_it() {
+    for left in [".DS_Store", ".directory", "Thumbs.db", "desktop.ini", "lost+found"] {
+        let dir = crate::dir();
+        match left {
+            "lost+found" => std::fs::create_dir(dir.path().join(left)).unwrap(),
+            _ => std::fs::write(dir.path().join(left), "of a desktop").unwrap(),
+        }
+        std::fs::write(dir.path().join("letters.txt"), "dear").unwrap();
+        assert_is!(error_says(Log::open(dir.path()), &["letters.txt"]), Error::NotALog { .. });
+        std::fs::remove_file(dir.path().join("letters.txt")).unwrap();
+        let topic = Log::open(dir.path()).unwrap().topic("t").unwrap();
+        topic.append(&Record::new("x")).unwrap();
+        assert!(dir.path().join(left).exists(), "{left} is not ours");
+        drop(topic);
+        assert_eq!(Log::open(dir.path()).unwrap().topics().unwrap(), ["t"]);
+    }
+}
+
+#[test]
 fn a_name_cannot_leave_its_directory() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
