@@ -23,6 +23,7 @@ PAGE = 4096
 SECTOR = 512
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 SEGMENT_NAME = re.compile(r"([0-9]{20})\.seg")
+FIRST_NAME = re.compile(r"([0-9]{20})\.first")
 
 
 class Damaged(Exception):
@@ -72,26 +73,32 @@ def enveloped(data, magic, crc_at):
 # Frames and segments
 
 
-def frame_at(data, position, salt):
-    """The valid frame at this position, or None."""
+def fields_at(data, position):
+    """The fields of the fixed part at this position, if a frame could have them; else None."""
     if position % 8 or position + 32 > len(data):
         return None
-    crc, length, offset, time, kind, flags, key_len, headers_len = struct.unpack_from(
-        "<IIQQBBHI", data, position
-    )
-    end = position + (length + 7 & ~7)
-    if length < 32 or end > len(data) or kind not in (1, 2) or offset > OFFSET_MAX:
+    fields = struct.unpack_from("<IIQQBBHI", data, position)
+    _, length, offset, _, kind, flags, key_len, headers_len = fields
+    if length < 32 or position + (length + 7 & ~7) > len(data) or kind not in (1, 2) or offset > OFFSET_MAX:
         return None
     if kind == 1:
         if length > 1 << 30 or flags & ~3 or (key_len and not flags & 1):
             return None
         if headers_len > 16 << 20 or 32 + key_len + headers_len > length:
             return None
-        checked = data[position + 4 : end]
-    else:
-        if flags or key_len or headers_len:
-            return None
-        checked = data[position + 4 : position + 32]
+    elif flags or key_len or headers_len:
+        return None
+    return fields
+
+
+def frame_at(data, position, salt):
+    """The valid frame at this position, or None."""
+    fields = fields_at(data, position)
+    if not fields:
+        return None
+    crc, length, offset, time, kind, flags, key_len, headers_len = fields
+    end = position + (length + 7 & ~7)
+    checked = data[position + 4 : end if kind == 1 else position + 32]
     if zlib.crc32(checked, seed(salt, position)) != crc:
         return None
     body = position + 32
@@ -192,6 +199,11 @@ def checkpoint(data, salt):
     return max(valid, default=(0, 0))[1]
 
 
+def most_records(data):
+    """More record frames than this do not fit into the file of a segment."""
+    return (len(data) - PAGE) // 32
+
+
 def next_record(data, position, salt, offsets):
     """The first valid record frame from this position on with one of these offsets."""
     for at in range(position, len(data) - 31, 8):
@@ -203,30 +215,70 @@ def next_record(data, position, salt, offsets):
     return None
 
 
-def frames_of(data, salt, base, limit, boundary):
-    """The frames of a segment, and the ranges (from, to, why) that are lost between them. `limit` is the
-    next segment's base, or None: then what follows the promised boundary may end the log."""
-    expected, position = base, PAGE
+def has_unwritten_sector(data, start, end):
+    """Whether bytes that a frame had look like those of a sector that never reached the disk."""
+    if start >= end or not any(data[start : start + 8]):
+        return True
+    while start < end:
+        stop = min((start // SECTOR + 1) * SECTOR, end)
+        if not any(data[max(stop - 8, start) : stop]):
+            return True
+        start = stop
+    return False
+
+
+def end_of_frame(data, position):
+    """Where a frame that is not valid ends, as far as its fields can be believed."""
+    if position + 32 <= len(data) and fields_at(data, position):
+        return position + (u32(data, position + 4) + 7 & ~7)
+    end = len(data[position:].rstrip(b"\0")) + position
+    return max(end + 7 & ~7, position + 32)
+
+
+def is_rotten(data, position, salt, offsets, has_successor):
+    """Whether the frame that is not valid at this position was whole once."""
+    if position + 32 > len(data) or frame_at(data, position, salt):
+        return False
+    later = next_record(data, position + 8, salt, offsets)
+    if later is None and not has_successor:
+        return False
+    end = later["position"] if later else end_of_frame(data, position)
+    return not has_unwritten_sector(data, position, end)
+
+
+ENDS = object()
+
+
+def frames_of(data, salt, base, limit, boundary, has_successor):
+    """The frames of a segment, and the ranges (from, to, why) that are lost between them; ENDS where the log
+    ends. `limit` is the next segment's base, or None. `has_successor`: its header is valid."""
+    expected, position, whole = base, PAGE, base
     offsets = range(base, OFFSET_MAX + 1 if limit is None else limit)
-    while limit is None or expected < limit:
+    while limit is None or whole < limit:
         frame = frame_at(data, position, salt)
         if frame and frame["void"]:
             start, expected = expected, max(expected, min(frame["offset"], offsets.stop))
             if expected > start:
+                whole = expected
                 yield (start, expected, "given up")
         elif frame and frame["offset"] == expected:
             yield frame
             expected += 1
+            if not frame["continues"]:
+                whole = expected
         else:
-            if limit is None and expected >= boundary:
+            left = offsets[expected - base :]
+            if whole >= boundary and not is_rotten(data, position, salt, left, has_successor):
+                yield ENDS
                 return
-            frame = next_record(data, position + 8, salt, offsets[expected - base :])
+            frame = next_record(data, position + 8, salt, left)
             if frame is None:
-                yield (expected, boundary if limit is None else limit, "damaged")
+                lost_to = max(boundary, expected) if limit is None else limit
+                yield (expected, lost_to, "damaged")
                 return
             if frame["offset"] > expected:
                 yield (expected, frame["offset"], "damaged")
-            expected = frame["offset"]
+            expected = whole = frame["offset"]
             position = frame["position"]
             continue
         position = frame["end"]
@@ -250,8 +302,14 @@ class Topic:
             "retain_age_nanos": u64(settings, 40),
             "retain_bytes": u64(settings, 48),
         }
-        matches = (SEGMENT_NAME.fullmatch(name) for name in os.listdir(path))
-        self.bases = sorted(int(match[1]) for match in matches if match)
+        names = os.listdir(path)
+        bases, firsts = (
+            sorted(int(match[1]) for match in map(pattern.fullmatch, names) if match and int(match[1]) <= OFFSET_MAX)
+            for pattern in (SEGMENT_NAME, FIRST_NAME)
+        )
+        # What is below the highest of these was dropped, if the segment that it names is there.
+        first = firsts[-1] if firsts and firsts[-1] in bases else 0
+        self.bases = [base for base in bases if base >= first]
 
     def read(self, *names):
         with open(os.path.join(self.path, *names), "rb") as file:
@@ -292,45 +350,63 @@ class Topic:
             except Damaged:
                 continue
             if header:
-                found = max(found, header["durable_end"], checkpoint(data, header["salt"]))
+                slot = checkpoint(data, header["salt"])
+                # More records than the file can hold were never promised.
+                slot = slot if slot <= base + most_records(data) else 0
+                found = max(found, header["durable_end"], slot)
                 segments += 1
             if segments == 2:
                 break
         return found
+
+    def header(self, base, data):
+        """The segment's header; None if it has none, and the reason if it is damaged."""
+        try:
+            return segment_header(data, base, self.id), None
+        except Damaged as damage:
+            return None, str(damage)
 
     def contents(self):
         """Frames and lost ranges of the whole topic, in the order of their offsets. Sets `end`."""
         self.end, boundary = self.bases[0] if self.bases else 0, self.boundary()
         for base, limit in zip(self.bases, self.bases[1:] + [None]):
             if base > self.end:
+                if self.end >= boundary:
+                    # The log has ended before this segment.
+                    return
                 yield (self.end, base, "damaged")
             data, batch = self.read("%020d.seg" % base), []
-            try:
-                header = segment_header(data, base, self.id)
-            except Damaged as damage:
-                self.end = max(base, boundary) if limit is None else limit
-                yield (base, self.end, str(damage))
-                continue
+            header, damage = self.header(base, data)
             if header is None:
-                # Named, and never written: the log ends before it.
-                if limit is not None:
-                    self.end = limit
-                    yield (base, limit, "no header was ever written")
+                if not damage and base >= boundary:
+                    # Named, and never written: no part of the log.
+                    self.end = max(self.end, base)
+                    if limit is not None:
+                        return
+                    continue
+                # Nobody knows how many records followed a header that was written.
+                most = max(base + most_records(data), boundary) if damage else boundary
+                self.end = most if limit is None else limit
+                yield (base, self.end, damage or "no header was ever written")
                 continue
-            for found in frames_of(data, header["salt"], base, limit, boundary):
-                if isinstance(found, tuple):
+            follows = limit is not None and self.header(limit, self.read("%020d.seg" % limit))[0] is not None
+            self.end = max(self.end, base)
+            for found in frames_of(data, header["salt"], base, limit, boundary, follows):
+                if found is ENDS:
+                    batch, limit = [], None
+                elif isinstance(found, tuple):
                     # What is left of a batch counts: it was whole once.
                     yield from batch
                     batch = []
                     yield found
                     self.end = found[1]
-                    continue
-                batch.append(found)
-                found.update(segment=base, batch=batch[0]["offset"])
-                if not found["continues"]:
-                    yield from batch
-                    batch = []
-                    self.end = found["offset"] + 1
+                else:
+                    batch.append(found)
+                    found.update(segment=base, batch=batch[0]["offset"])
+                    if not found["continues"]:
+                        yield from batch
+                        batch = []
+                        self.end = found["offset"] + 1
             if limit is not None:
                 yield from batch
                 self.end = limit
@@ -349,8 +425,9 @@ class Topic:
         """A position that was stored in an epoch, as the later ones leave it."""
         return min([offset] + [start for number, start in self.epochs() if number > epoch])
 
-    def positions(self, page, file_status=None):
-        """What an offset file, or a lane's page of a group file, says: where the owner goes on."""
+    def positions(self, page, file_status, is_of_service=False):
+        """What an offset file, or a lane's page of a group file, says: where its owner continues, and where it
+        would after a power loss."""
         enveloped(page, b"ddropOFF", 24)
         if u64(page, 16) != self.id:
             raise Damaged("it is of another topic")
@@ -358,18 +435,38 @@ class Topic:
         for at in (1024, 1536):
             slot = page[at : at + 40]
             if zlib.crc32(slot[:32]) == u32(slot, 32) and u64(slot, 0) != 0:
-                slots.append({"sequence": u64(slot, 0), "epoch": u64(slot, 8), "offset": u64(slot, 16),
-                              "floor": u64(slot, 24)})
+                slots.append({"sequence": u64(slot, 0), "epoch": u32(slot, 8), "turn": u32(slot, 12),
+                              "offset": u64(slot, 16), "floor": u64(slot, 24)})
         newest = max(slots, key=lambda slot: slot["sequence"], default=None)
-        durable = newest and self.clamped(newest["epoch"], newest["offset"])
-        found = {"durable": durable, "floor": newest and newest["floor"]}
-        live = file_status and u64(page, 544) == 1 and page[512:528] == boot_id()
-        if live and (u64(page, 528), u64(page, 536)) == (file_status.st_dev, file_status.st_ino):
-            found["live"] = self.clamped(u64(page, 552), u64(page, 560))
+        live = {"epoch": u32(page, 552), "turn": u32(page, 608), "offset": u64(page, 560)}
+        counts = (u64(page, 544) == 1 and page[512:528] == boot_id()
+                  and (u64(page, 528), u64(page, 536)) == (file_status.st_dev, file_status.st_ino))
+        if counts:
+            turn_of = lambda position: (position["turn"], position["offset"])
+            position = live if newest is None or turn_of(live) >= turn_of(newest) else newest
+        elif newest is None:
+            position = None
+        else:
+            fits = u64(page, 616) == mix(mix((1 << 63) + (newest["epoch"] << 32) + newest["turn"]) ^ live["offset"])
+            is_later = fits and live["offset"] > newest["offset"] and not is_of_service
+            position = {"epoch": newest["epoch"], "offset": live["offset"]} if is_later else newest
+        # On this boot a slot is on the disk if the live words say so; else the one before it counts as well.
+        newest_sequence = newest["sequence"] if newest else 0
+        known = min(u64(page, 600), newest_sequence) if counts else newest_sequence
+        durable = [self.clamped(slot["epoch"], slot["offset"]) for slot in slots if slot["sequence"] >= known]
+        found = {"committed": position and self.clamped(position["epoch"], position["offset"]),
+                 "durable": min(durable, default=0), "floor": newest and newest["floor"]}
         if u64(page, 2048):
             note = page[2080 : 2080 + min(u64(page, 2072), PAGE - 2080)]
             found["attempt"] = {"offset": u64(page, 2048) - 1, "count": u64(page, 2056), "note": base64_of(note)}
         return found
+
+
+def mix(value):
+    """The finalizer of SplitMix64."""
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % (1 << 64)
+    value = (value ^ value >> 27) * 0x94D049BB133111EB % (1 << 64)
+    return value ^ value >> 31
 
 
 def boot_id():
@@ -418,7 +515,8 @@ def describe(topic, name):
         if u64(data, 16) != topic.id:
             raise Damaged("the group is of another topic")
         status = os.stat(os.path.join(topic.path, "groups", group))
-        lanes = [topic.positions(data[at : at + PAGE], status)
+        of_service = group == "server" and name.endswith(".requests")
+        lanes = [topic.positions(data[at : at + PAGE], status, of_service)
                  for at in range(PAGE, PAGE + PAGE * u32(data, 24), PAGE)]
         yield {"kind": "group", "group": group, "lanes": lanes}
 
