@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::args::append::Append;
 use crate::failure::{note, Exit, Failure};
-use crate::missing::say_recovery;
+use crate::missing::{say_recovery, Recovered};
 use crate::output::Out;
 use crate::progress;
 use crate::record::{Reserved, Taking};
@@ -35,6 +35,8 @@ pub(crate) struct Summary {
     first: Option<u64>,
     last: Option<u64>,
     seconds: f64,
+    /// What the recovery cut off, if opening the topic made one.
+    recovery: Option<Recovered>,
 }
 
 impl Summary {
@@ -97,7 +99,11 @@ pub(crate) struct Appending {
 impl Appending {
     /// `ack`: print each offset the moment its record is acknowledged.
     pub(crate) fn new(topic: Topic, ack: bool) -> Appending {
-        let summary = Summary { topic: topic.name().to_owned(), ..Summary::default() };
+        let summary = Summary {
+            topic: topic.name().to_owned(),
+            recovery: Recovered::of(&topic),
+            ..Summary::default()
+        };
         let bar = progress::bar(None, ack).with_message(summary.topic.clone());
         Appending { topic, ack, summary, bar, unsaid: None }
     }

@@ -2,14 +2,15 @@
 
 use std::io::Write;
 
-use deaddrop::{ConsumerInfo, Error, Start, Topic};
+use deaddrop::{ConsumerInfo, Start, Topic};
 use serde::Serialize;
 
 use crate::args::consumers::Consumers;
 use crate::args::range::Point;
 use crate::failure::{Exit, Failure};
+use crate::missing::say_recovery;
 use crate::output::{Colour, Out};
-use crate::{units, Global};
+use crate::{hint, units, Global};
 
 /// A consumer, as JSON.
 #[derive(Debug, Serialize)]
@@ -35,7 +36,7 @@ impl Row {
             lag: info.lag,
             missed: missed(info, first),
             owner: info.owner,
-            error: info.committed.as_ref().err().map(Error::to_string),
+            error: info.committed.as_ref().err().map(hint::error),
         }
     }
 }
@@ -101,6 +102,7 @@ impl Consumers {
         refuse_owned(info)?;
         if self.execute {
             let writable = global.open_existing()?.existing_topic(&self.topic)?;
+            say_recovery(&writable);
             let mut consumer = writable.consumer(&info.name, Start::Offset(to))?;
             consumer.seek(Start::Offset(to))?;
             consumer.sync()?;
@@ -119,7 +121,9 @@ impl Consumers {
     fn delete(&self, global: &Global, out: &mut Out, info: &ConsumerInfo) -> Result<Exit, Failure> {
         refuse_owned(info)?;
         if self.execute {
-            global.open_existing()?.existing_topic(&self.topic)?.delete_consumer(&info.name)?;
+            let writable = global.open_existing()?.existing_topic(&self.topic)?;
+            say_recovery(&writable);
+            writable.delete_consumer(&info.name)?;
         }
         let from = info.committed.as_ref().ok().copied();
         self.say(out, &Change { consumer: &info.name, from, to: None, executed: self.execute })
@@ -184,7 +188,7 @@ pub(crate) fn print(out: &mut Out, all: &[ConsumerInfo], first: u64) -> std::io:
                     };
                     (committed.to_string(), out.paint(Colour::Bad, missed))
                 }
-                Err(error) => ("-".to_owned(), out.paint(Colour::Bad, error.to_string())),
+                Err(error) => ("-".to_owned(), out.paint(Colour::Bad, hint::error(error))),
             };
             let owner = info.owner.map_or("-".to_owned(), |pid| format!("process {pid}"));
             let name = info.name.clone();

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::args::create::Create;
 use crate::failure::{note, Exit, Failure};
-use crate::missing::say_recovery;
+use crate::missing::{say_recovery, Recovered};
 use crate::output::Out;
 use crate::{units, Global};
 
@@ -55,6 +55,7 @@ impl Create {
                 "durability": units::durability(options.durability),
                 "segment_size": options.segment_len,
                 "retention": units::retention(options.retention),
+                "recovery": held.as_ref().and_then(Recovered::of),
             }))?;
             return Ok(exit);
         }

@@ -10,8 +10,9 @@ use serde_json::json;
 use crate::args::dead::{Action, Dead, Which};
 use crate::args::range::Range;
 use crate::failure::{note, Exit, Failure};
+use crate::missing::say_recovery;
 use crate::output::{escape, Out};
-use crate::{units, Global};
+use crate::{hint, units, Global};
 
 /// A record of a topic of dead letters.
 struct Row {
@@ -202,6 +203,9 @@ impl Work<'_> {
     fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
         let log = if self.execute { global.open_existing()? } else { global.open_read_only()? };
         let mut letters = DeadLetters::open(&log, self.topic)?;
+        if self.execute {
+            say_recovery(letters.topic());
+        }
         let (mut exit, mut count, mut passed) = (Exit::Ok, 0, 0);
         self.which.for_each(&mut letters, |letters, row| {
             count += 1;
@@ -227,8 +231,9 @@ impl Work<'_> {
             return Ok(exit);
         }
         if passed > 0 {
-            let add = if self.drops { "" } else { ": --again sends them once more" };
-            writeln!(out, "{passed} letters are left out, which were sent again or dropped{add}")?;
+            let add = if self.drops { "" } else { "; --again sends them once more" };
+            let letters = units::count(passed, "letter");
+            writeln!(out, "left out, because they were sent again or dropped: {letters}{add}")?;
         }
         if count == 0 {
             writeln!(out, "no dead letters")?;
@@ -285,8 +290,12 @@ impl Work<'_> {
         let (offset, id) = (row.offset, escape(row.id().as_bytes()));
         let topic = escape(row.topic().as_bytes());
         match (done, self.drops, self.execute) {
-            (Err(error), true, _) => writeln!(out, "{offset} {id} cannot be dropped: {error}")?,
-            (Err(error), false, _) => writeln!(out, "{offset} {id} cannot be sent again: {error}")?,
+            (Err(error), true, _) => {
+                writeln!(out, "{offset} {id} cannot be dropped: {}", hint::error(&error))?;
+            }
+            (Err(error), false, _) => {
+                writeln!(out, "{offset} {id} cannot be sent again: {}", hint::error(&error))?;
+            }
             (Ok(_), true, true) => writeln!(out, "{offset} {id} dropped")?,
             (Ok(_), true, false) => writeln!(out, "{offset} {id} would be dropped")?,
             (Ok(Some(sent)), false, _) => {
@@ -314,7 +323,7 @@ impl Work<'_> {
             "redriven_to": sent.and_then(|sent| sent.offset),
             "sent_as": sent.map(|sent| sent.id.as_str()).or(row.sent_as()),
             "executed": executed,
-            "error": done.err().map(|error| error.to_string()),
+            "error": done.err().map(|error| hint::error(&error)),
         })
     }
 }

@@ -24,12 +24,22 @@ pub(crate) enum Exit {
     Corruption = 4,
     /// In use by another process.
     Locked = 5,
+    /// A time limit passed. `timeout` of coreutils uses the same code.
+    TimedOut = 124,
 }
 
 impl Exit {
     /// The one with this code, of a child of this program.
     pub(crate) fn of_code(code: i32) -> Option<Exit> {
-        let all = [Exit::Ok, Exit::No, Exit::Usage, Exit::Io, Exit::Corruption, Exit::Locked];
+        let all = [
+            Exit::Ok,
+            Exit::No,
+            Exit::Usage,
+            Exit::Io,
+            Exit::Corruption,
+            Exit::Locked,
+            Exit::TimedOut,
+        ];
         all.into_iter().find(|exit| *exit as i32 == code)
     }
 }
@@ -105,6 +115,7 @@ impl From<Error> for Failure {
         let exit = match &error {
             Error::Corrupt { .. } => Exit::Corruption,
             Error::Locked { .. } => Exit::Locked,
+            Error::TimedOut { .. } => Exit::TimedOut,
             Error::NotFound { .. }
             | Error::Lost { .. }
             | Error::Trimmed { .. }

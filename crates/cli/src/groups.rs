@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use crate::args::groups::{Action, Groups, Named};
 use crate::failure::{Exit, Failure};
+use crate::missing::say_recovery;
 use crate::output::{Colour, Out};
-use crate::Global;
+use crate::{hint, Global};
 
 /// A group, as JSON.
 #[derive(Debug, Default, Serialize)]
@@ -79,7 +80,7 @@ impl<'a> Row<'a> {
         let info = match info {
             Ok(info) => info,
             Err(error) => {
-                return Row { topic, group, error: Some(error.to_string()), ..Row::default() }
+                return Row { topic, group, error: Some(hint::error(error)), ..Row::default() }
             }
         };
         let hands = || {
@@ -295,7 +296,9 @@ fn delete(topic: &Topic, of: &Named, global: &Global) -> Result<(), Failure> {
 }
 
 fn writable(global: &Global, of: &Named) -> Result<Topic, Failure> {
-    Ok(global.open_existing()?.existing_topic(&of.topic)?)
+    let topic = global.open_existing()?.existing_topic(&of.topic)?;
+    say_recovery(&topic);
+    Ok(topic)
 }
 
 fn check_offset(topic: &Topic, to: u64) -> Result<(), Failure> {

@@ -19,12 +19,16 @@ pub(crate) fn command(args: &str) -> String {
 }
 
 /// `text` with the directory in each command that it recommends in backticks: also in those of the library,
-/// which knows nothing of options.
+/// which knows nothing of options. A command that already has the directory does not change.
 pub(crate) fn with_dir(text: &str) -> String {
-    match PROGRAM.get() {
-        Some(program) => text.replace("`deaddrop ", &format!("`{program} ")),
-        None => text.to_owned(),
-    }
+    let Some(program) = PROGRAM.get() else { return text.to_owned() };
+    let (without, with) = ("`deaddrop ", format!("`{program} "));
+    text.replace(&with, without).replace(without, &with)
+}
+
+/// The text of an error, with the directory in its commands, for a table or an object.
+pub(crate) fn error(error: &deaddrop::Error) -> String {
+    with_dir(&error.to_string())
 }
 
 /// A word as a shell takes it.

@@ -13,7 +13,7 @@ use crate::frames::Frames;
 use crate::ls::{segments, SegmentFile};
 use crate::missing::{clock, say_missing};
 use crate::output::{Colour, Out};
-use crate::{units, Global};
+use crate::{hint, units, Global};
 
 #[derive(Debug, Serialize)]
 struct JsonInfo {
@@ -65,7 +65,7 @@ impl Group {
     fn of((group, info): (String, deaddrop::Result<GroupInfo>)) -> Group {
         let (info, error) = match info {
             Ok(info) => (Some(info), None),
-            Err(error) => (None, Some(error.to_string())),
+            Err(error) => (None, Some(hint::error(&error))),
         };
         Group {
             group,

@@ -1,5 +1,6 @@
 //! `ls`: the topics of a log.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
@@ -11,7 +12,8 @@ use crate::args::ls::Ls;
 use crate::exchange::worse;
 use crate::failure::{note, Exit, Failure};
 use crate::missing::say_missing;
-use crate::output::Out;
+use crate::output::{Colour, Out};
+use crate::owner::Owner;
 use crate::{units, Global};
 
 #[derive(Debug, Serialize)]
@@ -24,6 +26,11 @@ struct Row {
     end: u64,
     durability: String,
     consumers: usize,
+    /// The service or the client that made it.
+    #[serde(skip)]
+    owner: Option<Owner>,
+    service: Option<String>,
+    client: Option<String>,
     /// Whole records after damage at the end.
     beyond: u64,
 }
@@ -31,30 +38,21 @@ struct Row {
 impl Ls {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
         let log = global.open_read_only()?;
+        let names = log.topics()?;
+        if self.names {
+            return print_names(out, &names);
+        }
         let mut rows = Vec::new();
         let mut exit = Exit::Ok;
-        for name in log.topics()? {
-            if self.names {
-                rows.push(vec![name]);
-                continue;
-            }
-            let looked = log.existing_topic(&name).map_err(Failure::from).and_then(|topic| {
+        for name in &names {
+            let looked = log.existing_topic(name).map_err(Failure::from).and_then(|topic| {
                 let (beyond, missing) = say_missing(&topic)?;
                 exit = worse(exit, missing);
-                Ok(row(&topic, beyond)?)
+                Ok(row(&topic, Owner::of(name, &names), beyond)?)
             });
             match looked {
                 Ok(row) if out.is_json() => out.object(&row)?,
-                Ok(row) => rows.push(vec![
-                    row.topic,
-                    row.records.to_string(),
-                    units::size(row.bytes),
-                    row.segments.to_string(),
-                    row.first.to_string(),
-                    row.end.to_string(),
-                    row.durability,
-                    row.consumers.to_string(),
-                ]),
+                Ok(row) => rows.push(row),
                 // Deleted between the listing and the look.
                 Err(failure) if failure.exit() == Exit::No => {}
                 Err(failure) => {
@@ -63,34 +61,94 @@ impl Ls {
                 }
             }
         }
-        if self.names {
-            for row in rows {
-                if out.is_json() {
-                    out.object(&serde_json::json!({ "topic": row[0] }))?;
-                } else {
-                    writeln!(out, "{}", row[0])?;
-                }
-            }
-        } else if !out.is_json() && rows.is_empty() && exit == Exit::Ok {
+        if out.is_json() {
+            return Ok(exit);
+        }
+        if rows.is_empty() && exit == Exit::Ok {
             writeln!(out, "no topics yet")?;
-        } else if !out.is_json() {
-            let heading = [
-                "TOPIC",
-                "RECORDS",
-                "BYTES",
-                "SEGMENTS",
-                "FIRST",
-                "END",
-                "DURABILITY",
-                "CONSUMERS",
-            ];
-            out.table(&heading, &[1, 2, 3, 4, 5, 7], &rows)?;
+            return Ok(exit);
+        }
+        let (own, owned): (Vec<Row>, Vec<Row>) =
+            rows.into_iter().partition(|row| self.all || row.owner.is_none());
+        if owned.is_empty() || !own.is_empty() {
+            print_topics(out, &own)?;
+        }
+        if !owned.is_empty() {
+            print_owners(out, !own.is_empty(), &owned)?;
         }
         Ok(exit)
     }
 }
 
-fn row(topic: &Topic, beyond: u64) -> deaddrop::Result<Row> {
+fn print_names(out: &mut Out, names: &[String]) -> Result<Exit, Failure> {
+    for name in names {
+        if out.is_json() {
+            out.object(&serde_json::json!({ "topic": name }))?;
+        } else {
+            writeln!(out, "{name}")?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn print_topics(out: &mut Out, rows: &[Row]) -> std::io::Result<()> {
+    let cells = rows.iter().map(|row| {
+        vec![
+            row.topic.clone(),
+            row.records.to_string(),
+            units::size(row.bytes),
+            row.segments.to_string(),
+            row.first.to_string(),
+            row.end.to_string(),
+            row.durability.clone(),
+            row.consumers.to_string(),
+        ]
+    });
+    let heading =
+        ["TOPIC", "RECORDS", "BYTES", "SEGMENTS", "FIRST", "END", "DURABILITY", "CONSUMERS"];
+    out.table(&heading, &[1, 2, 3, 4, 5, 7], &cells.collect::<Vec<_>>())
+}
+
+/// The topics of services and clients, one line for each of these. `is_next`: another table is above.
+fn print_owners(out: &mut Out, is_next: bool, rows: &[Row]) -> std::io::Result<()> {
+    let owners: BTreeSet<&Owner> = rows.iter().filter_map(|row| row.owner.as_ref()).collect();
+    let (mut services, mut clients) = (Vec::new(), Vec::new());
+    for owner in &owners {
+        let of = || rows.iter().filter(|row| row.owner.as_ref() == Some(owner));
+        let records = |end: &str| {
+            let name = format!("{}.{end}", owner.name());
+            of().find(|row| row.topic == name).map_or(0, |row| row.records).to_string()
+        };
+        let (topics, bytes) = (of().count().to_string(), of().map(|row| row.bytes).sum());
+        let (name, bytes) = (owner.name().to_owned(), units::size(bytes));
+        match owner {
+            Owner::Service(_) => {
+                let counts = ["requests", "replies", "dead"].map(records);
+                let all = [name].into_iter().chain(counts).chain([topics, bytes]);
+                services.push(all.collect());
+            }
+            Owner::Client(_) => clients.push(vec![name, records("parked"), topics, bytes]),
+        }
+    }
+    if !services.is_empty() {
+        if is_next {
+            writeln!(out)?;
+        }
+        let heading = ["SERVICE", "REQUESTS", "REPLIES", "DEAD", "TOPICS", "BYTES"];
+        out.table(&heading, &[1, 2, 3, 4, 5], &services)?;
+    }
+    if !clients.is_empty() {
+        if is_next || !services.is_empty() {
+            writeln!(out)?;
+        }
+        out.table(&["CLIENT", "PARKED", "TOPICS", "BYTES"], &[1, 2, 3], &clients)?;
+    }
+    let text =
+        out.paint(Colour::Faint, "--all lists the topics of services and clients one by one");
+    writeln!(out, "\n{text}")
+}
+
+fn row(topic: &Topic, owner: Option<Owner>, beyond: u64) -> deaddrop::Result<Row> {
     let (first, end) = (topic.first_offset()?, topic.high_watermark()?);
     let segments = segments(topic);
     Ok(Row {
@@ -102,6 +160,9 @@ fn row(topic: &Topic, beyond: u64) -> deaddrop::Result<Row> {
         end,
         durability: units::durability(topic.options().durability),
         consumers: topic.consumers()?.len(),
+        service: owner.as_ref().and_then(Owner::service).map(str::to_owned),
+        client: owner.as_ref().and_then(Owner::client).map(str::to_owned),
+        owner,
         beyond,
     })
 }

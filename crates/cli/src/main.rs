@@ -30,6 +30,7 @@ mod man;
 mod missing;
 mod new_topic;
 mod output;
+mod owner;
 mod pending;
 mod progress;
 mod range;

@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 
-use deaddrop::{Durability, Topic};
+use deaddrop::{Durability, Log, Topic};
 use serde::Serialize;
 
 use crate::args::time;
+use crate::exchange::topic_if_there;
 use crate::failure::{note, Exit, Failure};
 use crate::frames::{Found, Frames};
 use crate::ls::segment_files;
@@ -141,22 +142,67 @@ fn say_damage(topic: &Topic) -> Exit {
     exit
 }
 
+/// The part of a recovery report that goes into JSON.
+#[derive(Debug, Serialize)]
+pub(crate) struct Recovered {
+    /// The end of the topic after the recovery.
+    end: u64,
+    cuts: Vec<CutOff>,
+}
+
+/// A file with records that were cut off, or that was set aside as a whole.
+#[derive(Debug, Serialize)]
+struct CutOff {
+    file: String,
+    position: u64,
+    /// Whole records.
+    records: u64,
+}
+
+impl Recovered {
+    /// `None` if the recovery cut nothing off.
+    pub(crate) fn of(topic: &Topic) -> Option<Recovered> {
+        let report = topic.recovery()?;
+        let cuts = report.cuts.iter().map(|cut| CutOff {
+            file: cut.path.display().to_string(),
+            position: cut.position,
+            records: cut.frames,
+        });
+        let mut cuts: Vec<CutOff> = cuts.collect();
+        for name in &report.set_aside {
+            let file = topic.dir().join(name).display().to_string();
+            if cuts.iter().all(|cut| cut.file != file) {
+                cuts.push(CutOff { file, position: 0, records: 0 });
+            }
+        }
+        (!cuts.is_empty()).then_some(Recovered { end: report.end, cuts })
+    }
+}
+
 /// Says what opening a topic for writing found missing, and how the command ends for it: damage is code 4;
 /// what was cut off is said, and may be what an ordinary power cut has left.
 pub(crate) fn say_recovery(topic: &Topic) -> Exit {
     let Some(report) = topic.recovery() else { return Exit::Ok };
     let name = topic.name();
     let exit = say_damage(topic);
-    if report.cut && report.frames_behind_cut > 0 {
-        note(format_args!(
-            "topic {name} was cut at offset {}: {} after bytes that are no frame: damage, or a write that \
-             was torn; they stay in their files, which `deaddrop verify {name}` names",
-            report.end,
-            match report.frames_behind_cut {
-                1 => "a whole record stood".to_owned(),
-                some => format!("{} whole records stood", units::grouped(some)),
-            },
-        ));
+    for cut in &report.cuts {
+        let (file, position) = (cut.path.display(), cut.position);
+        match cut.frames {
+            0 => note(format_args!(
+                "topic {name} was cut at offset {}: in {file}, what is at position {position} and after it \
+                 is no record: a write that was torn; it stays in the file",
+                report.end
+            )),
+            frames => note(format_args!(
+                "topic {name} was cut at offset {}: in {file}, {} at position {position} or after it: damage, \
+                 or a write that was torn; they stay in the file, and `deaddrop verify {name}` names it",
+                report.end,
+                match frames {
+                    1 => "a whole record stood".to_owned(),
+                    some => format!("{} whole records stood", units::grouped(some)),
+                },
+            )),
+        }
     }
     if !report.set_aside.is_empty() {
         note(format_args!(
@@ -165,4 +211,14 @@ pub(crate) fn say_recovery(topic: &Topic) -> Exit {
         ));
     }
     exit
+}
+
+/// Reports the same for the topics of a service, which a client or a server has opened.
+pub(crate) fn say_recovery_of_service(log: &Log, service: &str) -> Result<(), Failure> {
+    for end in ["requests", "replies"] {
+        if let Some(topic) = topic_if_there(log, &format!("{service}.{end}"))? {
+            say_recovery(&topic);
+        }
+    }
+    Ok(())
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::args::request::Request;
 use crate::exchange::topic_if_there;
 use crate::failure::{note, Exit, Failure};
+use crate::missing::say_recovery_of_service;
 use crate::output::Out;
 use crate::record::json_payload;
 use crate::Global;
@@ -44,6 +45,7 @@ impl Request {
             request = request.deadline(deadline);
         }
         let call = request.call()?;
+        say_recovery_of_service(&log, service)?;
         if self.no_wait {
             let id = call.id().to_string();
             if out.is_json() {
@@ -109,9 +111,12 @@ impl Request {
                     out.object(&json!({ "id": id.to_string(), "outcome": null }))?;
                 }
                 out.flush()?;
-                Err(Failure::no(format_args!(
-                    "no outcome yet: `deaddrop request --attach {id}` waits on for it"
-                )))
+                Err(Failure::new(
+                    Exit::TimedOut,
+                    format_args!(
+                        "no outcome yet: `deaddrop request --attach {id}` waits on for it"
+                    ),
+                ))
             }
         }
     }

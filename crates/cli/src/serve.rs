@@ -16,6 +16,7 @@ use deaddrop::Stop;
 
 use crate::args::serve::{Fate, Serve};
 use crate::failure::{note, Exit, Failure};
+use crate::missing::say_recovery_of_service;
 use crate::output::Out;
 use crate::{signals, units, Global};
 
@@ -49,6 +50,7 @@ impl Serve {
             })
             .collect::<deaddrop::Result<Vec<Server>>>()?;
         end_in_order(&stop, &running)?;
+        say_recovery_of_service(&log, &self.service)?;
         note(format_args!("serving {}", self.service));
         if is_new {
             global.say_made();

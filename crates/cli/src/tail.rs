@@ -1,10 +1,9 @@
 //! `tail`: prints the newest records, and what comes.
 
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use deaddrop::{Error, Reader, RecordRef, Start, Topic};
+use deaddrop::{Error, Reader, RecordRef, Start};
 
 use crate::args::tail::Tail;
 use crate::cat::{reader_at, say_beyond};
@@ -46,17 +45,8 @@ impl Tail {
             }
         };
         loop {
-            let identity = identity(&topic);
-            let is_gone = || self::identity(&topic) != identity;
-            let ended = self.print(global, out, &mut reader, end, &mut left, &is_gone);
+            let ended = self.print(global, out, &mut reader, end, &mut left);
             out.flush()?;
-            let ended = match ended {
-                // What is read of the files of another topic is not damage.
-                Err(Gone::Failed(failure)) if failure.exit() != Exit::Ok && is_gone() => {
-                    Err(Gone::Deleted)
-                }
-                other => other,
-            };
             match ended {
                 Ok(()) if left == 0 => return Ok(Exit::Ok),
                 Ok(()) => return say_beyond(&topic, end, Exit::Ok),
@@ -85,7 +75,6 @@ impl Tail {
         reader: &mut Reader,
         end: u64,
         left: &mut u64,
-        is_gone: &dyn Fn() -> bool,
     ) -> Result<(), Gone> {
         let format = global.format();
         let follow = self.follow || self.retry;
@@ -105,18 +94,9 @@ impl Tail {
             if let Some(Some(record)) = behind_lost(read)? {
                 self.style.print(out, format, &self.topic, &record)?;
                 *left -= 1;
-            } else if is_gone() {
-                return Err(Gone::Deleted);
             }
         }
     }
-}
-
-/// Tells the directory of a topic from that of a later topic of its name.
-fn identity(topic: &Topic) -> Option<(u64, u64, Option<SystemTime>)> {
-    let metadata = std::fs::metadata(topic.dir()).ok()?;
-    // The number of a file is given again: the time of its making tells them apart where it is known.
-    Some((metadata.dev(), metadata.ino(), metadata.created().ok()))
 }
 
 /// Why a topic is not read any further.

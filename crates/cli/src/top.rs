@@ -49,7 +49,7 @@ impl Top {
     fn live(&self, mut watch: Watch, out: &Out) -> Result<Exit, Failure> {
         let mut model = Model::new(watch.dir());
         let mut view = model.update(watch.look(FIRST_READING_MAX)?)?;
-        let mut screen = Screen::open(out.has_colour())?;
+        let mut screen = Screen::open(out.has_colour(), self.all)?;
         let mut next = Instant::now() + self.interval;
         let mut looks = 0;
         loop {
@@ -81,7 +81,7 @@ impl Top {
             if out.is_json() {
                 out.object(&view)?;
             } else {
-                plain::print(&view, number > 0, out)?;
+                plain::print(&view, self.all, number > 0, out)?;
             }
             std::io::Write::flush(out)?;
             if view.is_damaged() {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::args::trim::Trim;
 use crate::failure::{Exit, Failure};
 use crate::ls::segments;
-use crate::missing::say_recovery;
+use crate::missing::{say_missing, say_recovery, Recovered};
 use crate::output::Out;
 use crate::{units, Global};
 
@@ -25,6 +25,8 @@ struct Change<'a> {
     /// Who has not committed past all of it.
     behind: Vec<Behind>,
     executed: bool,
+    /// What the recovery cut off, if opening the topic made one.
+    recovery: Option<Recovered>,
 }
 
 /// A consumer or a group that loses records.
@@ -42,7 +44,11 @@ impl Trim {
             true => global.open_existing()?.existing_topic(&self.topic)?,
             false => global.open_read_only()?.existing_topic(&self.topic)?,
         };
-        let exit = say_recovery(&topic);
+        let (exit, recovery) = match self.execute {
+            true => (say_recovery(&topic), Recovered::of(&topic)),
+            // Nothing is cut off by a look.
+            false => (say_missing(&topic)?.1, None),
+        };
         let from = topic.first_offset()?;
         let end = topic.high_watermark()?;
         let before = self.before.resolve_past(&topic, &self.future)?;
@@ -66,6 +72,7 @@ impl Trim {
             bytes: dropped.map(|file| file.bytes).sum(),
             behind,
             executed: self.execute,
+            recovery,
         };
         if out.is_json() {
             out.object(&change)?;

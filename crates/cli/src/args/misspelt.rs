@@ -52,6 +52,11 @@ pub(crate) fn suggest_command(error: &mut Error) {
         return;
     };
     let given = given.clone();
+    if given.contains('/') {
+        let tip = format!("name a log's directory with -d: deaddrop -d {given} COMMAND");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+        return;
+    }
     let command: Command = super::command();
     let names = command.get_subcommands().filter(|sub| !sub.is_hide_set());
     let near: Vec<String> = names

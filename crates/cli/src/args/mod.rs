@@ -49,8 +49,9 @@ use format::Format;
 
 /// Look inside a deaddrop log, append to it, watch it, check it.
 ///
-/// Exit codes: 0 done; 1 the answer is no (no such topic, offset trimmed, no reply yet); 2 wrong
-/// usage; 3 the system refused a file operation; 4 corruption found; 5 in use by another process.
+/// Exit codes: 0 done; 1 the answer is no (no such topic, offset trimmed, request failed); 2 wrong
+/// usage; 3 the system refused a file operation; 4 corruption found; 5 in use by another process;
+/// 124 timed out (no outcome within --timeout, or a lock that another process did not release).
 #[derive(Debug, Parser)]
 #[command(name = "deaddrop", version, propagate_version = true, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -60,21 +61,24 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// Set apart from the options of a command.
+const GLOBAL: &str = "Global options";
+
 /// What every command knows.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Global {
     /// The log's directory [default: ./drop; demo and bench choose their own]
-    #[arg(short = 'd', long = "dir", global = true, value_name = "DIR")]
+    #[arg(short = 'd', long = "dir", global = true, help_heading = GLOBAL, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     /// Print one JSON object a line
-    #[arg(long, global = true, conflicts_with = "format")]
+    #[arg(long, global = true, help_heading = GLOBAL, conflicts_with = "format")]
     pub(crate) json: bool,
     /// json, text, or help: what the JSON of a command holds; for cat and tail also raw, or a line
     /// with escapes: '%o %v\n'
-    #[arg(long, global = true, value_name = "FORMAT")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
-    /// Colours: auto is on a terminal without NO_COLOR
-    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value = "auto")]
+    /// Colours: auto (on a terminal without NO_COLOR), always or never
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "WHEN", value_enum, default_value = "auto", hide_possible_values = true)]
     pub(crate) color: When,
 }
 

@@ -8,8 +8,8 @@ use super::new_topic::NewTopic;
 /// Send a request to a service and print its reply
 ///
 /// The service need not be running: the request waits for it in the log, and `request --attach ID`
-/// waits on for its outcome, now or another day. The exit code is 1 without a reply: not yet, failed,
-/// given up, expired.
+/// waits on for its outcome, now or another day. The exit code is 1 without a reply: failed,
+/// dead-lettered, expired, cancelled. It is 124 if there is no outcome within --timeout.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Request {
     /// The service
@@ -18,7 +18,7 @@ pub(crate) struct Request {
     /// The payload; without it, or with -, standard input is
     #[arg(allow_hyphen_values = true)]
     pub(crate) payload: Option<String>,
-    /// Wait at most so long
+    /// Wait at most this long for the outcome; then the exit code is 124
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Duration,
     /// Send it, print its id, and do not wait

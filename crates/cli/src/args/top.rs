@@ -4,9 +4,12 @@ use std::time::Duration;
 
 /// Watch topics, consumers, services and members as they work
 ///
-/// On a terminal a full-screen view: q quits, the arrows and page keys scroll. Elsewhere, and with
+/// On a terminal a full-screen view: q quits, the arrows and page keys scroll, a shows all. Elsewhere, and with
 /// --once, a table per interval, or with --json an object a line. The log is opened read-only: no
 /// lock is taken and nothing is written, so this can look at a live log as often as it likes.
+///
+/// A service has one line; --all, or the key a, also shows its topics, consumers, groups and members.
+/// Damage and stopped processes are always shown. --json has everything.
 ///
 /// Rates are those of the last interval. A request is outstanding while the service's reply topic has
 /// no outcome of it; requests that name another reply topic are not counted. Latencies are the time
@@ -23,4 +26,7 @@ pub(crate) struct Top {
     /// Look for one interval, print what was seen, and end
     #[arg(long, conflicts_with = "count")]
     pub(crate) once: bool,
+    /// Show the topics of services and clients one by one
+    #[arg(short, long)]
+    pub(crate) all: bool,
 }

@@ -8,20 +8,24 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 use ratatui::Frame;
 
-use super::tables::{tables, Table, Tone};
+use super::tables::{tables, Shown, Table, Tone};
 use super::view::View;
 
 /// In front of an error, which stands under the row that it is of.
 const INDENT: &str = "  ";
 
-/// Draws the view, `scroll` lines down; returns how far down it makes sense to go.
-pub(super) fn draw(
-    frame: &mut Frame<'_>,
-    view: &View,
-    interval: Duration,
-    scroll: u16,
-    has_colour: bool,
-) -> u16 {
+/// How a view is drawn.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    /// Lines that are scrolled down.
+    pub(super) scroll: u16,
+    pub(super) has_colour: bool,
+    /// Includes the topics, positions and members of services and clients.
+    pub(super) all: bool,
+}
+
+/// Draws the view; returns how far down it makes sense to scroll.
+pub(super) fn draw(frame: &mut Frame<'_>, view: &View, interval: Duration, manner: &Manner) -> u16 {
     let [top, middle, bottom] =
         Layout::vertical([Constraint::Length(2), Constraint::Min(0), Constraint::Length(1)])
             .areas(frame.area());
@@ -34,9 +38,9 @@ pub(super) fn draw(
         Span::styled(format!("{at} UTC"), faint),
     ]);
     frame.render_widget(Paragraph::new(title), top);
-    let lines = lines(view, has_colour, middle.width.into());
+    let lines = lines(view, manner, middle.width.into());
     let scroll_max = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_sub(middle.height);
-    let scroll = scroll.min(scroll_max);
+    let scroll = manner.scroll.min(scroll_max);
     frame.render_widget(Paragraph::new(lines).scroll((scroll, 0)), middle);
     let more = match scroll_max {
         0 => String::new(),
@@ -47,18 +51,19 @@ pub(super) fn draw(
         ),
     };
     let interval = humantime::format_duration(interval);
-    let keys = format!("q quit  up down scroll  every {interval}{more}");
+    let other = if manner.all { "fewer" } else { "all" };
+    let keys = format!("q quit  up down scroll  a {other}  every {interval}{more}");
     frame.render_widget(Paragraph::new(Span::styled(keys, faint)), bottom);
     scroll_max
 }
 
-fn lines(view: &View, has_colour: bool, width: usize) -> Vec<Line<'static>> {
+fn lines(view: &View, manner: &Manner, width: usize) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
-    for table in tables(view, true) {
+    for table in tables(view, Shown { history: true, all: manner.all }) {
         if !lines.is_empty() {
             lines.push(Line::default());
         }
-        table_lines(&table, has_colour, width, &mut lines);
+        table_lines(&table, manner.has_colour, width, &mut lines);
     }
     if view.topics.is_empty() {
         lines.push(Line::raw("no topics yet"));
@@ -180,7 +185,10 @@ mod tests {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         let mut most = 0;
         terminal
-            .draw(|frame| most = draw(frame, view, Duration::from_secs(2), scroll, true))
+            .draw(|frame| {
+                let manner = Manner { scroll, has_colour: true, all: false };
+                most = draw(frame, view, Duration::from_secs(2), &manner);
+            })
             .unwrap();
         let buffer = terminal.backend().buffer();
         let rows = buffer.content().chunks(width.into());
@@ -199,8 +207,8 @@ mod tests {
             "TOPIC   DURABILITY  FIRST   END  PER SECOND  ON DISK  CONSUMERS  MEMBERS  HISTORY",
             "orders  power-loss      0  5000       2,000   32 MiB          1        1  █",
             "",
-            "SERVICE    OUTSTANDING  OLDEST  OUTCOMES/S     P50   P90   P99   MAX  HISTORY",
-            "inventory           5+   1.5 s         1.5  <10 ms  4 ms  4 ms  4 ms  ██",
+            "SERVICE    OUTSTANDING  OLDEST  OUTCOMES/S     P50   P90   P99   MAX  ON DISK  HISTORY",
+            "inventory           5+   1.5 s         1.5  <10 ms  4 ms  4 ms  4 ms      0 B  ██",
             "",
             "CONSUMER  TOPIC   COMMITTED  LAG  PER SECOND  OWNER",
             "billing   orders          -    7           -  process 12",
@@ -217,7 +225,10 @@ mod tests {
         ];
         assert_eq!(rows[..expected.len()], expected);
         assert!(rows[expected.len()..29].iter().all(String::is_empty), "{rows:#?}");
-        assert_eq!((rows.last().unwrap().as_str(), most), ("q quit  up down scroll  every 2s", 0));
+        assert_eq!(
+            (rows.last().unwrap().as_str(), most),
+            ("q quit  up down scroll  a all  every 2s", 0)
+        );
     }
 
     #[test]
@@ -226,7 +237,7 @@ mod tests {
             (true, Style::new().fg(Color::Red)),
             (false, Style::new().add_modifier(Modifier::REVERSED)),
         ] {
-            let lines = lines(&view(), has_colour, 120);
+            let lines = lines(&view(), &Manner { scroll: 0, has_colour, all: false }, 120);
             let with = |text: &str| {
                 let of = |line: &&Line<'_>| line.to_string().contains(text);
                 lines.iter().find(of).unwrap().clone()
@@ -244,7 +255,7 @@ mod tests {
         let (rows, most) = screen(&view(), 60, 8, u16::MAX);
         assert_eq!(most, 18 - 5);
         assert!(rows[6].starts_with("process 99"), "{rows:?}");
-        assert_eq!(rows[7], "q quit  up down scroll  every 2s  line 14 of 18");
+        assert_eq!(rows[7], "q quit  up down scroll  a all  every 2s  line 14 of 18");
         // An error that is wider than the screen goes on in the next line.
         let (rows, _) = screen(&view(), 12, 30, 0);
         let at = rows.iter().position(|row| row == "  its slot\\n").unwrap();
@@ -258,6 +269,6 @@ mod tests {
     fn a_log_without_topics_says_so() {
         let view = Model::new("./drop".into()).update(Look::default()).unwrap();
         let (rows, _) = screen(&view, 80, 8, 0);
-        assert_eq!(rows[3], "no topics yet");
+        assert_eq!(rows[2], "no topics yet");
     }
 }

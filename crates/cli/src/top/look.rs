@@ -85,7 +85,7 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn of(error: &deaddrop::Error) -> Problem {
-        Problem { text: error.to_string(), is_corruption: error.is_corruption() }
+        Problem { text: crate::hint::error(error), is_corruption: error.is_corruption() }
     }
 }
 

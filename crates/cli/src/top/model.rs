@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use super::look::{GroupLook, Look, Problem, ServiceLook, TopicLook};
 use super::view::{ConsumerView, GroupView, Latency, ServiceView, TopicView, View};
 use crate::failure::Failure;
+use crate::owner::Owner;
 
 /// Looks that are remembered.
 const HISTORY_MAX: usize = 60;
@@ -33,9 +34,10 @@ impl Model {
         let interval = (seconds > 0.0).then_some(seconds);
         self.rates.retain(|name, _| look.topics.iter().any(|topic| topic.name == *name));
         self.latencies.retain(|name, _| look.services.iter().any(|one| one.name == *name));
+        let names: Vec<String> = look.topics.iter().map(|topic| topic.name.clone()).collect();
         let topics = look.topics.iter().map(|topic| {
             let before = last.topics.iter().find(|before| before.name == topic.name);
-            self.topic(topic, before, interval)
+            self.topic(topic, Owner::of(&topic.name, &names), before, interval)
         });
         let topics = topics.collect();
         let services = look.services.iter().map(|service| self.service(service, &look, interval));
@@ -54,6 +56,7 @@ impl Model {
     fn topic(
         &mut self,
         topic: &TopicLook,
+        owner: Option<Owner>,
         before: Option<&TopicLook>,
         interval: Option<f64>,
     ) -> TopicView {
@@ -84,6 +87,8 @@ impl Model {
         let (error, is_damaged) = tell(&topic.problem);
         TopicView {
             topic: topic.name.clone(),
+            service: owner.as_ref().and_then(Owner::service).map(str::to_owned),
+            client: owner.as_ref().and_then(Owner::client).map(str::to_owned),
             durability: topic.durability.clone(),
             first: topic.first,
             high_watermark: topic.high_watermark,

@@ -2,12 +2,12 @@
 
 use std::io::{self, Write};
 
-use super::tables::tables;
+use super::tables::{tables, Shown};
 use super::view::View;
 use crate::output::{Colour, Out};
 
 /// Prints the tables under a line with the time. An empty line sets them apart from those before.
-pub(super) fn print(view: &View, is_next: bool, out: &mut Out) -> io::Result<()> {
+pub(super) fn print(view: &View, all: bool, is_next: bool, out: &mut Out) -> io::Result<()> {
     if is_next {
         writeln!(out)?;
     }
@@ -17,7 +17,10 @@ pub(super) fn print(view: &View, is_next: bool, out: &mut Out) -> io::Result<()>
     };
     let line = out.paint(Colour::Faint, line);
     writeln!(out, "{line}")?;
-    for table in tables(view, false) {
+    if view.topics.is_empty() {
+        writeln!(out, "no topics yet")?;
+    }
+    for table in tables(view, Shown { history: false, all }) {
         writeln!(out)?;
         let rows: Vec<Vec<String>> = table
             .rows

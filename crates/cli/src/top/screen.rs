@@ -11,7 +11,7 @@ use ratatui::crossterm::terminal::{self, EnterAlternateScreen};
 use ratatui::layout::Rect;
 use ratatui::{DefaultTerminal, TerminalOptions, Viewport};
 
-use super::draw::draw;
+use super::draw::{draw, Manner};
 use super::view::View;
 use crate::failure::{Exit, Failure};
 
@@ -27,6 +27,8 @@ pub(super) struct Screen {
     /// Raised by a signal that ends this program.
     ended: Arc<AtomicBool>,
     has_colour: bool,
+    /// Includes the topics, positions and members of services and clients.
+    all: bool,
     scroll: u16,
     scroll_max: u16,
     page: u16,
@@ -41,10 +43,12 @@ pub(super) enum Asked {
     ToQuit,
     /// To see other lines: so far down, or up.
     ToScroll(i32),
+    /// To show the topics of services and clients, or to hide them.
+    ToShowAll,
 }
 
 impl Screen {
-    pub(super) fn open(has_colour: bool) -> Result<Screen, Failure> {
+    pub(super) fn open(has_colour: bool, all: bool) -> Result<Screen, Failure> {
         let ended = Arc::new(AtomicBool::new(false));
         // Before the terminal is taken: from then on none of these ends the program at once.
         for signal in [
@@ -63,11 +67,11 @@ impl Screen {
             ratatui::restore();
             failed(error)
         })?;
-        Ok(Screen { terminal, ended, has_colour, scroll: 0, scroll_max: 0, page: 1, area })
+        Ok(Screen { terminal, ended, has_colour, all, scroll: 0, scroll_max: 0, page: 1, area })
     }
 
     pub(super) fn draw(&mut self, view: &View, interval: Duration) -> Result<(), Failure> {
-        let (scroll, has_colour) = (self.scroll, self.has_colour);
+        let (scroll, has_colour, all) = (self.scroll, self.has_colour, self.all);
         let mut scroll_max = 0;
         let area = area().map_err(failed)?;
         if area != self.area {
@@ -75,7 +79,9 @@ impl Screen {
             self.area = area;
         }
         self.terminal
-            .draw(|frame| scroll_max = draw(frame, view, interval, scroll, has_colour))
+            .draw(|frame| {
+                scroll_max = draw(frame, view, interval, &Manner { scroll, has_colour, all })
+            })
             .map_err(failed)?;
         // Of what is drawn, three lines stay where they are.
         self.page = area.height.saturating_sub(3).max(1);
@@ -99,6 +105,9 @@ impl Screen {
         if let Asked::ToScroll(lines) = asked {
             let to = i32::from(self.scroll).saturating_add(lines);
             self.scroll = to.clamp(0, i32::from(self.scroll_max)) as u16;
+        }
+        if asked == Asked::ToShowAll {
+            self.all = !self.all;
         }
         Ok(asked)
     }
@@ -133,6 +142,7 @@ fn meaning(key: KeyEvent, page: u16) -> Asked {
     match key.code {
         KeyCode::Char('q') | KeyCode::Esc => Asked::ToQuit,
         KeyCode::Char('c' | 'd') if control => Asked::ToQuit,
+        KeyCode::Char('a') => Asked::ToShowAll,
         KeyCode::Up | KeyCode::Char('k') => Asked::ToScroll(-1),
         KeyCode::Down | KeyCode::Char('j') => Asked::ToScroll(1),
         KeyCode::PageUp => Asked::ToScroll(-i32::from(page)),
@@ -180,7 +190,7 @@ mod tests {
             return;
         }
         let view = Model::new("drop".to_owned()).update(Look::default()).unwrap();
-        let mut screen = Screen::open(true).unwrap();
+        let mut screen = Screen::open(true, false).unwrap();
         screen.draw(&view, Duration::from_secs(1)).unwrap();
         assert!(!is_cooked(std::io::stdin()), "the terminal was not taken");
         panic!("{SAID}");

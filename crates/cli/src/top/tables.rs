@@ -1,5 +1,7 @@
 //! The tables of a view: what both the screen and plain output show.
 
+use std::collections::BTreeSet;
+
 use super::look::State;
 use super::view::{TopicView, View};
 use crate::units;
@@ -47,17 +49,32 @@ fn error(error: &Option<String>) -> Cell {
     bad(error.as_deref().map_or(String::new(), |text| crate::output::escape(text.as_bytes())))
 }
 
-/// All tables; those without a row are left out, but for the topics.
-pub(super) fn tables(view: &View, with_history: bool) -> Vec<Table> {
+/// The part of a view that is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shown {
+    /// The history of a rate, as a graph.
+    pub(super) history: bool,
+    /// Includes the topics, positions and members of services and clients.
+    pub(super) all: bool,
+}
+
+impl Shown {
+    fn topic(self, topic: &TopicView) -> bool {
+        self.all || (topic.service.is_none() && topic.client.is_none())
+    }
+}
+
+/// All tables but those without a row.
+pub(super) fn tables(view: &View, shown: Shown) -> Vec<Table> {
     let mut tables = vec![
-        topics(view),
+        topics(view, shown),
         services(view),
-        consumers(view),
-        groups(view),
+        consumers(view, shown),
+        groups(view, shown),
         lanes(view),
-        members(view),
+        members(view, shown),
     ];
-    if !with_history {
+    if !shown.history {
         for table in &mut tables {
             for row in &mut table.rows {
                 row.retain(|cell| cell.tone != Tone::Graph);
@@ -65,17 +82,13 @@ pub(super) fn tables(view: &View, with_history: bool) -> Vec<Table> {
             table.heading.retain(|name| *name != HISTORY);
         }
     }
-    let mut number = 0;
-    tables.retain(|table| {
-        number += 1;
-        number == 1 || !table.rows.is_empty()
-    });
+    tables.retain(|table| !table.rows.is_empty());
     tables
 }
 
 const HISTORY: &str = "HISTORY";
 
-fn topics(view: &View) -> Table {
+fn topics(view: &View, shown: Shown) -> Table {
     let row = |topic: &TopicView| {
         vec![
             plain(&topic.topic),
@@ -104,13 +117,21 @@ fn topics(view: &View) -> Table {
             "",
         ],
         right: vec![2, 3, 4, 5, 6, 7],
-        rows: view.topics.iter().map(row).collect(),
+        rows: view
+            .topics
+            .iter()
+            .filter(|topic| shown.topic(topic) || topic.error.is_some())
+            .map(row)
+            .collect(),
     }
 }
 
 fn services(view: &View) -> Table {
     let mut rows = Vec::new();
     for service in &view.services {
+        let name = Some(service.service.as_str());
+        let its = view.topics.iter().filter(|topic| topic.service.as_deref() == name);
+        let disk_bytes = its.map(|topic| topic.disk_bytes).sum();
         let more = if service.outstanding_is_partial { "+" } else { "" };
         let latency = service.latency_micros.as_ref();
         let at = |value: Option<u64>| plain(value.map_or("-".to_owned(), micros));
@@ -123,6 +144,7 @@ fn services(view: &View) -> Table {
             at(latency.map(|latency| latency.p90)),
             at(latency.map(|latency| latency.p99)),
             at(latency.map(|latency| latency.max)),
+            plain(units::size(disk_bytes)),
             graph(&service.history),
             error(&service.error),
         ]);
@@ -137,18 +159,20 @@ fn services(view: &View) -> Table {
             "P90",
             "P99",
             "MAX",
+            "ON DISK",
             HISTORY,
             "",
         ],
-        right: vec![1, 2, 3, 4, 5, 6, 7],
+        right: vec![1, 2, 3, 4, 5, 6, 7, 8],
         rows,
     }
 }
 
-fn consumers(view: &View) -> Table {
+fn consumers(view: &View, shown: Shown) -> Table {
     let mut rows = Vec::new();
     for topic in &view.topics {
-        for consumer in &topic.consumers {
+        let is_shown = |error: &Option<String>| shown.topic(topic) || error.is_some();
+        for consumer in topic.consumers.iter().filter(|one| is_shown(&one.error)) {
             rows.push(vec![
                 plain(&consumer.consumer),
                 plain(&topic.topic),
@@ -167,10 +191,11 @@ fn consumers(view: &View) -> Table {
     }
 }
 
-fn groups(view: &View) -> Table {
+fn groups(view: &View, shown: Shown) -> Table {
     let mut rows = Vec::new();
     for topic in &view.topics {
-        for group in &topic.groups {
+        let is_shown = |error: &Option<String>| shown.topic(topic) || error.is_some();
+        for group in topic.groups.iter().filter(|one| is_shown(&one.error)) {
             let mut workers: Vec<u32> = group.lanes.iter().filter_map(|lane| lane.owner).collect();
             let held = workers.len();
             workers.sort_unstable();
@@ -241,21 +266,31 @@ fn lanes(view: &View) -> Table {
 /// As `deaddrop::group::InHand::state` says it of a record that is handled as any other.
 const RUNNING: &str = "running";
 
-fn members(view: &View) -> Table {
+fn members(view: &View, shown: Shown) -> Table {
     let mut rows = Vec::new();
+    let mut seen = BTreeSet::new();
     for topic in &view.topics {
+        let owner = match (&topic.service, &topic.client) {
+            _ if shown.all => None,
+            (Some(service), _) => Some(format!("service {service}")),
+            (None, client) => client.as_ref().map(|client| format!("client {client}")),
+        };
         for member in &topic.members {
-            let state = match member.state {
-                State::Stopped | State::Dead => bad(member.state.name()),
-                state => plain(state.name()),
-            };
+            let is_bad = matches!(member.state, State::Stopped | State::Dead);
+            // A process has several topics of a service open, and is shown once.
+            if owner.is_some() && !is_bad && !seen.insert((member.pid, owner.clone())) {
+                continue;
+            }
             rows.push(vec![
                 plain(format!("process {}", member.pid)),
-                plain(&topic.topic),
-                plain(member.slot.to_string()),
+                plain(owner.as_ref().filter(|_| !is_bad).unwrap_or(&topic.topic)),
+                plain(match &owner {
+                    Some(_) if !is_bad => "-".to_owned(),
+                    _ => member.slot.to_string(),
+                }),
                 // A process chooses its own name.
                 plain(crate::output::escape(member.command.as_bytes())),
-                state,
+                if is_bad { bad(member.state.name()) } else { plain(member.state.name()) },
             ]);
         }
     }

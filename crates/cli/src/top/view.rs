@@ -18,6 +18,9 @@ pub(super) struct View {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct TopicView {
     pub(super) topic: String,
+    /// The service or the client that it belongs to.
+    pub(super) service: Option<String>,
+    pub(super) client: Option<String>,
     pub(super) durability: String,
     pub(super) first: u64,
     pub(super) high_watermark: u64,

@@ -136,8 +136,9 @@ impl Line {
     #[track_caller]
     pub(crate) fn check_form(&self, ran: &Ran, json: bool) {
         let (words, said) = (&self.words, &ran.stderr);
-        assert!(matches!(ran.code, Some(0..=5)), "{words:?}: {:?} {said}", ran.code);
+        assert!(matches!(ran.code, Some(0..=5 | 124)), "{words:?}: {:?} {said}", ran.code);
         assert!(!said.contains("panicked"), "{words:?}: {said}");
+        crate::hints::check(ran);
         assert!(ran.code == Some(0) || !said.is_empty() || !ran.stdout.is_empty(), "{words:?}");
         for line in said.lines().filter(|_| self.does != Nothing) {
             assert!(line.starts_with("deaddrop: "), "{words:?}: {said}");

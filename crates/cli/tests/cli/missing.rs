@@ -24,6 +24,26 @@ fn damaged_copy(durability: Durability, offset: usize) -> Scratch {
     scratch
 }
 
+/// A copy of a topic `t` that is open and has promised nothing yet, in which a sector of records was never
+/// written: opening it for writing cuts off what follows.
+pub(crate) fn torn_copy() -> Scratch {
+    let source = Scratch::new();
+    let options = TopicOptions {
+        segment_len: 256 << 10,
+        ..TopicOptions::durability(Durability::ProcessCrash)
+    };
+    let topic = Log::open(source.log()).unwrap().create_topic("t", options).unwrap();
+    for index in 0..2000 {
+        topic.append(&Record::new(format!("record {index}"))).unwrap();
+    }
+    let scratch = Scratch::new();
+    copy_dir(&source.log(), &scratch.log());
+    drop(topic);
+    let file = std::fs::File::options().write(true).open(&scratch.segments("t")[0]).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0; 512], 8192).unwrap();
+    scratch
+}
+
 #[test]
 fn commands_that_read_say_what_stands_after_damage_and_end_with_code_4() {
     for offset in [0, 100] {
@@ -81,6 +101,40 @@ fn an_append_whose_opening_finds_records_missing_says_so_and_verify_keeps_saying
             }
         }
     }
+}
+
+#[test]
+fn what_a_recovery_cut_off_is_in_the_output_once_with_its_files() {
+    for args in [
+        vec!["append", "t"],
+        vec!["import", "t"],
+        vec!["create", "t"],
+        vec!["trim", "t", "--before", "0", "--execute"],
+    ] {
+        let scratch = torn_copy();
+        let all = [&args[..], &["--json"]].concat();
+        let ran = scratch.run_with(&all, b"").expect(0);
+        let found = &ran.json()[0]["recovery"];
+        let end = found["end"].as_u64().unwrap();
+        let cuts = found["cuts"].as_array().unwrap();
+        let records: u64 = cuts.iter().map(|cut| cut["records"].as_u64().unwrap()).sum();
+        // A sector has room for a dozen.
+        assert!(end > 50 && (1980..2000).contains(&(end + records)), "{all:?}: {found}");
+        for cut in cuts {
+            let file = cut["file"].as_str().unwrap();
+            assert!(std::path::Path::new(file).exists(), "{file}");
+            assert!(ran.stderr.contains(file), "{file}: {}", ran.stderr);
+        }
+        assert!(!cuts.is_empty());
+        assert!(scratch.run_with(&all, b"").expect(0).json()[0]["recovery"].is_null());
+    }
+    // A look cuts nothing off, and says what an opening would.
+    let scratch = torn_copy();
+    let before = crate::support::snapshot(&scratch.log());
+    let looked = scratch.run(&["trim", "t", "--before", "0", "--json"]).expect(4);
+    assert!(looked.json()[0]["recovery"].is_null());
+    assert!(looked.stderr.contains("ends at offset"), "{}", looked.stderr);
+    assert_eq!(crate::support::snapshot(&scratch.log()), before);
 }
 
 #[test]

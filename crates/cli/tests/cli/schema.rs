@@ -40,6 +40,8 @@ fn commands_that_print_records_print_what_they_document() {
 fn commands_that_show_topics_print_what_they_document() {
     let scratch = Scratch::new();
     rich_topic(&scratch);
+    scratch.run(&["request", "echo", "x", "--no-wait"]).expect(0);
+    drop(scratch.topic_of("shop.parked", 0..0));
     check(&scratch, "ls", &[json(&scratch, 0, &["ls"]), json(&scratch, 0, &["ls", "-1"])].concat());
     let topic = Log::open(scratch.log()).unwrap().existing_topic("t").unwrap();
     let _owned = topic.consumer("owned", Start::First).unwrap();
@@ -80,6 +82,12 @@ fn damage_consumer(scratch: &Scratch) {
     flip(&scratch.log().join("topics/t/consumers/damaged"), 3, 0);
 }
 
+/// Runs a command on a topic `t` whose recovery cuts records off.
+fn recovered(args: &[&str]) -> Vec<Value> {
+    let scratch = crate::missing::torn_copy();
+    scratch.run_with(&[args, &["--json"]].concat(), b"").expect(0).json()
+}
+
 fn epoch_entry() -> Vec<u8> {
     deaddrop::format::epochs::Entry { epoch: 1, start: 0 }.encode().to_vec()
 }
@@ -87,10 +95,14 @@ fn epoch_entry() -> Vec<u8> {
 #[test]
 fn commands_that_change_topics_print_what_they_document() {
     let scratch = Scratch::new();
-    check(&scratch, "create", &json(&scratch, 0, &["create", "new"]));
+    let mut made = json(&scratch, 0, &["create", "new"]);
+    made.extend(recovered(&["create", "t"]));
+    check(&scratch, "create", &made);
     rich_topic(&scratch);
     damage_consumer(&scratch);
-    check(&scratch, "trim", &json(&scratch, 0, &["trim", "t", "--before", "end"]));
+    let mut trimmed = json(&scratch, 0, &["trim", "t", "--before", "end"]);
+    trimmed.extend(recovered(&["trim", "t", "--before", "0", "--execute"]));
+    check(&scratch, "trim", &trimmed);
     check(&scratch, "delete", &json(&scratch, 0, &["delete", "t"]));
 }
 
@@ -100,11 +112,12 @@ fn appending_commands_print_what_they_document() {
     let mut printed = scratch.run_with(&["append", "t", "--json"], b"a\nb\n").expect(0).json();
     printed.extend(scratch.run_with(&["append", "t", "--json"], b"").expect(0).json());
     printed.extend(scratch.run_with(&["append", "t", "--json", "--ack"], b"a\n").expect(0).json());
+    printed.extend(recovered(&["append", "t"]));
     check(&scratch, "append", &printed);
     let exported = scratch.run(&["export", "t"]).expect(0).stdout;
     let printed = scratch.run_with(&["import", "u", "--json"], &exported).expect(0).json();
     let nothing = scratch.run_with(&["import", "u", "--json"], b"").expect(0).json();
-    check(&scratch, "import", &[printed, nothing].concat());
+    check(&scratch, "import", &[printed, nothing, recovered(&["import", "t"])].concat());
 }
 
 #[test]
@@ -265,6 +278,7 @@ fn a_live_view_prints_what_it_documents() {
     let options = GroupOptions { lanes: Some(2), start: Start::First };
     topic.group("idle", options).unwrap();
     topic.group("damaged", options).unwrap();
+    drop(scratch.topic_of("shop.parked", 0..0));
     flip(&scratch.log().join("topics/t/groups/damaged"), 3, 0);
     let log = Log::open(scratch.log()).unwrap();
     let client = client(&log);
@@ -293,7 +307,7 @@ fn requests_print_what_they_document() {
     let mut printed = json(&scratch, 0, &["request", "echo", "x", "--no-wait"]);
     let bytes = scratch.run_with(&["request", "echo", "--no-wait", "--json"], b"\xff").json();
     let ids = [&printed[0], &bytes[0]].map(|sent| sent["id"].as_str().unwrap().to_owned());
-    printed.extend(json(&scratch, 1, &["request", "--attach", &ids[0], "--timeout", "1ms"]));
+    printed.extend(json(&scratch, 124, &["request", "--attach", &ids[0], "--timeout", "1ms"]));
     scratch.run(&["serve", "echo", "-n", "2", "--", "cat"]).expect(0);
     for id in &ids {
         printed.extend(json(&scratch, 0, &["request", "--attach", id]));

@@ -100,7 +100,7 @@ fn poison_stops_the_lane_if_asked_until_it_is_resumed() {
             break;
         }
     }
-    scratch.run(&["request", "--attach", id.trim(), "--timeout", "10ms"]).expect(1);
+    scratch.run(&["request", "--attach", id.trim(), "--timeout", "10ms"]).expect(124);
     std::fs::write(scratch.path().join("repaired"), "").unwrap();
     let lane = lane.to_string();
     scratch.run(&["groups", "resume", "echo.requests", "server", &lane, "--execute"]).expect(0);

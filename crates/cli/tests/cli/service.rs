@@ -55,9 +55,9 @@ fn a_request_waits_for_a_server_that_comes_later_and_its_reply_for_whoever_asks(
     let scratch = Scratch::new();
     let id = scratch.run(&["request", "echo", "hello", "--no-wait"]).expect(0).text();
     let id = id.trim();
-    let ran = scratch.run(&["request", "--attach", id, "--timeout", "10ms"]).expect(1);
+    let ran = scratch.run(&["request", "--attach", id, "--timeout", "10ms"]).expect(124);
     assert!(ran.stderr.contains("no outcome yet") && ran.stderr.contains(id), "{}", ran.stderr);
-    let ran = scratch.run(&["request", "echo", "later", "--timeout", "10ms"]).expect(1);
+    let ran = scratch.run(&["request", "echo", "later", "--timeout", "10ms"]).expect(124);
     assert!(ran.stderr.contains("--attach cli-"), "{}", ran.stderr);
     assert_eq!(
         Server::start(&scratch, &["-n", "2"], "cat; echo \" $DEADDROP_REQUEST_ID\"").end(),

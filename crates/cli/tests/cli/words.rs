@@ -31,6 +31,8 @@ fn a_misspelt_option_is_called_one() {
     }
     scratch.run(&["request", "inventory", "--no-wait", "--", "--foo"]).expect(0);
     assert_eq!(scratch.run(&["cat", "inventory.requests"]).expect(0).text(), "--foo\n");
+    let ran = scratch.run(&["./drop", "ls"]).expect(2);
+    assert!(ran.stderr.contains("-d ./drop COMMAND"), "{}", ran.stderr);
     let ran = scratch.run(&["cta", "t"]).expect(2);
     assert!(ran.stderr.contains("'cat'") && !ran.stderr.contains("'tail'"), "{}", ran.stderr);
 }
@@ -43,10 +45,12 @@ fn a_hint_names_the_directory_that_was_given() {
     scratch.append("t", "a\nb\n");
     let dir = scratch.log().to_str().unwrap().replace('\'', r"'\''");
     let program = format!("deaddrop -d '{dir}' ");
-    for args in
-        [vec!["cat", "other"], vec!["cat", "t", "9"], vec!["request", "s", "x", "--timeout", "1ms"]]
-    {
-        let ran = scratch.run(&args).expect(1);
+    for (args, code) in [
+        (vec!["cat", "other"], 1),
+        (vec!["cat", "t", "9"], 1),
+        (vec!["request", "s", "x", "--timeout", "1ms"], 124),
+    ] {
+        let ran = scratch.run(&args).expect(code);
         assert!(ran.stderr.contains(&program), "{}", ran.stderr);
     }
     crate::support::flip(&scratch.segments("t")[0], 4096 + 40, 0);
@@ -182,6 +186,25 @@ fn a_follower_says_that_its_topic_was_deleted_and_follows_a_new_one_if_asked() {
             assert!(ran.stderr.contains("topic t was deleted"), "{}", ran.stderr);
         }
     }
+}
+
+#[test]
+fn a_follower_stays_with_a_log_that_is_moved() {
+    use std::io::{BufRead, BufReader};
+    let scratch = Scratch::new();
+    let topic = scratch.topic_of("t", 0..1);
+    let mut child = scratch.command(&["tail", "-f", "t"]).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(out.next().unwrap().unwrap(), crate::support::payload(0));
+    std::fs::rename(scratch.log(), scratch.path().join("moved")).unwrap();
+    // Several looks of the follower fit between these.
+    for number in 0..5 {
+        topic.append(&deaddrop::Record::new(format!("after {number}"))).unwrap();
+        assert_eq!(out.next().unwrap().unwrap(), format!("after {number}"));
+        std::thread::sleep(std::time::Duration::from_millis(150));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]

@@ -65,11 +65,33 @@ fn what_is_not_there_is_code_1_and_is_named() {
         (vec!["trace", "--key", "none"], "no request with key none"),
         (vec!["trace", unknown], unknown),
         (vec!["request", "--attach", unknown, "--timeout", "10ms"], unknown),
-        (vec!["request", "echo", "x", "--timeout", "10ms"], "no outcome yet"),
     ] {
         let ran = scratch.run(&args).expect(1);
         assert!(ran.stderr.contains(named), "{args:?}: {}", ran.stderr);
     }
+}
+
+#[test]
+fn what_does_not_come_in_time_is_code_124_of_every_command_with_a_timeout() {
+    let scratch = Scratch::new();
+    let id = scratch.run(&["request", "echo", "x", "--no-wait"]).expect(0).text();
+    let calls: &[(&str, &[&str])] =
+        &[("request", &["echo", "x"]), ("request", &["--attach", id.trim()])];
+    for (command, args) in calls {
+        for json in [&[][..], &["--json"]] {
+            let all = [&[*command], *args, &["--timeout", "10ms"], json].concat();
+            let ran = scratch.run(&all).expect(124);
+            assert!(ran.stderr.contains("no outcome yet"), "{all:?}: {}", ran.stderr);
+        }
+    }
+    for command in crate::help::commands(&scratch, &[]) {
+        let help = scratch.run(&[&command, "--help"]).expect(0).text();
+        let listed = calls.iter().any(|(name, _)| *name == command);
+        assert_eq!(help.contains("--timeout"), listed, "{command} needs a call above");
+    }
+    let help = scratch.run(&["--help"]).expect(0).text();
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("124 timed out"), "{help}");
 }
 
 #[test]
