@@ -120,6 +120,8 @@ impl Dispatch {
         let at = lane.cursor.committed();
         let floor = lane.cursor.floor();
         self.taken_floor = Some(self.taken_floor.map_or(floor, |least| least.min(floor)));
+        // Records that other lanes did not need may concern this one: its floor waits until they are read.
+        self.effects_kept = self.effects_kept.min(floor);
         if self.lanes.is_empty() {
             self.ahead.seek_to(at);
         }

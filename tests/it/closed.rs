@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use deaddrop::service::{Client, Reply, RequestId, Server, ServerOptions};
+use deaddrop::service::{Client, Reply, Request, RequestId, Server, ServerOptions};
 use deaddrop::{Log, Record, Stop};
 
 use crate::service::{drain, echo, make_topics, options, reply_kinds};
@@ -136,4 +136,71 @@ fn requests_that_expired_behind_a_slow_one_are_not_handled_by_the_server_that_ta
     assert_eq!(*handled.lock().unwrap(), ["first"]);
     drain(&client);
     assert_eq!(reply_kinds(&log, "s").len(), 2 + keys.len(), "each is answered once");
+}
+
+#[test]
+fn a_cancelled_request_whose_lane_changes_hands_twice_is_not_handled() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let client = log.client("c").topic_options(options()).on("done", |_| Ok(())).open().unwrap();
+    let handled = Handled::default();
+    let other = Arc::new(Mutex::new(None::<Server>));
+    let last = Arc::new(Mutex::new(None::<RequestId>));
+    let (stop, ends) = (Stop::new(), Stop::new());
+    let open = || {
+        let (handled, stop, stops_other) = (Arc::clone(&handled), stop.clone(), ends.clone());
+        let (other, last, client) = (Arc::clone(&other), Arc::clone(&last), client.clone());
+        let options =
+            ServerOptions { lanes: Some(2), topic: Some(options()), ..ServerOptions::default() };
+        let handler = move |request: &Request<'_>| {
+            handled.lock().unwrap().push(String::from_utf8_lossy(request.payload()).into_owned());
+            match request.payload() {
+                b"a" => other.lock().unwrap().as_mut().unwrap().run(&stops_other).unwrap(),
+                b"n5" => {
+                    client.cancel(last.lock().unwrap().as_ref().unwrap()).unwrap();
+                    stops_other.stop();
+                }
+                b"b" => {
+                    drop(other.lock().unwrap().take());
+                    // It is time for the lanes to follow when the other's is taken.
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                b"c" => stop.stop(),
+                _ => {}
+            }
+            Ok(Reply::new(request.payload()))
+        };
+        log.server_with("s", options, handler).unwrap()
+    };
+    let held = |server: &Server| server.stats().lanes_taken - server.stats().lanes_released;
+    let (mut one, mut two) = (open(), open());
+    // Without a key: of one lane after the other.
+    client.request("s", &Record::new("begin")).unwrap().send("done").unwrap();
+    while (held(&one), held(&two)) != (1, 1) || handled.lock().unwrap().is_empty() {
+        one.poll(Duration::from_millis(1)).unwrap();
+        two.poll(Duration::from_millis(1)).unwrap();
+    }
+    drain(&client);
+    // The one with lane 1 is the other.
+    let mut is_swapped = false;
+    for payload in ["n1", "a", "n3", "b", "n5", "c", "cancelled"] {
+        let id = client.request("s", &Record::new(payload)).unwrap().send("done").unwrap();
+        if payload == "n1" {
+            is_swapped = one.poll(Duration::from_millis(50)).unwrap() == 1;
+        }
+        *last.lock().unwrap() = Some(id);
+    }
+    if is_swapped {
+        std::mem::swap(&mut one, &mut two);
+    }
+    *other.lock().unwrap() = Some(two);
+    one.run(&stop).unwrap();
+    assert_eq!(held(&one), 2, "it has taken the lane of the other");
+    assert_eq!(handled.lock().unwrap().len(), 7, "all but the last");
+    drop(one);
+    let mut three = open();
+    assert_eq!(three.poll(LONG).unwrap(), 1, "it is passed over");
+    assert_eq!(handled.lock().unwrap().len(), 7);
+    drain(&client);
 }
