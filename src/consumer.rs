@@ -104,7 +104,7 @@ impl Topic {
 
 impl Consumer {
     pub(crate) fn open(topic: &Arc<Handle>, name: &str, start: Start) -> Result<Consumer> {
-        let consumer = Consumer::take(topic, name, start, Meaning::Handled)?;
+        let consumer = Consumer::take(topic, name, Some(start), Meaning::Handled)?;
         let survives = topic.options.durability != Durability::ProcessCrash;
         // Retention goes by durable positions, on every topic.
         if survives || topic.options.retention.consumed {
@@ -116,12 +116,30 @@ impl Consumer {
     /// A consumer whose position becomes durable by [`sync`](Self::sync) alone, because it belongs together
     /// with another.
     pub(crate) fn open_by_hand(topic: &Arc<Handle>, name: &str, start: Start) -> Result<Consumer> {
-        let mut consumer = Consumer::take(topic, name, start, Meaning::Answered)?;
+        let mut consumer = Consumer::take(topic, name, Some(start), Meaning::Answered)?;
         consumer.by_hand = true;
         Ok(consumer)
     }
 
-    fn take(topic: &Arc<Handle>, name: &str, start: Start, meaning: Meaning) -> Result<Consumer> {
+    /// The same, if there is one of this name: it may have been deleted since it was seen.
+    pub(crate) fn open_existing(topic: &Arc<Handle>, name: &str) -> Result<Consumer> {
+        let mut consumer = Consumer::take(topic, name, None, Meaning::Answered)?;
+        consumer.by_hand = true;
+        Ok(consumer)
+    }
+
+    /// Deletes it while no other process can own it.
+    pub(crate) fn remove(self) -> Result<()> {
+        self.topic.not_forked()?;
+        remove_file(&self.topic, &path_of(&self.topic, &self.name)?)
+    }
+
+    fn take(
+        topic: &Arc<Handle>,
+        name: &str,
+        start: Option<Start>,
+        meaning: Meaning,
+    ) -> Result<Consumer> {
         topic.member()?;
         topic.check_in_place()?;
         let path = path_of(topic, name)?;
@@ -318,20 +336,21 @@ fn cursor_is_short(path: &std::path::Path) -> Error {
     }
 }
 
-/// Opens the offset file and locks it; creates it if it does not exist. The second value says whether this
-/// call created it.
+/// Opens the offset file and locks it; if it does not exist, creates it, given a start. The second value says
+/// whether this call created it.
 fn open_or_create(
     topic: &Store,
     name: &str,
     path: &std::path::Path,
-    start: Start,
+    start: Option<Start>,
 ) -> Result<(Box<dyn DiskFile>, bool)> {
     let files = &*topic.files;
     let mut is_new = false;
     for _ in 0..100 {
         let file = files.open(path, Access::ReadWrite).not_found_is_none().at("opening", path)?;
         let Some(file) = file else {
-            is_new = create(topic, path, start)?;
+            let what = || format!("consumer {name} of topic {}", topic.name);
+            is_new = create(topic, path, start.ok_or_else(|| Error::NotFound { what: what() })?)?;
             continue;
         };
         if !file.try_lock(0, 1).at("opening", path)? {
@@ -428,7 +447,11 @@ fn delete(topic: &Store, name: &str) -> Result<()> {
     if !file.try_lock(0, 1).at("deleting", &path)? {
         return Err(Error::Locked { what, pid: read_pid(&*file) });
     }
-    files.remove_file(&path).at("deleting", &path)?;
+    remove_file(topic, &path)
+}
+
+fn remove_file(topic: &Store, path: &std::path::Path) -> Result<()> {
+    topic.files.remove_file(path).at("deleting", path)?;
     let dir = topic.dir.join(CONSUMERS);
-    files.sync_dir(&dir).at("syncing", &dir)
+    topic.files.sync_dir(&dir).at("syncing", &dir)
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::envelope::{Envelope, Kind};
-use super::link::{cursor_name, GUARD_PREFIX};
+use super::link::{cursor_name, patient, GUARD_PREFIX};
 use super::request_id::RequestId;
 use super::settle::{is_outcome, scan};
 use super::{replies_of, requests_of};
@@ -54,12 +54,16 @@ struct Positions {
     delivered: u64,
     /// From here on there may be replies to requests from `oldest` on.
     floor: u64,
+    /// One of their files is damaged: that position counts as 0, as it does for retention.
+    is_damaged: bool,
 }
 
 /// What of a client is not done.
 struct Open {
     /// Requests without an outcome that was delivered.
     requests: HashSet<RequestId>,
+    /// Damaged records may be more of these requests.
+    is_partial: bool,
     /// The first record of the reply topic that it has not read and that names it, or the end.
     unread: u64,
     requests_end: u64,
@@ -73,27 +77,38 @@ impl Positions {
         };
         let Some(requests) = existing(&requests_of(service))? else { return Ok(None) };
         let Some(replies) = existing(&replies_of(service))? else { return Ok(None) };
-        let find = |all: Vec<ConsumerInfo>, name: &str| {
-            all.into_iter().find(|info| info.name == name).map(|info| info.committed).transpose()
+        let mut is_damaged = false;
+        let mut find = |all: Vec<ConsumerInfo>, name: &str| {
+            let found = all.into_iter().find(|info| info.name == name);
+            found.map(|info| match info.committed {
+                Err(Error::Corrupt { .. }) => {
+                    is_damaged = true;
+                    Ok(0)
+                }
+                other => other,
+            })
         };
         let guard = format!("{GUARD_PREFIX}{client}");
-        let Some(oldest) = find(requests.consumers()?, &cursor_name(client))? else {
+        let Some(oldest) = find(requests.consumers()?, &cursor_name(client)).transpose()? else {
             return Ok(None);
         };
-        let delivered = find(replies.consumers()?, &cursor_name(client))?.unwrap_or(0);
-        let floor = find(replies.consumers()?, &guard)?.unwrap_or(0).min(delivered);
-        Ok(Some(Positions { requests, replies, oldest, delivered, floor }))
+        let delivered = find(replies.consumers()?, &cursor_name(client)).unwrap_or(Ok(0))?;
+        let floor = find(replies.consumers()?, &guard).unwrap_or(Ok(0))?.min(delivered);
+        Ok(Some(Positions { requests, replies, oldest, delivered, floor, is_damaged }))
     }
 
     /// Reads what of the client is not done.
     fn open(&self, client: &str) -> Result<Open> {
         let requests_end = self.requests.high_watermark()?;
         let mut open = HashSet::new();
-        scan(&self.requests, self.oldest.min(requests_end)..requests_end, |_, _, envelope| {
+        let window = self.oldest.min(requests_end)..requests_end;
+        let missing = scan(&self.requests, window, |_, _, envelope| {
             if envelope.kind == Kind::Request && envelope.id.client() == client {
                 open.insert(envelope.id);
             }
         })?;
+        let first = self.requests.first_offset()?;
+        let is_partial = missing.iter().any(|range| range.end > first);
         let end = self.replies.high_watermark()?;
         let mut unread = end;
         scan(&self.replies, self.floor.min(end)..end, |offset, _, envelope| {
@@ -108,13 +123,13 @@ impl Positions {
                 open.insert(envelope.id);
             }
         })?;
-        Ok(Open { requests: open, unread, requests_end })
+        Ok(Open { requests: open, is_partial, unread, requests_end })
     }
 }
 
 impl Log {
     /// What is known of all clients of services, by name: without taking their place, also beside them. It
-    /// reads what they hold.
+    /// reads what they hold. A position whose file is damaged counts as 0.
     ///
     /// # Errors
     ///
@@ -185,16 +200,19 @@ impl Log {
         for ClientService { service, .. } in services {
             let replies = self.existing_topic(&replies_of(&service))?;
             let requests = self.existing_topic(&requests_of(&service))?;
+            // Held until it is deleted: a server that moves the positions would otherwise create the others again.
+            let open = || Consumer::open_existing(requests.inner(), &cursor_name(name));
+            let held = match patient(open) {
+                Ok(held) => Some(held),
+                Err(Error::Corrupt { .. } | Error::NotFound { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            delete_if_there(&replies, &format!("{GUARD_PREFIX}{name}"))?;
+            delete_if_there(&replies, &cursor_name(name))?;
             // That of the requests last: killed before, it is a client still.
-            for (topic, consumer) in [
-                (&replies, format!("{GUARD_PREFIX}{name}")),
-                (&replies, cursor_name(name)),
-                (&requests, cursor_name(name)),
-            ] {
-                match topic.delete_consumer(&consumer) {
-                    Ok(()) | Err(Error::NotFound { .. }) => {}
-                    Err(error) => return Err(error),
-                }
+            match held {
+                Some(held) => held.remove()?,
+                None => delete_if_there(&requests, &cursor_name(name))?,
             }
         }
         if has_parked {
@@ -213,6 +231,13 @@ impl Log {
             };
         })?;
         Ok(parked.len())
+    }
+}
+
+fn delete_if_there(topic: &Topic, consumer: &str) -> Result<()> {
+    match topic.delete_consumer(consumer) {
+        Err(Error::NotFound { .. }) => Ok(()),
+        other => other,
     }
 }
 
@@ -249,13 +274,14 @@ impl Gone {
                 continue;
             }
             let open = positions.open(client)?;
-            if !open.requests.is_empty() {
+            // Damage may hide an open request: only an operator can decide to retire that client.
+            if positions.is_damaged || open.is_partial || !open.requests.is_empty() {
                 self.seen.insert(client.to_owned(), (at.0, at.1, Instant::now()));
                 continue;
             }
             match positions.move_on(client, &open) {
-                // It is back.
-                Err(Error::Locked { .. }) => {}
+                // The client is back, or was retired, or its files are damaged: serve the others.
+                Err(Error::Locked { .. } | Error::NotFound { .. } | Error::Corrupt { .. }) => {}
                 other => other?,
             }
             // Not the positions that it has now: they are looked at again.
@@ -269,9 +295,10 @@ impl Positions {
     /// Moves the positions of a client that is gone, unless it has come back meanwhile: in the order in
     /// which the client makes them durable.
     fn move_on(&self, client: &str, open: &Open) -> Result<()> {
-        let mut cursor = self.replies.consumer(&cursor_name(client), Start::First)?;
         let (requests, replies) = (self.requests.inner(), self.replies.inner());
-        let mut oldest = Consumer::open_by_hand(requests, &cursor_name(client), Start::First)?;
+        // First, and never created: retiring the client holds this one, and deletes it.
+        let mut oldest = Consumer::open_existing(requests, &cursor_name(client))?;
+        let mut cursor = self.replies.consumer(&cursor_name(client), Start::First)?;
         let guard = format!("{GUARD_PREFIX}{client}");
         let mut guard = Consumer::open_by_hand(replies, &guard, Start::First)?;
         let is_as_it_was =
@@ -291,5 +318,32 @@ impl Positions {
         oldest.sync()?;
         guard.set_position(open.unread)?;
         guard.sync()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Record;
+    use crate::topic::{Durability, TopicOptions};
+
+    #[test]
+    fn a_client_that_is_retired_while_a_server_looks_at_it_does_not_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path()).unwrap();
+        let options = TopicOptions::durability(Durability::ProcessCrash);
+        let client = log.client("c").topic_options(options).open().unwrap();
+        client.request("s", &Record::new("x")).unwrap().call().unwrap();
+        drop(client);
+        let positions = Positions::of(&log, "c", "s").unwrap().unwrap();
+        let open = positions.open("c").unwrap();
+        log.retire_client("c", true).unwrap();
+        let moved = positions.move_on("c", &open);
+        assert!(matches!(moved, Err(Error::NotFound { .. })), "{moved:?}");
+        let requests = log.existing_topic("s.requests").unwrap();
+        let replies = log.existing_topic("s.replies").unwrap();
+        assert!(
+            requests.consumers().unwrap().is_empty() && replies.consumers().unwrap().is_empty()
+        );
     }
 }

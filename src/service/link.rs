@@ -59,7 +59,7 @@ const MOVED_ON_MOST: Duration = Duration::from_secs(1);
 
 /// Opens a position of this client, as which this process is known: who else has it moves it on for a
 /// moment.
-fn patient(open: impl Fn() -> Result<Consumer>) -> Result<Consumer> {
+pub(super) fn patient(open: impl Fn() -> Result<Consumer>) -> Result<Consumer> {
     let until = Instant::now() + MOVED_ON_MOST;
     loop {
         match open() {
@@ -185,5 +185,7 @@ impl Drop for Link {
 
 /// The boot clock's time at a wall-clock time, as both stand now.
 pub(super) fn boot_time_of(wall: u64) -> u64 {
-    clock::boottime().saturating_add(wall.saturating_sub(clock::wall()))
+    // The wall clock first: a pause between the two reads must not make the deadline earlier.
+    let left = wall.saturating_sub(clock::wall());
+    clock::boottime().saturating_add(left)
 }

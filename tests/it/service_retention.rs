@@ -1,7 +1,7 @@
 //! Retention of a service's topics: nothing that an open request needs goes, all else does.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deaddrop::service::{Client, Outcome};
 use deaddrop::{Durability, Error, Log, Record, Retention, Topic, TopicOptions};
@@ -211,4 +211,37 @@ pub(crate) fn held_by_client(words: &[&str]) {
     }
     child::say("ready");
     child::listen();
+}
+
+#[test]
+fn a_damaged_position_of_a_killed_client_stops_no_server_and_can_be_retired() {
+    let _watchdog = Watchdog::new();
+    for file in ["s.replies/consumers/client", "s.replies/consumers/client-floor"]
+        .into_iter()
+        .chain(["s.requests/consumers/client"])
+    {
+        let dir = crate::dir();
+        let log = Log::open(dir.path()).unwrap();
+        make_topics(&log);
+        let mut child = Child::spawn(&["held-by-client", dir.path().to_str().unwrap(), ""]);
+        assert_eq!(child.hear().unwrap(), "ready");
+        child.kill();
+        let path = dir.path().join("topics").join(format!("{file}.gone-"));
+        let len = std::fs::metadata(&path).unwrap().len();
+        std::fs::write(&path, vec![7; len as usize]).unwrap();
+
+        let busy = client(&log, "busy");
+        noise(&busy);
+        let mut server = log.server("s", echo).unwrap();
+        let begun = Instant::now();
+        // It looks at clients that are gone once a second.
+        while begun.elapsed() < Duration::from_millis(2_500) {
+            server.poll(Duration::from_millis(10)).unwrap();
+        }
+        let all = log.clients().unwrap();
+        let gone = all.iter().find(|client| client.name == "gone-").unwrap();
+        assert_eq!(gone.services.len(), 1, "{file}");
+        log.retire_client("gone-", true).unwrap();
+        assert!(log.clients().unwrap().iter().all(|client| client.name == "busy"), "{file}");
+    }
 }
