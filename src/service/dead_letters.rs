@@ -241,7 +241,18 @@ impl DeadLetters {
         reader.pass_over_lost();
         let mut found = None;
         while reader.offset() < end {
-            let Some(record) = reader.next()? else { break };
+            let record = match reader.next() {
+                Err(Error::Corrupt { .. }) => {
+                    reader.skip_damage()?;
+                    continue;
+                }
+                Err(Error::Trimmed { first, .. }) => {
+                    reader.seek_to(first);
+                    continue;
+                }
+                other => other?,
+            };
+            let Some(record) = record else { break };
             let is_it = |letter: &DeadLetter| letter.topic == topic && letter.offset == offset;
             if DeadLetter::of(&record).filter(is_it).is_some() {
                 found = Some(record.offset());

@@ -4,7 +4,7 @@
 //! the end of the topic to send to; 2. of a request, a record in the reply topic that tells its client to
 //! wait for the new id; 3. what is sent; 4. a mark that it was sent. Whoever finds 1 without 4 looks for
 //! the id in the topic that was sent to, from that end on: it is there, and 4 is made up for; or not,
-//! and it is sent under the same id.
+//! and it is sent under the same id; under a new one, if the first has an outcome.
 
 use std::ops::Range;
 
@@ -12,6 +12,7 @@ use super::dead_letters::{DeadLetters, Mark};
 use super::envelope::{Envelope, Kind};
 use super::request_id::RequestId;
 use super::server::GROUP;
+use super::settle::is_answered;
 use super::{record_at, replies_of, Redriven};
 use crate::error::{Error, Result};
 use crate::group::DeadLetter;
@@ -76,8 +77,8 @@ impl Redrive<'_> {
             return self.mark(&Mark::Sent { id, offset, at: 0 });
         }
         let id = match begun {
-            Begun::Marked { id, .. } => id,
-            Begun::No | Begun::Perhaps => {
+            Begun::Marked { id, .. } if !self.is_spent(&target, request.as_ref(), &id)? => id,
+            _ => {
                 let id = self.new_id(request.as_ref());
                 self.mark(&Mark::Sending { id: id.clone(), from: end, at: 0 })?;
                 crate::sys::crash_point::crash_point!("redrive.marked");
@@ -182,6 +183,21 @@ impl Redrive<'_> {
         Ok(id.filter(|_| is_partial).map(|id| (id.to_owned(), None)))
     }
 
+    /// Whether the announced request of this id has an outcome before it was sent: its client cancelled
+    /// it, or it expired. A server would skip it.
+    fn is_spent(&self, target: &Topic, request: Option<&Envelope>, id: &str) -> Result<bool> {
+        if request.is_none_or(|request| request.reply_topic.is_some()) {
+            return Ok(false);
+        }
+        let replies = self.replies(target)?;
+        is_answered(&replies, 0..replies.settled_end()?, &id.parse()?)
+    }
+
+    fn replies(&self, target: &Topic) -> Result<Topic> {
+        let service = target.name().strip_suffix(".requests").unwrap_or(target.name());
+        self.letters.log.existing_topic(&replies_of(service))
+    }
+
     fn new_id(&self, request: Option<&Envelope>) -> String {
         match request {
             Some(request) => RequestId::new(request.id.client(), random(), 0).to_string(),
@@ -210,8 +226,7 @@ impl Redrive<'_> {
             ..Envelope::new(Kind::Redriven, id.parse()?)
         };
         if new.reply_topic.is_none() {
-            let service = target.name().strip_suffix(".requests").unwrap_or(target.name());
-            let replies = self.letters.log.existing_topic(&replies_of(service))?;
+            let replies = self.replies(target)?;
             new.request_offset = Some(requests_end);
             new.reply_floor = Some(replies.end_offset()?);
             let at = replies.append(&new.seal(Record::default()))?;

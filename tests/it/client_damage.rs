@@ -22,7 +22,7 @@ fn send(client: &Client, what: &str) {
 }
 
 /// Flips a bit of the payload `what` in a topic.
-fn damage(dir: &Path, topic: &str, what: &str) {
+pub(crate) fn damage(dir: &Path, topic: &str, what: &str) {
     let path = dir.join("topics").join(topic).join("00000000000000000000.seg");
     let bytes = std::fs::read(&path).unwrap();
     let at: Vec<usize> = (0..bytes.len() - what.len())

@@ -452,3 +452,43 @@ fn announcements_that_stand_there_twice_bring_no_second_outcome() {
     let kinds: Vec<Kind> = crate::service::reply_kinds(&log, "s");
     assert_eq!(kinds.iter().filter(|kind| **kind == Kind::Redriven).count(), 3);
 }
+
+#[test]
+fn a_redrive_that_was_taken_back_before_it_was_sent_is_sent_as_another_request() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let (done, late) = (Seen::default(), Seen::default());
+    let (client, _) = with_letter(&log, &done, &late);
+    kill_at(dir.path(), "redrive.announced");
+    poll_all(&client);
+    let announced = client.outstanding().unwrap()[0].id.clone();
+    client.cancel(&announced).unwrap();
+    drain(&client);
+    assert_eq!(done.take(), [seen("ctx", "Cancelled")]);
+    let sent = DeadLetters::open(&log, "s.dead").unwrap().redrive(0).unwrap();
+    assert_ne!(sent.id, announced.to_string());
+    assert_eq!(redrives(&log).len(), 1);
+    serve(&log, "", 1);
+    poll_all(&client);
+    drain(&client);
+    assert_eq!((done.take(), late.take()), (vec![seen("ctx", "x")], vec![]));
+}
+
+#[test]
+fn a_damaged_letter_does_not_hide_those_after_it() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let (done, late) = (Seen::default(), Seen::default());
+    make_topics(&log, "s");
+    let client = open_client(&log, &done, &late);
+    for payload in ["first-letter", "second-letter"] {
+        client.request("s", &Record::new(payload)).unwrap().send("done").unwrap();
+        serve(&log, payload, 1);
+    }
+    drain(&client);
+    crate::client_damage::damage(dir.path(), "s.dead", "first-letter");
+    let requests = log.existing_topic("s.requests").unwrap();
+    assert!(matches!(redrive(&requests, 0), Err(Error::NotFound { .. })));
+    assert_eq!(redrive(&requests, 1).unwrap().offset, Some(2));
+    serve(&log, "", 1);
+}
