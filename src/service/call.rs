@@ -9,7 +9,7 @@ use super::delivery::{completed, expire};
 use super::envelope::Envelope;
 use super::link::Link;
 use super::outcome::{Completed, Outcome};
-use super::pending::Pending;
+use super::pending::{Pending, Slot};
 use super::request_id::RequestId;
 use super::LOOK;
 use crate::error::{Error, Result};
@@ -88,7 +88,12 @@ impl Call {
     /// Notes that the outcome is the caller's from now on.
     fn returned(&self, done: Completed, is_parked: bool) -> Result<Completed> {
         if is_parked {
-            self.client.inner.unpark(&self.id)?;
+            if let Err(error) = self.client.inner.unpark(&self.id) {
+                // It is returned by the next call.
+                let slot = Slot::Parked(Box::new(done));
+                self.link.state.lock().calls.insert(self.id.clone(), slot);
+                return Err(error);
+            }
         } else if let Some(mut delivery) = self.link.delivery.try_lock() {
             delivery.commit(&self.link)?;
         }

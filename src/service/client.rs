@@ -164,8 +164,7 @@ impl Client {
             client: self,
             link,
             record: record.clone(),
-            // The id comes with the send.
-            envelope: Envelope::new(Kind::Request, RequestId::new(self.name(), 0, 0)),
+            envelope: Envelope::new(Kind::Request, self.next_id()),
             deadline: None,
         })
     }
@@ -371,7 +370,7 @@ impl Client {
         &self.inner.name
     }
 
-    pub(super) fn next_id(&self) -> RequestId {
+    fn next_id(&self) -> RequestId {
         let sequence = self.inner.sequence.fetch_add(1, Ordering::Relaxed);
         RequestId::new(&self.inner.name, self.inner.incarnation, sequence)
     }

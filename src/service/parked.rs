@@ -45,6 +45,8 @@ struct Entry {
     tries: u32,
     /// Its callback runs.
     is_in_hand: bool,
+    /// Its callback took it, but the `Unparked` record could not be appended yet.
+    is_taken: bool,
 }
 
 /// An outcome read from the topic.
@@ -144,7 +146,8 @@ impl ParkedTopic {
         };
         self.by_id.insert(id, offset);
         self.look_at = self.look_at.min(due.unwrap_or(self.look_at));
-        self.entries.insert(offset, Entry { parked, due, tries: 0, is_in_hand: false });
+        let entry = Entry { parked, due, tries: 0, is_in_hand: false, is_taken: false };
+        self.entries.insert(offset, entry);
     }
 
     fn remove(&mut self, id: &RequestId) {
@@ -176,12 +179,14 @@ impl ParkedTopic {
 
     /// What is parked, oldest first.
     pub(super) fn list(&self) -> Vec<Parked> {
-        self.entries.values().map(|entry| entry.parked.clone()).collect()
+        let there = self.entries.values().filter(|entry| !entry.is_taken);
+        there.map(|entry| entry.parked.clone()).collect()
     }
 
     /// Whether an outcome for this callback is parked that is tried again.
     pub(super) fn awaits(&self, callback: &str) -> bool {
-        self.entries.values().any(|entry| entry.due.is_some() && entry.parked.callback == callback)
+        let mut there = self.entries.values().filter(|entry| !entry.is_taken);
+        there.any(|entry| entry.due.is_some() && entry.parked.callback == callback)
     }
 
     /// The oldest outcome that is due and whose callback may be called, to be tried: it is in hand until
@@ -196,7 +201,7 @@ impl ParkedTopic {
         for entry in self.entries.values_mut().filter(|entry| !entry.is_in_hand) {
             match entry.due {
                 Some(due) if due > now => look_at = look_at.min(due),
-                Some(_) if may_call(&entry.parked.callback) => {
+                Some(_) if entry.is_taken || may_call(&entry.parked.callback) => {
                     entry.is_in_hand = true;
                     return Some(entry.parked.id.clone());
                 }
@@ -220,13 +225,28 @@ impl ParkedTopic {
         self.look_at = self.look_at.min(entry.due.unwrap_or(self.look_at));
     }
 
+    /// A callback took an outcome, but [`taken`](Self::taken) failed: it is due again after `wait`, without
+    /// another call of the callback.
+    pub(super) fn owe_mark(&mut self, id: &RequestId, wait: impl Fn(u32) -> Option<Duration>) {
+        if let Some(entry) = self.by_id.get(id).and_then(|at| self.entries.get_mut(at)) {
+            entry.is_taken = true;
+        }
+        self.failed(id, wait);
+    }
+
+    /// Whether an outcome lacks only its `Unparked` record.
+    pub(super) fn owes_mark(&self, id: &RequestId) -> bool {
+        let entry = self.by_id.get(id).and_then(|offset| self.entries.get(offset));
+        entry.is_some_and(|entry| entry.is_taken)
+    }
+
     /// Makes outcomes due now: those of this callback that wait for their next try, or of all, also
     /// those that wait for none. Returns how many.
     pub(super) fn make_due(&mut self, callback: Option<&str>) -> usize {
         let now = Instant::now();
         self.look_at = now;
         let mut count = 0;
-        for entry in self.entries.values_mut() {
+        for entry in self.entries.values_mut().filter(|entry| !entry.is_taken) {
             let is_meant = match callback {
                 Some(callback) => entry.due.is_some() && entry.parked.callback == callback,
                 None => !entry.parked.callback.is_empty(),

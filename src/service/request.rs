@@ -22,7 +22,7 @@ pub struct RequestBuilder<'a> {
     pub(super) client: &'a Client,
     pub(super) link: Arc<Link>,
     pub(super) record: Record,
-    /// All but the id, the callback and the deadline.
+    /// All but the callback and the deadline.
     pub(super) envelope: Envelope,
     pub(super) deadline: Option<Duration>,
 }
@@ -34,6 +34,12 @@ impl std::fmt::Debug for RequestBuilder<'_> {
 }
 
 impl RequestBuilder<'_> {
+    /// Returns the id that the request is sent under. Copy it before the send to know which request
+    /// [`Error::Unknown`] refers to.
+    pub fn id(&self) -> &RequestId {
+        &self.envelope.id
+    }
+
     /// Bytes that come back with the outcome, also after a restart.
     pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
         self.envelope.context = context.into();
@@ -98,15 +104,35 @@ impl RequestBuilder<'_> {
     /// # Errors
     ///
     /// [`Error::Invalid`] if no callback has this name, and as
-    /// [`Topic::append`](crate::Topic::append): except after [`Error::Unknown`], it was not sent.
+    /// [`Topic::append`](crate::Topic::append). After [`Error::Unknown`] the request is in the log and
+    /// outstanding under its [`id`](Self::id): its outcome goes to the callback, unless
+    /// [`Client::cancel`] cancels it. Sending it again makes a second request. After every other error
+    /// it was not sent.
+    ///
+    /// ```
+    /// # fn main() -> deaddrop::Result<()> {
+    /// # let dir = deaddrop::doc_dir();
+    /// # let log = deaddrop::Log::open(&dir)?;
+    /// # let client = log.client("order-service").on("checked", |_| Ok(())).open()?;
+    /// use deaddrop::{Error, Record};
+    /// let request = client.request("inventory", &Record::new("item 7"))?;
+    /// let id = request.id().clone();
+    /// match request.send("checked") {
+    ///     // Do not send it again: if it survives, it is answered.
+    ///     Ok(_) | Err(Error::Unknown { .. }) => {}
+    ///     Err(error) => return Err(error),
+    /// }
+    /// assert_eq!(client.outstanding()?[0].id, id);
+    /// # Ok(()) }
+    /// ```
     pub fn send(self, callback: &str) -> Result<RequestId> {
         if !self.client.inner.callbacks.has(callback) {
             return Err(Error::Invalid {
                 what: format!("no callback {callback:?} is registered: the request was not sent"),
             });
         }
-        let id = self.client.next_id();
-        self.append(callback, &id)?;
+        let id = self.id().clone();
+        self.append(callback)?;
         Ok(id)
     }
 
@@ -115,21 +141,25 @@ impl RequestBuilder<'_> {
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send).
+    /// As [`send`](Self::send). After [`Error::Unknown`], [`Client::attach`] returns the handle.
     pub fn call(self) -> Result<Call> {
-        let id = self.client.next_id();
-        let (client, link) = (self.client.clone(), Arc::clone(&self.link));
+        let (client, link, id) = (self.client.clone(), Arc::clone(&self.link), self.id().clone());
         link.state.lock().calls.insert(id.clone(), Slot::Waiting);
-        // Dropped on error, the handle forgets the call.
-        let call = Call { client, link, id: id.clone() };
-        self.append("", &id)?;
-        Ok(call)
+        match self.append("") {
+            Ok(()) => Ok(Call { client, link, id }),
+            // The outcome, which may have arrived, waits for another handle.
+            Err(error @ Error::Unknown { .. }) => Err(error),
+            Err(error) => {
+                link.state.lock().calls.remove(&id);
+                Err(error)
+            }
+        }
     }
 
-    fn append(self, callback: &str, id: &RequestId) -> Result<()> {
+    fn append(self, callback: &str) -> Result<()> {
         let now = clock::wall();
         let mut envelope = self.envelope;
-        envelope.id = id.clone();
+        let id = envelope.id.clone();
         envelope.callback = callback.to_owned();
         envelope.deadline = self.deadline.map(|after| now.saturating_add(clock::nanos(after)));
         let _span = spans::send(&self.link.service, &envelope, self.record.payload().len());
@@ -150,16 +180,16 @@ impl RequestBuilder<'_> {
         match self.link.requests.append(&sealed) {
             Ok(offset) => {
                 count(&self.client.inner.callbacks.counters.sent);
-                self.link.state.lock().sent(id, offset);
+                self.link.state.lock().sent(&id, offset);
                 Ok(())
             }
             Err(Error::Unknown { offset, source }) => {
                 count(&self.client.inner.callbacks.counters.sent);
-                self.link.state.lock().sent(id, offset);
+                self.link.state.lock().sent(&id, offset);
                 Err(Error::Unknown { offset, source })
             }
             Err(other) => {
-                self.link.state.lock().remove(id);
+                self.link.state.lock().remove(&id);
                 Err(other)
             }
         }

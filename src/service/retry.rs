@@ -66,6 +66,16 @@ impl ClientInner {
         }
     }
 
+    /// Notes that a callback took a parked outcome. If that fails, it is retried later: the outcome is
+    /// delivered.
+    fn mark_taken(&self, parked: &mut ParkedTopic, id: &RequestId) -> Result<()> {
+        let marked = parked.taken(id).map(drop);
+        if marked.is_err() {
+            parked.owe_mark(id, |tries| Some(self.callbacks.retry.parked_wait(tries)));
+        }
+        marked
+    }
+
     /// Brings parked outcomes to their callbacks, those that are due. Returns how many were taken.
     pub(super) fn deliver_parked(&self) -> Result<usize> {
         let (mut delivered, mut failed) = (0, 0);
@@ -75,6 +85,10 @@ impl ClientInner {
                 let mut guard = self.parked.lock();
                 let Some(parked) = &mut *guard else { break };
                 let Some(id) = parked.next_due(|name| self.callbacks.may_call(name)) else { break };
+                if parked.owes_mark(&id) {
+                    self.mark_taken(parked, &id)?;
+                    continue;
+                }
                 match parked.find(&self.log, &id) {
                     Ok(Some(found)) => self.found(found),
                     Ok(None) => {
@@ -94,7 +108,7 @@ impl ClientInner {
             let Some(parked) = &mut *guard else { break };
             match given {
                 Given::Taken => {
-                    parked.taken(done.id())?;
+                    self.mark_taken(parked, done.id())?;
                     count(&self.callbacks.counters.completed);
                     delivered += 1;
                     if had_failed {

@@ -1,17 +1,19 @@
 //! A service in trouble: full disks, replies that no frame can hold, replies trimmed by hand, doubt.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deaddrop::group::DeadLetter;
-use deaddrop::service::{HandlerError, Kind, Outcome, Reply, ServerOptions};
+use deaddrop::service::{
+    Call, CallbackRetry, Client, Completed, HandlerError, Kind, Outcome, Reply, ServerOptions,
+};
 use deaddrop::sim::{Op, SimDisk};
-use deaddrop::{Error, Log, Record, Start, Stop};
+use deaddrop::{Error, Log, Record, Start, Stop, TopicOptions};
 
 use crate::child::Child;
 use crate::random::{number_from_env, seed};
-use crate::service::{drain, echo, make_topics, options, reply_kinds};
+use crate::service::{drain, echo, make_topics, options, reply_kinds, Seen};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -251,4 +253,154 @@ fn a_request_whose_own_reply_topic_is_damaged_is_kept_dead_and_those_behind_it_a
     let why = &dead.reason;
     assert!(why.starts_with("its reply topic: ") && why.contains("broken/settings"), "{why}");
     assert!(reader.next().unwrap().is_none());
+}
+
+#[test]
+fn a_request_whose_send_is_unknown_is_outstanding_under_the_id_that_was_known_before() {
+    for (is_call, is_cancelled) in [(false, false), (false, true), (true, false), (true, true)] {
+        let disk = SimDisk::new();
+        let log = Log::open_sim(&disk, "/log").unwrap();
+        for end in ["requests", "replies"] {
+            let durable = TopicOptions { segment_len: 64 << 10, ..TopicOptions::default() };
+            log.create_topic(&format!("s.{end}"), durable).unwrap();
+        }
+        let seen = Seen::default();
+        let open = |log: &Log| {
+            let client = log.client("c").topic_options(options());
+            client.on("done", seen.callback()).open().unwrap()
+        };
+        let client = open(&log);
+        let request = client.request("s", &Record::new("x")).unwrap();
+        let id = request.id().clone();
+        disk.fail(Op::SyncData, 0, libc::EIO);
+        let sent = match is_call {
+            true => request.call().map(drop),
+            false => request.send("done").map(drop),
+        };
+        assert!(matches!(sent, Err(Error::Unknown { offset: 0, .. })), "{sent:?}");
+        disk.forget_faults();
+        assert_eq!(client.outstanding().unwrap()[0].id, id);
+        if is_cancelled {
+            client.cancel(&id).unwrap();
+            drain(&client);
+            if is_call {
+                // The outcome came before the handle.
+                let done = client.attach(&id).unwrap().wait_timeout(LONG).unwrap().unwrap();
+                assert!(matches!(done.outcome(), Outcome::Cancelled), "{done:?}");
+            } else {
+                assert_eq!(seen.take(), [crate::service::seen("", "Cancelled")]);
+            }
+            continue;
+        }
+        drop((client, log));
+        let log = Log::open_sim(&disk, "/log").unwrap();
+        let client = open(&log);
+        assert_eq!(client.outstanding().unwrap()[0].id, id);
+        log.server("s", echo).unwrap().poll(LONG).unwrap();
+        if is_call {
+            let done = client.attach(&id).unwrap().wait_timeout(LONG).unwrap().unwrap();
+            assert!(matches!(done.outcome(), Outcome::Reply(_)), "{done:?}");
+        } else {
+            drain(&client);
+            assert_eq!(seen.take(), [crate::service::seen("", "x")]);
+        }
+    }
+}
+
+/// A client with so many outcomes that are parked, on a disk that has room for no more segments.
+fn parked_on_a_full_disk(disk: &SimDisk, log: &Log, client: &Client, callback: &str) -> Vec<Call> {
+    const COUNT: usize = 2_000;
+    let mut calls = Vec::new();
+    for _ in 0..COUNT {
+        let request = client.request("s", &Record::new("x")).unwrap();
+        match callback {
+            "" => calls.push(request.call().unwrap()),
+            _ => drop(request.send(callback).unwrap()),
+        }
+    }
+    let mut server = log.server("s", echo).unwrap();
+    while server.poll(Duration::ZERO).unwrap() > 0 {}
+    while client.parked().unwrap().len() < COUNT {
+        client.poll(Duration::from_millis(1)).unwrap();
+    }
+    disk.set_capacity(0);
+    calls
+}
+
+#[test]
+fn parked_outcomes_that_a_callback_takes_while_the_disk_is_full_are_given_to_it_once() {
+    let disk = SimDisk::new();
+    let log = Log::open_sim(&disk, "/log").unwrap();
+    make_topics(&log, "s");
+    let (is_up, taken) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<_>>>::default());
+    let open = || {
+        let (is_up, taken) = (Arc::clone(&is_up), Arc::clone(&taken));
+        let callback = move |done: &Completed| match is_up.load(Ordering::SeqCst) {
+            true => {
+                taken.lock().unwrap().push(done.id().clone());
+                Ok(())
+            }
+            false => Err(HandlerError::retry("down")),
+        };
+        let most = Duration::from_millis(1);
+        let retry = CallbackRetry {
+            attempts: 1,
+            parked_first: most,
+            parked_most: most,
+            ..CallbackRetry::default()
+        };
+        let client = log.client("c").topic_options(options()).callback_retry(retry);
+        client.on("done", callback).open().unwrap()
+    };
+    let client = open();
+    parked_on_a_full_disk(&disk, &log, &client, "done");
+    is_up.store(true, Ordering::SeqCst);
+    let mut is_full = false;
+    for _ in 0..1000 {
+        is_full |= client.poll(Duration::ZERO).is_err();
+        if is_full {
+            break;
+        }
+    }
+    assert!(is_full, "{} are parked", client.parked().unwrap().len());
+    disk.set_capacity(u64::MAX);
+    for round in 0.. {
+        client.poll(Duration::from_millis(1)).unwrap();
+        // The mark that could not be appended is due within a millisecond of its failure.
+        if client.parked().unwrap().is_empty() && round > 100 {
+            break;
+        }
+        assert!(round < 30_000, "{} are still parked", client.parked().unwrap().len());
+    }
+    drop(client);
+    let client = open();
+    assert!(client.parked().unwrap().is_empty());
+    let mut taken = taken.lock().unwrap().clone();
+    let count = taken.len();
+    taken.sort_by_key(ToString::to_string);
+    taken.dedup();
+    assert_eq!((count, taken.len()), (2_000, 2_000), "each once");
+}
+
+#[test]
+fn a_parked_outcome_that_a_full_disk_keeps_from_its_call_is_returned_by_the_next_wait() {
+    let disk = SimDisk::new();
+    let log = Log::open_sim(&disk, "/log").unwrap();
+    make_topics(&log, "s");
+    let client = log.client("c").topic_options(options()).open().unwrap();
+    let calls = parked_on_a_full_disk(&disk, &log, &client, "");
+    let mut refused = 0;
+    for mut call in calls {
+        disk.set_capacity(0);
+        let first = call.wait_timeout(Duration::ZERO);
+        if matches!(first, Err(Error::NoSpace { .. })) {
+            refused += 1;
+            disk.set_capacity(u64::MAX);
+            assert!(call.wait_timeout(Duration::ZERO).unwrap().is_some());
+        } else {
+            assert!(first.unwrap().is_some());
+        }
+    }
+    assert_ne!(refused, 0);
+    assert!(client.parked().unwrap().is_empty());
 }
