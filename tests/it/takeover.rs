@@ -247,8 +247,14 @@ impl Worker {
     }
 
     fn work_until_death(mut self, ledger: &mut Ledger, point: &str) {
-        self.child.tell("work 200");
-        assert!(!self.finish(ledger), "{point} was never reached");
+        // What is done in the background comes when a busy machine lets it, or another process does it.
+        for rounds in 0.. {
+            self.child.tell("work 200");
+            if !self.finish(ledger) {
+                break;
+            }
+            assert!(rounds < 100, "{point} was never reached");
+        }
         self.child.wait_for_death();
     }
 }
