@@ -15,8 +15,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Durability, Store};
+use super::{Durability, Local, Store};
 use crate::control::lock::{Liveness, Owner};
+use crate::control::member::Membership;
 use crate::control::{waiters, Words};
 use crate::error::{Error, Result};
 use crate::events;
@@ -91,18 +92,47 @@ impl Store {
         self.wait_durable(self.member()?.control.tail.end.load(Ordering::Acquire))
     }
 
-    /// The same as [`wait_durable`](Self::wait_durable), and if this thread syncs, it leaves out segments that start at `limit` or behind.
+    /// Returns when everything below `target` is durable. If this thread syncs, it leaves out the segments
+    /// that start at `limit` or after it.
     pub(super) fn sync_up_to(&self, target: u64, limit: u64) -> Result<()> {
         let member = self.member()?;
-        let words = &member.control;
-        let mut watched = None;
+        let words = &*member.control;
+        Syncer { topic: self, member, words, watched: None }.up_to(target, limit)
+    }
+
+    /// Stops all appends of all processes: after a failed sync the page cache holds bytes that are not
+    /// on the disk and calls them clean.
+    pub(super) fn latch(&self, words: &Words, segment: &Segment) -> Error {
+        crash_point!("sync.failed");
+        words.identity.latched.store(1, Ordering::Release);
+        if let Ok(map) = segment.map() {
+            map.word(layout::LATCH_AT).store(layout::LATCHED, Ordering::Release);
+        }
+        crash_point!("sync.latched");
+        events::sync_failed(&self.name);
+        Error::SyncFailed { path: self.dir.clone() }
+    }
+}
+
+/// A thread that needs records to be durable: it syncs, or waits for another thread that does.
+struct Syncer<'a> {
+    topic: &'a Store,
+    member: &'a Membership<Local>,
+    words: &'a Words,
+    watched: Watched,
+}
+
+impl Syncer<'_> {
+    /// See [`Store::sync_up_to`].
+    fn up_to(&mut self, target: u64, limit: u64) -> Result<()> {
+        let words = self.words;
         loop {
-            // Acquire: pairs with the fetch_max in `sync_once`.
+            // Acquire: pairs with the fetch_max in `once`.
             let durable = words.durable.end.load(Ordering::Acquire);
             if durable >= target {
                 return Ok(());
             }
-            self.check_not_latched(words)?;
+            self.check_not_latched()?;
             crash_point!("sync.due");
             let wait = |timeout| {
                 waiters::sleep(&words.synced.word, timeout, || {
@@ -111,18 +141,18 @@ impl Store {
                 });
                 Ok(())
             };
-            let synced = match self.turn(words, member.me, member, &mut watched) {
+            let synced = match self.turn() {
                 Turn::Mine(role) => {
                     // Again: the previous owner may have latched the topic since. The failure was reported to
                     // it, and will not be reported to this thread.
-                    let synced = self.check_not_latched(words);
-                    let synced = synced.and_then(|()| self.sync_once(words, role, limit));
-                    // Only now: whoever finds the word free finds the durable end or the latch too.
+                    let synced = self.check_not_latched();
+                    let synced = synced.and_then(|()| self.once(role, limit));
+                    // Only now: a thread that finds the word free finds the durable end or the latch too.
                     words.sync.owner.store(0, Ordering::Release);
                     waiters::wake_after_fence(&words.synced.word);
                     synced
                 }
-                Turn::Overtake => match self.sync_once(words, Role::Overtaker, limit) {
+                Turn::Overtake => match self.once(Role::Overtaker, limit) {
                     Err(error) if error.is_out_of_descriptors() => wait(Duration::from_nanos(SLOW)),
                     synced => {
                         waiters::wake_after_fence(&words.synced.word);
@@ -141,15 +171,11 @@ impl Store {
         }
     }
 
-    fn turn(
-        &self,
-        words: &Words,
-        me: Owner,
-        liveness: &dyn Liveness,
-        watched: &mut Watched,
-    ) -> Turn {
+    /// Takes the sync word if it is free, or its owner is dead.
+    fn turn(&mut self) -> Turn {
+        let (words, me) = (self.words, self.member.me);
         let take = |from| {
-            // Before the word is taken, so that nobody takes the new owner for a slow one.
+            // Before the word is taken, so that no thread takes the new owner for a slow one.
             words.sync.begun_at.store(clock::monotonic_coarse(), Ordering::Relaxed);
             words
                 .sync
@@ -166,11 +192,11 @@ impl Store {
         };
         let begun = words.sync.begun_at.load(Ordering::Relaxed);
         let slow = SLOW.max(4 * words.sync.recent.load(Ordering::Relaxed));
-        let age = age_of((seen, begun), watched);
+        let age = age_of((seen, begun), &mut self.watched);
         if age >= slow && owner == me {
             return Turn::Overtake;
         }
-        if !liveness.is_alive(owner) {
+        if !self.member.is_alive(owner) {
             return match take(seen) {
                 true => Turn::Mine(Role::Heir),
                 false => Turn::Wait(Duration::ZERO),
@@ -182,15 +208,16 @@ impl Store {
         Turn::Wait(Duration::from_nanos(slow - age))
     }
 
-    fn check_not_latched(&self, words: &Words) -> Result<()> {
-        match words.identity.latched.load(Ordering::Acquire) {
+    fn check_not_latched(&self) -> Result<()> {
+        match self.words.identity.latched.load(Ordering::Acquire) {
             0 => Ok(()),
-            _ => Err(Error::SyncFailed { path: self.dir.clone() }),
+            _ => Err(Error::SyncFailed { path: self.topic.dir.clone() }),
         }
     }
 
     /// Syncs everything appended so far and moves the durable end.
-    fn sync_once(&self, words: &Words, role: Role, limit: u64) -> Result<()> {
+    fn once(&self, role: Role, limit: u64) -> Result<()> {
+        let (topic, words) = (self.topic, self.words);
         let begun = clock::monotonic_coarse();
         words.sync.begun_at.store(begun, Ordering::Relaxed);
         let durable = words.durable.end.load(Ordering::Acquire);
@@ -204,19 +231,19 @@ impl Store {
         }
         let suspect = words.sync.suspect_end.load(Ordering::Acquire);
         let active = words.tail.place().active;
-        let mut base = self.around(durable.min(active), active)?.0;
+        let mut base = topic.around(durable.min(active), active)?.0;
         loop {
-            let (_, next) = self.around(base, active)?;
-            self.sync_segment(words, role, (base, next), durable)?;
+            let (_, next) = topic.around(base, active)?;
+            self.segment(role, (base, next), durable)?;
             match next {
                 Some(next) if next < limit => base = next,
                 _ => break,
             }
         }
-        self.sync_names(words, role, active)?;
+        self.names(role, active)?;
         crash_point!("sync.after");
         if suspect > durable && suspect <= target {
-            // Only if nobody raised it meanwhile.
+            // Only if no thread has raised it meanwhile.
             let cleared = words.sync.suspect_end.compare_exchange(
                 suspect,
                 0,
@@ -225,28 +252,23 @@ impl Store {
             );
             debug_assert!(cleared.is_ok_and(|was| was == suspect) || cleared.is_err());
         }
-        self.check_in_place_after_sync()?;
+        topic.check_in_place_after_sync()?;
         words.durable.end.fetch_max(target, Ordering::AcqRel);
         let took = clock::monotonic_coarse().saturating_sub(begun);
         words.sync.recent.store(took, Ordering::Relaxed);
         if took >= SLOW_ENOUGH_TO_TELL {
-            events::sync_was_slow(&self.name, took);
+            events::sync_was_slow(&topic.name, took);
         }
         crash_point!("sync.published");
         Ok(())
     }
 
     /// Syncs one segment, which ends where the next one begins if there is one.
-    fn sync_segment(
-        &self,
-        words: &Words,
-        role: Role,
-        (base, next): (u64, Option<u64>),
-        durable: u64,
-    ) -> Result<()> {
+    fn segment(&self, role: Role, (base, next): (u64, Option<u64>), durable: u64) -> Result<()> {
+        let (topic, words) = (self.topic, self.words);
         let segment = match role {
-            Role::Overtaker => self.segment_of_its_own(base)?,
-            Role::Owner | Role::Heir => self.segment(base)?,
+            Role::Overtaker => topic.segment_of_its_own(base)?,
+            Role::Owner | Role::Heir => topic.segment(base)?,
         };
         // After the file was opened: an overtaker to which a failure was reported before that has raised it.
         let suspect = words.sync.suspect_end.load(Ordering::Acquire);
@@ -259,26 +281,27 @@ impl Store {
         }
         crash_point!("sync.before");
         if segment.sync().is_err() || segment.has_unwritten_blocks(marked)? {
-            return Err(self.latch(words, &segment));
+            return Err(topic.latch(words, &segment));
         }
         Ok(())
     }
 
     /// Makes the names of the segments up to the active one durable, if they are not.
-    fn sync_names(&self, words: &Words, role: Role, active: u64) -> Result<()> {
+    fn names(&self, role: Role, active: u64) -> Result<()> {
+        let (topic, words) = (self.topic, self.words);
         if words.sync.names_durable.load(Ordering::Acquire) > active {
             return Ok(());
         }
         let synced = match role {
-            Role::Overtaker => self.files.sync_dir(&self.dir),
-            Role::Owner | Role::Heir => self.files.sync_own_names(),
+            Role::Overtaker => topic.files.sync_dir(&topic.dir),
+            Role::Owner | Role::Heir => topic.files.sync_own_names(),
         };
         if let Err(error) = synced {
-            let error = Error::io("syncing", &self.dir, error);
-            return Err(match self.displaced() {
+            let error = Error::io("syncing", &topic.dir, error);
+            return Err(match topic.displaced() {
                 Some(displaced) => displaced,
                 None if error.is_out_of_descriptors() => error,
-                None => self.latch(words, &*self.segment(active)?),
+                None => topic.latch(words, &*topic.segment(active)?),
             });
         }
         words.sync.names_durable.fetch_max(active + 1, Ordering::AcqRel);
@@ -293,26 +316,14 @@ impl Store {
         next: Option<u64>,
         durable: u64,
     ) -> Result<Range<u64>> {
-        let frontier = self.frontier()?;
+        let topic = self.topic;
+        let frontier = topic.frontier()?;
         let is_active = next.is_none() && frontier.active == segment.base();
         let end = if is_active { frontier.position } else { segment.len() };
         segment.redirty(0..layout::FIRST_FRAME_AT)?;
-        let start = self.position_before(segment, next, &frontier, durable)?;
+        let start = topic.position_before(segment, next, &frontier, durable)?;
         segment.redirty(start..end)?;
         Ok(start..end)
-    }
-
-    /// Stops all appends of all processes: after a failed sync the page cache holds bytes that are not
-    /// on the disk and calls them clean.
-    pub(super) fn latch(&self, words: &Words, segment: &Segment) -> Error {
-        crash_point!("sync.failed");
-        words.identity.latched.store(1, Ordering::Release);
-        if let Ok(map) = segment.map() {
-            map.word(layout::LATCH_AT).store(layout::LATCHED, Ordering::Release);
-        }
-        crash_point!("sync.latched");
-        events::sync_failed(&self.name);
-        Error::SyncFailed { path: self.dir.clone() }
     }
 }
 
