@@ -26,64 +26,62 @@ impl Drop for Store {
             let is_open = self.is_open.load(Ordering::Relaxed);
             if is_open && member.control.identity.latched.load(Ordering::Acquire) == 0 {
                 // What fails here latches the topic, or is promised to nobody.
-                drop(self.close(member));
+                drop(close(self, member));
             }
         }
     }
 }
 
-impl Store {
-    fn close(&self, member: &Membership<Local>) -> Result<()> {
-        let words = &member.control;
-        let end = words.tail.end.load(Ordering::Acquire);
-        if let Durability::PowerLossWithin(_) = self.options.durability {
-            self.wait_durable(end)?;
-        }
-        // Held until the lock file is closed: of two that close at once, one is the last.
-        if self.is_last(member) {
-            self.wait_durable(end)?;
-            self.promise(words)?;
-        }
-        Ok(())
+fn close(topic: &Store, member: &Membership<Local>) -> Result<()> {
+    let words = &member.control;
+    let end = words.tail.end.load(Ordering::Acquire);
+    if let Durability::PowerLossWithin(_) = topic.options.durability {
+        topic.wait_durable(end)?;
     }
+    // Held until the lock file is closed: of two that close at once, one is the last.
+    if is_last(member) {
+        topic.wait_durable(end)?;
+        promise(topic, words)?;
+    }
+    Ok(())
+}
 
-    /// Whether no other process has the topic open for writing, or will before this one has closed it.
-    fn is_last(&self, member: &Membership<Local>) -> bool {
-        let lock_file = &*member.lock_file;
-        let until = Instant::now() + GATE_WAIT;
-        loop {
-            match member::try_gate(lock_file) {
-                Ok(true) => break,
-                Ok(false) if Instant::now() < until => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                _ => return false,
+/// Whether no other process has the topic open for writing, or will before this one has closed it.
+fn is_last(member: &Membership<Local>) -> bool {
+    let lock_file = &*member.lock_file;
+    let until = Instant::now() + GATE_WAIT;
+    loop {
+        match member::try_gate(lock_file) {
+            Ok(true) => break,
+            Ok(false) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(1));
             }
+            _ => return false,
         }
-        if member::is_alone(lock_file).unwrap_or(false) {
-            return true;
-        }
-        // The next to close must not count this one.
-        let left = member::leave_slot(lock_file, member.me.slot());
-        drop(left.and_then(|()| member::leave_gate(lock_file)));
-        false
     }
+    if member::is_alone(lock_file).unwrap_or(false) {
+        return true;
+    }
+    // The next to close must not count this one.
+    let left = member::leave_slot(lock_file, member.me.slot());
+    drop(left.and_then(|()| member::leave_gate(lock_file)));
+    false
+}
 
-    /// Has the newest segment say the durable end: every sync says the one before it, so after the last
-    /// one it is behind.
-    fn promise(&self, words: &Words) -> Result<()> {
-        let durable = words.durable.end.load(Ordering::Acquire);
-        let segment = self.segment(words.tail.place().active)?;
-        let slot = layout::newest_slot(&segment.header_page()?, segment.header.salt);
-        let said = slot.map_or(0, |slot| slot.durable_end).max(segment.header.durable_end);
-        if said >= durable {
-            return Ok(());
-        }
-        write_slot(words, &segment, durable)?;
-        crash_point!("close.promised");
-        if segment.sync().is_err() {
-            return Err(self.latch(words, &segment));
-        }
-        Ok(())
+/// Has the newest segment say the durable end: every sync says the one before it, so after the last
+/// one it is behind.
+fn promise(topic: &Store, words: &Words) -> Result<()> {
+    let durable = words.durable.end.load(Ordering::Acquire);
+    let segment = topic.segment(words.tail.place().active)?;
+    let slot = layout::newest_slot(&segment.header_page()?, segment.header.salt);
+    let said = slot.map_or(0, |slot| slot.durable_end).max(segment.header.durable_end);
+    if said >= durable {
+        return Ok(());
     }
+    write_slot(words, &segment, durable)?;
+    crash_point!("close.promised");
+    if segment.sync().is_err() {
+        return Err(topic.latch(words, &segment));
+    }
+    Ok(())
 }

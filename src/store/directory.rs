@@ -55,7 +55,7 @@ impl Store {
         match self.files.identity_of(&path).not_found_is_none().at("looking for", &path)? {
             Some(found) if found == held => Ok(()),
             Some(_) => Err(Error::Replaced { path: self.dir.clone() }),
-            None => Err(self.removed()),
+            None => Err(removed(self)),
         }
     }
 
@@ -94,19 +94,19 @@ impl Store {
         let checked = self.check_in_place().err();
         checked.filter(|error| matches!(error, Error::NotFound { .. } | Error::Replaced { .. }))
     }
+}
 
-    /// The error for a topic whose files are gone.
-    pub(super) fn removed(&self) -> Error {
-        let now = match is_in_place(&self.log, &*self.files) {
-            Ok(false) if self.log.names_topic(&self.dir) => {
-                "another topic was made under its name: ask the log for that one"
-            }
-            _ => "close it, and make it again if it is wanted",
-        };
-        let dir = self.log.dir.display();
-        let what = "its files were removed while it was open";
-        Error::NotFound { what: format!("topic {} in {dir} any more: {what}; {now}", self.name) }
-    }
+/// The error for a topic whose files are gone.
+pub(super) fn removed(topic: &Store) -> Error {
+    let now = match is_in_place(&topic.log, &*topic.files) {
+        Ok(false) if topic.log.names_topic(&topic.dir) => {
+            "another topic was made under its name: ask the log for that one"
+        }
+        _ => "close it, and make it again if it is wanted",
+    };
+    let dir = topic.log.dir.display();
+    let what = "its files were removed while it was open";
+    Error::NotFound { what: format!("topic {} in {dir} any more: {what}; {now}", topic.name) }
 }
 
 /// Whether a topic lies in `dir`, a directory of `topics`.

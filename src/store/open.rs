@@ -105,8 +105,8 @@ impl Store {
             Membership::new(control, lock_file, Owner::new(slot, generation), Local::default());
         let access = Access::Member(membership);
         let topic = Store::assemble(log, name, files, settings.0, access, (LOCK, lock));
-        topic.decide_and_recover(alone, settings.1)?;
-        topic.settle_slot(slot)?;
+        decide_and_recover(&topic, alone, settings.1)?;
+        settle_slot(&topic, slot)?;
         crash_point!("open.before-gate-is-left");
         Ok(topic)
     }
@@ -148,147 +148,6 @@ impl Store {
         })
     }
 
-    /// Looks at the facts and does what the table says. The gate is held.
-    fn decide_and_recover(&self, alone: bool, existed: bool) -> Result<()> {
-        let words = &self.member()?.control;
-        // Before the directory is read: see `refresh_bases`.
-        let active = words.tail.place().active;
-        // Once: a large log has many names.
-        let names = self.files.list(&self.dir).at("listing", &self.dir)?;
-        let mut bases = bases_among(&names);
-        if !alone {
-            bases.retain(|&base| base <= active);
-        }
-        self.segments.set_bases(&bases);
-        let words_trusted = self.are_trusted(words)?;
-        let latched = words.identity.latched.load(Ordering::Acquire) != 0;
-        let facts = OpeningFacts {
-            alone,
-            words_trusted,
-            latched,
-            has_segments: !bases.is_empty(),
-            overtaken: alone && words_trusted && !latched && self.is_overtaken(words, &bases)?,
-        };
-        let plan = recovery::opening(facts);
-        if !matches!(plan, Opening::Attach | Opening::Refuse) {
-            // From here on nobody trusts the words until all are true again.
-            words.identity.ready.store(0, Ordering::Release);
-            crash_point!("open.unready");
-            self.remove_leftovers(words, facts.words_trusted, &names)?;
-            // Before a segment of their name could be set aside.
-            trim::remove_in_turns(self, trim::leftovers(self, names)?);
-        }
-        match plan {
-            Opening::Attach => {}
-            Opening::Refuse => {
-                return Err(Error::Corrupt {
-                    path: self.dir.join(CONTROL),
-                    position: 0,
-                    offset: None,
-                    what: "the control file does not belong to the processes that use the topic: \
-                           close them all, the next open rebuilds it"
-                        .into(),
-                })
-            }
-            Opening::Create => self.create_first_segment(words, facts.words_trusted, existed)?,
-            Opening::Resume => self.resume(words)?,
-            Opening::ScanFromWords => {
-                let boundary = words.durable.end.load(Ordering::Acquire);
-                self.recover(words, Some(self.possible_end(&bases, boundary)))?;
-            }
-            Opening::ScanFromDisk => self.recover(words, None)?,
-        }
-        self.epochs.load()?;
-        if let Some(report) = self.recovery.get() {
-            events::recovered(&self.name, report);
-        }
-        if plan != Opening::Attach {
-            self.stamp_identity(words)?;
-        }
-        Ok(())
-    }
-
-    fn are_trusted(&self, words: &Words) -> Result<bool> {
-        Ok(words.identity.is_of(self.log.boot, self.control_identity()?))
-    }
-
-    fn control_identity(&self) -> Result<sys::FileIdentity> {
-        let path = self.dir.join(CONTROL);
-        self.files
-            .open(&path, sys::Access::Read)
-            .and_then(|file| file.identity())
-            .at("identifying", &path)
-    }
-
-    /// Makes the words trusted: the last step of every recovery.
-    fn stamp_identity(&self, words: &Words) -> Result<()> {
-        let identity = &words.identity;
-        identity.stamp(self.log.boot, self.control_identity()?, self.files.mount());
-        crash_point!("open.before-ready");
-        identity.ready.store(1, Ordering::Release);
-        Ok(())
-    }
-
-    /// Files without a name in the log: those of dead rollers, of preparers that did not finish, and
-    /// temporary ones. The gate is held and nobody else is a member.
-    fn remove_leftovers(&self, words: &Words, words_trusted: bool, names: &[String]) -> Result<()> {
-        if words_trusted {
-            self.ahead.settle(self, words, words.prepared.word.load(Ordering::Acquire))?;
-        } else {
-            words.prepared.word.store(0, Ordering::Release);
-        }
-        let kept = Owner::of_word(words.prepared.word.load(Ordering::Acquire) as u32)
-            .map(|owner| format!("next-{}-{}.tmp", owner.slot(), owner.generation()));
-        for name in names {
-            if name.ends_with(".tmp") && Some(name) != kept.as_ref() {
-                self.remove_if_there(&self.dir.join(name))?;
-            }
-        }
-        if !words_trusted {
-            // Once a boot: they are few, and small.
-            self.remove_unfinished(CONSUMERS)?;
-            self.remove_unfinished(GROUPS)?;
-        }
-        Ok(())
-    }
-
-    /// Removes what processes that died while they made a file left in a directory of the topic.
-    fn remove_unfinished(&self, within: &str) -> Result<()> {
-        let dir = self.dir.join(within);
-        let names = self.files.list(&dir).not_found_is_none().at("listing", &dir)?;
-        for name in names.unwrap_or_default().iter().filter(|name| name.ends_with(".tmp")) {
-            self.remove_if_there(&dir.join(name))?;
-        }
-        Ok(())
-    }
-
-    /// Takes over every word that names an earlier holder of `slot`.
-    fn settle_slot(&self, slot: usize) -> Result<()> {
-        let words = &self.member()?.control;
-        let names_slot = |word: u32| Owner::of_word(word).is_some_and(|owner| owner.slot() == slot);
-        if names_slot(words.lock.word.load(Ordering::Acquire)) {
-            // Taking the lock settles what its dead owner left.
-            drop(self.lock_append()?);
-        }
-        let syncing = words.sync.owner.load(Ordering::Acquire);
-        if names_slot(syncing) {
-            words
-                .sync
-                .suspect_end
-                .fetch_max(words.tail.end.load(Ordering::Acquire), Ordering::AcqRel);
-            // Fails if a waiter was faster: then the word no longer names the slot.
-            let freed =
-                words.sync.owner.compare_exchange(syncing, 0, Ordering::AcqRel, Ordering::Relaxed);
-            debug_assert!(freed.is_ok() || freed != Err(syncing));
-        }
-        let prepared = words.prepared.word.load(Ordering::Acquire);
-        if names_slot(prepared as u32) {
-            self.ahead.settle(self, words, prepared)?;
-        }
-        crash_point!("open.slot-settled");
-        Ok(())
-    }
-
     /// The epoch in which positions are stored now.
     pub(crate) fn epoch(&self) -> u32 {
         self.epochs.current()
@@ -326,6 +185,150 @@ impl Store {
         topic.frontier()?;
         Ok(topic)
     }
+}
+
+/// Looks at the facts and does what the table says. The gate is held.
+fn decide_and_recover(topic: &Store, alone: bool, existed: bool) -> Result<()> {
+    let words = &topic.member()?.control;
+    // Before the directory is read: see `refresh_bases`.
+    let active = words.tail.place().active;
+    // Once: a large log has many names.
+    let names = topic.files.list(&topic.dir).at("listing", &topic.dir)?;
+    let mut bases = bases_among(&names);
+    if !alone {
+        bases.retain(|&base| base <= active);
+    }
+    topic.segments.set_bases(&bases);
+    let words_trusted = are_trusted(topic, words)?;
+    let latched = words.identity.latched.load(Ordering::Acquire) != 0;
+    let facts = OpeningFacts {
+        alone,
+        words_trusted,
+        latched,
+        has_segments: !bases.is_empty(),
+        overtaken: alone && words_trusted && !latched && topic.is_overtaken(words, &bases)?,
+    };
+    let plan = recovery::opening(facts);
+    if !matches!(plan, Opening::Attach | Opening::Refuse) {
+        // From here on nobody trusts the words until all are true again.
+        words.identity.ready.store(0, Ordering::Release);
+        crash_point!("open.unready");
+        remove_leftovers(topic, words, facts.words_trusted, &names)?;
+        // Before a segment of their name could be set aside.
+        trim::remove_in_turns(topic, trim::leftovers(topic, names)?);
+    }
+    match plan {
+        Opening::Attach => {}
+        Opening::Refuse => {
+            return Err(Error::Corrupt {
+                path: topic.dir.join(CONTROL),
+                position: 0,
+                offset: None,
+                what: "the control file does not belong to the processes that use the topic: \
+                       close them all, the next open rebuilds it"
+                    .into(),
+            })
+        }
+        Opening::Create => topic.create_first_segment(words, facts.words_trusted, existed)?,
+        Opening::Resume => topic.resume(words)?,
+        Opening::ScanFromWords => {
+            let boundary = words.durable.end.load(Ordering::Acquire);
+            topic.recover(words, Some(topic.possible_end(&bases, boundary)))?;
+        }
+        Opening::ScanFromDisk => topic.recover(words, None)?,
+    }
+    topic.epochs.load()?;
+    if let Some(report) = topic.recovery.get() {
+        events::recovered(&topic.name, report);
+    }
+    if plan != Opening::Attach {
+        stamp_identity(topic, words)?;
+    }
+    Ok(())
+}
+
+fn are_trusted(topic: &Store, words: &Words) -> Result<bool> {
+    Ok(words.identity.is_of(topic.log.boot, control_identity(topic)?))
+}
+
+fn control_identity(topic: &Store) -> Result<sys::FileIdentity> {
+    let path = topic.dir.join(CONTROL);
+    topic
+        .files
+        .open(&path, sys::Access::Read)
+        .and_then(|file| file.identity())
+        .at("identifying", &path)
+}
+
+/// Makes the words trusted: the last step of every recovery.
+fn stamp_identity(topic: &Store, words: &Words) -> Result<()> {
+    let identity = &words.identity;
+    identity.stamp(topic.log.boot, control_identity(topic)?, topic.files.mount());
+    crash_point!("open.before-ready");
+    identity.ready.store(1, Ordering::Release);
+    Ok(())
+}
+
+/// Files without a name in the log: those of dead rollers, of preparers that did not finish, and
+/// temporary ones. The gate is held and nobody else is a member.
+fn remove_leftovers(
+    topic: &Store,
+    words: &Words,
+    words_trusted: bool,
+    names: &[String],
+) -> Result<()> {
+    if words_trusted {
+        topic.ahead.settle(topic, words, words.prepared.word.load(Ordering::Acquire))?;
+    } else {
+        words.prepared.word.store(0, Ordering::Release);
+    }
+    let kept = Owner::of_word(words.prepared.word.load(Ordering::Acquire) as u32)
+        .map(|owner| format!("next-{}-{}.tmp", owner.slot(), owner.generation()));
+    for name in names {
+        if name.ends_with(".tmp") && Some(name) != kept.as_ref() {
+            topic.remove_if_there(&topic.dir.join(name))?;
+        }
+    }
+    if !words_trusted {
+        // Once a boot: they are few, and small.
+        remove_unfinished(topic, CONSUMERS)?;
+        remove_unfinished(topic, GROUPS)?;
+    }
+    Ok(())
+}
+
+/// Removes what processes that died while they made a file left in a directory of the topic.
+fn remove_unfinished(topic: &Store, within: &str) -> Result<()> {
+    let dir = topic.dir.join(within);
+    let names = topic.files.list(&dir).not_found_is_none().at("listing", &dir)?;
+    for name in names.unwrap_or_default().iter().filter(|name| name.ends_with(".tmp")) {
+        topic.remove_if_there(&dir.join(name))?;
+    }
+    Ok(())
+}
+
+/// Takes over every word that names an earlier holder of `slot`.
+fn settle_slot(topic: &Store, slot: usize) -> Result<()> {
+    let words = &topic.member()?.control;
+    let names_slot = |word: u32| Owner::of_word(word).is_some_and(|owner| owner.slot() == slot);
+    if names_slot(words.lock.word.load(Ordering::Acquire)) {
+        // Taking the lock settles what its dead owner left.
+        drop(topic.lock_append()?);
+    }
+    let syncing = words.sync.owner.load(Ordering::Acquire);
+    if names_slot(syncing) {
+        words.sync.suspect_end.fetch_max(words.tail.end.load(Ordering::Acquire), Ordering::AcqRel);
+        // Fails if a waiter was faster: then the word no longer names the slot.
+        let freed =
+            words.sync.owner.compare_exchange(syncing, 0, Ordering::AcqRel, Ordering::Relaxed);
+        debug_assert!(freed.is_ok() || freed != Err(syncing));
+    }
+    let prepared = words.prepared.word.load(Ordering::Acquire);
+    if names_slot(prepared as u32) {
+        topic.ahead.settle(topic, words, prepared)?;
+    }
+    crash_point!("open.slot-settled");
+    Ok(())
 }
 
 /// Makes the directory of a topic, unless it is there.

@@ -34,15 +34,15 @@ impl Store {
         let member = self.member()?;
         let words = &member.control;
         if words.tail.end.load(Ordering::Acquire) == seen {
-            return self.extend_empty(seen, needed);
+            return extend_empty(self, seen, needed);
         }
         if self.options.durability != Durability::ProcessCrash {
             // At most two segments are ever unsynced: a recovery reads no more.
             self.wait_durable(seen)?;
         }
         self.sealed.wait_for_room();
-        let unnamed = self.unnamed_file(needed)?;
-        self.leave(seen, unnamed, self.lock_deadline())?;
+        let unnamed = unnamed_file(self, needed)?;
+        leave(self, seen, unnamed, self.lock_deadline())?;
         self.retaining.hold_to_limit(self);
         Ok(())
     }
@@ -53,92 +53,11 @@ impl Store {
         if self.options.durability != Durability::ProcessCrash {
             self.wait_durable(seen)?;
         }
-        let unnamed = self.unnamed_file(0)?;
-        match self.leave(seen, unnamed, Some(Instant::now() + BACKGROUND_WAIT)) {
+        let unnamed = unnamed_file(self, 0)?;
+        match leave(self, seen, unnamed, Some(Instant::now() + BACKGROUND_WAIT)) {
             Err(Error::TimedOut { .. }) => Ok(()),
             left => left,
         }
-    }
-
-    /// Enters `unnamed` behind the segment `seen`, unless another writer has left that.
-    fn leave(&self, seen: u64, unnamed: Unnamed, deadline: Option<Instant>) -> Result<()> {
-        let words = &self.member()?.control;
-        let len = unnamed.file.len().at("sizing", &unnamed.path)?;
-        let salt = sys::random();
-        let mut held = match self.lock_append_until(deadline) {
-            Ok(held) => held,
-            Err(error) => {
-                self.give_back(unnamed)?;
-                return Err(error);
-            }
-        };
-        let base = words.tail.end.load(Ordering::Relaxed);
-        if words.tail.place().active != seen || base == seen {
-            drop(held);
-            return self.give_back(unnamed);
-        }
-        if let Err(error) = self.check_in_place() {
-            drop(held);
-            self.give_back(unnamed)?;
-            return Err(error);
-        }
-        let header = Header {
-            epoch: words.identity.epoch.load(Ordering::Relaxed) as u32,
-            base,
-            salt,
-            topic_id: self.settings.topic_id,
-            durable_end: words.durable.end.load(Ordering::Acquire),
-            max_timestamp: words.intent.max_timestamp.load(Ordering::Relaxed),
-            file_len: len,
-        };
-        let made = unnamed.prepared.is_none().then(|| unnamed.path.clone());
-        let sealed = held.active.take();
-        let entered = self.enter_named(words, unnamed, header);
-        if let Ok(segment) = &entered {
-            held.active = Some(Arc::clone(segment));
-        }
-        drop(held);
-        if let (Err(_), Some(made)) = (&entered, made) {
-            self.remove_if_there(&made)?;
-        }
-        entered?;
-        self.ahead.may_prepare();
-        self.seal(seen, base, sealed);
-        Ok(())
-    }
-
-    fn enter_named(&self, words: &Words, unnamed: Unnamed, header: Header) -> Result<Arc<Segment>> {
-        let path = self.dir.join(layout::file_name(header.base));
-        words.intent.roll.store(header.base + 1, Ordering::Release);
-        crash_point!("roll.announced");
-        let named = (|| {
-            let begun_at = clock::wall();
-            let segment = Segment::with_header(path.clone(), unnamed.file, header, Some(begun_at))?;
-            segment.was_allocated();
-            segment.map()?.write(0, &header.encode());
-            segment.map()?.write(layout::HEADER_COPY_AT, &header.encode());
-            let begun = layout::encode_begun(begun_at, header.salt);
-            segment.map()?.write(layout::BEGUN_AT, &begun);
-            crash_point!("roll.headed");
-            self.files.rename_no_replace(&unnamed.path, &path).at("naming", &path)?;
-            Ok(segment)
-        })();
-        crash_point!("roll.named");
-        let entered = named.map(|segment| {
-            if self.options.durability != Durability::ProcessCrash {
-                segment.skip_populate();
-            }
-            let segment = Arc::new(segment);
-            self.segments.keep(&segment);
-            words.tail.enter(header.base, layout::FIRST_FRAME_AT);
-            segment
-        });
-        crash_point!("roll.entered");
-        if let (Ok(_), Some(prepared)) = (&entered, unnamed.prepared) {
-            ahead::clear(words, prepared);
-        }
-        words.intent.roll.store(0, Ordering::Release);
-        entered
     }
 
     /// Finishes a dead owner's roll, or forgets it.
@@ -162,17 +81,6 @@ impl Store {
         Ok(())
     }
 
-    /// Makes room in the active segment, which has no record yet, for one that is larger than a
-    /// segment.
-    fn extend_empty(&self, active: u64, needed: u64) -> Result<()> {
-        let path = self.dir.join(layout::file_name(active));
-        let len = (self.words().map_or(0, |words| words.tail.place().position) + needed)
-            .next_multiple_of(PAGE_LEN as u64);
-        let file = self.files.open(&path, sys::Access::ReadWrite).at("opening", &path)?;
-        file.allocate(len).map_err(|error| self.allocation_failed(&path, len, error))?;
-        self.forget_segment(active)
-    }
-
     /// Has the segment opened anew when it is used next: its file has grown.
     pub(super) fn forget_segment(&self, base: u64) -> Result<()> {
         self.segments.forget(base);
@@ -181,31 +89,6 @@ impl Store {
             held.active = None;
         }
         Ok(())
-    }
-
-    /// The prepared file if it is ready and large enough, else one made now.
-    fn unnamed_file(&self, needed: u64) -> Result<Unnamed> {
-        let member = self.member()?;
-        let least = layout::FIRST_FRAME_AT + needed;
-        if least <= self.settings.segment_len {
-            if let Some(unnamed) = self.ahead.ready_file(self, &member.control)? {
-                return Ok(unnamed);
-            }
-        }
-        // Of this process's files: the slot tells them from those of others.
-        let number = self.files_made.fetch_add(1, Ordering::Relaxed) + 1;
-        let me = member.me;
-        let path = self.dir.join(format!("roll-{}-{}-{number}.tmp", me.slot(), me.generation()));
-        let len = least.max(self.settings.segment_len).next_multiple_of(PAGE_LEN as u64);
-        let file = self.make_file(&path, len)?;
-        Ok(Unnamed { path, file, prepared: None })
-    }
-
-    fn give_back(&self, unnamed: Unnamed) -> Result<()> {
-        if unnamed.prepared.is_some() {
-            return Ok(());
-        }
-        self.files.remove_file(&unnamed.path).at("removing", &unnamed.path)
     }
 
     /// A new file of `len` zero bytes: allocated, and for topics that sync also written and synced, so
@@ -260,4 +143,126 @@ impl Store {
     pub(super) fn remove_if_there(&self, path: &std::path::Path) -> Result<()> {
         self.files.remove_file(path).not_found_is_none().at("removing", path).map(drop)
     }
+}
+
+/// Enters `unnamed` behind the segment `seen`, unless another writer has left that.
+fn leave(topic: &Store, seen: u64, unnamed: Unnamed, deadline: Option<Instant>) -> Result<()> {
+    let words = &topic.member()?.control;
+    let len = unnamed.file.len().at("sizing", &unnamed.path)?;
+    let salt = sys::random();
+    let mut held = match topic.lock_append_until(deadline) {
+        Ok(held) => held,
+        Err(error) => {
+            give_back(topic, unnamed)?;
+            return Err(error);
+        }
+    };
+    let base = words.tail.end.load(Ordering::Relaxed);
+    if words.tail.place().active != seen || base == seen {
+        drop(held);
+        return give_back(topic, unnamed);
+    }
+    if let Err(error) = topic.check_in_place() {
+        drop(held);
+        give_back(topic, unnamed)?;
+        return Err(error);
+    }
+    let header = Header {
+        epoch: words.identity.epoch.load(Ordering::Relaxed) as u32,
+        base,
+        salt,
+        topic_id: topic.settings.topic_id,
+        durable_end: words.durable.end.load(Ordering::Acquire),
+        max_timestamp: words.intent.max_timestamp.load(Ordering::Relaxed),
+        file_len: len,
+    };
+    let made = unnamed.prepared.is_none().then(|| unnamed.path.clone());
+    let sealed = held.active.take();
+    let entered = enter_named(topic, words, unnamed, header);
+    if let Ok(segment) = &entered {
+        held.active = Some(Arc::clone(segment));
+    }
+    drop(held);
+    if let (Err(_), Some(made)) = (&entered, made) {
+        topic.remove_if_there(&made)?;
+    }
+    entered?;
+    topic.ahead.may_prepare();
+    topic.seal(seen, base, sealed);
+    Ok(())
+}
+
+fn enter_named(
+    topic: &Store,
+    words: &Words,
+    unnamed: Unnamed,
+    header: Header,
+) -> Result<Arc<Segment>> {
+    let path = topic.dir.join(layout::file_name(header.base));
+    words.intent.roll.store(header.base + 1, Ordering::Release);
+    crash_point!("roll.announced");
+    let named = (|| {
+        let begun_at = clock::wall();
+        let segment = Segment::with_header(path.clone(), unnamed.file, header, Some(begun_at))?;
+        segment.was_allocated();
+        segment.map()?.write(0, &header.encode());
+        segment.map()?.write(layout::HEADER_COPY_AT, &header.encode());
+        let begun = layout::encode_begun(begun_at, header.salt);
+        segment.map()?.write(layout::BEGUN_AT, &begun);
+        crash_point!("roll.headed");
+        topic.files.rename_no_replace(&unnamed.path, &path).at("naming", &path)?;
+        Ok(segment)
+    })();
+    crash_point!("roll.named");
+    let entered = named.map(|segment| {
+        if topic.options.durability != Durability::ProcessCrash {
+            segment.skip_populate();
+        }
+        let segment = Arc::new(segment);
+        topic.segments.keep(&segment);
+        words.tail.enter(header.base, layout::FIRST_FRAME_AT);
+        segment
+    });
+    crash_point!("roll.entered");
+    if let (Ok(_), Some(prepared)) = (&entered, unnamed.prepared) {
+        ahead::clear(words, prepared);
+    }
+    words.intent.roll.store(0, Ordering::Release);
+    entered
+}
+
+/// Makes room in the active segment, which has no record yet, for one that is larger than a
+/// segment.
+fn extend_empty(topic: &Store, active: u64, needed: u64) -> Result<()> {
+    let path = topic.dir.join(layout::file_name(active));
+    let len = (topic.words().map_or(0, |words| words.tail.place().position) + needed)
+        .next_multiple_of(PAGE_LEN as u64);
+    let file = topic.files.open(&path, sys::Access::ReadWrite).at("opening", &path)?;
+    file.allocate(len).map_err(|error| topic.allocation_failed(&path, len, error))?;
+    topic.forget_segment(active)
+}
+
+/// The prepared file if it is ready and large enough, else one made now.
+fn unnamed_file(topic: &Store, needed: u64) -> Result<Unnamed> {
+    let member = topic.member()?;
+    let least = layout::FIRST_FRAME_AT + needed;
+    if least <= topic.settings.segment_len {
+        if let Some(unnamed) = topic.ahead.ready_file(topic, &member.control)? {
+            return Ok(unnamed);
+        }
+    }
+    // Of this process's files: the slot tells them from those of others.
+    let number = topic.files_made.fetch_add(1, Ordering::Relaxed) + 1;
+    let me = member.me;
+    let path = topic.dir.join(format!("roll-{}-{}-{number}.tmp", me.slot(), me.generation()));
+    let len = least.max(topic.settings.segment_len).next_multiple_of(PAGE_LEN as u64);
+    let file = topic.make_file(&path, len)?;
+    Ok(Unnamed { path, file, prepared: None })
+}
+
+fn give_back(topic: &Store, unnamed: Unnamed) -> Result<()> {
+    if unnamed.prepared.is_some() {
+        return Ok(());
+    }
+    topic.files.remove_file(&unnamed.path).at("removing", &unnamed.path)
 }

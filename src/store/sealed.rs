@@ -184,7 +184,7 @@ impl Store {
     pub(super) fn seal(&self, base: u64, next: u64, segment: Option<Arc<Segment>>) {
         let full = Full { base, next, hold: Hold::of(&self.log.backlog, segment) };
         if let Some(batch) = Sealed::add(&self.sealed, full) {
-            self.background.submit(Duty::Seal, move |topic| topic.settle_some(batch));
+            self.background.submit(Duty::Seal, move |topic| settle_some(topic, batch));
         }
         self.retaining.trim_in_background(self);
     }
@@ -197,33 +197,33 @@ impl Store {
             drop(self.sync_up_to(last.next, last.next));
         }
     }
+}
 
-    fn settle_some(&self, batch: Batch) {
-        self.settle_sealed(batch.take());
-        if batch.end() {
-            let batch = Batch::of(&self.sealed);
-            // After the jobs of other topics.
-            self.background.submit(Duty::Seal, move |topic| topic.settle_some(batch));
-        }
+fn settle_some(topic: &Store, batch: Batch) {
+    settle_sealed(topic, batch.take());
+    if batch.end() {
+        let batch = Batch::of(&topic.sealed);
+        // After the jobs of other topics.
+        topic.background.submit(Duty::Seal, move |topic| settle_some(topic, batch));
     }
+}
 
-    fn settle_sealed(&self, full: Vec<Full>) {
-        // What fails here fails again where it matters: a sync latches the topic, an index is built
-        // by the reader that needs it.
-        let end = full.iter().map(|full| full.next).max().unwrap_or(0);
-        let synced = self.sync_up_to(end, end);
-        for Full { base, next, hold } in full {
-            // Those that are dropped need no index, and the next one to open the topic builds others.
-            let first = self.first_offset().unwrap_or(0);
-            if base < first || self.background.is_closed() {
-                continue;
-            }
-            let segment = match &hold {
-                Hold::Open(KeptOpen { segment: Some(segment), .. }) => Ok(Arc::clone(segment)),
-                _ => self.segment(base),
-            };
-            drop(segment.and_then(|segment| self.build_index(&segment, next).map(drop)));
+fn settle_sealed(topic: &Store, full: Vec<Full>) {
+    // What fails here fails again where it matters: a sync latches the topic, an index is built
+    // by the reader that needs it.
+    let end = full.iter().map(|full| full.next).max().unwrap_or(0);
+    let synced = topic.sync_up_to(end, end);
+    for Full { base, next, hold } in full {
+        // Those that are dropped need no index, and the next one to open the topic builds others.
+        let first = topic.first_offset().unwrap_or(0);
+        if base < first || topic.background.is_closed() {
+            continue;
         }
-        drop(synced);
+        let segment = match &hold {
+            Hold::Open(KeptOpen { segment: Some(segment), .. }) => Ok(Arc::clone(segment)),
+            _ => topic.segment(base),
+        };
+        drop(segment.and_then(|segment| topic.build_index(&segment, next).map(drop)));
     }
+    drop(synced);
 }

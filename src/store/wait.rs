@@ -55,7 +55,7 @@ impl Store {
                         self.frontier_of(words).high_watermark > seen || stop.is_stopped()
                     });
                     if synced && slept.elapsed() >= STALLED {
-                        self.help_publish(seen)?;
+                        help_publish(self, seen)?;
                     }
                 }
                 // Nothing may be written, so not even the waiter's bit: look now and then.
@@ -63,19 +63,19 @@ impl Store {
             }
         }
     }
+}
 
-    /// On a `PowerLoss` topic a record whose writer died before its sync is shown to nobody until
-    /// somebody syncs: a reader that has waited does.
-    fn help_publish(&self, seen: u64) -> Result<()> {
-        let frontier = self.frontier()?;
-        if frontier.high_watermark <= seen && frontier.end > seen {
-            // Waits for a syncer that is alive, takes a dead one's work over, overtakes a stopped one.
-            return match self.wait_durable(frontier.end) {
-                // The latch stops writers; what is durable stays readable.
-                Err(Error::SyncFailed { .. }) => Ok(()),
-                other => other,
-            };
-        }
-        Ok(())
+/// On a `PowerLoss` topic a record whose writer died before its sync is shown to nobody until
+/// somebody syncs: a reader that has waited does.
+fn help_publish(topic: &Store, seen: u64) -> Result<()> {
+    let frontier = topic.frontier()?;
+    if frontier.high_watermark <= seen && frontier.end > seen {
+        // Waits for a syncer that is alive, takes a dead one's work over, overtakes a stopped one.
+        return match topic.wait_durable(frontier.end) {
+            // The latch stops writers; what is durable stays readable.
+            Err(Error::SyncFailed { .. }) => Ok(()),
+            other => other,
+        };
     }
+    Ok(())
 }
