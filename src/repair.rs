@@ -157,7 +157,7 @@ fn tail(topic: &Store, frontier: &Frontier, end: u64, repair: &mut Repair<'_>) -
     let is_damaged = repair.findings.iter().any(|finding| finding.path == segment.path);
     if frontier.end > end {
         let what = "the frames end here, before what was promised".to_owned();
-        let mut finding = header::finding(&segment.path, frontier.position, 0, what);
+        let mut finding = finding(&segment.path, frontier.position, 0, what);
         (finding.remedy, finding.lost) = (Remedy::GiveUp, end..frontier.end);
         repair.given_up.push(finding.lost.clone());
         repair.findings.push(finding);
@@ -166,7 +166,7 @@ fn tail(topic: &Store, frontier: &Frontier, end: u64, repair: &mut Repair<'_>) -
     {
         let len = segment.len().saturating_sub(frontier.position);
         let what = "a torn tail: opening the topic goes on in a new segment".to_owned();
-        let finding = header::finding(&segment.path, frontier.position, len, what);
+        let finding = finding(&segment.path, frontier.position, len, what);
         repair.findings.push(Finding { remedy: Remedy::Open, ..finding });
     }
     Ok(())
@@ -183,7 +183,7 @@ fn groups(topic: &Store, options: Option<Options>, report: &mut Report) -> Resul
             .and_then(|file| sys::read_start(&*file, group::file_len(group::MAX_LANES)))
             .at("reading", &path)?;
         let Err((position, what)) = group::check(&bytes) else { continue };
-        let mut finding = header::finding(&path, position as u64, 0, what.to_string());
+        let mut finding = finding(&path, position as u64, 0, what.to_string());
         finding.remedy = Remedy::SetConsumerAside;
         if options.is_some_and(|options| options.consumers) {
             let quarantine = Quarantine::of(files, &topic.dir);
@@ -206,7 +206,7 @@ fn consumers(
         let committed = match info.committed {
             Ok(committed) => committed,
             Err(Error::Corrupt { path, position, what, .. }) => {
-                let mut finding = header::finding(&path, position, 0, what);
+                let mut finding = finding(&path, position, 0, what);
                 finding.remedy = Remedy::SetConsumerAside;
                 if options.is_some_and(|options| options.consumers) {
                     let quarantine = Quarantine::of(&*topic.files, &topic.dir);
@@ -277,4 +277,18 @@ pub fn execute(log: &Log, topic: &str, options: Options) -> Result<Report> {
     consumers(&topic, Some(options), &repair.given_up, &mut report)?;
     groups(&topic, Some(options), &mut report)?;
     Ok(report)
+}
+
+/// A finding of which no more is known yet.
+fn finding(path: &std::path::Path, position: u64, len: u64, what: String) -> Finding {
+    Finding {
+        path: PathBuf::from(path),
+        position,
+        len,
+        lost: 0..0,
+        what,
+        remedy: Remedy::None,
+        done: false,
+        kept: None,
+    }
 }

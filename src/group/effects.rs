@@ -2,17 +2,11 @@
 //! lane reads it.
 
 use super::dispatch::Dispatch;
+use super::lane::EffectsFloor;
 use crate::error::Result;
 use crate::format::group::lane_of;
 use crate::record::RecordRef;
 use crate::topic::Topic;
-
-/// Where the effects end, and from where on they are of interest to the next owner of a lane.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct EffectsFloor {
-    pub(super) end: u64,
-    pub(super) floor: u64,
-}
 
 impl Dispatch {
     /// Whether a record is still to come: it is of a lane of this worker that has not passed it.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::lane::Lane;
 use crate::cursor::{self, Cursor, Meaning, Seen};
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::{group, names, PAGE_LEN};
@@ -122,16 +121,6 @@ pub(super) fn create(topic: &Store, name: &str, lanes: u32, start: Start) -> Res
 /// The names of all groups of a topic, sorted.
 pub(super) fn names_of(topic: &Store) -> Result<Vec<String>> {
     names_in(&*topic.files, &topic.dir.join(GROUPS))
-}
-
-/// Takes a lane that no worker has, and lets it go again: its live words are of this boot then.
-pub(super) fn take_once(topic: &Arc<Handle>, name: &str, lane: u32) -> Result<()> {
-    let group = GroupFile::open(topic, name, Access::ReadWrite)?;
-    if group.file.try_lock(lane.into(), 1).at("locking", &group.path)? {
-        let book = Arc::new(group.book(None));
-        drop(Lane::take(topic, &book, lane, Meaning::Answered)?);
-    }
-    Ok(())
 }
 
 /// Opens a group that no worker has open, and keeps workers out as long as it is open.

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::effects::EffectsFloor;
+use super::file::GroupFile;
 use crate::cursor::{Attempt, Cursor, Meaning};
-use crate::error::Result;
+use crate::error::{IoResultExt, Result};
 use crate::format::group;
 use crate::record::OwnedRecord;
 use crate::store::{Book, Handle};
-use crate::sys::clock;
+use crate::sys::{clock, Access};
 
 /// So many deaths beside others, and the record runs alone. The first one may have been anybody's, and what
 /// was in hand then is not to wait.
@@ -111,6 +111,13 @@ pub(super) struct Lane {
     pub(super) kept: Option<OwnedRecord>,
     /// Records below it may be dead letters already.
     pub(super) kept_below: u64,
+}
+
+/// Where the effects end, and from where on they are of interest to the next owner of a lane.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EffectsFloor {
+    pub(super) end: u64,
+    pub(super) floor: u64,
 }
 
 impl Lane {
@@ -252,4 +259,14 @@ impl Lane {
 /// A time so much later, or in a life or two.
 pub(super) fn later(now: Instant, wait: Duration) -> Instant {
     now.checked_add(wait).unwrap_or(now + Duration::from_secs(1 << 32))
+}
+
+/// Takes a lane that no worker has, and lets it go again: its live words are of this boot then.
+pub(super) fn take_once(topic: &Arc<Handle>, name: &str, lane: u32) -> Result<()> {
+    let group = GroupFile::open(topic, name, Access::ReadWrite)?;
+    if group.file.try_lock(lane.into(), 1).at("locking", &group.path)? {
+        let book = Arc::new(group.book(None));
+        drop(Lane::take(topic, &book, lane, Meaning::Answered)?);
+    }
+    Ok(())
 }

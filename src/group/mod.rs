@@ -364,7 +364,7 @@ impl Group {
         let seen = self.file.look(&self.open, lane)?;
         if seen.stopped_at.is_some() && !seen.is_live {
             // No worker has taken it since the last boot, or since it was copied.
-            file::take_once(&self.open, &self.name, lane)?;
+            lane::take_once(&self.open, &self.name, lane)?;
         }
         let word = self.file.map.word(lane_at(lane) + LANE_TRIAL_AT);
         let stopped = word.load(Ordering::Acquire);

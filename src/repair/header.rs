@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind::NotFound;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::plan::{self, HeaderPage};
 use super::quarantine::Quarantine;
 use super::segments::Repair;
-use super::{survey, Finding, Remedy};
+use super::{finding, survey, Finding, Remedy};
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment::{self as layout, Header};
 use crate::format::settings::Settings;
@@ -192,18 +192,5 @@ impl<'a> Headers<'a> {
         }
         self.findings.push(finding);
         Ok(())
-    }
-}
-
-pub(super) fn finding(path: &Path, position: u64, len: u64, what: String) -> Finding {
-    Finding {
-        path: PathBuf::from(path),
-        position,
-        len,
-        lost: 0..0,
-        what,
-        remedy: Remedy::None,
-        done: false,
-        kept: None,
     }
 }

@@ -6,10 +6,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::header::finding;
 use super::plan::Gap;
 use super::quarantine::Quarantine;
-use super::{survey, Finding, Remedy};
+use super::{finding, survey, Finding, Remedy};
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment::{self as layout, Header};
 use crate::format::{epochs, frame, index, PAGE_LEN, SECTOR_LEN};
