@@ -229,6 +229,23 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_that_is_not_known_to_be_on_the_disk_does_not_count_alone() {
+        let mut page = vec![0; LEN];
+        for saved in [SLOT, Saved { sequence: 8, offset: 150, ..SLOT }] {
+            page[slot_at(saved.sequence)..][..SLOT_LEN].copy_from_slice(&saved.encode());
+        }
+        let offsets = |known| {
+            let mut offsets: Vec<u64> =
+                durable_slots(&page, known).map(|slot| slot.offset).collect();
+            offsets.sort_unstable();
+            offsets
+        };
+        assert_eq!(offsets(Some(7)), [100, 150], "the sync of the newest may not have ended");
+        assert_eq!(offsets(Some(8)), [150]);
+        assert_eq!(offsets(None), [150], "no live words: the page is what the disk had");
+    }
+
+    #[test]
     fn a_trusted_position_counts_unless_the_slot_is_of_a_later_turn_or_above_it() {
         let of = |live| position(Some(SLOT), live, true).unwrap();
         assert_eq!(of(live(3, 120)), (2, 3, 120));
