@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::index::{self as layout, Entry};
-use crate::format::{frame, segment};
-use crate::segment::{Segment, Step, Walk};
+use crate::format::segment;
+use crate::segment::{Frames, Seen, Segment};
 use crate::sys::{Access, Directory};
 
 /// Positions in a segment, growing with it.
@@ -20,35 +20,53 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// The index of a segment of which nothing was looked at.
-    pub(crate) fn new(segment: &Segment) -> Index {
-        let start = Entry {
+    /// The entry of a segment's start.
+    pub(crate) fn start(segment: &Segment) -> Entry {
+        Entry {
             offset: segment.base(),
             max_timestamp: segment.header.max_timestamp,
             position: segment::FIRST_FRAME_AT,
-        };
+        }
+    }
+
+    /// The index of a segment of which nothing was looked at.
+    pub(crate) fn new(segment: &Segment) -> Index {
+        let start = Index::start(segment);
         Index { entries: vec![start], reached: start }
     }
 
-    /// Looks at the frames up to `limit`, which are published. Stops at damage.
-    pub(crate) fn extend(&mut self, segment: &Arc<Segment>, limit: u64, hot: bool) -> Result<()> {
+    /// Looks at the frames up to the position `limit`, which are published, and before the offset `stop`,
+    /// where the next segment begins. Stops at damage.
+    pub(crate) fn extend(
+        &mut self,
+        segment: &Arc<Segment>,
+        stop: Option<u64>,
+        limit: u64,
+        hot: bool,
+    ) -> Result<()> {
         if self.reached.position >= limit {
             return Ok(());
         }
-        let mut walk = Walk::new(Arc::clone(segment), self.reached.position, hot);
+        let frames = Frames::from(segment, self.reached.position, self.reached.offset);
+        let mut frames = frames.before(stop).up_to(limit);
+        if hot {
+            frames = frames.hot();
+        }
         loop {
-            let position = walk.position;
-            let Step::Frame(fixed) = walk.step(limit, true)? else { return Ok(()) };
-            let last = self.entries.last().map_or(0, |entry| entry.position);
-            if fixed.kind == frame::KIND_RECORD {
-                if position / layout::SPACING > last / layout::SPACING {
-                    let entry = Entry { offset: fixed.offset, position, ..self.reached };
-                    self.entries.push(entry);
+            match frames.step()? {
+                Seen::Record(fixed) => {
+                    let last = self.entries.last().map_or(0, |entry| entry.position);
+                    if self.reached.position / layout::SPACING > last / layout::SPACING {
+                        self.entries.push(Entry { offset: fixed.offset, ..self.reached });
+                    }
+                    let newest = self.reached.max_timestamp.max(fixed.timestamp);
+                    self.reached.max_timestamp = newest;
                 }
-                self.reached.offset = fixed.offset + 1;
-                self.reached.max_timestamp = self.reached.max_timestamp.max(fixed.timestamp);
+                Seen::Covers | Seen::GivesUp(..) => {}
+                Seen::Bad(_) | Seen::End => return Ok(()),
             }
-            self.reached.position = walk.position;
+            self.reached.offset = frames.next;
+            self.reached.position = frames.walk.position;
         }
     }
 
@@ -91,8 +109,10 @@ impl Index {
         let fits = salt == segment.header.salt
             && stored_end == end
             && increasing
-            && entries.first().is_some_and(|first| *first == Index::new(segment).reached)
-            && entries.last().is_some_and(|last| last.position < segment.len());
+            && entries.first().is_some_and(|first| *first == Index::start(segment))
+            && entries
+                .last()
+                .is_some_and(|last| last.offset < end && last.position < segment.len());
         let reached = *entries.last()?;
         fits.then_some(Index { entries, reached })
     }

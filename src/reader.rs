@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, Result};
-use crate::format::segment::FIRST_FRAME_AT;
 use crate::format::{frame, Malformed};
 use crate::record::RecordRef;
-use crate::segment::{Step, Walk};
+use crate::segment::{meaning, Frames, Meaning, Segment, Step, Walk};
 use crate::stop::Stop;
 use crate::store::{Frontier, Handle, Store};
 use crate::sys::clock::nanos;
@@ -271,34 +270,29 @@ impl Reader {
             let limit = if self.segment_end.is_some() { u64::MAX } else { self.frontier.position };
             let far = self.frontier.high_watermark - self.next > FAR;
             let position = walk.position;
+            let bound = self.segment_end.unwrap_or(self.frontier.end);
             let what = match step(walk, limit, far)? {
-                Step::Frame(fixed)
-                    if fixed.kind == frame::KIND_VOID && fixed.offset <= self.next =>
-                {
-                    continue
-                }
-                // No further than where the next segment begins, or the log ends: that would be damage.
-                Step::Frame(fixed)
-                    if fixed.kind == frame::KIND_VOID
-                        && fixed.offset <= self.segment_end.unwrap_or(self.frontier.end) =>
-                {
-                    let offsets = self.next..fixed.offset;
-                    self.next = fixed.offset;
-                    if !self.passes_over_lost {
-                        return Err(Error::Lost { path: walk.segment.path.clone(), offsets });
+                Step::Frame(fixed) => match meaning(&fixed, self.next, bound) {
+                    Meaning::Record => {
+                        self.next += 1;
+                        return Ok(Some(fixed));
                     }
-                    if self.next >= self.frontier.high_watermark {
-                        return Ok(None);
+                    Meaning::Covers => continue,
+                    Meaning::GivesUp(end) => {
+                        let offsets = self.next..end;
+                        self.next = end;
+                        if !self.passes_over_lost {
+                            return Err(Error::Lost { path: walk.segment.path.clone(), offsets });
+                        }
+                        if self.next >= self.frontier.high_watermark {
+                            return Ok(None);
+                        }
+                        continue;
                     }
-                    continue;
-                }
-                // The index leads to a frame some way before the one wanted.
-                Step::Frame(fixed) if fixed.offset < self.next => continue,
-                Step::Frame(fixed) if fixed.offset == self.next => {
-                    self.next += 1;
-                    return Ok(Some(fixed));
-                }
-                Step::Frame(fixed) => Malformed::Field { name: "offset", value: fixed.offset },
+                    // The index leads to a frame some way before the one wanted.
+                    Meaning::Other if fixed.offset < self.next => continue,
+                    Meaning::Other => Malformed::Field { name: "offset", value: fixed.offset },
+                },
                 Step::End => Malformed::Short { needed: frame::FIXED_LEN, found: 0 },
                 Step::Bad(what) => what,
             };
@@ -346,7 +340,7 @@ impl Reader {
     /// The walk stands at bytes that are not the next frame: an error, unless that one is elsewhere.
     #[cold]
     fn pass_bad_frame(&mut self, limit: u64, what: Malformed) -> Result<()> {
-        let walk = self.walk.as_mut().expect("it met the bad frame");
+        let walk = self.walk.as_ref().expect("it met the bad frame");
         let error = walk.segment.corrupt(walk.position, Some(self.next), &what);
         let seen = (walk.segment.base(), self.segment_end);
         if self.topic.is_elsewhere(self.next, self.frontier.active, seen)?
@@ -357,15 +351,24 @@ impl Reader {
             return Ok(());
         }
         // Damage before the record that is wanted is not damage of it.
-        let mut search = Walk::new(Arc::clone(&walk.segment), walk.position, false);
-        if search.resync(limit, self.next..self.next.saturating_add(1))? {
-            walk.position = search.position;
+        let frames = frames_to(&walk.segment, self.sure_position(), self.next);
+        let stop = self.segment_end.unwrap_or(self.frontier.end);
+        let mut frames = frames.before(Some(stop)).up_to(limit);
+        if frames.seek(self.next)? == Some(self.next) {
+            let walk = self.walk.as_mut().expect("as above");
+            walk.position = frames.walk.position;
             return Ok(());
         }
         match self.trimmed_instead(error) {
             Error::Trimmed { .. } if self.look_up_again()? => Ok(()),
             error => Err(error),
         }
+    }
+
+    /// Where the frame of the next record starts, or bytes that are none, if that is sure: an index may have
+    /// led astray.
+    fn sure_position(&self) -> Option<u64> {
+        self.walk.as_ref().filter(|_| self.next > self.walk_from).map(|walk| walk.position)
     }
 
     /// A segment that was trimmed while it was read is not damaged, nor is one that was removed with its
@@ -388,7 +391,7 @@ impl Reader {
     /// [`Error::Trimmed`], [`Error::Io`].
     pub fn skip_damage(&mut self) -> Result<std::ops::Range<u64>> {
         let from = self.next;
-        let sure = self.walk.take().filter(|_| from > self.walk_from);
+        let (sure, walk) = (self.sure_position(), self.walk.take());
         self.frontier = self.topic.frontier()?;
         let (base, end) = match self.topic.around(from, self.frontier.active) {
             Err(Error::Corrupt { .. }) => {
@@ -402,53 +405,38 @@ impl Reader {
             }
             around => around?,
         };
-        // An index may have led astray: then from the front. Much damage is many searches, so not always.
-        let sure = sure.filter(|walk| walk.segment.base() == base);
-        let mut start = sure.map_or(FIRST_FRAME_AT, |walk| walk.position);
+        let sure = sure.filter(|_| walk.is_some_and(|walk| walk.segment.base() == base));
         let found = match self.topic.segment(base) {
             Ok(segment) => {
-                let mut walk = Walk::new(segment, start, false);
                 let limit = if end.is_some() { u64::MAX } else { self.frontier.position };
-                let stop = end.unwrap_or(self.frontier.high_watermark);
-                let found = walk.resync(limit, from..stop)?;
-                let position = walk.position;
-                match (found, walk.step(limit, true)?) {
-                    (true, Step::Frame(fixed)) => {
-                        start = position;
-                        Some(fixed.offset)
-                    }
-                    _ => None,
+                let stop = end.unwrap_or(self.frontier.end);
+                let frames = frames_to(&segment, sure, from);
+                let mut frames = frames.before(Some(stop)).up_to(limit);
+                let found = frames.seek(from)?;
+                if found.is_some() {
+                    frames.walk.forget();
+                    self.walk = Some(frames.walk);
+                    self.segment_end = end;
                 }
+                found
             }
             Err(Error::Corrupt { .. }) => None,
             Err(other) => return Err(other),
         };
-        let next = found.or(end).unwrap_or(self.frontier.high_watermark);
-        self.damaged_before(base, next, start)?;
-        self.next = next.max(from);
+        // Records that are not published yet come later.
+        let most = self.frontier.high_watermark.max(from);
+        self.next = found.or(end).unwrap_or(most).clamp(from, most);
+        self.walk_from = self.next;
         Ok(from..self.next)
     }
+}
 
-    /// Stands at the frame of `next`, at `start` or behind it, even if the frames before it in its
-    /// segment are damaged.
-    fn damaged_before(&mut self, base: u64, next: u64, start: u64) -> Result<()> {
-        let (of_next, end) = match self.topic.around(next, self.frontier.active) {
-            // The next file is missing too: the next read says so.
-            Err(Error::Corrupt { .. }) => return Ok(()),
-            around => around?,
-        };
-        if of_next == base {
-            if let Ok(segment) = self.topic.segment(base) {
-                let mut walk = Walk::new(segment, start, false);
-                let limit = if end.is_some() { u64::MAX } else { self.frontier.position };
-                walk.resync(limit, next..next.saturating_add(1))?;
-                walk.forget();
-                self.walk = Some(walk);
-                self.walk_from = next;
-                self.segment_end = end;
-            }
-        }
-        Ok(())
+/// The frames of a segment on the way to the record `next`: from the position where it has to be, if that is
+/// sure. Else from the front; much damage is many searches, so not always.
+fn frames_to(segment: &Arc<Segment>, sure: Option<u64>, next: u64) -> Frames {
+    match sure {
+        Some(position) => Frames::from(segment, position, next),
+        None => Frames::of(segment),
     }
 }
 

@@ -135,7 +135,7 @@ pub fn plan(log: &Log, topic: &str) -> Result<Report> {
             // On a topic that survives power loss whole frames can stand after what readers saw.
             published => published.max(frontier.end),
         };
-        let end = repair.segments(End::Unknown { published })?;
+        let end = repair.segments(End::Unknown { published, found: frontier.end })?;
         tail(&topic, &frontier, end, &mut repair)?;
     }
     repair.epochs()?;
@@ -150,8 +150,16 @@ pub fn plan(log: &Log, topic: &str) -> Result<Report> {
 fn tail(topic: &Store, frontier: &Frontier, end: u64, repair: &mut Repair<'_>) -> Result<()> {
     let segment = match topic.segment(frontier.active) {
         Ok(segment) => segment,
-        // Found before.
-        Err(Error::Corrupt { .. }) => return Ok(()),
+        Err(Error::Corrupt { path, what, .. }) => {
+            let lost = frontier.active..frontier.end;
+            if !repair.findings.iter().any(|finding| finding.path == path) && !lost.is_empty() {
+                let mut finding = header::finding(&path, 0, 0, what);
+                (finding.remedy, finding.lost) = (Remedy::GiveUpSegment, lost);
+                repair.given_up.push(finding.lost.clone());
+                repair.findings.push(finding);
+            }
+            return Ok(());
+        }
         Err(other) => return Err(other),
     };
     let is_damaged = repair.findings.iter().any(|finding| finding.path == segment.path);
@@ -264,7 +272,7 @@ pub fn execute(log: &Log, topic: &str, options: Options) -> Result<Report> {
         let mut headers = Headers::of(&**files, files.path(), settings, true);
         headers.look()?;
         let mut repair = headers.repair();
-        repair.segments(End::Unknown { published })?;
+        repair.segments(End::Unknown { published, found: 0 })?;
         before = Some(repair);
         Ok(())
     })?;

@@ -1,7 +1,9 @@
-//! One segment file: opening it; [`walk`]: walking its frames, finding the next valid one behind damage.
+//! One segment file: opening it; [`walk`]: walking its frames, finding the next valid one after damage;
+//! [`batches`]: what the frames mean.
 //!
 //! Does not know which of its bytes are published: callers give the limit.
 
+mod batches;
 mod walk;
 
 use std::io;
@@ -14,6 +16,7 @@ use crate::format::segment::{self as layout, Header};
 use crate::format::{Malformed, PAGE_LEN, SECTOR_LEN};
 use crate::sys::{Access, Directory, DiskFile, Map};
 
+pub(crate) use batches::{meaning, Batches, Found, Frames, Meaning, Seen};
 pub(crate) use walk::{Step, Walk};
 
 /// An open segment file.

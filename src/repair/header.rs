@@ -13,7 +13,7 @@ use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment::{self as layout, Header};
 use crate::format::settings::Settings;
 use crate::format::{PAGE_LEN, SECTOR_LEN};
-use crate::segment::{list_bases, Segment, Step, Walk};
+use crate::segment::{list_bases, Batches, Found, Frames, Segment};
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, Access, Directory, DiskFile};
 
@@ -136,7 +136,7 @@ impl<'a> Headers<'a> {
         previous: Option<Header>,
     ) -> Result<Header> {
         let max_timestamp = match previous {
-            Some(previous) => self.max_timestamp(previous)?,
+            Some(previous) => self.max_timestamp(previous, base)?,
             None => 0,
         };
         Ok(Header {
@@ -150,23 +150,20 @@ impl<'a> Headers<'a> {
         })
     }
 
-    /// The largest timestamp of all records up to the end of a segment.
-    fn max_timestamp(&self, header: Header) -> Result<u64> {
+    /// The largest timestamp of all records up to the end of a segment, which `next` follows.
+    fn max_timestamp(&self, header: Header, next: u64) -> Result<u64> {
         let path = self.dir.join(layout::file_name(header.base));
         let file = self.files.open(&path, Access::Read).at("opening", &path)?;
         let segment = Arc::new(Segment::with_header(path, file, header, None)?);
-        let mut walk = Walk::new(segment, layout::FIRST_FRAME_AT, false);
-        let mut newest = header.max_timestamp;
+        let mut batches = Batches::of(Frames::of(&segment).before(Some(next)));
         loop {
-            match walk.step(u64::MAX, true)? {
-                Step::Frame(fixed) => newest = newest.max(fixed.timestamp),
-                Step::End => return Ok(newest),
-                Step::Bad(_) => {
-                    walk.forget();
-                    if !walk.resync(u64::MAX, header.base..u64::MAX)? {
-                        return Ok(newest);
-                    }
-                }
+            let is_over = match batches.next()? {
+                Found::Batch(_) | Found::GivenUp(_) => false,
+                Found::Bad(_) => batches.pass()?.found.is_none(),
+                Found::End => true,
+            };
+            if is_over {
+                return Ok(header.max_timestamp.max(batches.newest));
             }
         }
     }

@@ -19,18 +19,20 @@ pub(super) enum HeaderPage {
 }
 
 /// Looks at a header page of the segment that is named `base` in a topic of this identity. A header of
-/// another segment or topic does not count: its salt is not that of the frames that belong here.
+/// another segment or topic does not count: its salt is not that of the frames that belong here. Nor does one
+/// of another version of the format beside a right one: both are always of the same.
 pub(super) fn header_page(page: &[u8], base: u64, topic_id: u64) -> Result<HeaderPage, Malformed> {
     let decoded = |at: usize| match page.get(at..at + SECTOR_LEN).map(Header::decode) {
         Some(Err(version @ Malformed::Version { .. })) => Err(version),
         Some(Ok(header)) if header.base == base && header.topic_id == topic_id => Ok(Some(header)),
         _ => Ok(None),
     };
-    Ok(match (decoded(0)?, decoded(layout::HEADER_COPY_AT)?) {
-        (Some(header), Some(copy)) if header == copy => HeaderPage::Whole(header),
-        (Some(header), _) => HeaderPage::OneSector(header, layout::HEADER_COPY_AT),
-        (None, Some(header)) => HeaderPage::OneSector(header, 0),
-        (None, None) => HeaderPage::Unreadable { blank: layout::is_blank(page) },
+    Ok(match (decoded(0), decoded(layout::HEADER_COPY_AT)) {
+        (Ok(Some(header)), Ok(Some(copy))) if header == copy => HeaderPage::Whole(header),
+        (Ok(Some(header)), _) => HeaderPage::OneSector(header, layout::HEADER_COPY_AT),
+        (_, Ok(Some(header))) => HeaderPage::OneSector(header, 0),
+        (Ok(None), Ok(None)) => HeaderPage::Unreadable { blank: layout::is_blank(page) },
+        (Err(version), _) | (_, Err(version)) => return Err(version),
     })
 }
 

@@ -21,8 +21,9 @@ use crate::sys::{self, clock, Access, Directory, DiskFile};
 /// Where the newest segment ends.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End {
-    /// Opening will find it. Everything below this offset was published on this boot.
-    Unknown { published: u64 },
+    /// Opening will find it. Everything below `published` was published on this boot; `found`: opening is
+    /// known to find the end there.
+    Unknown { published: u64, found: u64 },
     /// Here.
     Known(Frontier),
 }
@@ -68,7 +69,7 @@ impl Repair<'_> {
             if let Ok(segment) = segment {
                 let start = layout::FIRST_FRAME_AT;
                 let mut walk = Walk::new(Arc::clone(segment), start, false);
-                if walk.resync(u64::MAX, segment.base()..u64::MAX)? {
+                if walk.resync(u64::MAX, segment.base()..u64::MAX)?.is_some() {
                     last = at;
                 }
             }
@@ -78,13 +79,17 @@ impl Repair<'_> {
             let (stop, limit) = match (next, end) {
                 (Some(next), _) => (next, u64::MAX),
                 (None, End::Known(frontier)) => (frontier.end, frontier.position),
-                (None, End::Unknown { published: 0 }) => (u64::MAX, u64::MAX),
-                (None, End::Unknown { published }) => (published, u64::MAX),
+                (None, End::Unknown { published: 0, .. }) => (u64::MAX, u64::MAX),
+                (None, End::Unknown { published, .. }) => (published, u64::MAX),
             };
-            let is_open = matches!(end, End::Unknown { .. }) && at >= last;
+            let open_from = match (next, end) {
+                (Some(_), End::Unknown { found, .. }) if at >= last => found,
+                (None, End::Unknown { .. }) => 0,
+                _ => u64::MAX,
+            };
             found_end = match segment {
-                Ok(segment) => self.segment(&segment, next, stop, limit, is_open)?,
-                Err(_) if is_open => found_end,
+                Ok(segment) => self.segment(&segment, next, stop, limit, open_from)?,
+                Err(_) if open_from <= base => found_end,
                 Err((path, what)) => {
                     self.give_segment_up(&path, base..stop, what)?;
                     stop
@@ -121,20 +126,21 @@ impl Repair<'_> {
         }
     }
 
-    /// Looks at one segment; returns the offset behind its last frame. `is_open`: what stands behind
-    /// that is not damage but a tail, which opening the topic settles.
+    /// Looks at one segment; returns the offset after its last frame. From `open_from` on, what is missing
+    /// at its end is not damage but a tail, which opening the topic settles.
     fn segment(
         &mut self,
         segment: &Arc<Segment>,
         next: Option<u64>,
         stop: u64,
         limit: u64,
-        is_open: bool,
+        open_from: u64,
     ) -> Result<u64> {
         let mut found = survey::segment(segment, stop, limit)?;
         self.given_up.extend(found.given_up);
         let mut end = stop;
-        if is_open && found.gaps.last().is_some_and(|gap| gap.reaches_the_end) {
+        let is_tail = |gap: &Gap| gap.reaches_the_end && gap.lost.start >= open_from;
+        if found.gaps.last().is_some_and(is_tail) {
             end = found.gaps.pop().map_or(stop, |tail| tail.lost.start);
         }
         self.index(segment, next)?;
@@ -301,7 +307,7 @@ impl Repair<'_> {
             Ok((_, _, entries)) => {
                 // It ends at damage: then an entry behind that is one too many.
                 let mut index = Index::new(segment);
-                index.extend(segment, segment.len(), false)?;
+                index.extend(segment, Some(next), segment.len(), false)?;
                 if index.entries() == entries {
                     return Ok(());
                 }

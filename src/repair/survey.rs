@@ -7,7 +7,7 @@ use super::plan::Gap;
 use crate::error::{IoResultExt, Result};
 use crate::format::frame::{self, Fixed, FIXED_LEN};
 use crate::format::segment as layout;
-use crate::segment::{Segment, Step, Walk};
+use crate::segment::{Batches, Found, Frames, Segment};
 use crate::sys::DiskFile;
 
 /// Frames are only guessed from when they are at most so long.
@@ -27,50 +27,32 @@ pub(super) struct Survey {
 pub(super) fn segment(segment: &Arc<Segment>, stop: u64, limit: u64) -> Result<Survey> {
     let limit = limit.min(segment.len());
     let mut survey = Survey::default();
-    let mut walk = Walk::new(Arc::clone(segment), layout::FIRST_FRAME_AT, false);
-    let mut next = segment.base();
-    while next < stop {
-        let start = walk.position;
-        let what = match walk.step(limit, true)? {
-            Step::Frame(fixed) if fixed.kind == frame::KIND_RECORD && fixed.offset == next => {
-                next += 1;
+    let mut batches =
+        Batches::of(Frames::of(segment).before((stop < u64::MAX).then_some(stop)).up_to(limit));
+    loop {
+        let what = match batches.next()? {
+            Found::Batch(_) => continue,
+            Found::GivenUp(offsets) => {
+                survey.given_up.push(offsets);
                 continue;
             }
-            Step::Frame(fixed) if fixed.kind == frame::KIND_VOID && fixed.offset <= stop => {
-                if fixed.offset > next {
-                    survey.given_up.push(next..fixed.offset);
-                    next = fixed.offset;
-                }
-                continue;
-            }
-            Step::Frame(fixed) => format!("offset {} instead of {next}", fixed.offset),
-            Step::End => "the frames end here".into(),
-            Step::Bad(what) => what.to_string(),
+            Found::Bad(why) => why.to_string(),
+            Found::End if batches.is_complete() => break,
+            Found::End => "the frames end here".into(),
         };
-        walk.forget();
-        // A void frame has to fit in before whatever comes next.
-        walk.position = start.saturating_add(FIXED_LEN as u64).min(limit);
-        let found = match walk.resync(limit, next..stop)? {
-            true => match walk.step(limit, true)? {
-                Step::Frame(fixed) => Some(fixed.offset),
-                Step::End | Step::Bad(_) => None,
-            },
-            false => None,
-        };
-        let lost = next..found.unwrap_or(stop);
-        next = lost.end;
-        let end = match found {
-            Some(_) => walk.frame_position(),
-            // Zeros behind the damage are what a segment is filled with.
+        let passed = batches.pass()?;
+        let start = passed.positions.start;
+        let end = match passed.found {
+            Some(_) => passed.positions.end,
+            // Zeros after the damage are what a segment is filled with.
             None => end_of_bytes(segment, start..limit)?.max(start + FIXED_LEN as u64),
         };
-        let reaches_the_end = found.is_none();
+        let lost = passed.expected..passed.found.unwrap_or(stop);
+        let reaches_the_end = passed.found.is_none();
         survey.gaps.push(Gap { range: start..end, lost, what, reaches_the_end });
         if reaches_the_end {
             break;
         }
-        walk.position = end;
-        walk.forget();
     }
     Ok(survey)
 }

@@ -203,11 +203,6 @@ impl Walk {
         &self.buffer.first(self.filled)[self.last..]
     }
 
-    /// The position of that frame.
-    pub(crate) fn frame_position(&self) -> u64 {
-        self.buffer_at + self.last as u64
-    }
-
     /// The bytes from `position` on that are in the buffer.
     fn here(&self) -> &[u8] {
         &self.buffer.first(self.filled)[(self.position - self.buffer_at) as usize..]
@@ -254,15 +249,19 @@ impl Walk {
         self.last = 0;
     }
 
-    /// Goes to the next whole record frame at or behind `position` with an offset in `offsets`;
-    /// false if there is none below `limit`. Lengths and offsets are checked before checksums, and a
+    /// Goes to the next whole record frame at `position` or later with an offset in `offsets`, and returns
+    /// that; `None` if there is none below `limit`. Lengths and offsets are checked before checksums, and a
     /// walk computes them over four times the file's length at most, however hostile its bytes are.
-    pub(crate) fn resync(&mut self, limit: u64, offsets: std::ops::Range<u64>) -> Result<bool> {
+    pub(crate) fn resync(
+        &mut self,
+        limit: u64,
+        offsets: std::ops::Range<u64>,
+    ) -> Result<Option<u64>> {
         let limit = limit.min(self.segment.len());
         while self.position + frame::FIXED_LEN as u64 <= limit {
             let room = limit - self.position;
             if !self.ensure(frame::FIXED_LEN, room, true)? {
-                return Ok(false);
+                return Ok(None);
             }
             if let Ok(fixed) = Fixed::decode(self.here(), room as usize) {
                 let plausible = fixed.kind == frame::KIND_RECORD
@@ -275,14 +274,14 @@ impl Walk {
                             .verify(self.here(), self.segment.header.salt, self.position)
                             .is_ok()
                     {
-                        return Ok(true);
+                        return Ok(Some(fixed.offset));
                     }
                 }
             }
             self.position += frame::ALIGN as u64;
         }
         self.position = limit;
-        Ok(false)
+        Ok(None)
     }
 
     /// Where the frame at `position` ends if its length can be believed; else behind the last byte of the

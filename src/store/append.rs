@@ -16,7 +16,7 @@ use crate::control::Place;
 use crate::error::{Error, Result};
 use crate::format::{frame, segment as layout};
 use crate::record::Record;
-use crate::segment::{Segment, Step, Walk};
+use crate::segment::{Batches, Found, Frames, Segment};
 use crate::sys::atomic::{fence, Ordering};
 use crate::sys::clock;
 use crate::sys::crash_point::crash_point;
@@ -181,8 +181,8 @@ impl Store {
             });
         }
         let offset = words.intent.offset.load(Ordering::Relaxed);
-        let Whole { next, position: covered_from, newest } =
-            whole_frames(&segment, start, end, offset)?;
+        let whole = whole_batches(&segment, start..end, offset)?;
+        let (next, covered_from) = (whole.end, whole.end_position);
         if covered_from < end {
             let void = frame::void(
                 (end - covered_from) as usize,
@@ -194,7 +194,7 @@ impl Store {
             segment.map()?.write(covered_from as usize, &void);
         }
         // Before they are published: the next header says it.
-        words.intent.max_timestamp.fetch_max(newest, Ordering::Relaxed);
+        words.intent.max_timestamp.fetch_max(whole.newest, Ordering::Relaxed);
         crash_point!("settle.covered");
         words.tail.advance(end);
         words.tail.end.store(next, Ordering::Release);
@@ -237,30 +237,11 @@ fn checked_len(records: &[Record]) -> Result<u64> {
     Ok(total as u64)
 }
 
-/// What follows whole batches, and the newest time in them.
-struct Whole {
-    next: u64,
-    position: u64,
-    newest: u64,
-}
-
-/// How far the bytes from `start` to `end` are whole batches whose offsets go on from `offset`.
-fn whole_frames(segment: &Arc<Segment>, start: u64, end: u64, mut offset: u64) -> Result<Whole> {
+/// Walks the whole batches in a range of positions, whose offsets count up from `offset`.
+fn whole_batches(segment: &Arc<Segment>, range: Range<u64>, offset: u64) -> Result<Batches> {
     segment.map()?;
-    let mut walk = Walk::new(Arc::clone(segment), start, true);
-    let mut whole = Whole { next: offset, position: start, newest: 0 };
-    let mut newest = 0;
-    while let Step::Frame(fixed) = walk.step(end, true)? {
-        if fixed.kind == frame::KIND_RECORD {
-            if fixed.offset != offset {
-                break;
-            }
-            offset += 1;
-            newest = fixed.timestamp.max(newest);
-        }
-        if !fixed.continues() {
-            whole = Whole { next: offset, position: walk.position, newest };
-        }
-    }
-    Ok(whole)
+    let frames = Frames::from(segment, range.start, offset).up_to(range.end).hot();
+    let mut batches = Batches::of(frames);
+    while let Found::Batch(_) | Found::GivenUp(_) = batches.next()? {}
+    Ok(batches)
 }

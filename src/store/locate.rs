@@ -7,9 +7,10 @@ use super::segments::around;
 use super::{Access, Durability, Store};
 use crate::control::{Place, Words};
 use crate::error::{Error, Result};
-use crate::format::{frame, segment as layout, Malformed};
+use crate::format::index::Entry;
+use crate::format::{segment as layout, Malformed};
 use crate::index::Index;
-use crate::segment::{Segment, Step, Walk};
+use crate::segment::{self, Batches, Frames, Segment, Walk};
 use crate::sys::atomic::Ordering;
 
 /// How far the topic goes, at one instant.
@@ -30,9 +31,7 @@ pub(crate) struct Frontier {
 /// The end of a topic without trusted words, as last found by walking its frames.
 #[derive(Debug)]
 pub(crate) struct Found {
-    pub(super) walk: Walk,
-    pub(super) end: u64,
-    pub(super) position: u64,
+    pub(super) batches: Batches,
     /// Readers see no further: the rest was not durable when its writers died.
     pub(super) visible: u64,
     pub(super) durable_end: u64,
@@ -87,52 +86,35 @@ impl Store {
                 Err(frontier) => return Ok(frontier),
             },
         };
-        found.walk.forget();
-        found.walk.position = found.position;
-        let mut next = found.end;
+        let batches = &mut found.batches;
+        batches.retry();
         loop {
-            match found.walk.step(u64::MAX, true)? {
-                Step::Frame(fixed) if fixed.kind == frame::KIND_RECORD && fixed.offset != next => {
-                    break
-                }
-                Step::Frame(fixed) => {
-                    next = match fixed.kind {
-                        frame::KIND_RECORD => next + 1,
-                        // It may give offsets up.
-                        _ => next.max(fixed.offset),
-                    };
-                    if !fixed.continues() {
-                        (found.end, found.position) = (next, found.walk.position);
-                    }
-                }
-                Step::End | Step::Bad(_) => {
-                    let base = found.walk.segment.base();
-                    if !self.is_current(&found.walk.segment)? {
-                        // Extended for a record larger than a segment, or copied by a recovery.
-                        let segment = self.segment(base)?;
-                        found.walk = Walk::new(segment, found.position, false);
-                        next = found.end;
-                        continue;
-                    }
-                    if found.end == base || !self.segments.has_file(found.end) {
-                        break;
-                    }
-                    let segment = match self.segment(found.end) {
-                        // It has its name and no header: nobody was promised anything in it.
-                        Err(Error::Corrupt { path, .. }) if self.look_at_header(&path)?.0 => break,
-                        segment => segment?,
-                    };
-                    found.walk = Walk::new(segment, layout::FIRST_FRAME_AT, false);
-                    (next, found.position) = (found.end, layout::FIRST_FRAME_AT);
-                }
+            if let segment::Found::Batch(_) | segment::Found::GivenUp(_) = batches.next()? {
+                continue;
             }
+            let (base, end) = (batches.segment().base(), batches.end);
+            let frames = if !self.is_current(batches.segment())? {
+                // Extended for a record larger than a segment, or copied by a recovery.
+                Frames::from(&self.segment(base)?, batches.end_position, end)
+            } else if end == base || !self.segments.has_file(end) {
+                break;
+            } else {
+                let segment = match self.segment(end) {
+                    // It has its name and no header: nobody was promised anything in it.
+                    Err(Error::Corrupt { path, .. }) if self.look_at_header(&path)?.0 => break,
+                    segment => segment?,
+                };
+                Frames::of(&segment)
+            };
+            *batches = Batches::of(frames);
         }
+        let end = batches.end;
         Ok(Frontier {
-            high_watermark: found.end.min(found.visible),
-            end: found.end,
-            durable_end: found.durable_end.min(found.end),
-            active: found.walk.segment.base(),
-            position: found.position,
+            high_watermark: end.min(found.visible),
+            end,
+            durable_end: found.durable_end.min(end),
+            active: batches.segment().base(),
+            position: batches.end_position,
         })
     }
 
@@ -155,8 +137,8 @@ impl Store {
         let (end, position) = (scan.end, scan.position);
         Ok(match scan.segment {
             Some(segment) => {
-                let walk = Walk::new(segment, position, false);
-                Ok(Found { walk, end, position, visible, durable_end })
+                let batches = Batches::of(Frames::from(&segment, position, end));
+                Ok(Found { batches, visible, durable_end })
             }
             // What follows the newest header cannot be checked.
             None => Err(Frontier {
@@ -324,22 +306,22 @@ impl Store {
         if hot {
             segment.map()?;
         }
-        let position = self.position_before(&segment, next, frontier, offset)?;
-        Ok((Walk::new(segment, position, hot), next))
+        let entry = self.entry_before(&segment, next, frontier, offset)?;
+        Ok((Walk::new(segment, entry.position, hot), next))
     }
 
-    /// A position in a segment before which all frames have offsets below `offset`.
-    pub(super) fn position_before(
+    /// A frame in a segment before which all frames have offsets below `offset`.
+    pub(super) fn entry_before(
         &self,
         segment: &Arc<Segment>,
         next: Option<u64>,
         frontier: &Frontier,
         offset: u64,
-    ) -> Result<u64> {
+    ) -> Result<Entry> {
         if offset <= segment.base() {
-            return Ok(layout::FIRST_FRAME_AT);
+            return Ok(Index::start(segment));
         }
-        self.with_index(segment, next, frontier, |index| index.before_offset(offset).position)
+        self.with_index(segment, next, frontier, |index| index.before_offset(offset))
     }
 
     /// Calls `look` with the index of a segment: the stored one, or one built and stored now.
@@ -353,7 +335,7 @@ impl Store {
         let Some(end) = next else {
             let is_member = matches!(self.access, Access::Member(_));
             return self.segments.with_active_index(segment, |index| {
-                index.extend(segment, frontier.position, is_member)?;
+                index.extend(segment, None, frontier.position, is_member)?;
                 Ok(look(index))
             });
         };
@@ -367,7 +349,7 @@ impl Store {
     /// Builds the index of a sealed segment, and stores it if this process may write.
     pub(super) fn build_index(&self, segment: &Arc<Segment>, end: u64) -> Result<Index> {
         let mut index = Index::new(segment);
-        index.extend(segment, segment.len(), false)?;
+        index.extend(segment, Some(end), segment.len(), false)?;
         if matches!(self.access, Access::Member(_)) {
             self.check_in_place()?;
             index.store(&*self.files, &self.dir, segment, end)?;

@@ -8,7 +8,7 @@ use crate::control::{Place, Words};
 use crate::error::{Error, Result};
 use crate::format::segment::{self as layout, Slot};
 use crate::format::{frame, MAX_OFFSET};
-use crate::segment::{Step, Walk};
+use crate::segment::{Batches, Found, Frames, Step, Walk};
 use crate::sys::atomic::Ordering;
 
 impl Store {
@@ -141,20 +141,10 @@ impl Store {
         if !aligned || start < layout::FIRST_FRAME_AT || position > segment.len() {
             return Ok(false);
         }
-        let mut walk = Walk::new(segment, start, false);
-        let mut offset = words.intent.offset.load(Ordering::Relaxed);
-        while let Step::Frame(fixed) = walk.step(position, true)? {
-            if fixed.kind == frame::KIND_RECORD {
-                if fixed.offset != offset {
-                    return Ok(false);
-                }
-                offset += 1;
-            } else {
-                // It may give offsets up.
-                offset = offset.max(fixed.offset);
-            }
-        }
-        Ok(walk.position == position && offset == end)
+        let offset = words.intent.offset.load(Ordering::Relaxed);
+        let mut batches = Batches::of(Frames::from(&segment, start, offset).up_to(position));
+        while let Found::Batch(_) | Found::GivenUp(_) = batches.next()? {}
+        Ok((batches.end, batches.end_position) == (end, position))
     }
 
     /// Whether all frames from the offset `shown` to the end are whole.
@@ -171,15 +161,12 @@ impl Store {
                 Err(Error::Corrupt { .. }) => return Ok(false),
                 Err(other) => return Err(other),
             };
-            let start = self.position_before(&segment, next, &frontier, shown)?;
+            let start = self.entry_before(&segment, next, &frontier, shown)?;
             let limit = if next.is_some() { u64::MAX } else { frontier.position };
-            let mut walk = Walk::new(segment, start, false);
-            let mut end = base;
-            while next != Some(end) {
-                let Step::Frame(fixed) = walk.step(limit, true)? else { break };
-                end = fixed.offset + u64::from(fixed.kind == frame::KIND_RECORD);
-            }
-            let is_whole = next.map_or(walk.position == limit, |next| end == next);
+            let frames = Frames::from(&segment, start.position, start.offset);
+            let mut batches = Batches::of(frames.before(next).up_to(limit));
+            while let Found::Batch(_) | Found::GivenUp(_) = batches.next()? {}
+            let is_whole = next.map_or(batches.end_position == limit, |next| batches.end == next);
             if !is_whole {
                 return Ok(false);
             }

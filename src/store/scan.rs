@@ -9,7 +9,7 @@ use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment::{self as layout, Header};
 use crate::format::{frame, PAGE_LEN, SECTOR_LEN};
 use crate::recovery::{self, Cut, Damage, Ending, RecoveryReport, ScanFacts};
-use crate::segment::{Segment, Step, Walk};
+use crate::segment::{Batches, Found, Frames, Segment, Step, Walk};
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, clock};
@@ -42,7 +42,7 @@ impl Scan {
     /// from `position` on.
     fn count_cut(&mut self, mut walk: Walk, position: u64, from: u64) -> Result<()> {
         let mut frames = 0;
-        while walk.resync(u64::MAX, from..u64::MAX)? {
+        while walk.resync(u64::MAX, from..u64::MAX)?.is_some() {
             match walk.step(u64::MAX, true)? {
                 Step::Frame(_) => frames += 1,
                 Step::End | Step::Bad(_) => break,
@@ -65,6 +65,12 @@ impl Scan {
             set_aside: Vec::new(),
             damage: self.damage.clone(),
         }
+    }
+
+    /// The end is where `batches` found it so far.
+    fn stand(&mut self, batches: &Batches) {
+        (self.end, self.position) = (batches.end, batches.end_position);
+        self.max_timestamp = self.max_timestamp.max(batches.newest);
     }
 
     /// The frame before `position` is below the boundary, or not.
@@ -233,106 +239,77 @@ impl Store {
         next: Option<u64>,
         boundary: u64,
     ) -> Result<()> {
-        let mut walk = Walk::new(Arc::clone(&segment), layout::FIRST_FRAME_AT, false);
-        scan.position = layout::FIRST_FRAME_AT;
+        let mut batches = Batches::of(Frames::of(&segment).before(next));
+        scan.stand(&batches);
         scan.max_timestamp = scan.max_timestamp.max(segment.header.max_timestamp);
         scan.segment = Some(Arc::clone(&segment));
         scan.clean = true;
-        // The next offset with the frames of a batch that is not yet seen to its end.
-        let mut offset = scan.end;
-        let mut batch_at = scan.position;
         loop {
-            if next.is_some_and(|next| scan.end >= next) {
-                // What stands behind was cut off before the next segment was begun.
+            let what = match batches.next()? {
+                Found::Batch(batch) => {
+                    scan.last_batch = (batch.positions.start, batch.offsets.start);
+                    scan.pass_promised(batch.offsets.end <= boundary, batch.positions.end);
+                    continue;
+                }
+                Found::GivenUp(_) => continue,
+                Found::Bad(why) => why.to_string(),
+                Found::End => "the file ends".into(),
+            };
+            scan.stand(&batches);
+            if batches.is_complete() {
+                // What stands after it was cut off before the next segment was begun.
                 return Ok(());
             }
-            let bad_at = walk.position;
-            let what = match walk.step(u64::MAX, true)? {
-                Step::Frame(fixed) if fixed.kind == frame::KIND_VOID => {
-                    let gives_up = fixed.offset > offset;
-                    if gives_up {
-                        // Of the batch before it the frames that were left stand.
-                        offset = fixed.offset.min(next.unwrap_or(u64::MAX));
-                        scan.end = offset;
-                    }
-                    if offset == scan.end {
-                        scan.position = walk.position;
-                        batch_at = scan.position;
-                    }
-                    continue;
-                }
-                Step::Frame(fixed) if fixed.offset == offset => {
-                    offset += 1;
-                    if !fixed.continues() {
-                        scan.last_batch = (batch_at, scan.end);
-                        (scan.end, scan.position) = (offset, walk.position);
-                        batch_at = scan.position;
-                    }
-                    scan.max_timestamp = scan.max_timestamp.max(fixed.timestamp);
-                    scan.pass_promised(offset <= boundary, walk.position);
-                    continue;
-                }
-                Step::Frame(fixed) => format!("offset {} instead of {offset}", fixed.offset),
-                Step::End => "the file ends".into(),
-                Step::Bad(what) => what.to_string(),
-            };
-            walk.forget();
-            walk.position = bad_at;
-            if scan.end >= boundary && !self.is_rotten(&walk, offset, next)? {
-                return self.scan_behind_end(scan, walk, next);
+            if scan.end >= boundary && !self.is_rotten(&batches, next)? {
+                return self.scan_behind_end(scan, &batches, next);
             }
             // Every batch here was whole: the frames before the damage stand.
-            walk.position = bad_at.saturating_add(frame::ALIGN as u64);
-            let found = step_behind_damage(&mut walk, offset..next.unwrap_or(u64::MAX))?;
-            let offsets = offset..found.or(next).unwrap_or(boundary).max(offset);
-            (scan.end, offset) = (offsets.end, offsets.end);
-            let path = segment.path.clone();
-            scan.damage.push(Damage { path, position: bad_at, offsets, what });
-            if found.is_none() {
+            let passed = batches.pass()?;
+            scan.stand(&batches);
+            let end = passed.found.or(next).unwrap_or(boundary).max(passed.expected);
+            let (path, position) = (segment.path.clone(), passed.positions.start);
+            let offsets = passed.expected..end;
+            scan.damage.push(Damage { path, position, offsets, what });
+            if passed.found.is_none() {
+                scan.end = end;
                 scan.clean = false;
                 return Ok(());
             }
-            // Back to the frame that was found.
-            walk.position = walk.frame_position();
-            (scan.position, batch_at) = (walk.position, walk.position);
         }
     }
 
-    /// Whether the frame that does not stand where `walk` stands was whole once. What a power cut takes
-    /// are sectors, which hold then what they held before: zeros behind some byte. If nothing here looks like
-    /// that, and whole frames or a segment stand behind it, bytes have changed.
-    fn is_rotten(&self, walk: &Walk, offset: u64, next: Option<u64>) -> Result<bool> {
-        let at = walk.position;
-        let mut search = Walk::new(Arc::clone(&walk.segment), at, false);
+    /// Whether the frame that is missing where `batches` stands was whole once. What a power cut takes
+    /// are sectors, which hold then what they held before: zeros after some byte. If nothing here looks like
+    /// that, and whole frames or a segment stand after it, bytes have changed.
+    fn is_rotten(&self, batches: &Batches, next: Option<u64>) -> Result<bool> {
+        let (segment, at) = (batches.segment(), batches.position());
+        let mut search = Walk::new(Arc::clone(segment), at, false);
         if !matches!(search.step(u64::MAX, false)?, Step::Bad(_)) {
             // Nothing, or a frame of another offset.
             return Ok(false);
         }
-        search.position = at.saturating_add(frame::ALIGN as u64);
-        let end = if search.resync(u64::MAX, offset..next.unwrap_or(u64::MAX))? {
+        let after = at.saturating_add(frame::ALIGN as u64);
+        let mut search = Walk::new(Arc::clone(segment), after, false);
+        let offsets = batches.expected()..next.unwrap_or(u64::MAX);
+        let end = if search.resync(u64::MAX, offsets)?.is_some() {
             search.position
         } else if next.is_some_and(|next| self.segment(next).is_ok()) {
-            walk.end_of_frame()?
+            Walk::new(Arc::clone(segment), at, false).end_of_frame()?
         } else {
             return Ok(false);
         };
-        Ok(!walk.segment.has_unwritten(at..end)?)
+        Ok(!segment.has_unwritten(at..end)?)
     }
 
-    /// Looks at what stands behind the end that was found: zeros, or the rest of a torn tail. `walk`
-    /// stands at the first bad byte, which is behind the end if a batch is cut in two.
-    fn scan_behind_end(&self, scan: &mut Scan, mut walk: Walk, next: Option<u64>) -> Result<()> {
-        let whole_until = walk.position;
-        walk.position = scan.position;
-        scan.clean = next.is_none() && walk.rest_is_zero()?;
+    /// Looks at what stands after the end that was found: zeros, or the rest of a torn tail. `batches`
+    /// stands at the first bad byte, which is after the end if a batch is cut in two.
+    fn scan_behind_end(&self, scan: &mut Scan, batches: &Batches, next: Option<u64>) -> Result<()> {
+        let walk = |position| Walk::new(Arc::clone(batches.segment()), position, false);
+        scan.clean = next.is_none() && walk(scan.position).rest_is_zero()?;
         if scan.clean {
             return Ok(());
         }
-        let position = walk.position;
-        walk.position = whole_until;
-        walk.forget();
-        let end = scan.end;
-        scan.count_cut(walk, position, end)
+        scan.count_cut(walk(batches.position()), scan.position, scan.end)
     }
 
     /// Makes durable what the scan found readable: the page cache may hold what the disk does not.
@@ -451,16 +428,5 @@ impl Store {
         words.intent.max_timestamp.store(max_timestamp, Ordering::Relaxed);
         words.sync.names_durable.store(base + 1, Ordering::Release);
         Ok(())
-    }
-}
-
-/// Goes behind the next whole record with an offset in `offsets`; returns that.
-fn step_behind_damage(walk: &mut Walk, offsets: std::ops::Range<u64>) -> Result<Option<u64>> {
-    if !walk.resync(u64::MAX, offsets)? {
-        return Ok(None);
-    }
-    match walk.step(u64::MAX, true)? {
-        Step::Frame(fixed) => Ok(Some(fixed.offset)),
-        Step::End | Step::Bad(_) => Ok(None),
     }
 }

@@ -321,7 +321,7 @@ impl Syncer<'_> {
         let is_active = next.is_none() && frontier.active == segment.base();
         let end = if is_active { frontier.position } else { segment.len() };
         segment.redirty(0..layout::FIRST_FRAME_AT)?;
-        let start = topic.position_before(segment, next, &frontier, durable)?;
+        let start = topic.entry_before(segment, next, &frontier, durable)?.position;
         segment.redirty(start..end)?;
         Ok(start..end)
     }

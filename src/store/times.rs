@@ -6,7 +6,7 @@ use super::Store;
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::frame::{self, Fixed};
 use crate::format::segment as layout;
-use crate::segment::{Segment, Step, Walk};
+use crate::segment::{Frames, Seen, Segment};
 use crate::sys::clock;
 
 /// The newest time of the records before a segment, as far as it is not after `now`: their own, or else
@@ -18,14 +18,23 @@ pub(super) fn newest_before(segment: &Segment, now: u64) -> Option<u64> {
 
 /// The newest time, up to `now`, of the records of a sealed segment; or `left`, when it was left, if the
 /// times of the last ones are after `now`.
-fn newest_of(segment: Arc<Segment>, now: u64, left: Option<u64>) -> Result<Option<u64>> {
-    let mut walk = Walk::new(segment, layout::FIRST_FRAME_AT, false);
+fn newest_of(
+    segment: &Arc<Segment>,
+    stop: u64,
+    now: u64,
+    left: Option<u64>,
+) -> Result<Option<u64>> {
+    let mut frames = Frames::of(segment).before(Some(stop));
     let mut newest = None;
     let mut ends_ahead = true;
-    while let Step::Frame(fixed) = walk.step(u64::MAX, true)? {
-        if fixed.kind == frame::KIND_RECORD {
-            ends_ahead = fixed.timestamp > now;
-            newest = newest.max(Some(fixed.timestamp).filter(|_| !ends_ahead));
+    loop {
+        match frames.step()? {
+            Seen::Record(fixed) => {
+                ends_ahead = fixed.timestamp > now;
+                newest = newest.max(Some(fixed.timestamp).filter(|_| !ends_ahead));
+            }
+            Seen::Covers | Seen::GivesUp(..) => {}
+            Seen::Bad(_) | Seen::End => break,
         }
     }
     Ok(if ends_ahead { left } else { newest })
@@ -52,7 +61,7 @@ impl Store {
         }
         let left = newest_before(next, now);
         let segment = self.segment_if_kept(base)?;
-        segment.map_or(Ok(None), |segment| newest_of(segment, now, left))
+        segment.map_or(Ok(None), |segment| newest_of(&segment, next.base(), now, left))
     }
 
     /// The offset of the first record with a timestamp of at least `timestamp`; the high watermark if
@@ -94,16 +103,17 @@ impl Store {
         let segment = self.segment(base)?;
         let entry =
             self.with_index(&segment, next, &frontier, |index| index.before_time(timestamp))?;
-        let mut walk = Walk::new(segment, entry.position, false);
         let limit = if next.is_some() { u64::MAX } else { frontier.position };
-        let mut expected = entry.offset;
+        let frames = Frames::from(&segment, entry.position, entry.offset);
+        let mut frames = frames.before(next).up_to(limit);
         // The first of the records just before whose times are ahead.
         let mut ahead = None;
-        while let Step::Frame(fixed) = walk.step(limit, true)? {
-            if fixed.kind != frame::KIND_RECORD {
-                continue;
-            }
-            expected = fixed.offset + 1;
+        loop {
+            let fixed = match frames.step()? {
+                Seen::Record(fixed) => fixed,
+                Seen::Covers | Seen::GivesUp(..) => continue,
+                Seen::Bad(_) | Seen::End => break,
+            };
             if fixed.timestamp > sane_until {
                 ahead = ahead.or(Some(fixed.offset));
             } else if fixed.timestamp < timestamp {
@@ -112,6 +122,7 @@ impl Store {
                 return Ok(ahead.unwrap_or(fixed.offset).min(frontier.high_watermark));
             }
         }
+        let expected = frames.next;
         if expected < next.unwrap_or(frontier.end) {
             // Damage: reading there reports it.
             return Ok(ahead.unwrap_or(expected).min(frontier.high_watermark));

@@ -39,6 +39,7 @@ mod modes;
 mod moved;
 mod names;
 mod near_damage;
+mod one_meaning;
 mod owner;
 mod positions;
 mod power;

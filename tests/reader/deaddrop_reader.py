@@ -246,6 +246,13 @@ def is_rotten(data, position, salt, offsets, has_successor):
     return not has_unwritten_sector(data, position, end)
 
 
+def is_of(frame, expected, bound):
+    """Whether a valid frame belongs to the log where the record `expected` is to be."""
+    if frame["void"]:
+        return frame["offset"] <= max(expected, bound)
+    return frame["offset"] == expected
+
+
 ENDS = object()
 
 
@@ -254,14 +261,17 @@ def frames_of(data, salt, base, limit, boundary, has_successor):
     ends. `limit` is the next segment's base, or None. `has_successor`: its header is valid."""
     expected, position, whole = base, PAGE, base
     offsets = range(base, OFFSET_MAX + 1 if limit is None else limit)
-    while limit is None or whole < limit:
+    bound = base + (len(data) - PAGE) // 32 if limit is None else limit
+    while limit is None or expected < limit:
         frame = frame_at(data, position, salt)
+        if frame and not is_of(frame, expected, bound):
+            frame = None
         if frame and frame["void"]:
-            start, expected = expected, max(expected, min(frame["offset"], offsets.stop))
+            start, expected = expected, max(expected, frame["offset"])
             if expected > start:
                 whole = expected
                 yield (start, expected, "given up")
-        elif frame and frame["offset"] == expected:
+        elif frame:
             yield frame
             expected += 1
             if not frame["continues"]:
