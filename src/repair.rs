@@ -153,7 +153,7 @@ fn tail(topic: &Store, frontier: &Frontier, end: u64, repair: &mut Repair<'_>) -
         Err(Error::Corrupt { path, what, .. }) => {
             let lost = frontier.active..frontier.end;
             if !repair.findings.iter().any(|finding| finding.path == path) && !lost.is_empty() {
-                let mut finding = header::finding(&path, 0, 0, what);
+                let mut finding = finding(&path, 0, 0, what);
                 (finding.remedy, finding.lost) = (Remedy::GiveUpSegment, lost);
                 repair.given_up.push(finding.lost.clone());
                 repair.findings.push(finding);
