@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use deaddrop::format::segment::is_latched;
 use deaddrop::sim::{Op, SimDisk};
 use deaddrop::{Durability, Log, Reader, Record, Start, Topic, TopicOptions};
 
@@ -47,6 +48,8 @@ fn a_read_only_handle_from_before_a_recovery_that_copied_reads_what_is_appended_
         assert_eq!(reader.offset(), 10, "{about}");
 
         let topic = open();
+        let path = format!("{DIR}/topics/t/00000000000000000000.seg");
+        assert!(!is_latched(&disk.read(path).unwrap()), "{about}: the copy is not latched");
         append(&topic, 10..20);
         read_on(&mut reader, &about);
         assert_eq!(reader.offset(), 20, "{about}");

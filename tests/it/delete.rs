@@ -1,7 +1,9 @@
 //! Deleting a topic is one step: cut off at any point, the topic is whole or its name is free.
 
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use deaddrop::sim::{Op, SimDisk};
 use deaddrop::{Durability, Error, Log, Record, Start, Topic, TopicOptions};
@@ -233,4 +235,42 @@ fn a_topic_whose_settings_are_gone_can_be_deleted() {
     std::fs::create_dir(dir.path().join("topics/mine")).unwrap();
     assert!(matches!(log.delete_topic("mine"), Err(Error::NotFound { .. })));
     assert!(dir.path().join("topics/mine").exists());
+}
+
+/// How many descriptors of this process lead to a file.
+fn openings_of(path: &Path) -> usize {
+    let links = std::fs::read_dir("/proc/self/fd").unwrap();
+    links
+        .filter(|link| std::fs::read_link(link.as_ref().unwrap().path()).is_ok_and(|to| to == path))
+        .count()
+}
+
+#[test]
+fn a_process_that_waits_to_open_a_topic_while_it_is_deleted_gets_a_new_one() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    fill(&log);
+    let topic = log.dir().join("topics/t");
+    let lock_path = topic.join("lock");
+    let lock_file = std::fs::File::options().read(true).write(true).open(&lock_path).unwrap();
+    // SAFETY: an all-zero flock is a valid value of the plain struct.
+    let mut gate: libc::flock = unsafe { std::mem::zeroed() };
+    gate.l_type = libc::F_WRLCK as libc::c_short;
+    gate.l_len = 1;
+    // SAFETY: an open descriptor and a live structure.
+    let locked = unsafe { libc::fcntl(lock_file.as_raw_fd(), libc::F_OFD_SETLK, &gate) };
+    assert_eq!(locked, 0);
+    let opener = std::thread::spawn(move || log.create_topic("t", options()).unwrap());
+    let started = Instant::now();
+    while openings_of(&lock_path) < 2 {
+        assert!(started.elapsed() < child::GUARD, "the other thread opens the lock file");
+        std::thread::yield_now();
+    }
+    // As a delete does that holds the gate.
+    std::fs::rename(&topic, topic.with_file_name(".t.deleted-0123456789abcdef")).unwrap();
+    drop(lock_file);
+    let opened = opener.join().unwrap();
+    assert_eq!(opened.append(&Record::new("new")).unwrap(), 0);
+    assert_eq!(count(&opened), 1);
+    assert!(topic.join("00000000000000000000.seg").exists());
 }

@@ -408,3 +408,33 @@ pub(crate) fn stops_opening(words: &[&str]) {
     let mut writer = Writer::new(ledger::open(dir, durability, SEGMENT_LEN), 2);
     writer.append(100).unwrap();
 }
+
+#[test]
+fn a_topic_that_was_closed_is_free_while_a_child_between_fork_and_exec_has_its_files() {
+    let dir = crate::dir();
+    let patient = LogOptions { lock_timeout: Some(child::GUARD / 4), ..LogOptions::default() };
+    let log = Log::open_with(dir.path(), patient).unwrap();
+    let topic = log.topic("t").unwrap();
+    topic.append(&Record::new("x")).unwrap();
+    // Made by the system call alone: no handler of the C library closes anything in it.
+    // SAFETY: the child makes system calls only.
+    let forked = unsafe {
+        let forked = libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0);
+        if forked == 0 {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            loop {
+                libc::pause();
+            }
+        }
+        forked as libc::pid_t
+    };
+    assert!(forked > 0);
+    drop(topic);
+    let deleted = log.delete_topic("t");
+    // SAFETY: an own child, not reaped yet.
+    unsafe {
+        libc::kill(forked, libc::SIGKILL);
+        libc::waitpid(forked, std::ptr::null_mut(), 0);
+    }
+    deleted.unwrap();
+}

@@ -300,6 +300,38 @@ fn c4_a_recovery_whose_sync_fails_promises_nothing_and_the_next_one_does() {
 }
 
 #[test]
+fn c4_a_recovery_without_words_whose_sync_fails_promises_nothing_and_the_next_one_does() {
+    let disk = SimDisk::new();
+    let writer = disk.process();
+    let log = Log::open_sim(&writer, DIR).unwrap();
+    let topic =
+        log.create_topic(TOPIC, TopicOptions::durability(Durability::ProcessCrash)).unwrap();
+    for name in numbered(0..300) {
+        topic.append(&record(&name)).unwrap();
+    }
+    // Killed: nothing of it was synced. Nothing latches the topic either.
+    writer.kill();
+    disk.remove(format!("{DIR}/topics/{TOPIC}/control"));
+    let mut failures = 0;
+    let (_log, again) = loop {
+        disk.fail(Op::SyncData, failures, libc::EIO);
+        let log = Log::open_sim(&disk.process(), DIR).unwrap();
+        match log.existing_topic(TOPIC) {
+            Ok(topic) => break (log, topic),
+            Err(_) => failures += 1,
+        }
+    };
+    assert!(failures >= 2, "{failures}");
+    let shown = names(&again);
+    assert_eq!(shown.len(), 300);
+    for seed in 0..100 {
+        let (_log, topic) = open(&disk.power_cut(seed));
+        assert_eq!(names(&topic), shown, "seed {seed}");
+    }
+    drop((topic, log));
+}
+
+#[test]
 fn c8_a_consumer_opened_long_after_a_cut_is_set_back_to_it_though_the_log_has_grown_past_it() {
     let disk = SimDisk::new();
     let (log, topic) = create(&disk, Durability::ProcessCrash);
