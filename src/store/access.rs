@@ -18,7 +18,11 @@ pub(crate) enum Access {
     Live(Control),
     /// Read-only, without living members: the end is found by walking the frames. `left`: the words of
     /// dead members, if they are of this boot and file. `live`: the words of members that came later.
-    Still { left: Option<Control>, found: Mutex<Option<locate::Found>>, live: OnceLock<Control> },
+    Still {
+        left: Option<Control>,
+        found: Box<Mutex<Option<locate::Found>>>,
+        live: OnceLock<Control>,
+    },
 }
 
 impl std::fmt::Debug for Access {

@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
-
 use super::ahead::Ahead;
 use super::background::Background;
 use super::directory::{self, Entered};
@@ -176,7 +174,7 @@ impl Store {
             Some(control) => Access::Live(control),
             None => Access::Still {
                 left: trusted_control(log, &*files),
-                found: Mutex::new(None),
+                found: Box::default(),
                 live: OnceLock::new(),
             },
         };
