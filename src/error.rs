@@ -3,75 +3,74 @@
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
-/// The library's result.
+/// The result of the library's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, where, and what to do. If an append fails, only [`Error::Unknown`] means that the
-/// record is in the log, and leaves open whether it is durable. All other errors, [`Error::SyncFailed`]
-/// among them, mean that it was not appended.
+/// What failed, where, and what to do. If an append fails, only [`Error::Unknown`] means that the record is
+/// in the log, and leaves open whether it is durable. All other errors, [`Error::SyncFailed`] among them,
+/// mean that it was not appended.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused an operation on a file.
     Io {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
-        /// To which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// No room on the disk for a segment or an offset file. Nothing was written; free some space, or
-    /// trim, and call again.
+    /// No room on the disk for a segment or an offset file. Nothing was written; free some space, or trim,
+    /// and call again.
     NoSpace {
         /// The file that could not be allocated.
         path: PathBuf,
         /// Bytes needed.
         needed: u64,
     },
-    /// Stored bytes are damaged below the boundary of what was promised. Nothing is deleted; a reader
-    /// can go on behind the damage with [`Reader::skip_damage`](crate::Reader::skip_damage).
+    /// Stored bytes are damaged below the promised boundary. Nothing is deleted; a reader can continue after
+    /// the damage with [`Reader::skip_damage`](crate::Reader::skip_damage).
     Corrupt {
         /// The damaged file.
         path: PathBuf,
         /// The position in the file, in bytes.
         position: u64,
-        /// The offset of the record that was expected there, if one was.
+        /// The offset of the record that was expected there, if a record was.
         offset: Option<u64>,
-        /// What was expected and found.
+        /// The bytes that were expected and found.
         what: String,
     },
-    /// Records were destroyed, and a [repair](crate::repair) gave their offsets up. Whoever reads
-    /// stands behind them now: call again to go on. Each reader is told once; a consumer that commits
-    /// then is not told again.
+    /// Records were destroyed, and a [repair](crate::repair) marked their offsets lost. The reader has
+    /// already moved past them; call again to continue. Each reader reports a gap once, and a consumer that
+    /// commits afterwards does not report it again.
     Lost {
-        /// The file that states it.
+        /// The file whose void frame marks them lost.
         path: PathBuf,
-        /// The offsets that were passed over.
+        /// The lost offsets.
         offsets: std::ops::Range<u64>,
     },
-    /// The record was trimmed away by retention.
+    /// Retention has dropped the record.
     Trimmed {
         /// The offset asked for.
         wanted: u64,
-        /// The first offset that is still there.
+        /// The first offset that is retained.
         first: u64,
     },
-    /// A process that is alive owns what was asked for.
+    /// A living process owns the name or file.
     Locked {
-        /// What is owned: `consumer "billing"`, say.
+        /// What it owns, such as `consumer "billing"`.
         what: String,
-        /// Its process id, as it gave it; 0 if unknown. For messages only.
+        /// Its process id, as it stored it; 0 if unknown. For messages only.
         pid: u32,
     },
-    /// There is no such topic, consumer or file, or not any more.
+    /// There is no such topic, consumer or file, or there is none any more.
     NotFound {
         /// What is missing.
         what: String,
     },
-    /// Other files were put in place of those that are open, by a restore into the directory, say. Nothing
-    /// was appended to either. Close the topic, and the log, and open them again: that opens what is there
-    /// now.
+    /// The files that are open were replaced by others, for example by a restore into the directory. Nothing
+    /// was appended to either. Close the topic, and the log, and open them again: that opens the new files.
     Replaced {
         /// The directory of the topic or log.
         path: PathBuf,
@@ -80,65 +79,67 @@ pub enum Error {
     Conflict {
         /// The topic.
         topic: String,
-        /// The setting, the stored and the wanted value.
+        /// The setting, with its stored and its requested value.
         what: String,
     },
-    /// A name that cannot be used.
+    /// The name is not allowed.
     InvalidName {
         /// The name.
         name: String,
-        /// Why not.
+        /// The reason.
         why: &'static str,
     },
-    /// An argument out of its range.
+    /// An argument is out of its range.
     Invalid {
-        /// What is wrong with it.
+        /// The argument, and its range.
         what: String,
     },
-    /// A record, or a batch, over the limit. Nothing was appended.
+    /// A record, or a batch, is over the limit. Nothing was appended.
     TooLarge {
         /// Its size, in bytes.
         len: usize,
         /// The limit, in bytes.
         limit: usize,
     },
-    /// [`append_if_end`](crate::Topic::append_if_end) found the end elsewhere. Nothing was appended.
+    /// [`append_if_end`](crate::Topic::append_if_end) found another end than expected. Nothing was appended.
     EndMoved {
         /// The end that the caller expected.
         expected: u64,
-        /// The end as it is.
+        /// The actual end.
         end: u64,
     },
-    /// The record is in the log, but whether it is durable could not be learned. After a restart it
-    /// may be there or not: look for it before appending it again.
+    /// The record is in the log, but it is unknown whether it is durable. After a restart it may or may not
+    /// be there: look for it before appending it again.
     Unknown {
-        /// Its offset; of a batch, that of the first record.
+        /// Its offset; for a batch, that of the first record.
         offset: u64,
         /// Why the wait for durability ended.
         source: Box<Error>,
     },
-    /// A sync of this topic failed, in this or another process. What was durable before stays so;
-    /// nothing is appended until every process has closed the topic and one opened it again. A record
-    /// that was in the log when the sync failed is reported as [`Error::Unknown`], with this as its source.
+    /// A sync of this topic failed, in this or another process. Everything that was durable before stays
+    /// durable; nothing is appended until every process has closed the topic and one has opened it again. A
+    /// record that was in the log when the sync failed is reported as [`Error::Unknown`], with this as its
+    /// source.
     SyncFailed {
         /// The topic's directory.
         path: PathBuf,
     },
-    /// The time given for a wait is over. Nothing was appended.
+    /// The timeout of a wait has passed. Nothing was appended.
     TimedOut {
         /// What was waited for.
         what: String,
     },
-    /// The process was forked after the log was opened: open it again in the child, which then has its own.
+    /// The process was forked after the log was opened. Open the log again in the child, which then has its
+    /// own.
     Forked,
-    /// The directory is something else than a log.
+    /// The directory is not a log.
     NotALog {
         /// The directory.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
     },
-    /// A file of a newer or older version of the format.
+    /// The file has a newer or older version of the format.
     Version {
         /// The file.
         path: PathBuf,
@@ -147,7 +148,7 @@ pub enum Error {
         /// The version that this library reads and writes.
         known: u16,
     },
-    /// The file system cannot keep the promise asked for.
+    /// The file system cannot keep the promise that was requested.
     Unsupported {
         /// The directory.
         path: PathBuf,
@@ -159,19 +160,19 @@ pub enum Error {
         /// The log's directory.
         path: PathBuf,
     },
-    /// A payload or context is not what it was read as.
+    /// A payload or context does not have the requested type.
     Decode {
-        /// What the decoder said.
+        /// The decoder's message.
         what: String,
     },
 }
 
-/// What can be said of the result of an operation on a file.
+/// Turns results of file operations into the library's.
 pub(crate) trait IoResultExt<T> {
-    /// Adds to an error what was being done, and to which file.
+    /// Adds to an error the operation and the file.
     fn at(self, doing: &'static str, path: &Path) -> Result<T>;
 
-    /// Takes a file that does not exist for `None`.
+    /// Turns the error that a file does not exist into `None`.
     fn not_found_is_none(self) -> io::Result<Option<T>>;
 }
 
@@ -189,14 +190,13 @@ impl<T> IoResultExt<T> for io::Result<T> {
 }
 
 impl Error {
-    /// Whether no descriptor is left, of this process or of the machine.
+    /// Returns whether the process or the machine has run out of file descriptors.
     pub(crate) fn is_out_of_descriptors(&self) -> bool {
         let Error::Io { source, .. } = self else { return false };
         matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
     }
 
-    /// Wraps an error of the operating system; a full disk and a damaged structure get their own
-    /// variants.
+    /// Wraps an error of the operating system; a full disk gets its own variant.
     pub(crate) fn io(doing: &'static str, path: &Path, source: io::Error) -> Error {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -206,12 +206,12 @@ impl Error {
         }
     }
 
-    /// Whether it says that a file does not exist.
+    /// Returns whether the error says that a file does not exist.
     pub(crate) fn is_file_not_found(&self) -> bool {
         matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
-    /// The error for a structure in `path` that does not decode.
+    /// Returns the error for a structure in `path` that does not decode.
     pub(crate) fn malformed(path: &Path, position: u64, what: crate::format::Malformed) -> Error {
         match what {
             crate::format::Malformed::Version { found } => {
@@ -226,7 +226,7 @@ impl Error {
         }
     }
 
-    /// Says which record could not be read because of damage to its file.
+    /// Adds the offset of the record that could not be read because its file is damaged.
     pub(crate) fn at_offset(mut self, wanted: u64) -> Error {
         if let Error::Corrupt { offset, .. } = &mut self {
             *offset = Some(wanted);
@@ -234,7 +234,7 @@ impl Error {
         self
     }
 
-    /// Whether the error says that stored bytes are damaged.
+    /// Returns whether the error says that stored bytes are damaged.
     pub fn is_corruption(&self) -> bool {
         matches!(self, Error::Corrupt { .. })
     }
@@ -338,7 +338,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// What a person can do about an error of the operating system.
+/// Returns a hint for the operator about an error of the operating system.
 fn advice(source: &io::Error) -> &'static str {
     match source.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => "; raise the limit (ulimit -n), or open fewer topics",

@@ -1,41 +1,41 @@
 //! An append-only log of records in a directory, for several processes on one Linux machine, without a
-//! server: link the crate, name a directory, append. A record that was acknowledged survives `kill -9`
-//! and, by default, power loss. Processes that never run at the same time can still talk.
+//! server: link the crate, name a directory, append. An acknowledged record survives `kill -9` and, by
+//! default, power loss. Processes that never run at the same time can still communicate.
 //!
 //! ```
 //! # fn main() -> deaddrop::Result<()> {
 //! # let dir = deaddrop::doc_dir();
 //! use deaddrop::{Log, Record, Start};
 //!
-//! let log = Log::open(&dir)?; // any number of processes may
+//! let log = Log::open(&dir)?; // any number of processes may open it
 //! let orders = log.topic("orders")?;
-//! orders.append(&Record::new("3 of item 7").key("customer-12"))?; // on the disk when it returns
+//! orders.append(&Record::new("3 of item 7").key("customer-12"))?; // durable on return
 //!
 //! // In the same process, in another one, or next week:
 //! let mut billing = orders.consumer("billing", Start::First)?;
 //! while let Some(order) = billing.next()? {
 //!     assert_eq!(order.payload(), b"3 of item 7");
-//!     billing.commit()?; // survives kill -9: the next start goes on behind it
+//!     billing.commit()?; // survives kill -9; after a restart, reading resumes at the next record
 //! }
 //! # Ok(()) }
 //! ```
 //!
-//! # What is where
+//! # Logs, topics, readers
 //!
-//! A [`Log`] is a directory of topics. A [`Topic`] is a sequence of records with dense offsets from 0,
-//! stored in segment files. A [`Reader`] reads from a position of its own; a [`Consumer`] is a position
-//! with a name, kept in a file, with one owner at a time. Waiting ([`Reader::wait`],
-//! [`Consumer::wait`]) sleeps in the kernel until a process appends; a [`Stop`] ends it.
+//! A [`Log`] is a directory of topics. A [`Topic`] is a sequence of records with dense offsets from 0, stored
+//! in segment files. A [`Reader`] reads from its own position; a [`Consumer`] is a named position, kept in a
+//! file, with one owner at a time. A wait ([`Reader::wait`], [`Consumer::wait`]) sleeps in the kernel until a
+//! process appends; a [`Stop`] ends it.
 //!
-//! [`service`] puts request and reply on top of two topics: a server that answers each request once, and
-//! clients whose callbacks are registered by name, so that an outcome reaches them also after a restart.
+//! [`service`] builds request and reply on two topics: a server that answers each request once, and clients
+//! whose callbacks are registered by name, so that an outcome reaches them even after a restart.
 //!
-//! It is no broker: there is no network protocol and no replication. Delivery is at least once. All
-//! calls block; in async code use a thread or `spawn_blocking`.
+//! It is not a broker: there is no network protocol and no replication. Delivery is at least once. All calls
+//! block; in async code use a thread or `spawn_blocking`.
 //!
-//! # What is promised
+//! # Promises
 //!
-//! Each topic has a [`Durability`], chosen when it is made:
+//! Each topic has a [`Durability`], chosen when it is created:
 //!
 //! | | `PowerLoss` (default) | `PowerLossWithin(d)` | `ProcessCrash` |
 //! |---|---|---|---|
@@ -44,24 +44,24 @@
 //! | power loss, kernel crash | survives | survives if older than `d` and a writer process ran | the newest records may be lost; a prefix comes back |
 //! | readers see a record | when it is durable | when it is appended | when it is appended |
 //!
-//! Whatever the durability: a batch is all or nothing; a killed writer blocks nobody, a stopped one is
-//! waited for and never robbed; a full disk is an error of one append, not a signal; after a failed
-//! fdatasync nothing more is appended, and what was durable stays readable; a damaged byte is an error
-//! that names file, position and offset, never a wrong record (up to the 2^-32 of a CRC-32), and
-//! readers can go on behind it; nothing is ever deleted but by retention.
+//! On every durability: a batch is all or nothing; a killed writer blocks no other process, and the others
+//! wait for a stopped writer but never take its lock; a full disk is an error of one append, not a signal;
+//! after a failed fdatasync nothing more is appended, and everything that was durable stays readable; a
+//! damaged byte is an error that names file, position and offset, never a wrong record (up to the 2^-32 of a
+//! CRC-32), and readers can continue after it; only retention ever deletes anything.
 //!
-//! An append that fails says whether the record is in the log: see [`Error`].
+//! The error of a failed append says whether the record is in the log: see [`Error`].
 //!
 //! # Processes, threads, forks
 //!
-//! [`Log`] and [`Topic`] are `Clone + Send + Sync`. One topic can be open for writing in 1,023
-//! processes. Who is alive is decided by kernel locks, not by process ids, clocks or time-outs, so
-//! containers that share the directory can share the log, and there is nothing to clean up after a
-//! crash. A forked child gets [`Error::Forked`] from every call: open the log in the child.
+//! [`Log`] and [`Topic`] are `Clone + Send + Sync`. One topic can be open for writing in 1,023 processes.
+//! Kernel locks, not process ids, clocks or timeouts, decide which processes are alive, so containers that
+//! share the directory can share the log, and there is nothing to clean up after a crash. In a forked child
+//! every call returns [`Error::Forked`]: open the log in the child.
 //!
-//! The trust boundary is the permissions of the directory. Whatever bytes its files hold, opening and
-//! reading return errors and do not panic; but who may write the files can destroy the log, and
-//! truncating a file beneath a running process ends that process.
+//! The trust boundary is the permissions of the directory. Whatever bytes its files hold, opening and reading
+//! return errors and do not panic; but a process that may write the files can destroy the log, and truncating
+//! a file while a process has it open ends that process.
 //!
 //! # Platform
 //!

@@ -47,7 +47,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log in `dir`; makes the directory and the log if there is none.
+    /// Opens the log in `dir`; creates the directory and the log if they do not exist.
     ///
     /// # Errors
     ///
@@ -72,9 +72,9 @@ impl Log {
         Log::on_disk(Arc::new(files), options, false)
     }
 
-    /// Opens the log in `dir` without writing or locking anything: on a read-only medium, as a user
-    /// who may only read, or beside live processes. Readers see what is appended when they look
-    /// again; consumers and appends are refused.
+    /// Opens the log in `dir` without writing or locking anything: on a read-only medium, as a user with read
+    /// permission only, or beside running writers. Readers see new records when they read again; consumers
+    /// and appends are refused.
     ///
     /// # Errors
     ///
@@ -124,7 +124,7 @@ impl Log {
             check_marker(&*files, true)?;
             let topics = dir.join(TOPICS);
             let made = files.make_dir(&topics).at("creating", &topics)?;
-            // What cannot be removed now is tried again at the next opening: no name leads to it.
+            // Files that cannot be removed now are removed at the next opening: no name leads to them.
             drop(store::remove_deleted(&*made));
             topics_dir = Some(made);
         }
@@ -132,17 +132,18 @@ impl Log {
         Ok(Log { inner: Arc::new(inner) })
     }
 
-    /// The topic of this name; made with the default options if there is none.
+    /// Opens the topic of this name; creates it with the default options if there is none.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidName`], [`Error::Corrupt`] if its files are damaged beyond what a recovery can
-    /// pass over, [`Error::NotFound`] if the log is read-only and there is none, [`Error::Io`].
+    /// [`Error::InvalidName`], [`Error::Corrupt`] if its files are damaged so that a recovery cannot pass
+    /// over the damage, [`Error::NotFound`] if the log is read-only and there is no such topic,
+    /// [`Error::Io`].
     pub fn topic(&self, name: &str) -> Result<Topic> {
         self.open_topic(name, None, true)
     }
 
-    /// The topic of this name, if there is one.
+    /// Opens the topic of this name, if there is one.
     ///
     /// # Errors
     ///
@@ -151,11 +152,12 @@ impl Log {
         self.open_topic(name, None, false)
     }
 
-    /// The topic of this name, made with these options if there is none.
+    /// Opens the topic of this name; creates it with these options if there is none.
     ///
     /// # Errors
     ///
-    /// As [`topic`](Self::topic); [`Error::Conflict`] if it has other settings than these, with both.
+    /// As [`topic`](Self::topic); [`Error::Conflict`], which names both values, if it has other settings than
+    /// these.
     pub fn create_topic(&self, name: &str, options: TopicOptions) -> Result<Topic> {
         self.open_topic(name, Some(options), true)
     }
@@ -181,7 +183,7 @@ impl Log {
         Ok(topic)
     }
 
-    /// The names of all topics, sorted.
+    /// Returns the names of all topics, sorted.
     ///
     /// # Errors
     ///
@@ -189,31 +191,31 @@ impl Log {
     pub fn topics(&self) -> Result<Vec<String>> {
         let Some(topics) = self.inner.topics_directory()? else { return Ok(Vec::new()) };
         let mut found = names_in(&**topics, topics.path())?;
-        // One that cannot be looked at is listed: opening it says why.
+        // A topic that cannot be examined is listed: opening it gives the error.
         found.retain(|name| store::exists(&**topics, &self.inner.topic_dir(name)).unwrap_or(true));
         Ok(found)
     }
 
     /// Deletes a topic with all its records and consumers, in one step: if the process is killed, or the
-    /// power fails, the topic is whole or its name is free.
+    /// power fails, either the topic is whole or its name is free.
     ///
     /// # Errors
     ///
-    /// [`Error::Locked`] if it is open for writing, in this process or another,
-    /// [`Error::NotFound`]. [`Error::Io`]: the topic is deleted if its name is free, but not all of its files
-    /// are removed; the next opening of the log for writing removes the rest.
+    /// [`Error::Locked`] if it is open for writing, in this process or another, [`Error::NotFound`].
+    /// [`Error::Io`]: if the name is free, the topic is deleted, but not all of its files are removed; the
+    /// next opening of the log for writing removes the rest.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
         names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
         self.writable()?;
         store::delete_topic(&self.inner, name)
     }
 
-    /// The log's directory, as an absolute path: where it was when the log was opened.
+    /// Returns the log's directory as an absolute path: its path when the log was opened.
     pub fn dir(&self) -> &Path {
         &self.inner.dir
     }
 
-    /// Whether it was opened read-only.
+    /// Returns whether the log was opened read-only.
     pub fn is_read_only(&self) -> bool {
         self.inner.read_only
     }
@@ -238,13 +240,13 @@ impl Log {
 }
 
 impl Topic {
-    /// The log that it is in.
+    /// Returns the log that contains the topic.
     pub(crate) fn log(&self) -> Log {
         Log::of(&self.inner().log)
     }
 }
 
-/// Why a log cannot be opened for reading.
+/// Returns the error of a log that cannot be opened for reading.
 fn cannot_open(dir: &Path, error: std::io::Error) -> Error {
     match error.kind() {
         std::io::ErrorKind::NotFound => Error::NotALog {

@@ -12,7 +12,7 @@ pub use crate::store::{Clocks, Durability, MemberInfo, Retention, TopicOptions};
 
 /// A named log of records. Clones share it.
 ///
-/// What an append promises on return is the topic's [`Durability`].
+/// The topic's [`Durability`] decides what an append promises on return.
 #[derive(Debug, Clone)]
 pub struct Topic {
     inner: Arc<Handle>,
@@ -23,15 +23,15 @@ impl Topic {
         Topic { inner }
     }
 
-    /// Appends one record and returns its offset. On return the record survives what the topic's
-    /// [`Durability`] says; readers of all processes can see it.
+    /// Appends one record and returns its offset. On return the record survives the failures that the topic's
+    /// [`Durability`] names, and readers of all processes can see it.
     ///
     /// # Errors
     ///
     /// [`Error::TooLarge`], [`Error::Invalid`], [`Error::NoSpace`], [`Error::SyncFailed`],
     /// [`Error::ReadOnly`], [`Error::Forked`], [`Error::TimedOut`], [`Error::Io`]: the record was not
-    /// appended, nor if the topic's files were removed ([`Error::NotFound`]) or others were put in their
-    /// place ([`Error::Replaced`]). [`Error::Unknown`]: it was, and may not be durable.
+    /// appended. The same holds if the topic's files were removed ([`Error::NotFound`]) or replaced by others
+    /// ([`Error::Replaced`]). [`Error::Unknown`]: it was appended, and may not be durable.
     ///
     /// ```
     /// # fn main() -> deaddrop::Result<()> {
@@ -50,8 +50,9 @@ impl Topic {
         Ok(appended.start)
     }
 
-    /// Appends all of `records`, next to each other, or none; returns their offsets. A batch stays
-    /// whole whatever happens, also across a power loss. At least one record; together at most 1 GiB.
+    /// Appends all of `records`, one after another without others between them, or none; returns their
+    /// offsets. A batch stays whole in every case, a power loss included. At least one record; together at
+    /// most 1 GiB.
     ///
     /// # Errors
     ///
@@ -62,21 +63,21 @@ impl Topic {
         Ok(appended)
     }
 
-    /// Appends a record if the end of the topic is `expected`: optimistic concurrency between
-    /// writers. The end counts records that are appended but not yet durable.
+    /// Appends a record if the end of the topic is `expected`: optimistic concurrency between writers. The
+    /// end counts records that are appended but not yet durable.
     ///
     /// # Errors
     ///
-    /// [`Error::EndMoved`] with the end as it is, and as [`append`](Self::append).
+    /// [`Error::EndMoved`] with the actual end, and as [`append`](Self::append).
     pub fn append_if_end(&self, expected: u64, record: &Record) -> Result<u64> {
         let appended = self.inner.append(std::slice::from_ref(record), Some(expected))?;
         self.inner.acknowledge(&appended)?;
         Ok(appended.start)
     }
 
-    /// Appends a record without waiting for the disk, and returns its offset: for a pipeline that
-    /// waits once for many with [`wait_durable`](Self::wait_durable). On a `PowerLoss` topic readers
-    /// do not see it before it is durable.
+    /// Appends a record without waiting for the disk, and returns its offset. For a pipeline that waits once
+    /// for many records, with [`wait_durable`](Self::wait_durable). On a `PowerLoss` topic readers do not see
+    /// the record before it is durable.
     ///
     /// # Errors
     ///
@@ -85,8 +86,8 @@ impl Topic {
         Ok(self.inner.append(std::slice::from_ref(record), None)?.start)
     }
 
-    /// Returns when the record at `offset` survives a power loss, whatever the topic's
-    /// [`Durability`]; syncs if nobody else does.
+    /// Returns when the record at `offset` survives a power loss, on every [`Durability`]; syncs if no other
+    /// thread or process does.
     ///
     /// # Errors
     ///
@@ -101,8 +102,8 @@ impl Topic {
         self.inner.wait_durable(offset + 1)
     }
 
-    /// The end of the topic, after everything that a dead process had in hand is either published or
-    /// given up; what is below it is as durable as the topic promises, and readers see it.
+    /// Returns the end of the topic after settling the unfinished appends of dead processes, each of which is
+    /// published or covered. Records below it are as durable as the topic promises, and readers see them.
     ///
     /// # Errors
     ///
@@ -111,8 +112,8 @@ impl Topic {
         self.inner.settled_end()
     }
 
-    /// The processes that have the topic open for writing, as of this moment. For people who look at
-    /// it: a member can come or go before this returns. Takes no lock.
+    /// Returns the processes that have the topic open for writing, as of this moment. For display only: a
+    /// member can come or go before this returns. Takes no lock.
     ///
     /// # Errors
     ///
@@ -122,7 +123,7 @@ impl Topic {
         self.inner.members()
     }
 
-    /// The offset behind the last record that readers may see.
+    /// Returns the offset after the last record that readers may see.
     ///
     /// # Errors
     ///
@@ -132,7 +133,7 @@ impl Topic {
         Ok(self.inner.current_frontier()?.high_watermark)
     }
 
-    /// The offset that the next record gets.
+    /// Returns the offset that the next record gets.
     ///
     /// # Errors
     ///
@@ -141,7 +142,7 @@ impl Topic {
         Ok(self.inner.current_frontier()?.end)
     }
 
-    /// The offset below which everything survives a power loss, as far as is known.
+    /// Returns the offset below which every record survives a power loss, as far as is known.
     ///
     /// # Errors
     ///
@@ -150,7 +151,7 @@ impl Topic {
         Ok(self.inner.current_frontier()?.durable_end)
     }
 
-    /// The first offset that is retained.
+    /// Returns the first offset that is retained.
     ///
     /// # Errors
     ///
@@ -160,8 +161,8 @@ impl Topic {
         self.inner.first_offset()
     }
 
-    /// Drops whole segments all of whose records are below `offset`, never the newest one. Returns
-    /// the first offset retained. Consumers behind it get [`Error::Trimmed`].
+    /// Drops whole segments whose records are all below `offset`, never the newest segment. Returns the first
+    /// offset retained. Consumers that have not reached it get [`Error::Trimmed`].
     ///
     /// # Errors
     ///
@@ -170,9 +171,9 @@ impl Topic {
         self.inner.trim_before(offset)
     }
 
-    /// Drops what the topic's [`Retention`] lets go; returns the first offset retained. Done after
-    /// every roll and now and then in the background as well. Leaves a segment whose oldest record has
-    /// half the age at which they go.
+    /// Drops the segments that the topic's [`Retention`] no longer keeps; returns the first offset retained.
+    /// This also happens after every roll and periodically in the background. Rolls to a new segment once the
+    /// oldest record of the active one has half the age at which records are dropped.
     ///
     /// # Errors
     ///
@@ -181,7 +182,7 @@ impl Topic {
         self.inner.trim_by_retention()
     }
 
-    /// What is known of the clocks by which records were stamped. Reads the newest segment.
+    /// Returns information about the clocks that stamped the records. Reads the newest segment.
     ///
     /// # Errors
     ///
@@ -191,8 +192,8 @@ impl Topic {
         Ok(Clocks::of(newest, self.inner.is_age_paused()))
     }
 
-    /// Makes the pages of the next `len` bytes of the active segment resident now, so that appends to
-    /// them take no page fault. Done in the background in small steps as well.
+    /// Makes the pages of the next `len` bytes of the active segment resident now, so that appends to them
+    /// take no page fault. The background does this too, in small steps.
     ///
     /// # Errors
     ///
@@ -201,29 +202,30 @@ impl Topic {
         self.inner.populate_ahead(len)
     }
 
-    /// The topic's name.
+    /// Returns the topic's name.
     pub fn name(&self) -> &str {
         &self.inner.name
     }
 
-    /// The topic's directory, as an absolute path: where it was when the topic was opened.
+    /// Returns the topic's directory as an absolute path: its path when the topic was opened.
     pub fn dir(&self) -> &Path {
         &self.inner.dir
     }
 
-    /// The topic's settings.
+    /// Returns the topic's settings.
     pub fn options(&self) -> &TopicOptions {
         &self.inner.options
     }
 
-    /// Whether the ends are the words that the processes share which have the topic open for writing.
-    /// Otherwise the log is open read-only, and they were found by reading.
+    /// Returns whether the ends come from the words shared by the processes that have the topic open for
+    /// writing. Otherwise the log is open read-only, and they were found by reading.
     pub fn is_live(&self) -> bool {
         self.inner.words().is_some()
     }
 
-    /// What opening the topic found after a crash, if this process recovered it. Of a read-only handle that no
-    /// process wrote beside when it was opened: what an opening for writing would find and do.
+    /// Returns what opening the topic found after a crash, if this process recovered it. For a read-only
+    /// handle that was opened while no process had the topic open for writing: what an opening for writing
+    /// would find and do.
     pub fn recovery(&self) -> Option<&RecoveryReport> {
         self.inner.recovery.get()
     }
