@@ -20,10 +20,10 @@ use crate::topic::Topic;
 
 /// A named position in a topic, kept in a file, owned by one process at a time.
 ///
-/// Delivery is at least once: what was not committed is delivered again after a crash. A commit costs
-/// nanoseconds and survives `kill -9`. On a topic that survives power loss, a background thread makes it
-/// durable within a second; [`sync`](Self::sync) does so at once, on every topic. Dropping a consumer makes
-/// its position durable as well, so a close in good order loses nothing over a reboot.
+/// Delivery is at least once: records that were not committed are delivered again after a crash. A commit
+/// costs nanoseconds and survives `kill -9`. On a topic that survives power loss, a background thread makes
+/// it durable within a second; [`sync`](Self::sync) does so at once, on every topic. Dropping a consumer
+/// makes its position durable as well, so after an orderly close a reboot loses nothing.
 ///
 /// A copy of the log's directory keeps the position that was committed when the copy was made.
 ///
@@ -49,11 +49,11 @@ pub struct Consumer {
     reader: Reader,
     cursor: Cursor,
     book: Arc<Book>,
-    /// Its owner decides when it is made durable.
+    /// The owner decides when the position is made durable.
     by_hand: bool,
 }
 
-/// What is known of a consumer without owning it.
+/// The state of a consumer, read without owning it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ConsumerInfo {
@@ -61,19 +61,19 @@ pub struct ConsumerInfo {
     pub name: String,
     /// The next record it gets, or why its file is unreadable.
     pub committed: Result<u64>,
-    /// Where it stands after a power loss, at least.
+    /// Its position after a power loss, at least.
     pub durable: u64,
     /// High watermark less committed.
     pub lag: u64,
-    /// How many of the records in `lag` it never gets: retention has dropped them.
+    /// How many of the records in `lag` it never gets, because retention has dropped them.
     pub trimmed: u64,
     /// The process that owns it now.
     pub owner: Option<u32>,
 }
 
 impl Topic {
-    /// The consumer of this name: a position kept in a file, with one owner at a time. `start` is
-    /// where it begins if it is new; an existing one goes on where it committed.
+    /// Opens the consumer of this name: a position kept in a file, with one owner at a time. A new consumer
+    /// begins at `start`; an existing one continues where it committed.
     ///
     /// # Errors
     ///
@@ -83,7 +83,7 @@ impl Topic {
     pub fn consumer(&self, name: &str, start: Start) -> Result<Consumer> {
         Consumer::open(self.inner(), name, start)
     }
-    /// What is known of all consumers, without owning them. Sorted by name.
+    /// Returns the state of all consumers, without owning them. Sorted by name.
     ///
     /// # Errors
     ///
@@ -106,15 +106,15 @@ impl Consumer {
     pub(crate) fn open(topic: &Arc<Handle>, name: &str, start: Start) -> Result<Consumer> {
         let consumer = Consumer::take(topic, name, Some(start), Meaning::Handled)?;
         let survives = topic.options.durability != Durability::ProcessCrash;
-        // Retention goes by durable positions, on every topic.
+        // Retention uses durable positions, on every topic.
         if survives || topic.options.retention.consumed {
             Books::keep(topic, &consumer.book)?;
         }
         Ok(consumer)
     }
 
-    /// A consumer whose position becomes durable by [`sync`](Self::sync) alone, because it belongs together
-    /// with another.
+    /// Opens a consumer whose position becomes durable by [`sync`](Self::sync) alone, because it belongs
+    /// together with another position.
     pub(crate) fn open_by_hand(topic: &Arc<Handle>, name: &str, start: Start) -> Result<Consumer> {
         let mut consumer = Consumer::take(topic, name, Some(start), Meaning::Answered)?;
         consumer.by_hand = true;
@@ -168,18 +168,19 @@ impl Consumer {
         })
     }
 
-    /// The next record behind the last one returned; `None` if there is none yet.
+    /// Returns the record after the last one returned; `None` if there is none yet.
     ///
     /// # Errors
     ///
-    /// As [`Reader::next`]. After [`Error::Trimmed`], [`seek`](Self::seek) to what is left; after
-    /// [`Error::Lost`], [`commit`](Self::commit) to go on behind it also after a restart.
+    /// As [`Reader::next`]. After [`Error::Trimmed`], [`seek`](Self::seek) to a record that is retained;
+    /// after [`Error::Lost`], [`commit`](Self::commit) so that a restart continues after the lost records
+    /// too.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<RecordRef<'_>>> {
         self.reader.next()
     }
 
-    /// The next record; waits for it until `stop` is given: then `None`.
+    /// Returns the next record, waiting for it. Returns `None` if `stop` is set first.
     ///
     /// # Errors
     ///
@@ -188,7 +189,7 @@ impl Consumer {
         self.reader.wait(stop)
     }
 
-    /// The next record; waits for it for at most `timeout`: then `None`.
+    /// Returns the next record, waiting at most `timeout` for it. Returns `None` after that.
     ///
     /// # Errors
     ///
@@ -197,7 +198,7 @@ impl Consumer {
         self.reader.wait_timeout(timeout)
     }
 
-    /// Commits everything returned so far: a store into memory, which survives `kill -9`.
+    /// Commits every record returned so far: a store into memory, which survives `kill -9`.
     ///
     /// # Errors
     ///
@@ -206,11 +207,11 @@ impl Consumer {
         self.commit_to(self.reader.offset())
     }
 
-    /// Commits everything below `offset`.
+    /// Commits every record below `offset`.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if `offset` is behind what was returned, and as [`commit`](Self::commit).
+    /// [`Error::Invalid`] if `offset` is past the records returned so far, and as [`commit`](Self::commit).
     pub fn commit_to(&mut self, offset: u64) -> Result<()> {
         if offset > self.reader.offset() {
             return Err(Error::Invalid {
@@ -220,28 +221,29 @@ impl Consumer {
         self.cursor.commit(offset)
     }
 
-    /// Makes the committed position durable, on every topic: when it returns, a power loss does not bring
-    /// back a record below it. If the topic then loses records, because they were not durable themselves,
-    /// the position is set back to the end of what is left, and [`clamped_from`](Self::clamped_from) says so.
+    /// Makes the committed position durable, on every topic: after it returns, a power loss does not bring
+    /// back a record below the position. If the topic then loses records, because they were not durable
+    /// themselves, the position is set back to the end of the remaining records, and
+    /// [`clamped_from`](Self::clamped_from) reports it.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]: the position durable before stays so.
+    /// [`Error::Io`]: the position that was durable before stays durable.
     pub fn sync(&mut self) -> Result<()> {
         self.cursor.sync()
     }
 
-    /// Goes to another position and commits it.
+    /// Moves to another position and commits it.
     ///
     /// # Errors
     ///
-    /// [`Error::Trimmed`] if that offset is gone, [`Error::Io`].
+    /// [`Error::Trimmed`] if that offset is no longer retained, [`Error::Io`].
     pub fn seek(&mut self, start: Start) -> Result<()> {
         self.reader.seek(start)?;
         self.commit()
     }
 
-    /// After [`Error::Corrupt`]: goes on behind the damage; see [`Reader::skip_damage`].
+    /// After [`Error::Corrupt`]: moves past the damage; see [`Reader::skip_damage`].
     ///
     /// # Errors
     ///
@@ -250,12 +252,12 @@ impl Consumer {
         self.reader.skip_damage()
     }
 
-    /// The committed position: the first record that is delivered after a restart.
+    /// Returns the committed position: the first record that is delivered after a restart.
     pub fn committed(&self) -> u64 {
         self.cursor.committed()
     }
 
-    /// High watermark less committed position.
+    /// Returns the high watermark less the committed position.
     ///
     /// # Errors
     ///
@@ -264,13 +266,13 @@ impl Consumer {
         Ok(self.topic.current_frontier()?.high_watermark.saturating_sub(self.committed()))
     }
 
-    /// The position stored in the file, if a recovery had cut the log below it and the consumer was
+    /// Returns the position stored in the file, if a recovery had cut the log below it and the consumer was
     /// set back to the cut.
     pub fn clamped_from(&self) -> Option<u64> {
         self.cursor.clamped_from()
     }
 
-    /// The consumer's name.
+    /// Returns the consumer's name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -284,13 +286,13 @@ impl Consumer {
         &mut self.reader
     }
 
-    /// Goes to `offset` and commits it, whatever is there.
+    /// Moves to `offset` and commits it, without checking that a record is there.
     pub(crate) fn set_position(&mut self, offset: u64) -> Result<()> {
         self.reader.seek_to(offset);
         self.cursor.commit(offset)
     }
 
-    /// The owner's second position.
+    /// Returns the owner's second position.
     pub(crate) fn floor(&self) -> u64 {
         self.cursor.floor()
     }
@@ -320,7 +322,7 @@ fn path_of(topic: &Store, name: &str) -> Result<PathBuf> {
     Ok(topic.dir.join(CONSUMERS).join(name))
 }
 
-/// Whether a topic has a consumer of this name.
+/// Returns whether a topic has a consumer of this name.
 pub(crate) fn exists(log: &LogInner, topic: &str, name: &str) -> bool {
     let path = log.topic_dir(topic).join(CONSUMERS).join(name);
     matches!(log.topics_directory(), Ok(Some(topics)) if topics.open(&path, Access::Read).is_ok())
@@ -358,7 +360,7 @@ fn open_or_create(
             let what = format!("consumer {name} of topic {}", topic.name);
             return Err(Error::Locked { what, pid });
         }
-        // It may have been deleted, and made again, before the lock was got.
+        // The file may have been deleted, and created again, before the lock was taken.
         let now = files.open(path, Access::Read).not_found_is_none().at("opening", path)?;
         let same = match now {
             Some(now) => {
@@ -422,7 +424,7 @@ pub(crate) fn list(topic: &Store) -> Result<Vec<ConsumerInfo>> {
     Ok(all)
 }
 
-/// Committed position, durable position, owner.
+/// Returns the committed position, the durable position and the owner.
 fn read_without_owning(topic: &Store, name: &str) -> Result<(u64, u64, Option<u32>)> {
     let path = path_of(topic, name)?;
     let file = topic.files.open(&path, Access::Read).not_found_is_none().at("reading", &path)?;
@@ -432,7 +434,7 @@ fn read_without_owning(topic: &Store, name: &str) -> Result<(u64, u64, Option<u3
     }
     let map = file.map(cursor::LEN, false).at("reading", &path)?;
     let seen = crate::cursor::look(topic, &map, &path, 0, file.identity().at("reading", &path)?)?;
-    // A file that was opened for reading cannot be asked for locks on all systems: then no owner.
+    // Some systems cannot query locks through a file that was opened for reading: then no owner is reported.
     let owner = file.locked_by_other(0, 1).unwrap_or(false).then_some(seen.pid);
     Ok((seen.committed, seen.durable, owner))
 }

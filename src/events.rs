@@ -1,5 +1,5 @@
-//! What goes wrong, or changes hands, where no caller gets an error for it: events for the feature
-//! `tracing`. Without the feature everything here is empty.
+//! Events of the feature `tracing`, for failures and takeovers that no caller gets as an error. Without the
+//! feature everything here is empty.
 
 #[cfg(feature = "tracing")]
 mod on {

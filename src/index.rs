@@ -1,4 +1,4 @@
-//! The sparse index of one segment: from offset or time to a position close before it.
+//! The sparse index of one segment: from an offset or a time to a position shortly before it.
 //!
 //! Disposable: it holds nothing that the segment does not.
 
@@ -15,7 +15,7 @@ use crate::sys::{Access, Directory};
 #[derive(Debug, Clone)]
 pub(crate) struct Index {
     entries: Vec<Entry>,
-    /// Up to where frames have been looked at, and what is known there.
+    /// The end of the indexed frames, and the entry for that place.
     pub(crate) reached: Entry,
 }
 
@@ -70,25 +70,25 @@ impl Index {
         }
     }
 
-    /// All entries, in order.
+    /// Returns all entries, in order.
     pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// The last entry at or before `offset`.
+    /// Returns the last entry at or before `offset`.
     pub(crate) fn before_offset(&self, offset: u64) -> Entry {
         let behind = self.entries.partition_point(|entry| entry.offset <= offset);
         self.entries[behind.saturating_sub(1)]
     }
 
-    /// The last entry before which every record is older than `timestamp`.
+    /// Returns the last entry before which every record is older than `timestamp`.
     pub(crate) fn before_time(&self, timestamp: u64) -> Entry {
         let behind = self.entries.partition_point(|entry| entry.max_timestamp < timestamp);
         self.entries[behind.saturating_sub(1)]
     }
 
-    /// The index stored for a sealed segment that ends at `end`; `None` if there is none or it is not
-    /// this segment's: it is then built anew.
+    /// Loads the index stored for a sealed segment that ends at `end`; `None` if there is none or it does not
+    /// belong to this segment: then it is built again.
     pub(crate) fn load(
         files: &dyn Directory,
         dir: &Path,
@@ -117,7 +117,7 @@ impl Index {
         fits.then_some(Index { entries, reached })
     }
 
-    /// Stores the index of a sealed segment that ends at `end`, in place of any other.
+    /// Stores the index of a sealed segment that ends at `end`, replacing any other.
     pub(crate) fn store(
         &self,
         files: &dyn Directory,
@@ -130,7 +130,7 @@ impl Index {
         let bytes = layout::encode(segment.header.salt, end, &self.entries);
         let file = match files.open(&path, Access::CreateNew) {
             Ok(file) => file,
-            // Another process stores the same.
+            // Another process stores the same index.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
             Err(error) => return Err(Error::io("creating", &path, error)),
         };

@@ -1,4 +1,4 @@
-//! Names of which one process at a time is the owner: a locked file in a directory of the log.
+//! Names that one process at a time owns: a locked file in a directory of the log.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::store::LogInner;
 use crate::sys::fork::Generation;
 use crate::sys::{Access, DiskFile};
 
-/// Owns a name as long as it lives; the kernel gives it back when the process is gone.
+/// Owns a name as long as it lives; the kernel releases it when the process is gone.
 #[derive(Debug)]
 pub(crate) struct Ownership {
     file: Box<dyn DiskFile>,
@@ -16,7 +16,7 @@ pub(crate) struct Ownership {
 }
 
 impl Ownership {
-    /// Makes this process the owner of `name` among those of `kind`.
+    /// Makes this process the owner of `name` among the names of `kind`.
     pub(crate) fn take(log: &LogInner, kind: &'static str, name: &str) -> Result<Ownership> {
         names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
         let dir = log.dir.join(kind);
@@ -31,7 +31,8 @@ impl Ownership {
             let kind = kind.trim_end_matches('s');
             return Err(Error::Locked { what: format!("{kind} {name}"), pid });
         }
-        // It may have been replaced before the lock was taken: then the lock says nothing about the name.
+        // The file may have been replaced before the lock was taken: then the lock says nothing about the
+        // name.
         if log.files.identity_of(&path).at("locking", &path)?
             != file.identity().at("locking", &path)?
         {
@@ -44,10 +45,10 @@ impl Ownership {
 
 impl Drop for Ownership {
     fn drop(&mut self) {
-        // A command that another thread is just starting has the descriptor until it runs: closing ours
-        // would leave the lock to it. A forked child must not take it from its parent.
+        // A command that another thread is starting has the descriptor until its program runs, so closing
+        // ours would leave the lock to it: unlock first. A forked child must not release its parent's lock.
         if !self.made_in.is_parents() {
-            // What fails here is done by the kernel when the file is closed.
+            // If this fails, the kernel releases the lock when the file is closed.
             drop(self.file.unlock(0, 1));
         }
     }

@@ -1,4 +1,4 @@
-//! Reading: copied out, checked on the copy, lent.
+//! Reading: a frame is copied out, the copy is checked, and the record is lent from it.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,11 +17,11 @@ use crate::topic::Topic;
 pub enum Start {
     /// The first record that is retained.
     First,
-    /// Behind the newest record: only what comes from now on.
+    /// After the newest record: only records appended from now on.
     End,
     /// The newest record.
     Last,
-    /// The newest so many records.
+    /// The newest N records.
     LastN(u64),
     /// The record at this offset.
     Offset(u64),
@@ -29,12 +29,12 @@ pub enum Start {
     Time(SystemTime),
 }
 
-/// Reads a topic from a position of its own.
+/// Reads a topic from its own position.
 ///
-/// A record is lent until the next call; [`RecordRef::to_owned`] keeps it. Every record is checked
-/// against its checksum after it was copied, so a record that is returned is what was appended. Damage
-/// of the wanted record is an error that leaves the reader where it stands: [`skip_damage`](Self::skip_damage) goes on
-/// behind it.
+/// A record is lent until the next call; [`RecordRef::to_owned`] keeps it. Every record is checked against
+/// its checksum after it was copied, so a returned record is the one that was appended. Damage to the wanted
+/// record is an error that leaves the reader at its position: [`skip_damage`](Self::skip_damage) moves past
+/// it.
 ///
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
@@ -57,31 +57,31 @@ pub struct Reader {
     next: u64,
     frontier: Frontier,
     walk: Option<Walk>,
-    /// The offset that was wanted when `walk` was made. Once a later one is wanted it has met the frame
-    /// before that, so its place is sure, wherever an index had led it.
+    /// The offset that was wanted when `walk` was made. Once a later one is wanted, the walk has met the
+    /// frame before that, so its position is certain even if it started from an index.
     walk_from: u64,
-    /// The base of the segment behind the one being walked.
+    /// The base of the segment after the one being walked.
     segment_end: Option<u64>,
     spin: Duration,
-    /// Offsets that a repair gave up are not told.
+    /// Skips offsets that a repair marked lost instead of returning `Error::Lost`.
     passes_over_lost: bool,
-    /// What was asked for, and the offset that it was when it was looked up.
+    /// The start that was requested, and the offset that it resolved to.
     start: Option<(Start, u64)>,
 }
 
-/// A waiter that is woken through the kernel pays some microseconds; it looks this long before it
-/// sleeps.
+/// How long a wait spins before it sleeps. Being woken by the kernel costs some microseconds.
 const DEFAULT_SPIN: Duration = Duration::from_micros(5);
 
-/// With so many records to come, more than the next one is copied at once.
+/// Reads ahead, instead of copying the next record only, when at least this many records are pending.
 const FAR: u64 = 8;
 
 impl Topic {
-    /// A reader of its own position, from `start`.
+    /// Returns a reader with its own position, beginning at `start`.
     ///
     /// # Errors
     ///
-    /// [`Error::Trimmed`] if `start` is an offset that is gone, [`Error::Io`], [`Error::Corrupt`].
+    /// [`Error::Trimmed`] if `start` is an offset that is no longer retained, [`Error::Io`],
+    /// [`Error::Corrupt`].
     pub fn reader(&self, start: Start) -> Result<Reader> {
         Reader::new(Arc::clone(self.inner()), start)
     }
@@ -93,7 +93,7 @@ impl Reader {
         Ok(Reader { start: Some((start, next)), ..Reader::at(topic, next)? })
     }
 
-    /// A reader at an offset that is not looked at before the first read.
+    /// Returns a reader at an offset that is not checked before the first read.
     pub(crate) fn at(topic: Arc<Handle>, next: u64) -> Result<Reader> {
         let frontier = topic.frontier()?;
         Ok(Reader {
@@ -109,12 +109,12 @@ impl Reader {
         })
     }
 
-    /// The offset of the record that is read next.
+    /// Returns the offset of the next record to read.
     pub fn offset(&self) -> u64 {
         self.next
     }
 
-    /// Records between this reader and the high watermark.
+    /// Returns the number of records between this reader and the high watermark.
     ///
     /// # Errors
     ///
@@ -123,17 +123,17 @@ impl Reader {
         Ok(self.topic.current_frontier()?.high_watermark.saturating_sub(self.next))
     }
 
-    /// How long a wait looks again and again before it sleeps: longer costs processor time and saves
-    /// the microseconds of a wake-up. 5 us at first.
+    /// Sets how long a wait spins before it sleeps. Spinning costs CPU time and saves the microseconds of a
+    /// wake-up. The default is 5 µs.
     pub fn set_spin(&mut self, spin: Duration) {
         self.spin = spin;
     }
 
-    /// Goes to another position.
+    /// Moves to another position.
     ///
     /// # Errors
     ///
-    /// [`Error::Trimmed`] if that offset is gone, [`Error::Io`].
+    /// [`Error::Trimmed`] if that offset is no longer retained, [`Error::Io`].
     pub fn seek(&mut self, start: Start) -> Result<()> {
         let next = resolve(&self.topic, start)?;
         self.seek_to(next);
@@ -141,8 +141,8 @@ impl Reader {
         Ok(())
     }
 
-    /// From now on [`Error::Lost`] is not given: for layers to which a record that a repair gave up is
-    /// one that never was.
+    /// From now on [`Error::Lost`] is not returned: for layers that treat a record that a repair marked lost
+    /// as one that never existed.
     pub(crate) fn pass_over_lost(&mut self) {
         self.passes_over_lost = true;
     }
@@ -153,13 +153,13 @@ impl Reader {
         self.start = None;
     }
 
-    /// The next record; `None` if there is none yet.
+    /// Returns the next record; `None` if there is none yet.
     ///
     /// # Errors
     ///
-    /// [`Error::Trimmed`] if it is gone: seek. [`Error::Corrupt`] if it is damaged. [`Error::Lost`] if a
-    /// repair gave it up: call again. [`Error::NotFound`] if the topic was deleted, [`Error::Replaced`],
-    /// [`Error::Io`].
+    /// [`Error::Trimmed`] if retention dropped the record: seek. [`Error::Corrupt`] if it is damaged.
+    /// [`Error::Lost`] if a repair marked it lost: call again. [`Error::NotFound`] if the topic was deleted,
+    /// [`Error::Replaced`], [`Error::Io`].
     #[allow(clippy::should_implement_trait)]
     #[inline]
     pub fn next(&mut self) -> Result<Option<RecordRef<'_>>> {
@@ -172,7 +172,7 @@ impl Reader {
         }
     }
 
-    /// The next record; waits for it until `stop` is given: then `None`.
+    /// Returns the next record, waiting for it. Returns `None` if `stop` is set first.
     ///
     /// # Errors
     ///
@@ -181,7 +181,7 @@ impl Reader {
         self.wait_for(None, stop)
     }
 
-    /// The next record; waits for it for at most `timeout`: then `None`.
+    /// Returns the next record, waiting at most `timeout` for it. Returns `None` after that.
     ///
     /// # Errors
     ///
@@ -190,7 +190,7 @@ impl Reader {
         self.wait_for(Some(timeout), &Stop::new())
     }
 
-    /// Sleeps until there is a next record, `timeout` has passed, or `stop` is given.
+    /// Sleeps until there is a next record, `timeout` has passed, or `stop` is set.
     pub(crate) fn wait_until_more(&self, timeout: Duration, stop: &Stop) -> Result<()> {
         self.topic.wait_beyond(self.next, self.spin, Some(timeout), stop).map(drop)
     }
@@ -211,15 +211,16 @@ impl Reader {
         self.next()
     }
 
-    /// The next record, checked and lent where it lies in the mapped file, without a copy; `None` if
-    /// there is none yet. For those who read much more than they keep, and control who writes.
+    /// Returns the next record, checked and lent in place from the mapped file, without a copy; `None` if
+    /// there is none yet. For callers that read much more than they keep, and that control which processes
+    /// write.
     ///
     /// # Safety
     ///
     /// While this runs, and while the record is lent, no process changes the bytes of records that are
-    /// already published (this library never does), and none makes the segment's file shorter: bytes
-    /// that change behind a `&[u8]` are undefined behaviour, and a file that shrinks, or a bad sector,
-    /// ends the process with a signal. [`next`](Self::next) has neither condition.
+    /// already published (this library never does), and none shortens the segment's file: changing the bytes
+    /// under a `&[u8]` is undefined behaviour, and a file that shrinks, or a bad sector, ends the process
+    /// with a signal. [`next`](Self::next) has neither condition.
     ///
     /// # Errors
     ///
@@ -229,7 +230,7 @@ impl Reader {
         if let Some(walk) = &mut self.walk {
             walk.forget();
         }
-        // SAFETY: by the caller's promise, here and below; what lies below the limit is published.
+        // SAFETY: by the caller's promise, here and below; bytes below the limit are published.
         let advanced = self.advance(|walk, limit, _| unsafe { walk.step_in_place(limit) })?;
         let Some(fixed) = advanced else { return Ok(None) };
         let walk = self.walk.as_ref().expect("a frame was just read from it");
@@ -251,7 +252,7 @@ impl Reader {
                 return self.topic.check_when_idle().map(|()| None);
             }
             if let Some(walk) = &self.walk {
-                // A handle from before the segment grew, or one that was sealed meanwhile.
+                // The handle is from before the segment grew, or the segment was sealed meanwhile.
                 let base = walk.segment.base();
                 let outgrown =
                     base == self.frontier.active && walk.segment.len() < self.frontier.position;
@@ -302,7 +303,7 @@ impl Reader {
         }
     }
 
-    /// Stands at the frame of `next`, in its segment. False: there is no record yet.
+    /// Moves to the frame of `next`, in its segment. Returns false if there is no such record yet.
     fn enter_segment(&mut self) -> Result<bool> {
         let (walk, end) = loop {
             if self.next >= self.frontier.high_watermark {
@@ -319,8 +320,9 @@ impl Reader {
         Ok(true)
     }
 
-    /// Looks up again where this reader begins, if retention has moved past that before its first record was
-    /// read: "the first record since noon" is another one then. Whether it begins elsewhere.
+    /// Resolves the start of this reader again if retention has moved past it before its first record was
+    /// read: "the first record since noon" is then another record. Returns whether the reader now begins
+    /// elsewhere.
     #[cold]
     fn look_up_again(&mut self) -> Result<bool> {
         let Some((start, at)) = self.start.filter(|(_, at)| *at == self.next) else {
@@ -337,7 +339,7 @@ impl Reader {
         Ok(next > at)
     }
 
-    /// The walk stands at bytes that are not the next frame: an error, unless that one is elsewhere.
+    /// Handles bytes that are not the next frame: an error, unless the next frame is elsewhere.
     #[cold]
     fn pass_bad_frame(&mut self, limit: u64, what: Malformed) -> Result<()> {
         let walk = self.walk.as_ref().expect("it met the bad frame");
@@ -383,8 +385,8 @@ impl Reader {
         }
     }
 
-    /// After [`Error::Corrupt`]: goes to the next whole record behind the damage, and returns the
-    /// offsets that are skipped. Empty if the record at hand can be read after all.
+    /// After [`Error::Corrupt`]: moves to the next whole record after the damage, and returns the offsets
+    /// that are skipped. The range is empty if the current record can be read after all.
     ///
     /// # Errors
     ///
@@ -395,7 +397,7 @@ impl Reader {
         self.frontier = self.topic.frontier()?;
         let (base, end) = match self.topic.around(from, self.frontier.active) {
             Err(Error::Corrupt { .. }) => {
-                // No file holds this offset: go on with the next file there is.
+                // No file holds this offset: continue with the next file there is.
                 let next = self
                     .topic
                     .base_behind(from, self.frontier.active)?
@@ -440,7 +442,7 @@ fn frames_to(segment: &Arc<Segment>, sure: Option<u64>, next: u64) -> Frames {
     }
 }
 
-/// The offset at which `start` is now.
+/// Returns the offset to which `start` resolves now.
 pub(crate) fn resolve(topic: &Store, start: Start) -> Result<u64> {
     let first = topic.first_offset()?;
     let high_watermark = topic.current_frontier()?.high_watermark;

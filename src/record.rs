@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::format::frame::{self, Fixed, Parts};
 use crate::format::headers;
 
-/// A record to append: a payload, with a key and headers if wanted.
+/// A record to append: a payload, with an optional key and headers.
 ///
 /// ```
 /// use deaddrop::Record;
@@ -18,17 +18,17 @@ pub struct Record {
     key: Option<Vec<u8>>,
     headers: Vec<u8>,
     payload: Vec<u8>,
-    /// A part was given that no frame can hold: reported by the append.
+    /// A part is too large for any frame; the append reports it.
     oversized: bool,
 }
 
 impl Record {
-    /// A record with this payload, which is copied.
+    /// Returns a record with this payload, which is copied.
     pub fn new(payload: impl Into<Vec<u8>>) -> Record {
         Record { payload: payload.into(), ..Record::default() }
     }
 
-    /// A record whose payload is `value` as JSON.
+    /// Returns a record whose payload is `value` as JSON.
     ///
     /// # Errors
     ///
@@ -38,7 +38,7 @@ impl Record {
         Ok(Record::new(to_json(value)?))
     }
 
-    /// Gives the record a key, at most 65,535 bytes. Records with one key are handled in their order.
+    /// Sets the record's key, at most 65,535 bytes. Records with the same key are handled in their order.
     pub fn key(mut self, key: impl AsRef<[u8]>) -> Record {
         self.oversized |= key.as_ref().len() > frame::MAX_KEY_LEN;
         self.key = Some(key.as_ref().to_owned());
@@ -52,7 +52,7 @@ impl Record {
         self
     }
 
-    /// Adds a header of any name, reserved or not, as an export had it: for tools that restore a log. A
+    /// Adds a header of any name, reserved or not, as it is in an export: for tools that restore a log. A
     /// record with the header of a request is that request to every server and client.
     #[doc(hidden)]
     pub fn header_as_stored(mut self, name: &str, value: impl AsRef<[u8]>) -> Record {
@@ -60,7 +60,7 @@ impl Record {
         self
     }
 
-    /// Adds the header of a layer above, in front of the caller's.
+    /// Adds the header of a higher layer, before the caller's headers.
     pub(crate) fn reserved_header(mut self, name: &str, value: &[u8]) -> Record {
         let mut all = Vec::with_capacity(self.headers.len() + value.len() + 32);
         self.oversized |= headers::push(&mut all, name, value).is_none();
@@ -69,12 +69,12 @@ impl Record {
         self
     }
 
-    /// The first header of a name of the layers of this crate.
+    /// Returns the first header with this name, which belongs to a layer of this crate.
     pub(crate) fn reserved(&self, name: &str) -> Option<&[u8]> {
         headers::iter(&self.headers).find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
-    /// The record without the headers of the layers of this crate.
+    /// Returns the record without the headers of this crate's layers.
     pub(crate) fn without_reserved_headers(mut self) -> Record {
         let all = std::mem::take(&mut self.headers);
         for (name, value) in headers::iter(&all) {
@@ -85,12 +85,12 @@ impl Record {
         self
     }
 
-    /// The payload.
+    /// Returns the payload.
     pub fn payload(&self) -> &[u8] {
         &self.payload
     }
 
-    /// Bytes that the record takes in a segment, without padding.
+    /// Returns the bytes that the record takes in a segment, without padding.
     pub fn frame_len(&self) -> usize {
         self.parts().frame_len()
     }
@@ -99,7 +99,7 @@ impl Record {
         Parts { key: self.key.as_deref(), headers: &self.headers, payload: &self.payload }
     }
 
-    /// Refuses what no frame can hold.
+    /// Refuses a record that no frame can hold.
     pub(crate) fn check(&self) -> Result<()> {
         if self.oversized {
             return Err(Error::Invalid {
@@ -130,37 +130,37 @@ pub struct RecordRef<'a> {
 }
 
 impl<'a> RecordRef<'a> {
-    /// `frame` starts with a verified frame whose fixed part is `fixed`.
+    /// Lends the record of `frame`, which starts with a verified frame whose fixed part is `fixed`.
     pub(crate) fn new(fixed: Fixed, frame: &'a [u8]) -> RecordRef<'a> {
         RecordRef { fixed, frame: &frame[..fixed.len] }
     }
 
-    /// The record's offset: dense, from 0.
+    /// Returns the record's offset: dense, from 0.
     pub fn offset(&self) -> u64 {
         self.fixed.offset
     }
 
-    /// When it was appended, by the appender's wall clock, to a few milliseconds.
+    /// Returns the time when it was appended, by the appender's wall clock, to a few milliseconds.
     pub fn timestamp(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_nanos(self.fixed.timestamp)
     }
 
-    /// The same, in nanoseconds since the Unix epoch.
+    /// Returns the same time in nanoseconds since the Unix epoch.
     pub fn timestamp_nanos(&self) -> u64 {
         self.fixed.timestamp
     }
 
-    /// The key, if it has one.
+    /// Returns the key, if the record has one.
     pub fn key(&self) -> Option<&'a [u8]> {
         self.fixed.key_range().map(|range| &self.frame[range])
     }
 
-    /// The payload.
+    /// Returns the payload.
     pub fn payload(&self) -> &'a [u8] {
         &self.frame[self.fixed.payload_range()]
     }
 
-    /// The payload read as JSON.
+    /// Decodes the payload as JSON.
     ///
     /// # Errors
     ///
@@ -170,17 +170,17 @@ impl<'a> RecordRef<'a> {
         from_json(self.payload())
     }
 
-    /// All headers, in the order in which they were added.
+    /// Returns all headers, in the order in which they were added.
     pub fn headers(&self) -> headers::Headers<'a> {
         headers::iter(&self.frame[self.fixed.headers_range()])
     }
 
-    /// The value of the first header of this name.
+    /// Returns the value of the first header with this name.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
         self.headers().find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
-    /// A copy that outlives the reader's next call.
+    /// Returns a copy that outlives the reader's next call.
     #[allow(clippy::should_implement_trait)]
     pub fn to_owned(&self) -> OwnedRecord {
         OwnedRecord { fixed: self.fixed, frame: self.frame.into() }
@@ -205,22 +205,22 @@ pub struct OwnedRecord {
 }
 
 impl OwnedRecord {
-    /// The record, as a reader lends it.
+    /// Returns the record as a reader lends it.
     pub fn as_ref(&self) -> RecordRef<'_> {
         RecordRef { fixed: self.fixed, frame: &self.frame }
     }
 
-    /// The record's offset.
+    /// Returns the record's offset.
     pub fn offset(&self) -> u64 {
         self.fixed.offset
     }
 
-    /// The payload.
+    /// Returns the payload.
     pub fn payload(&self) -> &[u8] {
         &self.frame[self.fixed.payload_range()]
     }
 
-    /// The payload read as JSON.
+    /// Decodes the payload as JSON.
     ///
     /// # Errors
     ///
@@ -230,7 +230,7 @@ impl OwnedRecord {
         from_json(self.payload())
     }
 
-    /// The headers without those of the layers of this crate.
+    /// Returns the headers without those of this crate's layers.
     fn caller_headers(&self) -> Vec<u8> {
         let mut kept = Vec::new();
         for (name, value) in self.as_ref().headers() {
@@ -241,12 +241,12 @@ impl OwnedRecord {
         kept
     }
 
-    /// The record with all its headers, those of the layers of this crate included, after `front`.
+    /// Returns the record with all its headers, including those of this crate's layers, after `front`.
     pub(crate) fn to_record_after(&self, front: &[(&str, &str)]) -> Record {
         self.with_headers(front.iter().map(|(name, value)| (*name, value.as_bytes())), 0)
     }
 
-    /// The record with all its headers but the first `skipped`: the reverse of
+    /// Returns the record with all its headers except the first `skipped`: the reverse of
     /// [`to_record_after`](Self::to_record_after).
     pub(crate) fn to_record_without(&self, skipped: usize) -> Record {
         self.with_headers(std::iter::empty(), skipped)
@@ -267,7 +267,7 @@ impl OwnedRecord {
         record
     }
 
-    /// A record to append elsewhere, with the same key, headers and payload.
+    /// Returns a record to append elsewhere, with the same key, headers and payload.
     pub fn to_record(&self) -> Record {
         Record {
             key: self.as_ref().key().map(<[u8]>::to_owned),

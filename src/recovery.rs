@@ -1,23 +1,23 @@
-//! What to do when a topic is opened: facts in, plan out. No I/O here.
+//! Decides what to do when a topic is opened: facts in, plan out. No I/O here.
 //!
-//! Two tables. The first decides, from the control words and the other members, how to open. The
-//! second decides, from a scan of the newest segments, where the log ends and what that end means.
-//! Each row is a pattern over facts; a test checks that every combination of facts matches exactly
-//! one row. The rows are listed with their reasons in `docs/failure-model.md`.
+//! Two tables. The first decides, from the control words and the other members, how to open. The second
+//! decides, from a scan of the newest segments, where the log ends and what that end means. Each row is a
+//! pattern over facts; a test checks that every combination of facts matches exactly one row. The rows are
+//! listed with their reasons in `docs/failure-model.md`.
 
-/// What is known before anything is read but the control words and the directory.
+/// The facts known after reading only the control words and the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OpeningFacts {
     /// No other process has the topic open for writing.
     pub(crate) alone: bool,
     /// The control words are complete, of this boot and of this very file.
     pub(crate) words_trusted: bool,
-    /// The control words say that a sync failed. Only looked at if they are trusted.
+    /// The control words say that a sync failed. Used only if they are trusted.
     pub(crate) latched: bool,
     /// There is a segment file.
     pub(crate) has_segments: bool,
-    /// The files hold something newer than the control words, or the words contradict themselves. Only
-    /// looked at if they are trusted and not latched, by a process that is alone.
+    /// The files hold something newer than the control words, or the words contradict themselves. Used only
+    /// by a process that is alone, if the words are trusted and not latched.
     pub(crate) overtaken: bool,
 }
 
@@ -26,19 +26,20 @@ pub(crate) struct OpeningFacts {
 pub(crate) enum Opening {
     /// Join the members; they keep the words true.
     Attach,
-    /// Members are alive but their words are not to be trusted: somebody damaged the control file.
+    /// Refuse: members are alive but their words cannot be trusted, because something damaged the control
+    /// file.
     Refuse,
-    /// Make the first segment.
+    /// Create the first segment.
     Create,
-    /// Go on from the words; settle what dead members left.
+    /// Continue from the words; settle the unfinished work of dead members.
     Resume,
-    /// Scan from the promised boundary, which the words help to know.
+    /// Scan from the promised boundary, which the words help to find.
     ScanFromWords,
     /// Scan from the promised boundary in the segment headers; the words are only hints.
     ScanFromDisk,
 }
 
-/// A row: `None` matches both.
+/// A row: `None` matches both values.
 struct OpeningRow {
     alone: Option<bool>,
     words_trusted: Option<bool>,
@@ -86,29 +87,30 @@ impl OpeningRow {
     }
 }
 
-/// How to open, by the first table.
+/// Returns how to open, by the first table.
 pub(crate) fn opening(facts: OpeningFacts) -> Opening {
     let row = OPENING.iter().find(|row| row.matches(facts));
     row.expect("every combination of facts has a row").plan
 }
 
-/// What a scan from the promised boundary's segment found.
+/// The result of a scan that begins at the segment with the promised boundary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ScanFacts {
-    /// The last whole frame ends at or behind the promised boundary.
+    /// The last whole frame ends at or after the promised boundary.
     pub(crate) boundary_reached: bool,
-    /// Behind the last whole frame there are only zeros, and no segment follows.
+    /// After the last whole frame there are only zeros, and no segment follows.
     pub(crate) rest_is_clean: bool,
-    /// Whole frames stand behind the first invalid byte at or behind the boundary.
+    /// There are whole frames after the first invalid byte that is at or after the boundary.
     pub(crate) whole_frames_behind: bool,
 }
 
-/// Where the log goes on, and what is said about it.
+/// Where the log continues, and what opening reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// Behind the last whole frame, in the same segment.
+    /// After the last whole frame, in the same segment.
     Continue,
-    /// A torn tail: in a new segment, whose base is the end found; what was cut stays in its file.
+    /// A torn tail: in a new segment, whose base is the end found. The bytes that are cut off stay in their
+    /// file.
     Cut,
     /// As [`Ending::Cut`], and opening reports possible corruption with the number of frames.
     CutAndReport,
@@ -151,19 +153,19 @@ impl EndingRow {
     }
 }
 
-/// What the end means, by the second table.
+/// Returns what the end means, by the second table.
 pub(crate) fn ending(facts: ScanFacts) -> Ending {
     let row = ENDINGS.iter().find(|row| row.matches(facts));
     row.expect("every combination of facts has a row").plan
 }
 
-/// What a recovery found and did. Part of opening a topic after a crash; see
-/// [`Topic::recovery`](crate::Topic::recovery). Of a read-only handle: what it found, and what an opening for
+/// The findings and actions of a recovery. Part of opening a topic after a crash; see
+/// [`Topic::recovery`](crate::Topic::recovery). For a read-only handle: its findings, and what an opening for
 /// writing would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecoveryReport {
-    /// Everything below it was promised to survive.
+    /// Every record below it was promised to survive.
     pub promised_boundary: u64,
     /// The end of the log after the recovery.
     pub end: u64,
@@ -171,26 +173,26 @@ pub struct RecoveryReport {
     pub epoch: Option<u32>,
     /// Whether a torn tail was cut off.
     pub cut: bool,
-    /// Whole frames in what was cut off, in all files: records that were there once and are no longer part of
-    /// the log.
+    /// Whole frames in the bytes that were cut off, in all files: records that existed and are no longer part
+    /// of the log.
     pub frames_behind_cut: u64,
-    /// What was cut off, file by file.
+    /// The cuts, one for each file.
     pub cuts: Vec<Cut>,
-    /// Segment files that were never promised and were set aside, under these names.
+    /// Segment files in which no record was promised and which were set aside, under these names.
     pub set_aside: Vec<String>,
-    /// Damage below the promised boundary: reading it gives [`Error::Corrupt`](crate::Error::Corrupt).
+    /// Damage below the promised boundary: reading it returns [`Error::Corrupt`](crate::Error::Corrupt).
     pub damage: Vec<Damage>,
 }
 
-/// The bytes of one file that a recovery cut off. They stay in it.
+/// The bytes of one file that a recovery cut off. They stay in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Cut {
-    /// The file, by the name that it has after the recovery.
+    /// The file, by its name after the recovery.
     pub path: std::path::PathBuf,
-    /// Where they begin.
+    /// The position of the first of them.
     pub position: u64,
-    /// Whole frames among them.
+    /// How many whole frames they contain.
     pub frames: u64,
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
-/// Ends waits: clones share one signal. A wait that is asleep notices within 100 ms.
+/// Ends waits; clones share one signal. A sleeping wait notices it within 100 ms.
 ///
 /// ```
 /// let stop = deaddrop::Stop::new();
@@ -17,17 +17,17 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// A signal that is not given yet.
+    /// Returns a signal that is not set yet.
     pub fn new() -> Stop {
         Stop::default()
     }
 
-    /// Gives the signal. It cannot be taken back.
+    /// Sets the signal. It cannot be unset.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
     }
 
-    /// Whether the signal was given.
+    /// Returns whether the signal is set.
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
