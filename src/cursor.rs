@@ -1,7 +1,7 @@
-//! An offset file, or one page of a group file, in its owner's hands: a position, its durable slots, and
-//! the note of the record in hand.
+//! An offset file, or one page of a group file, as its owner uses it: a position, its durable slots, and the
+//! note of the record in flight.
 //!
-//! It knows no reader and takes no lock: whoever makes one holds the lock.
+//! It knows no reader and takes no lock: the caller that makes one holds the lock.
 
 mod look;
 
@@ -17,13 +17,13 @@ use crate::sys::atomic::Ordering;
 use look::{attempt_in, check_header, live_in, stopped_at, unreadable};
 pub(crate) use look::{look, Seen};
 
-/// What a position stands for, and so which one counts.
+/// What a position says of the records below it, and so which of the stored positions counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Meaning {
-    /// That records were handed out: the newest one counts that is known, also in a copy.
+    /// They were handed out: the newest known position counts, in a copy as well.
     Handled,
-    /// That the log has something of each record below it: on another boot, or where it is in doubt, the
-    /// durable one counts, which became so after what it stands for.
+    /// The log holds something for each of them: on another boot, or in doubt, the durable position counts,
+    /// because it became durable after the records that it depends on.
     Answered,
 }
 
@@ -32,23 +32,23 @@ pub(crate) enum Meaning {
 pub(crate) struct Cursor {
     topic: Arc<Handle>,
     book: Arc<Book>,
-    /// Where its page begins.
+    /// The position of its page in the file.
     base: usize,
     clamped_from: Option<u64>,
     trusted_live: bool,
-    /// What the live words say: only the owner stores them.
+    /// The position in the live words: only the owner stores them.
     committed: u64,
     turn: u32,
-    /// Goes into the check of every position of this turn.
+    /// Part of the check of every position of this turn.
     seed: u64,
 }
 
-/// A record in hand, as noted in the page.
+/// A record in flight, as noted in the page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Attempt {
     /// The record's offset.
     pub(crate) offset: u64,
-    /// How often its handling was begun, this time included.
+    /// How often its handling was begun, including this time.
     pub(crate) count: u32,
     /// The end of the reply topic when it was begun, or an offset before it.
     pub(crate) floor: u64,
@@ -90,7 +90,7 @@ impl Cursor {
         let end = topic.frontier()?.high_watermark;
         let offset = topic.clamp(epoch, stored).min(end);
         if (epoch, offset) != (topic.epoch(), stored) || (trusted_live && !is_live) {
-            // What is left of the words of before is of an earlier turn.
+            // The remaining live words belong to an earlier turn.
             turn = turn.max(if trusted_live { live.turn } else { 0 }).saturating_add(1);
         }
         let stopped = stopped_at(topic, map, base, offset);
@@ -116,8 +116,8 @@ impl Cursor {
         Ok(taken)
     }
 
-    /// Makes the live state this owner's. Dying on the way leaves it untrusted, and the durable slots
-    /// in force.
+    /// Makes the live state this owner's. If the process dies on the way, the live state is untrusted, and
+    /// the durable slots count.
     fn stamp_live(&mut self, identity: sys::FileIdentity, floor: u64, is_stopped: bool) {
         self.seed = cursor::live_seed(self.topic.epoch(), self.turn);
         let live = |at| self.word(at);
@@ -132,10 +132,11 @@ impl Cursor {
             live(group::LANE_STOPPED_AT).store(0, Ordering::Release);
         }
         if !self.was_live() && self.base != 0 {
-            // With the words below it: who takes over from here knows as little as this owner.
+            // Stored together with the words below: a later owner on this boot knows no more than this one.
             live(group::LANE_DOUBT_AT).store(u64::MAX, Ordering::Release);
         }
-        // The position before its epoch: a clamped one of an older epoch is clamped again.
+        // The position is stored before its epoch: if a clamped position has an older epoch, it is clamped
+        // again.
         self.store_position(self.committed);
         live(cursor::LIVE_EPOCH_AT).store(self.topic.epoch().into(), Ordering::Release);
         live(cursor::LIVE_FLOOR_AT).store(floor, Ordering::Release);
@@ -155,12 +156,12 @@ impl Cursor {
     #[inline]
     fn store_position(&self, offset: u64) {
         self.word(cursor::LIVE_OFFSET_AT).store(offset, Ordering::Release);
-        // A page that is written back between the two is one whose live position does not count.
+        // If the page is written back between the two stores, its live position does not count.
         let check = cursor::live_check(self.seed, offset);
         self.word(cursor::LIVE_CHECK_AT).store(check, Ordering::Release);
     }
 
-    /// Stores the committed position: survives `kill -9`.
+    /// Stores the committed position, which then survives `kill -9`.
     #[inline]
     pub(crate) fn commit(&mut self, offset: u64) -> Result<()> {
         self.topic.not_forked()?;
@@ -173,9 +174,9 @@ impl Cursor {
         Ok(())
     }
 
-    /// A turn begins, so that no older instant of the words, or of the slots, is taken for a newer one.
+    /// Begins a turn, so that no older state of the words, or of the slots, is taken for a newer one.
     fn move_back(&mut self, offset: u64) {
-        // The background must not read a position of one turn and the number of another.
+        // The background must not read a position of one turn with the number of another.
         let _pages = self.book.pages.lock();
         self.turn = self.turn.saturating_add(1);
         self.seed = cursor::live_seed(self.topic.epoch(), self.turn);
@@ -183,7 +184,7 @@ impl Cursor {
         self.word(cursor::LIVE_TURN_AT).store(self.turn.into(), Ordering::Release);
     }
 
-    /// Makes the position durable; and those of all others of its owner in the same file.
+    /// Makes the position durable, together with all other positions of its owner in the same file.
     pub(crate) fn sync(&self) -> Result<()> {
         self.book.sync(&self.topic)
     }
@@ -196,12 +197,12 @@ impl Cursor {
         self.clamped_from
     }
 
-    /// Whether the live state is of this boot, and no recovery has cut the log below the position.
+    /// Returns whether the live state is of this boot and no recovery has cut the log below the position.
     pub(crate) fn was_live(&self) -> bool {
         self.trusted_live && self.clamped_from.is_none()
     }
 
-    /// The owner's second position.
+    /// Returns the owner's second position.
     pub(crate) fn floor(&self) -> u64 {
         self.word(cursor::LIVE_FLOOR_AT).load(Ordering::Acquire)
     }
@@ -210,7 +211,7 @@ impl Cursor {
         self.word(cursor::LIVE_FLOOR_AT).store(floor, Ordering::Release);
     }
 
-    /// Records below it may have been handled before a power loss; 0: none.
+    /// Returns the offset below which records may have been handled before a power loss; 0 if there are none.
     pub(crate) fn doubt(&self) -> u64 {
         self.word(group::LANE_DOUBT_AT).load(Ordering::Acquire)
     }
@@ -219,7 +220,7 @@ impl Cursor {
         self.word(group::LANE_DOUBT_AT).store(below, Ordering::Release);
     }
 
-    /// What is known of the attempt, in one word: see `group::lane`.
+    /// Returns the state of the attempt, in one word: see `group::lane`.
     pub(crate) fn trial(&self) -> u64 {
         self.word(group::LANE_TRIAL_AT).load(Ordering::Acquire)
     }
@@ -228,7 +229,7 @@ impl Cursor {
         self.word(group::LANE_TRIAL_AT).store(trial, Ordering::Release);
     }
 
-    /// The boot clock's nanosecond before which the record in hand is not tried again.
+    /// Returns the boot clock's nanosecond before which the record in flight is not tried again.
     pub(crate) fn retry_at(&self) -> u64 {
         self.word(group::LANE_RETRY_AT).load(Ordering::Acquire)
     }
@@ -237,19 +238,20 @@ impl Cursor {
         self.word(group::LANE_RETRY_AT).store(nanos, Ordering::Release);
     }
 
-    /// The record at which the lane is stopped.
+    /// Returns the record at which the lane is stopped.
     pub(crate) fn stopped_at(&self) -> Option<u64> {
         stopped_at(&self.topic, &self.book.map, self.base, self.committed)
     }
 
-    /// Stops the lane at the record in hand, durably: it is not handled again before the lane is resumed.
+    /// Stops the lane at the record in flight, durably: the record is not handled again before the lane is
+    /// resumed.
     pub(crate) fn set_stopped_at(&self, offset: Option<u64>) -> Result<()> {
         let word = offset.map_or(0, |offset| offset + 1);
         self.word(group::LANE_STOPPED_AT).store(word, Ordering::Release);
         self.book.sync_page(self.base)
     }
 
-    /// Notes that the handling of a record begins: survives `kill -9`, not a power loss.
+    /// Notes that the handling of a record begins. The note survives `kill -9`, not a power loss.
     pub(crate) fn begin_attempt(&self, attempt: &Attempt) -> Result<()> {
         if attempt.note.len() > cursor::MAX_NOTE_LEN {
             return Err(Error::TooLarge { len: attempt.note.len(), limit: cursor::MAX_NOTE_LEN });
@@ -260,36 +262,36 @@ impl Cursor {
         }
         self.word(cursor::ATTEMPT_COUNT_AT).store(attempt.count.into(), Ordering::Release);
         if again {
-            // The floor of the first attempt is below that of any later one, and serves as well.
+            // The floor of the first attempt is below that of any later one, and serves for all of them.
             return Ok(());
         }
         self.word(cursor::ATTEMPT_FLOOR_AT).store(attempt.floor, Ordering::Release);
         self.word(cursor::ATTEMPT_NOTE_LEN_AT).store(attempt.note.len() as u64, Ordering::Release);
         self.book.map.write(self.base + cursor::ATTEMPT_NOTE_AT, &attempt.note);
-        // Last: with it the attempt counts.
+        // Stored last: it makes the attempt count.
         self.word(cursor::ATTEMPT_AT).store(attempt.offset + 1, Ordering::Release);
         Ok(())
     }
 
-    /// The attempt that was begun and not ended.
+    /// Returns the attempt that was begun and has not ended.
     pub(crate) fn attempt(&self) -> Option<Attempt> {
         attempt_in(&self.book.map, self.base)
     }
 
-    /// Notes that no record is in hand.
+    /// Notes that no record is in flight.
     pub(crate) fn end_attempt(&self) {
         self.word(cursor::ATTEMPT_AT).store(0, Ordering::Release);
     }
 }
 
 impl Drop for Cursor {
-    /// The page is another owner's from here on: the background does not write into it any more.
+    /// From now on the page belongs to another owner: the background no longer writes into it.
     fn drop(&mut self) {
         self.book.pages.lock().remove(&self.base);
     }
 }
 
-/// The bytes of a new page.
+/// Returns the bytes of a new page.
 pub(crate) fn new_page(topic: &Store, offset: u64, floor: u64) -> Vec<u8> {
     let epoch = topic.epoch();
     let saved = cursor::Saved { sequence: 1, epoch, turn: 0, offset, floor };

@@ -1,13 +1,13 @@
-//! Repairing a topic: what is damaged is given up, durably and in so many words, and everything else
-//! stays where it is, under its offset.
+//! Repairs a topic: damaged ranges are durably marked lost; every other record keeps its place and its
+//! offset.
 //!
 //! Damaged bytes are copied into a side file first, `quarantine/SEGMENT.POSITION.LEN` in the topic's
-//! directory. Then a void frame is written over their start. It covers them, and names the offset of
-//! the record behind them: the offsets between are lost, and every reader is told so once, by
-//! [`Error::Lost`], and goes on. Nothing is deleted but an index, which is made anew.
+//! directory. Then a void frame is written over their start. It covers them, and names the offset of the
+//! record after them: the offsets between are lost. Every reader gets [`Error::Lost`] once for them, and
+//! continues. Nothing is deleted except an index, which is built again.
 //!
-//! Each step is durable before the next one that needs it, so a crash at any instant leaves, of each
-//! damaged range, the damage or its repair.
+//! Each step is durable before the next one that needs it, so a crash at any instant leaves each damaged
+//! range either damaged or repaired.
 
 mod header;
 mod plan;
@@ -32,59 +32,60 @@ use header::Headers;
 use quarantine::Quarantine;
 use segments::{End, Repair};
 
-/// What a repair may do beside giving up damaged ranges.
+/// What a repair may do besides marking damaged ranges lost.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// Moves unreadable files of consumers and groups into the quarantine. Such a consumer is gone:
-    /// whoever opens it next says where it starts.
+    /// Moves unreadable files of consumers and groups into the quarantine. Such a consumer no longer exists:
+    /// the next call that opens it says where it starts.
     pub consumers: bool,
 }
 
-/// What is done about something that is damaged.
+/// The remedy for one kind of damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Remedy {
-    /// The bytes are kept in the quarantine; a void frame over them gives their offsets up.
+    /// The bytes are kept in the quarantine; a void frame over them marks their offsets lost.
     GiveUp,
-    /// One of the two header sectors is written again from the other.
+    /// One of the two header sectors is written again from the other one.
     RestoreHeader,
-    /// Both header sectors are written again: the frames say what has to be in them.
+    /// Both header sectors are written again, from the frames.
     RebuildHeader,
-    /// No frame can be checked: the file is kept in the quarantine, its offsets are given up.
+    /// No frame can be checked: the file is kept in the quarantine, and its offsets are marked lost.
     GiveUpSegment,
-    /// A segment is made that gives the offsets of the missing one up.
+    /// A segment is created that marks the offsets of the missing one lost.
     MakeSegment,
-    /// The file is made as long as it was.
+    /// The file is extended to its former length.
     Extend,
-    /// The index is removed. It is made anew when it is needed.
+    /// The index is removed. It is built again when it is needed.
     RemoveIndex,
-    /// The file of a consumer or a group is moved into the quarantine, if that is [asked for](Options::consumers).
+    /// The file of a consumer or a group is moved into the quarantine, if that is
+    /// [requested](Options::consumers).
     SetConsumerAside,
     /// Opening the topic cuts a torn tail off. It stays in its file.
     Open,
-    /// Nothing: what was there cannot be known. Restore the file from a backup.
+    /// None: the former bytes cannot be known. Restore the file from a backup.
     None,
 }
 
-/// Something that is damaged.
+/// A damaged place.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Finding {
     /// The file.
     pub path: PathBuf,
-    /// Where in the file, in bytes.
+    /// The position in the file, in bytes.
     pub position: u64,
-    /// So many bytes.
+    /// The length, in bytes.
     pub len: u64,
     /// The offsets whose records cannot be read.
     pub lost: Range<u64>,
     /// What is wrong.
     pub what: String,
-    /// What is done about it.
+    /// The remedy.
     pub remedy: Remedy,
-    /// It was done.
+    /// Whether the remedy was applied.
     pub done: bool,
-    /// Where the bytes are now, if there was anything but zeros.
+    /// The file that now holds the bytes, if they were not all zeros.
     pub kept: Option<PathBuf>,
 }
 
@@ -96,24 +97,24 @@ pub struct Stranded {
     pub consumer: String,
     /// Its position.
     pub committed: u64,
-    /// Where it goes on.
+    /// The position at which it continues.
     pub goes_on_at: u64,
 }
 
-/// What is damaged in a topic, and what was done about it.
+/// The damage in a topic, and the remedies applied.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Report {
-    /// Everything damaged, in the order in which it is repaired.
+    /// All damage, in the order in which it is repaired.
     pub findings: Vec<Finding>,
-    /// Consumers that stand on a lost record: they are told, and go on behind it.
+    /// Consumers whose next record is lost: each gets the error once and continues after the lost records.
     pub stranded: Vec<Stranded>,
-    /// What opening the topic found, if it had to recover.
+    /// The findings of the recovery, if opening the topic needed one.
     pub recovery: Option<RecoveryReport>,
 }
 
-/// Looks for everything that [`execute`] would do. Writes and locks nothing, and may run beside
-/// processes that use the topic.
+/// Looks for everything that [`execute`] would do. Writes and locks nothing, and may run beside processes
+/// that use the topic.
 ///
 /// # Errors
 ///
@@ -132,7 +133,7 @@ pub fn plan(log: &Log, topic: &str) -> Result<Report> {
     } else {
         let published = match topic.published() {
             0 => 0,
-            // On a topic that survives power loss whole frames can stand after what readers saw.
+            // On a topic that survives power loss, whole frames can follow those that readers saw.
             published => published.max(frontier.end),
         };
         let end = repair.segments(End::Unknown { published, found: frontier.end })?;
@@ -145,8 +146,8 @@ pub fn plan(log: &Log, topic: &str) -> Result<Report> {
     Ok(report)
 }
 
-/// Says what opening the topic will find behind `end`: a tail to cut off, or that records which were
-/// promised are missing, which a repair gives up afterwards.
+/// Reports what opening the topic will find after `end`: a torn tail to cut off, or that promised records are
+/// missing, which a repair marks lost afterwards.
 fn tail(topic: &Store, frontier: &Frontier, end: u64, repair: &mut Repair<'_>) -> Result<()> {
     let segment = match topic.segment(frontier.active) {
         Ok(segment) => segment,
@@ -180,7 +181,7 @@ fn tail(topic: &Store, frontier: &Frontier, end: u64, repair: &mut Repair<'_>) -
     Ok(())
 }
 
-/// Looks at the files of the groups.
+/// Checks the files of the groups.
 fn groups(topic: &Store, options: Option<Options>, report: &mut Report) -> Result<()> {
     let dir = topic.dir.join(GROUPS);
     let files = &*topic.files;
@@ -203,7 +204,7 @@ fn groups(topic: &Store, options: Option<Options>, report: &mut Report) -> Resul
     Ok(())
 }
 
-/// Looks at the files of the consumers, and whether they stand on a lost record.
+/// Checks the files of the consumers, and whether their next records are lost.
 fn consumers(
     topic: &Store,
     options: Option<Options>,
@@ -240,8 +241,8 @@ fn consumers(
     Ok(())
 }
 
-/// Repairs a topic that no process has open for writing, and keeps all others out meanwhile. Opening
-/// it is part of that: a torn tail is cut off as always.
+/// Repairs a topic that no process has open for writing, and keeps all other processes out meanwhile. This
+/// includes opening it: a torn tail is cut off as always.
 ///
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
@@ -256,17 +257,17 @@ fn consumers(
 ///
 /// # Errors
 ///
-/// [`Error::Locked`] if any process, this one included, has the topic open for writing. As [`plan`], and
-/// [`Error::ReadOnly`], [`Error::NoSpace`], [`Error::SyncFailed`]: what is not repaired then is as it
-/// was, and the call can be repeated.
+/// [`Error::Locked`] if any process, including this one, has the topic open for writing. As [`plan`], and
+/// [`Error::ReadOnly`], [`Error::NoSpace`], [`Error::SyncFailed`]: damage that is not yet repaired is then
+/// unchanged, and the call can be repeated.
 pub fn execute(log: &Log, topic: &str, options: Options) -> Result<Report> {
     log.writable()?;
     let inner = log.inner();
     names::check(topic).map_err(|why| Error::InvalidName { name: topic.to_owned(), why })?;
     let opened = OnceCell::new();
     let mut before = None;
-    // Before it is opened: opening gives a segment up whose header it cannot read, and sets aside what
-    // stands behind the first damage that nobody was promised.
+    // Before the topic is opened, because opening marks a segment lost if its header is unreadable, and sets
+    // aside the segments after the first damage in which no record was promised.
     let topic = Store::open_alone(inner, topic, |files, settings, published| {
         let files = opened.get_or_init(|| Arc::clone(files));
         let mut headers = Headers::of(&**files, files.path(), settings, true);

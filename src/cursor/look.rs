@@ -1,4 +1,4 @@
-//! What a page says, read by a process that may not own it.
+//! The content of a page, read by a process that may not own it.
 
 use std::path::Path;
 
@@ -14,9 +14,9 @@ use crate::sys::{self, Map};
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) committed: u64,
-    /// What a power loss leaves at least.
+    /// The lowest position that a power loss can leave.
     pub(crate) durable: u64,
-    /// The owner's second position, as of then.
+    /// The owner's second position at that durable position.
     pub(crate) durable_floor: u64,
     /// The attempt and its trial word.
     pub(crate) attempt: Option<(Attempt, u64)>,
@@ -82,7 +82,8 @@ pub(super) fn attempt_in(map: &Map, base: usize) -> Option<Attempt> {
     Some(Attempt { offset, count, floor: word(cursor::ATTEMPT_FLOOR_AT), note })
 }
 
-/// The record at which a lane was stopped, durably: also on another boot, if it is still there and not done.
+/// Returns the record at which a lane was stopped, durably. It counts on another boot as well, if the record
+/// is still there and not done.
 pub(super) fn stopped_at(topic: &Store, map: &Map, base: usize, committed: u64) -> Option<u64> {
     if base == 0 {
         return None;

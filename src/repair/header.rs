@@ -1,4 +1,4 @@
-//! Header pages and file lengths: what has to be right before a topic is opened.
+//! Header pages and file lengths, which have to be right before a topic is opened.
 
 use std::collections::HashMap;
 use std::io::ErrorKind::NotFound;
@@ -39,7 +39,7 @@ impl<'a> Headers<'a> {
         Headers { files, dir, topic_id, execute, findings: Vec::new(), rebuilt: HashMap::new() }
     }
 
-    /// What is done about the rest of the topic.
+    /// Continues with the repair of the rest of the topic.
     pub(super) fn repair(self) -> Repair<'a> {
         Repair {
             files: self.files,
@@ -52,7 +52,7 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// Looks at all segments, and repairs them if asked to.
+    /// Checks all segments, and repairs them if `execute` is set.
     pub(super) fn look(&mut self) -> Result<()> {
         let bases = list_bases(self.files, self.dir)?;
         let mut previous = None;
@@ -65,7 +65,7 @@ impl<'a> Headers<'a> {
         Ok(())
     }
 
-    /// The header of a segment, if it can be known.
+    /// Returns the header of a segment, if it can be determined.
     fn segment(
         &mut self,
         base: u64,
@@ -76,7 +76,7 @@ impl<'a> Headers<'a> {
         let access = if self.execute { Access::ReadWrite } else { Access::Read };
         let file = match self.files.open(&path, access) {
             Ok(file) => file,
-            // Trimmed since the directory was read, by a process that uses the topic.
+            // A process that uses the topic has trimmed it since the directory was read.
             Err(error) if error.kind() == NotFound && !self.execute => return Ok(None),
             Err(error) => return Err(Error::io("reading", &path, error)),
         };
@@ -95,7 +95,7 @@ impl<'a> Headers<'a> {
                 )?;
                 header
             }
-            // The newest one, and never begun: opening sets it aside.
+            // The newest segment, and never begun: opening sets it aside.
             HeaderPage::Unreadable { blank: true } if is_newest => return Ok(None),
             HeaderPage::Unreadable { .. } => {
                 let Some(salt) = survey::salt(&*file).at("reading", &path)? else {
@@ -125,8 +125,8 @@ impl<'a> Headers<'a> {
         Ok(Some(header))
     }
 
-    /// The header of a segment whose frames have this salt. What it says of the durable end is what the
-    /// one before it said: less than the lost one did, and never more than was promised.
+    /// Returns the header of a segment whose frames have this salt. Its durable end is that of the segment
+    /// before: less than that of the lost header, and never more than was promised.
     fn rebuild(
         &self,
         file: &dyn DiskFile,
@@ -168,7 +168,7 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// Writes header sectors, and keeps what was in the range of the finding.
+    /// Writes header sectors, after keeping the bytes of the finding's range.
     fn write(
         &mut self,
         file: &dyn DiskFile,

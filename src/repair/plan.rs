@@ -1,5 +1,4 @@
-//! What is to be done about a header page and about a damaged range: bytes and facts in, decisions
-//! out. No I/O here.
+//! Decides how to repair a header page and a damaged range: bytes and facts in, decisions out. No I/O here.
 
 use std::ops::Range;
 
@@ -7,14 +6,14 @@ use crate::format::frame::{self, FIXED_LEN};
 use crate::format::segment::{self as layout, Header};
 use crate::format::{Malformed, SECTOR_LEN};
 
-/// What a header page needs.
+/// The repair that a header page needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HeaderPage {
     /// Nothing.
     Whole(Header),
     /// The sector at this position is written again from the other one.
     OneSector(Header, usize),
-    /// Neither says what the segment is. `blank`: neither was ever written.
+    /// Neither sector describes the segment. `blank`: neither was ever written.
     Unreadable { blank: bool },
 }
 
@@ -36,22 +35,22 @@ pub(super) fn header_page(page: &[u8], base: u64, topic_id: u64) -> Result<Heade
     })
 }
 
-/// A range of a segment that holds no frames of the log, and what it takes from the log.
+/// A range of a segment that holds no frames of the log, and the offsets that are lost with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Gap {
-    /// Positions.
+    /// Positions in the file.
     pub(super) range: Range<u64>,
     /// The offsets whose records were there.
     pub(super) lost: Range<u64>,
     /// Why there is no frame at its start.
     pub(super) what: String,
-    /// No frame of the log stands behind it in its segment.
+    /// No frame of the log follows it in its segment.
     pub(super) reaches_the_end: bool,
 }
 
 impl Gap {
-    /// The void frame that covers the range and states that its offsets are given up; `None` if the
-    /// file has no room for it.
+    /// Returns the void frame that covers the range and marks its offsets lost; `None` if the file has no
+    /// room for it.
     pub(super) fn void(&self, timestamp: u64, salt: u64, file_len: u64) -> Option<[u8; FIXED_LEN]> {
         let len = u32::try_from(self.range.end.checked_sub(self.range.start)?).ok()? as usize;
         let fits = len >= FIXED_LEN && len % frame::ALIGN == 0 && self.range.end <= file_len;

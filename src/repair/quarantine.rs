@@ -1,5 +1,5 @@
-//! Side files with the bytes that a repair writes over: `quarantine/SEGMENT.POSITION.LEN` in the
-//! topic's directory. Nothing in it is read again, and nothing in it is ever deleted.
+//! Side files with the bytes that a repair writes over: `quarantine/SEGMENT.POSITION.LEN` in the topic's
+//! directory. Nothing in it is ever read again or deleted.
 
 use std::io;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use crate::sys::{Access, Directory, DiskFile};
 
 const QUARANTINE: &str = "quarantine";
 const CHUNK_LEN: usize = 1 << 20;
-/// How many files of one name with different contents there may be.
+/// The most files of one name with different contents.
 const VARIANTS_MAX: u32 = 10_000;
 
 /// The quarantine of one topic.
@@ -22,12 +22,12 @@ pub(super) struct Quarantine<'a> {
 }
 
 impl<'a> Quarantine<'a> {
-    /// The one in a topic's directory; made when the first file is.
+    /// Returns the quarantine in a topic's directory; the directory is created with the first file.
     pub(super) fn of(files: &'a dyn Directory, topic_dir: &Path) -> Quarantine<'a> {
         Quarantine { files, dir: topic_dir.join(QUARANTINE) }
     }
 
-    /// Copies a range of a file, durably. `None` if there is nothing but zeros in it.
+    /// Copies a range of a file, durably. Returns `None` if the range holds only zeros.
     pub(super) fn keep(
         &self,
         file: &dyn DiskFile,
@@ -54,7 +54,7 @@ impl<'a> Quarantine<'a> {
         Ok(Some(kept))
     }
 
-    /// Moves a file here, durably.
+    /// Moves a file into the quarantine, durably.
     pub(super) fn set_aside(&self, path: &Path, name: &str) -> Result<PathBuf> {
         self.make_dir()?;
         let to = self.free_name(path, name)?;
@@ -83,7 +83,7 @@ impl<'a> Quarantine<'a> {
         let path = self.dir.join(name);
         if let Ok(earlier) = self.files.open(&path, Access::Read) {
             if same_bytes(&*earlier, copy).at("comparing", &path)? {
-                // It may not have been durable yet.
+                // The earlier file may not have been durable yet.
                 earlier.sync_data().at("comparing", &path)?;
                 self.remove_leftover(temporary)?;
                 return Ok(path);

@@ -28,7 +28,7 @@ pub(super) enum End {
     Known(Frontier),
 }
 
-/// A topic that is looked at for damage, and repaired if `execute` is set.
+/// A topic that is checked for damage, and repaired if `execute` is set.
 pub(super) struct Repair<'a> {
     pub(super) files: &'a dyn Directory,
     pub(super) dir: &'a Path,
@@ -37,23 +37,23 @@ pub(super) struct Repair<'a> {
     /// Headers that are not in their files.
     pub(super) rebuilt: HashMap<u64, Header>,
     pub(super) findings: Vec<Finding>,
-    /// Offsets given up, now or by an earlier repair.
+    /// Offsets marked lost, now or by an earlier repair.
     pub(super) given_up: Vec<Range<u64>>,
 }
 
 impl Repair<'_> {
-    /// Looks at all segments, and repairs them if asked to. Returns the end as it was found.
+    /// Checks all segments, and repairs them if `execute` is set. Returns the end that was found.
     pub(super) fn segments(&mut self, end: End) -> Result<u64> {
         let mut bases = list_bases(self.files, self.dir)?;
         if matches!(end, End::Unknown { .. }) && !self.execute {
-            // A writer may have come since nobody was found to live.
+            // A writer may have opened the topic since no process was found alive.
             let named = bases.last().copied();
             bases = list_bases(self.files, self.dir)?;
             bases.retain(|&base| Some(base) <= named);
         }
         if let End::Known(frontier) = end {
-            // Those behind it were named since it was read, or named and never entered. A list that
-            // was read while they were made may have some of them and not all.
+            // Later segments were named after the frontier was read, or named and never entered. A list that
+            // was read while they were made may contain some of them and not all.
             bases.retain(|&base| base <= frontier.active);
         }
         let mut segments = Vec::new();
@@ -63,7 +63,7 @@ impl Repair<'_> {
                 segments.push((base, next, opened));
             }
         }
-        // What stands before a segment without a record may be a tail that nobody was promised.
+        // The bytes before a segment without a record may be a tail in which no record was promised.
         let mut last = 0;
         for (at, (_, _, segment)) in segments.iter().enumerate() {
             if let Ok(segment) = segment {
@@ -99,8 +99,8 @@ impl Repair<'_> {
         Ok(found_end)
     }
 
-    /// A segment; or its path, and why there is no knowing what is in it. None if it was trimmed since
-    /// the directory was read.
+    /// Opens a segment; if its content cannot be determined, returns its path and the reason. None if it was
+    /// trimmed since the directory was read.
     #[allow(clippy::type_complexity)]
     fn open(
         &self,
@@ -150,7 +150,7 @@ impl Repair<'_> {
         Ok(end)
     }
 
-    /// Gives the damaged ranges of a segment up.
+    /// Marks the damaged ranges of a segment lost.
     fn give_up(&mut self, segment: &Arc<Segment>, gaps: &[Gap]) -> Result<()> {
         let path = &segment.path;
         let now = clock::wall_coarse();
@@ -188,7 +188,7 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Makes a segment of nothing but a statement that these offsets are lost. True if it was done.
+    /// Creates a segment that only marks these offsets lost. Returns true if it was created.
     fn make_segment(&self, like: &Header, lost: Range<u64>) -> Result<bool> {
         if !self.execute {
             return Ok(false);
@@ -220,8 +220,8 @@ impl Repair<'_> {
         Ok(true)
     }
 
-    /// Gives a segment up of which no frame can be checked. Whatever part of this reaches the disk, the
-    /// offsets stay lost, and a repeated repair does the rest.
+    /// Marks all offsets of a segment lost, because none of its frames can be checked. Whatever part of this
+    /// reaches the disk, the offsets stay lost, and a repeated repair does the rest.
     fn give_segment_up(&mut self, path: &Path, lost: Range<u64>, what: String) -> Result<()> {
         let access = if self.execute { Access::ReadWrite } else { Access::Read };
         let file = self.files.open(path, access).at("writing", path)?;
@@ -235,7 +235,7 @@ impl Repair<'_> {
             crash_point!("repair.kept");
             let base = lost.start;
             self.write_lost_segment(&*file, path, lost)?;
-            // Of the frames that were there.
+            // The index of the frames that were there.
             match self.remove_index(&self.dir.join(index::file_name(base))) {
                 Err(error) if error.is_file_not_found() => {}
                 other => other?,
@@ -246,8 +246,8 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// The largest timestamp before the segment that begins at `base`, as far as it says so: at least
-    /// that of the records that are lost, so that seeking by time does not begin behind them.
+    /// Returns the largest timestamp before the segment that begins at `base`, if its header names one: at
+    /// least that of the lost records, so that seeking by time does not begin after them.
     fn max_timestamp_before(&self, base: u64, otherwise: u64) -> u64 {
         let follower = Segment::open(self.files, self.dir, base, Access::Read);
         follower.map_or(otherwise, |segment| segment.header.max_timestamp.max(otherwise))
@@ -272,7 +272,7 @@ impl Repair<'_> {
         let void = gap.void(clock::wall_coarse(), header.salt, file_len);
         file.write_all_at(&void.expect("a segment has room for it"), start).at("writing", path)?;
         crash_point!("repair.given-up");
-        // The checkpoint slots and the latch of the lost header are not those of this one.
+        // The checkpoint slots and the latch of the lost header do not belong to this one.
         let mut page = vec![0; PAGE_LEN];
         for at in [layout::HEADER_COPY_AT, 0] {
             page[at..at + SECTOR_LEN].copy_from_slice(&header.encode());
@@ -283,8 +283,8 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Removes the index of a sealed segment that is unreadable or leads astray, before anything is
-    /// written over to which it leads.
+    /// Removes the index of a sealed segment if it is unreadable or leads to wrong positions, before any of
+    /// those positions is written over.
     fn index(&mut self, segment: &Arc<Segment>, next: Option<u64>) -> Result<()> {
         let files = self.files;
         let path = self.dir.join(index::file_name(segment.base()));
@@ -299,13 +299,13 @@ impl Repair<'_> {
         };
         let bytes = bytes.at("reading", &path)?;
         let what = match index::decode(&bytes) {
-            // It is made anew when it is needed.
+            // It is built again when it is needed.
             Err(_) if index::is_unfinished(&bytes) => return Ok(()),
             Err(what) => format!("the index is unreadable: {what}"),
-            // Of another use of the name, or of another end: it is made anew in any case.
+            // It belongs to another use of the name, or to another end: it is built again in any case.
             Ok((salt, end, _)) if salt != segment.header.salt || end != next => return Ok(()),
             Ok((_, _, entries)) => {
-                // It ends at damage: then an entry behind that is one too many.
+                // The new index ends at damage: an entry after that in the old one is wrong.
                 let mut index = Index::new(segment);
                 index.extend(segment, Some(next), segment.len(), false)?;
                 if index.entries() == entries {
@@ -332,7 +332,7 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Entries of recoveries that cannot be read. What they said cannot be known.
+    /// Reports entries of the list of epochs that cannot be read. Their content cannot be recovered.
     pub(super) fn epochs(&mut self) -> Result<()> {
         let path = self.dir.join("epochs");
         let bytes = match self.files.open(&path, Access::Read) {
