@@ -1,9 +1,9 @@
-//! The background threads of a log, started when first needed: one makes segments and pages ready ahead
-//! of the writers, one syncs and indexes full segments, one drops old ones, and some call timers
-//! ([`timers`]). None waits for another. Jobs and timers of closed topics are passed over.
+//! The background threads of a log, started on demand: one prepares segments and pages ahead of the writers,
+//! one syncs and indexes full segments, one drops old ones, and some call timers ([`timers`]). None waits for
+//! another. Jobs and timers of closed topics are skipped.
 //!
-//! Jobs are for performance only: what they do not do in time, the appending thread does itself, or lets
-//! them follow for a moment. A timer keeps a promise.
+//! Jobs are for performance only: if they are late, the appending thread does the work itself, or waits a
+//! moment for them. A timer keeps a promise.
 
 mod timers;
 
@@ -17,17 +17,17 @@ use crate::sys::fork::Generation;
 
 pub(crate) use timers::{Due, Timer, Timers};
 
-/// Work done once. Dropped without having run if its thread cannot be started, or the log is closed.
+/// Work that runs once. Dropped without having run if its thread cannot be started, or the log is closed.
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Which thread does the work.
+/// Selects the thread that does the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Duty {
-    /// Allocating ahead: never waits for the disk's cache.
+    /// Allocating ahead: never waits for a flush of the disk's cache.
     Prepare,
-    /// Syncing and indexing full segments: takes as long as the disk does.
+    /// Syncing and indexing full segments: takes as long as the disk needs.
     Seal,
-    /// Dropping segments, some at a time: topics take turns.
+    /// Dropping segments, a few at a time: topics take turns.
     Trim,
 }
 
@@ -54,7 +54,7 @@ struct Worker {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// See the module. Dropping it ends the threads after the jobs that are running.
+/// See the module. Dropping it ends the threads after the running jobs.
 #[derive(Default)]
 pub(crate) struct Housekeeper {
     prepare: Arc<Worker>,
@@ -65,7 +65,7 @@ pub(crate) struct Housekeeper {
 }
 
 impl Housekeeper {
-    /// Has `job` done soon. If no thread can be started it is dropped: see the module.
+    /// Queues `job`. If no thread can be started, the job is dropped: see the module.
     pub(crate) fn submit(&self, duty: Duty, job: Job) {
         let worker = match duty {
             Duty::Prepare => &self.prepare,
@@ -82,10 +82,10 @@ impl Housekeeper {
 }
 
 impl Worker {
-    /// False if there is no thread and none can be started.
+    /// Starts the thread if none runs. Returns false if none can be started.
     fn start(worker: &Arc<Worker>, duty: Duty) -> bool {
         let mut thread = worker.thread.lock();
-        // One that a panic has ended is followed by another.
+        // A thread that a panic has ended is replaced.
         if thread.as_ref().is_none_or(JoinHandle::is_finished) {
             let worker = Arc::clone(worker);
             let builder = std::thread::Builder::new().name(duty.thread_name().into());
@@ -119,7 +119,7 @@ impl Drop for Housekeeper {
     }
 }
 
-/// Waits for the end of a thread, unless it is this one: a job can be the last owner of a log.
+/// Waits for the end of a thread, unless it is the calling thread: a job can be the last owner of a log.
 fn join(thread: JoinHandle<()>) {
     if thread.thread().id() != std::thread::current().id() {
         let ended = thread.join();

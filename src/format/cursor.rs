@@ -1,9 +1,9 @@
 //! An offset file: one consumer's position, its two durable slots, and two words for its owner's use.
 //!
 //! Sector 0 is written once. Sector 1 is the live state: stores into a mapping, trusted on the boot and the
-//! inode named in it; elsewhere only a position whose check fits the newest slot. Sectors 2 and 3 are the
-//! durable slots: each is rewritten only after a sync covered the other. Sector 4 on is the attempt, live
-//! as sector 1 is.
+//! inode that it names; elsewhere, only a position whose check fits the newest slot is trusted. Sectors 2 and
+//! 3 are the durable slots: each is rewritten only after a sync covered the other. The attempt begins at
+//! sector 4; it is live like sector 1.
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
@@ -26,17 +26,17 @@ pub const LIVE_INO_AT: usize = SECTOR_LEN + 24;
 pub const LIVE_READY_AT: usize = SECTOR_LEN + 32;
 /// u64: the topic's epoch when the owner opened the file.
 pub const LIVE_EPOCH_AT: usize = SECTOR_LEN + 40;
-/// u64: the committed offset: the next record to get.
+/// u64: the committed offset: the next record to deliver.
 pub const LIVE_OFFSET_AT: usize = SECTOR_LEN + 48;
-/// u64: a second position, for the owner: a server's reply floor.
+/// u64: a second position for the owner: a server's reply floor.
 pub const LIVE_FLOOR_AT: usize = SECTOR_LEN + 56;
 /// u64: process id of the owner, for messages only.
 pub const LIVE_PID_AT: usize = SECTOR_LEN + 64;
-/// u64: the sequence number of the newest slot that is known to be on the disk.
+/// u64: the sequence number of the newest slot that is known to be durable.
 pub const LIVE_SLOT_AT: usize = SECTOR_LEN + 88;
 /// u64: the turn of the position: see [`SLOT_TURN_AT`].
 pub const LIVE_TURN_AT: usize = SECTOR_LEN + 96;
-/// u64: [`live_check`] of the position: with it, it counts on another boot and in a copy as well.
+/// u64: [`live_check`] of the position: with it, the position counts on another boot and in a copy as well.
 pub const LIVE_CHECK_AT: usize = SECTOR_LEN + 104;
 
 /// The first durable slot.
@@ -44,15 +44,15 @@ pub const SLOT_A_AT: usize = 2 * SECTOR_LEN;
 /// The second durable slot.
 pub const SLOT_B_AT: usize = 3 * SECTOR_LEN;
 
-/// The attempt: u64 1 + offset of the record in hand, 0 if none; written last.
+/// The attempt: u64 1 + offset of the record in flight, 0 if none; written last.
 pub const ATTEMPT_AT: usize = 4 * SECTOR_LEN;
-/// u64: how many times its handling was begun.
+/// u64: how many times the handling of the record was begun.
 pub const ATTEMPT_COUNT_AT: usize = ATTEMPT_AT + 8;
-/// u64: the end of the reply topic when it was begun.
+/// u64: the end of the reply topic when the handling was begun.
 pub const ATTEMPT_FLOOR_AT: usize = ATTEMPT_AT + 16;
-/// u64: bytes of the note.
+/// u64: length of the note, in bytes.
 pub const ATTEMPT_NOTE_LEN_AT: usize = ATTEMPT_AT + 24;
-/// The note: bytes of the owner's choice (a server's: request id and reply topic).
+/// The note: bytes chosen by the owner (a server's: request id and reply topic).
 pub const ATTEMPT_NOTE_AT: usize = ATTEMPT_AT + 32;
 /// The longest note.
 pub const MAX_NOTE_LEN: usize = LEN - ATTEMPT_NOTE_AT;
@@ -60,12 +60,12 @@ pub const MAX_NOTE_LEN: usize = LEN - ATTEMPT_NOTE_AT;
 /// Bytes of the file.
 pub const LEN: usize = PAGE_LEN;
 
-/// In a slot, u64: rises with every slot written.
+/// In a slot, u64: increases with every slot written.
 pub const SLOT_SEQUENCE_AT: usize = 0;
 /// In a slot, u32: the topic's epoch.
 pub const SLOT_EPOCH_AT: usize = 8;
-/// In a slot, u32: rises when the position moves back, and when it is taken over in another epoch. Within
-/// a turn positions only rise.
+/// In a slot, u32: increases when the position moves back, and when it is taken over in another epoch. Within
+/// a turn positions only increase.
 pub const SLOT_TURN_AT: usize = 12;
 /// In a slot, u64: the committed offset.
 pub const SLOT_OFFSET_AT: usize = 16;
@@ -76,7 +76,7 @@ pub const SLOT_CRC_AT: usize = 32;
 /// Bytes of a slot.
 pub const SLOT_LEN: usize = 40;
 
-/// Sector 0 of the offset file of a consumer of the topic `topic_id`.
+/// Returns sector 0 of the offset file of a consumer of the topic `topic_id`.
 pub fn encode_header(topic_id: u64) -> [u8; SECTOR_LEN] {
     let mut bytes = [0; SECTOR_LEN];
     LE::write_u64(&mut bytes[TOPIC_ID_AT..], topic_id);
@@ -107,7 +107,7 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// The bytes of a slot.
+    /// Returns the bytes of a slot.
     pub fn encode(&self) -> [u8; SLOT_LEN] {
         let mut bytes = [0; SLOT_LEN];
         LE::write_u64(&mut bytes[SLOT_SEQUENCE_AT..], self.sequence);
@@ -120,7 +120,7 @@ impl Saved {
         bytes
     }
 
-    /// The slot at the start of `bytes`; `None` if it was never written or is torn.
+    /// Decodes the slot at the start of `bytes`; `None` if it was never written or is torn.
     pub fn decode(bytes: &[u8]) -> Option<Saved> {
         let bytes = bytes.get(..SLOT_LEN)?;
         let saved = Saved {
@@ -134,32 +134,32 @@ impl Saved {
     }
 }
 
-/// The valid slots.
+/// Returns the valid slots.
 pub fn slots(file: &[u8]) -> impl Iterator<Item = Saved> + '_ {
     [SLOT_A_AT, SLOT_B_AT].into_iter().filter_map(|at| Saved::decode(file.get(at..)?))
 }
 
-/// The newer of the two valid slots.
+/// Returns the newer of the two valid slots.
 pub fn newest_slot(file: &[u8]) -> Option<Saved> {
     slots(file).max_by_key(|saved| saved.sequence)
 }
 
-/// Returns the slots of which a power loss leaves one. `known` is the sequence number of the newest slot
-/// that is known to be on the disk, if the live words can be trusted.
+/// Returns the slots of which a power loss leaves one. `known` is the sequence number of the newest slot that
+/// is known to be durable, if the live words can be trusted.
 pub fn durable_slots(file: &[u8], known: Option<u64>) -> impl Iterator<Item = Saved> + '_ {
     let newest = newest_slot(file).map_or(0, |slot| slot.sequence);
-    // A slot newer than the known one may or may not be on the disk, so both count.
+    // A slot newer than the known one may or may not be durable, so both count.
     let least = known.map_or(newest, |known| known.min(newest));
     slots(file).filter(move |slot| slot.sequence >= least)
 }
 
-/// What goes into the check of all positions of one turn in one epoch.
+/// Returns the seed for the checks of all positions of one turn in one epoch.
 pub fn live_seed(epoch: u32, turn: u32) -> u64 {
     mixed(u64::from(epoch) << 32 | u64::from(turn) | 1 << 63)
 }
 
-/// Says of a live position that it was stored whole, in this turn and epoch. A page that is written
-/// back while its owner commits can hold words of two moments.
+/// Returns the check of a live position, which shows that the position was stored whole, in this turn and
+/// epoch. A page that is written back while its owner commits can hold words of two moments.
 #[inline]
 pub fn live_check(seed: u64, offset: u64) -> u64 {
     mixed(seed ^ offset)
@@ -173,7 +173,7 @@ fn mixed(mut word: u64) -> u64 {
     word ^ word >> 31
 }
 
-/// The live position, as it is read.
+/// The live position, as it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Live {
     /// See [`LIVE_EPOCH_AT`].
@@ -186,12 +186,12 @@ pub struct Live {
     pub check: u64,
 }
 
-/// The position that counts: its epoch, its turn, its offset. `None` if there is none.
+/// Returns the position that counts: its epoch, its turn, its offset. `None` if there is none.
 ///
-/// A later turn is newer; within one, the higher offset. So an older instant of the live words, which a
-/// file system brings back that was unmounted uncleanly on this boot, can only repeat. `is_trusted`:
-/// the live words are of this boot and this file, and were stored one after the other; else the live
-/// position counts only if it is one of the newest slot's turn, whole.
+/// A later turn is newer; within a turn, the higher offset is. So an older state of the live words, which a
+/// file system that was unmounted uncleanly on this boot can bring back, can only repeat records.
+/// `is_trusted`: the live words are of this boot and this file, and were stored in order; otherwise the live
+/// position counts only if it is whole and of the newest slot's turn.
 pub fn position(slot: Option<Saved>, live: Live, is_trusted: bool) -> Option<(u32, u32, u64)> {
     let of_live = (live.epoch, live.turn, live.offset);
     let Some(slot) = slot else { return is_trusted.then_some(of_live) };
@@ -209,7 +209,7 @@ pub fn position(slot: Option<Saved>, live: Live, is_trusted: bool) -> Option<(u3
     })
 }
 
-/// Where the slot with this sequence number is stored.
+/// Returns the position of the slot with this sequence number.
 pub fn slot_at(sequence: u64) -> usize {
     if sequence % 2 == 1 {
         SLOT_A_AT

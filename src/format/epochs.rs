@@ -1,7 +1,7 @@
-//! The file `epochs` of a topic: which recovery may have cut the log where.
+//! The file `epochs` of a topic: which recoveries may have cut the log, and where.
 //!
-//! Epoch 0 has no entry. A position that was stored in epoch `e` is clamped to the smallest start of
-//! all epochs after `e`, if it is above it.
+//! Epoch 0 has no entry. A position that was stored in epoch `e` is clamped to the smallest start of all
+//! epochs after `e`, if it is above that start.
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
@@ -13,7 +13,7 @@ pub const EPOCH_AT: usize = 0;
 pub const CRC_AT: usize = 4;
 /// In an entry, u64: the end of the log when the epoch began.
 pub const START_AT: usize = 8;
-/// Bytes of an entry; entries follow each other, each in a sector of its own.
+/// Length of an entry; entries follow each other, each in its own sector.
 pub const ENTRY_LEN: usize = SECTOR_LEN;
 
 const USED_LEN: usize = 16;
@@ -28,7 +28,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The bytes of an entry.
+    /// Returns the bytes of an entry.
     pub fn encode(&self) -> [u8; ENTRY_LEN] {
         let mut bytes = [0; ENTRY_LEN];
         LE::write_u32(&mut bytes[EPOCH_AT..], self.epoch);
@@ -55,13 +55,13 @@ impl Entry {
     }
 }
 
-/// The valid entries, in the order of the file. An entry whose write was cut off never counted: the
-/// recovery that wrote it had not gone on.
+/// Returns the valid entries, in the order of the file. An entry whose write was cut off never counted: the
+/// recovery that wrote it had not continued.
 pub fn decode(bytes: &[u8]) -> Vec<Entry> {
     bytes.chunks(ENTRY_LEN).filter_map(Entry::decode).collect()
 }
 
-/// `position`, stored in `epoch`, as it stands after the recoveries in `entries`.
+/// Returns `position`, stored in `epoch`, as the recoveries in `entries` leave it.
 pub fn clamp(entries: &[Entry], epoch: u32, position: u64) -> u64 {
     let start = entries.iter().filter(|entry| entry.epoch > epoch).map(|entry| entry.start).min();
     start.map_or(position, |start| position.min(start))

@@ -1,4 +1,4 @@
-//! Frames: the bytes of one record, or of a range that was given up.
+//! Frames: the bytes of one record, or of a range that holds no record.
 //!
 //! A frame starts on a multiple of 8 bytes and is followed by zeros up to the next one. It is valid
 //! if and only if its length fits the file and its own parts, its padding is covered by the checksum,
@@ -32,7 +32,8 @@ pub const ALIGN: usize = 8;
 
 /// A frame that holds a record.
 pub const KIND_RECORD: u8 = 1;
-/// A frame that covers bytes given up by a dead writer. Only its fixed part is checksummed.
+/// A frame that covers bytes which are not records: those of a dead writer, or a damaged range. Only its
+/// fixed part is checksummed.
 pub const KIND_VOID: u8 = 2;
 
 /// The record has a key (which may be empty).
@@ -47,7 +48,7 @@ pub const MAX_KEY_LEN: usize = u16::MAX as usize;
 /// The largest sum of headers: 16 MiB.
 pub const MAX_HEADERS_LEN: usize = 16 << 20;
 
-/// What is in the fixed part, decoded but not yet checked against the checksum.
+/// The fixed part, decoded but not yet checked against the checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fixed {
     /// The checksum as stored.
@@ -69,8 +70,8 @@ pub struct Fixed {
 }
 
 impl Fixed {
-    /// Decodes the fixed part and checks everything that can be checked without the rest.
-    /// `room` is the number of bytes from the frame's start to the end of the file.
+    /// Decodes the fixed part and checks everything that does not need the rest. `room` is the number of
+    /// bytes from the frame's start to the end of the file.
     #[inline(always)]
     pub fn decode(bytes: &[u8], room: usize) -> Result<Fixed, Malformed> {
         super::need(bytes, FIXED_LEN)?;
@@ -118,13 +119,13 @@ impl Fixed {
         Ok(fixed)
     }
 
-    /// Bytes up to the next frame.
+    /// Returns the distance to the next frame, in bytes.
     #[inline]
     pub fn padded_len(&self) -> usize {
         padded(self.len)
     }
 
-    /// Bytes that the checksum covers, from the frame's start.
+    /// Returns how many bytes the checksum covers, from the frame's start.
     #[inline]
     pub fn checked_len(&self) -> usize {
         if self.kind == KIND_VOID {
@@ -134,7 +135,7 @@ impl Fixed {
         }
     }
 
-    /// Whether more records of the same batch follow.
+    /// Returns whether more records of the same batch follow.
     pub fn continues(&self) -> bool {
         self.flags & FLAG_CONTINUES != 0
     }
@@ -151,35 +152,35 @@ impl Fixed {
         Ok(())
     }
 
-    /// Where the key lies in the frame.
+    /// Returns the range of the key in the frame.
     pub fn key_range(&self) -> Option<std::ops::Range<usize>> {
         (self.flags & FLAG_KEY != 0).then_some(FIXED_LEN..FIXED_LEN + self.key_len)
     }
 
-    /// Where the headers lie in the frame.
+    /// Returns the range of the headers in the frame.
     pub fn headers_range(&self) -> std::ops::Range<usize> {
         let start = FIXED_LEN + self.key_len;
         start..start + self.headers_len
     }
 
-    /// Where the payload lies in the frame.
+    /// Returns the range of the payload in the frame.
     pub fn payload_range(&self) -> std::ops::Range<usize> {
         self.headers_range().end..self.len
     }
 }
 
-/// `len` rounded up to the next multiple of [`ALIGN`].
+/// Returns `len` rounded up to the next multiple of [`ALIGN`].
 pub const fn padded(len: usize) -> usize {
     (len + ALIGN - 1) & !(ALIGN - 1)
 }
 
-/// The checksum's start value for a frame at `position` of a segment with `salt`: a frame that lies
-/// elsewhere, or is left over from another segment, fails.
+/// Returns the checksum's start value for a frame at `position` of a segment with `salt`: a frame at another
+/// position, or left over from another segment, fails the check.
 pub fn seed(salt: u64, position: u64) -> u32 {
     (salt as u32) ^ ((salt >> 32) as u32).rotate_left(7) ^ (position as u32).rotate_left(13)
 }
 
-/// The checksum of a frame's bytes behind the checksum.
+/// Returns the checksum of the bytes of a frame that follow its checksum field.
 #[inline]
 pub fn checksum(bytes: &[u8], salt: u64, position: u64) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(seed(salt, position));
@@ -187,12 +188,12 @@ pub fn checksum(bytes: &[u8], salt: u64, position: u64) -> u32 {
     hasher.finalize()
 }
 
-/// A salt with which the checksum `crc` of `bytes`, those behind it, is right at `position`: for a file
-/// whose header is lost. It gives the seeds of the salt that was lost, at every position; two frames in
-/// a row that agree on it are no accident.
+/// Returns a salt with which `crc` is the right checksum of `bytes`, which follow it, at `position`: for a
+/// file whose header is lost. The salt gives the same seeds as the lost one, at every position; two frames in
+/// a row do not agree on a salt by accident.
 pub fn salt_of(crc: u32, bytes: &[u8], position: u64) -> u64 {
     const POLYNOMIAL: u32 = 0xedb8_8320;
-    // The computation run backwards.
+    // The computation of the checksum in reverse.
     let mut state = !crc;
     for &byte in bytes.iter().rev() {
         for _ in 0..8 {
@@ -201,11 +202,11 @@ pub fn salt_of(crc: u32, bytes: &[u8], position: u64) -> u64 {
         }
         state ^= u32::from(byte);
     }
-    // A salt below 2^32 goes into the seed as it is.
+    // A salt below 2^32 is used in the seed unchanged.
     (!state ^ seed(0, position)).into()
 }
 
-/// The parts of a record, as they go into a frame.
+/// The parts of a record that a frame stores.
 #[derive(Debug, Clone, Copy)]
 pub struct Parts<'a> {
     /// The key, if the record has one.
@@ -217,13 +218,13 @@ pub struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// Bytes of the frame without padding.
+    /// Returns the length of the frame in bytes, without padding.
     #[inline]
     pub fn frame_len(&self) -> usize {
         FIXED_LEN + self.key.map_or(0, <[u8]>::len) + self.headers.len() + self.payload.len()
     }
 
-    /// The fixed part, checksum included, for a frame at `position`.
+    /// Returns the fixed part, including the checksum, for a frame at `position`.
     pub fn fixed(
         &self,
         offset: u64,
@@ -251,9 +252,9 @@ impl Parts<'_> {
         fixed
     }
 
-    /// Writes the whole frame except its checksum, padding included, to the start of `out`, and
-    /// returns its padded length. [`seal`] completes it: then it is the same as [`fixed`](Self::fixed)
-    /// and the parts behind it.
+    /// Writes the whole frame except its checksum, including padding, to the start of `out`, and returns its
+    /// padded length. [`seal`] completes it: the result is [`fixed`](Self::fixed), followed by the other
+    /// parts.
     ///
     /// # Panics
     ///
@@ -262,7 +263,7 @@ impl Parts<'_> {
     pub fn encode(&self, offset: u64, timestamp: u64, continues: bool, out: &mut [u8]) -> usize {
         let len = self.frame_len();
         let out = &mut out[..padded(len)];
-        // The padding lies in the last word.
+        // The padding is in the last word.
         let last = out.len() - ALIGN;
         out[last..].fill(0);
         out[..FIXED_LEN].copy_from_slice(&self.unsealed(len, offset, timestamp, continues));
@@ -277,7 +278,7 @@ impl Parts<'_> {
         out.len()
     }
 
-    /// The fixed part without its checksum. `len` is the frame's.
+    /// Returns the fixed part without its checksum. `len` is the frame's length.
     #[inline]
     fn unsealed(
         &self,
@@ -299,13 +300,13 @@ impl Parts<'_> {
     }
 }
 
-/// The checksum of an encoded frame, padding included, as it is stored at [`CRC_AT`].
+/// Returns the checksum of an encoded frame, including padding, as it is stored at [`CRC_AT`].
 #[inline]
 pub fn seal(frame: &[u8], salt: u64, position: u64) -> [u8; 4] {
     checksum(&frame[LEN_AT..], salt, position).to_le_bytes()
 }
 
-/// Bytes of the encoded frame at the start of `bytes`, padding included.
+/// Returns the length of the encoded frame at the start of `bytes`, including padding.
 #[inline]
 pub fn encoded_len(bytes: &[u8]) -> usize {
     padded(LE::read_u32(&bytes[LEN_AT..]) as usize)
@@ -321,7 +322,7 @@ pub fn restamp(frame: &mut [u8], timestamp: u64) {
     LE::write_u64(&mut frame[TIMESTAMP_AT..], timestamp);
 }
 
-/// The fixed part of a void frame that covers `len` bytes (a multiple of 8, at least 32) at
+/// Returns the fixed part of a void frame that covers `len` bytes (a multiple of 8, at least 32) at
 /// `position`. `next_offset` is the offset of the next record.
 pub fn void(
     len: usize,

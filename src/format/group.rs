@@ -1,6 +1,7 @@
-//! A group file: a header page, then one page for each lane, laid out as an offset file.
+//! A group file: a header page, then one page for each lane, with the layout of an offset file.
 //!
-//! Sector 0 of the header page is written once. Sector 1 holds live words: hints, checked against
+//! Sector 0 of the header page is written once. Sector 1 holds live words: hints, checked against locks. The
+//! assignment of records to lanes is part of the format.
 //! locks. Which lane a record belongs to is part of the format.
 
 use byteorder::{ByteOrder, LittleEndian as LE};
@@ -16,46 +17,46 @@ pub const LANES_AT: usize = 24;
 /// CRC-32 over the bytes before it.
 pub const CRC_AT: usize = 28;
 
-/// 4 u64: a bit for each worker that may live.
+/// 4 u64: a bit for each worker that may be alive.
 pub const MEMBERS_AT: usize = SECTOR_LEN;
-/// u64: rises when a worker comes, goes, or wants lanes.
+/// u64: increases when a worker joins, leaves, or wants lanes.
 pub const CHANGES_AT: usize = SECTOR_LEN + 32;
 
-/// In a lane's page, u64: what is known of the attempt (low 8 bits); how many attempts at the record in
-/// hand have failed, or ended in the process's death while it ran alone (32 bits); how many ended in
-/// the death of a process in which others ran (8 bits).
+/// In a lane's page, u64: the state of the attempt (low 8 bits); how many attempts at the record in flight
+/// have failed, or ended in the process's death while the record ran alone (32 bits); how many ended in the
+/// death of a process in which others ran (8 bits).
 pub const LANE_TRIAL_AT: usize = SECTOR_LEN + 72;
 /// In a lane's page, u64: records below it may have been handled before the last power loss; 0: none.
 pub const LANE_DOUBT_AT: usize = SECTOR_LEN + 80;
 
-/// In a lane's page, u64: 1 + offset of the record at which the lane is stopped, 0 if it is not: counts
-/// on every boot and in a copy, if it is the attempt's record.
+/// In a lane's page, u64: 1 + offset of the record at which the lane is stopped, 0 if it is not stopped. It
+/// counts on every boot and in a copy, if it is the attempt's record.
 pub const LANE_STOPPED_AT: usize = SECTOR_LEN + 112;
-/// In a lane's page, u64: the boot clock's nanosecond before which the record in hand is not tried again.
+/// In a lane's page, u64: the boot clock's nanosecond before which the record in flight is not tried again.
 pub const LANE_RETRY_AT: usize = SECTOR_LEN + 120;
 
 /// The most lanes of a group.
 pub const MAX_LANES: u32 = 4096;
 /// The most workers of a group.
 pub const MAX_MEMBERS: u64 = 256;
-/// Byte that a worker locks: this and its number. Lane `n` is byte `n`.
+/// The byte that a worker locks is this plus its number. The byte of lane `n` is `n`.
 pub const MEMBER_LOCKS: u64 = 1 << 32;
-/// Byte that a worker locks while it joins.
+/// The byte that a worker locks while it joins.
 pub const JOIN_LOCK: u64 = (1 << 32) + (1 << 16);
-/// Byte that a child process of a lane's owner locks: this and the lane's number.
+/// The byte that a child process of a lane's owner locks is this plus the lane's number.
 pub const GUARD_LOCKS: u64 = 2 << 32;
 
-/// Bytes of the file.
+/// Returns the length of the file in bytes.
 pub fn file_len(lanes: u32) -> usize {
     lane_at(lanes)
 }
 
-/// Where a lane's page is.
+/// Returns the position of a lane's page.
 pub fn lane_at(lane: u32) -> usize {
     (1 + lane as usize) * PAGE_LEN
 }
 
-/// The lane of a record: by its key, or by its offset if it has none.
+/// Returns the lane of a record: by its key, or by its offset if it has none.
 pub fn lane_of(key: Option<&[u8]>, offset: u64, lanes: u32) -> u32 {
     match key {
         Some(key) => crc32fast::hash(key) % lanes,
@@ -63,7 +64,7 @@ pub fn lane_of(key: Option<&[u8]>, offset: u64, lanes: u32) -> u32 {
     }
 }
 
-/// Sector 0 of the group file of a topic.
+/// Returns sector 0 of the group file of a topic.
 pub fn encode_header(topic_id: u64, lanes: u32) -> [u8; SECTOR_LEN] {
     let mut bytes = [0; SECTOR_LEN];
     LE::write_u64(&mut bytes[TOPIC_ID_AT..], topic_id);
@@ -86,8 +87,8 @@ pub fn decode_header(bytes: &[u8], len: u64) -> Result<(u64, u32), Malformed> {
     Ok((LE::read_u64(&bytes[TOPIC_ID_AT..]), lanes))
 }
 
-/// Looks at a whole group file: its header, and of every lane the header and a valid slot. The position
-/// of the first page that is damaged, and why.
+/// Checks a whole group file: its header, and that each lane has a header and a valid slot. The error names
+/// the position of the first damaged page, and the reason.
 pub fn check(bytes: &[u8]) -> Result<(), (usize, Malformed)> {
     let (_, lanes) = decode_header(bytes, bytes.len() as u64).map_err(|what| (0, what))?;
     for lane in 0..lanes {

@@ -1,18 +1,18 @@
 //! A record's headers: names and values, in the order in which they were added.
 //!
-//! Each is a u16 name length, a u32 value length, the name (UTF-8) and the value. Names that start
-//! with [`RESERVED`] belong to the layers of this crate.
+//! Each is a u16 name length, a u32 value length, the name (UTF-8) and the value. Names that start with
+//! [`RESERVED`] belong to the layers of this crate.
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
 use super::{frame::MAX_HEADERS_LEN, Malformed};
 
-/// The start of header names that callers cannot set.
+/// The prefix of header names that callers cannot set.
 pub const RESERVED: &str = "deaddrop.";
-/// The two lengths in front of each header.
+/// Length of the two lengths before each header.
 pub const FIXED_LEN: usize = 6;
 
-/// Appends one header to encoded ones. `None` if the name or the sum is too long.
+/// Appends one header to encoded ones. Returns `None` if the name or the sum is too long.
 pub fn push(encoded: &mut Vec<u8>, name: &str, value: &[u8]) -> Option<()> {
     let name_len = u16::try_from(name.len()).ok()?;
     let value_len = u32::try_from(value.len()).ok()?;
@@ -28,12 +28,12 @@ pub fn push(encoded: &mut Vec<u8>, name: &str, value: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// The headers in `encoded`, in order. Ends at the first that does not fit.
+/// Iterates over the headers in `encoded`, in order. Ends at the first header that does not fit.
 pub fn iter(encoded: &[u8]) -> Headers<'_> {
     Headers { rest: encoded }
 }
 
-/// Whether every byte of `encoded` belongs to a header.
+/// Checks that every byte of `encoded` belongs to a header.
 pub fn check(encoded: &[u8]) -> Result<(), Malformed> {
     let mut headers = iter(encoded);
     while headers.next().is_some() {}

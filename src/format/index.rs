@@ -1,4 +1,5 @@
-//! The sparse index of a sealed segment: disposable, rebuilt from the segment when absent or wrong.
+//! The sparse index of a sealed segment: disposable, and built again from the segment if it is absent or
+//! wrong.
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
@@ -10,7 +11,7 @@ pub const MAGIC: [u8; 8] = *b"ddropIDX";
 pub const COUNT_AT: usize = 12;
 /// u64: the salt of the segment that it belongs to.
 pub const SALT_AT: usize = 16;
-/// u64: the offset behind the segment's last record.
+/// u64: the offset after the segment's last record.
 pub const END_AT: usize = 24;
 /// u32: CRC-32 of the entries.
 pub const ENTRIES_CRC_AT: usize = 32;
@@ -28,7 +29,7 @@ pub const ENTRY_POSITION_AT: usize = 16;
 /// Bytes of an entry.
 pub const ENTRY_LEN: usize = 24;
 
-/// An entry is made for the first frame behind each multiple of this many bytes.
+/// There is an entry for the first frame after each multiple of this many bytes.
 pub const SPACING: u64 = 64 << 10;
 
 /// See the module.
@@ -42,7 +43,7 @@ pub struct Entry {
     pub position: u64,
 }
 
-/// The bytes of an index file.
+/// Returns the bytes of an index file.
 pub fn encode(salt: u64, end: u64, entries: &[Entry]) -> Vec<u8> {
     let mut bytes = vec![0; HEADER_LEN + entries.len() * ENTRY_LEN];
     for (entry, at) in entries.iter().zip(bytes[HEADER_LEN..].chunks_mut(ENTRY_LEN)) {
@@ -79,17 +80,18 @@ pub fn decode(bytes: &[u8]) -> Result<(u64, u64, Vec<Entry>), Malformed> {
     Ok((LE::read_u64(&bytes[SALT_AT..]), LE::read_u64(&bytes[END_AT..]), entries.collect()))
 }
 
-/// The file name of the index of the segment that starts at `base`.
+/// Returns the file name of the index of the segment that starts at `base`.
 pub fn file_name(base: u64) -> String {
     format!("{base:020}.idx")
 }
 
-/// The base offset in an index's file name.
+/// Returns the base offset in an index's file name.
 pub fn parse_file_name(name: &str) -> Option<u64> {
     super::segment::parse_base(name.strip_suffix(".idx")?)
 }
 
-/// Whether the end of an index was not written: a process is just storing it, or was killed then.
+/// Returns whether the end of an index was not written: a process is storing it now, or was killed while it
+/// did.
 pub fn is_unfinished(bytes: &[u8]) -> bool {
     let entry = bytes.len().checked_sub(ENTRY_LEN).and_then(|at| bytes.get(at..));
     bytes.len() < HEADER_LEN || entry.is_none_or(|last| last.iter().all(|&byte| byte == 0))

@@ -1,4 +1,4 @@
-//! The file `deaddrop` at the top of a log: it tells a log from any other directory.
+//! The file `deaddrop` at the top of a log: it distinguishes a log from any other directory.
 
 use super::{check_envelope, seal_envelope, Malformed};
 
@@ -9,7 +9,7 @@ pub const CRC_AT: usize = 16;
 /// Bytes of the file.
 pub const LEN: usize = 20;
 
-/// The bytes of the marker.
+/// Returns the bytes of the marker.
 pub fn encode() -> [u8; LEN] {
     let mut bytes = [0; LEN];
     seal_envelope(&mut bytes, &MAGIC, CRC_AT);

@@ -1,10 +1,10 @@
 //! Bytes to values and back: every structure that is stored, and nothing else.
 //!
-//! Pure: no file, no map, no clock, no lock. `docs/format.md` is the normative text; a test compares
-//! its tables with the constants here, and golden files pin the bytes. Given any bytes whatever, the
-//! decoders return an error; they never panic, and never allocate more than the bytes that they got.
+//! Pure: no file, no map, no clock, no lock. `docs/format.md` is the normative text; a test compares its
+//! tables with the constants here, and golden files pin the bytes. Given any bytes, a decoder returns a value
+//! or an error; it never panics, and never allocates more than the bytes that it was given.
 //!
-//! All integers are little-endian. Every structure carries its own checksum.
+//! All integers are little-endian. Every structure has its own checksum.
 
 pub mod cursor;
 pub mod epochs;
@@ -17,31 +17,31 @@ pub mod names;
 pub mod segment;
 pub mod settings;
 
-/// The version of every structure in this module. A change of any layout raises it.
+/// The version of every structure in this module. Any change of a layout increases it.
 pub const VERSION: u16 = 1;
 
-/// The unit in which a disk is assumed to lose or keep a write: structures that must survive the
-/// tearing of their neighbour start on a multiple of it.
+/// The unit in which a disk is assumed to lose or keep a write. A structure that must survive a torn write of
+/// its neighbour starts on a multiple of it.
 pub const SECTOR_LEN: usize = 512;
 
 /// The granularity of mappings, and the length of a segment's header page.
 pub const PAGE_LEN: usize = 4096;
 
-/// The largest offset of a record: a base behind it still has a name of 20 digits, and no sum of an
-/// offset and a count that fits a segment overflows.
+/// The largest offset of a record: a base after it still has a name of 20 digits, and no sum of an offset and
+/// a count that fits a segment overflows.
 pub const MAX_OFFSET: u64 = 1 << 62;
 
-/// Why stored bytes are not what they should be. Carries no path: the caller knows the file.
+/// The reason why stored bytes are not valid. It has no path: the caller knows the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Malformed {
-    /// Fewer bytes than the structure needs.
+    /// There are fewer bytes than the structure needs.
     Short {
         /// Bytes needed.
         needed: usize,
-        /// Bytes there.
+        /// Bytes found.
         found: usize,
     },
-    /// The magic number of this structure is not there.
+    /// The magic number of this structure is missing.
     Magic,
     /// The structure was written by a version of the format that this one does not know.
     Version {
@@ -92,8 +92,8 @@ pub(crate) fn need(bytes: &[u8], needed: usize) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Checks magic (8 bytes at 0), version (u16 at 8) and the CRC-32 stored at `crc_at` over
-/// `bytes[..crc_at]`: the frame of all small structures.
+/// Checks magic (8 bytes at 0), version (u16 at 8) and the CRC-32 stored at `crc_at` over `bytes[..crc_at]`:
+/// the envelope of all small structures.
 pub(crate) fn check_envelope(
     bytes: &[u8],
     magic: &[u8; 8],
@@ -108,7 +108,7 @@ pub(crate) fn check_envelope(
     let stored = LE::read_u32(&bytes[crc_at..crc_at + 4]);
     let computed = crc32fast::hash(&bytes[..crc_at]);
     if found != VERSION {
-        // Another version of the format, or this one with a damaged version field?
+        // Distinguishes another version of the format from this one with a damaged version field.
         let mut repaired = bytes[..crc_at].to_vec();
         LE::write_u16(&mut repaired[8..10], VERSION);
         if crc32fast::hash(&repaired) == stored {

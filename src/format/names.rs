@@ -1,10 +1,10 @@
-//! Names of topics, consumers, clients, services and callbacks: they become file names, and some come
-//! from bytes in a record, so the rule is strict.
+//! Names of topics, consumers, clients, services and callbacks: they become file names, and some come from
+//! the bytes of a record, so the rule is strict.
 
 /// The longest name.
 pub const MAX_LEN: usize = 128;
 
-/// Why `name` is not allowed, or `Ok`. Allowed: 1 to 128 letters, digits, `.`, `_`, `-` (ASCII), not
+/// Returns why `name` is not allowed, or `Ok`. Allowed: 1 to 128 letters, digits, `.`, `_`, `-` (ASCII), not
 /// starting with `.` or `-`, nor ending with `.tmp`.
 pub fn check(name: &str) -> Result<(), &'static str> {
     if name.is_empty() {

@@ -1,10 +1,9 @@
 //! The header page of a segment file, and its name.
 //!
-//! Sector 0 is written once, before the segment is named. Sectors 1 and 2 are the two checkpoint
-//! slots: each sync writes the durable end known before it into the slot that the sync before it
-//! already covered, so one of them is always whole. Sector 3 holds the failed-sync latch. Sector 7
-//! repeats sector 0: without a salt not one frame could be checked. Sector 4 says when the segment was
-//! begun.
+//! Sector 0 is written once, before the segment is named. Sectors 1 and 2 are the two checkpoint slots: each
+//! sync writes the durable end known before it into the slot that the previous sync already covered, so one
+//! of them is always whole. Sector 3 holds the failed-sync latch. Sector 7 repeats sector 0: without a salt
+//! no frame could be checked. Sector 4 says when the segment was begun.
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
@@ -14,7 +13,7 @@ use super::{check_envelope, seal_envelope, Malformed, MAX_OFFSET, PAGE_LEN, SECT
 pub const MAGIC: [u8; 8] = *b"ddropSEG";
 /// u16: [`CHECKSUM_CRC32`].
 pub const CHECKSUM_KIND_AT: usize = 10;
-/// u32: raised by every recovery that could have lost or set aside records.
+/// u32: increased by every recovery that could have lost or set aside records.
 pub const EPOCH_AT: usize = 12;
 /// u64: offset of the first record.
 pub const BASE_AT: usize = 16;
@@ -31,28 +30,29 @@ pub const FILE_LEN_AT: usize = 56;
 /// CRC-32 over the bytes before it.
 pub const CRC_AT: usize = 64;
 
-/// CRC-32 as crc32fast computes it.
+/// CRC-32, as crc32fast computes it.
 pub const CHECKSUM_CRC32: u16 = 1;
 
-/// Where the first frame starts.
+/// The position of the first frame.
 pub const FIRST_FRAME_AT: u64 = PAGE_LEN as u64;
 /// The first checkpoint slot.
 pub const SLOT_A_AT: usize = SECTOR_LEN;
 /// The second checkpoint slot.
 pub const SLOT_B_AT: usize = 2 * SECTOR_LEN;
-/// The latch: non-zero after a failed sync, until a recovery.
+/// The latch: non-zero after a failed sync, until a recovery clears it.
 pub const LATCH_AT: usize = 3 * SECTOR_LEN;
 
-/// u64: by the wall clock, in nanoseconds, when the segment was begun; then its CRC-32, seeded with the
-/// salt. Records before the segment are no younger, whatever clock stamped them. Not there: unknown.
+/// u64: the time by the wall clock, in nanoseconds, when the segment was begun; then its CRC-32, seeded with
+/// the salt. Records before the segment are no younger, whatever clock stamped them. If it is absent, the
+/// time is unknown.
 pub const BEGUN_AT: usize = 4 * SECTOR_LEN;
-/// Bytes of it.
+/// Length of the time and its CRC-32, in bytes.
 pub const BEGUN_LEN: usize = 16;
 
-/// The header again.
+/// The copy of the header.
 pub const HEADER_COPY_AT: usize = 7 * SECTOR_LEN;
 
-/// In a slot, u64: rises with every slot written.
+/// In a slot, u64: increases with every slot written.
 pub const SLOT_SEQUENCE_AT: usize = 0;
 /// In a slot, u64: a durable end.
 pub const SLOT_DURABLE_END_AT: usize = 8;
@@ -89,7 +89,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// The bytes of sector 0.
+    /// Returns the bytes of sector 0.
     pub fn encode(&self) -> [u8; SECTOR_LEN] {
         let mut bytes = [0; SECTOR_LEN];
         LE::write_u16(&mut bytes[CHECKSUM_KIND_AT..], CHECKSUM_CRC32);
@@ -147,7 +147,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// The bytes of a slot in a segment with `salt`.
+    /// Returns the bytes of a slot in a segment with `salt`.
     pub fn encode(&self, salt: u64) -> [u8; SLOT_LEN] {
         let mut bytes = [0; SLOT_LEN];
         LE::write_u64(&mut bytes[SLOT_SEQUENCE_AT..], self.sequence);
@@ -157,7 +157,7 @@ impl Slot {
         bytes
     }
 
-    /// The slot at the start of `bytes`; `None` if it was never written or is torn.
+    /// Decodes the slot at the start of `bytes`; `None` if it was never written or is torn.
     pub fn decode(bytes: &[u8], salt: u64) -> Option<Slot> {
         let bytes = bytes.get(..SLOT_LEN)?;
         let slot = Slot {
@@ -168,7 +168,7 @@ impl Slot {
     }
 }
 
-/// The newer of the two valid slots of a header page.
+/// Returns the newer of the two valid slots of a header page.
 pub fn newest_slot(page: &[u8], salt: u64) -> Option<Slot> {
     [SLOT_A_AT, SLOT_B_AT]
         .into_iter()
@@ -176,7 +176,7 @@ pub fn newest_slot(page: &[u8], salt: u64) -> Option<Slot> {
         .max_by_key(|slot| slot.sequence)
 }
 
-/// Where the slot with this sequence number is stored.
+/// Returns the position of the slot with this sequence number.
 pub fn slot_at(sequence: u64) -> usize {
     if sequence % 2 == 1 {
         SLOT_A_AT
@@ -185,7 +185,7 @@ pub fn slot_at(sequence: u64) -> usize {
     }
 }
 
-/// The bytes at [`BEGUN_AT`] of a segment with `salt` that was begun at `time`.
+/// Returns the bytes at [`BEGUN_AT`] of a segment with `salt` that was begun at `time`.
 pub fn encode_begun(time: u64, salt: u64) -> [u8; BEGUN_LEN] {
     let mut bytes = [0; BEGUN_LEN];
     LE::write_u64(&mut bytes, time);
@@ -194,15 +194,15 @@ pub fn encode_begun(time: u64, salt: u64) -> [u8; BEGUN_LEN] {
     bytes
 }
 
-/// When the segment of a header page was begun, if that is known.
+/// Returns when the segment of a header page was begun, if that is known.
 pub fn decode_begun(page: &[u8], salt: u64) -> Option<u64> {
     let bytes = page.get(BEGUN_AT..BEGUN_AT + BEGUN_LEN)?;
     let time = LE::read_u64(bytes);
     (time != 0 && bytes == encode_begun(time, salt)).then_some(time)
 }
 
-/// Whether no header was ever written to this page, nor to its copy: then nobody was promised
-/// anything that follows. A header with a wrong byte was written.
+/// Returns whether no header was ever written to this page, nor to its copy: then no record in the segment
+/// was promised. A header with a wrong byte was written.
 pub fn is_blank(page: &[u8]) -> bool {
     let blank = |at: usize| {
         let sector = page.get(at..).unwrap_or_default();
@@ -211,60 +211,61 @@ pub fn is_blank(page: &[u8]) -> bool {
     blank(0) && blank(HEADER_COPY_AT)
 }
 
-/// The most records that a segment file of this length can hold.
+/// Returns the most records that a segment file of this length can hold.
 pub fn most_records(file_len: u64) -> u64 {
     file_len.saturating_sub(FIRST_FRAME_AT) / super::frame::FIXED_LEN as u64
 }
 
-/// Whether a header page says that a sync failed.
+/// Returns whether a header page says that a sync failed.
 pub fn is_latched(page: &[u8]) -> bool {
     page.get(LATCH_AT..LATCH_AT + 8).is_some_and(|latch| LE::read_u64(latch) == LATCHED)
 }
 
-/// The file name of the segment that starts at `base`.
+/// Returns the file name of the segment that starts at `base`.
 pub fn file_name(base: u64) -> String {
     format!("{base:020}.seg")
 }
 
-/// The base offset in a segment's file name.
+/// Returns the base offset in a segment's file name.
 pub fn parse_file_name(name: &str) -> Option<u64> {
     parse_base(name.strip_suffix(".seg")?)
 }
 
-/// The name of the file without content that says: everything below `first` was dropped.
+/// Returns the name of the empty file that says that every record below `first` was dropped.
 pub fn first_file_name(first: u64) -> String {
     format!("{first:020}.first")
 }
 
-/// The first offset that is retained, as the names in a topic's directory say it; `None`: they do not. A
-/// power cut can bring back segments below it.
+/// Returns the first retained offset, according to the names in a topic's directory; `None` if they do not
+/// say it. A power loss can bring back segments below it.
 pub fn first_among<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<u64> {
     let noted = names.clone().filter_map(|name| parse_base(name.strip_suffix(".first")?)).max()?;
-    // Trimming made it durable before it was noted. Without it the others are not given up.
+    // Trimming made this segment durable before it noted the offset. If it is missing, the others are not
+    // dropped.
     names.into_iter().any(|name| parse_file_name(name) == Some(noted)).then_some(noted)
 }
 
-/// The name of a segment that the recovery that began `epoch` has set aside.
+/// Returns the name of a segment that the recovery that began `epoch` has set aside.
 pub fn cut_file_name(base: u64, epoch: u32) -> String {
     format!("{}.cut-{epoch}", file_name(base))
 }
 
-/// The epoch in the name of a segment that was set aside.
+/// Returns the epoch in the name of a segment that was set aside.
 pub fn epoch_of_cut(name: &str) -> Option<u32> {
     let (segment, epoch) = name.split_once(".cut-")?;
     parse_file_name(segment)?;
     epoch.parse().ok()
 }
 
-/// The base of the segment that a file of a topic belongs to, by its name: a segment, its index, what a
-/// recovery has set aside of it, a note of the first offset.
+/// Returns the base of the segment to which a file of a topic belongs, by the file's name: a segment, its
+/// index, a file of it that a recovery has set aside, a note of the first offset.
 pub fn base_of(name: &str) -> Option<u64> {
     let (digits, kind) = name.split_once('.')?;
     let belongs = matches!(kind, "seg" | "idx" | "first") || kind.starts_with("seg.cut-");
     parse_base(digits).filter(|_| belongs)
 }
 
-/// A base offset in a file name.
+/// Parses a base offset in a file name.
 pub(super) fn parse_base(digits: &str) -> Option<u64> {
     (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit()))
         .then(|| digits.parse().ok())

@@ -10,7 +10,7 @@ pub const MAGIC: [u8; 8] = *b"ddropTOP";
 pub const DURABILITY_AT: usize = 10;
 /// u8: 1 if trimming waits for every consumer.
 pub const RETAIN_UNCONSUMED_AT: usize = 11;
-/// u64: nanoseconds of `PowerLossWithin`, else 0.
+/// u64: nanoseconds of `PowerLossWithin`, otherwise 0.
 pub const INTERVAL_AT: usize = 16;
 /// u64: bytes of a segment file.
 pub const SEGMENT_LEN_AT: usize = 24;
@@ -52,7 +52,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The bytes of the file.
+    /// Returns the bytes of the file.
     pub fn encode(&self) -> [u8; LEN] {
         let mut bytes = [0; LEN];
         bytes[DURABILITY_AT] = self.durability;

@@ -1,8 +1,7 @@
 //! Timers: each is called when it is due, the earliest first, and none waits for another's work.
 //!
-//! One thread watches for the next deadline. Before it does the work of a timer that has some, it leaves
-//! the watch to another thread, so that as many work as timers have work at a time. Threads without any
-//! end after a moment.
+//! One thread watches for the next deadline. Before it does a timer's work, it hands the watch to another
+//! thread, so that as many threads work as there are timers with work. Idle threads end after a moment.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -15,32 +14,32 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::sys::fork::Generation;
 
-/// The most threads of a log: timers that have work beyond that wait for one.
+/// The most timer threads of a log: when all of them work, further timers with work wait for one.
 const MOST_THREADS: usize = 64;
-/// A thread that has neither work nor the watch waits this long for either.
+/// How long a thread without work waits for work or for the watch before it ends.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What a timer finds when it is due.
+/// The answer of a timer that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
     /// There is nothing to do.
     Nothing,
-    /// There is work, which may take as long as the disk does.
+    /// There is work, which may take as long as the disk needs.
     Work,
-    /// It is not to be called again.
+    /// The timer is not called again.
     Ended,
 }
 
-/// Called every `interval`, counted from the beginning of the call before.
+/// Called every `interval`, counted from the start of the previous call.
 pub(crate) struct Timer {
     pub(crate) interval: Duration,
-    /// Looks what is to be done. Other timers wait for it: it is quick.
+    /// Decides whether there is work. Other timers wait for it, so it is quick.
     pub(crate) look: Box<dyn Fn() -> Due + Send>,
-    /// Does it; `false` ends the timer.
+    /// Does the work; returning `false` ends the timer.
     pub(crate) work: Box<dyn FnMut() -> bool + Send>,
 }
 
-/// A timer and when it is due. Those due earlier are greater, as the heap's greatest is at its top.
+/// A timer and when it is due. The order is reversed, because the heap's greatest element is at its top.
 struct Waiting {
     at: Instant,
     timer: Timer,
@@ -85,7 +84,7 @@ struct Shared {
     idle: Condvar,
 }
 
-/// See the module. Dropping it ends the threads after the work that is running.
+/// See the module. Dropping it ends the threads after the running work.
 #[derive(Default)]
 pub(crate) struct Timers {
     shared: Arc<Shared>,
@@ -93,11 +92,11 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    /// Has `timer` called, first after `delay`.
+    /// Adds a timer, which is called first after `delay`.
     ///
     /// # Errors
     ///
-    /// If there is no thread and none can be started: it would not be called.
+    /// If there is no thread and none can be started, so that the timer would not be called.
     pub(crate) fn add(&self, delay: Duration, timer: Timer) -> io::Result<()> {
         let mut state = self.shared.state.lock();
         if !state.is_watched {
@@ -110,7 +109,8 @@ impl Timers {
 }
 
 impl Shared {
-    /// Has another thread watch, if there can be one. Else one that is at work does, afterwards.
+    /// Hands the watch to another thread, if there can be one. Otherwise a working thread watches when its
+    /// work is done.
     fn pass_the_watch(shared: &Arc<Shared>, state: &mut State) -> io::Result<()> {
         if state.idle_count > 0 {
             shared.idle.notify_one();
@@ -146,13 +146,14 @@ impl Shared {
             state.is_watched = false;
             let Some(mut timer) = next else { return };
             if !state.waiting.is_empty() {
-                // An error: this thread watches again when it has done.
+                // On an error, this thread watches again when its work is done.
                 drop(Shared::pass_the_watch(shared, &mut state));
             }
             let begun = Instant::now();
             let goes_on = MutexGuard::unlocked(&mut state, || (timer.work)());
             if goes_on && !state.stopped {
-                // One that takes longer than its interval is due at once, behind those due before.
+                // A timer whose work takes longer than its interval is due at once, after those that were due
+                // before.
                 let at = (begun + timer.interval).max(Instant::now());
                 state.waiting.push(Waiting { at, timer });
                 shared.watch.notify_one();
@@ -160,7 +161,7 @@ impl Shared {
         }
     }
 
-    /// Waits for a timer that has work; `None`: the log is closed.
+    /// Waits for a timer that has work; returns `None` if the log is closed.
     fn watch_for_work(&self, state: &mut MutexGuard<'_, State>) -> Option<Timer> {
         while !state.stopped {
             let now = Instant::now();
@@ -210,17 +211,18 @@ mod tests {
 
     const GUARD: Duration = Duration::from_secs(60);
 
-    /// A timer that is always due, and says when its work has begun.
+    /// Returns a timer that is always due and has this work.
     fn eager(work: impl FnMut() -> bool + Send + 'static) -> Timer {
         Timer { interval: Duration::ZERO, look: Box::new(|| Due::Work), work: Box::new(work) }
     }
 
-    /// A timer whose work begins and does not end before something is received, or nobody can send.
+    /// Returns a timer whose work begins and does not end until something is received, or until the sender is
+    /// dropped.
     fn stuck() -> (Timer, std::sync::mpsc::Sender<()>, Receiver<()>) {
         let (go_on, told) = channel();
         let (begun, has_begun) = channel();
         let work = move || {
-            // Errors: the test has ended.
+            // An error means that the test has ended.
             let _ended = begun.send(()).is_err() || told.recv().is_err();
             false
         };
@@ -255,7 +257,7 @@ mod tests {
             let (count, all) = (Arc::clone(count), counts.clone());
             let work = move || {
                 count.fetch_add(1, Ordering::SeqCst);
-                // Until the last has had as many turns.
+                // Continue until each of them has had its turns.
                 all.iter().any(|other| other.load(Ordering::SeqCst) < 100)
             };
             timers.add(Duration::ZERO, eager(work)).expect("a thread");
