@@ -1,7 +1,8 @@
-//! The append lock: a word of shared memory whose owner's life the kernel vouches for.
+//! The append lock: a word of shared memory. The kernel decides whether its owner is alive.
 //!
-//! The word holds the owner's member slot and generation and a bit that says that somebody sleeps. A
-//! waiter spins, then asks whether the owner is alive, then sleeps for a bounded time. It never gives
+//! The word holds the owner's member slot and generation, and a bit that says that a waiter sleeps. A waiter
+//! spins, then asks whether the owner is alive, then sleeps for a bounded time. It waits until its deadline,
+//! and takes the lock only from a dead owner: it waits for a stopped one.
 //! up, and takes the lock only from an owner that is dead: a stopped one is waited for.
 
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::sys::atomic::{AtomicU32, Ordering};
 use crate::sys::futex;
 
-/// A member slot with its generation, as it stands in a lock word. Never 0.
+/// A member slot with its generation, as a lock word holds it. Never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Owner(u32);
 
@@ -18,14 +19,14 @@ const SLOT_BITS: u32 = 10;
 const GENERATION_MASK: u32 = (1 << 21) - 1;
 
 impl Owner {
-    /// Slots count from 0; generations wrap at 2^21, which is harmless: a slot is only taken when no
+    /// Slots count from 0; generations wrap at 2^21, which is harmless, because a slot is taken only when no
     /// word names it.
     pub(crate) fn new(slot: usize, generation: u32) -> Owner {
         debug_assert!(slot < super::MAX_MEMBERS);
         Owner((generation & GENERATION_MASK) << SLOT_BITS | (slot as u32 + 1))
     }
 
-    /// The owner that a lock word names.
+    /// Returns the owner that a lock word names.
     pub(crate) fn of_word(word: u32) -> Option<Owner> {
         let owner = word & !WAITERS;
         (owner & ((1 << SLOT_BITS) - 1) != 0).then_some(Owner(owner))
@@ -43,38 +44,37 @@ impl Owner {
         self.0
     }
 
-    /// Whether a slot's generation counter stands for this owner.
+    /// Returns whether this is the value of the slot's generation counter for this owner.
     pub(crate) fn is_generation(self, generation: u32) -> bool {
         generation & GENERATION_MASK == self.generation()
     }
 }
 
-/// Knows which members are alive.
+/// Decides which members are alive.
 pub(crate) trait Liveness {
-    /// Whether `owner` can still store. An error of the probe counts as alive: an owner is only
-    /// robbed when the kernel says that it is gone.
+    /// Returns whether `owner` can still store. An error of the probe counts as alive: the lock is taken from
+    /// an owner only if the kernel says that the owner is gone.
     fn is_alive(&self, owner: Owner) -> bool;
 }
 
-/// How the lock was got.
+/// How the lock was acquired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Acquired {
-    /// From nobody.
+    /// It had no owner.
     Free,
     /// From a dead owner: its intent must be settled first.
     Inherited,
 }
 
-/// Times that a waiter looks at the word before it asks the kernel. A model has no time to save.
+/// How often a waiter checks the word before it asks the kernel. A model has no time to save.
 const LOOKS: u32 = if cfg!(loom) { 1 } else { 8 };
-/// Pauses before the first look; they double with each. A waiter that looked all the time would take
-/// the owner's cache line away again and again: the longer it keeps off, the more the owner gets done
-/// before it hands over.
+/// Pauses before the first check; they double with each. A waiter that checked all the time would keep taking
+/// the owner's cache line away: the longer it waits, the more the owner gets done before it hands over.
 const FIRST_PAUSES: u32 = if cfg!(loom) { 1 } else { 4 };
 /// The first sleep; later ones double, up to [`futex::MAX_WAIT`].
 const FIRST_SLEEP: Duration = Duration::from_millis(1);
 
-/// Takes the lock for `me`. `None` if `deadline` passes first.
+/// Takes the lock for `me`. Returns `None` if `deadline` passes first.
 #[inline]
 pub(crate) fn acquire(
     word: &AtomicU32,
@@ -82,7 +82,7 @@ pub(crate) fn acquire(
     liveness: &dyn Liveness,
     deadline: Option<Instant>,
 ) -> Option<Acquired> {
-    // Acquire: pairs with the Release of `release`; all that the last owner stored is seen.
+    // Acquire: pairs with the Release of `release`, so that all stores of the last owner are seen.
     if word.compare_exchange(0, me.word(), Ordering::Acquire, Ordering::Relaxed).is_ok() {
         return Some(Acquired::Free);
     }
@@ -138,8 +138,8 @@ fn acquire_slowly(
     }
 }
 
-/// Gives the lock back and wakes a sleeper, if there is one. Acts as a full barrier between what
-/// was stored under the lock and what is loaded after it.
+/// Releases the lock and wakes a sleeper, if there is one. Acts as a full barrier between the stores made
+/// under the lock and the loads after it.
 #[inline]
 pub(crate) fn release(word: &AtomicU32) {
     if word.swap(0, Ordering::AcqRel) & WAITERS != 0 {
@@ -148,8 +148,8 @@ pub(crate) fn release(word: &AtomicU32) {
     barrier_after_rmw();
 }
 
-/// Orders a store before a locked instruction against a load after it. On x86-64 the instruction
-/// itself does; elsewhere it takes a fence.
+/// Orders a store before a locked instruction against a load after it. On x86-64 the instruction itself does
+/// that; other processors need a fence.
 #[inline]
 pub(crate) fn barrier_after_rmw() {
     #[cfg(all(target_arch = "x86_64", not(loom)))]

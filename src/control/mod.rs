@@ -1,18 +1,18 @@
 //! One topic's control page: the words that all processes share, and the protocols over them.
 //!
-//! The words are ephemeral: after a reboot they are hints, and recovery rebuilds them in place. Who
-//! may write which word:
+//! The words are ephemeral: after a reboot they are hints, and recovery rebuilds them in place. The processes
+//! that may write each word:
 //!
 //! | words | written by |
 //! |---|---|
 //! | identity, `ready`, `epoch` | the holder of the gate, alone |
-//! | `lock` | anybody, by the lock's protocol ([`lock`]) |
+//! | `lock` | any process, by the lock's protocol ([`lock`]) |
 //! | intent, roll, tail, active segment | the owner of the append lock |
-//! | `durable_end` | whoever synced, by fetch_max |
-//! | `sync` | anybody, by the same protocol as the lock, never robbed but overtaken |
-//! | waiter words | anybody ([`waiters`]) |
+//! | `durable_end` | any process that has synced, by fetch_max |
+//! | `sync` | any process, by the lock's protocol; overtaken, but never taken from a living owner |
+//! | waiter words | any process ([`waiters`]) |
 //! | `prepared` | its owner; the owner of the append lock when it takes the file |
-//! | a member's generation | who holds that slot's byte of the lock file |
+//! | a member's generation | the process that holds that slot's byte of the lock file |
 
 pub(crate) mod lock;
 #[cfg(not(loom))]
@@ -25,17 +25,17 @@ use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(not(loom))]
 use crate::sys::{FileIdentity, Map};
 
-/// Processes that can have one topic open for writing at once.
+/// The most processes that can have one topic open for writing at once.
 pub(crate) const MAX_MEMBERS: usize = 1023;
 
 /// Bytes of the control file.
 pub(crate) const LEN: usize = 16 << 10;
 
-/// First word of the control file: it changes with the layout below.
+/// First word of the control file: it changes when the layout below changes.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"ddCTL\0\0\x01");
 
-/// The words, as they lie in the mapping. Words that different sides write lie 128 bytes apart: two
-/// cache lines, which are fetched in pairs.
+/// The words, in the layout of the mapping. Words written by different sides are 128 bytes apart: two cache
+/// lines, which are fetched in pairs.
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub(crate) struct Words {
@@ -52,7 +52,7 @@ pub(crate) struct Words {
     pub(crate) members: [Member; MAX_MEMBERS],
 }
 
-/// Whose words these are. Written under the gate by a process that is alone.
+/// The boot and the file to which the words belong. Written under the gate by a process that is alone.
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub(crate) struct Identity {
@@ -64,15 +64,15 @@ pub(crate) struct Identity {
     pub(crate) ready: AtomicU64,
     /// The topic's epoch.
     pub(crate) epoch: AtomicU64,
-    /// Non-zero after a failed sync: nothing is appended until a recovery.
+    /// Non-zero after a failed sync: nothing is appended until a recovery clears it.
     pub(crate) latched: AtomicU64,
-    /// The mount through which the topic was opened by the process that recovered it; 0: not known.
+    /// The mount through which the process that recovered the topic opened it; 0 if unknown.
     pub(crate) mount: AtomicU64,
 }
 
 #[cfg(not(loom))]
 impl Identity {
-    /// Whether the words are complete, of this layout and boot, and of this very file.
+    /// Returns whether the words are complete, of this layout and boot, and of this very file.
     pub(crate) fn is_of(&self, boot: [u64; 2], file: FileIdentity) -> bool {
         // Acquire: pairs with the Release in `stamp`.
         self.ready.load(Ordering::Acquire) == 1
@@ -83,7 +83,7 @@ impl Identity {
             && self.ino.load(Ordering::Relaxed) == file.ino
     }
 
-    /// Makes the words those of this boot and file; they count once `ready` is set.
+    /// Marks the words as those of this boot and file; they count once `ready` is set.
     pub(crate) fn stamp(&self, boot: [u64; 2], file: FileIdentity, mount: Option<u64>) {
         self.magic.store(MAGIC, Ordering::Relaxed);
         self.boot[0].store(boot[0], Ordering::Relaxed);
@@ -93,7 +93,7 @@ impl Identity {
         self.mount.store(mount.unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Whether the file system was mounted all the time since the words were made.
+    /// Returns whether the file system has been mounted all the time since the words were made.
     pub(crate) fn is_on(&self, mount: Option<u64>) -> bool {
         mount.is_some_and(|mount| mount == self.mount.load(Ordering::Relaxed))
     }
@@ -105,34 +105,35 @@ pub(crate) struct LockLine {
     pub(crate) word: AtomicU32,
 }
 
-/// What the owner of the append lock is about to do, announced before it does it, so that whoever
-/// takes the lock over from a dead owner can finish or cover it.
+/// The next action of the owner of the append lock, announced before it begins, so that a process that takes
+/// the lock over from a dead owner can finish it or cover it.
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub(crate) struct Intent {
-    /// Where the frames being written start.
+    /// The position at which the frames being written start.
     pub(crate) start: AtomicU64,
     /// The offset of the first of them.
     pub(crate) offset: AtomicU64,
-    /// Where they end; 0: nothing is being written. Set after the two above, cleared last.
+    /// The position at which they end; 0 if nothing is being written. Set after the two above, cleared last.
     pub(crate) end: AtomicU64,
-    /// 1 + the base offset of the segment being rolled to; 0: no roll.
+    /// 1 + the base offset of the segment being rolled to; 0 if there is no roll.
     pub(crate) roll: AtomicU64,
     /// The largest timestamp appended so far.
     pub(crate) max_timestamp: AtomicU64,
 }
 
-/// What is appended. `end` is stored last, with Release: a reader that loads it with Acquire sees
-/// every frame below it, and a place at least as new.
+/// The end of the appended records, and where the next one goes. `end` is stored last, with Release: a reader
+/// that loads it with Acquire sees every frame below it, and a place at least as new.
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub(crate) struct Tail {
     /// The offset of the next record.
     pub(crate) end: AtomicU64,
-    /// In the low 48 bits, where the next frame will start in the active segment; above them, how
-    /// often a segment was entered. One word, so that nobody can die between segment and position.
+    /// The low 48 bits hold the position of the next frame in the active segment; the bits above count how
+    /// often a segment was entered. They are one word, so that no process can die between changing the
+    /// segment and the position.
     place: AtomicU64,
-    /// The base of the active segment is the one that the low bit of that count chooses.
+    /// The low bit of that count selects the base of the active segment.
     bases: [AtomicU64; 2],
     /// The first offset that is retained.
     pub(crate) first: AtomicU64,
@@ -145,7 +146,7 @@ const POSITION_BITS: u32 = 48;
 pub(crate) struct Place {
     /// The base of the active segment.
     pub(crate) active: u64,
-    /// Where the next frame will start in it.
+    /// The position of the next frame in it.
     pub(crate) position: u64,
 }
 
@@ -156,7 +157,7 @@ impl Tail {
         Tail { end: zero(), place: zero(), bases: [zero(), zero()], first: zero() }
     }
 
-    /// The place as of one instant, at least as new as an `end` loaded before.
+    /// Returns the place as of one instant, at least as new as an `end` loaded before.
     #[inline]
     pub(crate) fn place(&self) -> Place {
         loop {
@@ -164,21 +165,21 @@ impl Tail {
             let word = self.place.load(Ordering::Acquire);
             let entered = word >> POSITION_BITS;
             let active = self.bases[(entered & 1) as usize].load(Ordering::Acquire);
-            // The base that was read is overwritten by the roll after next only.
+            // The roll after the next one is the first to overwrite the base that was read.
             if self.place.load(Ordering::Acquire) >> POSITION_BITS == entered {
                 return Place { active, position: word & ((1 << POSITION_BITS) - 1) };
             }
         }
     }
 
-    /// Moves the position within the active segment. Only by the owner of the append lock.
+    /// Moves the position within the active segment. Called only by the owner of the append lock.
     #[inline]
     pub(crate) fn advance(&self, position: u64) {
         let entered = self.place.load(Ordering::Relaxed) >> POSITION_BITS;
         self.place.store(entered << POSITION_BITS | position, Ordering::Release);
     }
 
-    /// Enters a segment. Only by the owner of the append lock, or alone under the gate.
+    /// Enters a segment. Called only by the owner of the append lock, or alone under the gate.
     pub(crate) fn enter(&self, base: u64, position: u64) {
         let entered = ((self.place.load(Ordering::Relaxed) >> POSITION_BITS) + 1) & 0xffff;
         self.bases[(entered & 1) as usize].store(base, Ordering::Release);
@@ -189,7 +190,7 @@ impl Tail {
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub(crate) struct Durable {
-    /// Everything below it survives a power loss. On a `PowerLoss` topic, the high watermark.
+    /// Every record below it survives a power loss. On a `PowerLoss` topic, the high watermark.
     pub(crate) end: AtomicU64,
 }
 
@@ -199,14 +200,14 @@ pub(crate) struct Durable {
 pub(crate) struct Sync {
     /// Its owner, or 0.
     pub(crate) owner: AtomicU32,
-    /// Counts checkpoint slots: the next one's sequence number is one higher.
+    /// Counts checkpoint slots: the sequence number of the next one is one higher.
     pub(crate) slot_sequence: AtomicU64,
-    /// When it was begun (boot clock, nanoseconds).
+    /// When the sync was begun (boot clock, nanoseconds).
     pub(crate) begun_at: AtomicU64,
-    /// How long the last one took, in nanoseconds.
+    /// How long the last sync took, in nanoseconds.
     pub(crate) recent: AtomicU64,
-    /// Pages of offsets below this must be marked changed before they are synced: somebody died, or
-    /// was overtaken, between a failed sync and its latch.
+    /// Pages of offsets below this must be marked changed before they are synced: a process died, or was
+    /// overtaken, between a failed sync and its latch.
     pub(crate) suspect_end: AtomicU64,
     /// 1 + the base of the last segment whose name is durable.
     pub(crate) names_durable: AtomicU64,
@@ -219,11 +220,11 @@ pub(crate) struct Waiter {
     pub(crate) word: AtomicU32,
 }
 
-/// The segment file that is made ready ahead of the next roll.
+/// The segment file that is prepared ahead of the next roll.
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    /// Owner in the low half, `PREPARING` or `READY` in the high half; 0: none.
+    /// The owner in the low half, `PREPARING` or `READY` in the high half; 0 if there is none.
     pub(crate) word: AtomicU64,
 }
 
@@ -235,7 +236,7 @@ struct PadLine([u8; 128]);
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Member {
-    /// Raised whenever the slot is taken.
+    /// Increased whenever the slot is taken.
     pub(crate) generation: AtomicU32,
     /// For messages only.
     pub(crate) pid: AtomicU32,
@@ -260,7 +261,8 @@ const _: () = {
 #[doc(hidden)]
 pub const CONTROL_MAGIC: [u8; 8] = MAGIC.to_le_bytes();
 
-/// Every word of the control page but those of the members: name, position, bytes. For who shows one.
+/// Name, position and size in bytes of every control word except the members'. For tools that display a
+/// control page.
 #[cfg(not(loom))]
 #[doc(hidden)]
 pub fn control_words() -> Vec<(&'static str, usize, usize)> {
@@ -287,7 +289,7 @@ pub fn control_words() -> Vec<(&'static str, usize, usize)> {
     words
 }
 
-/// Where the members' words start: for each a generation and a process id, four bytes each.
+/// The position of the members' words: for each member a generation and a process id, four bytes each.
 #[cfg(not(loom))]
 #[doc(hidden)]
 pub const CONTROL_MEMBERS_AT: usize = std::mem::offset_of!(Words, members);

@@ -1,9 +1,9 @@
-//! The protocols over the shared words, in every interleaving that loom finds. Run with
-//! `RUSTFLAGS="--cfg loom" cargo test --release --lib models`.
+//! The protocols over the shared words, in every interleaving that loom finds. Run with `RUSTFLAGS="--cfg
+//! loom" cargo test --release --lib models`.
 //!
-//! A sleeper of these models wakes only if it is woken, so a lost wake-up is a deadlock here; in the
-//! library it costs 100 ms. Two orders that loom cannot see are left to other tests: that of a dead
-//! process's stores (a processor's memory keeps them all), and that between compiled instructions.
+//! A sleeper of these models wakes only if it is woken, so a lost wake-up is a deadlock here; in the library
+//! it costs 100 ms. Two orders that loom cannot see are left to other tests: that of a dead process's stores
+//! (a processor's memory keeps them all), and that between compiled instructions.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
@@ -16,7 +16,7 @@ use super::{Place, Tail};
 use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::futex;
 
-/// Runs a model with so many forced switches between threads at most.
+/// Runs a model with at most `preemptions` forced switches between threads.
 fn model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -30,17 +30,17 @@ fn owner(slot: usize) -> Owner {
 /// The slot of the process that dies.
 const MORTAL: usize = 9;
 
-/// Says of one slot that it is dead, once it is.
+/// Reports one slot as dead, once it is.
 struct Death(AtomicU32);
 
 impl Liveness for Death {
     fn is_alive(&self, owner: Owner) -> bool {
-        // Acquire: the kernel frees a dead process's lock behind the last of its stores.
+        // Acquire: the kernel frees a dead process's lock after the last of its stores.
         owner.slot() != MORTAL || self.0.load(Ordering::Acquire) == 0
     }
 }
 
-/// A lock with what it guards: loom reports two threads in it at once.
+/// A lock and the count that it guards: loom reports two threads in it at once.
 struct Guarded {
     word: AtomicU32,
     count: UnsafeCell<u32>,
@@ -162,7 +162,7 @@ fn an_owner_that_dies_in_the_lock_is_followed_and_its_stores_are_seen() {
         };
         mortal.join().unwrap();
         taker.join().unwrap();
-        // Whoever came second, somebody has to take it over from the dead owner at some time.
+        // Whichever thread came second, one of them has to take the lock over from the dead owner.
         lock.acquire(2);
         assert_eq!(lock.count(), 2);
     });
@@ -212,7 +212,7 @@ impl Published {
         let end = self.end.load(Ordering::Relaxed);
         self.end.store(end + 1, Ordering::Release);
         release(&self.lock);
-        // As in the append path: the release was the barrier.
+        // As in the append path: the release acted as the barrier.
         wake(&self.waiters);
     }
 
@@ -276,7 +276,7 @@ fn a_sleeper_is_woken_though_two_appends_race_to_wake_it() {
 fn a_killed_sleepers_bit_costs_one_wake_and_hides_no_other_sleeper() {
     model(3, || {
         let published = Published::new();
-        // As a sleeper leaves it that is killed while it sleeps.
+        // The state left by a sleeper that is killed while it sleeps.
         published.waiters.store(1, Ordering::Relaxed);
         let reader = {
             let published = Arc::clone(&published);
@@ -290,7 +290,7 @@ fn a_killed_sleepers_bit_costs_one_wake_and_hides_no_other_sleeper() {
     });
 }
 
-/// What the writer of the next two models stores, in its order: base, position, end.
+/// The stores of the writer in the next two models, in order: base, position, end.
 const APPENDS: [(u64, u64, u64); 4] = [(0, 100, 1), (1, 50, 2), (1, 80, 3), (3, 60, 4)];
 
 fn write_appends(tail: &Tail) {

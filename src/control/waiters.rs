@@ -1,17 +1,17 @@
-//! Waking those who wait for a word to move, at no cost when nobody does.
+//! Waking the threads that wait for a word to move, at no cost when there are none.
 //!
-//! Bit 0 of the waiter word says that somebody sleeps, or is about to; the rest counts wakes. A waiter
-//! sets the bit, looks at its condition once more, and sleeps on the value with the bit. A waker moves
-//! its word, passes a full barrier, and looks at the bit: one of the two sees the other. It is a bit
-//! and not a count because a killed waiter would leave a count too high for ever.
+//! Bit 0 of the waiter word says that a waiter sleeps, or is about to; the rest counts wakes. A waiter sets
+//! the bit, checks its condition once more, and sleeps on the value with the bit. A waker moves its word,
+//! passes a full barrier, and checks the bit: one of the two sees the other. It is a bit and not a count
+//! because a killed waiter would leave a count that stays too high forever.
 
 use std::time::Duration;
 
 use crate::sys::atomic::{fence, AtomicU32, Ordering};
 use crate::sys::futex;
 
-/// Sleeps until woken, but not if `is_true` holds already, and for at most `timeout` or 100 ms. The
-/// caller looks at its condition again in any case.
+/// Sleeps until woken, for at most `timeout` or 100 ms; does not sleep if `is_true` already holds. The caller
+/// checks its condition again in any case.
 pub(crate) fn sleep(word: &AtomicU32, timeout: Duration, is_true: impl FnOnce() -> bool) {
     // SeqCst, with the fence: pairs with the barrier in `wake`.
     let expected = word.fetch_or(1, Ordering::SeqCst) | 1;
@@ -38,8 +38,8 @@ pub(crate) fn wake_after_fence(word: &AtomicU32) {
 
 #[cold]
 fn wake_slowly(word: &AtomicU32, seen: u32) {
-    // Adding 1 clears the bit and counts. Whoever fails was overtaken by a waker whose wake comes
-    // later than our store, or by a waiter whose second look does.
+    // Adding 1 clears the bit and counts. If the exchange fails, another process was first: a waker whose
+    // wake comes later than our store, or a waiter whose second check does.
     if word
         .compare_exchange(seen, seen.wrapping_add(1), Ordering::SeqCst, Ordering::Relaxed)
         .is_ok()

@@ -1,4 +1,4 @@
-//! The atomics of the control words, so that a model checker can stand behind them.
+//! The atomics of the control words, so that a model checker can replace them.
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};

@@ -9,12 +9,12 @@ fn read(clock: libc::clockid_t) -> u64 {
     (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
 }
 
-/// Wall clock, nanoseconds since the Unix epoch, as of the last timer tick (1 to 10 ms).
+/// Returns the wall clock in nanoseconds since the Unix epoch, as of the last timer tick (1 to 10 ms).
 pub(crate) fn wall_coarse() -> u64 {
     shifted(read(libc::CLOCK_REALTIME_COARSE))
 }
 
-/// Wall clock, nanoseconds since the Unix epoch.
+/// Returns the wall clock in nanoseconds since the Unix epoch.
 pub(crate) fn wall() -> u64 {
     shifted(read(libc::CLOCK_REALTIME))
 }
@@ -30,11 +30,11 @@ mod shift {
 
     static NANOS: AtomicI64 = AtomicI64::new(0);
 
-    /// Sets this process's wall clock ahead by so many nanoseconds, or back, as somebody with the right
-    /// to set the machine's would. Counts from the true time, not from the last shift.
+    /// Sets this process's wall clock ahead by `nanos` nanoseconds, or back, as an operator with the right to
+    /// set the machine's clock would. The shift is from the true time, not from the last shift.
     #[doc(hidden)]
     pub fn shift_wall_clock(nanos: i64) {
-        // A clock that is set orders nothing.
+        // A clock that is set orders no memory access.
         NANOS.store(nanos, Ordering::Relaxed);
     }
 
@@ -48,17 +48,17 @@ pub use shift::shift_wall_clock;
 #[cfg(feature = "sim")]
 use shift::shifted;
 
-/// Nanoseconds since the boot, as of the last timer tick; the same for all processes.
+/// Returns the nanoseconds since the boot, as of the last timer tick; the same for all processes.
 pub(crate) fn monotonic_coarse() -> u64 {
     read(libc::CLOCK_MONOTONIC_COARSE)
 }
 
-/// Nanoseconds since the boot, time asleep included; the same for all processes.
+/// Returns the nanoseconds since the boot, including suspended time; the same for all processes.
 pub(crate) fn boottime() -> u64 {
     read(libc::CLOCK_BOOTTIME)
 }
 
-/// `duration` in nanoseconds, at most `u64::MAX`.
+/// Returns `duration` in nanoseconds, at most `u64::MAX`.
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -2,7 +2,7 @@
 //!
 //! The names are those of `docs/failure-model.md`.
 
-/// Marks a place; does nothing unless the feature `sim` is on and a test armed it.
+/// Marks a crash point; does nothing unless the feature `sim` is on and a test has armed it.
 #[cfg_attr(loom, allow(unused_macros))]
 macro_rules! crash_point {
     ($name:literal) => {
@@ -16,7 +16,7 @@ pub(crate) use crash_point;
 mod armed {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    /// What happens when an armed point is reached.
+    /// The action when a crash point is reached.
     type Action = Box<dyn FnMut(&'static str) + Send>;
 
     static ANY: AtomicBool = AtomicBool::new(false);
@@ -38,7 +38,7 @@ mod armed {
 
     #[cold]
     fn act(name: &'static str) {
-        // A crash point inside the action itself is passed over.
+        // A crash point inside the action itself is skipped.
         if let Some(mut action) = ACTION.try_lock() {
             if let Some(action) = action.as_mut() {
                 action(name);

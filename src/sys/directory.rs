@@ -24,14 +24,14 @@ pub(crate) struct RealDirectory {
     making: Making,
 }
 
-/// What new files and directories get.
+/// The mode and the owner of new files and directories.
 #[derive(Debug, Clone, Copy)]
 struct Making {
-    /// Of files; directories get the search bits as well.
+    /// The mode of files; directories get the search bits as well.
     mode: u32,
-    /// Whatever the umask says.
+    /// The mode is exact, regardless of the umask.
     is_exact: bool,
-    /// User and group, if root makes them for another user.
+    /// The user and group, if root creates files for another user.
     owner: Option<(u32, u32)>,
 }
 
@@ -42,7 +42,8 @@ impl RealDirectory {
         RealDirectory::of(open_path(path)?, path, mode)
     }
 
-    /// The same; makes the directory and its missing parents first. Each new name is synced in its parent.
+    /// Opens the directory at `path` as [`open`](Self::open) does; creates it and its missing parents first.
+    /// Each new name is synced in its parent.
     pub(crate) fn make(path: &Path, mode: u32) -> io::Result<RealDirectory> {
         let making = Making { mode: mode & 0o666, is_exact: false, owner: None };
         RealDirectory::of(making.open_or_make(path)?, path, mode)
@@ -53,14 +54,14 @@ impl RealDirectory {
         Ok(RealDirectory { dir, path: std::path::absolute(path)?, making })
     }
 
-    /// From now on new files get the very mode of the file at `model`, if there is one, and if this process
-    /// is root's, its owner and group: a command that root runs must not lock the owner out.
+    /// From now on new files get exactly the mode of the file at `model`, if there is one, and its owner and
+    /// group if this process runs as root: a command run by root must not lock the owner out.
     pub(crate) fn make_like(&mut self, model: &Path) -> io::Result<()> {
         let found = match self.at(model, stat_at) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other?,
         };
-        // Anything else is met by the one that opens it.
+        // If it is not a regular file, opening it reports that.
         if found.st_mode & libc::S_IFMT == libc::S_IFREG {
             // SAFETY: takes nothing and cannot fail.
             let is_root = unsafe { libc::geteuid() } == ROOT;
@@ -73,7 +74,7 @@ impl RealDirectory {
         Ok(())
     }
 
-    /// Calls `call` with the descriptor of the directory in which the last name of `path` is, and that
+    /// Calls `call` with the descriptor of the directory that contains the last name of `path`, and with that
     /// name.
     fn at<T>(
         &self,
@@ -151,29 +152,29 @@ impl Making {
         Ok(made)
     }
 
-    /// Gives what root has made to the owner of the log.
+    /// Gives a file or directory that root has created to the owner of the log.
     fn give_owner(&self, made: &File) -> io::Result<()> {
         let Some((user, group)) = self.owner else { return Ok(()) };
         if made.metadata()?.uid() != ROOT {
-            // It was there, and is somebody's who may use the log.
+            // It existed already, and belongs to another user, who may use the log.
             return Ok(());
         }
         match std::os::unix::fs::fchown(made, Some(user), Some(group)) {
-            // A root that may not (in a container, say), or a file system that knows no owners.
+            // Root without that right (in a container, for example), or a file system without owners.
             Err(error) if is_refused(&error) => Ok(()),
             other => other,
         }
     }
 
-    /// Gives back what the umask took from something that this process has made.
+    /// Restores the mode bits that the umask removed from something that this process has created.
     fn make_exact(&self, made: &File, mode: u32) -> io::Result<()> {
         let found = made.metadata()?.mode();
         if !self.is_exact || found & 0o777 == mode {
             return Ok(());
         }
-        // The bit that hands the group on stays.
+        // Keep the bit that passes the group on.
         match made.set_permissions(fs::Permissions::from_mode(mode | found & 0o7000)) {
-            // It was there, and is another user's; or the file system knows no modes.
+            // It existed already and belongs to another user, or the file system has no modes.
             Err(error) if is_refused(&error) => Ok(()),
             other => other,
         }
@@ -270,7 +271,7 @@ impl Directory for RealDirectory {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        // A descriptor of its own: the place in the list belongs to the open file.
+        // A separate descriptor: the position in the list belongs to the open file.
         list(self.at(path, |fd, name| open_dir_at(fd, name, libc::O_RDONLY))?)
     }
 
@@ -323,7 +324,7 @@ fn c_string(bytes: &[u8]) -> io::Result<CString> {
     CString::new(bytes).map_err(|_| invalid("a path with a NUL byte"))
 }
 
-/// A name, never a way out of the directory.
+/// Returns a name, which never leads out of the directory.
 fn c_name(component: Component<'_>) -> io::Result<CString> {
     match component {
         Component::Normal(name) => c_string(name.as_bytes()),
@@ -358,7 +359,7 @@ fn open_at(dir: RawFd, name: &CStr, flags: libc::c_int, mode: u32) -> io::Result
     }
 }
 
-/// Opens a directory; of a symbolic link says that it is one.
+/// Opens a directory; for a symbolic link, the error says that it is one.
 fn open_dir_at(dir: RawFd, name: &CStr, flags: libc::c_int) -> io::Result<File> {
     match open_at(dir, name, flags | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0) {
         Err(error) if error.raw_os_error() == Some(libc::ENOTDIR) => {
@@ -369,7 +370,7 @@ fn open_dir_at(dir: RawFd, name: &CStr, flags: libc::c_int) -> io::Result<File> 
     }
 }
 
-/// Of a symbolic link: the link's.
+/// For a symbolic link: the link itself.
 fn stat_at(dir: RawFd, name: &CStr) -> io::Result<libc::stat> {
     // SAFETY: an all-zero stat is a valid value of the plain struct.
     let mut found: libc::stat = unsafe { mem::zeroed() };
@@ -391,7 +392,7 @@ fn list(dir: File) -> io::Result<Vec<String>> {
     }
     let mut names = Vec::new();
     let listed = loop {
-        // SAFETY: the calling thread's own word; only it tells an error from the end.
+        // SAFETY: the calling thread's own word; only it distinguishes an error from the end.
         unsafe { *libc::__errno_location() = 0 };
         // SAFETY: the stream is open, and no other thread has it.
         let entry = unsafe { libc::readdir64(stream) };
@@ -411,8 +412,8 @@ fn list(dir: File) -> io::Result<Vec<String>> {
     listed.map(|()| names)
 }
 
-/// Has new files of a directory, which is still empty, written in place (`chattr +C`): where a store
-/// copies the block first, a page that was allocated can still find the disk full, and that is a signal.
+/// Sets new files of a directory, which is still empty, to be written in place (`chattr +C`): where a store
+/// copies the block first, the disk can be full even for an allocated page, and that is a signal.
 fn store_in_place(dir: &File) -> io::Result<()> {
     const NO_COPY_ON_WRITE: libc::c_long = 0x0080_0000;
     let mut flags: libc::c_long = 0;
@@ -423,7 +424,7 @@ fn store_in_place(dir: &File) -> io::Result<()> {
     check(unsafe { libc::ioctl(dir.as_raw_fd(), libc::FS_IOC_SETFLAGS, &flags) })
 }
 
-/// By the magic numbers of statfs(2).
+/// Determines the medium by the magic numbers of statfs(2).
 fn medium_of(dir: &File) -> io::Result<Medium> {
     // SAFETY: an all-zero statfs is a valid value of the plain struct.
     let mut stat: libc::statfs = unsafe { mem::zeroed() };

@@ -1,12 +1,12 @@
 //! Detecting a forked child, and keeping the parent's locks out of it.
 //!
-//! A child inherits open files, and with them the kernel's locks: as long as it lives, its dead parent
-//! would look alive. So a child closes the lock files as its first act, and whatever it has of its
-//! parent's logs returns `Forked`. What remembers the generation in which it was made knows whose it is:
-//! a child begins one of its own when it opens a log.
+//! A child inherits open files, and with them the kernel's locks: as long as it lives, its dead parent would
+//! seem alive. So a child closes the lock files first of all, and every handle inherited from the parent
+//! returns `Forked`. A handle records the generation in which it was created: a child begins its own
+//! generation when it opens a log.
 //!
 //! A file that is being opened while another thread forks is not in the table yet, and the child keeps it. So
-//! forks are counted: a file during whose opening one began is opened again before its first lock.
+//! forks are counted: a file during whose opening a fork began is opened again before its first lock.
 
 use std::sync::atomic::{fence, AtomicU64, Ordering};
 use std::sync::OnceLock;
@@ -15,10 +15,10 @@ use parking_lot::Mutex;
 
 use super::lock_files;
 
-/// The generation of this process, on a page that the kernel wipes in a child: 0 until it has its own.
+/// The generation of this process, on a page that the kernel wipes in a child: 0 until the child has its own.
 static SENTINEL: OnceLock<&'static AtomicU64> = OnceLock::new();
 
-/// The newest generation that this process, or one that it descends from, has had.
+/// The newest generation of this process and its ancestors.
 static NEWEST: Mutex<u64> = Mutex::new(1);
 
 fn sentinel() -> &'static AtomicU64 {
@@ -36,7 +36,7 @@ fn sentinel() -> &'static AtomicU64 {
             );
             let wiped =
                 page != libc::MAP_FAILED && libc::madvise(page, 4096, libc::MADV_WIPEONFORK) == 0;
-            // Without the page (no memory) a fork would go unnoticed: better to stop here.
+            // Without the page (out of memory) a fork would go unnoticed: it is better to stop here.
             assert!(wiped, "no page of memory that is wiped on fork");
             page
         };
@@ -49,7 +49,7 @@ fn sentinel() -> &'static AtomicU64 {
     })
 }
 
-/// Forks that this process has begun, and those that have ended.
+/// Counts the forks that this process has begun, and those that have ended.
 static BEGUN: AtomicU64 = AtomicU64::new(0);
 static ENDED: AtomicU64 = AtomicU64::new(0);
 
@@ -62,12 +62,12 @@ extern "C" fn fork_has_ended() {
 }
 
 extern "C" fn in_child() {
-    // Its only thread: no fork of its own is under way.
+    // This is the child's only thread: no fork of its own is in progress.
     ENDED.store(BEGUN.load(Ordering::SeqCst), Ordering::SeqCst);
     lock_files::close_all();
 }
 
-/// A moment, to ask later whether the process has forked since.
+/// A moment, from which to check later whether the process has forked since.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
     begun: u64,
@@ -77,25 +77,25 @@ pub(crate) struct Moment {
 impl Moment {
     pub(crate) fn now() -> Moment {
         sentinel();
-        // The ended ones first: a fork under way at any time between the two is seen as one.
+        // The ended ones first: a fork in progress at any time between the two loads counts as in progress.
         let ended = ENDED.load(Ordering::SeqCst);
         Moment { begun: BEGUN.load(Ordering::SeqCst), ended }
     }
 
-    /// Whether no fork was under way then, and none has begun since: no child has a file that was opened
-    /// after that moment.
+    /// Returns whether no fork was in progress then, and none has begun since: no child has a file that was
+    /// opened after that moment.
     pub(crate) fn saw_no_fork(self) -> bool {
         fence(Ordering::SeqCst);
         self.begun == self.ended && BEGUN.load(Ordering::SeqCst) == self.begun
     }
 }
 
-/// Says in which process a value was made.
+/// The process in which a value was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Generation(u64);
 
 impl Generation {
-    /// Whether this process was forked since.
+    /// Returns whether this process was forked since.
     #[inline]
     pub(crate) fn is_parents(self) -> bool {
         sentinel().load(Ordering::Relaxed) != self.0
@@ -103,24 +103,24 @@ impl Generation {
 }
 
 impl Default for Generation {
-    /// This process's.
+    /// Returns the generation of this process.
     fn default() -> Generation {
         Generation(sentinel().load(Ordering::Relaxed))
     }
 }
 
-/// Gives a forked child a generation of its own: to be called before it makes anything.
+/// Gives a forked child its own generation. Called before the child makes anything.
 pub(crate) fn begin_generation() {
     let mut newest = NEWEST.lock();
     if sentinel().load(Ordering::Relaxed) == 0 {
-        // Closed already, unless the child was made by a system call that passes over the C library.
+        // They are closed already, unless the child was created by a system call that bypasses the C library.
         in_child();
         *newest += 1;
         sentinel().store(*newest, Ordering::Relaxed);
     }
 }
 
-/// Has the descriptor closed in forked children; returns its place in the table of all of them.
+/// Registers a descriptor to be closed in forked children; returns its place in the table of all of them.
 pub(crate) fn register(fd: i32) -> u32 {
     sentinel();
     lock_files::add(fd)

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::atomic::AtomicU32;
 
-/// No wait in this library is longer: every waiter re-checks its condition, and the life of those it
-/// depends on, at least this often.
+/// No wait in this library is longer: every waiter checks its condition again, and whether the processes it
+/// depends on are alive, at least this often.
 pub(crate) const MAX_WAIT: Duration = Duration::from_millis(100);
 
-/// Sleeps while `word` holds `expected`, until woken, for at most `timeout` or [`MAX_WAIT`]. May
-/// return for no reason.
+/// Sleeps while `word` holds `expected`, until woken, for at most `timeout` or [`MAX_WAIT`]. May return
+/// without a reason.
 #[cfg(not(loom))]
 pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) {
     let timeout = timeout.min(MAX_WAIT);
@@ -42,14 +42,14 @@ pub(crate) fn wake(word: &AtomicU32, count: i32) {
     }
 }
 
-/// The kernel's part, for the model checker: the comparison and the falling asleep are one step, and
-/// nobody wakes on his own, so that a wake-up that is lost is a deadlock that loom reports.
+/// The kernel's part, for the model checker: the comparison and falling asleep are one step, and no sleeper
+/// wakes by itself, so that a lost wake-up is a deadlock that loom reports.
 #[cfg(loom)]
 mod model {
     use loom::sync::{Condvar, Mutex};
 
     loom::lazy_static! {
-        /// Whether the longest time to sleep is over.
+        /// Whether the longest sleep has ended.
         static ref BUCKET: Mutex<bool> = Mutex::new(false);
         static ref SLEEPERS: Condvar = Condvar::new();
     }
@@ -73,8 +73,8 @@ mod model {
         }
     }
 
-    /// From now on no sleep lasts: as if the longest time were over for everybody, also for those
-    /// whom a dead process would have woken.
+    /// From now on no sleep lasts: as if the longest sleep had ended for every sleeper, including those that
+    /// a dead process would have woken.
     pub(crate) fn time_out() {
         *BUCKET.lock().expect("no panic under it") = true;
         SLEEPERS.notify_all();

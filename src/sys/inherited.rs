@@ -1,4 +1,4 @@
-//! Locks that outlive their process in a child of it.
+//! Locks that outlive their process in its child.
 
 use std::fs::File;
 use std::io;
@@ -12,8 +12,8 @@ use super::real::range;
 #[derive(Debug)]
 pub(crate) struct InheritableLock(OwnedFd);
 
-/// Takes the shared lock on a byte. The file is open for this alone; its descriptor is closed on exec, and
-/// unlike that of other lock files not in a fork.
+/// Takes the shared lock on a byte. The file is open for this lock alone; its descriptor is closed on exec
+/// and, unlike those of other lock files, not on fork.
 pub(super) fn lock(file: File, byte: u64) -> io::Result<InheritableLock> {
     let mut lock = range(libc::F_RDLCK, byte, 1);
     loop {
@@ -30,8 +30,8 @@ pub(super) fn lock(file: File, byte: u64) -> io::Result<InheritableLock> {
 }
 
 impl InheritableLock {
-    /// Has the command's children keep it. It is cleared of close-on-exec in the child alone: in this
-    /// process another thread's child would get it as well.
+    /// Lets the command's child keep the lock. Close-on-exec is cleared in the child alone: if it were
+    /// cleared in this process, a child of another thread would inherit the lock as well.
     pub(crate) fn pass_to(self, command: &mut Command) {
         let keep = move || {
             // SAFETY: a descriptor that the closure owns, open in the child as well.
@@ -40,7 +40,7 @@ impl InheritableLock {
                 _ => Err(io::Error::last_os_error()),
             }
         };
-        // SAFETY: between fork and exec it makes one async-signal-safe call and allocates nothing: an
+        // SAFETY: between fork and exec it makes one async-signal-safe call and allocates nothing, because an
         // error of the system is a number.
         unsafe { command.pre_exec(keep) };
     }

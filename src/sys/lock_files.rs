@@ -1,21 +1,21 @@
 //! The descriptors of this process's lock files, for a forked child to close.
 //!
 //! The child's handler interrupts the parent's threads at any instant, and may neither allocate nor wait. So
-//! the table grows by chunks that never move, and a place is taken and given back by one compare-and-swap.
+//! the table grows by chunks that never move, and a place is taken and freed by one compare-and-swap.
 
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::{iter, ptr};
 
-/// Of the first chunk; each one after it has twice the places of the one before.
+/// Places of the first chunk; each later one has twice as many as the one before.
 const FIRST_LEN: u32 = 1 << 10;
-/// With them there are more places than a process can have descriptors.
+/// With this many chunks there are more places than a process can have descriptors.
 const CHUNK_COUNT: usize = 21;
 const NO_FILE: i32 = -1;
 const NO_PLACE: u32 = u32::MAX;
 
 struct Place {
     fd: AtomicI32,
-    /// While it is free: the next free one.
+    /// While the place is free: the next free place.
     next: AtomicU32,
 }
 
@@ -25,17 +25,17 @@ static CHUNKS: [AtomicPtr<Place>; CHUNK_COUNT] =
 /// Places that were ever taken. Each of them has its chunk.
 static TAKEN: AtomicU32 = AtomicU32::new(0);
 
-/// The first free place; in the upper half a count of its changes, so that a compare-and-swap fails if the
-/// same place was taken and given back meanwhile.
+/// The first free place; the upper half counts its changes, so that a compare-and-swap fails if the same
+/// place was taken and freed meanwhile.
 static FREE: AtomicU64 = AtomicU64::new(NO_PLACE as u64);
 
-/// The chunk of a place, and its index there.
+/// Returns the chunk of a place, and its index there.
 fn chunk_of(number: u32) -> (usize, usize) {
     let chunk = (number / FIRST_LEN + 1).ilog2();
     (chunk as usize, (number - FIRST_LEN * ((1 << chunk) - 1)) as usize)
 }
 
-/// A place that was taken.
+/// Returns a place that was taken.
 fn place(number: u32) -> &'static Place {
     let (chunk, index) = chunk_of(number);
     let first = CHUNKS[chunk].load(Ordering::Acquire);
@@ -90,14 +90,14 @@ fn take_new() -> u32 {
     }
 }
 
-/// Has the descriptor closed in forked children; returns its place.
+/// Registers a descriptor to be closed in forked children; returns its place.
 pub(super) fn add(fd: i32) -> u32 {
     let number = take_free().unwrap_or_else(take_new);
     place(number).fd.store(fd, Ordering::Release);
     number
 }
 
-/// Gives a place back, before its descriptor is closed.
+/// Frees a place, before its descriptor is closed.
 pub(super) fn remove(number: u32) {
     let place = place(number);
     place.fd.store(NO_FILE, Ordering::Release);
@@ -112,7 +112,8 @@ pub(super) fn remove(number: u32) {
     }
 }
 
-/// In a child, whose only thread this is: closes all of them, and begins anew. Async-signal-safe.
+/// In a child, whose only thread this is: closes all of them, and starts with an empty table.
+/// Async-signal-safe.
 pub(super) fn close_all() {
     for number in 0..TAKEN.load(Ordering::Acquire) {
         let fd = place(number).fd.swap(NO_FILE, Ordering::AcqRel);
@@ -122,7 +123,7 @@ pub(super) fn close_all() {
             unsafe { libc::close(fd) };
         }
     }
-    // The parent's handles never give their places back in a child.
+    // The parent's handles never free their places in a child.
     TAKEN.store(0, Ordering::Release);
     FREE.store(u64::from(NO_PLACE), Ordering::Release);
 }

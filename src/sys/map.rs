@@ -1,16 +1,16 @@
 //! A shared mapping of a file, without ever forming a reference to its bytes.
 //!
-//! Other processes store into the same memory. Words are reached as atomics; ranges are copied in and
-//! out. A copy out is made of relaxed loads, so that a racing store gives wrong bytes (which the
-//! frame's checksum finds) and not undefined behaviour.
+//! Other processes store into the same memory. Words are accessed as atomics; ranges are copied in and out. A
+//! copy out consists of relaxed loads, so that a racing store gives wrong bytes (which the frame's checksum
+//! detects) and not undefined behaviour.
 
 use super::fork::Generation;
 use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
 use std::sync::Arc;
 use std::{io, ptr};
 
-/// Bytes copied into a mapping at once. Longer copies take the processor's string instructions,
-/// which are slower by a third on lines that are not in a cache.
+/// Bytes copied into a mapping at once. Longer copies use the processor's string instructions, which are a
+/// third slower on lines that are not in a cache.
 const PIECE_LEN: usize = 512;
 
 /// See the module. Cheap to share: put it in an `Arc`.
@@ -24,7 +24,7 @@ pub(crate) struct Map {
 
 enum Backing {
     File(std::mem::ManuallyDrop<memmap2::MmapRaw>),
-    /// Keeps memory alive that something else owns.
+    /// Keeps memory alive that belongs to another value.
     #[cfg_attr(not(feature = "sim"), allow(dead_code))]
     Memory {
         _owner: Arc<dyn Send + Sync>,
@@ -71,12 +71,12 @@ impl Map {
         }
     }
 
-    /// Bytes mapped.
+    /// Returns the number of mapped bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Address of the first byte, for the one module that lays its words over the mapping.
+    /// Returns the address of the first byte, for the one module that lays its words over the mapping.
     pub(crate) fn as_ptr(&self) -> *mut u8 {
         self.start
     }
@@ -91,7 +91,7 @@ impl Map {
         unsafe { self.start.add(position) }
     }
 
-    /// The aligned word at `position`.
+    /// Returns the aligned word at `position`.
     pub(crate) fn word(&self, position: usize) -> &AtomicU64 {
         assert!(position % 8 == 0);
         // SAFETY: in bounds (`at`), aligned (mappings start on a page), and the memory is only ever
@@ -99,8 +99,8 @@ impl Map {
         unsafe { AtomicU64::from_ptr(self.at(position, 8).cast()) }
     }
 
-    /// Copies `bytes` into the mapping. The caller must be the only writer of the range, and no
-    /// reader may have been told of it yet.
+    /// Copies `bytes` into the mapping. The caller must be the only writer of the range, and the range must
+    /// not be published to readers yet.
     #[inline]
     pub(crate) fn write(&self, position: usize, bytes: &[u8]) {
         assert!(self.writable, "a read-only mapping");
@@ -149,11 +149,11 @@ impl Map {
         }
     }
 
-    /// The bytes of a range, as a slice into the mapping.
+    /// Returns the bytes of a range, as a slice into the mapping.
     ///
     /// # Safety
     ///
-    /// While the slice lives nobody stores into the range, and nobody makes the file shorter.
+    /// While the slice lives, no process or thread stores into the range, and none shortens the file.
     pub(crate) unsafe fn slice(&self, position: usize, len: usize) -> &[u8] {
         // SAFETY: in bounds (`at`); unchanging by the caller's promise.
         unsafe { std::slice::from_raw_parts(self.at(position, len), len) }
@@ -166,8 +166,8 @@ impl Map {
         raw.advise_range(memmap2::Advice::PopulateWrite, start, end.min(self.len) - start)
     }
 
-    /// Has the pages of a range read and entered now: a bad sector is an error here instead of a signal
-    /// later, and no page takes a fault of its own.
+    /// Reads and maps the pages of a range now: a bad sector is an error here instead of a signal later, and
+    /// no page faults on its own.
     pub(crate) fn populate_to_read(&self, start: usize, end: usize) -> io::Result<()> {
         let Backing::File(raw) = &self.backing else { return Ok(()) };
         let start = start & !4095;
@@ -177,9 +177,9 @@ impl Map {
 
 /// Copies as many whole blocks of 64 bytes as `out` has room for, and returns their length.
 ///
-/// Loads of words one by one are the only racing reads that the language knows, and they are half as
-/// fast as the memory. The loads below are 16 bytes wide and no part of the language: to it, the block
-/// is a call that stores some bytes or other into `out`.
+/// The only racing reads that the language allows are loads of single words, and they are half as fast as the
+/// memory. The loads below are 16 bytes wide and not part of the language: for the compiler, the block is a
+/// call that stores arbitrary bytes into `out`.
 #[inline]
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 fn copy_blocks(from: *const u8, out: &mut [u8]) -> usize {
@@ -218,7 +218,7 @@ fn copy_blocks(from: *const u8, out: &mut [u8]) -> usize {
     blocks * 64
 }
 
-/// Elsewhere, everything is copied as words.
+/// On other processors, everything is copied as words.
 #[inline]
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
 fn copy_blocks(_: *const u8, _: &mut [u8]) -> usize {
@@ -234,7 +234,7 @@ impl std::fmt::Debug for Map {
 impl Drop for Map {
     fn drop(&mut self) {
         if let Backing::File(raw) = &mut self.backing {
-            // A forked child did not inherit the mapping: something else may lie at its address.
+            // A forked child did not inherit the mapping: its address may be in use for something else.
             if !self.made_in.is_parents() {
                 // SAFETY: dropped once, here.
                 unsafe { std::mem::ManuallyDrop::drop(raw) };

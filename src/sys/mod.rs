@@ -1,8 +1,8 @@
-//! The seam to the operating system: files, maps, locks, futex, clock, fork. No other module names
-//! them, and this one knows no format.
+//! The interface to the operating system: files, maps, locks, futex, clock, fork. No other module names them,
+//! and this one knows no format.
 //!
-//! Two implementations of [`Directory`] are behind it: [`directory`] and, for tests, [`sim`], which keeps
-//! files in memory, tells durable bytes from cached ones, cuts the power and injects faults.
+//! [`Directory`] has two implementations: [`directory`] and, for tests, [`sim`], which keeps files in memory,
+//! distinguishes durable bytes from cached ones, cuts the power and injects faults.
 
 pub(crate) mod atomic;
 pub(crate) mod clock;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 pub(crate) use inherited::InheritableLock;
 pub(crate) use map::Map;
 
-/// What kind of storage a directory lies on, as far as it changes what can be promised.
+/// The kind of storage that holds a directory, as far as it changes which promises can be kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Medium {
     /// A file system on a disk.
@@ -34,7 +34,7 @@ pub(crate) enum Medium {
     Memory,
     /// Copies on write: an allocated page can still fail on a store.
     CopyOnWrite,
-    /// Another machine's: locks and maps are not shared. Holds the file system's name.
+    /// The file system of another machine: locks and maps are not shared. Holds the file system's name.
     Network(&'static str),
 }
 
@@ -58,19 +58,19 @@ pub(crate) enum Access {
     OpenOrCreate,
 }
 
-/// One open directory. Names are looked up from its descriptor, so the directory stays the same one when
-/// it is moved, when its path leads elsewhere, or when the process changes its current directory.
+/// One open directory. Names are looked up from its descriptor, so the directory stays the same when it is
+/// moved, when its path leads elsewhere, or when the process changes its current directory.
 ///
-/// Paths given to its methods are those of messages: they start with [`path`](Self::path), and only the
-/// rest is looked up. A symbolic link is never followed.
+/// Paths given to its methods are those for messages: they start with [`path`](Self::path), and only the rest
+/// is looked up. A symbolic link is never followed.
 pub(crate) trait Directory: Send + Sync + std::fmt::Debug {
-    /// The absolute path under which it was opened.
+    /// Returns the absolute path under which it was opened.
     fn path(&self) -> &Path;
     /// Returns which directory it is.
     fn identity(&self) -> io::Result<FileIdentity>;
     /// Opens a directory in this one.
     fn open_dir(&self, path: &Path) -> io::Result<Arc<dyn Directory>>;
-    /// Opens a directory in this one, and makes it first if it is missing: its name is durable on return.
+    /// Opens a directory in this one, and creates it first if it is missing: its name is durable on return.
     fn make_dir(&self, path: &Path) -> io::Result<Arc<dyn Directory>>;
     /// Opens a regular file.
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn DiskFile>>;
@@ -78,7 +78,7 @@ pub(crate) trait Directory: Send + Sync + std::fmt::Debug {
     fn identity_of(&self, path: &Path) -> io::Result<FileIdentity>;
     /// Gives a file or a directory another name; fails with `AlreadyExists` if that exists.
     fn rename_no_replace(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Gives a file another name, in place of the file that has it.
+    /// Gives a file another name, replacing the file that has it.
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file's name.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
@@ -87,26 +87,27 @@ pub(crate) trait Directory: Send + Sync + std::fmt::Debug {
     /// Returns the names in a directory, in no order. Names that are not UTF-8 are left out.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
     /// Makes the names in a directory durable, through a file description opened for this call: the kernel
-    /// reports an error once to each.
+    /// reports an error once to each description.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in this directory durable, through the description that has been open all the time.
     /// One thread at a time may call it, and it must stop all writers if the call fails.
     fn sync_own_names(&self) -> io::Result<()>;
-    /// Takes the lock on a byte of a file through an open file of its own, shared with others of this
-    /// kind, for a child process to inherit.
+    /// Takes the lock on a byte of a file through a separate open file, shared with other locks of this kind,
+    /// for a child process to inherit.
     fn inheritable_lock(&self, path: &Path, byte: u64) -> io::Result<InheritableLock>;
     /// Returns the random identity of this boot of this machine.
     fn boot_id(&self) -> io::Result<[u64; 2]>;
-    /// Names the mount that the directory is on, never used again on this boot: as long as it is the same,
-    /// the page cache was not lost. `None` if the kernel cannot tell (before 6.8).
+    /// Returns the number of the mount that contains the directory. It is never used again on this boot: as
+    /// long as it is the same, the page cache was not lost. `None` if the kernel cannot report it (before
+    /// 6.8).
     fn mount(&self) -> Option<u64>;
-    /// Returns the storage on which it lies.
+    /// Returns the kind of storage that holds it.
     fn medium(&self) -> io::Result<Medium>;
 }
 
 /// One open file.
 pub(crate) trait DiskFile: Send + Sync + std::fmt::Debug {
-    /// Bytes of the file.
+    /// Returns the length of the file in bytes.
     fn len(&self) -> io::Result<u64>;
     /// See [`FileIdentity`].
     fn identity(&self) -> io::Result<FileIdentity>;
@@ -116,37 +117,37 @@ pub(crate) trait DiskFile: Send + Sync + std::fmt::Debug {
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
     /// Writes all of `bytes`.
     fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()>;
-    /// Extends the file to `len` bytes of allocated zeros; does nothing if it is as long.
+    /// Extends the file to `len` bytes of allocated zeros; does nothing if it already has that length.
     fn allocate(&self, len: u64) -> io::Result<()>;
-    /// Marks the pages of a range as changed, so that the next sync writes them whatever the page cache
-    /// believes: after a failed sync it takes lost pages for clean ones. No byte changes, and no store of
-    /// another process is lost.
+    /// Marks the pages of a range as changed, so that the next sync writes them even if the page cache
+    /// considers them clean: after a failed sync it takes lost pages for clean ones. No byte changes, and no
+    /// store of another process is lost.
     fn redirty(&self, start: u64, end: u64) -> io::Result<()>;
-    /// Allocates the holes of the first `len` bytes, which the file has, and changes no byte: a file that
-    /// was restored from a sparse copy has holes, and a store into one is a signal if the disk is full.
-    /// False if the file system cannot tell.
+    /// Allocates the holes in the first `len` bytes, which the file has, and changes no byte: a file that was
+    /// restored from a sparse copy has holes, and a store into one is a signal if the disk is full. Returns
+    /// false if the file system cannot report them.
     fn fill_holes(&self, len: u64) -> io::Result<bool>;
     /// fdatasync: the file's bytes and length are durable on return.
     ///
     /// The kernel reports a write error once to each open file description. Two threads that both depend on
     /// the result need a description each, opened before the bytes are stored or marked as changed.
     fn sync_data(&self) -> io::Result<()>;
-    /// Whether part of a range that was just synced lies in blocks that the file system still records as
-    /// unwritten: reading them gives zeros once the page cache has dropped the pages. False if the file system
-    /// cannot tell.
+    /// Returns whether part of a range that was just synced is in blocks that the file system still records
+    /// as unwritten: reading them gives zeros once the page cache has dropped the pages. False if the file
+    /// system cannot report it.
     fn has_unwritten_blocks(&self, start: u64, end: u64) -> io::Result<bool>;
     /// Maps the first `len` bytes, shared; the file must have them.
     fn map(&self, len: usize, writable: bool) -> io::Result<Map>;
-    /// Takes the exclusive lock on a range of bytes, unless another open file has part of it.
-    /// Needs write access. Held until [`unlock`](Self::unlock) or the end of this open file.
+    /// Takes the exclusive lock on a range of bytes, unless another open file has locked part of it. Needs
+    /// write access. Held until [`unlock`](Self::unlock) or until this open file is closed.
     fn try_lock(&self, start: u64, len: u64) -> io::Result<bool>;
-    /// Gives the lock back.
+    /// Releases the lock.
     fn unlock(&self, start: u64, len: u64) -> io::Result<()>;
-    /// Whether another open file, of this or any process, holds a lock on part of the range.
+    /// Returns whether another open file, of this or any process, holds a lock on part of the range.
     fn locked_by_other(&self, start: u64, len: u64) -> io::Result<bool>;
 }
 
-/// Whether a symbolic link was met, which is never followed.
+/// Returns whether the error is that of a symbolic link, which is never followed.
 pub(crate) fn is_symbolic_link(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ELOOP)
 }
@@ -160,7 +161,7 @@ pub(crate) fn read_start(file: &dyn DiskFile, limit: usize) -> io::Result<Vec<u8
     Ok(bytes)
 }
 
-/// Makes the pages of a range of a mapped file resident and writable; without an error, a store there takes
+/// Makes the pages of a range of a mapped file resident and writable; if this succeeds, a store there takes
 /// no fault.
 pub(crate) fn populate(file: &dyn DiskFile, map: &Map, start: usize, end: usize) -> io::Result<()> {
     match map.populate(start, end) {
@@ -171,8 +172,8 @@ pub(crate) fn populate(file: &dyn DiskFile, map: &Map, start: usize, end: usize)
     }
 }
 
-/// The kernel says only that a page cannot be had, where a store would be a signal: it could not be read,
-/// which a read says as well, or there was no room for it.
+/// Returns the reason why a page is not available, which the kernel does not report: the page could not be
+/// read, which a read reports as well, or there was no room for it. A store into it would be a signal.
 fn why_no_page(file: &dyn DiskFile, start: usize, end: usize) -> io::Error {
     let mut piece = [0; 4096];
     for position in (start..end).step_by(piece.len()) {
@@ -186,8 +187,8 @@ fn why_no_page(file: &dyn DiskFile, start: usize, end: usize) -> io::Error {
     io::Error::from_raw_os_error(libc::ENOSPC)
 }
 
-/// Creates a small file under its final name so that after a crash it is there whole or not at all.
-/// `unique` makes the temporary name; durable on return.
+/// Creates a small file under its final name so that after a crash it exists whole or not at all. `unique`
+/// makes the temporary name unique; the file is durable on return.
 pub(crate) fn create_durably(
     files: &dyn Directory,
     path: &Path,
@@ -211,14 +212,14 @@ pub(crate) fn create_durably(
     files.sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
-/// `path` with `suffix` behind its last part.
+/// Returns `path` with `suffix` appended to its last part.
 pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
 }
 
-/// 64 random bits from the kernel.
+/// Returns 64 random bits from the kernel.
 pub(crate) fn random() -> u64 {
     let mut bytes = [0u8; 8];
     let mut filled = 0;

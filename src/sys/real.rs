@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 use super::{extents, fork, why_no_page, DiskFile, FileIdentity, Map};
 
-/// A data file must never get the descriptor of a closed standard stream: somebody's message would
-/// be written into it.
+/// Moves a file off the descriptors of standard streams: if a data file had the descriptor of a closed
+/// stream, another component's output could be written into it.
 pub(super) fn above_standard_streams(file: File) -> io::Result<File> {
     if file.as_raw_fd() > 2 {
         return Ok(file);
@@ -32,15 +32,15 @@ pub(super) struct RealFile {
     file: ManuallyDrop<File>,
     /// Set with the first lock: forked children close the descriptor.
     registered: OnceLock<u32>,
-    /// Of two threads that take the first lock one registers the file: opening it again would give up the
+    /// Of two threads that take the first lock, one registers the file: opening it again would release the
     /// other's lock.
     registering: Mutex<()>,
     made_in: fork::Generation,
-    /// Before it was opened.
+    /// A moment before it was opened.
     opened_at: fork::Moment,
 }
 
-/// How often a file is opened again because the process forks.
+/// How often a file is opened again because the process forks meanwhile.
 const MOST_REOPENINGS: usize = 1000;
 
 impl Drop for RealFile {
@@ -48,8 +48,8 @@ impl Drop for RealFile {
         match self.registered.get() {
             Some(_) if self.made_in.is_parents() => return,
             Some(place) => {
-                // A child that is forked between the next two lines has the file, and must not have the
-                // lock. Nothing can be done if this fails, and nothing else depends on it.
+                // A child that is forked between the next two lines has the file, and must not have the lock.
+                // If this fails, nothing can be done, and nothing else depends on it.
                 drop(self.unlock(0, 0));
                 fork::unregister(*place);
             }
@@ -72,9 +72,9 @@ impl RealFile {
         }
     }
 
-    /// Before the first lock: has forked children close the descriptor. A child that was forked since the file
-    /// was opened shares it, and would share the lock: then the descriptor is made to refer to another opening
-    /// of the same file.
+    /// Called before the first lock: registers the descriptor to be closed in forked children. A child that
+    /// was forked since the file was opened shares the descriptor, and would share the lock: then the
+    /// descriptor is made to refer to another opening of the same file.
     fn register(&self) -> io::Result<u32> {
         let place = fork::register(self.file.as_raw_fd());
         let mut opened_at = self.opened_at;
@@ -129,8 +129,8 @@ pub(super) fn range(kind: libc::c_int, start: u64, len: u64) -> libc::flock {
 
 impl DiskFile for RealFile {
     fn len(&self) -> io::Result<u64> {
-        // Not stat: after it, the next store into a page takes a new time stamp and journals it. Nobody
-        // uses the position.
+        // Not stat: after a stat, the next store into a page takes a new time stamp and journals it. The file
+        // position is not used.
         (&*self.file).seek(SeekFrom::End(0))
     }
 
@@ -186,10 +186,10 @@ impl DiskFile for RealFile {
             return Ok(());
         }
         let raw = memmap2::MmapOptions::new().offset(start).len(len).map_raw(&*self.file)?;
-        // A fault for writing marks a page whether or not a store follows. In a new mapping each page
-        // takes that fault: in an old one a page can be entered writable already, and be left out. A
-        // store would be no better: one that changes nothing is dropped by the compiler, and one that
-        // reads a word and writes it back undoes what another process stores meanwhile.
+        // A fault for writing marks a page whether or not a store follows. In a new mapping each page takes
+        // that fault; in an old one a page may already be mapped writable, and would be left out. A store
+        // would be no better: the compiler drops one that changes nothing, and one that reads a word and
+        // writes it back undoes a concurrent store by another process.
         raw.advise_range(memmap2::Advice::PopulateWrite, 0, len).map_err(|error| {
             match error.raw_os_error() {
                 Some(libc::EFAULT) => why_no_page(self, start as usize, start as usize + len),
@@ -200,8 +200,8 @@ impl DiskFile for RealFile {
 
     fn fill_holes(&self, len: u64) -> io::Result<bool> {
         loop {
-            // Not posix_fallocate, which writes zeros itself where the file system cannot allocate, over
-            // bytes that others are storing.
+            // Not posix_fallocate: where the file system cannot allocate, it writes zeros itself, over bytes
+            // that other processes are storing.
             let mode = libc::FALLOC_FL_KEEP_SIZE;
             // SAFETY: an open descriptor and plain integers.
             let done =
@@ -272,7 +272,7 @@ impl DiskFile for RealFile {
 }
 
 /// Makes a call that may write or grow a file. Beyond RLIMIT_FSIZE, which can be lowered at any time, the
-/// kernel sends the calling thread a signal that ends the process: here it is an error of the call.
+/// kernel sends the calling thread a signal that ends the process: here it becomes an error of the call.
 fn without_size_signal<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     // SAFETY: all-zero signal sets are plain data, and made empty or written by the calls below.
     let (mut size, mut before): (libc::sigset_t, libc::sigset_t) =
@@ -285,7 +285,7 @@ fn without_size_signal<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T>
     }
     let result = call();
     let is_over = |error: &io::Error| error.raw_os_error() == Some(libc::EFBIG);
-    // SAFETY: as above; nothing is waited for. A signal that the thread itself has blocked is left to it.
+    // SAFETY: as above; the call does not wait. A signal that the thread itself has blocked is left pending.
     unsafe {
         if result.as_ref().is_err_and(is_over) && libc::sigismember(&before, libc::SIGXFSZ) == 0 {
             let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -296,7 +296,7 @@ fn without_size_signal<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T>
     result
 }
 
-/// Says what the limit is, before anything is made.
+/// Returns an error that names the limit, before anything is created.
 fn check_file_size_limit(len: u64) -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is live for the call.
@@ -316,7 +316,7 @@ fn check_file_size_limit(len: u64) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// Bytes of pages that this thread has made dirty, by the kernel's account.
+    /// Returns how many bytes of pages this thread has made dirty, as the kernel counts them.
     fn dirtied() -> u64 {
         let text = std::fs::read_to_string("/proc/thread-self/io").expect("is there");
         let line = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn a_page_that_is_marked_is_written_by_the_next_sync_though_it_is_clean_and_mapped_writable() {
         const LEN: u64 = 64 << 10;
-        // Beside this binary: on a disk.
+        // In the directory of this binary, which is on a disk.
         let binary = std::env::current_exe().expect("is known");
         let file = tempfile::tempfile_in(binary.parent().expect("a directory")).expect("creates");
         let file = RealFile::new(file, fork::Moment::now());
@@ -341,7 +341,7 @@ mod tests {
         let marked = dirtied() - before;
         assert!((LEN - 8192..=LEN).contains(&marked), "{marked} bytes are dirty");
         file.sync_data().expect("syncs");
-        // Each time anew.
+        // Each call marks the pages again.
         file.redirty(0, u64::MAX).expect("marks");
         assert!(dirtied() - before >= marked + LEN - 8192);
         file.redirty(LEN, u64::MAX).expect("there is nothing to mark");
@@ -389,7 +389,7 @@ mod tests {
             let (child, pipe) = fork_child();
             assert!(lock(&file));
             assert!(!other.try_lock(0, 1).expect("probes"), "it is the lock of that file");
-            // As when the process dies: its descriptor is closed, and nothing is unlocked.
+            // As when the process dies: its descriptor is closed without an unlock.
             if let Some(place) = file.registered.get() {
                 fork::unregister(*place);
             }
