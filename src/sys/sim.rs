@@ -1,14 +1,14 @@
-//! A disk in memory that tells live bytes from durable ones, cuts the power, and fails on demand.
+//! A disk in memory that distinguishes live bytes from durable ones, cuts the power, and fails on demand.
 //!
-//! Live is what every process sees: the page cache and the names in it. Durable is what a power cut
-//! cannot take: the bytes of a file at its last successful sync, and the names that a directory sync
-//! (or the creation of the directory) has covered. [`SimDisk::power_cut`] mixes the two.
+//! Every process sees the live state: the page cache and the names in it. A power cut cannot take the durable
+//! state: the bytes of a file at its last successful sync, and the names that a directory sync (or the
+//! creation of the directory) has covered. [`SimDisk::power_cut`] mixes the two.
 //!
-//! One mutex orders all operations and all snapshots, so an image never has a later sync without an
-//! earlier one. Stores into mappings pass it by, as they pass the kernel by.
+//! One mutex orders all operations and all snapshots, so an image never has a later sync without an earlier
+//! one. Stores into mappings bypass it, as they bypass the kernel.
 //!
-//! Harsher than a kernel in two ways: a failed sync writes nothing at all, and storing the same bytes
-//! again through a mapping does not make a page dirty. Milder in one: the maps of a killed process
+//! It is harsher than a kernel in two ways: a failed sync writes nothing at all, and storing the same bytes
+//! again through a mapping does not make a page dirty. It is milder in one: the maps of a killed process
 //! stay, so its destructors can still store into them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -21,16 +21,16 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{Access, Directory, DiskFile, FileIdentity, Map, Medium};
 
-/// What the page cache writes as one.
+/// The unit in which the page cache writes.
 const PAGE_LEN: usize = 4096;
-/// What a disk writes as one.
+/// The unit in which a disk writes.
 const SECTOR_LEN: usize = 512;
-/// A file that is mapped can grow this far at least.
+/// The length to which a mapped file can grow, at least.
 const MEMORY_LEN_MIN: usize = 64 << 10;
 const FILE_LEN_MAX: u64 = 4 << 30;
 const OP_COUNT: usize = Op::Lock as usize + 1;
 
-/// The kinds of operation that are counted and can be made to fail.
+/// The kinds of operations that are counted and can be made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
     /// Opening or creating a file.
@@ -41,27 +41,27 @@ pub enum Op {
     Remove,
     /// Listing a directory.
     List,
-    /// Syncing a directory, also the parent of a newly created one.
+    /// Syncing a directory, including the parent of a newly created one.
     SyncDir,
     /// Reading from a file.
     Read,
-    /// Writing to a file; a write through a mapping is none.
+    /// Writing to a file; a write through a mapping does not count.
     Write,
-    /// Allocating room for a file.
+    /// Allocating space for a file.
     Allocate,
-    /// Syncing a file. If it fails, the page cache takes the file's pages for written. The error is reported
+    /// Syncing a file. If it fails, the page cache considers the file's pages written. The error is reported
     /// once to each open file, including one that is opened before the first report.
     SyncData,
     /// Mapping a file.
     Map,
     /// Marking pages of a file as changed.
     Redirty,
-    /// Taking, giving back or probing a lock.
+    /// Taking, releasing or probing a lock.
     Lock,
 }
 
-/// One process's view of a disk in memory. A clone is the same process; [`process`](Self::process)
-/// gives another one.
+/// One process's view of a disk in memory. A clone is the same process; [`process`](Self::process) returns
+/// another one.
 #[derive(Clone)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
@@ -81,7 +81,7 @@ impl fmt::Debug for SimDisk {
 }
 
 impl SimDisk {
-    /// An empty disk without a size limit.
+    /// Returns an empty disk without a size limit.
     pub fn new() -> Self {
         Self::of(State::new(Names::new(), 1))
     }
@@ -90,12 +90,12 @@ impl SimDisk {
         SimDisk { state: Arc::new(Mutex::new(state)), process: 0 }
     }
 
-    /// Another process on the same machine.
+    /// Returns the view of another process on the same machine.
     pub fn process(&self) -> SimDisk {
         SimDisk { state: self.state.clone(), process: self.state.lock().next_id() }
     }
 
-    /// Opens a directory for the library; makes it first, with its missing parents, if asked to.
+    /// Opens a directory for the library; if `make` is set, creates it first, with its missing parents.
     pub(crate) fn open_root(&self, path: &Path, make: bool) -> io::Result<Arc<dyn Directory>> {
         let mut dir: Arc<dyn Directory> =
             Arc::new(SimDirectory { disk: self.clone(), number: ROOT, path: "/".into() });
@@ -106,8 +106,8 @@ impl SimDisk {
         Ok(dir)
     }
 
-    /// Gives a file or a directory another name, live and durable, beneath the processes that have it
-    /// open: what an operator's `mv` does.
+    /// Gives a file or a directory another name, live and durable, while processes have it open: the effect
+    /// of an operator's `mv`.
     ///
     /// # Panics
     ///
@@ -121,8 +121,8 @@ impl SimDisk {
         state.settle(|_| true);
     }
 
-    /// Kills this process: its locks are free at once, and whatever it still calls, also on files
-    /// that it has open, fails. Its mappings stay.
+    /// Kills this process: its locks are released at once, and its further calls fail, even on files that it
+    /// has open. Its mappings stay.
     pub fn kill(&self) {
         let mut state = self.state.lock();
         state.killed.insert(self.process);
@@ -136,25 +136,25 @@ impl SimDisk {
         state.faults.push(Fault { op, call, errno });
     }
 
-    /// Takes back what [`fail`](Self::fail) asked for and has not happened yet.
+    /// Cancels the faults requested with [`fail`](Self::fail) that have not happened yet.
     pub fn forget_faults(&self) {
         self.state.lock().faults.clear();
     }
 
-    /// Calls `action` in the midst of every listing of a directory. Of the names that it makes every
-    /// second one is in the list: a directory is read in steps, and what is named between two of them is
-    /// seen or not. Lists that the action reads are not interrupted.
+    /// Calls `action` in the middle of every listing of a directory. Every second one of the names that it
+    /// creates is in the list: a directory is read in steps, and a name that is created between two of them
+    /// may be seen or not. Listings by the action itself are not interrupted.
     pub fn during_list(&self, action: impl FnMut() + Send + 'static) {
         self.state.lock().during_list = Some(Box::new(action));
     }
 
-    /// Calls `action` within the next sync of a file: its pages are written, or writing them has failed, and the
-    /// result is not reported yet. Called twice, it is for the sync after that as well. A disk that stalls does this.
+    /// Calls `action` within the next sync of a file: its pages are written, or that failed, and the result
+    /// is not reported yet. A second call is for the sync after that. Simulates a disk that stalls.
     pub fn during_sync(&self, action: impl FnOnce() + Send + 'static) {
         self.state.lock().during_syncs.push_back(Box::new(action));
     }
 
-    /// Calls of `op` so far, in all processes, failed ones included.
+    /// Returns how many calls of `op` there were so far, in all processes, including failed ones.
     pub fn calls(&self, op: Op) -> u64 {
         self.state.lock().calls[op as usize]
     }
@@ -164,15 +164,15 @@ impl SimDisk {
         self.state.lock().capacity_len = bytes;
     }
 
-    /// The disk after the power failed and came back, drawn from `seed`: another boot, no locks, no
-    /// faults. A change of a name that was not synced is there or not, a rename as one; each sector
-    /// that was not synced holds its live or its durable bytes; the length is either one.
+    /// Returns the disk after the power failed and came back, drawn from `seed`: another boot, no locks, no
+    /// faults. A change of a name that was not synced is there or not, and a rename is one change; each
+    /// sector that was not synced holds its live or its durable bytes; the length is either one.
     pub fn power_cut(&self, seed: u64) -> SimDisk {
         self.cut(seed, |random, boot| random.next() ^ boot)
     }
 
-    /// The disk after its file system was shut down and mounted again: as after a power cut, but on the
-    /// same boot.
+    /// Returns the disk after its file system was shut down and mounted again: as after a power cut, but on
+    /// the same boot.
     pub fn remount(&self, seed: u64) -> SimDisk {
         self.cut(seed, |_, boot| boot)
     }
@@ -189,7 +189,7 @@ impl SimDisk {
         }))
     }
 
-    /// The disk after an orderly restart of the machine: another boot, nothing lost.
+    /// Returns the disk after an orderly restart of the machine: another boot, nothing lost.
     pub fn reboot(&self) -> SimDisk {
         let state = self.state.lock();
         let boot = Random(state.boot_id[0]).next();
@@ -200,7 +200,7 @@ impl SimDisk {
         )
     }
 
-    /// What `cp -r` of everything gives: the live files under other inode numbers, in the same boot.
+    /// Returns the disk after a `cp -r` of everything: live files, other inode numbers, the same boot.
     pub fn copy(&self) -> SimDisk {
         let state = self.state.lock();
         let mut number = state.last_id;
@@ -210,14 +210,14 @@ impl SimDisk {
         }))
     }
 
-    /// The live bytes of a file.
+    /// Returns the live bytes of a file.
     pub fn read(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
         let state = self.state.lock();
         let bytes = state.names.file(path.as_ref())?.content.lock().live();
         Some(bytes)
     }
 
-    /// The bytes that a power cut cannot take from the file that durably has this name.
+    /// Returns the bytes that a power cut cannot take from the file that durably has this name.
     pub fn durable(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
         let state = self.state.lock();
         let bytes = state.durable_names.file(path.as_ref())?.content.lock().durable.clone();
@@ -283,14 +283,14 @@ impl SimDisk {
         state.settle(|change| change.touches(&key));
     }
 
-    /// Whether any process holds a lock on a part of this file.
+    /// Returns whether any process holds a lock on a part of this file.
     pub fn is_locked(&self, path: impl AsRef<Path>) -> bool {
         let state = self.state.lock();
         let inode = state.names.file(path.as_ref()).map(|inode| inode.number);
         state.locks.iter().any(|lock| Some(lock.inode) == inode)
     }
 
-    /// The live paths of all files, in order.
+    /// Returns the live paths of all files, in order.
     pub fn paths(&self) -> Vec<PathBuf> {
         let mut paths = Vec::new();
         self.state.lock().names.collect_files(ROOT, Path::new("/"), &mut paths);
@@ -313,7 +313,7 @@ impl SimDisk {
     }
 }
 
-/// Anonymous memory: it stays in place, and starts as zeros.
+/// Anonymous memory: it does not move, and starts as zeros.
 struct Memory(memmap2::MmapRaw);
 
 impl Memory {
@@ -347,7 +347,7 @@ impl Memory {
         while written < bytes.len() {
             let (word, skip) = ((position + written) / 8, (position + written) % 8);
             let part = &bytes[written..bytes.len().min(written + 8 - skip)];
-            // The rest of the word may change at the same time, and must not be lost.
+            // The rest of the word may change at the same time, and that change must not be lost.
             let stored = words[word].fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| {
                 let mut new = old.to_ne_bytes();
                 new[skip..skip + part.len()].copy_from_slice(part);
@@ -365,15 +365,15 @@ struct Inode {
 }
 
 struct Content {
-    /// The live bytes, and zeros behind `len`.
+    /// The live bytes, and zeros after `len`.
     memory: Arc<Memory>,
     len: usize,
-    /// What the page cache believes to be on the disk; more than `durable` after a failed sync.
+    /// The bytes that the page cache considers to be on the disk; more than `durable` after a failed sync.
     clean: Vec<u8>,
     durable: Vec<u8>,
     /// Pages that the next sync writes even if they look clean.
     forced: BTreeSet<usize>,
-    /// How often writing it back has failed, and how the last time.
+    /// How often writing it back has failed, and the errno of the last failure.
     failures: (u64, i32),
     /// The last failure was reported to some open file.
     is_reported: bool,
@@ -403,7 +403,7 @@ impl Content {
 
     fn grow(&mut self, len: usize) -> io::Result<()> {
         if len > self.memory.0.len() {
-            // Each mapping holds the memory: it cannot be replaced beneath one.
+            // Each mapping holds the memory, which cannot be replaced while one exists.
             if Arc::strong_count(&self.memory) > 1 {
                 return Err(io::Error::new(
                     io::ErrorKind::Unsupported,
@@ -422,7 +422,7 @@ impl Content {
         self.forced.extend(start / PAGE_LEN..end.min(self.len).div_ceil(PAGE_LEN));
     }
 
-    /// Takes all dirty pages for written; they are so only if the disk takes them.
+    /// Marks all dirty pages as written; they are written only if the disk takes them.
     fn write_back(&mut self, disk_takes_them: bool) {
         self.clean.resize(self.len, 0);
         if disk_takes_them {
@@ -444,7 +444,7 @@ impl Content {
         self.forced.clear();
     }
 
-    /// How many failures are not reported to a file that is opened now.
+    /// Returns how many failures are not reported to a file that is opened now.
     fn failures_before(&self) -> u64 {
         if self.is_reported {
             self.failures.0
@@ -493,7 +493,7 @@ impl Content {
     }
 }
 
-/// Which of a file's unsynced sectors a power cut spares.
+/// The unsynced sectors of a file that a power cut spares.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Survivors {
     None,
@@ -512,7 +512,7 @@ impl Survivors {
     }
 }
 
-/// SplitMix64, so that an image depends on its seed alone.
+/// SplitMix64, so that an image depends only on its seed.
 struct Random(u64);
 
 impl Random {
@@ -533,12 +533,12 @@ impl Random {
     }
 }
 
-/// The directory that everything else is in.
+/// The directory that contains everything else.
 const ROOT: u64 = 0;
 
 #[derive(Clone)]
 enum Node {
-    /// Its number: names below it stay when it is moved.
+    /// The directory's number: names in it stay when it is moved.
     Directory(u64),
     File(Arc<Inode>),
 }
@@ -554,7 +554,7 @@ impl Names {
         Names(BTreeMap::new())
     }
 
-    /// The directory at `path`, from the directory `from` on.
+    /// Returns the directory at `path`, relative to the directory `from`.
     fn directory(&self, from: u64, path: &Path) -> io::Result<u64> {
         steps(path).try_fold(from, |directory, name| {
             match self.0.get(&(directory, name.to_owned())) {
@@ -565,7 +565,7 @@ impl Names {
         })
     }
 
-    /// The key of a name whose directory exists.
+    /// Returns the key of a name whose directory exists.
     fn key(&self, from: u64, path: &Path) -> io::Result<Key> {
         let Some(name) = steps(path).next_back() else { return errno(libc::EBUSY) };
         Ok((self.directory(from, path.parent().unwrap_or(Path::new("")))?, name.to_owned()))
@@ -603,7 +603,7 @@ impl Names {
 enum Change {
     Create(Key, Node),
     Rename(Key, Key),
-    /// With the number of the directory, if it is one.
+    /// Includes the number of the directory, if it is one.
     Remove(Key, Option<u64>),
 }
 
@@ -619,13 +619,13 @@ impl Change {
         self.keys().contains(&key)
     }
 
-    /// The directory whose sync makes the change durable; a rename's is that of the new name.
+    /// Returns the directory whose sync makes the change durable; for a rename, that of the new name.
     fn directory(&self) -> u64 {
         self.keys()[1].0
     }
 
-    /// Whether `earlier` comes first on every disk: it changed the same name, made the directory, or
-    /// emptied the one that is removed.
+    /// Returns whether `earlier` comes first on every disk: it changed the same name, created the directory,
+    /// or emptied the directory that is removed.
     fn relies_on(&self, earlier: &Change) -> bool {
         let keys = self.keys();
         keys.iter().any(|key| earlier.touches(key))
@@ -702,7 +702,7 @@ impl State {
         }
     }
 
-    /// A disk with these names, where each file has the number and bytes that `file` gives.
+    /// Returns a disk with these names, where each file has the number and bytes that `file` returns.
     fn image(
         &self,
         mut names: Names,
@@ -829,7 +829,7 @@ fn errno<T>(errno: i32) -> io::Result<T> {
     Err(io::Error::from_raw_os_error(errno))
 }
 
-/// The names that lead from the root to `path`.
+/// Returns the names that lead from the root to `path`.
 fn steps(path: &Path) -> impl DoubleEndedIterator<Item = &str> {
     let names = path.components().filter(|part| matches!(part, Component::Normal(_)));
     names.map(|name| name.as_os_str().to_str().expect("names of these tests are UTF-8"))
@@ -998,7 +998,7 @@ impl Directory for SimDirectory {
     }
 
     fn inheritable_lock(&self, _path: &Path, _byte: u64) -> io::Result<super::InheritableLock> {
-        // Its files have no descriptors, and its processes no children.
+        // Its files have no descriptors, and its processes have no children.
         errno(libc::EOPNOTSUPP)
     }
 
@@ -1007,7 +1007,7 @@ impl Directory for SimDirectory {
     }
 
     fn mount(&self) -> Option<u64> {
-        // Whatever depends on it has to do without.
+        // The callers have to do without it.
         None
     }
 
@@ -1022,7 +1022,7 @@ struct SimFile {
     open: u64,
     inode: Arc<Inode>,
     writable: bool,
-    /// How many failures to write it back were reported to this open file, or to others before it.
+    /// How many failures to write it back were reported to this open file, or to others before it was opened.
     failures_known: AtomicU64,
 }
 
@@ -1049,7 +1049,7 @@ impl SimFile {
     }
 }
 
-/// Of a range; as with fcntl(2), a length of 0 is one without end.
+/// Returns the end of a range; as with fcntl(2), a length of 0 means one without end.
 fn end_of(start: u64, len: u64) -> u64 {
     if len == 0 {
         return u64::MAX;
@@ -1141,7 +1141,7 @@ impl DiskFile for SimFile {
     }
 
     fn has_unwritten_blocks(&self, _start: u64, _end: u64) -> io::Result<bool> {
-        // A block here has no mark beside its bytes.
+        // A block here has no mark besides its bytes.
         Ok(false)
     }
 
@@ -1159,7 +1159,7 @@ impl DiskFile for SimFile {
         }
         let memory = content.memory.clone();
         let start = memory.0.as_mut_ptr();
-        // Its share of the memory keeps `Content::grow` from replacing it.
+        // This share of the memory keeps `Content::grow` from replacing it.
         // SAFETY: `start` is on a page boundary, its memory has at least the file's length, checked
         // above, and is readable and writable; the owner holds it, and it is never moved.
         Ok(unsafe { Map::of_memory(start, len, writable, memory) })
@@ -1324,8 +1324,8 @@ mod tests {
         assert_eq!(seen, BTreeSet::from([(false, false), (true, false), (true, true)]));
     }
 
-    /// Files wander between names and directories, with syncs in between, and each of them was
-    /// durable under some name once: every power cut finds all of them, whatever it undid.
+    /// Files move between names and directories, with syncs in between, and each of them was durable under
+    /// some name once: every power cut finds all of them, whichever changes it undid.
     #[test]
     fn no_mixture_of_renames_and_directory_syncs_loses_a_file() {
         let disk = SimDisk::new();
