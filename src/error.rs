@@ -66,7 +66,7 @@ pub enum Error {
     },
     /// There is no such topic, consumer or file, or there is none any more.
     NotFound {
-        /// What is missing.
+        /// The missing topic, consumer or file.
         what: String,
     },
     /// The files that are open were replaced by others, for example by a restore into the directory. Nothing
@@ -126,7 +126,7 @@ pub enum Error {
     },
     /// The timeout of a wait has passed. Nothing was appended.
     TimedOut {
-        /// What was waited for.
+        /// The lock or event that the call waited for.
         what: String,
     },
     /// The process was forked after the log was opened. Open the log again in the child, which then has its
@@ -136,7 +136,7 @@ pub enum Error {
     NotALog {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
     /// The file has a newer or older version of the format.

@@ -206,7 +206,7 @@ pub struct Damage {
     pub position: u64,
     /// The offsets that are missing.
     pub offsets: std::ops::Range<u64>,
-    /// What is wrong with the bytes.
+    /// A description of the damage.
     pub what: String,
 }
 

@@ -79,7 +79,7 @@ pub struct Finding {
     pub len: u64,
     /// The offsets whose records cannot be read.
     pub lost: Range<u64>,
-    /// What is wrong.
+    /// A description of the damage.
     pub what: String,
     /// The remedy.
     pub remedy: Remedy,

@@ -315,9 +315,9 @@ impl std::ops::Deref for Control {
     type Target = Words;
 
     fn deref(&self) -> &Words {
-        // SAFETY: the mapping is at least `LEN` bytes (checked in `new`), page-aligned, lives as long
-        // as `self`, and every field is an atomic or padding, for which any bytes are a valid value
-        // and concurrent stores by other processes are no data race.
+        // SAFETY: the mapping is at least `LEN` bytes (checked in `new`), page-aligned, lives as long as
+        // `self`, and every field is an atomic or padding, for which any bytes are a valid value and
+        // concurrent stores by other processes are not a data race.
         unsafe { &*self.map.as_ptr().cast::<Words>() }
     }
 }

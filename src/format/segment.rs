@@ -43,8 +43,8 @@ pub const SLOT_B_AT: usize = 2 * SECTOR_LEN;
 pub const LATCH_AT: usize = 3 * SECTOR_LEN;
 
 /// u64: the time by the wall clock, in nanoseconds, when the segment was begun; then its CRC-32, seeded with
-/// the salt. Records before the segment are no younger, whatever clock stamped them. If it is absent, the
-/// time is unknown.
+/// the salt. No record before the segment is younger, whatever clock stamped it. If it is absent, the time is
+/// unknown.
 pub const BEGUN_AT: usize = 4 * SECTOR_LEN;
 /// Length of the time and its CRC-32, in bytes.
 pub const BEGUN_LEN: usize = 16;

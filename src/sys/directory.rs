@@ -156,7 +156,7 @@ impl Making {
     fn give_owner(&self, made: &File) -> io::Result<()> {
         let Some((user, group)) = self.owner else { return Ok(()) };
         if made.metadata()?.uid() != ROOT {
-            // It existed already, and belongs to another user, who may use the log.
+            // It existed already, and belongs to another user with access to the log.
             return Ok(());
         }
         match std::os::unix::fs::fchown(made, Some(user), Some(group)) {
