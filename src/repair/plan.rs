@@ -98,10 +98,15 @@ mod tests {
     #[test]
     fn a_header_of_another_version_is_never_written_over() {
         let mut bytes = page(Some(header(5)), Some(header(5)));
-        bytes[8] += 1;
-        let crc = crc32fast::hash(&bytes[..layout::CRC_AT]);
-        bytes[layout::CRC_AT..layout::CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+        for at in [0, layout::HEADER_COPY_AT] {
+            bytes[at + 8] += 1;
+            let crc = crc32fast::hash(&bytes[at..at + layout::CRC_AT]);
+            bytes[at + layout::CRC_AT..][..4].copy_from_slice(&crc.to_le_bytes());
+        }
         assert!(matches!(header_page(&bytes, 5, 9), Err(Malformed::Version { found: 2 })));
+        // Beside a sector that is right, it is damage: both sectors are always of the same version.
+        bytes[layout::HEADER_COPY_AT..][..SECTOR_LEN].copy_from_slice(&header(5).encode());
+        assert_eq!(header_page(&bytes, 5, 9), Ok(HeaderPage::OneSector(header(5), 0)));
     }
 
     #[test]
