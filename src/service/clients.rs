@@ -346,4 +346,27 @@ mod tests {
             requests.consumers().unwrap().is_empty() && replies.consumers().unwrap().is_empty()
         );
     }
+
+    #[test]
+    fn the_positions_of_a_client_that_came_back_meanwhile_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path()).unwrap();
+        let options = TopicOptions::durability(Durability::ProcessCrash);
+        let open = || log.client("c").topic_options(options).on("done", |_| Ok(())).open().unwrap();
+        open().request("s", &Record::new("x")).unwrap().send("done").unwrap();
+        let positions = Positions::of(&log, "c", "s").unwrap().unwrap();
+        let seen = positions.open("c").unwrap();
+        let client = open();
+        let server = log.server("s", |_| Ok(crate::service::Reply::new("y")));
+        server.unwrap().poll(Duration::from_secs(30)).unwrap();
+        while client.outstanding_count() > 0 {
+            client.poll(Duration::from_secs(30)).unwrap();
+        }
+        drop(client);
+        let now = Positions::of(&log, "c", "s").unwrap().unwrap();
+        assert!(now.delivered > positions.delivered);
+        positions.move_on("c", &seen).unwrap();
+        let after = Positions::of(&log, "c", "s").unwrap().unwrap();
+        assert_eq!((after.oldest, after.delivered), (now.oldest, now.delivered));
+    }
 }

@@ -291,3 +291,26 @@ fn a_callback_gets_its_client_and_does_not_keep_it_alive() {
     drop(open());
     assert!(matches!(done.client(), Err(Error::NotFound { .. })));
 }
+
+#[test]
+fn an_outcome_that_comes_while_its_callback_is_in_trouble_waits_for_the_older_ones() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let is_down = Arc::new(AtomicBool::new(true));
+    let down = Arc::clone(&is_down);
+    let hour = Duration::from_secs(3600);
+    let retry = CallbackRetry { parked_first: hour, parked_most: hour, ..QUICK };
+    let (client, taken) = flaky(&log, retry, move |_| down.load(Ordering::Relaxed));
+    let mut server = log.server("s", echo).unwrap();
+    for (context, parked) in [("1", 1), ("2", 2)] {
+        ask(&client, &[context], "done");
+        server.poll(LONG).unwrap();
+        drain(&client);
+        assert_eq!((taken.order().len(), client.parked().unwrap().len()), (0, parked));
+        is_down.store(false, Ordering::Relaxed);
+    }
+    assert_eq!(client.retry_parked().unwrap(), 2);
+    unpark(&client);
+    assert_eq!(taken.order(), ["1", "2"]);
+}

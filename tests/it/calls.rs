@@ -26,10 +26,17 @@ fn reply_of(call: &mut deaddrop::service::Call) -> Vec<u8> {
 }
 
 /// Role: has the outcomes of calls delivered, returns the first, and dies. `DIR WAITS`: with or without
-/// the time in which they are parked.
+/// the time in which they are parked; or `alone`: there is one call, and it is not returned.
 pub(crate) fn dies_with_outcomes(words: &[&str]) {
     let log = Log::open(words[0]).unwrap();
     let client = open(&log);
+    if words[1] == "alone" {
+        let call = call(&client, "a");
+        log.server("s", echo).unwrap().poll(LONG).unwrap();
+        client.poll(LONG).unwrap();
+        child::say(&call.id().to_string());
+        child::listen();
+    }
     let mut calls = ["a", "b", "c"].map(|payload| call(&client, payload));
     let running = client.spawn().unwrap();
     log.server("s", echo).unwrap().poll(LONG).unwrap();
@@ -127,4 +134,16 @@ fn waits_without_an_end_are_taken() {
     let mut asked = call(&client, "z");
     assert_eq!(server.poll(Duration::MAX).unwrap(), 1);
     assert!(asked.wait_timeout(Duration::MAX).unwrap().is_some());
+}
+
+#[test]
+fn the_only_outcome_that_no_handle_has_returned_is_attached_to_after_a_kill() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let mut child = Child::spawn(&["dies-with-outcomes", dir.path().to_str().unwrap(), "alone"]);
+    let id: RequestId = child.hear().unwrap().parse().unwrap();
+    child.kill();
+    let client = open(&log);
+    assert_eq!(reply_of(&mut client.attach(&id).unwrap()), b"a");
 }

@@ -492,3 +492,69 @@ fn a_damaged_letter_does_not_hide_those_after_it() {
     assert_eq!(redrive(&requests, 1).unwrap().offset, Some(2));
     serve(&log, "", 1);
 }
+
+/// Serves until `count` requests are settled; those of this payload fail, and are tried again in an hour.
+fn serve_but(log: &Log, held: &'static str, count: u64) {
+    let hour = Duration::from_secs(3600);
+    let options = ServerOptions {
+        topic: Some(options()),
+        retry_first: hour,
+        retry_most: hour,
+        ..ServerOptions::default()
+    };
+    let handler = move |request: &Request<'_>| match request.payload() == held.as_bytes() {
+        true => Err(HandlerError::retry("not yet")),
+        false => Ok(Reply::new(request.payload())),
+    };
+    let mut server = log.server_with("s", options, handler).unwrap();
+    let mut done = 0;
+    while done < count {
+        let more = server.poll(LONG).unwrap();
+        assert_ne!(more, 0, "{done} of {count}");
+        done += more;
+    }
+}
+
+fn ids(client: &Client) -> Vec<String> {
+    client.outstanding().unwrap().iter().map(|one| one.id.to_string()).collect()
+}
+
+#[test]
+fn a_redrive_that_was_answered_is_not_open_for_a_client_that_still_waits_for_an_older_request() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let (done, late) = (Seen::default(), Seen::default());
+    let (client, _) = with_letter(&log, &done, &late);
+    let held = client.request("s", &Record::new("held")).unwrap().send("done").unwrap();
+    redrive(&log.existing_topic("s.dead").unwrap(), 0).unwrap();
+    serve_but(&log, "held", 1);
+    poll_all(&client);
+    assert_eq!((done.take(), ids(&client)), (vec![seen("ctx", "x")], vec![held.to_string()]));
+    drop(client);
+    // It reads from the older request on, so the announcement as well.
+    let client = open_client(&log, &done, &late);
+    assert_eq!(ids(&client), [held.to_string()]);
+}
+
+#[test]
+fn a_redrive_that_is_announced_is_open_after_restarts_whatever_else_the_client_waits_for() {
+    // Which of two requests is the older one depends on their ids, which are random.
+    for _ in 0..8 {
+        let dir = crate::dir();
+        let log = Log::open(dir.path()).unwrap();
+        let (done, late) = (Seen::default(), Seen::default());
+        let (client, _) = with_letter(&log, &done, &late);
+        kill_at(dir.path(), "redrive.announced");
+        poll_all(&client);
+        let announced = ids(&client);
+        for payload in ["held", "other"] {
+            client.request("s", &Record::new(payload)).unwrap().send("done").unwrap();
+        }
+        serve_but(&log, "held", 1);
+        poll_all(&client);
+        drop(client);
+        let client = open_client(&log, &done, &late);
+        assert!(ids(&client).contains(&announced[0]), "{announced:?}: {:?}", ids(&client));
+        assert_eq!(client.outstanding_count(), 2);
+    }
+}

@@ -343,3 +343,102 @@ fn a_wait_for_ever_is_no_overflow() {
     assert_eq!(worker.poll(Duration::MAX).unwrap(), 1);
     assert!(group.wait_for(offset, Duration::MAX).unwrap());
 }
+
+/// A key of this lane.
+fn key_in(lane: u32) -> String {
+    let mut keys = (0..).map(|number| format!("key-{number}"));
+    keys.find(|key| lane_of(Some(key.as_bytes()), 0, 64) == lane).unwrap()
+}
+
+/// Works until each record is done or waits for its next attempt, an hour later; then the lanes of those that wait
+/// are behind all others.
+fn leave_behind(topic: &Topic, group: &Group, waits: &'static [u64]) {
+    let options = WorkerOptions {
+        max_attempts: 0,
+        retry_first: Duration::from_secs(3600),
+        retry_most: Duration::from_secs(3600),
+        ..WorkerOptions::default()
+    };
+    let mut worker = group
+        .worker(options, move |job: &Job| match waits.contains(&job.offset()) {
+            true => Err(HandlerError::retry("not yet")),
+            false => Ok(()),
+        })
+        .unwrap();
+    let end = topic.high_watermark().unwrap();
+    for polls in 0.. {
+        worker.poll(Duration::from_millis(1)).unwrap();
+        let lanes = group.info().unwrap().lanes;
+        if lanes.iter().filter(|lane| lane.committed < end).count() == waits.len()
+            && in_hand(group).len() == waits.len()
+        {
+            return;
+        }
+        assert!(polls < 30_000, "{lanes:?}");
+    }
+}
+
+#[test]
+fn a_lane_whose_records_were_read_past_while_it_waited_gets_all_of_them_in_order() {
+    let dir = crate::dir();
+    let (_log, topic, group) = open(dir.path());
+    // The first lane is not behind: the worker begins ahead, at its position.
+    let (a, b) = (key_in(1), key_in(2));
+    for key in [&a, &b, &a, &b, &b, &b, &a] {
+        append(&topic, "x", key);
+    }
+    leave_behind(&topic, &group, &[0, 1]);
+    let done = Arc::new(Mutex::new(Vec::new()));
+    let (noted, mut failures) = (Arc::clone(&done), 3);
+    let options = WorkerOptions { retry_first: NOW, retry_most: NOW, ..WorkerOptions::default() };
+    let mut worker = group
+        .worker(options, move |job: &Job| {
+            // Records of the other lane are done between its attempts.
+            if job.offset() == 0 && failures > 0 {
+                failures -= 1;
+                return Err(HandlerError::retry("not yet"));
+            }
+            noted.lock().unwrap().push(job.offset());
+            Ok(())
+        })
+        .unwrap();
+    for polls in 0.. {
+        worker.poll(Duration::from_millis(1)).unwrap();
+        if group.info().unwrap().lag == 0 {
+            break;
+        }
+        assert!(polls < 30_000, "{:?}", done.lock().unwrap());
+    }
+    let done = done.lock().unwrap();
+    let of = |lane: &[u64]| -> Vec<u64> {
+        done.iter().copied().filter(|offset| lane.contains(offset)).collect()
+    };
+    assert_eq!((of(&[0, 2, 6]), of(&[1, 3, 4, 5])), (vec![0, 2, 6], vec![1, 3, 4, 5]));
+    assert_eq!(done.len(), 7);
+}
+
+#[test]
+fn a_poll_ends_when_its_time_is_over_though_a_lane_is_far_behind() {
+    let dir = crate::dir();
+    let (_log, topic, group) = open(dir.path());
+    let far = key_in(1);
+    append(&topic, "x", &far);
+    let others: Vec<_> = (0..64).filter(|lane| *lane != 1).map(key_in).collect();
+    let batch: Vec<_> = others.iter().map(|key| Record::new("x").key(key)).collect();
+    // Many turns of a reader.
+    for _ in 0..500 {
+        topic.append_batch(&batch).unwrap();
+    }
+    let last = append(&topic, "x", &far);
+    leave_behind(&topic, &group, &[0]);
+    let options = WorkerOptions { retry_most: NOW, ..WorkerOptions::default() };
+    let mut worker = group.worker(options, |_: &Job| Ok(())).unwrap();
+    assert_eq!(worker.poll(NOW).unwrap(), 1, "the second one is far away");
+    for polls in 0.. {
+        worker.poll(Duration::from_millis(1)).unwrap();
+        if group.wait_for(last, NOW).unwrap() {
+            break;
+        }
+        assert!(polls < 30_000, "{:?}", worker.stats());
+    }
+}
