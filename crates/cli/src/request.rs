@@ -36,11 +36,11 @@ impl Request {
         let service = self.service.as_deref().unwrap_or_default();
         let record = self.record()?;
         let log = global.open()?;
-        if !self.no_wait {
-            tell_if_not_served(&log, service)?;
-        }
         let client = self.open_client(&log)?;
+        // Before the topics of a new service are created.
+        let warning = if self.no_wait { None } else { not_served(&log, service)? };
         let mut request = client.request(service, &record)?;
+        warning.into_iter().for_each(note);
         if let Some(deadline) = self.deadline {
             request = request.deadline(deadline);
         }
@@ -122,13 +122,12 @@ impl Request {
     }
 }
 
-/// Says that no server of a service is running: its name may be misspelt. The locks of its lanes know.
-fn tell_if_not_served(log: &Log, service: &str) -> Result<(), Failure> {
+/// A warning if no server of a service is running: its name may be misspelt. The locks of its lanes know.
+fn not_served(log: &Log, service: &str) -> Result<Option<String>, Failure> {
     let Some(requests) = topic_if_there(log, &format!("{service}.requests"))? else {
-        note(format_args!(
+        return Ok(Some(format!(
             "nobody has served or asked {service} before: the request waits for its first server"
-        ));
-        return Ok(());
+        )));
     };
     let groups = requests.groups()?;
     let server = groups.iter().find(|(name, _)| name == "server").map(|(_, info)| info);
@@ -138,10 +137,8 @@ fn tell_if_not_served(log: &Log, service: &str) -> Result<(), Failure> {
         Some(Err(_)) => true,
         None => false,
     };
-    if !is_served {
-        note(format_args!("no server of {service} is running: the request waits for one"));
-    }
-    Ok(())
+    let warning = format!("no server of {service} is running: the request waits for one");
+    Ok((!is_served).then_some(warning))
 }
 
 fn print(out: &mut Out, done: &Completed) -> Result<Exit, Failure> {

@@ -56,7 +56,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "COUNT")]
     pub(crate) count: Option<u64>,
     /// Before it, run each case for so long unmeasured
-    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = super::time::parse_duration)]
     pub(crate) warm_up: Duration,
     /// Write the report, with all histograms, to this file
     #[arg(short, long, value_name = "FILE.json")]

@@ -16,7 +16,7 @@ pub(crate) struct Create {
     #[command(flatten)]
     pub(crate) new: NewTopic,
     /// Segments may go when their newest record is older, e.g. 7d
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = super::time::parse_duration)]
     pub(crate) retain_age: Option<Duration>,
     /// The oldest segments may go while the sealed ones take more, e.g. 1GiB
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]

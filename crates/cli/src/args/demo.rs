@@ -27,7 +27,7 @@ pub(crate) struct Setting {
     #[arg(long, default_value = "process-crash")]
     pub(crate) durability: Durability,
     /// The orders come in over this time; 0s: as fast as they can be sent
-    #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = super::time::parse_duration)]
     pub(crate) over: Duration,
 }
 

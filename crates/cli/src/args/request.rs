@@ -19,7 +19,7 @@ pub(crate) struct Request {
     #[arg(allow_hyphen_values = true)]
     pub(crate) payload: Option<String>,
     /// Wait at most this long for the outcome; then the exit code is 124
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = super::time::parse_duration)]
     pub(crate) timeout: Duration,
     /// Send it, print its id, and do not wait
     #[arg(long)]
@@ -31,7 +31,7 @@ pub(crate) struct Request {
     #[arg(long, value_name = "NAME", conflicts_with = "attach")]
     pub(crate) client: Option<String>,
     /// After so long without an outcome it is `expired`
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = super::time::parse_duration)]
     pub(crate) deadline: Option<Duration>,
     /// The key of the request
     #[arg(short, long)]

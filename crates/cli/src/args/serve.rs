@@ -40,7 +40,7 @@ pub(crate) struct Serve {
     #[arg(long, value_enum, value_name = "FATE", default_value = "dead-letter")]
     pub(crate) poison: Fate,
     /// The wait before a second attempt; it doubles with each
-    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = super::time::parse_duration)]
     pub(crate) retry_first: Duration,
     /// Print a line to standard error for each request, not only for failures
     #[arg(short, long)]

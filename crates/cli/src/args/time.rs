@@ -143,6 +143,12 @@ fn local_zone() -> Result<TimeZone, String> {
     })
 }
 
+/// Parses a duration as a user writes it.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "not a duration: write 500ms, 5s, 10m, 1h, 7d or 1h30m".to_owned())
+}
+
 /// An instant, as it is shown where one was asked for: in UTC, as all times of the log.
 pub(crate) fn show(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);

@@ -18,7 +18,7 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Top {
     /// Look again after this time
-    #[arg(short, long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(short, long, value_name = "DURATION", default_value = "1s", value_parser = super::time::parse_duration)]
     pub(crate) interval: Duration,
     /// End after so many looks
     #[arg(short = 'n', long, value_name = "COUNT")]

@@ -38,6 +38,23 @@ fn a_misspelt_option_is_called_one() {
 }
 
 #[test]
+fn a_duration_or_a_service_that_cannot_be_is_refused_with_what_can() {
+    let scratch = Scratch::new();
+    for args in [
+        ["request", "s", "x", "--timeout", "abc"],
+        ["request", "s", "x", "--deadline", "5"],
+        ["create", "t", "--retain-age", "1y2", "--json"],
+        ["top", "--once", "--interval", "x", "--json"],
+    ] {
+        let ran = scratch.run(&args).expect(2);
+        assert!(ran.stderr.contains("not a duration: write 500ms, 5s"), "{}", ran.stderr);
+    }
+    let ran = scratch.run(&["request", "a b", "x", "--timeout", "1ms"]).expect(2);
+    assert!(ran.stderr.contains("cannot be a name"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("waits"), "{}", ran.stderr);
+}
+
+#[test]
 fn a_hint_names_the_directory_that_was_given() {
     let scratch = Scratch::in_dir(
         tempfile::Builder::new().prefix("it's a ").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap(),
