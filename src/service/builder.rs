@@ -1,4 +1,4 @@
-//! Putting a client together.
+//! Configures a client, and opens it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -47,12 +47,12 @@ impl ClientBuilder {
         }
     }
 
-    /// Registers a callback under a name that survives restarts: a request names it, and its outcome
-    /// goes to whatever is registered under that name when it comes.
+    /// Registers a callback under a name that survives restarts: a request names it, and the outcome
+    /// goes to the callback that is registered under that name when the outcome arrives.
     ///
-    /// It runs on the thread that delivers ([`Client::spawn`]'s, or the caller of
-    /// [`Client::poll`] or [`Call::wait_timeout`](super::Call::wait_timeout)), one call at a time, at least once for each
-    /// outcome. After an error or a panic it is called again, as
+    /// It runs on the thread that delivers (a thread of [`Client::spawn`], or the caller of
+    /// [`Client::poll`] or [`Call::wait_timeout`](super::Call::wait_timeout)), one call at a time, at least
+    /// once for each outcome. After an error or a panic it is called again, as
     /// [`callback_retry`](Self::callback_retry) says. [`Completed::client`] is the client.
     pub fn on<F>(mut self, name: &str, callback: F) -> ClientBuilder
     where
@@ -65,8 +65,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Registers what is told of records that come after a request's outcome, such as a reply after
-    /// the deadline.
+    /// Registers a callback for records that arrive after the request already has an outcome, such as a
+    /// reply after the deadline.
     pub fn on_late<F>(mut self, callback: F) -> ClientBuilder
     where
         F: FnMut(&Completed) -> Result<(), HandlerError> + Send + 'static,
@@ -75,20 +75,20 @@ impl ClientBuilder {
         self
     }
 
-    /// When a callback that fails is called again; see [`CallbackRetry`].
+    /// Sets when a callback that fails is called again; see [`CallbackRetry`].
     pub fn callback_retry(mut self, retry: CallbackRetry) -> ClientBuilder {
         self.callbacks.retry = retry;
         self
     }
 
-    /// Settings of the topics of services, if this client makes them, instead of
-    /// [`topic_options`](super::topic_options). A retention must say `consumed: true`.
+    /// Sets the settings of services' topics that this client creates, instead of
+    /// [`topic_options`](super::topic_options). A retention must have `consumed: true`.
     pub fn topic_options(mut self, options: TopicOptions) -> ClientBuilder {
         self.topic = Some(options);
         self
     }
 
-    /// See [`Reader::set_spin`](crate::Reader::set_spin).
+    /// Sets how long a wait spins before it sleeps; see [`Reader::set_spin`](crate::Reader::set_spin).
     pub fn spin(mut self, spin: Duration) -> ClientBuilder {
         self.spin = spin;
         self

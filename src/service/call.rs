@@ -1,4 +1,4 @@
-//! The handle of a request whose outcome is waited for.
+//! The handle of a caller that waits for the outcome of a request.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,11 +17,12 @@ use crate::reader::Start;
 
 /// Waits for the outcome of one request in this process.
 ///
-/// The outcome is the client's until [`wait_timeout`](Self::wait_timeout) has returned it: if the process
-/// is killed before, or a moment after, the next start of the client has it, for [`Client::attach`]. Dropping the handle gives
-/// the outcome up: it is discarded when it comes, but the request is not taken back
-/// ([`Client::cancel`] does that). That is not written down: if the process ends before the outcome comes,
-/// the next start keeps it like those of calls that were never dropped; [`Client::discard_parked`] drops it
+/// The client keeps the outcome until [`wait_timeout`](Self::wait_timeout) has returned it: if the process
+/// is killed before, or a moment after, the next start of the client has it, for [`Client::attach`].
+/// Dropping the handle discards the outcome when it arrives, but does not cancel the request
+/// ([`Client::cancel`] does that). The drop is not recorded in the log: if the process ends before the
+/// outcome arrives, the next start keeps the outcome like those of calls that were never dropped, and
+/// [`Client::discard_parked`] drops it there.
 /// there.
 pub struct Call {
     pub(super) client: Client,
@@ -36,20 +37,20 @@ impl std::fmt::Debug for Call {
 }
 
 impl Call {
-    /// The request's id: keep it to [`attach`](Client::attach) again after a restart.
+    /// Returns the request's id: keep it to [`attach`](Client::attach) again after a restart.
     pub fn id(&self) -> &RequestId {
         &self.id
     }
 
-    /// The outcome; `None`: not yet, which does not mean that it failed. Delivers other outcomes as
-    /// well if no thread of the client does, but not from inside a callback.
+    /// Returns the outcome; `None` if there is none yet, which does not mean that the request failed. Delivers
+    /// other outcomes as well if no thread of the client does, but not from inside a callback.
     ///
     /// # Errors
     ///
     /// An error of a topic; [`Error::NotFound`] if the outcome was returned before.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Completed>> {
         let until = Instant::now().checked_add(timeout);
-        // Also without a moment to wait: what is there is delivered.
+        // Even with a timeout of zero: outcomes that are there are delivered.
         let mut has_looked = false;
         loop {
             let mut state = self.link.state.lock();
@@ -85,7 +86,7 @@ impl Call {
         }
     }
 
-    /// Notes that the outcome is the caller's from now on.
+    /// Records that the caller has the outcome from now on.
     fn returned(&self, done: Completed, is_parked: bool) -> Result<Completed> {
         if is_parked {
             if let Err(error) = self.client.inner.unpark(&self.id) {
@@ -100,7 +101,7 @@ impl Call {
         Ok(done)
     }
 
-    /// The outcome, if it was parked while this handle was made.
+    /// Returns the outcome, if it was parked while this handle was created.
     fn take_parked(&self) -> Result<Option<Completed>> {
         let not_found = || Error::NotFound { what: format!("call {}", self.id) };
         let inner = &self.client.inner;
@@ -113,7 +114,7 @@ impl Call {
         Ok(Some(inner.found(found)))
     }
 
-    /// Inside a callback nothing can be delivered: reads the replies for this one's.
+    /// Reads the replies for this request's outcome: inside a callback nothing can be delivered.
     fn look_for_it(&self, pending: Pending, until: Option<Instant>) -> Result<Option<Completed>> {
         let (client, link) = (&self.client.inner, &self.link);
         let from = pending.reply_floor.min(link.replies.high_watermark()?);
@@ -124,7 +125,7 @@ impl Call {
             let left = left_until(until);
             let record = match reader.wait_timeout(left.min(LOOK)) {
                 Err(Error::Corrupt { .. }) => {
-                    // The delivery counts it.
+                    // The delivery counts the damage.
                     reader.skip_damage()?;
                     continue;
                 }
@@ -154,7 +155,7 @@ impl Drop for Call {
         let taken = self.link.state.lock().take_slot(&self.id);
         self.link.state.lock().calls.remove(&self.id);
         if taken.is_some_and(|(_, is_parked)| is_parked) {
-            // What fails here leaves it parked, for the next start.
+            // If this fails, the outcome stays parked for the next start.
             drop(self.client.inner.unpark(&self.id));
         }
     }

@@ -1,4 +1,4 @@
-//! The named callbacks of a client, and when one that fails is called again.
+//! The named callbacks of a client, and when a failed one is called again.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -16,26 +16,28 @@ pub(super) type Callback = Box<dyn FnMut(&Completed) -> Result<(), HandlerError>
 
 /// When a callback that fails is called again.
 ///
-/// At first right away, while its thread waits. Then the outcome is parked, which is durable, and
-/// tried again from there, so that those of other callbacks do not wait: after a while that doubles with
-/// each failure, as long as the process runs. Meanwhile other outcomes for that callback are parked as
+/// The first retries come at once, while the delivering thread waits. Then the outcome is parked, which is
+/// durable, and retried from there, so that the outcomes of other callbacks do not wait. The wait between
+/// these retries doubles with each failure, and they continue as long as the process runs. Meanwhile other
+/// outcomes for that callback are parked as well, without a call; when it takes one, all of them follow,
+/// oldest first.
 /// well, without a call; when it takes one, all of them follow, oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallbackRetry {
     /// Calls before an outcome is parked; at least one.
     pub attempts: u32,
-    /// The wait before the second of them; it doubles with each, less a random part.
+    /// The wait before the second call; it doubles with each call, less a random part.
     pub first: Duration,
-    /// The longest wait between them.
+    /// The longest wait between these calls.
     pub most: Duration,
-    /// The wait before a parked outcome is tried again; it doubles with each failure.
+    /// The wait before a parked outcome is retried; it doubles with each failure.
     pub parked_first: Duration,
-    /// The longest wait between tries of a parked outcome.
+    /// The longest wait between retries of a parked outcome.
     pub parked_most: Duration,
 }
 
 impl Default for CallbackRetry {
-    /// Five calls, 5 ms to 200 ms apart; then parked, and tried again 100 ms to 30 s apart.
+    /// Five calls, 5 ms to 200 ms apart; then the outcome is parked, and retried 100 ms to 30 s apart.
     fn default() -> CallbackRetry {
         CallbackRetry {
             attempts: 5,
@@ -48,24 +50,24 @@ impl Default for CallbackRetry {
 }
 
 impl CallbackRetry {
-    /// The wait after so many failed tries of a parked outcome.
+    /// Returns the wait after this many failed retries of a parked outcome.
     pub(super) fn parked_wait(&self, tries: u32) -> Duration {
         backoff(tries, self.parked_first, self.parked_most)
     }
 }
 
-/// What became of an outcome that was given to a callback.
+/// The result of giving an outcome to a callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Given {
-    /// It took it.
+    /// The callback took it.
     Taken,
-    /// It failed as often as it is called.
+    /// The callback failed in all of its calls.
     Failed,
-    /// It will never take it, it says; or there is none of that name.
+    /// The callback says that it will never take it, or no callback has that name.
     Refused,
 }
 
-/// See the module.
+/// The registered callbacks; see the module.
 #[derive(Default)]
 pub(super) struct Callbacks {
     named: HashMap<String, Named>,
@@ -79,16 +81,16 @@ struct Named {
     trouble: Mutex<Trouble>,
 }
 
-/// Calls of a callback that failed one after the other.
+/// The consecutive failed calls of a callback.
 #[derive(Debug, Default)]
 struct Trouble {
     failures: u32,
-    /// It is not called for outcomes that can wait until then.
+    /// Until then the callback is not called for outcomes that can wait.
     until: Option<Instant>,
 }
 
 impl Callbacks {
-    /// Registers a callback; false if there is one of that name.
+    /// Registers a callback; returns false if one of that name is registered already.
     pub(super) fn register(&mut self, name: &str, callback: Callback) -> bool {
         let named = Named { callback: Mutex::new(callback), trouble: Mutex::default() };
         self.named.insert(name.to_owned(), named).is_none()
@@ -98,20 +100,20 @@ impl Callbacks {
         self.named.contains_key(name)
     }
 
-    /// Whether a callback may be called now: it is registered, and did not just fail.
+    /// Returns whether a callback may be called now: it is registered, and has not just failed.
     pub(super) fn may_call(&self, name: &str) -> bool {
         self.named.get(name).is_some_and(|named| {
             named.trouble.lock().until.is_none_or(|until| Instant::now() >= until)
         })
     }
 
-    /// Forgets that callbacks have failed.
+    /// Clears the failures of all callbacks.
     pub(super) fn forgive(&self) {
         self.named.values().for_each(|named| *named.trouble.lock() = Trouble::default());
     }
 
-    /// Calls the callback for an outcome: several times, unless it comes from those that are parked. True
-    /// with `Taken` if the last call of it had failed.
+    /// Calls the callback for an outcome, several times unless the outcome was parked. Returns true
+    /// with `Taken` if the callback's last call had failed.
     pub(super) fn deliver(&self, done: &Completed, is_parked: bool) -> (Given, bool) {
         let Some(named) = self.named.get(done.callback()) else { return (Given::Refused, false) };
         let had_failed = named.trouble.lock().failures > 0;
@@ -125,16 +127,16 @@ impl Callbacks {
                 let wait = self.retry.parked_wait(trouble.failures);
                 trouble.until = Instant::now().checked_add(wait);
             }
-            // Of this outcome, not of the callback.
+            // A failure of this outcome, not of the callback.
             Given::Refused => {}
         }
         (given, had_failed)
     }
 
-    /// Tells of a record that came after the outcome.
+    /// Passes a record that arrived after the outcome to the callback for late records.
     pub(super) fn deliver_late(&self, done: &Completed) {
         if let Some(callback) = &self.late {
-            // A notification: what nobody takes is in the log all the same.
+            // A notification: if no callback takes it, the record is still in the log.
             self.call(callback, done, self.retry.attempts.max(1));
         }
     }
@@ -165,8 +167,8 @@ thread_local! {
     static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread is inside a callback. It must not call another one: that may be the same one,
-/// which has not returned, or one that another thread is in, which waits for this one.
+/// Returns whether this thread is inside a callback. Such a thread must not call another callback: that may
+/// be the same one, which has not returned, or one in another thread, which waits for this one.
 pub(super) fn is_inside() -> bool {
     IS_INSIDE.get()
 }

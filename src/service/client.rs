@@ -1,4 +1,4 @@
-//! The client: sends requests, and brings their outcomes to named callbacks, also after a restart.
+//! The client: sends requests, and delivers their outcomes to named callbacks, including after a restart.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,15 +28,15 @@ use crate::record::Record;
 use crate::stop::Stop;
 use crate::topic::TopicOptions;
 
-/// Of several services, [`Client::poll`] sleeps on one for so long before it looks at the others.
+/// How long [`Client::poll`] with several services sleeps on one before it checks the others.
 const SLICE_FIRST: Duration = Duration::from_millis(1);
 const SLICE_MOST: Duration = Duration::from_millis(10);
 
-/// Where new links put their threads.
+/// The threads of a running client; a new link adds its own.
 type Threads = Arc<Mutex<Vec<std::thread::JoinHandle<Result<()>>>>>;
 
 pub(super) struct ClientInner {
-    /// For the outcomes that it gives to callbacks.
+    /// For [`Completed::client`](super::Completed::client), in outcomes that callbacks receive.
     pub(super) this: Weak<ClientInner>,
     pub(super) log: Log,
     pub(super) name: String,
@@ -52,12 +52,12 @@ pub(super) struct ClientInner {
 }
 
 impl ClientInner {
-    /// The sequence number that the next request gets.
+    /// Returns the sequence number of the next request.
     pub(super) fn sequence(&self) -> u64 {
         self.sequence.load(Ordering::Relaxed)
     }
 
-    /// The services that an earlier start of this client has used: they hold its offset file.
+    /// Returns the services that earlier starts of this client used: those that hold its offset file.
     pub(super) fn known_services(&self) -> Result<Vec<String>> {
         let cursor = cursor_name(&self.name);
         let mut services = Vec::new();
@@ -71,7 +71,7 @@ impl ClientInner {
         Ok(services)
     }
 
-    /// The link to a service; made when it is first used.
+    /// Returns the link to a service, creating it on first use.
     pub(super) fn link(self: &Arc<Self>, service: &str) -> Result<Arc<Link>> {
         let mut links = self.links.lock();
         if let Some(link) = links.get(service) {
@@ -86,12 +86,12 @@ impl ClientInner {
         Ok(link)
     }
 
-    /// Delivers what comes of a service until `stop` is given.
+    /// Delivers the outcomes of a service until `stop` is requested.
     fn deliver(&self, link: &Link, stop: &Stop) -> Result<()> {
         while !stop.is_stopped() {
             self.deliver_parked()?;
             match link.delivery.lock().poll(self, link, LOOK) {
-                // It stands behind that, and has said so.
+                // The reader has already moved past the trimmed records, and has reported them.
                 Ok(_) | Err(Error::Trimmed { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -116,29 +116,30 @@ impl ClientInner {
     }
 }
 
-/// Sends requests and delivers their outcomes. Clones share it, on any threads.
+/// Sends requests and delivers their outcomes. Clones share one client, on any threads.
 ///
-/// A reply topic is not deleted while a client or a server has it open
-/// ([`Log::delete_topic`] says [`Error::Locked`]). If it was deleted while none had, the next one makes it
-/// anew: requests that were not answered stay outstanding and are answered there. Those whose outcomes
-/// were deleted unread, or lay behind an older request without one, stay outstanding until their deadline,
-/// or until they are [cancelled](Client::cancel): no server answers a request twice.
+/// A reply topic cannot be deleted while a client or a server has it open
+/// ([`Log::delete_topic`] returns [`Error::Locked`]). If it was deleted while none had it open, the next
+/// client or server creates it again: unanswered requests stay outstanding and are answered there.
+/// Requests whose outcomes were deleted unread, or were after an older request without an outcome, stay
+/// outstanding until their deadline, or until they are [cancelled](Client::cancel): no server answers a
+/// request twice.
 ///
-/// Whoever may write a reply topic can put any record there. One that names a request which this start
-/// has not sent is counted ([`ClientStats::unknown`]) and reaches no callback. One that names another
-/// start of this client cannot be told from a second reply to a request that has its outcome: it goes to
-/// [`on_late`](super::ClientBuilder::on_late), as every record behind the first of a request does. The first is
-/// the outcome, whoever wrote it: ids are no secrets.
+/// Any process that may write a reply topic can put any record there. A record that names a request which
+/// this start has not sent is counted ([`ClientStats::unknown`]) and reaches no callback. A record that
+/// names another start of this client cannot be distinguished from a second reply to a request that has its
+/// outcome: it goes to [`on_late`](super::ClientBuilder::on_late), like every record after the first one
+/// of a request. The first is the outcome, whichever process wrote it: ids are not secrets.
 ///
-/// A dead letter of this client's that somebody sends [again](super::DeadLetters) is a new request with
-/// the callback and the context of the old one: it is outstanding when the client has read the record of the
-/// reply topic that says so.
+/// A dead letter of this client that is sent [again](super::DeadLetters) is a new request with the
+/// callback and the context of the old one. It is outstanding once the client has read the record in the
+/// reply topic that announces it.
 ///
-/// In the topics of every service that it used, a client keeps positions: `client.NAME` in both, and
-/// `client-floor.NAME` in the reply topic. Nothing above them is dropped by retention. They move on while the client
-/// delivers, also if it has nothing outstanding, and when it is dropped; those of a client that was killed with
-/// nothing outstanding are moved on by the servers of the service. One that never comes back, and has
-/// something outstanding, holds that until it is retired: [`Log::retire_client`].
+/// A client keeps positions in the topics of every service that it used: `client.NAME` in both, and
+/// `client-floor.NAME` in the reply topic. Retention drops nothing above them. They advance while the
+/// client delivers, even if it has nothing outstanding, and when it is dropped. The servers of a service
+/// advance those of a client that was killed with nothing outstanding. A client that never comes back,
+/// and has something outstanding, holds its positions until it is retired: [`Log::retire_client`].
 #[derive(Clone)]
 pub struct Client {
     pub(super) inner: Arc<ClientInner>,
@@ -151,7 +152,7 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    /// A request to a service. The service need not run, nor ever have run.
+    /// Starts building a request to a service. The service need not be running, nor ever have run.
     ///
     /// # Errors
     ///
@@ -169,8 +170,8 @@ impl Client {
         })
     }
 
-    /// Delivers outcomes on threads of its own, one for each service, until stopped. They go on after errors
-    /// that pass, such as a full disk: see [`Running`].
+    /// Delivers outcomes on threads of its own, one for each service, until stopped. They continue after
+    /// transient errors, such as a full disk: see [`Running`].
     ///
     /// # Errors
     ///
@@ -196,14 +197,14 @@ impl Client {
         Ok(Running::new(stop, threads))
     }
 
-    /// Delivers what is there on this thread, or waits up to `timeout` for the first. Returns the
-    /// number of outcomes.
+    /// Delivers the outcomes that are there on this thread, or waits up to `timeout` for the first. Returns
+    /// the number of outcomes.
     ///
     /// # Errors
     ///
-    /// An error of a topic: what was delivered stays so. [`Error::Trimmed`] once, if somebody trimmed replies
-    /// that it had not read: call again to go on. [`Error::Invalid`] from inside a callback. Damage is
-    /// passed over, and counted in [`ClientStats::damaged`].
+    /// An error of a topic: delivered outcomes stay delivered. [`Error::Trimmed`] once, if replies were
+    /// trimmed that the client had not read: call again to continue. [`Error::Invalid`] from inside a
+    /// callback. Damage is skipped, and counted in [`ClientStats::damaged`].
     pub fn poll(&self, timeout: Duration) -> Result<usize> {
         if is_inside() {
             return Err(Error::Invalid {
@@ -224,17 +225,17 @@ impl Client {
             if delivered > 0 || left.is_zero() {
                 break;
             }
-            // Sleeps on one of those that something is to come from; on any, if none is.
+            // Sleeps on a link with outstanding requests; on any link, if none has any.
             let is_awaited = |link: &&Arc<Link>| link.state.lock().count() > 0;
             let mut awaited: Vec<_> = links.iter().filter(is_awaited).collect();
             if awaited.is_empty() {
                 awaited.extend(&links);
             }
             let slice = match (links.len(), awaited.len()) {
-                // Another link may come meanwhile, or a parked outcome become due.
+                // Another link may be added meanwhile, or a parked outcome may become due.
                 (0 | 1, _) => LOOK,
                 (_, 1) => SLICE_MOST,
-                // It keeps the others a quarter longer than they have waited.
+                // Delays the others by a quarter of the time that they have waited so far.
                 _ => (begun.elapsed() / 4).clamp(SLICE_FIRST, SLICE_MOST),
             };
             match awaited.get(turn % awaited.len().max(1)) {
@@ -248,16 +249,16 @@ impl Client {
         Ok(delivered)
     }
 
-    /// Delivers what comes of one service; nothing if another thread does.
+    /// Delivers the outcomes of one service; does nothing if another thread is doing so.
     fn poll_link(&self, link: &Link, timeout: Duration) -> Result<usize> {
-        // In small pieces: that other thread may end.
+        // In short slices, because that other thread may end.
         match link.delivery.try_lock_for(timeout.min(SLICE_FIRST)) {
             Some(mut delivery) => delivery.poll(&self.inner, link, timeout),
             None => Ok(0),
         }
     }
 
-    /// All requests without an outcome, oldest first for each service.
+    /// Returns all requests without an outcome, oldest first for each service.
     ///
     /// # Errors
     ///
@@ -267,18 +268,18 @@ impl Client {
         Ok(links.iter().flat_map(|link| link.outstanding()).collect())
     }
 
-    /// How many requests have no outcome yet: the length of [`outstanding`](Self::outstanding).
+    /// Returns the number of requests without an outcome: the length of [`outstanding`](Self::outstanding).
     pub fn outstanding_count(&self) -> usize {
         let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
         links.iter().map(|link| link.state.lock().count()).sum()
     }
 
-    /// What it has counted since it was opened.
+    /// Returns what this client has counted since it was opened.
     pub fn stats(&self) -> ClientStats {
         self.inner.callbacks.counters.read()
     }
 
-    /// All outcomes that nobody took.
+    /// Returns all outcomes that no callback and no caller took.
     ///
     /// # Errors
     ///
@@ -287,12 +288,12 @@ impl Client {
         Ok(self.inner.parked.lock().as_ref().map(ParkedTopic::list).unwrap_or_default())
     }
 
-    /// Makes all parked outcomes that have a callback due now: whichever thread delivers, or the next
+    /// Makes all parked outcomes that have a callback due now: a thread that delivers, or the next
     /// [`poll`](Self::poll), calls their callbacks, oldest first. Returns how many there are.
     ///
-    /// Outcomes whose callback failed are due again by themselves, as
+    /// Outcomes whose callback failed become due again without this call, as
     /// [`callback_retry`](super::ClientBuilder::callback_retry) says; those that a callback refused with a
-    /// [terminal](super::HandlerError::terminal) error are not.
+    /// [terminal](super::HandlerError::terminal) error do not.
     ///
     /// # Errors
     ///
@@ -302,7 +303,7 @@ impl Client {
         Ok(self.inner.parked.lock().as_mut().map_or(0, |parked| parked.make_due(None)))
     }
 
-    /// Drops the parked outcome of a request: it reaches nobody any more.
+    /// Drops the parked outcome of a request: no callback and no caller gets it any more.
     ///
     /// # Errors
     ///
@@ -318,8 +319,8 @@ impl Client {
         }
     }
 
-    /// Takes a request back: its outcome is `Cancelled`, unless another one is faster. A server that
-    /// has begun it goes on.
+    /// Cancels a request: its outcome is `Cancelled`, unless another outcome is appended first. A server that
+    /// has begun to handle it continues.
     ///
     /// # Errors
     ///
@@ -336,12 +337,13 @@ impl Client {
         Err(Error::NotFound { what: format!("outstanding request {id}") })
     }
 
-    /// A handle for a request that was sent with [`call`](RequestBuilder::call), by this or an earlier
-    /// start of the client, if no handle has returned its outcome yet.
+    /// Returns a handle for a request that was sent with [`call`](RequestBuilder::call), by this or an
+    /// earlier start of the client, if no handle has returned its outcome yet.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if there is none such; or a handle was dropped, which gave its outcome up.
+    /// [`Error::NotFound`] if there is no such request, or if its handle was dropped, which discards its
+    /// outcome.
     pub fn attach(&self, id: &RequestId) -> Result<Call> {
         let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
         for link in links {
@@ -365,7 +367,7 @@ impl Client {
         Ok(Call { client: self.clone(), link, id: id.clone() })
     }
 
-    /// The client's name.
+    /// Returns the client's name.
     pub fn name(&self) -> &str {
         &self.inner.name
     }
@@ -376,7 +378,7 @@ impl Client {
     }
 }
 
-/// What is left until then; without end, if there is none.
+/// Returns the time left until then; the longest time, if there is no limit.
 pub(super) fn left_until(until: Option<Instant>) -> Duration {
     until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()))
 }

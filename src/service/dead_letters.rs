@@ -1,9 +1,9 @@
-//! A topic of dead letters in the hands of an operator: what became of each, sending it again, taking
-//! it off the list.
+//! The public `DeadLetters`, for operators: the state of each letter of a topic, sending a letter again,
+//! and taking one off the list.
 //!
-//! What was done with a letter is a record of a topic beside it, `NAME.marks`: a *mark*, which names the
-//! letter by offset and id. There is no other state: a process that is killed between a mark and what it
-//! stands for leaves the rest to the next one.
+//! What was done with a letter is recorded in a second topic, `NAME.marks`: a *mark* names the
+//! letter by offset and id. There is no other state: if a process is killed between a mark and the
+//! action that the mark announces, the next process completes the action.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -25,18 +25,17 @@ const SENT_AS: &str = "dead-letter-sent-as";
 const SENT_FROM: &str = "dead-letter-sent-from";
 const SENT_TO: &str = "dead-letter-sent-to";
 
-/// What became of a dead letter.
+/// The state of a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LetterState {
-    /// Nothing yet.
+    /// Nothing was done with it yet.
     Open,
-    /// A process began to send it again, and did not come to the end: [`DeadLetters::redrive`]
-    /// finishes that.
+    /// A process began to send it again and did not finish; [`DeadLetters::redrive`] finishes it.
     Sending(Redriven),
     /// It was sent again.
     Redriven(Redriven),
-    /// An operator took it off the list, at this time.
+    /// An operator took it off the list at this time.
     Dropped(SystemTime),
 }
 
@@ -44,9 +43,9 @@ pub enum LetterState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Redriven {
-    /// Identifies what was sent: of a request its [`RequestId`](super::RequestId).
+    /// The id of the new record; for a request its [`RequestId`](super::RequestId).
     pub id: String,
-    /// Its offset in the topic that it was sent to; `None` if that is not known.
+    /// The offset in the topic that it was sent to; `None` if that is not known.
     pub offset: Option<u64>,
     /// When it was sent, by the wall clock.
     pub at: SystemTime,
@@ -54,11 +53,11 @@ pub struct Redriven {
 
 /// A topic of dead letters: of a service (`SERVICE.dead`) or of a worker group (`TOPIC.GROUP.dead`).
 ///
-/// [`redrive`](Self::redrive) sends a letter again. That of a request becomes a **new request**: with an id
-/// and an outcome of its own, the old one's callback, context and conversation, and the old one as its
-/// [cause](super::Completed::cause). Its client delivers that outcome, whether it runs now or later; if
-/// the new request fails as well, there is a dead letter of it. That of another record becomes a new
-/// record of its topic, which all groups and readers of the topic get.
+/// [`redrive`](Self::redrive) sends a letter again. The letter of a request becomes a **new request**, with
+/// an id and an outcome of its own. It has the callback, context and conversation of the old request, and
+/// the old request as its [cause](super::Completed::cause). Its client delivers that outcome, whether it
+/// runs now or later; if the new request fails as well, it gets a dead letter of its own. The letter of
+/// another record becomes a new record of its topic, which all groups and readers of the topic receive.
 ///
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
@@ -92,12 +91,12 @@ pub struct Redriven {
 pub struct DeadLetters {
     pub(super) log: Log,
     pub(super) topic: Topic,
-    /// `NAME.marks`, once there is one.
+    /// `NAME.marks`, if it exists.
     book: Option<Topic>,
-    /// By the letter's offset and id: a topic of letters can have been made anew.
+    /// By the letter's offset and id, because a topic of letters may have been deleted and created again.
     marks: HashMap<(u64, String), Mark>,
     read_to: u64,
-    /// Part of the topic could not be read: a mark may be missing.
+    /// Whether part of the topic could not be read, so a mark may be missing.
     is_partial: bool,
 }
 
@@ -121,7 +120,7 @@ pub(super) enum Mark {
 }
 
 impl DeadLetters {
-    /// Opens the topic of this name. The log may be open read-only: then nothing can be sent or dropped.
+    /// Opens the topic of this name. If the log is open read-only, no letter can be sent or dropped.
     ///
     /// # Errors
     ///
@@ -138,16 +137,16 @@ impl DeadLetters {
         })
     }
 
-    /// The topic: its records are the letters, which [`DeadLetter::of`] reads.
+    /// Returns the topic: its records are the letters, which [`DeadLetter::of`] reads.
     pub fn topic(&self) -> &Topic {
         &self.topic
     }
 
-    /// What became of the letter at `offset`, as of now.
+    /// Returns the current state of the letter at `offset`.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if there is none, [`Error::Corrupt`], [`Error::Io`].
+    /// [`Error::Invalid`] if there is no letter at `offset`, [`Error::Corrupt`], [`Error::Io`].
     pub fn state(&mut self, offset: u64) -> Result<LetterState> {
         let (letter, _) = self.letter(offset)?;
         self.state_of(offset, letter.id)
@@ -168,22 +167,22 @@ impl DeadLetters {
         })
     }
 
-    /// Sends the letter at `offset` again, once: killed on the way and called again, it finishes what
-    /// was begun. On return what was sent is durable.
+    /// Sends the letter at `offset` again, once: if the process is killed in between, another call finishes
+    /// the redrive that was begun. On return the new record is durable.
     ///
     /// The deadline of the new request is as long after now as the old one's was after its sending.
     ///
     /// # Errors
     ///
     /// [`Error::Invalid`] if there is no dead letter, or it was sent again or dropped before: see
-    /// [`redrive_again`](Self::redrive_again). [`Error::Locked`] while another process is at it,
-    /// [`Error::NotFound`] if the topic to send to is gone, or the letter holds no copy of the record,
-    /// which had no room for it, and the record is gone. And as [`Topic::append`].
+    /// [`redrive_again`](Self::redrive_again). [`Error::Locked`] while another process sends or drops a letter
+    /// of this topic. [`Error::NotFound`] if the topic to send to does not exist, or if the letter had no
+    /// room for a copy of the record and the record was trimmed. And as [`Topic::append`].
     pub fn redrive(&mut self, offset: u64) -> Result<Redriven> {
         self.redrive_with(offset, false)
     }
 
-    /// The same, also if the letter was sent again or dropped before.
+    /// Sends the letter at `offset` again, even if it was sent again or dropped before.
     ///
     /// # Errors
     ///
@@ -219,8 +218,8 @@ impl DeadLetters {
         }
     }
 
-    /// Takes the letter at `offset` off the list: it is not sent again unless asked for with
-    /// [`redrive_again`](Self::redrive_again). Its record stays until the topic is trimmed.
+    /// Takes the letter at `offset` off the list: only [`redrive_again`](Self::redrive_again) sends it again.
+    /// Its record stays until the topic is trimmed.
     ///
     /// # Errors
     ///
@@ -234,7 +233,7 @@ impl DeadLetters {
         self.mark(offset, &letter, &Mark::Dropped { at: 0 })
     }
 
-    /// The letter of the record that was at `offset` of `topic`: the last one, if there are several.
+    /// Returns the offset of the letter of the record at `offset` of `topic`: the last one, if there are several.
     pub(super) fn find(&self, topic: &str, offset: u64) -> Result<Option<u64>> {
         let end = self.topic.high_watermark()?;
         let mut reader = self.topic.reader(Start::First)?;
@@ -270,7 +269,7 @@ impl DeadLetters {
         }
     }
 
-    /// One process at a time sends and drops the letters of a topic.
+    /// Takes the lock under which one process at a time sends and drops the letters of a topic.
     fn own(&self) -> Result<Ownership> {
         self.log.writable()?;
         Ownership::take(self.log.inner(), "redrives", self.topic.name())
@@ -319,7 +318,7 @@ impl DeadLetters {
         format!("{}.marks", self.topic.name())
     }
 
-    /// The topic of marks, if anything was marked yet.
+    /// Returns the topic of marks, if any letter was marked.
     fn book(&mut self) -> Result<Option<Topic>> {
         if self.book.is_none() {
             self.book = match self.log.existing_topic(&self.book_name()) {
@@ -363,12 +362,12 @@ impl DeadLetters {
     }
 }
 
-/// A mark takes little room, and there are few: the smallest segments do.
+/// Returns the options of the topic of marks: marks are small and few, so segments have the smallest size.
 fn book_options(letters: &Topic) -> TopicOptions {
     TopicOptions { segment_len: 64 << 10, retention: Retention::default(), ..*letters.options() }
 }
 
-/// The letter that a record marks, by its offset and id, and the mark.
+/// Returns the letter that a record marks, by its offset and id, and the mark.
 fn read_mark(record: &RecordRef<'_>) -> Option<((u64, String), Mark)> {
     let text = |name| record.header(name).and_then(|text| std::str::from_utf8(text).ok());
     let number = |name| text(name).and_then(|text| text.parse::<u64>().ok());

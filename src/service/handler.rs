@@ -1,4 +1,4 @@
-//! What a server's handler gets and returns.
+//! The arguments and results of a server's handler.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::group::{Job, LaneGuard};
 use crate::record::{Record, RecordRef};
 
-/// A request, as its handler sees it.
+/// A request, as its handler receives it.
 #[derive(Debug)]
 pub struct Request<'a> {
     pub(super) job: &'a Job,
@@ -18,58 +18,59 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Identifies the request for ever: the idempotency key for effects outside the log.
+    /// Returns the id, which is never used again: the idempotency key for effects outside the log.
     pub fn id(&self) -> &RequestId {
         &self.envelope.id
     }
 
-    /// The name of the client that sent it.
+    /// Returns the name of the client that sent the request.
     pub fn client(&self) -> &str {
         self.envelope.id.client()
     }
 
-    /// The request that its conversation began with: this one, unless it was
+    /// Returns the id of the request that the conversation began with: this one, unless it was
     /// [`caused_by`](super::RequestBuilder::caused_by) another.
     pub fn conversation(&self) -> &RequestId {
         self.envelope.conversation()
     }
 
-    /// The request that it came from.
+    /// Returns the id of the request that caused this one.
     pub fn cause(&self) -> Option<&RequestId> {
         self.envelope.cause.as_ref()
     }
 
-    /// The dead-lettered request that it sends again, if it is a redrive.
+    /// Returns the id of the dead-lettered request that this one repeats, if it is a redrive.
     pub fn redrive_of(&self) -> Option<&RequestId> {
         self.envelope.redrive_of.as_ref()
     }
 
-    /// The W3C trace context that it was sent with, if that is well-formed.
+    /// Returns the W3C trace context that the request was sent with, if it is well-formed.
     pub fn traceparent(&self) -> Option<&str> {
         self.envelope.traceparent()
     }
 
-    /// 1 the first time; more if the handler failed, or died, or was killed before.
+    /// Returns the number of this attempt: 1 the first time; more if an earlier one failed or its process died.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// Whether it is given up if the handler fails now.
+    /// Returns whether the request is no longer retried if the handler fails now.
     pub fn is_last_attempt(&self) -> bool {
         self.job.is_last_attempt()
     }
 
-    /// After this time nobody needs the reply.
+    /// Returns the time after which the reply is no longer needed.
     pub fn deadline(&self) -> Option<SystemTime> {
         self.envelope.deadline.map(|at| SystemTime::UNIX_EPOCH + Duration::from_nanos(at))
     }
 
-    /// Where the request is in the request topic.
+    /// Returns the offset of the request in the request topic.
     pub fn offset(&self) -> u64 {
         self.record.offset()
     }
 
-    /// What keeps requests of this key from other servers, for a child process that does the work.
+    /// Returns a guard that keeps requests of this key from other servers, for a child process that does the
+    /// work.
     ///
     /// # Errors
     ///
@@ -78,13 +79,13 @@ impl<'a> Request<'a> {
         self.job.lane_guard()
     }
 
-    /// The payload.
+    /// Returns the payload.
     pub fn payload(&self) -> &'a [u8] {
         self.record.payload()
     }
 
-    /// The payload read as JSON. With `?` in the handler, a payload that is no `T` is answered as a
-    /// failure, and not tried again.
+    /// Decodes the payload as JSON. With `?` in the handler, a payload that is not a `T` is answered as a
+    /// failure, and not retried.
     ///
     /// # Errors
     ///
@@ -94,30 +95,30 @@ impl<'a> Request<'a> {
         self.record.json()
     }
 
-    /// The key, if the client gave one.
+    /// Returns the key, if the client gave one.
     pub fn key(&self) -> Option<&'a [u8]> {
         self.record.key()
     }
 
-    /// The first header of this name.
+    /// Returns the value of the first header of this name.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
         self.record.header(name)
     }
 }
 
-/// What a handler answers.
+/// The answer of a handler.
 #[derive(Debug, Clone, Default)]
 pub struct Reply {
     pub(super) record: Record,
 }
 
 impl Reply {
-    /// A reply with this payload.
+    /// Creates a reply with this payload.
     pub fn new(payload: impl Into<Vec<u8>>) -> Reply {
         Reply { record: Record::new(payload) }
     }
 
-    /// A reply whose payload is `value` as JSON.
+    /// Creates a reply whose payload is `value` as JSON.
     ///
     /// # Errors
     ///

@@ -1,14 +1,14 @@
 //! Request/reply over two topics: clients, servers, callbacks, deadlines, dead letters.
 //!
 //! A *service* `inventory` is the topics `inventory.requests` and `inventory.replies`. A request
-//! carries its id, the name of the callback that waits for it, and an opaque context, so that sending
-//! it and registering for its reply are one append. **The outcome of a request is the first record in
-//! its reply topic that names its id**: there is nothing to decide but what the log says.
+//! carries its id, the name of the callback that waits for it, and an opaque context, so sending it
+//! and registering for its reply are one append. **The outcome of a request is the first record in its
+//! reply topic that names its id**: the log alone decides it.
 //!
 //! All state is in the log, in the server's offset file (`consumers/server` of the request topic) and
 //! in the client's (`consumers/client.NAME` of both topics, `consumers/client-floor.NAME` of the reply
-//! topic). These positions are also what keeps retention from dropping what an open request needs. Nothing below this layer knows of it: the
-//! envelope is one reserved header.
+//! topic). These positions also keep retention from dropping records that an open request needs. No layer
+//! below this one knows of services: the envelope is one reserved header.
 
 mod builder;
 mod call;
@@ -68,17 +68,18 @@ pub use request_id::RequestId;
 pub use server::Server;
 pub use stats::ClientStats;
 
-/// The settings that servers and clients make topics with, if they are given none: the defaults, and
-/// segments go after a week in which nobody needed them. Whoever still needs something of a topic
-/// keeps a position in it: servers and clients do, for every request that is open.
+/// Returns the settings that servers and clients create topics with unless others are given: the
+/// defaults, with segments dropped after a week if no open request needs them. Servers and clients keep
+/// positions in a topic for every open request that needs its records.
 pub fn topic_options() -> TopicOptions {
     let week = Duration::from_secs(7 * 24 * 60 * 60);
     let retention = Retention { age: Some(week), bytes: None, consumed: true };
     TopicOptions { retention, ..TopicOptions::default() }
 }
 
-/// Opens a topic of this layer; makes it with these settings, or [`topic_options`], if there is none.
-/// One that drops what is not consumed is refused: an open request, or one in doubt, may need it.
+/// Opens a topic of this layer. If it does not exist, creates it with these settings, or with
+/// [`topic_options`]. Refuses a topic whose retention drops unconsumed records: an open request, or one
+/// in doubt, may need them.
 pub(crate) fn open_topic(log: &Log, name: &str, options: Option<TopicOptions>) -> Result<Topic> {
     let topic = match log.existing_topic(name) {
         Err(Error::NotFound { .. }) => {
@@ -102,18 +103,18 @@ pub(crate) fn open_topic(log: &Log, name: &str, options: Option<TopicOptions>) -
     Ok(topic)
 }
 
-/// The topic that takes the requests of a service.
+/// Returns the name of the topic that takes the requests of a service.
 pub(crate) fn requests_of(service: &str) -> String {
     format!("{service}.requests")
 }
 
-/// The topic that takes the replies of a service.
+/// Returns the name of the topic that takes the replies of a service.
 pub(crate) fn replies_of(service: &str) -> String {
     format!("{service}.replies")
 }
 
-/// The record at an offset; `None` if there is none, or it is damaged or gone. Damage in front of it, which
-/// a reader may come upon first, is passed over.
+/// Returns the record at an offset; `None` if there is none, or if it is damaged or trimmed. Skips damage
+/// before it, which a reader may reach first.
 pub(crate) fn record_at(topic: &Topic, offset: u64) -> Result<Option<OwnedRecord>> {
     if !(topic.first_offset()?..topic.high_watermark()?).contains(&offset) {
         return Ok(None);
@@ -137,11 +138,11 @@ pub(crate) fn record_at(topic: &Topic, offset: u64) -> Result<Option<OwnedRecord
 }
 
 impl Log {
-    /// A server of `service`, which calls `handler` for each request of its share of the lanes.
+    /// Opens a server of `service`, which calls `handler` for each request of its share of the lanes.
     ///
     /// The handler's effects outside the log happen at least once: [`Request::id`] is the idempotency
-    /// key, [`Request::attempt`] says whether it was begun before. Its reply is in the log exactly
-    /// once.
+    /// key, and [`Request::attempt`] says whether the request was begun before. The reply is in the log
+    /// exactly once.
     ///
     /// # Errors
     ///
@@ -154,7 +155,7 @@ impl Log {
         self.server_with(service, ServerOptions::default(), handler)
     }
 
-    /// The same with options.
+    /// Opens a server with these options; see [`server`](Self::server).
     ///
     /// # Errors
     ///
@@ -172,11 +173,12 @@ impl Log {
         Server::open(self, service, options, Arc::new(handler), counters)
     }
 
-    /// A client of this stable name. Register its callbacks, then [`open`](ClientBuilder::open) it.
+    /// Returns a builder for the client of this stable name. Register its callbacks, then
+    /// [`open`](ClientBuilder::open) it.
     pub fn client(&self, name: &str) -> ClientBuilder {
         ClientBuilder::new(self, name)
     }
 }
 
-/// What a thread that waits for a stop does between two looks.
+/// How often a thread that waits checks whether it was asked to stop.
 pub(crate) const LOOK: Duration = Duration::from_millis(100);

@@ -1,32 +1,32 @@
-//! How a server works.
+//! The options of a server.
 
 use std::time::Duration;
 
 use crate::group::{Poison, WorkerOptions};
 use crate::topic::TopicOptions;
 
-/// How a server works.
+/// The options of a server.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
-    /// Settings of the service's topics, if this server makes them.
+    /// Settings of the service's topics, if this server creates them.
     pub topic: Option<TopicOptions>,
-    /// Lanes of the service, if this server is its first: see
+    /// Number of lanes of the service, if this server is its first: see
     /// [`GroupOptions::lanes`](crate::group::GroupOptions::lanes).
     pub lanes: Option<u32>,
-    /// Threads that [`Server::spawn`](super::Server::spawn) starts: so many requests are in hand at a time.
+    /// Threads that [`Server::spawn`](super::Server::spawn) starts: at most this many requests run at once.
     pub threads: usize,
-    /// After so many attempts that failed, or that ended in the process's death while no other handler
-    /// ran in it, the request is poison. 0: it is tried for ever.
+    /// Number of attempts after which a request is poison. Counts attempts that failed, and attempts during
+    /// which the process died while running no other handler. 0 means no limit.
     pub max_attempts: u32,
-    /// What becomes of poison. As a dead letter it goes to the topic `SERVICE.dead`, and its outcome is
-    /// `DeadLettered`.
+    /// What happens to a poison request. As a dead letter it goes to the topic `SERVICE.dead`, and its outcome
+    /// is `DeadLettered`.
     pub poison: Poison,
-    /// The wait before the second attempt; it doubles with each, less a random part. Requests of other
+    /// The wait before the second attempt; it doubles with each attempt, less a random part. Requests of other
     /// lanes do not wait.
     pub retry_first: Duration,
     /// The longest wait between attempts.
     pub retry_most: Duration,
-    /// See [`Reader::set_spin`](crate::Reader::set_spin).
+    /// How long a wait spins before it sleeps; see [`Reader::set_spin`](crate::Reader::set_spin).
     pub spin: Duration,
 }
 

@@ -20,16 +20,16 @@ pub enum Outcome {
     Reply(OwnedRecord),
     /// The handler refused for good, with this message.
     Failed(String),
-    /// Given up after too many attempts, for this reason; the request is in the dead-letter topic.
+    /// The request failed too often, for this reason; it is in the dead-letter topic.
     DeadLettered(String),
     /// The deadline passed first.
     Expired,
-    /// The client took it back first.
+    /// The client cancelled the request first.
     Cancelled,
 }
 
 impl Outcome {
-    /// The outcome that a record of the reply topic stands for; `None` if it decides nothing.
+    /// Returns the outcome that a record of the reply topic describes; `None` if it is not an outcome.
     pub(super) fn of(envelope: &Envelope, record: &OwnedRecord) -> Option<Outcome> {
         match envelope.kind {
             Kind::Reply => Some(Outcome::Reply(record.clone())),
@@ -42,7 +42,7 @@ impl Outcome {
     }
 }
 
-/// A request that came to its end, as a callback gets it.
+/// A request that has an outcome, as a callback receives it.
 #[derive(Clone)]
 pub struct Completed {
     pub(super) envelope: Envelope,
@@ -65,43 +65,43 @@ impl std::fmt::Debug for Completed {
 }
 
 impl Completed {
-    /// Which request.
+    /// Returns the id of the request.
     pub fn id(&self) -> &RequestId {
         &self.envelope.id
     }
 
-    /// The request that its conversation began with: this one, unless it was
+    /// Returns the id of the request that the conversation began with: this one, unless it was
     /// [`caused_by`](super::RequestBuilder::caused_by) another.
     pub fn conversation(&self) -> &RequestId {
         self.envelope.conversation()
     }
 
-    /// The request that it came from.
+    /// Returns the id of the request that caused this one.
     pub fn cause(&self) -> Option<&RequestId> {
         self.envelope.cause.as_ref()
     }
 
-    /// The dead-lettered request that it sends again, if it is a redrive.
+    /// Returns the id of the dead-lettered request that this one repeats, if it is a redrive.
     pub fn redrive_of(&self) -> Option<&RequestId> {
         self.envelope.redrive_of.as_ref()
     }
 
-    /// The W3C trace context that it was sent with, if that is well-formed.
+    /// Returns the W3C trace context that the request was sent with, if it is well-formed.
     pub fn traceparent(&self) -> Option<&str> {
         self.envelope.traceparent()
     }
 
-    /// The name of the callback that it was sent with; empty for a call handle.
+    /// Returns the name of the callback that the request was sent with; empty for a call handle.
     pub fn callback(&self) -> &str {
         &self.envelope.callback
     }
 
-    /// The bytes that the client gave along.
+    /// Returns the bytes that the client sent as the context.
     pub fn context(&self) -> &[u8] {
         &self.envelope.context
     }
 
-    /// The context read as JSON.
+    /// Decodes the context as JSON.
     ///
     /// # Errors
     ///
@@ -111,12 +111,12 @@ impl Completed {
         crate::record::from_json(self.context())
     }
 
-    /// The client: what a callback sends its next request with. (A client that its own callbacks hold is never
-    /// dropped.)
+    /// Returns the client, so that a callback can send its next request. (A client that its own callbacks hold
+    /// is never dropped.)
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if it was dropped, which it is not while its callbacks run.
+    /// [`Error::NotFound`] if it was dropped, which cannot happen while its callbacks run.
     pub fn client(&self) -> Result<Client> {
         let inner = self.client.upgrade().ok_or_else(|| Error::NotFound {
             what: format!("client {}: it was dropped", self.envelope.id.client()),
@@ -124,27 +124,27 @@ impl Completed {
         Ok(Client { inner })
     }
 
-    /// How it ended.
+    /// Returns how the request ended.
     pub fn outcome(&self) -> &Outcome {
         &self.outcome
     }
 
-    /// The attempt of the server that led to it; 0 if no server was asked.
+    /// Returns the server's attempt that led to the outcome; 0 if no server handled the request.
     pub fn attempt(&self) -> u32 {
         self.envelope.attempt
     }
 
-    /// Whether the outcome was decided before by another record: a notification, no outcome.
+    /// Returns whether another record decided the outcome before: then this is a notification, not an outcome.
     pub fn is_late(&self) -> bool {
         self.late
     }
 
-    /// Whether the request was sent before this start of the client.
+    /// Returns whether the request was sent before this start of the client.
     pub fn is_recovered(&self) -> bool {
         self.recovered
     }
 
-    /// The original request, read from the log; `None` if it was trimmed, or is damaged.
+    /// Reads the original request from the log; `None` if it was trimmed or is damaged.
     ///
     /// # Errors
     ///
@@ -154,25 +154,25 @@ impl Completed {
             return Ok(None);
         };
         let record = record_at(topic, offset)?;
-        // The offset is a hint: after a power cut another record can stand there.
+        // The offset is a hint: after a power loss another record can have it.
         Ok(record.filter(|record| {
             matches!(Envelope::of(&record.as_ref()), Some(Ok(found)) if found.id == *self.id())
         }))
     }
 }
 
-/// An outcome that nobody took: its callback is not registered, failed too often, or its call handle
-/// is gone with an earlier start.
+/// An outcome that no callback and no caller took: its callback is not registered or failed too often, or
+/// its call handle belonged to an earlier start.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Parked {
-    /// Which request.
+    /// The id of the request.
     pub id: RequestId,
-    /// The service that it was sent to.
+    /// The service that the request was sent to.
     pub service: String,
-    /// The name of the callback that would take it; empty: [`Client::attach`](super::Client::attach).
+    /// The name of the callback that it is for; empty if it is for [`Client::attach`](super::Client::attach).
     pub callback: String,
-    /// What the outcome is.
+    /// The kind of the outcome.
     pub kind: Kind,
     /// When it was parked, by the wall clock.
     pub parked_at: SystemTime,

@@ -1,4 +1,4 @@
-//! A request that is being put together, and its sending.
+//! Builds a request, and sends it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::sys::clock;
 
-/// A request that is being put together.
+/// A request that is not sent yet.
 #[must_use = "a request is sent by `send` or `call`"]
 pub struct RequestBuilder<'a> {
     pub(super) client: &'a Client,
@@ -46,7 +46,7 @@ impl RequestBuilder<'_> {
         self
     }
 
-    /// A value that comes back with the outcome, as JSON.
+    /// Adds a value that comes back with the outcome, as JSON.
     ///
     /// # Errors
     ///
@@ -56,37 +56,37 @@ impl RequestBuilder<'_> {
         Ok(self.context(crate::record::to_json(context)?))
     }
 
-    /// After so long without an outcome, the outcome is `Expired`. Who says so first decides: this
-    /// client, by a clock that nobody sets (`CLOCK_BOOTTIME`) while it lives, and by the wall clock of its
-    /// restart for what it had sent before; or a server before it calls the handler, by its wall clock. A
-    /// server whose clock runs ahead expires requests too early, each once, and says so in the log; one
-    /// whose clock is behind handles what nobody needs any more.
+    /// Expires the request if it has no outcome after this time. Client and server may both expire it; the
+    /// first record wins. The client uses `CLOCK_BOOTTIME`, a clock that cannot be set, while it lives, and
+    /// after a restart the wall clock for the requests that it had sent before. A server checks its wall clock
+    /// before it calls the handler. If that clock is fast, the server expires requests too early, each once,
+    /// and the log says so; if it is slow, the server handles requests whose outcome is no longer needed.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// Gives the request a key: requests with one key are handled in their order.
+    /// Gives the request a key: requests with the same key are handled in order.
     pub fn key(mut self, key: impl AsRef<[u8]>) -> Self {
         self.record = self.record.key(key);
         self
     }
 
-    /// Adds a header. Names that start with `deaddrop.` are reserved: the send refuses them.
+    /// Adds a header. Names that start with `deaddrop.` are reserved; sending a request with one fails.
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.record = self.record.header(name, value);
         self
     }
 
-    /// Says what it comes from, inside a handler (`request`) or a callback (`done`): it belongs to the
-    /// same conversation then, and carries the same trace context.
+    /// Names the cause of this request: inside a handler the `request`, inside a callback `done`. The request
+    /// then belongs to the same conversation, and carries the same trace context.
     pub fn caused_by(mut self, cause: impl Into<Cause>) -> Self {
         cause.into().mark(&mut self.envelope);
         self
     }
 
-    /// Carries a W3C trace context to the handler and back to the callback, as the header
-    /// `traceparent` of HTTP has it. After [`caused_by`](Self::caused_by), it replaces the cause's.
+    /// Carries a W3C trace context to the handler and back to the callback, in the form of the HTTP header
+    /// `traceparent`. If called after [`caused_by`](Self::caused_by), it replaces the trace context of the cause.
     ///
     /// # Errors
     ///
@@ -98,8 +98,8 @@ impl RequestBuilder<'_> {
         Ok(self)
     }
 
-    /// Sends it: one append. Its outcome goes to the callback of this name. On return the request is
-    /// as durable as the request topic promises.
+    /// Sends the request with one append. Its outcome goes to the callback of this name. On return the request
+    /// is as durable as the request topic promises.
     ///
     /// # Errors
     ///
@@ -136,8 +136,8 @@ impl RequestBuilder<'_> {
         Ok(id)
     }
 
-    /// Sends it, and returns a handle that waits for the outcome in this process. After a restart,
-    /// [`Client::attach`] makes the handle anew.
+    /// Sends the request, and returns a handle that waits for the outcome in this process. After a restart,
+    /// [`Client::attach`] returns a new handle.
     ///
     /// # Errors
     ///
@@ -175,7 +175,7 @@ impl RequestBuilder<'_> {
             is_taken: false,
             is_announced: false,
         };
-        // Before the append: the reply may come before it returns.
+        // Before the append, because the reply may arrive before the append returns.
         self.link.state.lock().insert(pending);
         match self.link.requests.append(&sealed) {
             Ok(offset) => {

@@ -1,10 +1,10 @@
-//! The server: one request of a lane after the other, each answered once.
+//! The server: handles the requests of a lane one after another, and answers each once.
 //!
-//! Ordered writes of one request, each a store that `kill -9` leaves behind: 1. the attempt (offset,
+//! Ordered writes of one request, each a store that survives `kill -9`: 1. the attempt (offset,
 //! id, count, reply topic, its end as the floor), 2. the handler runs, 3. the outcome is appended as
 //! durable as the reply topic promises, 4. the lane's position is committed, 5. the attempt is ended.
-//! Killed between any two of them, the lane's next owner finds an attempt without a commit and settles
-//! it.
+//! If the server is killed between any two of them, the lane's next owner finds an attempt without a
+//! commit and settles it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,21 +37,21 @@ use crate::topic::Topic;
 pub(super) use crate::group::SERVERS as GROUP;
 /// In the reply topic, the consumer that keeps what the lanes may need to settle a doubt.
 const GUARD: &str = "server.floor";
-/// That consumer is moved this often.
+/// How often that consumer is moved.
 const GUARD_INTERVAL: Duration = Duration::from_secs(1);
 
 type Handler = Arc<dyn Fn(&Request<'_>) -> Result<Reply, HandlerError> + Send + Sync>;
 
 /// Answers the requests of a service. Made by [`Log::server`].
 ///
-/// Any number of servers, in any processes, share the service's lanes: requests of one key are handled in
-/// order, those of different keys side by side. A server on this thread handles one at a time.
+/// Any number of servers, in any processes, share the service's lanes: requests with the same key are
+/// handled in order, those with different keys concurrently. A server on this thread handles one at a time.
 ///
-/// What is in the request topic is not believed: a record that is no request, and a request whose outcome
-/// would go to a topic that does not exist or is no topic's name, is copied to `SERVICE.dead` and not
-/// answered; no topic is made for it. A record in the reply topic that says of a request that it is
-/// `Expired` or `Cancelled` keeps the handler from it, whoever wrote it. A request past its deadline by
-/// this machine's wall clock is not handled either: its outcome `Expired` is appended, once.
+/// A server does not trust the request topic. It copies a record that is not a request, and a request whose
+/// outcome would go to a topic that does not exist or is not a topic's name, to `SERVICE.dead`, does not
+/// answer it, and creates no topic for it. If a record in the reply topic says that a request is `Expired`
+/// or `Cancelled`, the handler is not called for it, whichever process wrote that record. A request past
+/// its deadline by this machine's wall clock is not handled either: its outcome `Expired` is appended, once.
 ///
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
@@ -82,11 +82,11 @@ pub struct Server {
     pub(super) replies: Topic,
     group: Group,
     pub(super) dispatch: Dispatch,
-    /// Sees what clients expired and took back.
+    /// Reads which requests clients have expired or cancelled.
     pub(super) reply_reader: Reader,
     pub(super) closed: Closed,
     past: Past,
-    /// The dead letters that there are.
+    /// The dead letters that already exist.
     pub(super) kept: Kept,
     guarded_at: Instant,
     gone: Gone,
@@ -111,7 +111,7 @@ impl Server {
         let requests = open_topic(log, &requests_of(service), options.topic)?;
         let replies = open_topic(log, &replies_of(service), options.topic)?;
         if replies.options().retention.consumed {
-            // Before a lane can be in doubt: nothing that settles it is dropped.
+            // Before a lane can be in doubt, so that no reply that settles a doubt is dropped.
             match replies.consumer(GUARD, Start::First) {
                 Ok(_) | Err(Error::Locked { .. }) => {}
                 Err(other) => return Err(other),
@@ -129,7 +129,7 @@ impl Server {
         )?;
         let from = dispatch.durable_effects_floor()?;
         let from = from.clamp(replies.first_offset()?, replies.high_watermark()?);
-        // Until it has looked.
+        // Until `look_for_closed` has read from there.
         dispatch.effects_kept = from;
         Ok(Server {
             log: log.clone(),
@@ -150,13 +150,13 @@ impl Server {
         })
     }
 
-    /// Serves until `stop` is given; finishes the request in hand.
+    /// Serves until `stop` is requested, and finishes the request in flight.
     ///
     /// # Errors
     ///
     /// An error of a topic: [`Error::NoSpace`], [`Error::SyncFailed`], [`Error::Corrupt`] and
-    /// [`Error::Trimmed`] until [`skip`](Self::skip) was called, [`Error::Io`]. What was answered stays
-    /// answered; the next call goes on with what was not.
+    /// [`Error::Trimmed`] until [`skip`](Self::skip) was called, [`Error::Io`]. Answered requests stay
+    /// answered; the next call continues with the others.
     pub fn run(&mut self, stop: &Stop) -> Result<()> {
         while !stop.is_stopped() {
             let until = Instant::now() + GUARD_INTERVAL;
@@ -170,18 +170,18 @@ impl Server {
         self.move_guard()
     }
 
-    /// Serves what is there, or waits up to `timeout` for the first. Returns the number of requests
-    /// that were settled.
+    /// Serves the requests that are there, or waits up to `timeout` for the first. Returns the number of
+    /// requests that were settled.
     ///
     /// # Errors
     ///
     /// As [`run`](Self::run).
     pub fn poll(&mut self, timeout: Duration) -> Result<u64> {
         let stop = Stop::new();
-        // None: for ever.
+        // `None` waits without a limit.
         let mut until = Instant::now().checked_add(timeout);
         let mut settled = 0;
-        // What comes meanwhile is the next call's, or a busy service would keep the caller.
+        // Requests that arrive meanwhile are left to the next call, or a busy service would never return.
         let mut end = u64::MAX;
         loop {
             let Some(job) = self.dispatch.next(until, &stop)? else {
@@ -200,7 +200,7 @@ impl Server {
         }
     }
 
-    /// Serves on threads of its own, as many as the options say.
+    /// Serves on background threads, as many as the options say.
     ///
     /// # Errors
     ///
@@ -230,8 +230,8 @@ impl Server {
         Ok(running)
     }
 
-    /// After [`Error::Trimmed`] or [`Error::Corrupt`] of a request: goes on behind what is lost, and
-    /// returns the offsets that are passed over.
+    /// Continues after the lost requests, after [`Error::Trimmed`] or [`Error::Corrupt`] of a request, and
+    /// returns the offsets that are skipped.
     ///
     /// # Errors
     ///
@@ -240,7 +240,7 @@ impl Server {
         self.dispatch.skip()
     }
 
-    /// At least as many requests as are not settled yet.
+    /// Returns an upper bound of the number of requests that are not settled yet.
     ///
     /// # Errors
     ///
@@ -249,12 +249,12 @@ impl Server {
         Ok(self.group.info()?.lag)
     }
 
-    /// What it did since it was opened, all of its threads together.
+    /// Returns the counters since the server was opened, of all its threads together.
     pub fn stats(&self) -> WorkerStats {
         self.counters.read_out()
     }
 
-    /// True if the request is settled.
+    /// Returns true if the request is settled.
     fn serve(&mut self, job: &Job) -> Result<bool> {
         let served = self.serve_record(job);
         match &served {
@@ -294,8 +294,8 @@ impl Server {
         };
         let settled = replies.and_then(|replies| {
             let settled = self.settle_request(job, envelope, &replies)?;
-            // The lane's position becomes durable after the service's own replies, and whoever makes
-            // it so may not know of this topic.
+            // The lane's position becomes durable after the service's own replies, and the thread that
+            // makes it durable may not know of this topic.
             match replies.end_offset()?.checked_sub(1) {
                 Some(last) if settled => replies.wait_durable(last).map(|()| settled),
                 _ => Ok(settled),
@@ -303,12 +303,12 @@ impl Server {
         });
         match settled {
             Ok(settled) => Ok(settled),
-            // Of this process, or of the disk: no request's fault.
+            // A failure of this process or of the disk, not of the request.
             Err(error @ (Error::NoSpace { .. } | Error::TimedOut { .. } | Error::Forked)) => {
                 Err(error)
             }
             Err(error) if error.is_out_of_descriptors() => Err(error),
-            // A topic that a request has chosen is the request's trouble, not the service's.
+            // A failure of a topic that the request chose counts against the request, not the service.
             Err(error) => match self.dispatch.troubled(job) {
                 Fate::Again | Fate::Stopped => Ok(false),
                 Fate::GivenUp => {
@@ -341,7 +341,7 @@ impl Server {
         let note = Note { floor: replies.end_offset()?, bytes };
         if envelope.deadline.is_some_and(|deadline| clock::wall() >= deadline) {
             self.dispatch.begin(job, note)?;
-            // Nobody waits for it: many of them are one sync.
+            // No caller waits for it, so one sync covers many of them.
             answer_later(replies, envelope.outcome(Kind::Expired, job.offset()))?;
             return Ok(true);
         }
@@ -411,20 +411,20 @@ impl Server {
         }
     }
 
-    /// A topic that a request names for its outcome, in bytes of its own: they must be a name, and the
-    /// topic must exist.
+    /// Opens the reply topic that a request names. The request's bytes must be a valid name, and the topic
+    /// must exist.
     fn reply_topic(&self, name: &str) -> Result<Topic> {
         names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
         self.log.existing_topic(name)
     }
 
-    /// Lets go of replies that no lane needs any more. One server at a time does it.
+    /// Releases replies that no lane needs any more. One server at a time does this.
     fn raise_guard(&mut self) -> Result<()> {
         if self.guarded_at.elapsed() < GUARD_INTERVAL {
             return Ok(());
         }
         self.guarded_at = Instant::now();
-        // Also while there is nothing to do: the lanes' floors follow what was read.
+        // Even when there is nothing to do: the lanes' floors follow the position that was read.
         self.look_for_closed()?;
         self.closed.retain(|lane, offset| self.dispatch.awaits(lane, offset));
         self.move_guard()
