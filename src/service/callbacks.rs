@@ -16,7 +16,7 @@ pub(super) type Callback = Box<dyn FnMut(&Completed) -> Result<(), HandlerError>
 
 /// When a callback that fails is called again.
 ///
-/// The first retries come at once, while the delivering thread waits. Then the outcome is parked, which is
+/// The first retries are made while the delivering thread waits for them. Then the outcome is parked, which is
 /// durable, and retried from there, so that the outcomes of other callbacks do not wait. The wait between
 /// these retries doubles with each failure, and they continue as long as the process runs. Meanwhile other
 /// outcomes for that callback are parked as well, without a call; when it takes one, all of them follow,

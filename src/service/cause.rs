@@ -1,11 +1,11 @@
-//! What a request came from: another request, its conversation, the sender's trace context.
+//! The cause of a request: another request, its conversation, and the sender's trace context.
 
 use super::envelope::Envelope;
 use super::handler::Request;
 use super::outcome::Completed;
 use super::request_id::RequestId;
 
-/// The request that another one comes from: `&Request` inside a handler and `&Completed` inside a
+/// The request that causes another one: `&Request` inside a handler and `&Completed` inside a
 /// callback convert into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
@@ -23,7 +23,7 @@ impl Cause {
         }
     }
 
-    /// Notes the cause in the envelope of what came from it.
+    /// Records the cause in the envelope of the request that it caused.
     pub(super) fn mark(self, envelope: &mut Envelope) {
         envelope.cause = Some(self.id);
         envelope.conversation = Some(self.conversation);
@@ -43,12 +43,12 @@ impl From<&Completed> for Cause {
     }
 }
 
-/// The longest `traceparent` that is carried: the W3C's own is 55 bytes, later versions may add fields.
+/// The longest `traceparent` that is carried: the W3C's is 55 bytes, and later versions may add fields.
 const MAX_TRACEPARENT_LEN: usize = 128;
 
-/// Why `text` is not a `traceparent` as the W3C's Trace Context has it, or `Ok`: version, trace id,
-/// parent id and flags in lower-case hexadecimal, none of the ids all zeros. Versions above 00 may
-/// have more behind another dash.
+/// Returns `Ok` for a `traceparent` as the W3C's Trace Context defines it, or the reason why `text` is not
+/// one: version, trace id, parent id and flags in lower-case hexadecimal, neither id all zeros. Versions
+/// above 00 may have more after another dash.
 pub(super) fn check_traceparent(text: &str) -> Result<(), &'static str> {
     let hex = |from: usize, to: usize| {
         let part = text.as_bytes().get(from..to)?;

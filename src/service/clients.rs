@@ -1,5 +1,5 @@
-//! The clients of a log, as those see them who are none of them: whose positions hold what, retiring one
-//! that never comes back, and letting go of what one that was killed had no need for.
+//! The clients of a log, as other processes see them: which positions hold which records, retiring a client
+//! that never comes back, and releasing records that a killed client held without need.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -16,21 +16,21 @@ use crate::ownership::Ownership;
 use crate::reader::Start;
 use crate::topic::Topic;
 
-/// What is known of a client.
+/// The state of a client.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ClientInfo {
-    /// Its name.
+    /// The client's name.
     pub name: String,
-    /// The process that is this client; `None` if none is.
+    /// The process that is this client; `None` if no process is.
     pub owner: Option<u32>,
-    /// The services that it has used.
+    /// The services that the client has used.
     pub services: Vec<ClientService>,
-    /// Whether it has a topic of parked outcomes.
+    /// Whether the client has a topic of parked outcomes.
     pub has_parked: bool,
 }
 
-/// A client at one service.
+/// The state of a client at one service.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ClientService {
@@ -38,9 +38,9 @@ pub struct ClientService {
     pub service: String,
     /// Requests whose outcome the client has not taken.
     pub outstanding: usize,
-    /// Records of the request topic from its position on, which that keeps.
+    /// Records of the request topic that the client's position keeps: those from it on.
     pub requests_held: u64,
-    /// Records of the reply topic from its positions on.
+    /// Records of the reply topic from the client's positions on.
     pub replies_held: u64,
 }
 
@@ -48,9 +48,9 @@ pub struct ClientService {
 struct Positions {
     requests: Topic,
     replies: Topic,
-    /// Of the oldest request without an outcome.
+    /// The position of the oldest request without an outcome.
     oldest: u64,
-    /// Below it replies were delivered.
+    /// Replies below it were delivered.
     delivered: u64,
     /// From here on there may be replies to requests from `oldest` on.
     floor: u64,
@@ -58,9 +58,9 @@ struct Positions {
     is_damaged: bool,
 }
 
-/// What of a client is not done.
+/// The unfinished work of a client at a service.
 struct Open {
-    /// Requests without an outcome that was delivered.
+    /// Requests without a delivered outcome.
     requests: HashSet<RequestId>,
     /// Damaged records may be more of these requests.
     is_partial: bool,
@@ -97,7 +97,7 @@ impl Positions {
         Ok(Some(Positions { requests, replies, oldest, delivered, floor, is_damaged }))
     }
 
-    /// Reads what of the client is not done.
+    /// Reads the client's unfinished work.
     fn open(&self, client: &str) -> Result<Open> {
         let requests_end = self.requests.high_watermark()?;
         let mut open = HashSet::new();
@@ -164,9 +164,9 @@ impl Log {
         Ok(found.into_values().collect())
     }
 
-    /// Retires a client that never comes back: its positions, and with `discard` also the outcomes that it
-    /// has parked, so that they hold nothing any more. Its requests are not taken back: they are
-    /// answered, and nobody reads the answers. A client of this name that is opened later is a new one.
+    /// Retires a client that never comes back: removes its positions, and with `discard` its parked outcomes
+    /// as well, so that they no longer hold any records. Its requests are not cancelled: they are answered,
+    /// and no client reads the answers. A client of this name that is opened later is a new one.
     ///
     /// # Errors
     ///
@@ -244,11 +244,11 @@ fn delete_if_there(topic: &Topic, consumer: &str) -> Result<()> {
 /// A client that is gone, and whose positions follow, is looked at this often.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Lets go of what clients hold without need that are gone, of one service: those whose process has died, and
-/// that have nothing outstanding. Their positions follow, up to where something of theirs begins.
+/// Releases the records of one service that are held without need by clients whose process has died and
+/// that have nothing outstanding. Moves their positions up to the first record that they still need.
 #[derive(Debug, Default)]
 pub(super) struct Gone {
-    /// With their positions when they were looked at last.
+    /// The clients, with their positions when they were last examined.
     seen: HashMap<String, (u64, u64, Instant)>,
 }
 
@@ -269,7 +269,7 @@ impl Gone {
             }
             let Some(positions) = Positions::of(log, client, service)? else { continue };
             let at = (positions.oldest, positions.delivered);
-            // What it had outstanding then it still has: nobody takes its outcomes.
+            // Its requests are still outstanding: no process takes its outcomes.
             if seen.is_some_and(|(oldest, delivered, _)| (*oldest, *delivered) == at) {
                 continue;
             }
@@ -284,7 +284,7 @@ impl Gone {
                 Err(Error::Locked { .. } | Error::NotFound { .. } | Error::Corrupt { .. }) => {}
                 other => other?,
             }
-            // Not the positions that it has now: they are looked at again.
+            // Not with its new positions, so that it is examined again.
             self.seen.insert(client.to_owned(), (u64::MAX, u64::MAX, Instant::now()));
         }
         Ok(())
@@ -292,8 +292,8 @@ impl Gone {
 }
 
 impl Positions {
-    /// Moves the positions of a client that is gone, unless it has come back meanwhile: in the order in
-    /// which the client makes them durable.
+    /// Moves the positions of a client whose process died, in the order in which the client makes them durable.
+    /// Does nothing if a process has become this client meanwhile.
     fn move_on(&self, client: &str, open: &Open) -> Result<()> {
         let (requests, replies) = (self.requests.inner(), self.replies.inner());
         // First, and never created: retiring the client holds this one, and deletes it.

@@ -1,4 +1,4 @@
-//! Requests that their clients took back, or that have expired, before a server came to them.
+//! Requests that were cancelled, or that expired, before a server reached them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -9,18 +9,18 @@ use super::server::Server;
 use crate::error::{Error, Result};
 use crate::record::OwnedRecord;
 
-/// Of requests that are not in the topic yet, so many are remembered.
+/// Most requests that are remembered without being in the request topic yet.
 const UNPLACED_MOST: usize = 1024;
 
-/// See the module. Only requests of this server's lanes are in here, and only until the lane has passed
-/// them: another owner reads the reply topic from the lane's floor on, which stays below the records
-/// that these are from.
+/// The closed requests; see the module. It holds only requests of this server's lanes, and only until the
+/// lane has passed them. Another owner reads the reply topic from the lane's floor on, which stays below
+/// the records that closed these requests.
 #[derive(Debug, Default)]
 pub(super) struct Closed {
-    /// With the offset of the record that says so.
+    /// The requests, with the offset of the record that closes each.
     by_id: HashMap<RequestId, u64>,
     by_offset: BTreeMap<u64, Place>,
-    /// Of a redrive that was taken back before it was sent.
+    /// Redrives that were cancelled before they were sent.
     unplaced: HashSet<RequestId>,
 }
 
@@ -32,7 +32,7 @@ struct Place {
 }
 
 impl Closed {
-    /// Notes that the record at `offset` closes a request, which is at `request_offset` and of `lane`.
+    /// Records that the record at `offset` closes a request at `request_offset`, in `lane`.
     pub(super) fn insert(&mut self, offset: u64, id: RequestId, lane: u32, request_offset: u64) {
         if !self.by_id.contains_key(&id) {
             self.by_id.insert(id.clone(), offset);
@@ -40,14 +40,14 @@ impl Closed {
         }
     }
 
-    /// Notes a request that is not where the record says that it is.
+    /// Records a closed request that is not at the offset that the record names.
     pub(super) fn insert_unplaced(&mut self, id: RequestId) {
         if self.unplaced.len() < UNPLACED_MOST {
             self.unplaced.insert(id);
         }
     }
 
-    /// Whether a request is closed; forgets it.
+    /// Returns whether a request is closed, and forgets it.
     pub(super) fn remove(&mut self, id: &RequestId) -> bool {
         let is_unplaced = self.unplaced.remove(id);
         match self.by_id.remove(id) {
@@ -56,7 +56,7 @@ impl Closed {
         }
     }
 
-    /// Forgets requests, by lane and offset, that this server will not come to any more.
+    /// Forgets requests, by lane and offset, that this server will not reach any more.
     pub(super) fn retain(&mut self, is_to_come: impl Fn(u32, u64) -> bool) {
         self.by_offset.retain(|_, place| {
             let stays = is_to_come(place.lane, place.request_offset);
@@ -67,7 +67,7 @@ impl Closed {
         });
     }
 
-    /// The first record that the next owner of a lane must see.
+    /// Returns the offset of the first record that the next owner of a lane must read.
     pub(super) fn first(&self) -> Option<u64> {
         self.by_offset.keys().next().copied()
     }
@@ -79,16 +79,16 @@ impl Closed {
 }
 
 impl Server {
-    /// Reads what clients expired or took back since the last look.
+    /// Reads which requests clients have expired or cancelled since the last call.
     pub(super) fn look_for_closed(&mut self) -> Result<()> {
         if let Some(floor) = self.dispatch.take_taken_floor() {
-            // What was of no interest before is of these lanes.
+            // Records that were skipped before may close requests of the new lanes.
             if floor < self.reply_reader.offset() {
                 self.reply_reader.seek_to(floor.max(self.replies.first_offset()?));
             }
         }
         let looked = self.read_closed();
-        // Not above what was read: the next owner of a lane begins there.
+        // Not above the position that was read: the next owner of a lane begins to read there.
         let read = self.reply_reader.offset();
         self.dispatch.effects_kept = self.closed.first().map_or(read, |first| first.min(read));
         looked
@@ -100,7 +100,7 @@ impl Server {
                 Ok(Some(record)) => record,
                 Ok(None) => return Ok(()),
                 Err(Error::Lost { .. }) => continue,
-                // While this server had nothing to do.
+                // Trimmed while this server had nothing to do.
                 Err(Error::Trimmed { first, .. }) => {
                     self.reply_reader.seek_to(first);
                     continue;
@@ -119,7 +119,7 @@ impl Server {
         }
     }
 
-    /// A record that closes a request: of interest if that is still to come, here.
+    /// Handles a record that closes a request: keeps it if this server may still reach the request.
     fn note_closed(&mut self, offset: u64, envelope: &Envelope) -> Result<()> {
         let request_offset = envelope.request_offset.unwrap_or(0);
         let request = record_at(&self.requests, request_offset)?;
@@ -134,7 +134,7 @@ impl Server {
             None if request_offset >= self.requests.first_offset()? => {
                 self.closed.insert_unplaced(envelope.id.clone());
             }
-            // Trimmed.
+            // The request was trimmed.
             None => {}
         }
         Ok(())
@@ -152,7 +152,7 @@ mod tests {
         for number in 0..4 {
             closed.insert(10 + number, id(number), number as u32 % 2, number);
         }
-        // The same record again, as after a lane was taken.
+        // The same record again, as happens after a lane was taken.
         closed.insert(10, id(0), 0, 0);
         assert_eq!((closed.first(), closed.len()), (Some(10), 4));
         closed.retain(|lane, offset| lane == 1 && offset >= 3);

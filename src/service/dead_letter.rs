@@ -1,5 +1,5 @@
-//! What a server appends when it is done with a request: its outcome, and the copy of one that it gives
-//! up.
+//! The records that a server appends when a request is settled: its outcome, and the dead letter of a
+//! request that is no longer retried.
 
 use super::envelope::{Envelope, Kind};
 use super::open_topic;
@@ -11,8 +11,8 @@ use crate::record::Record;
 use crate::topic::Topic;
 
 impl Server {
-    /// First the dead-letter topic, then the outcome: killed between them, the next owner of the lane
-    /// finds no outcome, and the copy by its id.
+    /// Appends to the dead-letter topic first, then the outcome. If the process is killed between them, the
+    /// next owner of the lane finds no outcome, and finds the copy by its id.
     pub(super) fn dead_letter(
         &mut self,
         job: &Job,
@@ -28,7 +28,7 @@ impl Server {
         answer(replies, outcome, Record::default())
     }
 
-    /// Copies a record to the dead-letter topic, with where it came from and why; once for each id.
+    /// Copies a record to the dead-letter topic, with its origin and the reason; once for each id.
     pub(super) fn keep_dead(
         &mut self,
         job: &Job,
@@ -52,13 +52,13 @@ impl Server {
     }
 }
 
-/// Appends an outcome. One that no frame can hold, because of what the handler returned, becomes
-/// `Failed`: it would be so at every attempt.
+/// Appends an outcome. If the handler's result makes it too large for a frame, it becomes `Failed`,
+/// because every attempt would have the same result.
 pub(super) fn answer(replies: &Topic, outcome: Envelope, reply: Record) -> Result<()> {
     append_with(outcome, reply, |record| replies.append(record))
 }
 
-/// The same, without a reply, and without waiting for the disk: a lane's position becomes durable after it.
+/// Appends an outcome without a reply. Does not wait for the disk: a lane's position becomes durable later.
 pub(super) fn answer_later(replies: &Topic, outcome: Envelope) -> Result<()> {
     append_with(outcome, Record::default(), |record| replies.append_unsynced(record))
 }
@@ -73,7 +73,7 @@ fn append_with(
         Err(error @ (Error::Invalid { .. } | Error::TooLarge { .. })) => {
             outcome.kind = Kind::Failed;
             outcome.error = format!("its outcome cannot be appended: {error}");
-            // The client knows it from the request.
+            // The client has it from the request.
             outcome.context.clear();
             append(&outcome.seal(Record::default())).map(drop)
         }

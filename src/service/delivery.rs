@@ -1,4 +1,4 @@
-//! Reading a reply topic and bringing outcomes to those who wait for them.
+//! Reads a reply topic, and delivers outcomes to callbacks and waiting callers.
 
 use std::sync::Weak;
 use std::time::{Duration, Instant};
@@ -16,19 +16,19 @@ use crate::error::{Error, Result};
 use crate::record::{OwnedRecord, Record};
 use crate::sys::clock;
 
-/// A client's positions are made durable this often.
+/// How often a client's positions are made durable.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
-/// An outcome that its call handle has not returned for so long is parked.
+/// An outcome that its call handle has not returned after this time is parked.
 const UNTAKEN_MOST: Duration = Duration::from_millis(100);
 
-/// The position in a reply topic. Whoever holds it delivers.
+/// The position in a reply topic. The thread that holds it delivers.
 pub(super) struct Delivery {
     pub(super) cursor: Consumer,
     /// Every record below it was delivered. The committed position stays below outcomes that their call
     /// handles have not returned.
     next: u64,
     synced_at: Instant,
-    /// The position that was made durable last.
+    /// The last position that was made durable.
     synced: Option<u64>,
 }
 
@@ -38,8 +38,8 @@ impl Delivery {
         Delivery { cursor, next, synced_at: Instant::now(), synced: None }
     }
 
-    /// Delivers what is there, or waits up to `timeout` for the first. Returns the number of outcomes
-    /// and notifications. After an error, what was not taken is delivered by the next call.
+    /// Delivers the outcomes that are there, or waits up to `timeout` for the first. Returns the number of
+    /// outcomes and notifications. After an error, the next call delivers the outcomes that were not taken.
     pub(super) fn poll(
         &mut self,
         client: &ClientInner,
@@ -62,7 +62,7 @@ impl Delivery {
     ) -> Result<usize> {
         let mut delivered = 0;
         let mut wait = timeout;
-        // What comes meanwhile is the next call's: a caller who wants to stop gets to know.
+        // Outcomes that arrive meanwhile are left to the next call, so that a caller that wants to stop can.
         let mut end = None;
         while end.is_none_or(|end| self.next < end) {
             if let Some(due) = link.state.lock().next_due() {
@@ -75,7 +75,7 @@ impl Delivery {
                     wait = Duration::ZERO;
                     continue;
                 }
-                // Somebody trimmed what the client holds: that is told, once.
+                // Records that the client holds were trimmed: reported once.
                 Err(error @ Error::Trimmed { .. }) => {
                     self.pass_over(client, link, &error)?;
                     return Err(error);
@@ -91,15 +91,15 @@ impl Delivery {
             wait = Duration::ZERO;
         }
         self.park_untaken(client, link)?;
-        // Also while only others get replies: an idle client must not hold the topics.
+        // Even while only other clients get replies: an idle client must not hold the topics.
         if self.synced_at.elapsed() >= SYNC_INTERVAL {
             self.sync(link)?;
         }
         Ok(delivered)
     }
 
-    /// Goes on after records that are damaged, or that somebody trimmed: one bad sector must not stop a
-    /// client. A request whose outcome was there stays outstanding.
+    /// Continues after records that are damaged or trimmed: one bad sector must not stop a client. A
+    /// request whose outcome was among them stays outstanding.
     fn pass_over(&mut self, client: &ClientInner, link: &Link, error: &Error) -> Result<()> {
         let offsets = match error {
             Error::Trimmed { first, .. } => {
@@ -114,7 +114,7 @@ impl Delivery {
         self.commit(link)
     }
 
-    /// Commits what was delivered, up to the first outcome that its call handle has not returned.
+    /// Commits the delivered records, up to the first outcome that its call handle has not returned.
     pub(super) fn commit(&mut self, link: &Link) -> Result<()> {
         let untaken = link.state.lock().first_untaken().unwrap_or(u64::MAX);
         let to = untaken.min(self.next);
@@ -124,8 +124,8 @@ impl Delivery {
         Ok(())
     }
 
-    /// Parks outcomes that their call handles have not returned for a while: the position must not wait
-    /// for them any longer.
+    /// Parks outcomes that their call handles have not returned for a while, so that the position no longer
+    /// waits for them.
     fn park_untaken(&mut self, client: &ClientInner, link: &Link) -> Result<()> {
         loop {
             let Some(done) = link.state.lock().untaken_for(UNTAKEN_MOST) else { break };
@@ -154,7 +154,7 @@ impl Delivery {
         Ok(())
     }
 
-    /// One record of the reply topic: an outcome, a late one, or nothing of this client's. The
+    /// Delivers one record of the reply topic: an outcome, a late record, or a record of another client. The
     /// position is committed after it when it was taken or parked.
     fn deliver(&mut self, client: &ClientInner, link: &Link, record: &OwnedRecord) -> Result<bool> {
         let envelope = match Envelope::of(&record.as_ref()) {
@@ -173,7 +173,7 @@ impl Delivery {
         Ok(is_known)
     }
 
-    /// A record that names this client; true if it is the outcome of a request, or a later one.
+    /// Delivers a record that names this client; returns true if it is the outcome of a request, or a later one.
     fn deliver_own(
         &mut self,
         client: &ClientInner,
@@ -203,7 +203,7 @@ impl Delivery {
         let mut is_known = true;
         match done.late {
             _ if is_taken => count(&counters.completed),
-            // Ids come from bytes: one that this client never sent is nobody's.
+            // Ids come from untrusted bytes: an id that this client never sent belongs to no request.
             true if done.recovered || id.sequence() < client.sequence() => {
                 count(&counters.late);
                 spans::late(&link.service, &done.envelope);
@@ -215,12 +215,12 @@ impl Delivery {
             }
             false => self.complete(client, link, record.offset(), done)?,
         }
-        // Not the one that a call handle has: its request is held until that returns it.
+        // Not if a call handle has the outcome: the request is kept until the handle returns it.
         link.state.lock().remove(&id);
         Ok(is_known)
     }
 
-    /// Brings an outcome to its callback or call handle; parks it if there is none.
+    /// Passes an outcome to its callback or call handle; parks it if there is none.
     fn complete(
         &self,
         client: &ClientInner,
@@ -238,12 +238,12 @@ impl Delivery {
             };
             return match done.recovered {
                 true => client.park(&link.service, &done, None),
-                // Its handle was dropped: nobody wants it any more.
+                // Its handle was dropped, so the outcome is discarded.
                 false => Ok(()),
             };
         }
         if client.must_wait(done.callback()) {
-            // After those that are parked: they are older.
+            // After the parked outcomes, which are older.
             return client.park(&link.service, &done, Some(Duration::ZERO));
         }
         match callbacks.deliver(&done, false) {
@@ -262,7 +262,7 @@ impl Delivery {
     }
 }
 
-/// How a request ended; `pending` is what is known of it, unless it had come to its end before.
+/// Builds the outcome of a request; `pending` is the state of the request, unless it already had an outcome.
 pub(super) fn completed(
     client: &ClientInner,
     link: &Link,
@@ -272,7 +272,7 @@ pub(super) fn completed(
 ) -> Completed {
     let late = pending.is_none();
     if let Some(pending) = pending {
-        // What the request said, not what the reply repeats of it.
+        // From the request itself, not from the copy in the reply.
         envelope.callback = pending.envelope.callback;
         envelope.context = pending.envelope.context;
         envelope.conversation = pending.envelope.conversation;
@@ -289,14 +289,14 @@ pub(super) fn completed(
 }
 
 /// Appends the outcome `Expired` for every request whose deadline has passed. It is the outcome only if
-/// it is the first, which is seen when it is read.
+/// it is the first, which is known when it is read.
 pub(super) fn expire(client: &ClientInner, link: &Link) -> Result<()> {
     let now = clock::boottime();
     loop {
         let Some((id, pending)) = link.state.lock().take_due(now) else { return Ok(()) };
         match close(client, link, &pending, Kind::Expired) {
             Ok(()) => spans::expired(&link.service, &pending.envelope),
-            // Appended, and told when it is read.
+            // It was appended, and is delivered when it is read.
             Err(error @ Error::Unknown { .. }) => return Err(error),
             Err(error) => {
                 link.state.lock().set_due(&id, now);
@@ -306,7 +306,7 @@ pub(super) fn expire(client: &ClientInner, link: &Link) -> Result<()> {
     }
 }
 
-/// Appends an outcome that the client itself decides on, if nobody was faster.
+/// Appends an outcome that the client itself decides, unless the request already has one.
 pub(super) fn close(
     client: &ClientInner,
     link: &Link,

@@ -1,7 +1,7 @@
-//! What services need of a record, in one reserved header.
+//! The data that services keep in a record, in one reserved header.
 //!
-//! A version byte, then fields: u8 tag, u32 length, bytes. Fields of unknown tags are passed over, so
-//! that later releases can add some; a version byte that is unknown is an error.
+//! A version byte, then fields: u8 tag, u32 length, bytes. Fields with unknown tags are skipped, so
+//! later releases can add fields; an unknown version byte is an error.
 
 use std::fmt;
 
@@ -36,25 +36,25 @@ const HANDLER_NANOS: u8 = 16;
 const REDRIVE_OF: u8 = 17;
 const REPLY_FLOOR: u8 = 18;
 
-/// What a record is to a service.
+/// The role of a record in a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
-    /// Asks.
+    /// A request.
     Request,
-    /// Answers.
+    /// A reply.
     Reply,
-    /// The handler refused for good.
+    /// The handler refused the request with a terminal error.
     Failed,
-    /// The request was given up after too many attempts; it is in the dead-letter topic.
+    /// The request failed too often and is no longer retried; it is in the dead-letter topic.
     DeadLettered,
     /// The deadline passed first.
     Expired,
-    /// The client took it back first.
+    /// The client cancelled the request first.
     Cancelled,
     /// In a client's parked topic: the parked outcome was delivered.
     Unparked,
-    /// In a reply topic: a dead-lettered request is sent again, as the request of this id. Its client
+    /// In a reply topic: a dead-lettered request is sent again, as the request with this id. Its client
     /// waits for the outcome from here on.
     Redriven,
 }
@@ -81,37 +81,37 @@ impl fmt::Display for Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Envelope {
-    /// What the record is.
+    /// The kind of the record.
     pub kind: Kind,
-    /// Which request it is, or is about.
+    /// The id of the request that the record is, or is about.
     pub id: RequestId,
-    /// The callback that waits for the outcome; empty: a call handle.
+    /// The callback that waits for the outcome; empty for a call handle.
     pub callback: String,
-    /// The client's own bytes.
+    /// The bytes that the client sent as the context.
     pub context: Vec<u8>,
-    /// After this wall-clock time (nanoseconds since the Unix epoch) nobody needs the reply.
+    /// The wall-clock time (nanoseconds since the Unix epoch) after which the reply is no longer needed.
     pub deadline: Option<u64>,
-    /// Where the outcome goes; `None`: the service's reply topic.
+    /// The topic that the outcome goes to; `None`: the service's reply topic.
     pub reply_topic: Option<String>,
     /// The attempt that led to this outcome.
     pub attempt: u32,
-    /// Why it failed.
+    /// The reason of a failure.
     pub error: String,
-    /// Where the request was when it was answered: a hint.
+    /// The offset of the request when it was answered: a hint.
     pub request_offset: Option<u64>,
     /// The request that the conversation began with; `None`: this one.
     pub conversation: Option<RequestId>,
     /// The request whose handling, or whose outcome, led to this one.
     pub cause: Option<RequestId>,
-    /// The W3C trace context of the sender, as its `traceparent` header has it; empty: none.
+    /// The W3C trace context of the sender, in the form of the `traceparent` header; empty if there is none.
     pub traceparent: String,
-    /// Of an outcome: the wall-clock time at which the handler was called.
+    /// In an outcome: the wall-clock time at which the handler was called.
     pub begun_at: Option<u64>,
-    /// Of an outcome: how long the handler took.
+    /// In an outcome: how long the handler ran.
     pub handler_nanos: Option<u64>,
     /// The dead-lettered request that this one sends again.
     pub redrive_of: Option<RequestId>,
-    /// Of a request: an end of the reply topic before it was sent. Its outcome is at this offset or
+    /// In a request: an end of the reply topic before the request was sent. Its outcome is at this offset or
     /// after it.
     pub reply_floor: Option<u64>,
 }
@@ -138,8 +138,8 @@ impl Envelope {
         }
     }
 
-    /// The envelope of an outcome of the request that `self` is. It repeats callback and context, so
-    /// that the outcome says enough even if the request is gone.
+    /// Returns the envelope of an outcome of the request `self`. It repeats callback and context, so the
+    /// outcome is complete even if the request was trimmed.
     pub(crate) fn outcome(&self, kind: Kind, request_offset: u64) -> Envelope {
         Envelope {
             callback: self.callback.clone(),
@@ -153,22 +153,22 @@ impl Envelope {
         }
     }
 
-    /// The request that the conversation began with.
+    /// Returns the id of the request that the conversation began with.
     pub fn conversation(&self) -> &RequestId {
         self.conversation.as_ref().unwrap_or(&self.id)
     }
 
-    /// The trace context, if there is a well-formed one: the field holds bytes of any origin.
+    /// Returns the trace context if it is well-formed: the field holds untrusted bytes.
     pub fn traceparent(&self) -> Option<&str> {
         check_traceparent(&self.traceparent).is_ok().then_some(self.traceparent.as_str())
     }
 
-    /// The envelope in a record, if it has one.
+    /// Decodes the envelope of a record, if it has one.
     pub fn of(record: &RecordRef<'_>) -> Option<Result<Envelope>> {
         record.header(HEADER).map(Envelope::decode)
     }
 
-    /// `record` in this envelope.
+    /// Returns `record` with this envelope.
     pub(crate) fn seal(&self, record: Record) -> Record {
         record.reserved_header(HEADER, &self.encode())
     }
@@ -235,11 +235,11 @@ impl Envelope {
         bytes
     }
 
-    /// Reads an envelope from bytes of any origin: the value of the header `deaddrop.service`.
+    /// Decodes an envelope from untrusted bytes: the value of the header `deaddrop.service`.
     ///
     /// # Errors
     ///
-    /// [`Error::Decode`] if they are none.
+    /// [`Error::Decode`] if the bytes are not an envelope.
     pub fn decode(bytes: &[u8]) -> Result<Envelope> {
         let bad = |what: &str| Error::Decode { what: format!("a service envelope: {what}") };
         let (&version, mut rest) = bytes.split_first().ok_or_else(|| bad("empty"))?;

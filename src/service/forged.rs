@@ -1,5 +1,5 @@
-//! Envelopes that no client and no server of this library would write: what whoever may append to the
-//! topics of a service can put there. The public interface writes none, so these tests are inside.
+//! Envelopes that no client and no server of this library would write, but that any process that may append
+//! to the topics of a service can. The public interface writes none, so these tests are unit tests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn options() -> TopicOptions {
     TopicOptions { segment_len: 64 << 10, ..TopicOptions::durability(Durability::ProcessCrash) }
 }
 
-/// What callbacks were called with: which one, for which request, with what.
+/// The calls of callbacks: which one, for which request, with which content.
 type Calls = Arc<Mutex<Vec<(&'static str, RequestId, String)>>>;
 
 /// A service `s` in a directory of its own.
@@ -65,7 +65,7 @@ impl Service {
         self.log.existing_topic(name).unwrap()
     }
 
-    /// Appends a record that says that it is this of that request, and whose callback is `done`.
+    /// Appends a record of this kind about this request, with the callback `done`.
     fn forge(&self, topic: &str, kind: Kind, id: &RequestId) {
         let mut envelope = Envelope::new(kind, id.clone());
         envelope.callback = "done".into();
@@ -74,7 +74,7 @@ impl Service {
         self.topic(topic).append(&envelope.seal(Record::new("forged"))).unwrap();
     }
 
-    /// What was called since the last look.
+    /// Returns the calls since the last call of this function.
     fn take(&self) -> Vec<(&'static str, RequestId, String)> {
         std::mem::take(&mut self.calls.lock())
     }
@@ -177,7 +177,7 @@ fn requests_that_name_a_hostile_reply_topic_are_kept_dead_and_those_behind_them_
         envelope.reply_topic = Some(name.to_owned());
         service.topic("s.requests").append(&envelope.seal(Record::new("forged"))).unwrap();
     }
-    // The reply to this one is a record of the request topic that is no request.
+    // The reply to this one is a record of the request topic that is not a request.
     let mut envelope = Envelope::new(Kind::Request, forged(names.len()));
     envelope.reply_topic = Some("s.requests".into());
     service.topic("s.requests").append(&envelope.seal(Record::new("forged"))).unwrap();

@@ -1,10 +1,10 @@
-//! A client's side of one service: what it has sent there and has no outcome for yet.
+//! A client's side of one service: the requests that it has sent there and that have no outcome yet.
 //!
-//! The set is rebuilt from the log at start: from the position of the oldest request without an
-//! outcome, kept in the offset file `client.NAME` of the request topic; with, as its second position,
-//! the end of the reply topic when that request was sent, before which none of the replies can be.
-//! That second position is below the one of the delivery, so it keeps a consumer of its own in the
-//! reply topic, `client-floor.NAME`: retention by consumption lets go of nothing behind it. (A prefix,
+//! At start the set is rebuilt from the log, from the position of the oldest request without an
+//! outcome on. That position is in the offset file `client.NAME` of the request topic; the file's second
+//! position is the end of the reply topic when that request was sent, and no reply is before it.
+//! The second position is below the position of the delivery, so a consumer of its own holds it in the
+//! reply topic, `client-floor.NAME`: retention by consumption drops nothing after it. (A prefix,
 //! because `NAME.floor` may be another client.)
 
 use std::sync::Arc;
@@ -23,13 +23,13 @@ use crate::reader::Start;
 use crate::sys::clock;
 use crate::topic::{Topic, TopicOptions};
 
-/// See the module.
+/// A client's side of one service; see the module.
 pub(super) struct Link {
     pub(super) service: String,
     pub(super) requests: Topic,
     pub(super) replies: Topic,
     pub(super) state: Mutex<State>,
-    /// Woken when a call handle's outcome came.
+    /// Woken when the outcome of a call handle arrives.
     pub(super) answered: Condvar,
     /// Held by the thread that reads the replies.
     pub(super) delivery: Mutex<Delivery>,
@@ -38,23 +38,23 @@ pub(super) struct Link {
 
 /// The positions of the oldest request without an outcome.
 pub(super) struct Floor {
-    /// In the request topic; its second position is the reply floor.
+    /// The position in the request topic; its second position is the reply floor.
     pub(super) requests: Consumer,
-    /// In the reply topic: never durably above a reply floor that a power loss could bring back.
+    /// The position in the reply topic: never durably above a reply floor that a power loss could bring back.
     guard: Consumer,
-    /// What is durable of both positions.
+    /// The durable values of both positions.
     synced: Option<(u64, u64)>,
 }
 
-/// The name of a client's offset files.
+/// Returns the name of a client's offset files.
 pub(super) fn cursor_name(client: &str) -> String {
     format!("client.{client}")
 }
 
-/// The prefix of the guard's name: the longest that is put before a client's name.
+/// The prefix of the guard's name: the longest one that is put before a client's name.
 pub(super) const GUARD_PREFIX: &str = "client-floor.";
 
-/// A server that lets go of what a killed client held has its positions for less than this.
+/// The longest time for which a server that moves the positions of a killed client owns them.
 const MOVED_ON_MOST: Duration = Duration::from_secs(1);
 
 /// Opens a position of this client, as which this process is known: who else has it moves it on for a
@@ -86,15 +86,15 @@ impl Link {
         let is_known = crate::consumer::exists(log.inner(), requests.name(), &cursor_name);
         let is_guarded = crate::consumer::exists(log.inner(), replies.name(), &guard_name);
         let start = if is_known { Start::First } else { Start::End };
-        // The replies' first: a request is sent only when both are there.
+        // The reply topic's position first: a request is sent only when both exist.
         let mut cursor = patient(|| replies.consumer(&cursor_name, start))?;
         cursor.reader().pass_over_lost();
         cursor.set_spin(spin);
         let mut oldest =
             patient(|| Consumer::open_by_hand(requests.inner(), &cursor_name, Start::End))?;
         if is_known && !is_guarded {
-            // The reply topic was deleted: the floor is one of another topic, and an outcome may be
-            // below it. Durable before the guard is there, which says that this was done.
+            // The reply topic was deleted: the floor belongs to another topic, and an outcome may be below it.
+            // Made durable before the guard is created, because the guard means that this was done.
             oldest.set_floor(0);
             oldest.sync()?;
         }
@@ -113,26 +113,26 @@ impl Link {
         Ok(Arc::new(link))
     }
 
-    /// Moves the floor to the oldest request without an outcome. `replies_read`: the replies below it
-    /// were delivered.
+    /// Moves the floor to the oldest request without an outcome. The replies below `replies_read` were
+    /// delivered.
     pub(super) fn raise_floor(&self, state: &State, replies_read: u64) -> Result<()> {
         let floor = &mut self.floor.lock().requests;
         let (offset, reply_floor) = match state.oldest() {
             Some(oldest) => oldest,
-            // Nothing pins: a request that is sent from now on gets an offset from here on.
+            // No request holds it: one that is sent from now on gets an offset from here on.
             None => (self.requests.high_watermark()?, replies_read),
         };
         if offset >= floor.committed() {
             floor.set_position(offset)?;
-            // Not above what was read: a redrive may be announced there. Its reply is above what was
-            // read before it was sent, whatever its own floor says.
+            // Not above the position that was read: a redrive may be announced there. Its reply is after the
+            // records that were read before it was sent, whatever its own floor says.
             floor.set_floor(reply_floor.min(replies_read).max(floor.floor()));
         }
         Ok(())
     }
 
-    /// Makes the floor durable, then the guard. First what is below the two positions: after a power
-    /// loss neither may lie behind the end of its topic, or they would no longer belong together.
+    /// Makes the floor durable, then the guard. The records below the two positions come first: after a power
+    /// loss neither position may be past the end of its topic, or they would no longer belong together.
     pub(super) fn sync_floor(&self) -> Result<()> {
         let mut floor = self.floor.lock();
         let positions = (floor.requests.committed(), floor.requests.floor());
@@ -172,18 +172,18 @@ impl Link {
 }
 
 impl Drop for Link {
-    /// Lets go of what retention could drop: a client that is idle or never comes back would hold the
-    /// topics at its last durable position.
+    /// Releases the records that retention could drop: a client that is idle or never comes back would hold
+    /// the topics at its last durable position.
     fn drop(&mut self) {
         if self.replies.options().retention.consumed || self.requests.options().retention.consumed {
             let mut delivery = self.delivery.lock();
-            // What fails here only keeps more than it must, until the client's next start.
+            // If this fails, more records than necessary are kept, until the client's next start.
             drop(delivery.sync(self));
         }
     }
 }
 
-/// The boot clock's time at a wall-clock time, as both stand now.
+/// Returns the boot clock's time at a wall-clock time, as both clocks are now.
 pub(super) fn boot_time_of(wall: u64) -> u64 {
     // The wall clock first: a pause between the two reads must not make the deadline earlier.
     let left = wall.saturating_sub(clock::wall());

@@ -1,8 +1,8 @@
-//! The outcomes of a client that nobody took: kept in a topic of its own, and tried again.
+//! The outcomes of a client that no callback and no caller took: kept in a topic of its own, and retried.
 //!
-//! An outcome is appended here before the position of the delivery passes it, so that none is dropped;
-//! a record of kind `Unparked` says that it was taken. When the next try of each is due is known in
-//! memory alone: a new start tries all of them at once.
+//! An outcome is appended here before the position of the delivery passes it, so none is lost;
+//! a record of kind `Unparked` says that it was taken. The time of the next retry of each outcome is in
+//! memory only: a new start retries all of them at once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant, SystemTime};
@@ -20,30 +20,30 @@ use crate::reader::Start;
 use crate::record::{OwnedRecord, Record};
 use crate::topic::{Topic, TopicOptions};
 
-/// While callbacks may not be called yet, outcomes that are due are looked for this often.
+/// How often due outcomes are looked for while their callbacks may not be called yet.
 const LOOK_LEAST: Duration = Duration::from_millis(5);
 const LOOK_MOST: Duration = Duration::from_secs(1);
 
 const SERVICE_HEADER: &str = "parked-service";
 
-/// See the module.
+/// The parked outcomes; see the module.
 pub(super) struct ParkedTopic {
     topic: Topic,
-    /// Its position: everything below it was taken.
+    /// The position in the topic: everything below it was taken.
     cursor: Consumer,
     entries: BTreeMap<u64, Entry>,
     by_id: HashMap<RequestId, u64>,
-    /// Before that nothing is due.
+    /// Nothing is due before this time.
     look_at: Instant,
 }
 
 struct Entry {
     parked: Parked,
-    /// `None`: only when somebody asks.
+    /// `None`: not retried unless a caller asks for it.
     due: Option<Instant>,
-    /// Tries that failed since it is here.
+    /// Failed retries since it was parked.
     tries: u32,
-    /// Its callback runs.
+    /// Whether its callback is running.
     is_in_hand: bool,
     /// Its callback took it, but the `Unparked` record could not be appended yet.
     is_taken: bool,
@@ -63,7 +63,7 @@ impl ParkedTopic {
         format!("{client}.parked")
     }
 
-    /// Reads what is parked; `None` if nothing ever was and `create` is not set.
+    /// Reads the parked outcomes; returns `None` if none was ever parked and `create` is not set.
     pub(super) fn open(
         log: &Log,
         client: &str,
@@ -106,14 +106,14 @@ impl ParkedTopic {
         Ok(Some(parked))
     }
 
-    /// What a record of the topic says.
+    /// Applies a record of the topic.
     fn take_in(&mut self, client: &str, record: &OwnedRecord) {
         let Some(Ok(envelope)) = Envelope::of(&record.as_ref()) else { return };
         if envelope.kind == Kind::Unparked {
             self.remove(&envelope.id);
             return;
         }
-        // A request may name any topic for its reply: what this client has not parked is none of it.
+        // A request may name any topic for its reply, so records that this client has not parked are ignored.
         let service = match record.as_ref().header(SERVICE_HEADER) {
             Some(service) if envelope.id.client() == client => service,
             _ => return,
@@ -133,7 +133,7 @@ impl ParkedTopic {
         due: Option<Instant>,
     ) {
         let id = envelope.id.clone();
-        // Of two records of one id the first counts.
+        // The first of two records with the same id counts.
         if self.by_id.contains_key(&id) {
             return;
         }
@@ -156,7 +156,7 @@ impl ParkedTopic {
         }
     }
 
-    /// Parks an outcome; once for each id. It is tried again when it is due.
+    /// Parks an outcome; once for each id. It is retried when it is due.
     pub(super) fn park(
         &mut self,
         service: &str,
@@ -177,26 +177,26 @@ impl ParkedTopic {
         Ok(())
     }
 
-    /// What is parked, oldest first.
+    /// Returns the parked outcomes, oldest first.
     pub(super) fn list(&self) -> Vec<Parked> {
         let there = self.entries.values().filter(|entry| !entry.is_taken);
         there.map(|entry| entry.parked.clone()).collect()
     }
 
-    /// Whether an outcome for this callback is parked that is tried again.
+    /// Returns whether an outcome for this callback is parked that will be retried.
     pub(super) fn awaits(&self, callback: &str) -> bool {
         let mut there = self.entries.values().filter(|entry| !entry.is_taken);
         there.any(|entry| entry.due.is_some() && entry.parked.callback == callback)
     }
 
-    /// The oldest outcome that is due and whose callback may be called, to be tried: it is in hand until
+    /// Returns the oldest outcome that is due and whose callback may be called. It is in flight until
     /// [`failed`](Self::failed) or [`taken`](Self::taken).
     pub(super) fn next_due(&mut self, may_call: impl Fn(&str) -> bool) -> Option<RequestId> {
         let now = Instant::now();
         if now < self.look_at {
             return None;
         }
-        // However many there are, they are looked through now and then only.
+        // The whole set is searched only from time to time, however large it is.
         let mut look_at = now + LOOK_MOST;
         for entry in self.entries.values_mut().filter(|entry| !entry.is_in_hand) {
             match entry.due {
@@ -213,8 +213,8 @@ impl ParkedTopic {
         None
     }
 
-    /// An outcome in hand was not taken: it is due after what `wait` says of the tries that failed; never by
-    /// itself, if that is `None`.
+    /// Records that an outcome in flight was not taken. `wait` gives the time to the next retry for the number
+    /// of failed ones; `None` means that it is not retried unless a caller asks.
     pub(super) fn failed(&mut self, id: &RequestId, wait: impl Fn(u32) -> Option<Duration>) {
         let Some(entry) = self.by_id.get(id).and_then(|offset| self.entries.get_mut(offset)) else {
             return;
@@ -259,7 +259,7 @@ impl ParkedTopic {
         count
     }
 
-    /// The parked outcome of a request.
+    /// Returns the parked outcome of a request.
     pub(super) fn find(&self, log: &Log, id: &RequestId) -> Result<Option<Found>> {
         let Some((offset, entry)) =
             self.by_id.get(id).and_then(|offset| Some((*offset, self.entries.get(offset)?)))
@@ -274,13 +274,13 @@ impl ParkedTopic {
         Ok(Some(Found { envelope, outcome, service, requests }))
     }
 
-    /// Whether the outcome of a call is parked.
+    /// Returns whether the outcome of a call is parked.
     pub(super) fn has_call(&self, id: &RequestId) -> bool {
         let entry = self.by_id.get(id).and_then(|offset| self.entries.get(offset));
         entry.is_some_and(|entry| entry.parked.callback.is_empty())
     }
 
-    /// Notes that an outcome was taken; false if it is not parked.
+    /// Records that an outcome was taken; returns false if it is not parked.
     pub(super) fn taken(&mut self, id: &RequestId) -> Result<bool> {
         if !self.by_id.contains_key(id) {
             return Ok(false);
