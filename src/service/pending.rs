@@ -1,4 +1,4 @@
-//! The requests of a client that have no outcome yet, and who waits for them.
+//! The requests of a client that have no outcome yet, and the callers and callbacks that wait for them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -13,16 +13,17 @@ use super::request_id::RequestId;
 pub(super) struct Pending {
     /// The request's offset, or one before it while it is being sent.
     pub(super) offset: u64,
-    /// The end of the reply topic when it was sent, or an offset before it.
+    /// The end of the reply topic when the request was sent, or an offset before it.
     pub(super) reply_floor: u64,
-    /// The request's.
+    /// The envelope of the request.
     pub(super) envelope: Envelope,
-    /// The deadline by the boot clock: does not jump while this process runs.
+    /// The deadline by the boot clock, which does not jump while this process runs.
     pub(super) due: Option<u64>,
     pub(super) sent_at: u64,
-    /// Its call handle has the outcome, which delivery has not come to yet.
+    /// Whether its call handle has the outcome, which the delivery has not reached yet.
     pub(super) is_taken: bool,
-    /// A redrive, of which a record of the reply topic told, at `reply_floor`: its offset is one before it.
+    /// Whether it is a redrive that a record of the reply topic, at `reply_floor`, announced: `offset` is then
+    /// one before the request's.
     pub(super) is_announced: bool,
 }
 
@@ -30,45 +31,45 @@ pub(super) struct Pending {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Outstanding {
-    /// Which request.
+    /// The id of the request.
     pub id: RequestId,
-    /// The service that it was sent to.
+    /// The service that the request was sent to.
     pub service: String,
-    /// The callback that waits for it; empty: a call handle.
+    /// The callback that waits for the outcome; empty for a call handle.
     pub callback: String,
-    /// Its offset in the request topic.
+    /// The request's offset in the request topic.
     pub offset: u64,
-    /// When it was sent, by the wall clock.
+    /// When the request was sent, by the wall clock.
     pub sent_at: SystemTime,
-    /// When it expires, if it has a deadline.
+    /// When the request expires, if it has a deadline.
     pub deadline: Option<SystemTime>,
 }
 
-/// The requests in flight, and who waits for them.
+/// The requests in flight, and the call handles that wait for them.
 #[derive(Debug, Default)]
 pub(super) struct State {
     pending: HashMap<RequestId, Pending>,
     by_offset: BTreeSet<(u64, RequestId)>,
     by_due: BTreeSet<(u64, RequestId)>,
-    /// Of those that are announced: by the offset of that record.
+    /// The announced requests, by the offset of the record that announces them.
     by_announcement: BTreeSet<(u64, RequestId)>,
-    /// Call handles.
+    /// The call handles.
     pub(super) calls: HashMap<RequestId, Slot>,
-    /// Requests whose outcome is in a call handle that has not returned it: by the outcome's offset, below
-    /// which the position of the delivery stays.
+    /// The requests whose outcome is in a call handle that has not returned it, by the offset of the outcome.
+    /// The position of the delivery stays below these offsets.
     untaken: BTreeMap<u64, Untaken>,
     /// Offsets of requests that could not be read when the client started.
     pub(super) unreadable: Vec<Range<u64>>,
 }
 
-/// What a call handle waits for.
+/// The state of a call handle.
 #[derive(Debug)]
 pub(super) enum Slot {
-    /// The outcome.
+    /// It waits for the outcome.
     Waiting,
-    /// To be returned: the outcome, and its offset.
+    /// The outcome, which is to be returned, and its offset.
     Came(Box<Completed>, u64),
-    /// To be returned: the outcome, which is parked as well.
+    /// The outcome, which is to be returned and is parked as well.
     Parked(Box<Completed>),
 }
 
@@ -80,7 +81,7 @@ struct Untaken {
 }
 
 impl State {
-    /// Adds a request; in the place of what was known of it before.
+    /// Adds a request, or replaces it.
     pub(super) fn insert(&mut self, pending: Pending) {
         let id = pending.envelope.id.clone();
         self.remove(&id);
@@ -106,8 +107,8 @@ impl State {
         Some(pending)
     }
 
-    /// The oldest request, and the offset of the reply topic from which on all of them can be found and
-    /// answered.
+    /// Returns the offset of the oldest request, and the offset of the reply topic from which on all of them
+    /// can be found and answered.
     pub(super) fn oldest(&self) -> Option<(u64, u64)> {
         let (offset, id) = self.by_offset.first()?;
         let held = || self.untaken.values().find(|held| held.id == *id).map(|held| &held.pending);
@@ -116,7 +117,7 @@ impl State {
         Some((*offset, pending.reply_floor.min(announced)))
     }
 
-    /// All requests, with their ids.
+    /// Iterates over all requests, with their ids.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestId, &Pending)> {
         self.pending.iter()
     }
@@ -129,7 +130,7 @@ impl State {
         self.pending.get(id)
     }
 
-    /// Notes the offset that a request got, if its outcome was not faster.
+    /// Records the offset that a request got, unless its outcome arrived first.
     pub(super) fn sent(&mut self, id: &RequestId, offset: u64) {
         if let Some(pending) = self.pending.get_mut(id) {
             self.by_offset.remove(&(pending.offset, id.clone()));
@@ -138,7 +139,7 @@ impl State {
         }
     }
 
-    /// Notes that the call handle of a request has its outcome.
+    /// Records that the call handle of a request has its outcome.
     pub(super) fn take_call(&mut self, id: &RequestId) {
         self.calls.remove(id);
         if let Some(pending) = self.pending.get_mut(id) {
@@ -146,7 +147,7 @@ impl State {
         }
     }
 
-    /// Puts an outcome into the call handle that waits for it; gives it back if there is none.
+    /// Puts an outcome into the call handle that waits for it; returns it if there is none.
     pub(super) fn hold(&mut self, offset: u64, done: Completed) -> Option<Completed> {
         let id = done.id().clone();
         let Some(slot) = self.calls.get_mut(&id) else { return Some(done) };
@@ -158,7 +159,7 @@ impl State {
         None
     }
 
-    /// The outcome that came for a call handle, and whether it is parked: taken with this.
+    /// Takes the outcome that arrived for a call handle, and whether it is parked.
     pub(super) fn take_slot(&mut self, id: &RequestId) -> Option<(Completed, bool)> {
         match self.calls.remove(id)? {
             Slot::Waiting => {
@@ -173,7 +174,7 @@ impl State {
         }
     }
 
-    /// An outcome that its handle has not returned for so long.
+    /// Returns an outcome that its handle has not returned for this long.
     pub(super) fn untaken_for(&self, time: Duration) -> Option<Completed> {
         let held = self.untaken.values().find(|held| held.since.elapsed() >= time)?;
         match self.calls.get(&held.id)? {
@@ -182,7 +183,7 @@ impl State {
         }
     }
 
-    /// Notes that the outcome that a handle has is parked; false if it was returned meanwhile.
+    /// Records that the outcome in a handle is parked; returns false if it was returned meanwhile.
     pub(super) fn is_parked_now(&mut self, id: &RequestId) -> bool {
         let Some(slot) = self.calls.get_mut(id) else { return false };
         match std::mem::replace(slot, Slot::Waiting) {
@@ -204,12 +205,12 @@ impl State {
         }
     }
 
-    /// The offset of the first outcome that its call handle has not returned.
+    /// Returns the offset of the first outcome that its call handle has not returned.
     pub(super) fn first_untaken(&self) -> Option<u64> {
         self.untaken.keys().next().copied()
     }
 
-    /// Takes a request out of the timer whose deadline has passed.
+    /// Takes a request whose deadline has passed out of the timer.
     pub(super) fn take_due(&mut self, now: u64) -> Option<(RequestId, Pending)> {
         if self.next_due()? > now {
             return None;
@@ -220,7 +221,7 @@ impl State {
         Some((id, pending.clone()))
     }
 
-    /// Puts a request back into the timer, unless it has come to its end meanwhile.
+    /// Puts a request back into the timer, unless it has an outcome meanwhile.
     pub(super) fn set_due(&mut self, id: &RequestId, due: u64) {
         if let Some(pending) = self.pending.get_mut(id) {
             pending.due = Some(due);

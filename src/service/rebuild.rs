@@ -1,8 +1,8 @@
-//! Finding, at the start of a client, what earlier starts of it left without an outcome.
+//! Finds, at the start of a client, the requests that its earlier starts left without an outcome.
 //!
-//! What is read is bytes of any origin: records may stand there twice, or name requests that were
-//! answered long ago. Of the requests of one id the first counts, and one that has an outcome anywhere
-//! after its own reply floor is not open.
+//! The bytes that are read are untrusted: records may be there twice, or name requests that were
+//! answered long ago. The first of several requests with the same id counts, and a request with an outcome
+//! anywhere after its own reply floor is not open.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -33,7 +33,7 @@ impl Link {
             if !is_own || state.get(&envelope.id).is_some() {
                 return;
             }
-            // Of a request that was sent before the floor was there: its record was doubled.
+            // For a request that was sent before the floor existed: its record was duplicated.
             replies_from = replies_from.min(envelope.reply_floor.unwrap_or(reply_floor));
             state.insert(Pending {
                 offset,
@@ -47,7 +47,7 @@ impl Link {
         })?;
         self.tell_damage(&self.requests, &unreadable, counters);
         state.unreadable = unreadable;
-        // Replies below the committed position were delivered; before the floor there are none.
+        // Replies below the committed position were delivered; below the floor there are none.
         let mut answered = HashSet::new();
         let mut announced = Vec::new();
         let damaged = scan(&self.replies, replies_from..committed, |offset, at, envelope| {
@@ -84,8 +84,8 @@ impl Link {
         }
     }
 
-    /// The request of an outcome, if it was among those that could not be read when the client started, and
-    /// had no outcome before: the outcome repeats its callback and its context.
+    /// Returns the request of an outcome, if it was among those that could not be read when the client started,
+    /// and had no outcome before: the outcome repeats its callback and its context.
     pub(super) fn unreadable_request(
         &self,
         offset: u64,
@@ -110,7 +110,7 @@ impl Link {
         }))
     }
 
-    /// Waits for the outcome of a request that somebody sent again, from the record on that says so.
+    /// Waits for the outcome of a redriven request, from the record on that announces it.
     pub(super) fn await_redriven(&self, record: &OwnedRecord, envelope: Envelope) -> Result<()> {
         let at = record.as_ref().timestamp_nanos();
         let pending = announcement(record.offset(), at, envelope);
@@ -123,7 +123,7 @@ impl Link {
         Ok(())
     }
 
-    /// Where a request is; for one that was announced, where it is known to be at least.
+    /// Returns the offset of a request; for an announced request, a lower bound of it.
     pub(super) fn offset_of(&self, pending: &Pending) -> Result<u64> {
         let mut offset = pending.offset;
         if pending.is_announced {
@@ -137,8 +137,8 @@ impl Link {
         Ok(offset)
     }
 
-    /// Whether the request that a record of the reply topic announces was answered before that record:
-    /// then it is a copy of an earlier one.
+    /// Returns whether the request that a record of the reply topic announces was answered before that record:
+    /// then the record is a copy of an earlier one.
     pub(super) fn is_answered_before(&self, announced: &Pending) -> Result<bool> {
         let at = announced.reply_floor;
         let from = announced.envelope.reply_floor.unwrap_or(at);
@@ -146,7 +146,7 @@ impl Link {
     }
 }
 
-/// The request that a record of kind `Redriven` announces.
+/// Returns the request that a record of kind `Redriven` announces.
 pub(super) fn announcement(offset: u64, at: u64, mut envelope: Envelope) -> Pending {
     envelope.kind = Kind::Request;
     Pending {

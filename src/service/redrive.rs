@@ -1,4 +1,4 @@
-//! Sending a dead letter again, once, whenever the process dies.
+//! Sends a dead letter again, once, even if the process dies in between.
 //!
 //! Ordered writes, each durable before the next: 1. a mark in the topic `NAME.marks`, with the new id and
 //! the end of the topic to send to; 2. of a request, a record in the reply topic that tells its client to
@@ -22,12 +22,12 @@ use crate::sys::clock;
 use crate::sys::random;
 use crate::topic::Topic;
 
-/// Of a record that was sent again and is no request: what it was sent as.
+/// In a redriven record that is not a request: the id that it was sent under.
 const HEADER: &str = "deaddrop.redrive";
 
 /// Sends a dead letter again, once: the one at `offset` of a topic of letters, or the one of the request
-/// at `offset` of a service's request topic. [`DeadLetters`] does it for many, and says what became of
-/// each.
+/// at `offset` of a service's request topic. [`DeadLetters`] does this for many letters, and reports the
+/// state of each.
 ///
 /// # Errors
 ///
@@ -44,17 +44,17 @@ pub fn redrive(topic: &Topic, offset: u64) -> Result<Redriven> {
     letters.redrive(letter)
 }
 
-/// What an earlier try has left.
+/// The traces of an earlier redrive of the letter.
 pub(super) enum Begun {
-    /// Nothing.
+    /// None.
     No,
-    /// Its marks may be among what cannot be read.
+    /// Its marks may be among the records that cannot be read.
     Perhaps,
     /// A mark: it was to be sent as this, into a topic that ended there.
     Marked { id: String, from: u64 },
 }
 
-/// See the module.
+/// A redrive in progress; see the module.
 pub(super) struct Redrive<'a> {
     pub(super) letters: &'a mut DeadLetters,
     pub(super) offset: u64,
@@ -103,8 +103,8 @@ impl Redrive<'_> {
         self.letters.mark(self.offset, &self.letter, mark)
     }
 
-    /// The record as it stood: from the letter's own bytes, or, if there was no room for them, from where
-    /// it was.
+    /// Returns the original record: from the letter's own bytes, or, if they had no room for it, from its
+    /// offset in its topic.
     fn record(&self, target: &Topic) -> Result<Record> {
         if let Some(record) = DeadLetter::original(&self.kept) {
             return Ok(record);
@@ -122,14 +122,14 @@ impl Redrive<'_> {
             Some(Ok(envelope)) => envelope.id.to_string(),
             _ => DeadLetter::id_of(target, &record),
         };
-        // Offsets can be used again after a power cut.
+        // Offsets can be used again after a power loss.
         match id == letter.id || DeadLetter::id_of(target, &record) == letter.id {
             true => Ok(record.to_record_without(0)),
             false => Err(gone()),
         }
     }
 
-    /// The envelope, if a server would take the record for a request.
+    /// Returns the envelope, if a server would accept the record as a request.
     fn request_in(&self, record: &Record) -> Result<Option<Envelope>> {
         let envelope = record.reserved(super::envelope::HEADER).map(Envelope::decode);
         let Some(Ok(envelope)) = envelope else { return Ok(None) };
@@ -148,8 +148,9 @@ impl Redrive<'_> {
         Ok(Some(envelope))
     }
 
-    /// What the letter was sent as, and where, if that is in a range of the topic: under this id, or any.
-    /// A range that is partly gone may have held it: then it counts as sent, if the id is known.
+    /// Finds the record that the letter was sent as, in a range of the topic: its id and offset. Looks for
+    /// this id, or for any. If part of the range is missing, it may have been there: then it counts as sent,
+    /// if the id is known.
     fn find_sent(
         &self,
         target: &Topic,
@@ -205,7 +206,7 @@ impl Redrive<'_> {
         }
     }
 
-    /// Tells the client of the new request. Returns the new envelope.
+    /// Announces the new request to the client. Returns the new envelope.
     fn announce(
         &self,
         target: &Topic,
@@ -238,7 +239,7 @@ impl Redrive<'_> {
     }
 }
 
-/// What the dead letter of this id was sent as, if `record` is that.
+/// Returns the id that the dead letter of this id was sent under, if `record` is its redrive.
 fn sent_as(record: &RecordRef<'_>, letter: &str) -> Option<String> {
     if let Some(Ok(envelope)) = Envelope::of(record) {
         let of = envelope.redrive_of.filter(|_| envelope.kind == Kind::Request)?;

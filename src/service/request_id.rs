@@ -6,8 +6,8 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 use crate::format::names;
 
-/// Identifies a request for ever: the client's name, a number drawn at random whenever the client
-/// starts, and a count. Offsets can be used again after a power cut; ids are not.
+/// Identifies a request, and is never used again: the client's name, a random number drawn at each start of
+/// the client, and a count. Offsets can be used again after a power loss; ids cannot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId {
     client: String,
@@ -20,17 +20,17 @@ impl RequestId {
         RequestId { client: client.to_owned(), incarnation, sequence }
     }
 
-    /// The name of the client that sent it.
+    /// Returns the name of the client that sent the request.
     pub fn client(&self) -> &str {
         &self.client
     }
 
-    /// The random number of that start of the client.
+    /// Returns the random number of that start of the client.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
     }
 
-    /// Counts the requests of that start.
+    /// Returns the number of the request within that start of the client.
     pub fn sequence(&self) -> u64 {
         self.sequence
     }

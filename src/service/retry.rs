@@ -1,4 +1,4 @@
-//! Outcomes that no callback took: parking them, and trying them again.
+//! Outcomes that no callback took: parking and retrying them.
 
 use std::sync::Weak;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use super::spans;
 use super::stats::count;
 use crate::error::Result;
 
-/// Parked outcomes that are tried in one go.
+/// Most parked outcomes that are retried in one pass.
 const PARKED_MOST: usize = 64;
 
 impl ClientInner {
-    /// Keeps an outcome that nobody took. It is tried again after `wait`; if that is `None`, when somebody
+    /// Parks an outcome that was not taken. It is retried after `wait`, or, if that is `None`, when a caller
     /// asks.
     pub(super) fn park(
         &self,
@@ -38,13 +38,13 @@ impl ClientInner {
         }
     }
 
-    /// Whether an outcome for this callback is to wait for others, which are parked because it failed.
+    /// Returns whether an outcome for this callback must wait for others, which are parked because it failed.
     pub(super) fn must_wait(&self, callback: &str) -> bool {
         !self.callbacks.may_call(callback)
             && self.parked.lock().as_ref().is_some_and(|parked| parked.awaits(callback))
     }
 
-    /// A callback takes outcomes again: those that wait for it are due.
+    /// Makes the parked outcomes of a callback due, because it takes outcomes again.
     pub(super) fn make_due(&self, callback: &str) {
         if let Some(parked) = &mut *self.parked.lock() {
             parked.make_due(Some(callback));
@@ -58,7 +58,7 @@ impl ClientInner {
         Completed { envelope, outcome, late: false, recovered, requests, client }
     }
 
-    /// Notes that a parked outcome was returned by its call handle, or given up by it.
+    /// Records that the call handle of a parked outcome returned or discarded it.
     pub(super) fn unpark(&self, id: &RequestId) -> Result<()> {
         match &mut *self.parked.lock() {
             Some(parked) => parked.taken(id).map(drop),
@@ -79,7 +79,7 @@ impl ClientInner {
     /// Brings parked outcomes to their callbacks, those that are due. Returns how many were taken.
     pub(super) fn deliver_parked(&self) -> Result<usize> {
         let (mut delivered, mut failed) = (0, 0);
-        // A thread that delivers looks at replies, and whether it is to stop, in between.
+        // Between passes the delivering thread reads replies, and checks whether it is to stop.
         while failed + delivered < PARKED_MOST {
             let done = {
                 let mut guard = self.parked.lock();
@@ -102,7 +102,7 @@ impl ClientInner {
                     }
                 }
             };
-            // Without the lock: the callback may use this client.
+            // Without the lock, because the callback may use this client.
             let (given, had_failed) = self.callbacks.deliver(&done, true);
             let mut guard = self.parked.lock();
             let Some(parked) = &mut *guard else { break };

@@ -1,9 +1,9 @@
 //! Settling a doubt: was this request answered before its server died?
 //!
-//! Pass through the reply topic's append lock (what a dead server had in hand there is then published
-//! or given up), take the end, wait until it is durable as that topic promises, and look for the id
-//! between the floor and there. Requests are matched by id alone: offsets can be used again after a
-//! power cut.
+//! Passes through the reply topic's append lock, so that an append of the dead server is published or
+//! covered. Then takes the end, waits until it is durable as that topic promises, and looks for the id
+//! between the floor and that end. Requests are matched by id alone: offsets can be used again after a
+//! power loss.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,17 +15,17 @@ use crate::group::Job;
 use crate::reader::Start;
 use crate::topic::Topic;
 
-/// What a look at a reply topic found.
+/// The outcomes found in a reply topic.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
     /// The ids that have an outcome in the range, with the offset of the first.
     pub(super) answered: HashMap<RequestId, u64>,
-    /// Part of the range was trimmed, is damaged or lost: an id that was not found may have been
+    /// Whether part of the range was trimmed, damaged or lost: an id that was not found may have been
     /// answered.
     pub(super) is_partial: bool,
 }
 
-/// Everything that was answered from `floor` on.
+/// Finds all requests that were answered from `floor` on.
 pub(super) fn settle(replies: &Topic, floor: u64) -> Result<Settled> {
     let end = replies.settled_end()?;
     let mut answered = HashMap::new();
@@ -37,8 +37,8 @@ pub(super) fn settle(replies: &Topic, floor: u64) -> Result<Settled> {
     Ok(Settled { answered, is_partial: !damaged.is_empty() })
 }
 
-/// Calls `each` for the records of a range that are of this layer, with their offset and time. Returns the
-/// parts of the range that were trimmed, are damaged or lost.
+/// Calls `each` for the records of this layer in a range, with their offset and time. Returns the
+/// parts of the range that were trimmed, damaged or lost.
 pub(super) fn scan(
     topic: &Topic,
     range: Range<u64>,
@@ -64,7 +64,7 @@ pub(super) fn scan(
             }
             Ok(None) => break,
             Err(Error::Corrupt { .. }) => missing.push(reader.skip_damage()?),
-            // What a repair gave up may have been the answer, as what was trimmed may.
+            // An offset that a repair marked lost may have held the answer, like a trimmed one.
             Err(Error::Lost { offsets, .. }) => missing.push(offsets),
             Err(Error::Trimmed { first, .. }) => {
                 reader.seek_to(first);
@@ -76,7 +76,7 @@ pub(super) fn scan(
     Ok(missing)
 }
 
-/// Whether a request has an outcome in a range of its reply topic.
+/// Returns whether a request has an outcome in a range of its reply topic.
 pub(super) fn is_answered(replies: &Topic, range: Range<u64>, id: &RequestId) -> Result<bool> {
     let mut found = false;
     scan(replies, range, |_, _, envelope| {
@@ -85,7 +85,7 @@ pub(super) fn is_answered(replies: &Topic, range: Range<u64>, id: &RequestId) ->
     Ok(found)
 }
 
-/// Whether a record of this kind decides a request.
+/// Returns whether a record of this kind decides a request.
 pub(super) fn is_outcome(kind: Kind) -> bool {
     match kind {
         Kind::Reply | Kind::Failed | Kind::DeadLettered | Kind::Expired | Kind::Cancelled => true,
@@ -93,25 +93,25 @@ pub(super) fn is_outcome(kind: Kind) -> bool {
     }
 }
 
-/// What is known of a request before it is handled.
+/// Whether a request was answered before, as known before it is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doubt {
     /// It has no outcome.
     Open,
     /// It has one.
     Answered,
-    /// The replies that would tell are trimmed.
+    /// The replies that would decide it are trimmed.
     Undecidable,
 }
 
-/// What was answered before the last power loss, by reply topic: read once for all requests from then.
+/// The requests answered before the last power loss, by reply topic: read once for all requests of that time.
 #[derive(Debug, Default)]
 pub(super) struct Past {
     topics: HashMap<String, (u64, Settled)>,
 }
 
 impl Past {
-    /// Decides whether a request was answered by somebody who is gone.
+    /// Decides whether a request was answered by a server that died.
     pub(super) fn settle(
         &mut self,
         job: &Job,
@@ -128,7 +128,7 @@ impl Past {
             is_partial |= settled.is_partial;
         }
         if let Some(floor) = job.doubtful {
-            // The floor is one of the service's own reply topic.
+            // The floor is an offset of the service's own reply topic.
             let floor = if is_own_topic { floor } else { 0 };
             let settled = self.since(replies, floor)?;
             if settled.answered.contains_key(id) {
@@ -148,7 +148,7 @@ impl Past {
         Ok(&self.topics[replies.name()].1)
     }
 
-    /// Forgets it: nothing is in doubt any more.
+    /// Forgets the answers, when nothing is in doubt any more.
     pub(super) fn clear(&mut self) {
         self.topics.clear();
     }
@@ -158,7 +158,7 @@ impl Past {
     }
 }
 
-/// The note of an attempt: an envelope with the id and the reply topic.
+/// Returns the note of an attempt: an envelope with the id and the reply topic.
 pub(super) fn encode_note(id: &RequestId, reply_topic: Option<&str>) -> Vec<u8> {
     let mut envelope = Envelope::new(Kind::Request, id.clone());
     envelope.reply_topic = reply_topic.map(str::to_owned);

@@ -1,13 +1,13 @@
-//! Spans and events for the feature `tracing`, with the field names that OpenTelemetry's conventions
-//! for messaging have. Without the feature everything here is empty.
+//! Spans and events for the feature `tracing`, with the field names of OpenTelemetry's conventions
+//! for messaging. Without the feature everything here is empty.
 //!
-//! The names of spans are constants; `otel.name` is the one with the destination, as the conventions
-//! want it. `traceparent` is what the request carries: an exporter that wants one trace over
-//! processes makes a link of it.
+//! The names of spans are constants; `otel.name` is the name with the destination, as the conventions
+//! require. `traceparent` is the value that the request carries: an exporter that needs one trace across
+//! processes creates a link from it.
 
 use super::envelope::Envelope;
 
-/// A span that is left when this is dropped.
+/// A span that is exited when this is dropped.
 pub(super) struct Entered {
     #[cfg(feature = "tracing")]
     _span: tracing::span::EnteredSpan,

@@ -1,37 +1,37 @@
-//! What a client has counted since it was opened.
+//! A client's counters since it was opened.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a client has counted since it was opened. Each number only rises; together they are no
+/// A client's counters since it was opened. Each number only increases; together they are not a
 /// snapshot of one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientStats {
-    /// Requests that were sent, also if their append ended in [`Error::Unknown`](crate::Error::Unknown).
+    /// Requests that were sent, even if their append ended in [`Error::Unknown`](crate::Error::Unknown).
     pub sent: u64,
-    /// Outcomes that a callback or a call handle took, those that were parked before included.
+    /// Outcomes that a callback or a call handle took, including those that were parked before.
     pub completed: u64,
-    /// Of all outcomes that came: how many were `Expired`.
+    /// Outcomes that arrived as `Expired`.
     pub expired: u64,
-    /// Of all outcomes that came: how many were `Cancelled`.
+    /// Outcomes that arrived as `Cancelled`.
     pub cancelled: u64,
-    /// Outcomes that nobody took, and that were parked.
+    /// Outcomes that were parked because no callback and no caller took them.
     pub parked: u64,
-    /// Records that came after the outcome of their request.
+    /// Records that arrived after the outcome of their request.
     pub late: u64,
     /// Records that name a request which this client never sent: forged, or damaged before they were
     /// appended.
     pub unknown: u64,
     /// Calls of a callback after one that failed.
     pub callback_retries: u64,
-    /// Offsets of damaged or trimmed records that were passed over, in topics of requests, of replies and of
+    /// Offsets of damaged or trimmed records that were skipped, in topics of requests, of replies and of
     /// parked outcomes. A request whose outcome was among them stays outstanding until its deadline, or
     /// until it is [cancelled](crate::service::Client::cancel).
     pub damaged: u64,
 }
 
-/// The counters behind [`ClientStats`]. Nothing is read by them, so no order is needed.
+/// The counters of [`ClientStats`]. No other data is read through them, so they need no memory ordering.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) sent: AtomicU64,
@@ -51,7 +51,7 @@ pub(super) fn count(counter: &AtomicU64) {
 }
 
 impl Counters {
-    /// Counts the offsets of damage that was passed over.
+    /// Counts the offsets of damage that was skipped.
     pub(super) fn passed_over(&self, offsets: &Range<u64>) {
         self.damaged.fetch_add(offsets.end - offsets.start, Ordering::Relaxed);
     }
