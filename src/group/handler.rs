@@ -1,4 +1,4 @@
-//! Calling user code: what it may return, its panics, and how long to wait before it is called again.
+//! Calls user code: what it may return, its panics, and the backoff before it is called again.
 
 use std::cell::Cell;
 use std::error::Error as AnyError;
@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use crate::error::Error;
 
-/// Why a handler, or a callback, did not do its work.
+/// The reason why a handler, or a callback, failed.
 ///
-/// Every error converts with `?`, with the sources that it has: also `anyhow::Error`, `Box<dyn Error>`, `String`
-/// and `&str`. It is tried again; except [`Error::Decode`], which would come again and is terminal,
-/// wherever it is in the chain of sources. A payload that another crate cannot decode is
+/// Every error converts with `?`, including its sources: also `anyhow::Error`, `Box<dyn Error>`, `String`
+/// and `&str`. It is retried, except for [`Error::Decode`], which would fail again and is terminal
+/// wherever it is in the chain of sources. For a payload that another crate cannot decode, use
 /// [`HandlerError::decode`].
 ///
 /// ```
@@ -33,18 +33,18 @@ pub struct HandlerError {
 }
 
 impl HandlerError {
-    /// It may work later: it is tried again.
+    /// Creates an error that may not occur later: the work is retried.
     pub fn retry(message: impl Into<String>) -> HandlerError {
         HandlerError { message: message.into(), terminal: false }
     }
 
-    /// It will never work. Of a request: the client gets it as the outcome `Failed`. Of another
-    /// record: it is poison at once.
+    /// Creates an error that would occur every time. A request gets the outcome `Failed`; another
+    /// record is poison at once.
     pub fn terminal(message: impl Into<String>) -> HandlerError {
         HandlerError { message: message.into(), terminal: true }
     }
 
-    /// The payload cannot be decoded: it will never work.
+    /// Creates a terminal error for a payload that cannot be decoded.
     pub fn decode(error: impl Into<Box<dyn AnyError + Send + Sync>>) -> HandlerError {
         HandlerError::terminal(chain(&*error.into()))
     }
@@ -63,7 +63,7 @@ impl<E: Into<Box<dyn AnyError + Send + Sync>>> From<E> for HandlerError {
     }
 }
 
-/// An error and what it came from, as one line. Some errors say their source themselves.
+/// Returns an error and its sources as one line. Some errors include their source themselves.
 fn chain(error: &(dyn AnyError + 'static)) -> String {
     let mut message = error.to_string();
     let mut source = error.source();
@@ -93,7 +93,7 @@ thread_local! {
     static USER_CODE: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Whether this thread runs a handler or a callback.
+/// Returns whether this thread is running a handler or a callback.
 pub(crate) fn is_in_user_code() -> bool {
     USER_CODE.get() > 0
 }
@@ -113,7 +113,7 @@ impl Drop for InUserCode {
     }
 }
 
-/// Calls user code; a panic is an error to try again.
+/// Calls user code; a panic is an error that is retried.
 pub(crate) fn guarded<T>(
     call: impl FnOnce() -> Result<T, HandlerError>,
 ) -> Result<T, HandlerError> {
@@ -128,8 +128,8 @@ pub(crate) fn guarded<T>(
     })
 }
 
-/// How long to wait before the attempt after `attempt`: doubling from `first` to `most`, with a random
-/// half of it taken off, so that many that failed together do not come back together.
+/// Returns the backoff before the attempt after `attempt`: doubling from `first` to `most`, less a random
+/// part of up to half, so that records that failed together are not retried together.
 pub(crate) fn backoff(attempt: u32, first: Duration, most: Duration) -> Duration {
     let doubled = first.saturating_mul(1 << attempt.saturating_sub(1).min(20)).min(most);
     let jitter = doubled.as_nanos() as u64 / 2;

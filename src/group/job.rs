@@ -1,4 +1,4 @@
-//! A record that is one worker's to handle.
+//! One record for one worker.
 
 use std::sync::Arc;
 
@@ -8,47 +8,47 @@ use crate::error::Result;
 use crate::record::{OwnedRecord, RecordRef};
 use crate::store::Handle;
 
-/// A record of a lane that this worker holds, as its handler sees it.
+/// A record of a lane that this worker owns, as its handler receives it.
 #[derive(Debug)]
 pub struct Job {
     pub(super) topic: Arc<Handle>,
     pub(super) group: Arc<GroupFile>,
     pub(crate) record: OwnedRecord,
     pub(crate) lane: u32,
-    /// The attempt that comes next.
+    /// The number of the next attempt.
     pub(crate) attempt: u32,
-    /// Attempts that count against it.
+    /// Attempts that count against the record.
     pub(crate) blamed: u32,
     pub(crate) is_suspect: bool,
-    /// It is given up without another attempt.
+    /// Whether it becomes a dead letter without another attempt.
     pub(crate) is_condemned: bool,
-    /// An attempt whose end is not known was begun when the effects ended here.
+    /// If an attempt without a known end was begun: the end of the effects at that time.
     pub(crate) in_doubt: Option<u64>,
-    /// It may have been handled before the last power loss; then its effects are from here on.
+    /// If it may have been handled before the last power loss: the offset from which its effects are.
     pub(crate) doubtful: Option<u64>,
-    /// It may be a dead letter already.
+    /// Whether there may be a dead letter of it already.
     pub(crate) may_be_kept: bool,
-    /// A failure now is its last.
+    /// Whether it is no longer retried if it fails now.
     pub(crate) is_last: bool,
 }
 
 impl Job {
-    /// The record.
+    /// Returns the record.
     pub fn record(&self) -> RecordRef<'_> {
         self.record.as_ref()
     }
 
-    /// Where it is in its topic.
+    /// Returns the record's offset in its topic.
     pub fn offset(&self) -> u64 {
         self.record.offset()
     }
 
-    /// The payload.
+    /// Returns the payload.
     pub fn payload(&self) -> &[u8] {
         self.record.payload()
     }
 
-    /// The payload read as JSON. With `?` in the handler, a payload that is no `T` is poison at once.
+    /// Decodes the payload as JSON. With `?` in the handler, a payload that is not a `T` is poison at once.
     ///
     /// # Errors
     ///
@@ -58,22 +58,22 @@ impl Job {
         self.record.as_ref().json()
     }
 
-    /// The key, if it has one: records with one key are handled in their order.
+    /// Returns the key, if the record has one: records with the same key are handled in order.
     pub fn key(&self) -> Option<&[u8]> {
         self.record.as_ref().key()
     }
 
-    /// 1 the first time; more if the handler failed, or died, or was killed before.
+    /// Returns the number of this attempt: 1 the first time; more if an earlier one failed or its process died.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// Whether it is given up if the handler fails now.
+    /// Returns whether the record is no longer retried if the handler fails now.
     pub fn is_last_attempt(&self) -> bool {
         self.is_last
     }
 
-    /// What keeps its lane from other workers, for a child process that does the work.
+    /// Returns a guard that keeps the lane from other workers, for a child process that does the work.
     ///
     /// # Errors
     ///
@@ -82,7 +82,7 @@ impl Job {
         LaneGuard::take(&*self.topic.files, &self.group, self.lane)
     }
 
-    /// Its lane.
+    /// Returns the number of the record's lane.
     pub fn lane(&self) -> u32 {
         self.lane
     }

@@ -1,34 +1,34 @@
 //! Worker groups: competing consumers with order per key.
 //!
 //! A group has a fixed number of *lanes*. A record belongs to the lane `hash(key) % lanes`, or, without
-//! a key, `offset % lanes`. Each worker holds a fair share of the lanes by kernel locks, so the lanes of
-//! a killed worker are free at once, and others look for them every 25 ms. A lane's position says that all
-//! of its records below are done. Before a record's handler runs, the attempt is noted in the lane's
-//! page: a record that kills its process is known by it, runs alone next, and after so many deaths is
-//! given up.
+//! a key, `offset % lanes`. Each worker owns a fair share of the lanes by kernel locks, so the lanes of
+//! a killed worker are free at once, and other workers look for free lanes every 25 ms. All records of a
+//! lane below its position are done. Before a record's handler runs, the attempt is stored in the lane's
+//! page. So a record that kills its process is known, runs alone later, and is poison after
+//! `max_attempts` deaths during which it ran alone.
 //!
-//! A worker has one record in hand; those of its other lanes wait meanwhile. Of `n` workers each holds
-//! every `n`-th lane where it can: records without a key go to them in turn.
+//! A worker has one record in flight; the records of its other lanes wait meanwhile. Of `n` workers each
+//! owns every `n`-th lane where possible, so records without a key go to the workers in turn.
 //!
-//! Every worker reads every record of the topic and passes those of others' lanes: with `n` workers the
-//! topic is read `n` times.
+//! Every worker reads every record of the topic and skips those of other workers' lanes: with `n` workers
+//! the topic is read `n` times.
 //!
-//! | file here | what it does |
+//! | file here | contents |
 //! |---|---|
-//! | `file` | the group file: made whole, read by those who own no lane |
-//! | `members` | who works in the group: counted by locks |
-//! | `lane` | a lane in a worker's hands, and what is known of the record at it |
+//! | `file` | the group file: created whole, and read by processes that own no lane |
+//! | `members` | the workers of a group, counted by locks |
+//! | `lane` | a lane that a worker owns, and the state of its next record |
 //! | `dispatch` | a worker's lanes, and the next record of them |
-//! | `effects` | what lanes keep of the topic that handling appends to |
-//! | `share` | which lanes it holds |
-//! | `attempt` | what becomes of a record in hand |
-//! | `alone` | suspects run without others in the process |
-//! | `handler` | calling user code |
-//! | `guard` | what keeps a lane while a child process is at work on it |
-//! | `job` | a record that is one worker's to handle |
-//! | `worker` | records that are not requests |
-//! | `dead_letter` | copies of what is given up |
-//! | `running` | work on threads of its own |
+//! | `effects` | which records of the output topic the lanes still need |
+//! | `share` | which lanes a worker owns |
+//! | `attempt` | the fate of a record in flight |
+//! | `alone` | a suspect runs alone in its process |
+//! | `handler` | calls user code |
+//! | `guard` | keeps a lane while a child process works on it |
+//! | `job` | one record for one worker |
+//! | `worker` | the public `Worker`, for records that are not requests |
+//! | `dead_letter` | copies of records that are no longer retried |
+//! | `running` | work on its own threads |
 //! | `stats` | counters |
 
 mod alone;
@@ -79,13 +79,13 @@ use claim::Claim;
 use file::GroupFile;
 use lane::State;
 
-/// How to make a group.
+/// The options of a group that is created.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupOptions {
-    /// The number of lanes, fixed when the group is made: the most records in hand at a time, and the
-    /// most workers of use. `None`: that of the group as it is, or 64.
+    /// The number of lanes, fixed when the group is created: the most records in flight at a time, and the
+    /// most workers that are useful. `None`: the number of the existing group, or 64.
     pub lanes: Option<u32>,
-    /// Where it begins, if it is new.
+    /// Where a new group begins.
     pub start: Start,
 }
 
@@ -100,32 +100,32 @@ const DEFAULT_LANES: u32 = 64;
 /// The group of a request topic that its servers work in. Other workers there would take requests from them.
 pub(crate) const SERVERS: &str = "server";
 
-/// What becomes of a record that has failed too often.
+/// What happens to a poison record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Poison {
-    /// It is copied to the dead-letter topic, and its lane goes on.
+    /// It is copied to the dead-letter topic, and its lane continues.
     #[default]
     DeadLetter,
     /// Its lane stops, so that no later record of its key is handled, until [`Group::resume`].
     StopLane,
 }
 
-/// How a worker works.
+/// The options of a worker.
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
-    /// After so many attempts that failed, or that ended in the process's death while no other handler
-    /// ran in it, a record is poison. 0: it is tried for ever.
+    /// Number of attempts after which a record is poison. Counts attempts that failed, and attempts during
+    /// which the process died while running no other handler. 0 means no limit.
     pub max_attempts: u32,
-    /// What becomes of poison.
+    /// What happens to a poison record.
     pub poison: Poison,
-    /// The wait before the second attempt; it doubles with each, less a random part.
+    /// The wait before the second attempt; it doubles with each attempt, less a random part.
     pub retry_first: Duration,
     /// The longest wait between attempts.
     pub retry_most: Duration,
-    /// See [`Reader::set_spin`](crate::Reader::set_spin).
+    /// How long a wait spins before it sleeps; see [`Reader::set_spin`](crate::Reader::set_spin).
     pub spin: Duration,
-    /// Settings of the topic of dead letters, if this worker makes it; `None`: those of the topic, with
-    /// everything kept.
+    /// Settings of the dead-letter topic, if this worker creates it; `None`: those of the topic, without a
+    /// retention.
     pub dead_letter: Option<TopicOptions>,
 }
 
@@ -143,7 +143,7 @@ impl Default for WorkerOptions {
     }
 }
 
-/// Workers that share the records of a topic. Made by [`Topic::group`]; clones share it.
+/// Workers that share the records of a topic. Made by [`Topic::group`]; clones share one group.
 ///
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
@@ -171,35 +171,35 @@ pub struct Group {
     file: Arc<GroupFile>,
 }
 
-/// What is known of a group without working in it.
+/// The state of a group, as read by any process.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct GroupInfo {
-    /// Its name.
+    /// The group's name.
     pub name: String,
-    /// Every record of every lane below it is done.
+    /// Every record below it is done, in every lane.
     pub committed: u64,
-    /// The same as of the last sync.
+    /// The value of `committed` at the last sync.
     pub durable: u64,
-    /// High watermark less committed: at least as many records as are not done.
+    /// High watermark less `committed`: an upper bound of the number of records that are not done.
     pub lag: u64,
-    /// How many of the records in `lag` some lane never gets: retention has dropped them.
+    /// How many of the records in `lag` some lane never gets, because retention has dropped them.
     pub trimmed: u64,
-    /// Its lanes, in order.
+    /// The group's lanes, in order.
     pub lanes: Vec<LaneInfo>,
 }
 
-/// What is known of a lane.
+/// The state of a lane.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct LaneInfo {
     /// Every record of the lane below it is done.
     pub committed: u64,
-    /// The same as of the last sync.
+    /// The value of `committed` at the last sync.
     pub durable: u64,
-    /// The process of the worker that holds it.
+    /// The process of the worker that owns the lane.
     pub owner: Option<u32>,
-    /// The record in hand.
+    /// The record in flight.
     pub in_hand: Option<InHand>,
 }
 
@@ -207,18 +207,18 @@ pub struct LaneInfo {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct InHand {
-    /// Its offset.
+    /// The record's offset.
     pub offset: u64,
-    /// How often its handling was begun.
+    /// How many attempts to handle it were begun.
     pub attempt: u32,
-    /// Attempts that count against it.
+    /// Attempts that count against the record.
     pub blamed: u32,
     /// `running`, `running alone`, `failed`, `suspect` or `stopped`.
     pub state: &'static str,
 }
 
 impl Topic {
-    /// The worker group of this name; made with these options if there is none.
+    /// Opens the worker group of this name; creates it with these options if it does not exist.
     ///
     /// # Errors
     ///
@@ -227,7 +227,7 @@ impl Topic {
     pub fn group(&self, name: &str, options: GroupOptions) -> Result<Group> {
         Group::open(self, self.inner(), name, options)
     }
-    /// What is known of all groups, by name, or why a group's file is unreadable. Sorted by name.
+    /// Returns the state of all groups, or why a group's file is unreadable. Sorted by name.
     ///
     /// # Errors
     ///
@@ -237,9 +237,10 @@ impl Topic {
         list(self.inner())
     }
     /// Sets all lanes of a group to `start`, and returns its offset. Records from there on are handled
-    /// again; but a server looks for the outcome of each that was there already, and answers none twice.
+    /// again. A server looks for the outcome of each request that was in the topic already, and answers none
+    /// twice.
     ///
-    /// Killed on the way, some lanes are set and others not: call it again.
+    /// If the process is killed during the call, some lanes are set and others are not: call it again.
     ///
     /// # Errors
     ///
@@ -292,7 +293,7 @@ impl Group {
         Ok(Group { topic, open, name: name.to_owned(), file: Arc::new(file) })
     }
 
-    /// A worker of the group, which calls `handler` for each record of its share of the lanes.
+    /// Opens a worker of the group, which calls `handler` for each record of its share of the lanes.
     ///
     /// # Errors
     ///
@@ -305,13 +306,13 @@ impl Group {
         Worker::open(self, options, Box::new(handler))
     }
 
-    /// Waits until the record at `offset` is done, for at most `timeout`: false if it is not. What its
-    /// handler has written can be read then.
+    /// Waits up to `timeout` until the record at `offset` is done; returns false if it is not. Once it is
+    /// done, the records that its handler has written can be read.
     ///
     /// # Errors
     ///
     /// [`Error::Trimmed`], [`Error::Corrupt`] or [`Error::Io`] of the record; [`Error::Invalid`] if
-    /// there is none.
+    /// there is no such record.
     pub fn wait_for(&self, offset: u64, timeout: Duration) -> Result<bool> {
         self.open.not_forked()?;
         let until = Instant::now().checked_add(timeout);
@@ -334,8 +335,8 @@ impl Group {
         }
     }
 
-    /// Lets a stopped lane go on with the record that it stopped at, whose attempts are forgotten. Durable
-    /// when it returns. False if it was not stopped.
+    /// Resumes a stopped lane at the record that it stopped at, whose attempts are forgotten. Durable
+    /// when it returns. Returns false if the lane was not stopped.
     ///
     /// # Errors
     ///
@@ -344,9 +345,9 @@ impl Group {
         self.end_stop(lane, State::Failed)
     }
 
-    /// Has a stopped lane go on after the record that it stopped at: the worker that holds the lane, or the
+    /// Resumes a stopped lane after the record that it stopped at: the worker that owns the lane, or the
     /// next one that takes it, copies that record to the dead-letter topic without another attempt. A server
-    /// answers the request with `DeadLettered` as well. False if the lane was not stopped.
+    /// answers the request with `DeadLettered` as well. Returns false if the lane was not stopped.
     ///
     /// # Errors
     ///
@@ -374,9 +375,9 @@ impl Group {
         }
         let (blamed, deaths) = if next == State::Failed { (0, 0) } else { (trial.blamed, 0) };
         let next = lane::encode_trial(lane::Trial { state: next, blamed, deaths });
-        // At once, whatever the attempts before it have waited for.
+        // Retried at once, without the backoff of the earlier attempts.
         self.file.map.word(lane_at(lane) + LANE_RETRY_AT).store(0, Ordering::Release);
-        // Its owner looks at the word, and stores nothing into it while the lane is stopped.
+        // The lane's owner reads the word, and stores nothing into it while the lane is stopped.
         let was = word.compare_exchange(stopped, next, Ordering::AcqRel, Ordering::Relaxed);
         if was.is_err() {
             return Ok(false);
@@ -386,7 +387,7 @@ impl Group {
         Ok(true)
     }
 
-    /// What is known of it now.
+    /// Returns the group's current state.
     ///
     /// # Errors
     ///
@@ -396,12 +397,12 @@ impl Group {
         info(&self.open, &self.name, &self.file)
     }
 
-    /// The number of its lanes.
+    /// Returns the number of lanes.
     pub fn lanes(&self) -> u32 {
         self.file.lanes
     }
 
-    /// Its name.
+    /// Returns the group's name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -411,7 +412,7 @@ fn info(topic: &Store, name: &str, file: &GroupFile) -> Result<GroupInfo> {
     let mut lanes = Vec::new();
     for number in 0..file.lanes {
         let seen = file.look(topic, number)?;
-        // A file that was opened for reading cannot be asked for locks on all systems: then no owner.
+        // Not all systems report the locks of a file that was opened for reading: then there is no owner.
         let owner = file.is_held(number).unwrap_or(false).then_some(seen.pid);
         let in_hand = seen.attempt.filter(|(attempt, _)| attempt.offset >= seen.committed);
         let in_hand = in_hand.map(|(attempt, trial)| {
@@ -430,7 +431,7 @@ fn info(topic: &Store, name: &str, file: &GroupFile) -> Result<GroupInfo> {
     Ok(GroupInfo { name: name.to_owned(), committed, durable, lag, trimmed, lanes })
 }
 
-/// What is known of all groups of a topic, or why a file is unreadable.
+/// Returns the state of all groups of a topic, or why a group's file is unreadable.
 pub(crate) fn list(topic: &Store) -> Result<Vec<(String, Result<GroupInfo>)>> {
     let mut all = Vec::new();
     for name in file::names_of(topic)? {

@@ -22,9 +22,9 @@ type Handler = Box<dyn FnMut(&Job) -> Result<(), HandlerError> + Send>;
 
 /// Handles records of a group, in this thread or one of its own. Made by [`Group::worker`].
 ///
-/// Several workers, in any processes, share the lanes of the group: records of one key are handled in
-/// order by one of them at a time. Delivery is at least once: after a crash a record that was in hand
-/// comes again, with a higher [`Job::attempt`].
+/// Several workers, in any processes, share the lanes of the group: records with the same key are handled
+/// in order by one of them at a time. Delivery is at least once: after a crash a record that was in flight
+/// is delivered again, with a higher [`Job::attempt`].
 pub struct Worker {
     log: Log,
     topic: Topic,
@@ -69,12 +69,12 @@ impl Worker {
         })
     }
 
-    /// Works until `stop` is given; finishes the record in hand.
+    /// Works until `stop` is requested, and finishes the record in flight.
     ///
     /// # Errors
     ///
     /// An error of the topic, or of the dead-letter topic: [`Error::Trimmed`] and [`Error::Corrupt`]
-    /// until [`skip`](Self::skip) was called. What was done stays done; the next call goes on.
+    /// until [`skip`](Self::skip) was called. Handled records stay done; the next call continues.
     pub fn run(&mut self, stop: &Stop) -> Result<()> {
         while let Some(job) = self.dispatch.next(None, stop)? {
             self.work(&job)?;
@@ -82,8 +82,8 @@ impl Worker {
         self.dispatch.finish()
     }
 
-    /// Handles what is there, or waits up to `timeout` for the first. Returns the number of records
-    /// that are done.
+    /// Handles the records that are there, or waits up to `timeout` for the first. Returns the number of
+    /// records that are done.
     ///
     /// # Errors
     ///
@@ -91,7 +91,7 @@ impl Worker {
     pub fn poll(&mut self, timeout: Duration) -> Result<u64> {
         let stop = Stop::new();
         let until = Instant::now().checked_add(timeout);
-        // What comes meanwhile is the next call's, or a busy topic would keep the caller.
+        // Records that arrive meanwhile are left to the next call, or a busy topic would never let it return.
         let end = self.topic.high_watermark()?;
         let mut done = 0;
         loop {
@@ -105,8 +105,8 @@ impl Worker {
         }
     }
 
-    /// Makes what is done durable: after a power loss no record comes again that was done before the call.
-    /// A background thread does so every second, and dropping the worker does.
+    /// Makes the handled records durable: after a power loss no record that was done before the call is
+    /// delivered again. A background thread does this every second, and so does dropping the worker.
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ impl Worker {
         self.dispatch.finish()
     }
 
-    /// Works on a thread of its own; [`Running`] says after which errors it goes on by itself.
+    /// Works on a thread of its own; [`Running`] says after which errors it continues.
     ///
     /// # Errors
     ///
@@ -134,8 +134,8 @@ impl Worker {
         Ok(Running::new(stop, Arc::new(Mutex::new(vec![thread]))).counting(counters))
     }
 
-    /// After [`Error::Trimmed`] or [`Error::Corrupt`]: goes on behind what is lost, and returns the
-    /// offsets that are passed over; those of lanes of other workers among them are theirs to skip.
+    /// Continues after the lost records, after [`Error::Trimmed`] or [`Error::Corrupt`], and returns the
+    /// offsets that are skipped. Workers of other lanes must skip their own records among them.
     ///
     /// # Errors
     ///
@@ -144,12 +144,12 @@ impl Worker {
         self.dispatch.skip()
     }
 
-    /// What it did since it was opened.
+    /// Returns the counters since the worker was opened.
     pub fn stats(&self) -> WorkerStats {
         self.dispatch.counters.read_out()
     }
 
-    /// True if the job is done, or dead.
+    /// Returns true if the job is done, or is a dead letter.
     fn work(&mut self, job: &Job) -> Result<bool> {
         let worked = self.work_on(job);
         if worked.is_err() {

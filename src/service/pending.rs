@@ -11,7 +11,7 @@ use super::request_id::RequestId;
 /// A request without an outcome.
 #[derive(Debug, Clone)]
 pub(super) struct Pending {
-    /// The request's offset, or one before it while it is being sent.
+    /// The request's offset, or a lower bound of it while it is being sent.
     pub(super) offset: u64,
     /// The end of the reply topic when the request was sent, or an offset before it.
     pub(super) reply_floor: u64,
@@ -23,7 +23,7 @@ pub(super) struct Pending {
     /// Whether its call handle has the outcome, which the delivery has not reached yet.
     pub(super) is_taken: bool,
     /// Whether it is a redrive that a record of the reply topic, at `reply_floor`, announced: `offset` is then
-    /// one before the request's.
+    /// a lower bound.
     pub(super) is_announced: bool,
 }
 
