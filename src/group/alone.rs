@@ -1,8 +1,9 @@
-//! Handlers that share a process, and the one that is suspected of ending it.
+//! Handlers that share a process, and a suspect: a record that may be what ends the process.
 //!
-//! A record whose handling ended with its process's death twice runs alone the next time: no other handler
-//! runs in this process meanwhile, and its page says so. If the process dies again, it was this record and
-//! no bystander. A handler that does not wait any longer for a suspect to end takes that back first.
+//! A record whose process died twice while its handler ran runs alone the next time: no other handler
+//! runs in this process meanwhile, and the lane's page says so. If the process dies again, this record is
+//! to blame and not a bystander. A handler that no longer waits for a suspect to end first takes back the
+//! word that says that the suspect runs alone.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -14,34 +15,34 @@ use super::lane::{decode_trial, encode_trial, State, Trial};
 use crate::sys::atomic::Ordering;
 use crate::sys::Map;
 
-/// A suspect looks so long for a moment without other handlers; they wait for it meanwhile.
+/// How long a suspect waits for running handlers to finish. New handlers are held back meanwhile.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// A suspect has the process to itself so long at most: it may be waiting for one of the others.
+/// How long a suspect has the process to itself at most: it may be waiting for one of the other handlers.
 const SOLITUDE: Duration = Duration::from_secs(1);
 
-/// Of the process: what a handler ends when it dies.
+/// The handlers of the process, which end when it dies.
 static HANDLERS: Mutex<Handlers> =
     Mutex::new(Handlers { running: 0, seeking: 0, entered: 0, alone: None });
 static CHANGED: Condvar = Condvar::new();
 
 struct Handlers {
-    /// Those that run, without the one that is alone.
+    /// Running handlers, except for one that runs alone.
     running: usize,
-    /// Suspects that look for a moment without others.
+    /// Suspects that wait for running handlers to finish.
     seeking: usize,
-    /// Numbers those that entered.
+    /// Numbers the handlers in the order in which they entered.
     entered: u64,
     alone: Option<(u64, Suspect)>,
 }
 
-/// The word of a lane's page that says of a suspect that it runs alone.
+/// The word of a lane's page that says that a suspect runs alone.
 pub(super) struct Suspect {
     pub(super) map: Arc<Map>,
     pub(super) trial_at: usize,
 }
 
 impl Suspect {
-    /// From here on its death does not count: somebody runs beside it.
+    /// Stores that another handler runs beside it: from here on its process's death does not count.
     fn is_accompanied(&self) {
         let word = self.map.word(self.trial_at);
         let seen = word.load(Ordering::Acquire);
@@ -60,7 +61,7 @@ impl Suspect {
 }
 
 impl Handlers {
-    /// Ends a suspect's solitude: it is one of those that run.
+    /// Ends a suspect's time alone: it becomes one of the running handlers.
     fn accompany(&mut self) {
         if let Some((_, suspect)) = self.alone.take() {
             suspect.is_accompanied();
@@ -76,14 +77,14 @@ thread_local! {
 /// Held while a handler runs.
 pub(super) struct Inside {
     number: u64,
-    /// Within another handler of this thread: that one is counted.
+    /// Inside another handler of this thread, which is counted already.
     nested: bool,
 }
 
-/// Enters a handler, alone if it is a suspect; `None` if others do not come to an end.
+/// Enters a handler, alone if it is a suspect; `None` if the other handlers do not finish in time.
 pub(super) fn enter(suspect: Option<Suspect>) -> Option<Inside> {
     let mut handlers = HANDLERS.lock();
-    // A handler that serves others itself: waiting for its own end would be for ever.
+    // A handler that itself calls handlers: waiting for its own end would last forever.
     let nested = IS_INSIDE.get();
     handlers.entered += 1;
     let number = handlers.entered;
@@ -110,7 +111,7 @@ pub(super) fn enter(suspect: Option<Suspect>) -> Option<Inside> {
     Some(Inside { number, nested })
 }
 
-/// Whether it came to be so in time.
+/// Waits for a condition; returns whether it became true in time.
 fn wait(
     handlers: &mut MutexGuard<'_, Handlers>,
     timeout: Duration,
@@ -126,7 +127,7 @@ fn wait(
 }
 
 impl Inside {
-    /// Has `store` say how the handler runs, before anything can change that.
+    /// Calls `store` with the way in which the handler runs, before that can change.
     pub(super) fn tell(&self, store: impl FnOnce(State)) {
         let handlers = HANDLERS.lock();
         store(match &handlers.alone {

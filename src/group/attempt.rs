@@ -1,4 +1,4 @@
-//! What becomes of a record in hand: its attempts, noted before the handler runs.
+//! The fate of a record in flight: its attempts, which are stored before the handler runs.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,18 +15,18 @@ use crate::events;
 use crate::format::group::{lane_at, LANE_TRIAL_AT};
 use crate::sys::clock;
 
-/// While other handlers run beside a suspect; it doubles.
+/// The wait before a suspect is tried again while other handlers run; it doubles.
 const AGAIN: Duration = Duration::from_millis(20);
-/// After so many looks for a moment without others it runs beside them, and its death does not count:
-/// one of them may be waiting for it.
+/// How often a suspect may be postponed. Then it runs beside other handlers, because one of them may be
+/// waiting for it, and its process's death does not count against it.
 const MAX_POSTPONED: u32 = 8;
 
-/// What is noted with an attempt.
+/// The data that is stored with an attempt.
 #[derive(Debug, Default)]
 pub(crate) struct Note {
-    /// Where the topic that its effect goes to ends now.
+    /// The current end of the topic that its effect goes to.
     pub(crate) floor: u64,
-    /// For whoever settles it.
+    /// Bytes for the worker that settles the attempt.
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -36,23 +36,23 @@ pub(crate) enum Called<T> {
     Done(T),
     /// It failed.
     Failed(HandlerError),
-    /// It was not called: it is to run alone, and others were running. The job comes again.
+    /// The handler was not called: the job must run alone, and others were running. The job comes again.
     Postponed,
 }
 
-/// What becomes of a record that failed.
+/// The fate of a record that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// It comes again.
+    /// It is retried.
     Again,
-    /// It is the caller's to give up.
+    /// It is no longer retried: the caller dead-letters it.
     GivenUp,
     /// Its lane is stopped.
     Stopped,
 }
 
 impl Dispatch {
-    /// Calls a handler for a job: notes the attempt, and sees to it that a suspect runs alone.
+    /// Calls a handler for a job: stores the attempt, and makes a suspect run alone.
     pub(crate) fn call<T>(
         &mut self,
         job: &Job,
@@ -75,7 +75,7 @@ impl Dispatch {
         let lane = self.lane(job);
         inside.tell(|state| lane.store(state));
         let called = guarded(handler);
-        // What kills the process from here on may be another's.
+        // From here on another handler may be what kills the process.
         lane.store(State::Running);
         drop(inside);
         Ok(match called {
@@ -90,13 +90,13 @@ impl Dispatch {
         })
     }
 
-    /// Notes that a job's handling begins, beside others.
+    /// Stores that the handling of a job begins, beside other handlers.
     pub(crate) fn begin(&mut self, job: &Job, note: Note) -> Result<()> {
         let lane = self.lane(job);
         let offset = job.offset();
         lane.turn_to(offset);
         if lane.cursor.attempt().is_none() {
-            // Nothing is said of this record before the attempt is there.
+            // The lane's page says nothing about this record until the attempt is stored.
             lane.store(State::Running);
         }
         let Note { floor, bytes: note } = note;
@@ -108,7 +108,7 @@ impl Dispatch {
         Ok(())
     }
 
-    /// The job is done: its record is not delivered again.
+    /// Marks a job as done: its record is not delivered again.
     pub(crate) fn done(&mut self, job: &Job) -> Result<()> {
         let floor = self.effects_floor()?;
         self.lane(job).done(job.offset(), floor)?;
@@ -117,7 +117,7 @@ impl Dispatch {
         Ok(())
     }
 
-    /// The job's handler has failed: it comes again after a while, unless that is too often.
+    /// Marks a job as failed: it is retried after the backoff, unless it has failed too often.
     pub(crate) fn failed(&mut self, job: &Job, terminal: bool) -> Fate {
         let most = self.options.max_attempts;
         let wait = backoff(job.blamed + 1, self.options.retry_first, self.options.retry_most);
@@ -125,14 +125,14 @@ impl Dispatch {
         lane.turn_to(job.offset());
         lane.blamed = job.blamed.saturating_add(1);
         if terminal {
-            // Killed before it is kept, it is not tried again.
+            // If the process is killed before the dead letter exists, the record is not retried.
             lane.blamed = lane.blamed.max(most);
         }
-        // It has not died of it.
+        // The process did not die of this record.
         lane.deaths = 0;
         lane.postponed = 0;
         let is_over = terminal || (most != 0 && lane.blamed >= most);
-        // Before the state that has another owner look at it.
+        // Before the state that makes another owner read it.
         let retry_at = clock::boottime().saturating_add(clock::nanos(wait));
         lane.cursor.set_retry_at(if is_over { 0 } else { retry_at });
         lane.store(State::Failed);
@@ -143,8 +143,8 @@ impl Dispatch {
         self.give_up(job)
     }
 
-    /// The job's answer could not be kept, for a reason that is the job's own: as a failure, but
-    /// whether it was answered is to be settled.
+    /// Marks a job as failed because its answer could not be stored, for a reason of the job's own. Whether it
+    /// was answered must be settled later.
     pub(crate) fn troubled(&mut self, job: &Job) -> Fate {
         let lane = self.lane(job);
         let attempt = lane.cursor.attempt().filter(|attempt| attempt.offset == job.offset());
@@ -152,13 +152,13 @@ impl Dispatch {
         self.failed(job, false)
     }
 
-    /// Whether a job has had its attempts: those that failed, and those that it did not survive.
+    /// Returns whether a job has used up its attempts: those that failed, and those during which the process died.
     pub(crate) fn is_over(&self, job: &Job) -> bool {
         job.is_condemned
             || (self.options.max_attempts != 0 && job.blamed >= self.options.max_attempts)
     }
 
-    /// Why a job that is over is not tried again.
+    /// Returns why a job is no longer retried.
     pub(crate) fn why_over(&self, job: &Job) -> &'static str {
         match job.is_condemned {
             true => "its lane was stopped at it, and told to skip it",
@@ -166,7 +166,7 @@ impl Dispatch {
         }
     }
 
-    /// What becomes of a job that is given up.
+    /// Stops retrying a job, and returns its fate.
     pub(crate) fn give_up(&mut self, job: &Job) -> Fate {
         if self.options.poison == Poison::DeadLetter || job.is_condemned {
             count(&self.counters.dead, 1);
@@ -176,7 +176,7 @@ impl Dispatch {
         let lane = self.lane(job);
         lane.store(State::Stopped);
         lane.mode = Mode::Stopped;
-        // Durable: a payment that must not go on does not go on after a reboot either.
+        // Durable: a payment that must not continue does not continue after a reboot either.
         let stopped = lane.cursor.set_stopped_at(Some(job.offset()));
         if let Err(error) = stopped {
             events::position_not_synced(&self.topic.name, &error);
@@ -186,13 +186,13 @@ impl Dispatch {
         Fate::Stopped
     }
 
-    /// Lets the job's lane wait, and keeps its record for then.
+    /// Makes the job's lane wait, and keeps the job's record meanwhile.
     pub(super) fn wait(&mut self, job: &Job, wait: Duration) {
         let record = job.record.clone();
         self.keep(job.lane, record, later(Instant::now(), wait));
     }
 
-    /// An error came between: the job comes again, and whether it was done is to be settled.
+    /// Returns a job after an error: it comes again, and whether it was done must be settled.
     pub(crate) fn abandon(&mut self, job: &Job) {
         let lane = self.lane(job);
         if lane.mode != Mode::InHand {

@@ -1,7 +1,7 @@
-//! Copies of records that were given up, in a topic of their own.
+//! Copies of records that are no longer retried, in a topic of their own.
 //!
-//! A copy is the record as it stood, with all its headers, after the headers of this module. So it can
-//! be sent again when the original is gone.
+//! A copy is the original record, with all its headers, after the headers of this module. So it can
+//! be sent again when the original is trimmed.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -17,15 +17,15 @@ const OFFSET: &str = "dead-letter-offset";
 const GROUP: &str = "dead-letter-group";
 const ATTEMPTS: &str = "dead-letter-attempts";
 const SENT_AT: &str = "dead-letter-sent-at";
-/// Only of a copy without the record's own bytes, which left no room for these headers.
+/// Only in a copy without the record's own bytes, which left no room for these headers.
 const BYTES: &str = "dead-letter-bytes";
-/// The last of them: the record's own headers follow.
+/// The last of these headers: the record's own headers follow.
 const REASON: &str = "dead-letter-reason";
 
 /// The longest reason that is stored.
 const MAX_REASON_LEN: usize = 4096;
 
-/// What a record of a dead-letter topic says of itself: untrusted bytes.
+/// The headers of a record of a dead-letter topic: untrusted bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetter {
@@ -33,20 +33,20 @@ pub struct DeadLetter {
     pub id: String,
     /// The topic that it was in.
     pub topic: String,
-    /// Where it was there.
+    /// The record's offset there.
     pub offset: u64,
-    /// The group that gave it up.
+    /// The group that stopped retrying it.
     pub group: String,
-    /// The attempts that it has had.
+    /// The number of attempts that were made.
     pub attempts: u32,
     /// When the record was appended, in nanoseconds since the Unix epoch.
     pub sent_at: u64,
-    /// Why.
+    /// Why the record is no longer retried.
     pub reason: String,
 }
 
 impl DeadLetter {
-    /// What `record` says; `None` if it is no dead letter.
+    /// Decodes the headers of `record`; `None` if it is not a dead letter.
     pub fn of(record: &RecordRef<'_>) -> Option<DeadLetter> {
         let text =
             |name| record.header(name).map(String::from_utf8_lossy).map(|text| text.into_owned());
@@ -61,13 +61,12 @@ impl DeadLetter {
         })
     }
 
-    /// The id of a record that has none of its own. Offsets can be used again after a power cut.
+    /// Returns the id of a record that has none of its own. Offsets can be used again after a power loss.
     pub(crate) fn id_of(topic: &Topic, record: &OwnedRecord) -> String {
         format!("{}@{}@{}", topic.name(), record.offset(), record.as_ref().timestamp_nanos())
     }
 
-    /// The record as it stood before it became the dead letter `kept`; `None` if its bytes are not in
-    /// there.
+    /// Returns the original record of the dead letter `kept`; `None` if the letter does not contain its bytes.
     pub(crate) fn original(kept: &OwnedRecord) -> Option<Record> {
         let record = kept.as_ref();
         let own = record.headers().position(|(name, _)| name == REASON)? + 1;
@@ -75,7 +74,7 @@ impl DeadLetter {
         is_whole.then(|| kept.to_record_without(own))
     }
 
-    /// Appends a copy. With `kept`, it looks first whether there is one of this id.
+    /// Appends a copy. With `kept`, only if there is none of this id.
     pub(crate) fn keep(
         &self,
         dead: &Topic,
@@ -99,7 +98,7 @@ impl DeadLetter {
             (REASON, shortened(&self.reason)),
         ];
         let offset = match dead.append(&record.to_record_after(&front)) {
-            // No room for the headers beside its own: the original is where they say.
+            // No room for the headers beside the record's own: they say where the original is.
             Err(Error::Invalid { .. } | Error::TooLarge { .. }) => {
                 front.insert(0, (BYTES, "in the original"));
                 let headers = front.iter();
@@ -109,16 +108,16 @@ impl DeadLetter {
             }
             other => other?,
         };
-        // Whoever makes the lane's position durable later may not know of this topic.
+        // The thread that makes the lane's position durable later may not know of this topic.
         dead.wait_durable(offset)
     }
 }
 
-/// The ids in a dead-letter topic, as far as it was read: looking for one reads only what was appended
-/// since the last look.
+/// The ids in a dead-letter topic, as far as it was read: a lookup reads only the records that were
+/// appended since the last one.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
-    /// Of this topic: one of the same name can have been made anew.
+    /// The id of this topic: one of the same name may have been deleted and created again.
     topic_id: u64,
     read_to: u64,
     /// Hashes of ids, with the offset of the first letter.
@@ -127,13 +126,13 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// Whether there is a letter of this id.
+    /// Returns whether there is a letter of this id.
     pub(crate) fn has(&mut self, dead: &Topic, id: &str) -> Result<bool> {
         if self.topic_id != dead.inner().settings.topic_id {
             *self = Kept { topic_id: dead.inner().settings.topic_id, ..Kept::default() };
         }
         let end = dead.settled_end()?;
-        // Offsets that are given again after a power cut: no server lives through one.
+        // Offsets are used again only after a power loss, which no server survives.
         let from = self.read_to.min(end);
         for_each(dead, from, end, |record| {
             if let Some(id) = record.header(ID) {
@@ -146,12 +145,12 @@ impl Kept {
             return Ok(false);
         };
         let is_it = |record: &RecordRef<'_>| record.header(ID) == Some(id.as_bytes());
-        // Another id of the same hash may stand in front of it.
+        // A letter with another id of the same hash may be before it.
         Ok(for_each(dead, at, at + 1, is_it)? || for_each(dead, 0, end, is_it)?)
     }
 }
 
-/// Calls `is_it` for the records of a range until it says so. Damage is passed over.
+/// Calls `is_it` for the records of a range until it returns true. Damage is skipped.
 fn for_each(
     dead: &Topic,
     from: u64,
@@ -183,7 +182,7 @@ fn for_each(
     Ok(false)
 }
 
-/// A reason, no longer than is stored.
+/// Returns a reason, cut to the length that is stored.
 pub(crate) fn shortened(reason: &str) -> &str {
     let mut len = reason.len().min(MAX_REASON_LEN);
     while !reason.is_char_boundary(len) {
@@ -242,7 +241,7 @@ mod tests {
             letter.keep(&dead, &record, None).unwrap();
         }
         assert!(kept.has(&dead, "id-1").unwrap() && !kept.has(&dead, "id-3").unwrap());
-        // What it has read it knows from its own notes alone.
+        // It knows the letters that it has read from its own memory alone.
         kept.found.clear();
         let (letter, record) = letter(&topic, 3);
         letter.keep(&dead, &record, None).unwrap();

@@ -1,4 +1,4 @@
-//! The group file: made whole with all its lanes, and what it says to those who own none of them.
+//! The group file: created whole with all its lanes, and read by processes that own none of them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::reader::{self, Start};
 use crate::store::{names_in, Book, Closable, Handle, Store, GROUPS};
 use crate::sys::{self, Access, DiskFile, FileIdentity, Map};
 
-/// An open group file: an open file of its own, whose locks are one worker's.
+/// An open group file, with an open file description of its own, whose locks belong to one worker.
 #[derive(Debug)]
 pub(super) struct GroupFile {
     pub(super) path: PathBuf,
@@ -24,7 +24,7 @@ pub(super) struct GroupFile {
     syncing: Mutex<()>,
 }
 
-/// Where a group's file is.
+/// Returns the path of a group's file.
 pub(super) fn path_of(topic: &Store, name: &str) -> Result<PathBuf> {
     names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
     Ok(topic.dir.join(GROUPS).join(name))
@@ -61,7 +61,7 @@ impl GroupFile {
         Ok(GroupFile { path, file, map: Arc::new(map), lanes, identity, syncing: Mutex::default() })
     }
 
-    /// Makes what is in the pages durable as it is.
+    /// Makes the current contents of the pages durable.
     pub(super) fn sync(&self) -> Result<()> {
         let len = group::file_len(self.lanes) as u64;
         let _syncing = self.syncing.lock();
@@ -69,12 +69,12 @@ impl GroupFile {
         synced.at("syncing", &self.path)
     }
 
-    /// For an owner of lanes.
+    /// Returns the book of an owner of lanes.
     pub(super) fn book(&self, effects: Option<Closable>) -> Book {
         Book::of_worker(Arc::clone(&self.file), Arc::clone(&self.map), &self.path, effects)
     }
 
-    /// Whether its name still leads to it: it may have been deleted before a lock was got.
+    /// Checks that its name still leads to it: it may have been deleted before a lock was taken.
     pub(super) fn check_not_deleted(&self, topic: &Store) -> Result<()> {
         let now = topic.files.open(&self.path, Access::Read).at("opening", &self.path)?;
         if now.identity().at("opening", &self.path)? != self.identity {
@@ -84,18 +84,18 @@ impl GroupFile {
         Ok(())
     }
 
-    /// What a lane's page says.
+    /// Reads a lane's page.
     pub(super) fn look(&self, topic: &Store, lane: u32) -> Result<Seen> {
         cursor::look(topic, &self.map, &self.path, group::lane_at(lane), self.identity)
     }
 
-    /// Whether a worker of any process has the lane.
+    /// Returns whether a worker of any process owns the lane.
     pub(super) fn is_held(&self, lane: u32) -> Result<bool> {
         self.file.locked_by_other(lane.into(), 1).at("asking for locks of", &self.path)
     }
 }
 
-/// Makes the group with all its lanes, all of them at `start`; does nothing if there is one.
+/// Creates the group with all its lanes, all of them at `start`; does nothing if it exists.
 pub(super) fn create(topic: &Store, name: &str, lanes: u32, start: Start) -> Result<()> {
     let path = path_of(topic, name)?;
     topic.check_in_place()?;
@@ -118,7 +118,7 @@ pub(super) fn create(topic: &Store, name: &str, lanes: u32, start: Start) -> Res
     }
 }
 
-/// The names of all groups of a topic, sorted.
+/// Returns the names of all groups of a topic, sorted.
 pub(super) fn names_of(topic: &Store) -> Result<Vec<String>> {
     names_in(&*topic.files, &topic.dir.join(GROUPS))
 }

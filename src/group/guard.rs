@@ -1,4 +1,4 @@
-//! A lane's guard: keeps the lane from other workers as long as a child process is at work on it.
+//! A lane's guard: keeps the lane from other workers while a child process works on it.
 
 use std::process::Command;
 
@@ -7,13 +7,13 @@ use crate::error::{IoResultExt, Result};
 use crate::format::group::GUARD_LOCKS;
 use crate::sys::{Directory, InheritableLock};
 
-/// Keeps a lane's records from other workers while anybody has it open, also after its worker was
-/// killed. A handler that leaves its work to a child process gives it to the child: else another worker
-/// would start the same record while the child of a killed one is still at it.
+/// Keeps a lane's records from other workers while any process has it open, even after its worker was
+/// killed. A handler that leaves its work to a child process passes it to the child. Otherwise another
+/// worker would start the same record while the child of a killed worker is still working on it.
 ///
-/// Dropping it, or the command that it was passed to, ends this process's part; the child's ends with
-/// the child, and with whatever that has passed its descriptors on to. The worker that holds the lane is
-/// not hindered by it.
+/// Dropping it, or the command that it was passed to, ends this process's part. The child's part ends with
+/// the child, and with every process that the child has passed its descriptors to. It does not
+/// hinder the worker that owns the lane.
 ///
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
@@ -46,8 +46,8 @@ impl LaneGuard {
         Ok(LaneGuard { lock })
     }
 
-    /// Has the children of this command inherit it. Children that are started meanwhile in other ways
-    /// do not.
+    /// Makes the children of this command inherit it. Children that are started meanwhile in other ways
+    /// do not inherit it.
     pub fn pass_to(self, command: &mut Command) {
         self.lock.pass_to(command);
     }
