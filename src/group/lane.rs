@@ -1,4 +1,4 @@
-//! A lane in a worker's hands: its position, and what is known of the record at it.
+//! A lane that a worker owns: its position, and the state of its next record.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,22 +11,22 @@ use crate::record::OwnedRecord;
 use crate::store::{Book, Handle};
 use crate::sys::{clock, Access};
 
-/// So many deaths beside others, and the record runs alone. The first one may have been anybody's, and what
-/// was in hand then is not to wait.
+/// After this many deaths beside other handlers, the record runs alone. Any of the handlers may have caused
+/// the first death, and the records that were in flight then are not to wait.
 const DEATHS_OF_A_SUSPECT: u8 = 2;
 
-/// What is known of an attempt that was begun, as stored in the lane's page.
+/// The state of an attempt that was begun, as stored in the lane's page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// Its handler was called, and others beside it.
+    /// Its handler was called, with others beside it.
     Running,
     /// Its handler was called, with no other in its process.
     Alone,
     /// Its handler has failed.
     Failed,
-    /// Its process has died while it ran.
+    /// Its process died while its handler ran.
     Suspect,
-    /// Given up: nothing of the lane is handled until it is resumed.
+    /// No longer retried: no record of the lane is handled until it is resumed.
     Stopped,
     /// To be copied to the dead-letter topic without another attempt.
     Condemned,
@@ -48,13 +48,13 @@ impl State {
     }
 }
 
-/// One word of the lane's page: stored at once.
+/// One word of the lane's page, written in one store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Trial {
     pub(super) state: State,
     /// The attempts that count against the record.
     pub(super) blamed: u32,
-    /// Those that ended in the death of a process in which others ran.
+    /// The attempts that ended in the death of a process in which other handlers ran.
     pub(super) deaths: u8,
 }
 
@@ -63,49 +63,49 @@ pub(super) fn encode_trial(trial: Trial) -> u64 {
     u64::from(trial.deaths) << 40 | u64::from(trial.blamed) << 8 | code
 }
 
-/// The reverse.
+/// Decodes the word.
 pub(super) fn decode_trial(word: u64) -> Trial {
     let state = STATES.get((word & 0xff) as usize).copied().unwrap_or(State::Suspect);
     Trial { state, blamed: (word >> 8) as u32, deaths: (word >> 40) as u8 }
 }
 
-/// What a worker does with a lane.
+/// How a worker treats a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// Its records are taken as the worker comes to them.
+    /// Its records are handled when the worker reaches them.
     Joined,
-    /// It is behind where the worker is. `missed`: and the reader behind is past its position already.
+    /// Its position is below the one of the worker. `missed`: the second reader is past its position as well.
     Behind { missed: bool },
-    /// The record that is kept is tried again then.
+    /// The record that is kept is retried at this time.
     Waiting(Instant),
-    /// The record that is kept is tried again as soon as it is its turn.
+    /// The record that is kept is retried when its turn comes.
     Due,
-    /// The record at its position is in hand.
+    /// The record at its position is in flight.
     InHand,
-    /// Until somebody resumes it.
+    /// Nothing is handled until the lane is resumed.
     Stopped,
 }
 
-/// See the module.
+/// A lane that a worker owns; see the module.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) cursor: Cursor,
     pub(super) mode: Mode,
-    /// The record that all of this is about: at the position, or after it where records are settled again.
+    /// The record that the state is about: at the position, or after it where records are settled again.
     pub(super) about: Option<u64>,
-    /// Attempts that were begun at it.
+    /// The attempts at it that were begun.
     pub(super) count: u32,
-    /// Those of them that count against it.
+    /// The attempts that count against it.
     pub(super) blamed: u32,
-    /// Those that ended in the death of a process in which others ran.
+    /// The attempts that ended in the death of a process in which other handlers ran.
     pub(super) deaths: u8,
-    /// It is to be given up without another attempt.
+    /// Whether it becomes a dead letter without another attempt.
     pub(super) is_condemned: bool,
-    /// It is not tried again before.
+    /// It is not retried before this time.
     pub(super) not_before: Option<Instant>,
-    /// An attempt whose end is not known was begun when the effects ended here.
+    /// If an attempt without a known end was begun: the end of the effects at that time.
     pub(super) in_doubt: Option<u64>,
-    /// How often it was to run alone, and others were running.
+    /// How often it was postponed because it must run alone and other handlers were running.
     pub(super) postponed: u32,
     /// The record itself, while it waits for its next attempt.
     pub(super) kept: Option<OwnedRecord>,
@@ -154,8 +154,8 @@ impl Lane {
                 lane.store(State::Stopped);
             }
             Some(attempt) if lane.is_at(attempt.offset) => lane.inherit(&attempt),
-            // Committed, and killed before the attempt was ended; or another record's, from before a
-            // power loss.
+            // The process was killed after the commit and before the attempt was ended; or the attempt is
+            // another record's, from before a power loss.
             _ => lane.cursor.end_attempt(),
         }
         Ok(lane)
@@ -180,7 +180,7 @@ impl Lane {
                 self.not_before = Some(later(Instant::now(), Duration::from_nanos(left)));
             }
             State::Suspect => {}
-            // In company it may have been a bystander.
+            // Beside other handlers it may have been a bystander.
             State::Running => self.deaths = self.deaths.saturating_add(1),
             State::Alone => self.blamed = self.blamed.saturating_add(1),
         }
@@ -189,7 +189,7 @@ impl Lane {
         }
     }
 
-    /// Whether its record runs alone next.
+    /// Returns whether its record runs alone next.
     pub(super) fn is_suspect(&self) -> bool {
         self.deaths >= DEATHS_OF_A_SUSPECT
     }
@@ -199,7 +199,7 @@ impl Lane {
         self.cursor.set_trial(encode_trial(trial));
     }
 
-    /// What is stored from here on is about this record.
+    /// Makes this record the one that the stored state is about.
     pub(super) fn turn_to(&mut self, offset: u64) {
         if self.about != Some(offset) {
             self.cursor.end_attempt();
@@ -208,11 +208,11 @@ impl Lane {
         }
     }
 
-    /// Notes that a record was handled.
+    /// Records that a record was handled.
     pub(super) fn done(&mut self, offset: u64, floor: Option<EffectsFloor>) -> Result<()> {
         self.advance(offset + 1, floor)?;
         crate::sys::crash_point::crash_point!("lane.committed");
-        // A later one's, while records before it are settled again, is kept.
+        // The attempt of a later record is kept while records before it are settled again.
         if self.cursor.attempt().is_some_and(|attempt| attempt.offset <= offset) {
             self.cursor.end_attempt();
         }
@@ -222,7 +222,7 @@ impl Lane {
         Ok(())
     }
 
-    /// Forgets the record that it was at.
+    /// Forgets the state of its record.
     pub(super) fn forget(&mut self) {
         self.about = None;
         self.count = 0;
@@ -235,7 +235,7 @@ impl Lane {
         self.kept = None;
     }
 
-    /// Moves the position; and the floor, unless replies below the new one are still of interest.
+    /// Moves the position, and the floor as well unless replies below the new floor are still needed.
     pub(super) fn advance(&mut self, offset: u64, floor: Option<EffectsFloor>) -> Result<()> {
         if offset > self.cursor.committed() {
             self.cursor.commit(offset)?;
@@ -246,8 +246,8 @@ impl Lane {
         }
         if let Some(EffectsFloor { end, floor }) = floor.filter(|_| self.cursor.doubt() == 0) {
             let before = self.cursor.floor();
-            // It does not go back: what is below may be gone. Above the end it is one of a topic that was
-            // deleted since.
+            // The floor does not move back: the records below it may be trimmed. A floor above the end belongs
+            // to a topic that was deleted since.
             if floor > before || before > end {
                 self.cursor.set_floor(floor);
             }
@@ -256,7 +256,7 @@ impl Lane {
     }
 }
 
-/// A time so much later, or in a life or two.
+/// Returns the time `wait` from now; a very long time from now if that overflows.
 pub(super) fn later(now: Instant, wait: Duration) -> Instant {
     now.checked_add(wait).unwrap_or(now + Duration::from_secs(1 << 32))
 }

@@ -1,5 +1,5 @@
-//! Who works in a group, counted by locks: a bit in the group file says that a worker may live, the
-//! lock on its byte that it does.
+//! The workers of a group, counted by locks: a bit in the group file says that a worker may be alive, and the
+//! lock on its byte says that it is.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,12 +28,12 @@ impl Joining<'_> {
 
 impl Drop for Joining<'_> {
     fn drop(&mut self) {
-        // What fails here is done by the kernel when the file is closed; until then nobody joins.
+        // If this fails, the kernel releases the lock when the file is closed; until then no worker joins.
         drop(self.0.file.unlock(JOIN_LOCK, 1));
     }
 }
 
-/// A worker's place among the members; given back by the kernel with its file.
+/// A worker's place among the members; the kernel releases it when the file is closed.
 #[derive(Debug)]
 pub(super) struct Member {
     group: Arc<GroupFile>,
@@ -42,7 +42,7 @@ pub(super) struct Member {
 }
 
 impl Member {
-    /// Takes a free place. `first` is done before any other worker can join, if none lives.
+    /// Takes a free place. If no worker is alive, calls `first` before any other worker can join.
     pub(super) fn join(
         group: &Arc<GroupFile>,
         timeout: Option<Duration>,
@@ -75,7 +75,7 @@ impl Member {
         self.group.map.word(CHANGES_AT)
     }
 
-    /// Says that this worker is there, and that the others have to count again.
+    /// Marks this worker as present, and makes the others count again.
     fn announce(&self) {
         let (word, bit) = self.bits(self.number);
         if word.fetch_or(bit, Ordering::AcqRel) & bit == 0 {
@@ -83,22 +83,22 @@ impl Member {
         }
     }
 
-    /// Whether somebody came, went, or wants lanes since the last count.
+    /// Returns whether a worker joined, left, or asked for lanes since the last count.
     pub(super) fn is_outdated(&self) -> bool {
         self.changes().load(Ordering::Acquire) != self.changes_seen
     }
 
-    /// Says that this worker has less than its share, and that nothing is free.
+    /// Announces that this worker has less than its share, and that no lane is free.
     pub(super) fn want(&mut self) {
-        // Its own wish tells it nothing.
+        // Its own request is not news to it.
         self.changes_seen = self.changes().fetch_add(1, Ordering::AcqRel) + 1;
     }
 
-    /// The number of living workers, this one included, and of those before it.
+    /// Returns the number of living workers, including this one, and the number of those before it.
     pub(super) fn count(&mut self) -> Result<(u64, u64)> {
-        // Before the look: a change meanwhile is seen by the next one.
+        // Before the count, so that the next one sees a change that happens meanwhile.
         self.changes_seen = self.changes().load(Ordering::Acquire);
-        // Somebody who found the lock free before it was taken may have cleared the bit.
+        // A worker that found the lock free before it was taken may have cleared the bit.
         self.announce();
         let (mut count, mut rank) = (0, 0);
         for number in 0..MAX_MEMBERS {
@@ -122,7 +122,7 @@ impl Member {
         Ok((count, rank))
     }
 
-    /// Says goodbye: the others take over at once what this worker lets go.
+    /// Leaves the group: the other workers take at once the lanes that this worker releases.
     pub(super) fn leave(&self) {
         let (word, bit) = self.bits(self.number);
         word.fetch_and(!bit, Ordering::AcqRel);

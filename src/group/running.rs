@@ -1,4 +1,4 @@
-//! Work on threads of its own, until it is stopped.
+//! Work on its own threads, until it is stopped.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,21 +12,21 @@ use crate::error::{Error, Result};
 use crate::events;
 use crate::stop::Stop;
 
-/// The wait after an error that passes; it doubles.
+/// The wait after a transient error; it doubles.
 const INTERRUPTED_FIRST: Duration = Duration::from_millis(20);
-/// The longest one.
+/// The longest wait after a transient error.
 const INTERRUPTED_MOST: Duration = Duration::from_secs(10);
 /// A wait notices a stop within this time.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// A worker, server or client at work on its own threads.
 ///
-/// It goes on by itself after errors that pass: a full disk ([`Error::NoSpace`]), a wait that was too long
-/// ([`Error::TimedOut`]), too many open files. It waits longer each time, for 10 s at most;
-/// [`WorkerStats::interrupted`] counts these errors, and the feature `tracing` has an event for each. Any other error
-/// ends its thread; [`wait`](Self::wait) and [`stop`](Self::stop) return it.
+/// It continues after transient errors: a full disk ([`Error::NoSpace`]), a wait that took too long
+/// ([`Error::TimedOut`]), too many open files. It waits longer each time, up to 10 s;
+/// [`WorkerStats::interrupted`] counts these errors, and the feature `tracing` has an event for each. Any
+/// other error ends its thread; [`wait`](Self::wait) and [`stop`](Self::stop) return it.
 ///
-/// Dropping it stops the work as [`stop`](Self::stop) does, and loses the error that that would return.
+/// Dropping it stops the work like [`stop`](Self::stop), but loses the error that `stop` would return.
 ///
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
@@ -58,25 +58,25 @@ impl Running {
         Running { stop, threads, counters: Arc::default() }
     }
 
-    /// With what its workers count.
+    /// Adds the counters of its workers.
     pub(crate) fn counting(mut self, counters: Arc<Counters>) -> Running {
         self.counters = counters;
         self
     }
 
-    /// Whether a thread has ended, because of an error: [`wait`](Self::wait) returns it.
+    /// Returns whether a thread has ended because of an error: [`wait`](Self::wait) returns the error.
     pub fn has_ended(&self) -> bool {
         self.threads.lock().iter().any(std::thread::JoinHandle::is_finished)
     }
 
-    /// What a worker's, or all of a server's threads did since they were opened. A client's is all zero: see
-    /// [`Client::stats`](crate::service::Client::stats).
+    /// Returns the counters of a worker, or of all threads of a server, since they were opened. A client's are
+    /// all zero: see [`Client::stats`](crate::service::Client::stats).
     pub fn stats(&self) -> WorkerStats {
         self.counters.read_out()
     }
 
-    /// Waits until a thread has ended: because of an error, which is returned after the other threads were stopped;
-    /// or because the process stops the work elsewhere. For a program that has nothing else to do.
+    /// Waits until a thread has ended: because of an error, which is returned after the other threads were
+    /// stopped, or because the process stops the work elsewhere. For a program that has nothing else to do.
     ///
     /// # Errors
     ///
@@ -88,8 +88,8 @@ impl Running {
         self.end()
     }
 
-    /// Finishes what is in hand and ends. In a handler or a callback, which may be what a thread waits for, this
-    /// only gives the signal.
+    /// Finishes the work in flight and ends. In a handler or a callback, which one of the threads may be
+    /// waiting for, this only requests the stop.
     ///
     /// # Errors
     ///
@@ -102,7 +102,7 @@ impl Running {
         self.stop.stop();
         let mut first = Ok(());
         if is_in_user_code() {
-            // The thread that this would wait for may wait for this one: for its own end, or for a
+            // The thread that this would wait for may be waiting for this one: for its own end, or for a
             // callback that both of them run.
             return first;
         }
@@ -120,16 +120,16 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Also while unwinding; but then what the threads are at may be what failed.
+        // Even while unwinding; but then the work of the threads may be what failed.
         self.stop.stop();
         if !std::thread::panicking() {
-            // Whoever wants the error calls `stop`.
+            // A caller that needs the error calls `stop`.
             drop(self.end());
         }
     }
 }
 
-/// Whether it may be otherwise a moment later, without anybody's doing here.
+/// Returns whether the error may disappear without an action here.
 fn passes(error: &Error) -> bool {
     match error {
         Error::NoSpace { .. } | Error::TimedOut { .. } => true,
@@ -139,7 +139,7 @@ fn passes(error: &Error) -> bool {
     }
 }
 
-/// Does the work of a thread until `stop` is given: again after errors that pass.
+/// Does the work of a thread until `stop` is requested, and restarts it after transient errors.
 pub(crate) fn persist(
     name: &str,
     stop: &Stop,

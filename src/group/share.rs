@@ -1,4 +1,4 @@
-//! Which lanes a worker holds: a fair share of them, by kernel locks.
+//! The lanes that a worker owns: a fair share of them, by kernel locks.
 
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
@@ -10,24 +10,24 @@ use crate::error::{IoResultExt, Result};
 use crate::events;
 use crate::format::group::GUARD_LOCKS;
 
-/// A lane that was free for so long is free for all.
+/// A lane that stays free this long may be taken by a worker that already has its share.
 const PATIENCE: Duration = Duration::from_millis(60);
 
-/// How far a lane is from being this worker's own: 0 for every `members`-th, which it takes first and
-/// gives last. Records without a key, which go to one lane after the other, so go to one worker after
-/// the other.
+/// Returns how far a lane is from being this worker's own: 0 for every `members`-th lane. A worker takes
+/// those first and releases them last. So records without a key, which go to one lane after another, also
+/// go to one worker after another.
 fn distance(lane: u32, members: u64, rank: u64) -> u64 {
     (u64::from(lane) + members - rank) % members
 }
 
 impl Dispatch {
-    /// Takes free lanes up to the fair share, and lets go of those above it if somebody wants them.
-    /// More than the share is taken of lanes that stay free: those whose turn it is may be stopped.
+    /// Takes free lanes up to the fair share, and releases those above it if another worker asks for lanes.
+    /// Takes more than the share only of lanes that stay free: the workers whose turn it is may be stopped.
     pub(super) fn look(&mut self) -> Result<()> {
         let is_wanted = self.member.is_outdated();
         let total = u64::from(self.group.lanes);
         let (members, rank) = self.member.count()?;
-        // Exact, so that nobody who has its share keeps another from its own.
+        // Exact, so that no worker that has its share keeps another one from its own.
         let share = (total / members + u64::from(rank < total % members)) as usize;
         self.resume_stopped();
         if is_wanted && self.lanes.len() > share {
@@ -54,7 +54,7 @@ impl Dispatch {
                 Ok(true) => taken.push(lane),
                 Ok(false) => {}
                 Err(error) => {
-                    // Those taken before it are this worker's all the same.
+                    // The lanes taken before an error belong to this worker all the same.
                     self.settle_floors(&taken)?;
                     return Err(error);
                 }
@@ -76,7 +76,7 @@ impl Dispatch {
 
     fn release_down_to(&mut self, share: usize, members: u64, rank: u64) -> Result<()> {
         let mut excess: Vec<u32> = self.lanes.keys().copied().collect();
-        // First those with nothing in hand: the others would start again elsewhere.
+        // First the lanes with nothing in flight: the work of the others would start again elsewhere.
         let is_at_work = |lane: u32| self.lanes[&lane].mode != Mode::Joined;
         excess.sort_by_key(|&lane| (is_at_work(lane), Reverse(distance(lane, members, rank))));
         excess.truncate(self.lanes.len() - share);
@@ -95,14 +95,14 @@ impl Dispatch {
             .at("asking for locks of", &self.group.path)?)
     }
 
-    /// Takes a lane if nobody has it.
+    /// Takes a lane if no worker owns it.
     fn try_take(&mut self, number: u32) -> Result<bool> {
         let (lane_at, guard_at) = (u64::from(number), GUARD_LOCKS + u64::from(number));
         let file = &self.group.file;
         if !self.is_free(number)? || !file.try_lock(lane_at, 1).at("locking", &self.group.path)? {
             return Ok(false);
         }
-        // The owner is gone, but a command that it has started may be at work still.
+        // The owner died, but a command that it started may still be running.
         let taken = match file.locked_by_other(guard_at, 1).at("locking", &self.group.path)? {
             true => None,
             false => Some(Lane::take(&self.topic, &self.book, number, self.meaning())),
@@ -133,8 +133,8 @@ impl Dispatch {
         Ok(true)
     }
 
-    /// After a power loss, of lanes just taken: where their effects begin is lowered to what is left of
-    /// the topic that these are in, and that on the disk, before anything is added there.
+    /// After a power loss, lowers the floors of lanes just taken to the end of the topic that their effects
+    /// are in, and makes the floors durable, before any record is added there.
     fn settle_floors(&mut self, taken: &[u32]) -> Result<()> {
         let Some(effects) = &self.effects else { return Ok(()) };
         let lost: Vec<u32> =
@@ -144,7 +144,7 @@ impl Dispatch {
         }
         let end = effects.settled_end()?;
         if let Some(last) = end.checked_sub(1) {
-            // Below the positions are replies of this boot as well, whose owner died.
+            // Below the positions there are also replies of this boot, whose server died.
             effects.wait_durable(last)?;
         }
         for lane in &lost {
@@ -169,7 +169,7 @@ impl Dispatch {
         self.group.file.unlock(number.into(), 1).at("unlocking", &self.group.path)
     }
 
-    /// Lets stopped lanes go on that somebody has resumed, or told to skip their record: by taking the state
+    /// Resumes stopped lanes for which an operator called `resume` or `skip_stopped`, by taking the state
     /// back.
     fn resume_stopped(&mut self) {
         let mut resumed = Vec::new();

@@ -2,27 +2,27 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What workers did since they were opened.
+/// The counters of workers since they were opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerStats {
-    /// Records read, those of other workers' lanes included.
+    /// Records read, including those of other workers' lanes.
     pub read: u64,
     /// Records done.
     pub handled: u64,
     /// Attempts that failed.
     pub failed: u64,
-    /// Records given up to the dead-letter topic.
+    /// Records that became dead letters.
     pub dead: u64,
     /// Lanes stopped at a record that failed too often.
     pub stopped: u64,
     /// Lanes taken.
     pub lanes_taken: u64,
-    /// Lanes let go to other workers.
+    /// Lanes released to other workers.
     pub lanes_released: u64,
-    /// Records that were in hand when their process died, found when their lane was taken.
+    /// Records that were in flight when their process died, found when their lane was taken.
     pub suspects: u64,
-    /// Errors after which a spawned worker or server went on by itself, such as a full disk.
+    /// Errors after which a spawned worker or server continued, such as a full disk.
     pub interrupted: u64,
 }
 
