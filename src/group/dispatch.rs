@@ -1,13 +1,13 @@
-//! A worker's lanes, and the next record of them. (`share` says which lanes it holds, `attempt` what
-//! becomes of a record.)
+//! A worker's lanes, and the next record of them. (`share` decides which lanes it owns, `attempt` the fate
+//! of a record.)
 //!
-//! Two readers go through the topic: the first one ahead, for lanes that have done everything before
-//! it; the second behind, for lanes that were taken over, or had to wait. They take turns, so that no
-//! lane is delayed by another's past. A record that is tried again later is kept until then, and is not
-//! sought again.
+//! Two readers go through the topic. The first one, `ahead`, is for lanes that have done everything before
+//! its position; the second, `behind`, is for lanes that were taken over, or had to wait. They take turns,
+//! so that no lane is delayed by another's past. A record that is retried later is kept until then, and is
+//! not read again.
 //!
-//! The reader behind turns back for a lane that it has passed only after it has got further than before, by as
-//! much as it goes back: else a lane with many failures would keep it from all behind it.
+//! The second reader goes back for a lane that it has passed only after it has read past its previous maximum
+//! by as much as it goes back. Otherwise a lane with many failures would keep it from all later records.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -31,16 +31,16 @@ use crate::sys::atomic::Ordering;
 use crate::sys::Access;
 use crate::topic::Topic;
 
-/// Free lanes, and workers that came or went, are looked for this often: a quarter of the 100 ms within
-/// which the lanes of a killed worker move.
+/// How often a worker looks for free lanes, and for workers that joined or left: a quarter of the 100 ms
+/// within which the lanes of a killed worker move.
 pub(super) const LOOK: Duration = Duration::from_millis(25);
-/// Not more often, however many come and go.
+/// The shortest time between two such looks, however many workers join and leave.
 const LOOK_LEAST: Duration = Duration::from_millis(1);
-/// Lanes without records of their own follow this often while the worker is busy.
+/// How often lanes without records of their own follow the reader while the worker is busy.
 const ADVANCE_INTERVAL: Duration = Duration::from_millis(10);
-/// The same while it has nothing to do.
+/// How often they follow the reader while the worker has nothing to do.
 const IDLE_ADVANCE_INTERVAL: Duration = Duration::from_millis(1);
-/// A turn of a reader passes so many records of other lanes at most.
+/// Most records of other lanes that a reader skips before the other reader gets its turn.
 const TURN: u32 = 1024;
 
 /// Where the next record may come from.
@@ -61,7 +61,7 @@ impl Source {
     }
 }
 
-/// See the module.
+/// A worker's lanes and readers; see the module.
 pub(crate) struct Dispatch {
     pub(crate) topic: Arc<Handle>,
     /// The group's name.
@@ -71,28 +71,28 @@ pub(crate) struct Dispatch {
     pub(super) options: WorkerOptions,
     /// The topic that handling appends to: positions are durable after its records.
     pub(super) effects: Option<Topic>,
-    /// Effects from here on may be of interest to the next owners of the lanes.
+    /// The next owners of the lanes may need the effects from here on.
     pub(crate) effects_kept: u64,
-    /// What makes the lanes' positions durable.
+    /// Makes the lanes' positions durable.
     pub(super) book: Arc<Book>,
     pub(super) lanes: BTreeMap<u32, Lane>,
     pub(super) waiting: BTreeSet<(Instant, u32)>,
-    /// Lanes whose kept record is to be tried again.
+    /// Lanes whose kept record is to be retried.
     pub(super) due: VecDeque<u32>,
     pub(super) behind_count: usize,
     pub(super) ahead: Reader,
     pub(super) behind: Reader,
-    /// How far the reader behind has got since there are lanes behind.
+    /// The furthest offset of the second reader since there have been lanes for it.
     pub(super) behind_reached: u64,
-    /// It does not turn back before.
+    /// The second reader does not go back before it has reached this offset.
     pub(super) turn_back_at: u64,
-    /// Whose turn it was last: an error was of this one.
+    /// The reader that had the last turn: an error came from it.
     pub(super) turn_of: Source,
-    /// Since when a lane was free at every look.
+    /// Since when every look has found a free lane.
     pub(super) free_since: Option<Instant>,
     pub(super) wanted_at: Instant,
     pub(super) looked_at: Instant,
-    /// The least floor of the lanes taken since somebody asked.
+    /// The lowest floor of the lanes taken since the last call of `take_taken_floor`.
     pub(super) taken_floor: Option<u64>,
     pub(super) look_at: Instant,
     pub(super) advanced_at: Instant,
@@ -151,7 +151,7 @@ impl Dispatch {
         })
     }
 
-    /// The next job; waits for it until `until`, or until `stop` is given: then `None`.
+    /// Returns the next job. Waits for it until `until`, or until `stop` is requested; then returns `None`.
     pub(crate) fn next(&mut self, until: Option<Instant>, stop: &Stop) -> Result<Option<Job>> {
         self.topic.not_forked()?;
         loop {
@@ -176,7 +176,7 @@ impl Dispatch {
             if !is_over && (self.behind_count > 0 || !self.due.is_empty() || self.has_more()?) {
                 continue;
             }
-            // Not on the way of a request that comes while this worker still looks for it.
+            // Not while this worker still looks for a request that is arriving, which this would delay.
             if is_over || now.duration_since(self.advanced_at) >= IDLE_ADVANCE_INTERVAL {
                 self.advance()?;
             }
@@ -187,7 +187,7 @@ impl Dispatch {
         }
     }
 
-    /// Sleeps until something may have come.
+    /// Sleeps until there may be something to do.
     fn rest(&mut self, now: Instant, until: Option<Instant>, stop: &Stop) -> Result<()> {
         let mut wake = self.look_at;
         if let Some((first, _)) = self.waiting.first() {
@@ -206,7 +206,7 @@ impl Dispatch {
         Ok(!self.lanes.is_empty() && self.ahead.lag()? > 0)
     }
 
-    /// Puts a lane where its position says: with the reader ahead, or behind it.
+    /// Assigns a lane to the reader that its position calls for: the first or the second.
     pub(super) fn rejoin(&mut self, number: u32) {
         let ahead = self.ahead.offset();
         let Some(lane) = self.lanes.get_mut(&number) else { return };
@@ -245,7 +245,7 @@ impl Dispatch {
         }
     }
 
-    /// A turn of each, until one has a record that is to be handled.
+    /// Gives each reader a turn, until one of them has a record that is to be handled.
     fn turn(&mut self) -> Result<Option<Job>> {
         for _ in 0..3 {
             self.turn_of = self.turn_of.next();
@@ -327,7 +327,7 @@ impl Dispatch {
         Ok(None)
     }
 
-    /// Goes back to the lanes that the reader behind has passed, if there are any.
+    /// Moves the second reader back to the lanes that it has passed, if there are any.
     fn turn_back(&mut self) {
         let missed = self.lanes.values_mut();
         let missed = missed.filter(|lane| lane.mode == Mode::Behind { missed: true });
@@ -344,7 +344,7 @@ impl Dispatch {
         }
     }
 
-    /// All lanes that were behind have come to where the reader ahead is.
+    /// All lanes of the second reader have reached the position of the first.
     fn catch_up(&mut self) -> Result<()> {
         let at = self.ahead.offset();
         let behind = self.lanes.values_mut();
@@ -356,13 +356,13 @@ impl Dispatch {
         Ok(())
     }
 
-    /// `None` if its lane waits for it now.
+    /// Returns the job of a record; `None` if its lane now waits for it.
     fn job(&mut self, record: OwnedRecord, number: u32) -> Option<Job> {
         let (now, most) = (Instant::now(), self.options.retry_most);
         let lane = self.lanes.get_mut(&number).expect("the caller has just found it");
         let offset = record.offset();
         if lane.about.is_some_and(|about| about < offset) {
-            // That one was lost, and skipped.
+            // The record that the state is about was lost, and skipped.
             lane.forget();
         }
         let about = lane.about.get_or_insert(offset);
@@ -376,7 +376,7 @@ impl Dispatch {
         }
         lane.mode = Mode::InHand;
         let doubtful = (offset < lane.cursor.doubt()).then(|| lane.cursor.floor());
-        // While records before the one that is known are settled again, nothing is known of them.
+        // While records before the one that the state is about are settled again, they have no state.
         let known = |of: u32| if is_about { of } else { 0 };
         let (attempts, blamed) = (known(lane.count), known(lane.blamed));
         Some(Job {
@@ -400,37 +400,36 @@ impl Dispatch {
         self.lanes.get_mut(&job.lane).expect("a lane is not let go while a job of it is in hand")
     }
 
-    /// Whether any lane has records that may have been handled before the last power loss.
+    /// Returns whether any lane has records that may have been handled before the last power loss.
     pub(crate) fn has_doubt(&self) -> bool {
         self.lanes.values().any(|lane| lane.cursor.doubt() != 0)
     }
 
-    /// Where the effects begin of which an owner of lanes taken since the last call may not know.
+    /// Takes the lowest floor of the lanes taken since the last call: the effects from there on may be unknown.
     pub(crate) fn take_taken_floor(&mut self) -> Option<u64> {
         self.taken_floor.take()
     }
 
-    /// Lanes that have nothing between their position and the reader follow it.
+    /// Moves lanes that have nothing between their position and the reader to the reader's position.
     pub(super) fn advance(&mut self) -> Result<()> {
         self.advanced_at = Instant::now();
         let floor = self.effects_floor()?;
         let at = self.ahead.offset();
         for lane in self.lanes.values_mut().filter(|lane| lane.mode == Mode::Joined) {
-            // Also one that is there already: replies that were of others need not be kept for it.
+            // Even a lane that is there already: replies for other lanes need not be kept for it.
             lane.advance(at, floor)?;
         }
         Ok(())
     }
 
-    /// Commits what is done and makes it durable, after what it stands for.
+    /// Commits the handled records and makes the positions durable, after the effects that they imply.
     pub(crate) fn finish(&mut self) -> Result<()> {
         self.topic.not_forked()?;
         self.advance()?;
         self.book.sync(&self.topic)
     }
 
-    /// After `Trimmed` or `Corrupt`: goes on behind it, and returns the offsets that
-    /// are passed over.
+    /// Continues after the records of a `Trimmed` or `Corrupt` error, and returns the offsets that are skipped.
     pub(crate) fn skip(&mut self) -> Result<std::ops::Range<u64>> {
         self.topic.not_forked()?;
         let first = self.topic.first_offset()?;
@@ -440,7 +439,7 @@ impl Dispatch {
         if from >= first {
             return reader.skip_damage();
         }
-        // Both: the other one would say the same again.
+        // Both readers, because the other one would return the same error.
         for reader in [&mut self.ahead, &mut self.behind] {
             if reader.offset() < first {
                 reader.seek_to(first);
@@ -453,7 +452,7 @@ impl Dispatch {
         Ok(from..first)
     }
 
-    /// The lowest floor that any lane of the group needs after a power loss.
+    /// Returns the lowest floor that any lane of the group needs after a power loss.
     pub(crate) fn durable_effects_floor(&self) -> Result<u64> {
         let mut floor = u64::MAX;
         for lane in 0..self.group.lanes {
@@ -464,7 +463,7 @@ impl Dispatch {
 }
 
 impl Dispatch {
-    /// Which of its lanes' positions count: those of a server stand for replies.
+    /// Returns the meaning of the lanes' positions: those of a server imply replies.
     pub(super) fn meaning(&self) -> Meaning {
         match self.effects {
             Some(_) => Meaning::Answered,
@@ -473,9 +472,10 @@ impl Dispatch {
     }
 }
 
-/// Nobody who works in the group knows what the lanes' live words are worth: a file system that was shut down
-/// and mounted again brings back an older instant of them on the same boot. Whoever takes a lane
-/// begins at its durable position, and looks for the outcome of each record that is there now.
+/// Puts all lanes in doubt. No worker of the group knows whether the lanes' live words are current: a file
+/// system that was shut down and mounted again brings back older values of them on the same boot. A worker
+/// that takes a lane begins at its durable position, and looks for the outcome of each record that is
+/// there now.
 fn doubt_all(group: &GroupFile) {
     for lane in 0..group.lanes {
         group.map.word(lane_at(lane) + LANE_DOUBT_AT).store(u64::MAX, Ordering::Release);
@@ -484,7 +484,7 @@ fn doubt_all(group: &GroupFile) {
 
 impl Drop for Dispatch {
     fn drop(&mut self) {
-        // A forked child has no mapping of the file, and the locks are its parent's.
+        // A forked child has no mapping of the file, and the locks belong to its parent.
         if self.topic.not_forked().is_err() {
             return;
         }
