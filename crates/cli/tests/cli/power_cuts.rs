@@ -83,9 +83,12 @@ impl Writer {
     }
 }
 
-/// What `export` says of a topic: payloads by offset, without a gap.
-fn exported(scratch: &Scratch, topic: &str) -> Vec<String> {
-    let lines = scratch.run(&["export", topic]).expect(0).json();
+/// What `export` says of a topic: payloads by offset, without a gap. `may_end_early`: a power cut can have taken
+/// records from the middle of the topic, and `export` then reports those after them with code 4.
+fn exported(scratch: &Scratch, topic: &str, may_end_early: bool) -> Vec<String> {
+    let ran = scratch.run(&["export", topic]);
+    let ends_early = may_end_early && ran.stderr.contains("ends at offset");
+    let lines = ran.expect(if ends_early { 4 } else { 0 }).json();
     lines
         .iter()
         .enumerate()
@@ -141,7 +144,9 @@ fn check(dir: &Path, ledger: &Ledger, about: &str) {
         if opened {
             copy.append("t", "after the recovery\n");
         }
-        let mut found = exported(&copy, "t");
+        // Of a topic that promises nothing in a power cut, no record is known to be there.
+        let may_end_early = !opened && ledger.acknowledged.is_empty();
+        let mut found = exported(&copy, "t", may_end_early);
         if opened {
             assert_eq!(found.pop().unwrap(), "after the recovery", "{about}");
         }
