@@ -19,7 +19,15 @@ struct Serving {
 impl Serving {
     fn start(scratch: &Scratch, args: &[&str], script: &str) -> Serving {
         let args = [&["serve", "echo"], args, &["--", "sh", "-c", script]].concat();
-        Serving::of(scratch.command(&args))
+        let plain = scratch.command(&args);
+        // The tests may run under `nohup` or in the background of a shell, which ignore some of the signals.
+        let mut command = Command::new("env");
+        command
+            .arg("--default-signal=HUP,INT,TERM")
+            .arg(plain.get_program())
+            .args(plain.get_args());
+        command.current_dir(scratch.path()).stdin(Stdio::null()).stderr(Stdio::piped());
+        Serving::of(command)
     }
 
     fn of(mut command: Command) -> Serving {
