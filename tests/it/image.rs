@@ -78,9 +78,9 @@ impl Image {
         assert_eq!(unsafe { libc::ioctl(root.as_raw_fd(), SHUTDOWN, &NO_LOG_FLUSH) }, 0);
     }
 
-    /// Unmounts it, which no process may be in the way of, and mounts it again.
+    /// Unmounts the file system and mounts it again. No process may keep a file of it open.
     pub(crate) fn mount_again(&mut self) {
-        run("umount", &[self.root().to_str().unwrap()]);
+        deaddrop_disk::when_free(Command::new("umount").arg(self.root()));
         self.is_mounted = false;
         self.mount();
     }

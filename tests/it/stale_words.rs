@@ -83,7 +83,8 @@ pub(crate) fn older_words(words: &[&str]) {
     let paths = disk.paths();
     let segments = paths.iter().filter(|path| path.extension().is_some_and(|end| end == "seg"));
     assert!(segments.count() > 2, "{paths:?}");
-    assert!(pages.len() > 100);
+    // At least one page for each append; a point that another thread reaches meanwhile is skipped.
+    assert!(pages.len() >= 30, "{}", pages.len());
     let mut torn = Vec::new();
     for pair in pages.windows(2) {
         let mut page = pair[0].1.clone();

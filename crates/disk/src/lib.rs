@@ -113,16 +113,21 @@ fn must(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Unmounts; a child that another thread is just starting may hold a file until its exec.
+/// Runs a command on a mount until it succeeds: a child that another thread is starting may hold a file of
+/// the file system until its exec.
+///
+/// # Panics
+///
+/// If the command still fails after five seconds.
 #[track_caller]
-fn unmount(dir: &Path) {
+pub fn when_free(command: &mut Command) {
     for _ in 0..500 {
-        if run(Command::new("umount").arg(dir).stderr(Stdio::null())) {
+        if run(command.stderr(Stdio::null())) {
             return;
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    must(Command::new("umount").arg(dir));
+    must(command.stderr(Stdio::piped()));
 }
 
 /// A mounted file system on a disk of its own, in a directory of its own. Unmounted when dropped.
@@ -204,13 +209,13 @@ impl Disk {
 
     /// Unmounts the file system. No process may have a file of it open.
     pub fn unmount(&self) {
-        unmount(&self.path());
+        when_free(Command::new("umount").arg(self.path()));
     }
 
     /// Mounts what is mounted with other options, `ro` for example.
     pub fn change(&self, options: &str) {
         let options = format!("remount,{options}");
-        must(Command::new("mount").args(["-o", &options]).arg(self.path()));
+        when_free(Command::new("mount").args(["-o", &options]).arg(self.path()));
     }
 
     /// Tells the disk what to do from here on, as its control file understands it:
@@ -249,7 +254,7 @@ impl Disk {
     }
 
     fn stop(&mut self) {
-        unmount(&self.fuse());
+        when_free(Command::new("umount").arg(self.fuse()));
         let mut server = self.server.take().unwrap();
         // `wait` would close it, and the server take this process for gone.
         let _held = server.stdin.take();
