@@ -1,5 +1,5 @@
-//! Prepares the file of the next segment, and the next pages of the active one, ahead of the writers.
-//! Members share one prepared file. A word names it: its maker, and whether it is ready.
+//! Prepares the next segment's file, and the next pages of the active segment, ahead of the writers. Members
+//! share one prepared file. A word names its maker, and says whether the file is ready.
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -21,32 +21,32 @@ const PREPARING: u64 = 1 << 32;
 const READY: u64 = 2 << 32;
 /// Pages are made resident this far ahead of the writer, in the background.
 const POPULATE_AHEAD: u64 = 8 << 20;
-/// In pieces of this size: each holds the address space's lock for a short time.
+/// Pages are made resident in pieces of this size: each holds the address space's lock for a short time.
 const POPULATE_PIECE: u64 = 256 << 10;
 
 /// A segment file that has no name yet.
 pub(super) struct Unnamed {
     pub(super) path: PathBuf,
     pub(super) file: Box<dyn DiskFile>,
-    /// The `prepared` word under which it was found; `None`: made for this roll.
+    /// The `prepared` word under which it was found; `None` if it was made for this roll.
     pub(super) prepared: Option<u64>,
 }
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
-    /// A background job of this kind is waiting, running, or has done all there is to do.
+    /// Whether a background job of this kind is waiting or running, or has done all there is to do.
     preparing: Arc<AtomicBool>,
     populating: Arc<AtomicBool>,
 }
 
 impl Ahead {
-    /// The prepared file was used: the next append that comes near the end of its segment has another made.
+    /// The prepared file was used: the next append near the end of its segment has another one made.
     pub(super) fn may_prepare(&self) {
         self.preparing.store(false, Ordering::Release);
     }
 
-    /// The prepared file if it is ready.
+    /// Returns the prepared file if it is ready.
     pub(super) fn ready_file(&self, topic: &Store, words: &Words) -> Result<Option<Unnamed>> {
         let word = words.prepared.word.load(Ordering::Acquire);
         let Some(owner) = Owner::of_word(word as u32).filter(|_| word & READY != 0) else {
@@ -58,8 +58,8 @@ impl Ahead {
         Ok(file.map(|file| Unnamed { path, file, prepared: Some(word) }))
     }
 
-    /// Clears the word of a prepared file that a dead roller has given its name: otherwise no process
-    /// would prepare one again. The append lock is held, so no living roller is between name and word.
+    /// Clears the word of a prepared file to which a dead roller has given a segment's name: otherwise no
+    /// process would prepare one again. The append lock is held, so no living roller is between these steps.
     pub(super) fn forget_entered(&self, topic: &Store, words: &Words) -> Result<()> {
         let seen = words.prepared.word.load(Ordering::Acquire);
         let Some(owner) = Owner::of_word(seen as u32).filter(|_| seen & READY != 0) else {
@@ -77,8 +77,8 @@ impl Ahead {
         topic.dir.join(format!("next-{}-{}.tmp", owner.slot(), owner.generation()))
     }
 
-    /// Called under the append lock after every append: has the background make the next segment and
-    /// the next pages ready.
+    /// Called under the append lock after every append: has the background prepare the next segment and the
+    /// next pages.
     #[inline]
     pub(super) fn look(&self, topic: &Store, segment: &Arc<Segment>, end: u64) {
         if end + POPULATE_AHEAD / 2 > segment.resident() && segment.resident() < segment.len() {
@@ -97,7 +97,7 @@ impl Ahead {
             let target = (end + POPULATE_AHEAD).min(segment.len());
             while segment.resident() < target && !topic.background.is_closed() {
                 let piece = segment.resident().max(layout::FIRST_FRAME_AT) + POPULATE_PIECE;
-                // The appending thread meets the same error and reports it.
+                // The appending thread gets the same error and reports it.
                 if segment.populate(piece).is_err() {
                     break;
                 }
@@ -110,15 +110,15 @@ impl Ahead {
     fn prepare_in_background(&self, topic: &Store) {
         let Some(scheduled) = Scheduled::take(&self.preparing) else { return };
         topic.background.submit(Duty::Prepare, move |topic| {
-            // A full disk is met, and reported, by the append that needs the segment. If one is ready,
-            // or cannot be, there is nothing more to prepare before the next roll.
+            // On a full disk, the append that needs the segment gets the error and reports it. If a file is
+            // ready, or cannot be made, there is nothing more to prepare before the next roll.
             if !matches!(prepare_next(topic), Ok(false)) {
                 scheduled.stay();
             }
         });
     }
 
-    /// Clears the word `seen`, whose owner is dead, if it did not finish the file.
+    /// Clears the word `seen`, whose owner is dead, if the owner did not finish the file.
     pub(super) fn settle(&self, topic: &Store, words: &Words, seen: u64) -> Result<()> {
         if let (Some(owner), true) = (Owner::of_word(seen as u32), seen & PREPARING != 0) {
             topic.remove_if_there(&Ahead::path_of(topic, owner))?;
@@ -129,7 +129,7 @@ impl Ahead {
 }
 
 impl Store {
-    /// Makes the pages of the next `len` bytes of the active segment resident now.
+    /// Makes the pages of the active segment's next `len` bytes resident now.
     pub(crate) fn populate_ahead(&self, len: u64) -> Result<()> {
         let place = self.member()?.control.tail.place();
         let segment = self.segment(place.active)?;
@@ -145,7 +145,7 @@ impl Store {
     }
 }
 
-/// Makes the next segment's file, unless it is there or a living process is making it. True if one is
+/// Makes the next segment's file, unless it exists or a living process is making it. Returns true if one is
 /// ready.
 fn prepare_next(topic: &Store) -> Result<bool> {
     let member = topic.member()?;
@@ -174,7 +174,7 @@ fn prepare_next(topic: &Store) -> Result<bool> {
     made.map(|_| true)
 }
 
-/// Clears the word of a prepared file, unless it names another one by now: of a process that took over
+/// Clears the word of a prepared file, unless the word now names another file, of a process that took over
 /// from a dead owner.
 pub(super) fn clear(words: &Words, prepared: u64) {
     let word = &words.prepared.word;

@@ -1,9 +1,9 @@
-//! The append path, and settling what a dead writer left.
+//! The append path, and settling a dead writer's intent.
 //!
-//! Ordered stores of an append, each visible to whoever takes the lock over: the intent (start, offset,
-//! then end); the frames; the tail's position; the tail's end, with which the records are published; the
-//! intent is cleared. Killed between any two of them, the next owner of the lock finds the intent and
-//! settles it before it does anything else.
+//! An append makes these stores, in an order that is visible to the next owner of the lock: the intent
+//! (start, offset, then end); the frames; the tail's position; the tail's end, which publishes the records;
+//! clearing the intent. If the writer is killed between any two of them, the next owner of the lock finds
+//! the intent and settles it before it does anything else.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use crate::sys::atomic::{fence, Ordering};
 use crate::sys::clock;
 use crate::sys::crash_point::crash_point;
 
-/// Bytes made resident by the appending thread itself when the background has not kept up: a page
-/// fault each would cost more.
+/// Bytes that the appending thread makes resident itself when the background has not kept up: one page
+/// fault after another would cost more.
 const POPULATE_STEP: u64 = 256 << 10;
 
 impl Store {
-    /// Appends records as one batch; published on return, durable or not. `expected`: only if the end
-    /// is there.
+    /// Appends records as one batch; they are published on return, durable or not. With `expected`, appends
+    /// only if that is the end.
     pub(crate) fn append(&self, records: &[Record], expected: Option<u64>) -> Result<Range<u64>> {
         let member = self.member()?;
         let total = checked_len(records)?;
@@ -66,14 +66,14 @@ impl Store {
             let map = segment.map()?;
             let newest = words.intent.max_timestamp.load(Ordering::Relaxed);
             if timestamp < newest && timestamp != clock::wall_coarse() {
-                // It was taken before the lock was waited for: times rise with offsets if the clock does.
+                // Taken before the wait for the lock. Timestamps rise with offsets if the clock does.
                 timestamp = clock::wall_coarse();
                 draft.restamp(timestamp);
             }
             words.intent.start.store(position, Ordering::Relaxed);
             words.intent.offset.store(offset, Ordering::Relaxed);
             words.intent.end.store(end, Ordering::Release);
-            // The intent must be in memory before the first byte of a frame is.
+            // The intent must be in memory before the first byte of a frame.
             fence(Ordering::AcqRel);
             crash_point!("append.announced");
             draft.write(map, Site { salt: segment.header.salt, offset, position });
@@ -91,19 +91,19 @@ impl Store {
             let appended = offset..offset + records.len() as u64;
             self.last_end.store(appended.end, Ordering::Relaxed);
             drop(held);
-            // The release of the lock was a full barrier: a waiter that we do not see here sees the
-            // new end.
+            // The release of the lock was a full barrier: a waiter that this thread does not see here sees
+            // the new end.
             crate::control::waiters::wake(&words.appended.word);
             return Ok(appended);
         }
     }
 
-    /// Takes the append lock, and settles first what a dead owner left.
+    /// Takes the append lock, and settles a dead owner's intent first.
     pub(super) fn lock_append(&self) -> Result<Held<'_, Local>> {
         self.lock_append_as(self.member()?, self.lock_deadline())
     }
 
-    /// The same, if it is free before `deadline`.
+    /// The same, but waits for the lock until `deadline` at most.
     pub(super) fn lock_append_until(&self, deadline: Option<Instant>) -> Result<Held<'_, Local>> {
         self.lock_append_as(self.member()?, deadline)
     }
@@ -124,7 +124,7 @@ impl Store {
         Ok(held)
     }
 
-    /// The end, after everything that a dead process had in hand is either published or given up.
+    /// Returns the end, after everything that a dead process had begun to append was published or covered.
     pub(crate) fn settled_end(&self) -> Result<u64> {
         let held = self.lock_append()?;
         let end = self.member()?.control.tail.end.load(Ordering::Relaxed);
@@ -135,7 +135,7 @@ impl Store {
         Ok(end)
     }
 
-    /// Opens the active segment of this moment, so that the next look under the lock finds it.
+    /// Opens the segment that is active now, so that the next attempt under the lock finds it.
     fn adopt_active(&self, active: u64) -> Result<()> {
         let place = self.member()?.control.tail.place();
         let needed = if place.active == active { place.position } else { 0 };
@@ -150,8 +150,8 @@ impl Store {
         Ok(())
     }
 
-    /// Finishes or covers what a dead owner of the lock was doing. Idempotent: the intent is cleared
-    /// last, so dying here leaves the same work to the next owner.
+    /// Completes or covers the write that a dead owner of the lock had begun. Idempotent: the intent is
+    /// cleared last, so dying here leaves the same work to the next owner.
     #[cold]
     pub(super) fn settle(&self, held: &mut Held<'_, Local>) -> Result<()> {
         let member = self.member()?;
@@ -193,7 +193,7 @@ impl Store {
             );
             segment.map()?.write(covered_from as usize, &void);
         }
-        // Before they are published: the next header says it.
+        // Before the records are published, because the next segment's header states it.
         words.intent.max_timestamp.fetch_max(whole.newest, Ordering::Relaxed);
         crash_point!("settle.covered");
         words.tail.advance(end);
@@ -237,7 +237,7 @@ fn checked_len(records: &[Record]) -> Result<u64> {
     Ok(total as u64)
 }
 
-/// Walks the whole batches in a range of positions, whose offsets count up from `offset`.
+/// Walks the whole batches in a range of positions; their offsets count up from `offset`.
 fn whole_batches(segment: &Arc<Segment>, range: Range<u64>, offset: u64) -> Result<Batches> {
     segment.map()?;
     let frames = Frames::from(segment, range.start, offset).up_to(range.end).hot();

@@ -1,7 +1,7 @@
-//! The background work of one topic, and its end: a topic is closed when the drop of its last handle returns.
-//! That waits for the jobs of the topic that are running, which end soon after they see that the topic is
-//! closed. It waits for no job that has not begun, of this topic or of others: full segments that wait are
-//! synced, and are not indexed.
+//! The background work of one topic, and its end. A topic is closed when the drop of its last handle returns.
+//! The drop waits for the topic's running jobs, which end soon after they see that the topic is closed. It
+//! does not wait for a job that has not begun, of this topic or of others: waiting full segments are synced,
+//! but not indexed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -15,7 +15,7 @@ use crate::error::{Error, IoResultExt, Result};
 use crate::housekeeper::{Due, Duty, Timer};
 use crate::sys::atomic::Ordering as Shared;
 
-/// How often retention is looked at where nothing is appended.
+/// How often retention is checked where nothing is appended.
 const LOOK_FOR_OLD: Duration = Duration::from_secs(10);
 
 /// A reference to a topic that does not keep it open.
@@ -26,13 +26,13 @@ pub(crate) struct Closable {
 }
 
 impl Closable {
-    /// Does this with the topic, which stays open meanwhile; `None` if it is closed.
+    /// Runs `job` with the topic, which stays open meanwhile; returns `None` if it is closed.
     pub(crate) fn with<T>(&self, job: impl FnOnce(&Store) -> T) -> Option<T> {
         Jobs::begin(&self.jobs)?.run(&self.topic, job)
     }
 }
 
-/// Counts the jobs that are running.
+/// Counts the running jobs.
 #[derive(Debug, Default)]
 struct Jobs {
     state: Mutex<State>,
@@ -65,15 +65,15 @@ impl Jobs {
     }
 }
 
-/// A job that is running; ended when dropped.
+/// A running job; dropping it ends it.
 struct Running {
     jobs: Arc<Jobs>,
 }
 
 impl Running {
-    /// Does the job. The topic is open: it waits for this.
+    /// Runs the job. The topic is open, because its close waits for this job.
     fn run<T>(self, topic: &Weak<Store>, job: impl FnOnce(&Store) -> T) -> Option<T> {
-        // The reference is gone before `self` is: the thread that closes the topic has the last one.
+        // The reference is dropped before `self`: the thread that closes the topic has the last one.
         topic.upgrade().map(|topic| job(&topic))
     }
 }
@@ -85,8 +85,8 @@ impl Drop for Running {
     }
 }
 
-/// Says that a job of some kind is waiting or running, so that there is one at a time. Belongs to the
-/// job; dropped with it, done or not.
+/// Marks that a job of some kind is waiting or running, so that there is only one at a time. Belongs to the
+/// job, and is dropped with it, done or not.
 pub(super) struct Scheduled {
     of: Arc<AtomicBool>,
     stays: bool,
@@ -102,7 +102,7 @@ impl Scheduled {
         Some(Scheduled { of: Arc::clone(of), stays: false })
     }
 
-    /// Nothing more of this kind is to be done before the word is cleared.
+    /// Keeps the mark: nothing of this kind is to be done before the word is cleared.
     pub(super) fn stay(mut self) {
         self.stays = true;
     }
@@ -116,7 +116,7 @@ impl Drop for Scheduled {
     }
 }
 
-/// What does the background work of one topic.
+/// The background work of one topic.
 #[derive(Debug)]
 pub(super) struct Background {
     log: Arc<LogInner>,
@@ -125,18 +125,18 @@ pub(super) struct Background {
 }
 
 impl Background {
-    /// That of `topic`, on the threads of `log`.
+    /// Creates the background of `topic`, on the threads of `log`.
     pub(super) fn new(log: &Arc<LogInner>, topic: &Weak<Store>) -> Background {
         Background { log: Arc::clone(log), topic: Weak::clone(topic), jobs: Arc::default() }
     }
 
-    /// Has `job` done, after those that wait already, unless the topic is closed before it begins.
+    /// Queues `job` after those that wait already. It does not run if the topic is closed before it begins.
     pub(super) fn submit(&self, duty: Duty, job: impl FnOnce(&Store) + Send + 'static) {
         let topic = self.closable();
         self.log.housekeeper.submit(duty, Box::new(move || topic.with(job).unwrap_or_default()));
     }
 
-    /// Has `work` done every `interval`, first after `delay`, if there is some by `look`, until it
+    /// Runs `work` every `interval`, first after `delay`, each time that `look` returns true, until `work`
     /// returns false or the topic is closed.
     pub(super) fn every(
         &self,
@@ -156,24 +156,24 @@ impl Background {
         self.log.housekeeper.timers.add(delay, timer)
     }
 
-    /// The topic, for those who do not keep it open.
+    /// Returns a reference that does not keep the topic open.
     pub(super) fn closable(&self) -> Closable {
         Closable { topic: Weak::clone(&self.topic), jobs: Arc::clone(&self.jobs) }
     }
 
-    /// Whether the topic is closed: a job that is running is waited for, and ends at the next occasion.
+    /// Whether the topic is closed: a running job should then end soon, because the close waits for it.
     pub(super) fn is_closed(&self) -> bool {
         self.jobs.state.lock().closed
     }
 
-    /// Lets no other job begin, and waits for those that are running.
+    /// Lets no other job begin, and waits for the running ones.
     pub(super) fn close(&self) {
         self.jobs.close();
     }
 }
 
 impl Store {
-    /// Has `work` done every `interval`, first after `delay`, if there is some by `look`, until it
+    /// Runs `work` every `interval`, first after `delay`, each time that `look` returns true, until `work`
     /// returns false or the topic is closed.
     ///
     /// # Errors
@@ -190,7 +190,7 @@ impl Store {
         added.at("starting a thread for", &self.dir)
     }
 
-    /// The topic, for those who do not keep it open.
+    /// Returns a reference that does not keep the topic open.
     pub(crate) fn closable(&self) -> Closable {
         self.background.closable()
     }
@@ -200,26 +200,26 @@ impl Store {
         let end =
             |topic: &Store| topic.words().map_or(0, |words| words.tail.end.load(Shared::Acquire));
         if let Durability::PowerLossWithin(interval) = self.options.durability {
-            // A record that has just missed a call is synced by the next one, or by the one after it if
-            // a sync takes as long: half an interval and a sync later, or two syncs.
+            // A record that has just missed a call is synced by the next call, or by the one after it if a
+            // sync takes as long as that: half an interval and a sync later, or two syncs.
             let interval = interval / 2;
             let is_behind = move |topic: &Store| {
                 let durable = |words: &Words| words.durable.end.load(Shared::Acquire);
                 topic.words().map_or(0, durable) < end(topic)
             };
             self.every(interval, interval, is_behind, move |topic| {
-                // A failed sync latches the topic: the next append reports it. Anything else, too many
-                // open files, say, passes.
+                // A failed sync latches the topic, and the next append reports it. Any other error, such as
+                // too many open files, is transient.
                 !matches!(topic.wait_durable(end(topic)), Err(Error::SyncFailed { .. }))
             })?;
         }
         if self.options.retention != Retention::default() {
-            // Short ages are for short-lived records.
+            // A short age means short-lived records, so they are checked more often.
             let interval = self.options.retention.age.map_or(LOOK_FOR_OLD, |age| {
                 (age / 4).clamp(Duration::from_millis(100), LOOK_FOR_OLD)
             });
             let look = |topic: &Store| {
-                // In turns with other topics: it may take long.
+                // In turns with other topics, because a trim may take long.
                 topic.retaining.trim_in_background(topic);
                 false
             };

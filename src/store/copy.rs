@@ -1,9 +1,9 @@
 //! Copying a segment into new blocks after a failed write.
 //!
-//! Blocks that were allocated and not written yet are marked so on the disk, and the first write changes the
-//! mark when it ends. If that write fails, ext4 keeps the mark and forgets that it has to be changed:
-//! writing the same bytes to the same blocks again succeeds, and a power cut leaves zeros. Only a new file
-//! gets blocks of which that is not true.
+//! The disk marks blocks that are allocated but not written yet, and the first write clears the mark when it
+//! ends. If that write fails, ext4 keeps the mark and forgets that it has to be cleared: writing the same
+//! bytes to the same blocks again succeeds, and a power cut leaves zeros. Only a new file gets blocks without
+//! that problem.
 
 use super::Store;
 use crate::error::{Error, IoResultExt, Result};
@@ -15,9 +15,8 @@ use crate::sys::crash_point::crash_point;
 const CHUNK_LEN: usize = 128 << 10;
 
 impl Store {
-    /// Puts a durable copy in the place of a segment, under its name: all of its bytes but the latch. The
-    /// name is durable with the next sync of the directory. The gate is held and nobody else is a
-    /// member.
+    /// Replaces a segment, under its name, with a durable copy of all its bytes except the latch. The name is
+    /// durable with the next sync of the directory. The gate is held and no other process is a member.
     pub(super) fn copy_into_new_blocks(&self, segment: &Segment) -> Result<()> {
         let temporary = self.dir.join("copy.tmp");
         self.remove_if_there(&temporary)?;
@@ -39,7 +38,7 @@ impl Store {
             if position == 0 {
                 chunk[layout::LATCH_AT..layout::LATCH_AT + 8].fill(0);
             }
-            // What was never written stays so: the file was as long from the start.
+            // Bytes that were never written stay so: the file had its full length from the start.
             if chunk[..read].iter().any(|&byte| byte != 0) {
                 file.write_all_at(&chunk[..read], position).at("copying", &segment.path)?;
             }

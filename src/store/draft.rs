@@ -1,10 +1,10 @@
 //! The frames of an append, put together in memory of the appending thread.
 //!
-//! All of a frame but its offset and its checksum is known before the append lock is taken, and the
-//! offset can be guessed: it is right unless another writer comes in between, and put right then.
-//! Frames are put together some time before their checksums are taken, because a checksum over bytes
-//! that were stored just now waits for the stores; and each checksum is followed by the copy of its
-//! frame, so that the processor computes one while it waits for memory with the other.
+//! Everything in a frame except its offset and its checksum is known before the append lock is taken. The
+//! offset can be guessed: the guess is right unless another writer appends in between, and is corrected then.
+//! Frames are put together some time before their checksums are computed, because a checksum over bytes that
+//! were stored just now waits for the stores. Each checksum is followed by the copy of its frame, so that the
+//! processor computes one while it waits for memory with the other.
 
 use std::cell::Cell;
 
@@ -13,15 +13,15 @@ use crate::record::Record;
 use crate::sys::crash_point::crash_point;
 use crate::sys::Map;
 
-/// Bytes put together at once: they stay in the nearest cache.
+/// Bytes that are put together at once: they stay in the nearest cache.
 const SCRATCH_LEN: usize = 16 << 10;
 
 thread_local! {
-    /// Taken out while it is in use.
+    /// Empty while the buffer is in use.
     static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
 }
 
-/// Where frames go.
+/// Where frames are written.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Site {
     pub(super) salt: u64,
@@ -29,20 +29,20 @@ pub(super) struct Site {
     pub(super) position: u64,
 }
 
-/// See the module.
+/// See the module's documentation.
 pub(super) struct Draft<'a> {
-    /// Those whose frames are not put together yet.
+    /// The records whose frames are not put together yet.
     records: &'a [Record],
     timestamp: u64,
     scratch: Box<[u8]>,
-    /// Bytes of the frames at the start of the scratch.
+    /// Length of the frames at the start of the scratch buffer.
     staged_len: usize,
     /// The offset that the first of them was given.
     offset: u64,
 }
 
 impl<'a> Draft<'a> {
-    /// Puts the first frames together. `offset`: a guess of the first one's.
+    /// Puts the first frames together. `offset`: a guess of the first record's offset.
     #[inline]
     pub(super) fn new(records: &'a [Record], timestamp: u64, offset: u64) -> Draft<'a> {
         let scratch = SCRATCH.try_with(Cell::take).ok().flatten();
@@ -73,7 +73,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Puts together the frames of as many records as have room, the first with `offset`.
+    /// Puts together the frames of as many records as fit, the first with `offset`.
     #[inline]
     fn stage(&mut self, mut offset: u64) {
         let mut at = 0;
@@ -91,7 +91,7 @@ impl<'a> Draft<'a> {
         self.staged_len = at;
     }
 
-    /// Seals the frames in the scratch and copies them, and moves `site` behind them.
+    /// Adds the checksums of the frames in the scratch buffer, copies them, and moves `site` past them.
     #[inline]
     fn write_staged(&mut self, map: &Map, site: &mut Site) {
         let mut staged = &self.scratch[..self.staged_len];
@@ -110,14 +110,14 @@ impl<'a> Draft<'a> {
         self.staged_len = 0;
     }
 
-    /// Gives the records another time.
+    /// Gives all records another timestamp.
     #[cold]
     pub(super) fn restamp(&mut self, timestamp: u64) {
         self.timestamp = timestamp;
         self.for_each_staged(|frame| frame::restamp(frame, timestamp));
     }
 
-    /// Gives the frames in the scratch other offsets.
+    /// Gives the frames in the scratch buffer other offsets.
     #[cold]
     fn renumber(&mut self, mut offset: u64) {
         self.for_each_staged(|frame| {
@@ -141,12 +141,12 @@ impl Drop for Draft<'_> {
     #[inline]
     fn drop(&mut self) {
         let scratch = std::mem::take(&mut self.scratch);
-        // An error: the thread is ending, and the memory was given back.
+        // This fails only while the thread ends: then the memory is freed.
         if let Ok(()) = SCRATCH.try_with(|cell| cell.set(Some(scratch))) {}
     }
 }
 
-/// Writes the frame of a record that is larger than the scratch, and moves `site` behind it.
+/// Writes the frame of a record that is larger than the scratch buffer, and moves `site` past it.
 fn write_large(map: &Map, parts: &Parts<'_>, site: &mut Site, timestamp: u64, more: bool) {
     let fixed = parts.fixed(site.offset, timestamp, more, site.salt, site.position);
     let mut at = site.position as usize;

@@ -1,8 +1,8 @@
-//! The next segment: made ready ahead, entered under the append lock without a sync.
+//! The next segment: prepared ahead, entered under the append lock without a sync.
 //!
-//! Ordered steps of a roll, under the lock: 1. announce it, 2. write the header, 3. give the file its
-//! name, 4. enter it, 5. take the announcement back. A dead roller's successor looks whether the name
-//! exists: if so it enters, else there was no roll.
+//! Ordered steps of a roll, under the lock: 1. announce it, 2. write the header, 3. give the file its name,
+//! 4. enter it, 5. clear the announcement. If the roller dies, its successor looks for the name: if it
+//! exists, the successor enters the segment, else there was no roll.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,17 +19,17 @@ use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, clock, DiskFile};
 
-/// Zeros are written a page at a time. The page cache keeps what was written at once as one unit, and a
-/// store through a mapping makes all of that unit dirty: after larger writes, every sync of a few
-/// records would write a megabyte and more.
+/// Zeros are written one page at a time. The page cache keeps the bytes of one write as one unit, and a store
+/// through a mapping makes the whole unit dirty: after larger writes, every sync of a few records would write
+/// a megabyte and more.
 const ZEROS_LEN: usize = PAGE_LEN;
 
-/// The longest wait for the append lock of a roll that no append waits for.
+/// The longest wait for the append lock in a roll that no append waits for.
 const BACKGROUND_WAIT: Duration = Duration::from_millis(100);
 
 impl Store {
-    /// Leaves the segment `seen`, in which `needed` bytes have no room. Returns with the next segment
-    /// active, or another writer's.
+    /// Leaves the segment `seen`, which has no room for `needed` bytes. On return the next segment is active,
+    /// this thread's or another writer's.
     pub(super) fn roll(&self, seen: u64, needed: u64) -> Result<()> {
         let member = self.member()?;
         let words = &member.control;
@@ -37,7 +37,7 @@ impl Store {
             return extend_empty(self, seen, needed);
         }
         if self.options.durability != Durability::ProcessCrash {
-            // At most two segments are ever unsynced: a recovery reads no more.
+            // At most two segments are ever unsynced, so a recovery reads no more than two.
             self.wait_durable(seen)?;
         }
         self.sealed.wait_for_room();
@@ -47,8 +47,8 @@ impl Store {
         Ok(())
     }
 
-    /// Leaves the segment `seen`, which has records, though there is room in it. Does nothing if the
-    /// append lock is not free soon.
+    /// Leaves the segment `seen`, which has records, although it still has room. Does nothing if the append
+    /// lock is not free soon.
     pub(super) fn roll_in_background(&self, seen: u64) -> Result<()> {
         if self.options.durability != Durability::ProcessCrash {
             self.wait_durable(seen)?;
@@ -60,7 +60,7 @@ impl Store {
         }
     }
 
-    /// Finishes a dead owner's roll, or forgets it.
+    /// Completes a dead owner's roll, or forgets it.
     pub(super) fn settle_roll(&self, held: &mut Held<'_, Local>) -> Result<()> {
         let words = &self.member()?.control;
         let base = words.intent.roll.load(Ordering::Acquire) - 1;
@@ -81,7 +81,7 @@ impl Store {
         Ok(())
     }
 
-    /// Has the segment opened anew when it is used next: its file has grown.
+    /// Makes the next use of the segment open it again, because its file has grown.
     pub(super) fn forget_segment(&self, base: u64) -> Result<()> {
         self.segments.forget(base);
         let mut held = self.lock_append()?;
@@ -91,8 +91,8 @@ impl Store {
         Ok(())
     }
 
-    /// A new file of `len` zero bytes: allocated, and for topics that sync also written and synced, so
-    /// that a later sync has no allocation to make durable. Removed again if that fails.
+    /// Makes a new file of `len` zero bytes. It is allocated, and for topics that sync also written and
+    /// synced, so that a later sync has no allocation to make durable. Removes the file if that fails.
     pub(super) fn make_file(&self, path: &std::path::Path, len: u64) -> Result<Box<dyn DiskFile>> {
         let files = &self.files;
         self.check_in_place()?;
@@ -145,7 +145,7 @@ impl Store {
     }
 }
 
-/// Enters `unnamed` behind the segment `seen`, unless another writer has left that.
+/// Enters `unnamed` after the segment `seen`, unless another writer has left `seen`.
 fn leave(topic: &Store, seen: u64, unnamed: Unnamed, deadline: Option<Instant>) -> Result<()> {
     let words = &topic.member()?.control;
     let len = unnamed.file.len().at("sizing", &unnamed.path)?;
@@ -231,8 +231,7 @@ fn enter_named(
     entered
 }
 
-/// Makes room in the active segment, which has no record yet, for one that is larger than a
-/// segment.
+/// Makes room in the active segment, which has no record yet, for a record that is larger than a segment.
 fn extend_empty(topic: &Store, active: u64, needed: u64) -> Result<()> {
     let path = topic.dir.join(layout::file_name(active));
     let len = (topic.words().map_or(0, |words| words.tail.place().position) + needed)
@@ -242,7 +241,7 @@ fn extend_empty(topic: &Store, active: u64, needed: u64) -> Result<()> {
     topic.forget_segment(active)
 }
 
-/// The prepared file if it is ready and large enough, else one made now.
+/// Returns the prepared file if it is ready and large enough, else a file made now.
 fn unnamed_file(topic: &Store, needed: u64) -> Result<Unnamed> {
     let member = topic.member()?;
     let least = layout::FIRST_FRAME_AT + needed;
@@ -251,7 +250,7 @@ fn unnamed_file(topic: &Store, needed: u64) -> Result<Unnamed> {
             return Ok(unnamed);
         }
     }
-    // Of this process's files: the slot tells them from those of others.
+    // A number among this process's files; the slot distinguishes them from those of other processes.
     let number = topic.files_made.fetch_add(1, Ordering::Relaxed) + 1;
     let me = member.me;
     let path = topic.dir.join(format!("roll-{}-{}-{number}.tmp", me.slot(), me.generation()));

@@ -1,6 +1,5 @@
-//! Segments that are full: synced and indexed in the background, several at once. A writer that is far
-//! ahead of that waits a little at each roll. Waiting costs a segment no descriptor, of which a process
-//! has few.
+//! Full segments: they are synced and indexed in the background, several at once. A writer that is far ahead
+//! of that waits a little at each roll. A waiting segment takes no descriptor, because a process has few.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,11 +16,11 @@ use crate::sys::Map;
 
 /// The most segments of a topic that may wait before a roll waits.
 const MOST_WAITING: usize = 256;
-/// The most segments of a topic that one job takes; then it is another topic's turn.
+/// The most segments of a topic that one job takes before it is another topic's turn.
 const BATCH: usize = 16;
 /// The most segments, of all topics of a log, that wait with their files open.
 const MOST_OPEN: usize = 16;
-/// The longest wait in a roll: a disk that hangs slows a writer down, and does not stop it.
+/// The longest wait in a roll: a disk that hangs slows a writer down, but does not stop it.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// The full segments of a log that wait with their files open.
@@ -38,7 +37,7 @@ struct KeptOpen {
 }
 
 impl Backlog {
-    /// `segment` with a place among those that stay open; it is given back if there is none.
+    /// Keeps `segment` open if there is a place for it; else returns it.
     fn keep_open(
         backlog: &Arc<Backlog>,
         segment: Arc<Segment>,
@@ -61,7 +60,7 @@ impl Drop for KeptOpen {
     }
 }
 
-/// What holds a full segment's file in memory. The kernel keeps a failed write with the file until a sync
+/// Keeps a full segment's file in memory. The kernel remembers a failed write with the file until a sync
 /// reports it. If the file left memory before that, a later sync would succeed.
 #[derive(Debug)]
 enum Hold {
@@ -70,7 +69,7 @@ enum Hold {
     Mapped {
         _page: Map,
     },
-    /// This process had not written to it.
+    /// This process did not write to it.
     Not,
 }
 
@@ -79,7 +78,7 @@ impl Hold {
         let Some(segment) = segment else { return Hold::Not };
         match Backlog::keep_open(backlog, segment) {
             Ok(kept) => Hold::Open(kept),
-            // Without a page of it the sync finds what it finds.
+            // If no page of it can be mapped, the sync may miss an earlier failure.
             Err(segment) => segment
                 .file()
                 .map(PAGE_LEN, false)
@@ -97,7 +96,7 @@ struct Full {
     hold: Hold,
 }
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Sealed {
     state: Mutex<State>,
@@ -108,12 +107,12 @@ pub(super) struct Sealed {
 struct State {
     waiting: VecDeque<Full>,
     in_hand_count: usize,
-    /// A job will take some of them.
+    /// Whether a job will take some of them.
     is_scheduled: bool,
 }
 
 impl Sealed {
-    /// Adds a full segment. Returns a batch to take in a job, if none is scheduled that will.
+    /// Adds a full segment. Returns a batch to take in a job, unless such a job is scheduled already.
     fn add(sealed: &Arc<Sealed>, full: Full) -> Option<Batch> {
         let mut state = sealed.state.lock();
         state.waiting.push_back(full);
@@ -121,12 +120,12 @@ impl Sealed {
         (!was_scheduled).then(|| Batch::of(sealed))
     }
 
-    /// Takes all that wait.
+    /// Takes all waiting segments.
     fn take_waiting(&self) -> VecDeque<Full> {
         std::mem::take(&mut self.state.lock().waiting)
     }
 
-    /// Waits, but not for long, while there are too many.
+    /// Waits, for a short time at most, while too many segments wait.
     pub(super) fn wait_for_room(&self) {
         let until = Instant::now() + LONGEST_WAIT;
         let mut state = self.state.lock();
@@ -138,8 +137,8 @@ impl Sealed {
     }
 }
 
-/// Belongs to the job. Gone without having run, because no thread can be started or the topic is closed,
-/// it leaves nothing waiting.
+/// Belongs to a job. If it is dropped without having run, because no thread can be started or the topic is
+/// closed, no segment is left waiting.
 struct Batch {
     sealed: Arc<Sealed>,
     has_run: bool,
@@ -157,7 +156,7 @@ impl Batch {
         state.waiting.drain(..count).collect()
     }
 
-    /// Whether more have come: then another job is due.
+    /// Ends the batch. Returns whether more segments wait, so that another job is due.
     fn end(mut self) -> bool {
         self.has_run = true;
         let mut state = self.sealed.state.lock();
@@ -179,8 +178,8 @@ impl Drop for Batch {
 }
 
 impl Store {
-    /// Has the segment at `base`, which ends at `next`, synced and indexed in the background, in every
-    /// mode, and what retention lets go dropped.
+    /// Has the segment at `base`, which ends at `next`, synced and indexed in the background, with every
+    /// durability, and starts a trim by retention.
     pub(super) fn seal(&self, base: u64, next: u64, segment: Option<Arc<Segment>>) {
         let full = Full { base, next, hold: Hold::of(&self.log.backlog, segment) };
         if let Some(batch) = Sealed::add(&self.sealed, full) {
@@ -189,11 +188,11 @@ impl Store {
         self.retaining.trim_in_background(self);
     }
 
-    /// Syncs the full segments that still wait, once no job will take them: the topic is closed.
+    /// Syncs the full segments that still wait when no job will take them, because the topic is closed.
     pub(super) fn sync_what_waits(&self) {
         let left = self.sealed.take_waiting();
         if let Some(last) = left.back() {
-            // A failed one latches the topic: the next process to open it recovers.
+            // A failed sync latches the topic, and the next process to open it recovers.
             drop(self.sync_up_to(last.next, last.next));
         }
     }
@@ -209,12 +208,12 @@ fn settle_some(topic: &Store, batch: Batch) {
 }
 
 fn settle_sealed(topic: &Store, full: Vec<Full>) {
-    // What fails here fails again where it matters: a sync latches the topic, an index is built
-    // by the reader that needs it.
+    // A failure here shows again where it matters: a failed sync latches the topic, and the reader that needs
+    // an index builds it.
     let end = full.iter().map(|full| full.next).max().unwrap_or(0);
     let synced = topic.sync_up_to(end, end);
     for Full { base, next, hold } in full {
-        // Those that are dropped need no index, and the next one to open the topic builds others.
+        // Dropped segments need no index, and the next process to open the topic builds missing ones.
         let first = topic.first_offset().unwrap_or(0);
         if base < first || topic.background.is_closed() {
             continue;

@@ -1,15 +1,15 @@
-//! Durability: who syncs, what a sync covers, what a failed one means.
+//! Durability: which thread syncs, what a sync covers, what a failed sync means.
 //!
-//! Whoever waits and finds no sync running syncs itself, up to the end of that moment: the others that
-//! wait are done with it. Before the durable end moves to T, every segment that holds unsynced records
-//! below T is synced in order, and the directory if it has a new name. A dead syncer is taken over, a
-//! slow one overtaken; both leave it open whether a failure was seen and lost, so the pages are marked
+//! A thread that waits and finds no sync running syncs itself, up to the current end, also for the other
+//! waiting threads. Before the durable end moves to T, every segment that holds unsynced records below T is
+//! synced in order, and the directory if it has a new name. Another thread takes over from a dead syncer and
+//! overtakes a slow one. In both cases a failure may have been reported and lost, so the pages are marked as
 //! changed first.
 //!
 //! The kernel reports a failed write once to each open file description. So the owner of the sync word, one
-//! thread at a time, syncs through the files that its process has open. An overtaker opens each file for itself
-//! before it marks the pages, so every later failure is reported to it as well. With no descriptor left for
-//! that, it waits.
+//! thread at a time, syncs through the files that its process has open. An overtaker opens each file for
+//! itself before it marks the pages, so every later failure is reported to it as well. With no descriptor
+//! left for that, it waits.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,42 +27,42 @@ use crate::sys::atomic::Ordering;
 use crate::sys::clock;
 use crate::sys::crash_point::crash_point;
 
-/// A sync younger than this is not overtaken.
+/// A sync that began less than this many nanoseconds ago is not overtaken.
 const SLOW: u64 = 10_000_000;
 
-/// A sync that seems to be older than this is timed by the thread that waits: it may be one of a process
-/// whose clock is another, in a time namespace of its own.
+/// If a sync seems to have begun more nanoseconds ago than this, the waiting thread measures its age itself:
+/// its process may have another clock, in a time namespace of its own.
 const OLDEST: u64 = 10_000_000_000;
 
-/// A sync that a thread waits for: owner and beginning, as its words say, and since when it waits.
+/// A sync that a thread waits for: its owner and beginning by its words, and since when the thread waits.
 type Watched = Option<((u32, u64), Instant)>;
 
-/// A sync that takes so long is told, as an event.
+/// A sync that takes at least this many nanoseconds is reported as an event.
 const SLOW_ENOUGH_TO_TELL: u64 = 1_000_000_000;
 
-/// The part that a thread takes in a sync.
+/// A thread's role in a sync.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
-    /// It owns the sync word, and the sync before has ended.
+    /// It owns the sync word, and the previous sync has ended.
     Owner,
-    /// It owns the sync word; the owner before died in its sync.
+    /// It owns the sync word; the previous owner died during its sync.
     Heir,
-    /// Beside a slow owner.
+    /// It syncs beside a slow owner.
     Overtaker,
 }
 
-/// What the word says about the running sync.
+/// What the sync word says about the running sync.
 enum Turn {
-    /// This thread owns the word: as the owner or the heir.
+    /// This thread owns the word, as the owner or the heir.
     Mine(Role),
     /// The owner is alive and has taken too long.
     Overtake,
-    /// The owner is alive: sleep for at most so long.
+    /// The owner is alive: sleep for at most this long.
     Wait(Duration),
 }
 
 impl Store {
-    /// Ends an append of these records: waits as the topic's durability says.
+    /// Completes an append of these records: waits as the topic's durability requires.
     pub(crate) fn acknowledge(&self, appended: &Range<u64>) -> Result<()> {
         let waited = match self.options.durability {
             Durability::PowerLoss => self.wait_durable(appended.end),
@@ -92,16 +92,16 @@ impl Store {
         self.wait_durable(self.member()?.control.tail.end.load(Ordering::Acquire))
     }
 
-    /// Returns when everything below `target` is durable. If this thread syncs, it leaves out the segments
-    /// that start at `limit` or after it.
+    /// Returns when everything below `target` is durable. If this thread syncs, it skips the segments that
+    /// start at or after `limit`.
     pub(super) fn sync_up_to(&self, target: u64, limit: u64) -> Result<()> {
         let member = self.member()?;
         let words = &*member.control;
         Syncer { topic: self, member, words, watched: None }.up_to(target, limit)
     }
 
-    /// Stops all appends of all processes: after a failed sync the page cache holds bytes that are not
-    /// on the disk and calls them clean.
+    /// Stops all appends of all processes: after a failed sync the page cache holds bytes that are not on the
+    /// disk and marks them clean.
     pub(super) fn latch(&self, words: &Words, segment: &Segment) -> Error {
         crash_point!("sync.failed");
         words.identity.latched.store(1, Ordering::Release);
@@ -143,11 +143,12 @@ impl Syncer<'_> {
             };
             let synced = match self.turn() {
                 Turn::Mine(role) => {
-                    // Again: the previous owner may have latched the topic since. The failure was reported to
-                    // it, and will not be reported to this thread.
+                    // Checked again: the previous owner may have latched the topic since. The failure was
+                    // reported to it, and will not be reported to this thread.
                     let synced = self.check_not_latched();
                     let synced = synced.and_then(|()| self.once(role, limit));
-                    // Only now: a thread that finds the word free finds the durable end or the latch too.
+                    // Only now, so that a thread that finds the word free also finds the durable end or the
+                    // latch.
                     words.sync.owner.store(0, Ordering::Release);
                     waiters::wake_after_fence(&words.synced.word);
                     synced
@@ -163,15 +164,15 @@ impl Syncer<'_> {
             };
             match synced {
                 Err(failed @ Error::SyncFailed { .. }) => return Err(failed),
-                // Another sync was faster. Only durable segments are dropped, so a trim after it can
-                // have taken those that this one was still to sync.
+                // Another sync was faster. Only durable segments are dropped, so a trim after it may have
+                // dropped those that this sync had not reached.
                 Err(_) if words.durable.end.load(Ordering::Acquire) > durable => {}
                 synced => synced?,
             }
         }
     }
 
-    /// Takes the sync word if it is free, or its owner is dead.
+    /// Takes the sync word if it is free or its owner is dead.
     fn turn(&mut self) -> Turn {
         let (words, me) = (self.words, self.member.me);
         let take = |from| {
@@ -221,12 +222,12 @@ impl Syncer<'_> {
         let begun = clock::monotonic_coarse();
         words.sync.begun_at.store(begun, Ordering::Relaxed);
         let durable = words.durable.end.load(Ordering::Acquire);
-        // The end before the place: every segment with records below the end is synced.
+        // The end is read before the place, so every segment with records below the end is synced.
         let end = words.tail.end.load(Ordering::Acquire);
         let target = end.min(limit);
         if role != Role::Owner {
-            // Until a sync has succeeded: if a failure is reported to this thread and it dies, the next
-            // syncer marks the pages as well.
+            // Kept until a sync has succeeded: if a failure is reported to this thread and it dies, the next
+            // syncer also marks the pages.
             words.sync.suspect_end.fetch_max(end, Ordering::AcqRel);
         }
         let suspect = words.sync.suspect_end.load(Ordering::Acquire);
@@ -270,7 +271,7 @@ impl Syncer<'_> {
             Role::Overtaker => topic.segment_of_its_own(base)?,
             Role::Owner | Role::Heir => topic.segment(base)?,
         };
-        // After the file was opened: an overtaker to which a failure was reported before that has raised it.
+        // Read after the open: an overtaker that got a report of a failure before that has raised it.
         let suspect = words.sync.suspect_end.load(Ordering::Acquire);
         let mut marked = 0..0;
         if role != Role::Owner || suspect > durable {
@@ -308,8 +309,8 @@ impl Syncer<'_> {
         Ok(())
     }
 
-    /// Has the next sync write everything of a segment that is at or behind the offset `durable`, and the
-    /// header page. Returns the positions of the former.
+    /// Makes the next sync write all bytes of a segment from the offset `durable` on, and the header page.
+    /// Returns the positions of those bytes.
     fn redirty_from(
         &self,
         segment: &Arc<Segment>,
@@ -327,8 +328,8 @@ impl Syncer<'_> {
     }
 }
 
-/// For how long the sync `seen` has been running, in nanoseconds: as its words say, and at least as long as
-/// this thread has seen it.
+/// Returns how long the sync `seen` has been running, in nanoseconds: as its words say, and at least as long
+/// as this thread has seen it.
 fn age_of(seen: (u32, u64), watched: &mut Watched) -> u64 {
     let since = match *watched {
         Some((known, since)) if known == seen => since,
@@ -338,8 +339,8 @@ fn age_of(seen: (u32, u64), watched: &mut Watched) -> u64 {
     clock::nanos(since.elapsed()).max(if said < OLDEST { said } else { 0 })
 }
 
-/// Writes the durable end known so far where the sync before last left room; the sync that follows
-/// carries it to the disk.
+/// Writes the durable end known so far into the slot that the sync before last wrote; the sync that follows
+/// writes it to the disk.
 pub(super) fn write_slot(words: &Words, segment: &Segment, durable_end: u64) -> Result<()> {
     let sequence = words.sync.slot_sequence.fetch_add(1, Ordering::Relaxed) + 1;
     let slot = Slot { sequence, durable_end }.encode(segment.header.salt);
