@@ -16,8 +16,8 @@ pub(crate) enum Access {
     Member(Membership<Local>),
     /// Read-only, beside members: their words, mapped read-only.
     Live(Control),
-    /// Read-only, without living members: the end is found by walking the frames. `left`: the words of
-    /// dead members, if they are of this boot and file. `live`: the words of members that came later.
+    /// Read-only, without living members: the end is found by walking the frames. `left`: the words of dead
+    /// members, if they are of this boot and file. `live`: the words of members that came later.
     Still {
         left: Option<Control>,
         found: Box<Mutex<Option<locate::Found>>>,
@@ -36,7 +36,7 @@ impl std::fmt::Debug for Access {
 }
 
 impl Store {
-    /// The shared words, unless there are none to trust.
+    /// Returns the shared words, if there are words to trust.
     pub(crate) fn words(&self) -> Option<&Words> {
         match &self.access {
             Access::Member(member) => Some(&member.control),
@@ -45,7 +45,8 @@ impl Store {
         }
     }
 
-    /// Everything below it was shown to readers on this boot, as far as dead members' words can be trusted.
+    /// Returns the end of the records that readers could see on this boot, as far as dead members' words
+    /// can be trusted.
     pub(crate) fn published(&self) -> u64 {
         match &self.access {
             Access::Still { left: Some(words), .. } => shown_by(words, self.options.durability),
@@ -53,8 +54,8 @@ impl Store {
         }
     }
 
-    /// Refuses a forked child, which has none of its parent's mappings: to be asked before one is
-    /// touched.
+    /// Refuses a forked child, which has none of its parent's mappings. Callers ask before they touch a
+    /// mapping.
     #[inline]
     pub(crate) fn not_forked(&self) -> Result<()> {
         match self.made_in.is_parents() {
@@ -63,7 +64,7 @@ impl Store {
         }
     }
 
-    /// The membership, for what only a member may do.
+    /// Returns the membership, for operations that only a member may do.
     pub(crate) fn member(&self) -> Result<&Membership<Local>> {
         self.not_forked()?;
         match &self.access {

@@ -1,5 +1,5 @@
 //! Segments that a recovery sets aside under another name, because no promise covers them. They are kept for
-//! whoever wants to look at them, but not without limit.
+//! inspection, but not without limit.
 
 use std::cmp::Reverse;
 
@@ -8,9 +8,9 @@ use crate::error::{IoResultExt, Result};
 use crate::format::segment as layout;
 use crate::sys::Access;
 
-/// The most files kept from earlier recoveries.
+/// The most files that are kept from earlier recoveries.
 const MOST_FILES: usize = 64;
-/// The most bytes kept from earlier recoveries.
+/// The most bytes that are kept from earlier recoveries.
 const MOST_BYTES: u64 = 1 << 30;
 
 impl Store {
@@ -32,8 +32,8 @@ impl Store {
         Ok(names)
     }
 
-    /// Removes the oldest files that earlier recoveries have set aside while all together are over a limit.
-    /// Those of this recovery, which its report names, are kept.
+    /// Removes the oldest files that earlier recoveries set aside, while all such files together exceed a
+    /// limit. Those of this recovery are kept, because its report names them.
     fn limit_set_aside(&self, epoch: u32) -> Result<()> {
         let names = self.files.list(&self.dir).at("listing", &self.dir)?;
         let mut aside: Vec<(u32, String)> = names

@@ -1,5 +1,5 @@
-//! Closing a topic in good order: the last member makes everything durable and says so in the newest
-//! segment, so that damage found later is known for damage and not taken for a torn tail.
+//! Orderly close: the last member makes everything durable and states that in the newest segment, so that
+//! damage found later is recognised as damage and not taken for a torn tail.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use crate::format::segment as layout;
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
 
-/// How long a close waits for the gate. Another process that has it will be a member, so this one is not
-/// the last.
+/// How long a close waits for the gate. Another process that holds it is about to be a member, so this
+/// process is not the last.
 const GATE_WAIT: Duration = Duration::from_millis(100);
 
 impl Drop for Store {
@@ -22,10 +22,10 @@ impl Drop for Store {
             return;
         }
         if let Access::Member(member) = &self.access {
-            // After an opening that failed the words may be another boot's.
+            // After a failed opening the words may be those of another boot.
             let is_open = self.is_open.load(Ordering::Relaxed);
             if is_open && member.control.identity.latched.load(Ordering::Acquire) == 0 {
-                // What fails here latches the topic, or is promised to nobody.
+                // A failure here latches the topic, or concerns records that were not promised.
                 drop(close(self, member));
             }
         }
@@ -38,7 +38,7 @@ fn close(topic: &Store, member: &Membership<Local>) -> Result<()> {
     if let Durability::PowerLossWithin(_) = topic.options.durability {
         topic.wait_durable(end)?;
     }
-    // Held until the lock file is closed: of two that close at once, one is the last.
+    // Held until the lock file is closed: if two members close at once, one of them is the last.
     if is_last(member) {
         topic.wait_durable(end)?;
         promise(topic, words)?;
@@ -62,14 +62,14 @@ fn is_last(member: &Membership<Local>) -> bool {
     if member::is_alone(lock_file).unwrap_or(false) {
         return true;
     }
-    // The next to close must not count this one.
+    // The next member to close must not count this one.
     let left = member::leave_slot(lock_file, member.me.slot());
     drop(left.and_then(|()| member::leave_gate(lock_file)));
     false
 }
 
-/// Has the newest segment say the durable end: every sync says the one before it, so after the last
-/// one it is behind.
+/// Writes the durable end into the newest segment. Each sync states the durable end of the one before, so
+/// after the last sync the stated end is too low.
 fn promise(topic: &Store, words: &Words) -> Result<()> {
     let durable = words.durable.end.load(Ordering::Acquire);
     let segment = topic.segment(words.tail.place().active)?;

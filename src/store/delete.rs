@@ -1,4 +1,4 @@
-//! Deleting a topic, in one step: its directory gets a name that no topic can have. What is in it is removed
+//! Deleting a topic, in one step: its directory gets a name that no topic can have. Its contents are removed
 //! after that, by this process or by the next one that opens the log for writing.
 
 use std::io::ErrorKind::IsADirectory;
@@ -13,7 +13,7 @@ use crate::error::{Error, IoResultExt, Result};
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, Directory};
 
-/// Between the name of a deleted topic, after a dot, and a random number.
+/// In the name of a deleted topic's directory: after a dot and the topic's name, before a random number.
 const DELETED: &str = ".deleted-";
 
 /// Deletes a topic that no process has open for writing.
@@ -29,8 +29,8 @@ pub(crate) fn delete_topic(log: &Arc<LogInner>, name: &str) -> Result<()> {
     let aside = topics.path().join(format!(".{name}{DELETED}{:016x}", sys::random()));
     topics.rename_no_replace(dir, &aside).at("deleting", dir)?;
     crash_point!("delete.renamed");
-    // Durable before anything is removed: a power loss that takes the new name back must not find a
-    // topic of which a part is gone.
+    // Durable before anything is removed: a power loss that reverts the rename must not leave a topic of
+    // which a part is gone.
     let synced = topics.sync_dir(topics.path());
     synced.at("syncing", topics.path())?;
     crash_point!("delete.durable");
@@ -39,13 +39,13 @@ pub(crate) fn delete_topic(log: &Arc<LogInner>, name: &str) -> Result<()> {
     synced.at("syncing", topics.path())
 }
 
-/// Removes what deletes have left that were cut off.
+/// Removes what interrupted deletes have left.
 pub(crate) fn remove_deleted(topics: &dyn Directory) -> Result<()> {
     let path = topics.path();
     let mut names = topics.list(path).at("listing", path)?;
     names.retain(|name| is_deleted(name));
     if !names.is_empty() {
-        // The process that renamed them may have died before it did this.
+        // The process that renamed them may have died before it synced.
         topics.sync_dir(path).at("syncing", path)?;
     }
     for name in names {
@@ -59,11 +59,11 @@ fn is_deleted(name: &str) -> bool {
     name.starts_with('.') && number.len() == 16 && number.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// Another process may be at the same.
+/// Removes a directory and its contents. Another process may be doing the same.
 fn remove_tree(files: &dyn Directory, dir: &Path) -> Result<()> {
     let names = files.list(dir).not_found_is_none().at("listing", dir)?;
     let Some(mut names) = names else { return Ok(()) };
-    // The settings first: a process that still reads the topic sees by them that it is gone.
+    // The settings first: their absence tells a process that still reads the topic that it is gone.
     names.sort_by_key(|name| name != SETTINGS);
     for name in names {
         let path = dir.join(&name);

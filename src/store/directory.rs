@@ -1,5 +1,5 @@
-//! A topic's directory: opening it once, and noticing that its files were removed or replaced while they
-//! are in use.
+//! A topic's directory: opening it once, and detecting that its files were removed or replaced while they are
+//! in use.
 
 use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::path::Path;
@@ -15,18 +15,18 @@ use crate::sys::{self, clock, Directory, DiskFile};
 
 /// An append checks this often, in nanoseconds, that the topic is still where it was opened.
 const CHECK_INTERVAL: u64 = 1_000_000_000;
-/// How often a topic that is deleted and made again meanwhile is opened before that is an error.
+/// How often to try to open a topic that is deleted and created again meanwhile, before that is an error.
 const TRIES: usize = 100;
 
-/// A topic's directory with the gate of the lock file in it, both still under the topic's name.
+/// A topic's directory with the gate of its lock file, both still under the topic's name.
 pub(super) struct Entered {
     pub(super) files: Arc<dyn Directory>,
     pub(super) lock_file: Box<dyn DiskFile>,
 }
 
 impl Store {
-    /// Makes the names in a directory of the topic durable, and its own name. A name that another process gave
-    /// before it died may be in the page cache only.
+    /// Makes durable the names in a directory of the topic, and the directory's own name. A name that another
+    /// process gave before it died may be in the page cache only.
     pub(crate) fn sync_names_in(&self, directory: &str) -> Result<()> {
         for dir in [&self.dir.join(directory), &self.dir] {
             self.files.sync_dir(dir).at("syncing", dir)?;
@@ -46,8 +46,8 @@ impl Store {
         }
     }
 
-    /// Fails if the files of the topic were removed, or others put in their place, since it was opened: the
-    /// members of those would not see what is written here, nor the other way round.
+    /// Fails if the topic's files were removed or replaced since it was opened: members that use
+    /// the new files would not see this process's records, nor would this process see theirs.
     pub(crate) fn check_in_place(&self) -> Result<()> {
         self.not_forked()?;
         let (name, held) = self.known_by;
@@ -59,7 +59,7 @@ impl Store {
         }
     }
 
-    /// The same, now and then: an append to a segment that is open resolves no name.
+    /// The same, from time to time: an append to an open segment resolves no name.
     #[inline]
     pub(super) fn check_in_place_sometimes(&self, now: u64) -> Result<()> {
         if now.abs_diff(self.checked_at.load(Ordering::Relaxed)) < CHECK_INTERVAL {
@@ -70,8 +70,8 @@ impl Store {
         Ok(())
     }
 
-    /// For a caller that finds nothing new, or asks how far the topic goes: without this, a topic whose files
-    /// are gone would look like one to which nothing is appended.
+    /// For a caller that finds nothing new, or asks how far the topic goes: without this check, a topic whose
+    /// files are gone would look like one to which nothing is appended.
     pub(crate) fn check_when_idle(&self) -> Result<()> {
         match &self.access {
             Access::Member(_) => self.check_in_place_sometimes(clock::wall_coarse()),
@@ -79,24 +79,24 @@ impl Store {
         }
     }
 
-    /// Before the durable end moves: what is synced is still the topic.
+    /// Called before the durable end moves: the synced files must still be the topic.
     pub(super) fn check_in_place_after_sync(&self) -> Result<()> {
         let checked = self.check_in_place();
         if checked.is_err() {
-            // The next append meets it before it writes.
+            // The next append checks again before it writes.
             self.checked_at.store(0, Ordering::Relaxed);
         }
         checked
     }
 
-    /// Why files are missing that are not damaged: the topic was removed or replaced.
+    /// Returns why files are missing if they are not damaged: the topic was removed or replaced.
     pub(crate) fn displaced(&self) -> Option<Error> {
         let checked = self.check_in_place().err();
         checked.filter(|error| matches!(error, Error::NotFound { .. } | Error::Replaced { .. }))
     }
 }
 
-/// The error for a topic whose files are gone.
+/// Returns the error for a topic whose files are gone.
 pub(super) fn removed(topic: &Store) -> Error {
     let now = match is_in_place(&topic.log, &*topic.files) {
         Ok(false) if topic.log.names_topic(&topic.dir) => {
@@ -109,13 +109,13 @@ pub(super) fn removed(topic: &Store) -> Error {
     Error::NotFound { what: format!("topic {} in {dir} any more: {what}; {now}", topic.name) }
 }
 
-/// Whether a topic lies in `dir`, a directory of `topics`.
+/// Whether a topic is in `dir`, a directory of `topics`.
 pub(crate) fn exists(topics: &dyn Directory, dir: &Path) -> Result<bool> {
     let path = dir.join(SETTINGS);
     match topics.open(&path, sys::Access::Read) {
         Ok(_) => Ok(true),
         Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(false),
-        // Not the file, perhaps, but the directory.
+        // Perhaps the symbolic link is not the file, but the directory.
         Err(error) if sys::is_symbolic_link(&error) && topics.open_dir(dir).is_err() => {
             Err(refused("opening", dir, error))
         }
@@ -137,8 +137,8 @@ pub(super) fn existing(log: &LogInner, name: &str) -> Result<Arc<dyn Directory>>
     })
 }
 
-/// Opens the directory of a topic that is to be deleted. Without its settings it cannot be used, and
-/// is told from any other directory by its lock file.
+/// Opens the directory of a topic that is to be deleted. Without its settings the topic cannot be used, and
+/// its lock file distinguishes it from any other directory.
 pub(super) fn to_delete(log: &LogInner, name: &str) -> Result<Arc<dyn Directory>> {
     match existing(log, name) {
         Err(Error::NotFound { what }) => {
@@ -155,7 +155,7 @@ pub(super) fn to_delete(log: &LogInner, name: &str) -> Result<Arc<dyn Directory>
     }
 }
 
-/// Opens the directory that `open` gives, and takes the gate of the topic that has it under its name.
+/// Opens a directory with `open`, and takes the gate of the topic that has it under its name.
 pub(super) fn enter(
     log: &LogInner,
     name: &str,
@@ -167,7 +167,7 @@ pub(super) fn enter(
         let files = open()?;
         let path = files.path().join(LOCK);
         let lock_file = files.open(&path, sys::Access::OpenOrCreate).not_found_is_none();
-        // Without it, the topic was deleted since its directory was opened.
+        // If the lock file is missing, the topic was deleted since its directory was opened.
         let Some(lock_file) = lock_file.at("locking", &path)? else { continue };
         wait_for_gate(&*lock_file, name, &path, deadline)?;
         // The topic may have been deleted, and made again, while this process waited.
@@ -180,12 +180,12 @@ pub(super) fn enter(
     Err(Error::TimedOut { what })
 }
 
-/// Makes the directory of a topic, unless it is there.
+/// Creates the directory of a topic, unless it exists.
 pub(super) fn make(topics: &dyn Directory, dir: &Path) -> Result<Arc<dyn Directory>> {
     topics.make_dir(dir).map_err(|error| refused("creating", dir, error))
 }
 
-/// An error of a topic's directory; of a symbolic link says what is wrong with it.
+/// Makes an error about a topic's directory; for a symbolic link it names the mistake.
 fn refused(doing: &'static str, dir: &Path, error: std::io::Error) -> Error {
     if sys::is_symbolic_link(&error) {
         let why = "a topic must be a directory of the log, and this is a symbolic link: move the \

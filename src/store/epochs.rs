@@ -10,10 +10,10 @@ use crate::format::epochs::{self, Entry};
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, Access, Directory};
 
-/// The most bytes that are read of the list.
+/// The most bytes of the list that are read.
 const MOST_BYTES: usize = 64 << 20;
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Epochs {
     files: Arc<dyn Directory>,
@@ -22,7 +22,7 @@ pub(super) struct Epochs {
 }
 
 impl Epochs {
-    /// The list of the topic in `files`; empty before it is [loaded](Self::load).
+    /// Creates the list of the topic in `files`; it is empty before it is [loaded](Self::load).
     pub(super) fn new(files: &Arc<dyn Directory>) -> Epochs {
         let path = files.path().join("epochs");
         Epochs { files: Arc::clone(files), path, list: Mutex::default() }
@@ -39,7 +39,7 @@ impl Epochs {
         Ok(())
     }
 
-    /// The epoch in which positions are stored now.
+    /// Returns the epoch in which positions are stored now.
     pub(super) fn current(&self) -> u32 {
         self.list.lock().iter().map(|entry| entry.epoch).max().unwrap_or(0)
     }
@@ -55,7 +55,7 @@ impl Epochs {
         let path: &Path = &self.path;
         let file = self.files.open(path, Access::OpenOrCreate).at("writing", path)?;
         let at = file.len().at("writing", path)?.next_multiple_of(epochs::ENTRY_LEN as u64);
-        // At least as many epochs as entries: the number of a damaged one is not given again.
+        // There were at least as many epochs as entries: the number of a damaged entry is not used again.
         let entries = u32::try_from(at / epochs::ENTRY_LEN as u64).unwrap_or(u32::MAX);
         let epoch = self.current().max(entries).saturating_add(1);
         let entry = Entry { epoch, start: end };

@@ -1,5 +1,5 @@
-//! What keeps a topic open: its handle, and the topics that a log has open, by name. Opening one can take
-//! long, or wait for another process: only threads that open the same topic wait for it.
+//! A topic's handle, which keeps it open, and the topics that a log has open, by name. Opening a topic can
+//! take long, or wait for another process: only threads that open the same topic wait for it.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use super::Store;
 use crate::error::{Error, Result};
 
-/// A topic in use: what its handles share. Dropping the last one waits for the jobs that are running and
+/// A topic in use, shared by all its users. Dropping the last reference waits for the running jobs and
 /// closes the topic.
 #[derive(Debug)]
 pub(crate) struct Handle {
@@ -34,7 +34,7 @@ impl Deref for Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // A forked child has no thread that would end the jobs.
+        // A forked child has no thread that could end the jobs.
         if !self.inner.made_in.is_parents() {
             self.inner.background.close();
             self.inner.sync_what_waits();
@@ -56,7 +56,7 @@ pub(crate) struct Handles {
     changed: Condvar,
 }
 
-/// Says that this thread opens a topic; takes that back when dropped.
+/// Marks a topic as being opened by this thread, until dropped.
 struct Claim<'a> {
     handles: &'a Handles,
     name: &'a str,
@@ -74,8 +74,8 @@ impl Drop for Claim<'_> {
 }
 
 impl Handles {
-    /// The topic of this name if it is open and its name still leads to it, or else what `open` gives.
-    /// `timeout` bounds the wait for another thread that is opening it.
+    /// Returns the topic of this name if it is open and the name still leads to it, or else the result of
+    /// `open`. `timeout` bounds the wait for another thread that is opening it.
     pub(crate) fn get_or_open(
         &self,
         name: &str,
@@ -83,7 +83,7 @@ impl Handles {
         open: impl FnOnce() -> Result<Arc<Handle>>,
     ) -> Result<Arc<Handle>> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        // One that was moved, deleted or replaced: its name leads elsewhere by now.
+        // A topic that was moved, deleted or replaced: its name leads elsewhere now.
         let mut stale = None;
         while let Some(topic) = self.known_or_claimed(name, deadline, stale.take())? {
             if topic.has_its_name()? {
@@ -104,7 +104,7 @@ impl Handles {
         Ok(opened)
     }
 
-    /// The topic, if it is open and is not `stale`; `None`: it is this thread's to open.
+    /// Returns the topic if it is open and is not `stale`; `None` if this thread has to open it.
     fn known_or_claimed(
         &self,
         name: &str,
@@ -119,7 +119,7 @@ impl Handles {
                     let is_stale = |topic: &Arc<Handle>| {
                         stale.as_ref().is_some_and(|stale| Arc::ptr_eq(stale, topic))
                     };
-                    // Not dropped here: closing it would wait under the lock.
+                    // Not dropped here, because closing it would wait under the lock.
                     if let Some(topic) = topic {
                         if !is_stale(&topic) {
                             return Ok(Some(topic));

@@ -1,4 +1,4 @@
-//! What the topics of a log share: its directory, the boot, the background threads, which are open.
+//! What the topics of a log share: the log's directory, the boot, the background threads, the open topics.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -11,7 +11,7 @@ use crate::housekeeper::Housekeeper;
 use crate::sys::fork::Generation;
 use crate::sys::{Directory, FileIdentity, Medium};
 
-/// The marker file's name.
+/// The name of the marker file.
 pub(crate) const MARKER: &str = "deaddrop";
 /// The name of the directory of all topics.
 pub(crate) const TOPICS: &str = "topics";
@@ -19,18 +19,18 @@ pub(crate) const TOPICS: &str = "topics";
 /// How to open a log.
 #[derive(Debug, Clone)]
 pub struct LogOptions {
-    /// Mode of the files of a new log, less the umask; directories get the search bits as well. 0600:
-    /// the owner alone. With 0640 a group may read, with 0660 it may append; users of several groups need
-    /// a directory with the setgid bit (`chmod g+s`), so that new files get its group. Files that are
-    /// added to a log later, by whichever process, get the mode of its file `deaddrop`: `chmod -R`
-    /// changes it. What root adds gets its owner and group as well, so that a command run with `sudo` does
-    /// not lock the owner out.
+    /// File mode of a new log, less the umask; directories get the search bits as well. 0600 allows only
+    /// the owner. 0640 also lets a group read, 0660 lets it append; users of several groups need a
+    /// directory with the setgid bit (`chmod g+s`), so that new files get its group. Files that any process
+    /// adds to a log later get the mode of the log's file `deaddrop`: `chmod -R` changes it. Files that
+    /// root adds also get its owner and group, so that a command run with `sudo` does not lock the owner
+    /// out.
     pub mode: u32,
-    /// Opens on a network file system. Locks and mappings are not shared between its machines: all
-    /// processes must run on one, and a power loss there is outside the promises.
+    /// Allows a network file system. Locks and mappings are not shared between machines: all processes must
+    /// run on one machine, and a power loss there is outside the promises.
     pub allow_network_file_system: bool,
-    /// Longest wait for a process that is just opening the same topic, or is stopped inside an
-    /// append; `None`: wait as long as it lives.
+    /// Longest wait for a process that is opening the same topic, or that is stopped inside an append.
+    /// `None` waits as long as that process lives.
     pub lock_timeout: Option<Duration>,
 }
 
@@ -42,9 +42,9 @@ impl Default for LogOptions {
 
 #[derive(Debug)]
 pub(crate) struct LogInner {
-    /// The directory, opened once: the log is this one, wherever its path leads later.
+    /// The directory, opened once: the log is this directory, wherever its path leads later.
     pub(crate) files: Arc<dyn Directory>,
-    /// The one of the topics, opened once as well. A log that is only read may not have it yet.
+    /// The directory of the topics, opened once as well. A log that is only read may not have it yet.
     topics_dir: OnceLock<Arc<dyn Directory>>,
     /// The marker file that was found when the log was opened.
     marker: FileIdentity,
@@ -60,7 +60,7 @@ pub(crate) struct LogInner {
 }
 
 impl LogInner {
-    /// Of a directory that is a log. `topics_dir`: the directory of its topics, if it is open already.
+    /// Describes the log in `files`. `topics_dir` is the directory of its topics, if it is open already.
     pub(crate) fn new(
         files: Arc<dyn Directory>,
         topics_dir: Option<Arc<dyn Directory>>,
@@ -86,34 +86,34 @@ impl LogInner {
         })
     }
 
-    /// The directory of a topic whose name was checked.
+    /// Returns the path of a topic's directory. The caller has checked the name.
     pub(crate) fn topic_dir(&self, name: &str) -> PathBuf {
         self.dir.join(TOPICS).join(name)
     }
 
-    /// The directory of the topics, if there is one.
+    /// Returns the directory of the topics, if it exists.
     pub(crate) fn topics_directory(&self) -> Result<Option<&Arc<dyn Directory>>> {
         if let Some(topics) = self.topics_dir.get() {
             return Ok(Some(topics));
         }
         let path = self.dir.join(TOPICS);
         let topics = self.files.open_dir(&path).not_found_is_none().at("opening", &path)?;
-        // Another thread may have been faster: its handle stays.
+        // Another thread may have been faster: then its handle is kept.
         Ok(topics.map(|topics| self.topics_dir.get_or_init(|| topics)))
     }
 
-    /// The directory of the topics of a log that is open for writing.
+    /// Returns the directory of the topics; an error if the log is read-only.
     pub(crate) fn topics_for_writing(&self) -> Result<&Arc<dyn Directory>> {
         self.topics_dir.get().ok_or_else(|| Error::ReadOnly { path: self.dir.clone() })
     }
 
-    /// Whether anything has the name of this directory of a topic.
+    /// Whether anything exists under this path of a topic's directory.
     pub(crate) fn names_topic(&self, dir: &Path) -> bool {
         matches!(self.topics_directory(), Ok(Some(topics)) if topics.identity_of(dir).is_ok())
     }
 
-    /// To be asked before something is added to the log: fails if its files were removed, or others put
-    /// in their place, since it was opened.
+    /// Fails if the log's files were removed or replaced since it was opened. Callers ask before they add
+    /// something to the log.
     pub(crate) fn check_not_replaced(&self) -> Result<()> {
         let path = self.dir.join(MARKER);
         match self.files.identity_of(&path).not_found_is_none().at("looking for", &path)? {
@@ -129,8 +129,8 @@ impl LogInner {
     }
 }
 
-/// The storage of a directory; refuses another machine's if that was not allowed. A topic can be mounted, and
-/// lie elsewhere than its log.
+/// Returns the storage that a directory is on; refuses a network file system unless that was allowed. A
+/// topic can be a mount point, and then is not on its log's storage.
 pub(crate) fn medium_of(files: &dyn Directory, options: &LogOptions) -> Result<Medium> {
     let path = files.path();
     let medium = files.medium().at("asking the file system of", path)?;
@@ -144,7 +144,7 @@ pub(crate) fn medium_of(files: &dyn Directory, options: &LogOptions) -> Result<M
     Ok(medium)
 }
 
-/// The files or folders of `dir` whose names users may give, sorted; none if it is not there.
+/// Lists the files or folders of `dir` that have valid names, sorted; empty if `dir` does not exist.
 pub(crate) fn names_in(files: &dyn Directory, dir: &Path) -> Result<Vec<String>> {
     let mut found = files.list(dir).not_found_is_none().at("listing", dir)?.unwrap_or_default();
     found.retain(|name| names::check(name).is_ok());

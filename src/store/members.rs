@@ -1,4 +1,4 @@
-//! Who has a topic open for writing, as any process can see it.
+//! Which processes have a topic open for writing, as any process can see it.
 
 use super::open::LOCK;
 use super::{Access, Store};
@@ -8,24 +8,24 @@ use crate::error::{IoResultExt, Result};
 use crate::sys;
 use crate::sys::atomic::Ordering;
 
-/// A process that has a topic open for writing, or a dead one that still has to be settled.
+/// A process that has a topic open for writing, or a dead one whose words are not settled yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemberInfo {
-    /// Its slot, from 0.
+    /// The number of its slot, from 0.
     pub slot: usize,
-    /// Its process id, as it saw itself: another one in another container. For people only.
+    /// Its process id, as it saw itself: it may have another one in another container. For people only.
     pub pid: u32,
-    /// The kernel says that it lives. If not, the next process that needs what it held takes it over.
+    /// Whether the kernel says it is alive. If not, the next process that needs what it held takes it over.
     pub is_alive: bool,
-    /// It holds the append lock at this moment.
+    /// Whether it holds the append lock at this moment.
     pub is_appending: bool,
-    /// It syncs at this moment.
+    /// Whether it syncs at this moment.
     pub is_syncing: bool,
 }
 
 impl Store {
-    /// The members, by slot. None if nobody has the topic open for writing.
+    /// Returns the members, by slot; empty if no process has the topic open for writing.
     pub(crate) fn members(&self) -> Result<Vec<MemberInfo>> {
         self.not_forked()?;
         // Looks for members that came after a read-only log was opened.
@@ -33,7 +33,7 @@ impl Store {
         let Some(words) = self.words() else { return Ok(Vec::new()) };
         let path = self.dir.join(LOCK);
         let mut alive = match &self.access {
-            // The kernel tells of locks of other open files only.
+            // The kernel reports only the locks of other open files.
             Access::Member(me) => member::living_slots(&*me.lock_file).map(|mut slots| {
                 slots.push(me.me.slot());
                 slots
@@ -45,7 +45,7 @@ impl Store {
         }
         .at("asking for the locks of", &path)?;
         alive.sort_unstable();
-        // Relaxed, as everything here: a picture of a moment, on which nothing is built.
+        // Relaxed, as everything here: a picture of one moment, on which nothing depends.
         let appending = Owner::of_word(words.lock.word.load(Ordering::Relaxed));
         let syncing = Owner::of_word(words.sync.owner.load(Ordering::Relaxed));
         let describe = |slot: usize, is_alive: bool| {
@@ -66,7 +66,7 @@ impl Store {
         let mut dead: Vec<usize> =
             [appending, syncing].iter().flatten().map(|owner| owner.slot()).collect();
         dead.dedup();
-        // The words are shared memory: a slot that there cannot be is none.
+        // The words are shared memory: a slot number that cannot exist is ignored.
         dead.retain(|slot| !alive.contains(slot) && *slot < words.members.len());
         all.extend(dead.iter().map(|&slot| describe(slot, false)));
         all.sort_by_key(|member| member.slot);

@@ -1,4 +1,4 @@
-//! Opening a topic: take the gate, decide, recover, take a slot, give the gate back.
+//! Opening a topic: take the gate, decide, recover, take a slot, release the gate.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -29,7 +29,7 @@ pub(super) const LOCK: &str = "lock";
 const CONTROL: &str = "control";
 
 impl Store {
-    /// Opens a topic for reading and writing; `create` makes it if there is none.
+    /// Opens a topic for reading and writing; `create` creates it if it does not exist.
     pub(crate) fn open(
         log: &Arc<LogInner>,
         name: &str,
@@ -55,9 +55,9 @@ impl Store {
         Ok(topic)
     }
 
-    /// Opens an existing topic that no other process has open for writing, and keeps the gate, so that
-    /// none opens it before the value is dropped. `before` is done first; it gets the end that the
-    /// words of this boot give, 0 if there are none to trust.
+    /// Opens an existing topic that no other process has open for writing, and keeps the gate, so that none
+    /// opens it before the value is dropped. Calls `before` first, with the end that the words of this boot
+    /// give, 0 if there are none to trust.
     pub(crate) fn open_alone(
         log: &Arc<LogInner>,
         name: &str,
@@ -78,7 +78,7 @@ impl Store {
         Ok(topic)
     }
 
-    /// Recovers what there is to recover, and takes a slot. The gate is held, and stays so.
+    /// Recovers if necessary, and takes a slot. The caller holds the gate, which stays held.
     fn open_gated(
         log: &Arc<LogInner>,
         name: &str,
@@ -146,7 +146,7 @@ impl Store {
         })
     }
 
-    /// The epoch in which positions are stored now.
+    /// Returns the epoch in which positions are stored now.
     pub(crate) fn epoch(&self) -> u32 {
         self.epochs.current()
     }
@@ -185,12 +185,12 @@ impl Store {
     }
 }
 
-/// Looks at the facts and does what the table says. The gate is held.
+/// Collects the facts and does what the table says. The gate is held.
 fn decide_and_recover(topic: &Store, alone: bool, existed: bool) -> Result<()> {
     let words = &topic.member()?.control;
-    // Before the directory is read: see `refresh_bases`.
+    // Read before the directory: see `refresh_bases`.
     let active = words.tail.place().active;
-    // Once: a large log has many names.
+    // Read once: a large log has many names.
     let names = topic.files.list(&topic.dir).at("listing", &topic.dir)?;
     let mut bases = bases_among(&names);
     if !alone {
@@ -208,11 +208,11 @@ fn decide_and_recover(topic: &Store, alone: bool, existed: bool) -> Result<()> {
     };
     let plan = recovery::opening(facts);
     if !matches!(plan, Opening::Attach | Opening::Refuse) {
-        // From here on nobody trusts the words until all are true again.
+        // From here on no process trusts the words until all of them are true again.
         words.identity.ready.store(0, Ordering::Release);
         crash_point!("open.unready");
         remove_leftovers(topic, words, facts.words_trusted, &names)?;
-        // Before a segment of their name could be set aside.
+        // Before a segment with one of their names could be set aside.
         trim::remove_in_turns(topic, trim::leftovers(topic, names)?);
     }
     match plan {
@@ -267,8 +267,8 @@ fn stamp_identity(topic: &Store, words: &Words) -> Result<()> {
     Ok(())
 }
 
-/// Files without a name in the log: those of dead rollers, of preparers that did not finish, and
-/// temporary ones. The gate is held and nobody else is a member.
+/// Removes files that are not part of the log: those of dead rollers and of preparers that did not finish,
+/// and temporary ones. The gate is held and no other process is a member.
 fn remove_leftovers(
     topic: &Store,
     words: &Words,
@@ -288,14 +288,14 @@ fn remove_leftovers(
         }
     }
     if !words_trusted {
-        // Once a boot: they are few, and small.
+        // Once per boot: they are few, and small.
         remove_unfinished(topic, CONSUMERS)?;
         remove_unfinished(topic, GROUPS)?;
     }
     Ok(())
 }
 
-/// Removes what processes that died while they made a file left in a directory of the topic.
+/// Removes unfinished files from a directory of the topic, left by processes that died while they made them.
 fn remove_unfinished(topic: &Store, within: &str) -> Result<()> {
     let dir = topic.dir.join(within);
     let names = topic.files.list(&dir).not_found_is_none().at("listing", &dir)?;
@@ -305,12 +305,12 @@ fn remove_unfinished(topic: &Store, within: &str) -> Result<()> {
     Ok(())
 }
 
-/// Takes over every word that names an earlier holder of `slot`.
+/// Settles every word that names an earlier holder of `slot`.
 fn settle_slot(topic: &Store, slot: usize) -> Result<()> {
     let words = &topic.member()?.control;
     let names_slot = |word: u32| Owner::of_word(word).is_some_and(|owner| owner.slot() == slot);
     if names_slot(words.lock.word.load(Ordering::Acquire)) {
-        // Taking the lock settles what its dead owner left.
+        // Taking the lock settles a dead owner's intent.
         drop(topic.lock_append()?);
     }
     let syncing = words.sync.owner.load(Ordering::Acquire);
@@ -329,7 +329,7 @@ fn settle_slot(topic: &Store, slot: usize) -> Result<()> {
     Ok(())
 }
 
-/// Makes the directory of a topic, unless it is there.
+/// Creates the directory of a topic, unless it exists.
 fn make_directory(
     log: &LogInner,
     name: &str,
@@ -339,13 +339,13 @@ fn make_directory(
     let topics = log.topics_for_writing()?;
     if !directory::exists(&**topics, &dir)? {
         log.check_not_replaced()?;
-        // A topic that cannot be made leaves no directory behind.
+        // A topic that cannot be created leaves no directory.
         check_medium(log, &**topics, &dir, &wanted.unwrap_or_default().to_settings(0)?)?;
     }
     directory::make(&**topics, &dir)
 }
 
-/// The settings, and which file they are in.
+/// Returns the settings, and the identity of the file that they are in.
 fn read_settings(files: &dyn Directory) -> Result<(Settings, FileIdentity)> {
     let path = files.path().join(SETTINGS);
     let read = files
@@ -356,9 +356,9 @@ fn read_settings(files: &dyn Directory) -> Result<(Settings, FileIdentity)> {
     Ok((settings.map_err(|error| Error::malformed(&path, 0, error))?, file))
 }
 
-/// Makes `slot`, whose byte is locked, this process's: the words that name an earlier holder are a
-/// dead one's from here on, and this one is alive before it takes the first lock. If it dies while it
-/// settles, its successor is another generation.
+/// Gives `slot`, whose byte is locked, to this process. From here on, words that name an earlier holder name
+/// a dead one, and this process counts as alive before it takes the first lock. If it dies while it settles,
+/// its successor has another generation.
 fn introduce(words: &Words, slot: usize) -> u32 {
     let member = &words.members[slot];
     let generation = member.generation.load(Ordering::Relaxed).wrapping_add(1);
@@ -367,7 +367,7 @@ fn introduce(words: &Words, slot: usize) -> u32 {
     generation
 }
 
-/// The stored settings, and whether they were there before.
+/// Returns the stored settings, and whether they existed before.
 fn read_or_create_settings(
     log: &LogInner,
     files: &dyn Directory,
@@ -414,8 +414,8 @@ fn check_medium(
     Ok(())
 }
 
-/// Refuses a copy that was made of hard links. Its files are those of the log that was copied: what is
-/// appended to one would be in both, and each would miss the segments that the other begins.
+/// Refuses a copy that was made of hard links. Its files are those of the copied log: records appended to one
+/// would be in both, and each would miss the segments that the other starts.
 fn check_links(files: &dyn Directory, lock_file: &dyn DiskFile) -> Result<()> {
     if !lock_file.has_other_names().at("counting the links of", &files.path().join(LOCK))? {
         return Ok(());
@@ -436,7 +436,7 @@ fn open_control(files: &dyn Directory) -> Result<Control> {
     Ok(Control::new(map))
 }
 
-/// Whether some process has the topic open for writing. Unknown counts as yes.
+/// Whether a process has the topic open for writing. True if that is unknown.
 fn has_members(files: &dyn Directory) -> bool {
     match files.open(&files.path().join(LOCK), sys::Access::Read) {
         Ok(lock_file) => !member::is_alone(&*lock_file).unwrap_or(false),
@@ -444,12 +444,12 @@ fn has_members(files: &dyn Directory) -> bool {
     }
 }
 
-/// The control words, mapped read-only, if there are members who keep them true.
+/// Returns the control words, mapped read-only, if living members keep them up to date.
 pub(super) fn living_control(log: &LogInner, files: &dyn Directory) -> Option<Control> {
     trusted_control(log, files).filter(|_| has_members(files))
 }
 
-/// The control words, mapped read-only, if they are to be trusted.
+/// Returns the control words, mapped read-only, if they can be trusted.
 fn trusted_control(log: &LogInner, files: &dyn Directory) -> Option<Control> {
     let file = files.open(&files.path().join(CONTROL), sys::Access::Read).ok()?;
     let identity = file.identity().ok()?;

@@ -1,5 +1,5 @@
-//! Opening a topic whose members are all dead, on the boot on which they died: their words say where to
-//! go on, if they agree with the files.
+//! Opening a topic whose members are all dead, on the boot on which they died: their words say where the log
+//! continues, if they agree with the files.
 
 use std::sync::Arc;
 
@@ -12,10 +12,9 @@ use crate::segment::{Batches, Found, Frames, Step, Walk};
 use crate::sys::atomic::Ordering;
 
 impl Store {
-    /// Whether the files hold something newer than the words say: a file system that was shut down and
-    /// mounted again on the same boot brings back an older instant of the control page. Or whether the
-    /// words contradict themselves. Writes nothing: also settling what such words say were dying writers
-    /// would write over records.
+    /// Whether the files hold something newer than the words say, or the words contradict themselves. If a
+    /// file system was shut down and mounted again on the same boot, an older state of the control page comes
+    /// back. Writes nothing: even settling the intents in such words would overwrite records.
     pub(super) fn is_overtaken(&self, words: &Words, bases: &[u64]) -> Result<bool> {
         let Place { active, position } = words.tail.place();
         let rolling_to = words.intent.roll.load(Ordering::Acquire).checked_sub(1);
@@ -25,7 +24,7 @@ impl Store {
         }
         let segment = match self.segment(active) {
             Ok(segment) => segment,
-            // The words say more than there is: see `words_fit`.
+            // The words say more than the files hold: see `words_fit`.
             Err(Error::Corrupt { .. }) => return Ok(false),
             Err(error) if error.is_file_not_found() => return Ok(false),
             Err(other) => return Err(other),
@@ -44,15 +43,15 @@ impl Store {
         if let Some(named) = rolling_to.filter(|&base| newest == Some(base) && base != active) {
             match self.segment(named) {
                 Ok(segment) => places.push((segment, layout::FIRST_FRAME_AT)),
-                // It got its name and not its header.
+                // The file got its name but not its header.
                 Err(Error::Corrupt { .. }) => return Ok(true),
                 Err(other) => return Err(other),
             }
         }
         for (segment, position) in places {
             let mut walk = Walk::new(segment, position, false);
-            // If the page cache was not lost, the words are as new as the bytes. If it may have been, a frame
-            // can be missing here and others stand behind it.
+            // If the page cache was not lost, the words are as new as the bytes. If it may have been lost, a
+            // frame can be missing here while later frames exist.
             let is_empty = || Walk::new(Arc::clone(&walk.segment), position, false).rest_is_zero();
             if !words.identity.is_on(self.files.mount()) && !is_empty()? {
                 return Ok(true);
@@ -64,8 +63,8 @@ impl Store {
         Ok(false)
     }
 
-    /// Goes on from the words of this boot. All members are dead: what they were doing is settled, and
-    /// what they had not synced is synced as if a failure had been seen and lost.
+    /// Continues from the words of this boot. All members are dead: their intents are settled, and records
+    /// that they had not synced are synced as if a failure had been reported and lost.
     pub(super) fn resume(&self, words: &Words) -> Result<()> {
         words.lock.word.store(0, Ordering::Release);
         words.sync.owner.store(0, Ordering::Release);
@@ -76,11 +75,11 @@ impl Store {
             Err(other) => return Err(other),
         }
         let end = words.tail.end.load(Ordering::Acquire);
-        // On this boot nothing that readers were shown can be lost: what is missing there is damage.
+        // On this boot no record that readers could see can be lost: a missing one is damage.
         let shown = shown_by(words, self.options.durability);
         let mut bases = self.segments.bases();
         if bases.last() != Some(&words.tail.place().active) {
-            // A roll that was settled has named one more.
+            // A settled roll has named one more segment.
             bases = self.refresh_bases_alone()?;
         }
         if !self.words_fit(words, &bases)? || !self.is_whole_behind(shown, words, &bases)? {
@@ -105,7 +104,7 @@ impl Store {
         Ok(())
     }
 
-    /// Whether files can be of an older instant, words included, than positions that were stored in the same
+    /// Whether the files, and the words with them, may be older than positions that were stored in the same
     /// epoch: the file system may have been shut down and mounted again. On a topic that survives power loss
     /// no position is past the durable end, and a later end would have been found on the disk.
     fn may_have_lost_records(&self, words: &Words) -> bool {
@@ -113,15 +112,15 @@ impl Store {
             && !words.identity.is_on(self.files.mount())
     }
 
-    /// `end` as far as the newest segment has room for it: words have no checksum.
+    /// Returns `end`, limited to what the newest segment has room for: words have no checksum.
     pub(super) fn possible_end(&self, bases: &[u64], end: u64) -> u64 {
         let Some(&last) = bases.last() else { return 0 };
         let len = self.segment(last).map_or(0, |segment| segment.len());
         end.min(last.saturating_add(layout::most_records(len.max(self.settings.segment_len))))
     }
 
-    /// Whether the tail's words are those of the frames: the batch appended last leads from its start
-    /// to the end, in the newest segment. Its checksums cover offsets and, by their seed, positions.
+    /// Whether the tail's words agree with the frames: the last appended batch leads from its start to the
+    /// end, in the newest segment. Its checksums cover offsets and, by their seed, positions.
     fn words_fit(&self, words: &Words, bases: &[u64]) -> Result<bool> {
         let Place { active, position } = words.tail.place();
         let end = words.tail.end.load(Ordering::Acquire);
@@ -174,8 +173,8 @@ impl Store {
         Ok(true)
     }
 
-    /// The first segment of a new topic; or of one all of whose segments are gone, whose offsets are
-    /// not used again as far as the words know them, and whose stored positions are clamped.
+    /// Creates the first segment of a new topic, or of a topic that has lost all its segments: its offsets
+    /// are not used again as far as the words know them, and its stored positions are clamped.
     pub(super) fn create_first_segment(
         &self,
         words: &Words,
@@ -193,8 +192,8 @@ impl Store {
     }
 }
 
-/// Behind the last byte of the active segment that was, or was about to be, written; `None` if the intent
-/// contradicts the place.
+/// Returns the position after the last byte of the active segment that was, or was about to be, written;
+/// `None` if the intent contradicts the place.
 fn written_end(words: &Words, position: u64, segment_len: u64) -> Option<u64> {
     let end = words.intent.end.load(Ordering::Acquire);
     if end == 0 {
@@ -210,7 +209,7 @@ fn written_end(words: &Words, position: u64, segment_len: u64) -> Option<u64> {
     (is_possible && is_aligned && (is_begun || is_positioned)).then_some(end)
 }
 
-/// Everything below it readers could see, by these words.
+/// Returns the end of the records that readers could see, by these words.
 pub(super) fn shown_by(words: &Words, durability: Durability) -> u64 {
     match durability {
         Durability::PowerLoss => words.durable.end.load(Ordering::Acquire),
@@ -218,8 +217,8 @@ pub(super) fn shown_by(words: &Words, durability: Durability) -> u64 {
     }
 }
 
-/// Sets every word but the identity, the epoch and the generations to its first value; and but the ends and
-/// the first offset, which read-only handles see: the caller stores those when they are known.
+/// Sets every word to its first value, except the identity, the epoch and the generations. It also leaves the
+/// ends and the first offset, which read-only handles see: the caller stores those when they are known.
 pub(super) fn reset(words: &Words) {
     words.lock.word.store(0, Ordering::Relaxed);
     for word in [

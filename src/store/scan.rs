@@ -1,4 +1,4 @@
-//! Recovery: reading the newest segments after a crash, and making what was found the truth.
+//! Recovery: reading the newest segments after a crash, and making the log end where they end.
 
 use std::sync::Arc;
 
@@ -14,31 +14,31 @@ use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, clock};
 
-/// Where a scan stands, and what it saw.
+/// How far a scan has come, and what it has found.
 pub(super) struct Scan {
     /// The next offset.
     pub(super) end: u64,
-    /// Behind the last whole batch of the segment it is in.
+    /// The position after the last whole batch of the current segment.
     pub(super) position: u64,
-    /// That segment; `None` if its header is unreadable.
+    /// The current segment; `None` if its header is unreadable.
     pub(super) segment: Option<Arc<Segment>>,
     max_timestamp: u64,
-    /// Where the last whole batch starts, and its first offset.
+    /// Where the last whole batch starts: its position and its first offset.
     last_batch: (u64, u64),
-    /// Everything behind the end is zero, and no segment follows.
+    /// Whether everything after the end is zero, and no segment follows.
     clean: bool,
     frames_behind: u64,
-    /// Segments behind a cut.
+    /// Segments after a cut.
     unpromised: Vec<u64>,
     damage: Vec<Damage>,
     cuts: Vec<Cut>,
-    /// Of each segment that was read: its base, and the positions between which the frames stand that are
-    /// not below the boundary.
+    /// For each segment that was read: its base, and the range of positions of its frames that are not below
+    /// the boundary.
     unpromised_frames: Vec<(u64, std::ops::Range<u64>)>,
 }
 
 impl Scan {
-    /// Counts the whole frames from the walk's place to the end of its segment, all of which are cut off
+    /// Counts the whole frames from the walk's position to the end of its segment. All of them are cut off,
     /// from `position` on.
     fn count_cut(&mut self, mut walk: Walk, position: u64, from: u64) -> Result<()> {
         let mut frames = 0;
@@ -53,7 +53,7 @@ impl Scan {
         Ok(())
     }
 
-    /// What an opening for writing would do, for who only reads.
+    /// Returns what an opening for writing would report, for a process that only reads.
     pub(super) fn report(&self, promised_boundary: u64) -> RecoveryReport {
         RecoveryReport {
             promised_boundary,
@@ -67,13 +67,13 @@ impl Scan {
         }
     }
 
-    /// The end is where `batches` found it so far.
+    /// Moves the end to where `batches` has found it so far.
     fn stand(&mut self, batches: &Batches) {
         (self.end, self.position) = (batches.end, batches.end_position);
         self.max_timestamp = self.max_timestamp.max(batches.newest);
     }
 
-    /// The frame before `position` is below the boundary, or not.
+    /// Notes whether the frame before `position` is below the boundary.
     fn pass_promised(&mut self, is_promised: bool, position: u64) {
         if let (Some((_, frames)), true) = (self.unpromised_frames.last_mut(), is_promised) {
             frames.start = position;
@@ -83,7 +83,7 @@ impl Scan {
 
 impl Store {
     /// Finds the end of the log by reading from the promised boundary on, and rebuilds the words.
-    /// `boundary_of_words`: a durable end that the control words are trusted with.
+    /// `boundary_of_words`: a durable end from trusted control words.
     pub(super) fn recover(&self, words: &Words, boundary_of_words: Option<u64>) -> Result<()> {
         let bases = self.refresh_bases_alone()?;
         let boundary = self.promised_boundary(&bases)?.max(boundary_of_words.unwrap_or(0));
@@ -98,7 +98,7 @@ impl Store {
         let end = scan.end.max(boundary);
         let begins_anew = ending != Ending::Continue && bases.contains(&end);
         if begins_anew && !scan.unpromised.contains(&end) {
-            // Not one whole frame in it: the segment that begins there now takes its name.
+            // It has no whole frame: the new segment that begins there takes its name.
             scan.unpromised.insert(0, end);
         }
         reset(words);
@@ -142,11 +142,11 @@ impl Store {
         Ok(())
     }
 
-    /// The highest durable end in any valid segment header or checkpoint slot of the newest segments.
+    /// Returns the highest durable end in any valid segment header or checkpoint slot of the newest segments.
     pub(super) fn promised_boundary(&self, bases: &[u64]) -> Result<u64> {
         let mut boundary = 0;
-        // A header written later says at least as much, so the newest readable one decides; its slots
-        // and those of the one before are looked at as well.
+        // A later header states at least as much as an earlier one, so the newest readable header decides.
+        // Its slots, and those of the segment before, are read as well.
         for &base in bases.iter().rev() {
             let segment = match self.segment(base) {
                 Ok(segment) => segment,
@@ -185,7 +185,7 @@ impl Store {
         for (index, &base) in bases.iter().enumerate().skip(first) {
             let next = bases.get(index + 1).copied();
             if scan.end < base && scan.end >= boundary {
-                // The end was found before this segment, which nobody was promised.
+                // The end was found before this segment, none of which was promised.
                 scan.unpromised.push(base);
                 scan.clean = false;
                 if let Ok(segment) = self.segment(base) {
@@ -206,11 +206,11 @@ impl Store {
                     scan.clean = false;
                     let (blank, most) = self.look_at_header(&path)?;
                     if blank && base >= boundary {
-                        // Named, but its header never reached the disk.
+                        // It has its name, but its header never reached the disk.
                         scan.unpromised.push(base);
                         continue;
                     }
-                    // A header was here: nobody knows how many records followed it.
+                    // There was a header, and it is unknown how many records followed it.
                     let end =
                         if blank { boundary } else { base.saturating_add(most).max(boundary) };
                     let offsets = base..next.unwrap_or(end);
@@ -224,8 +224,8 @@ impl Store {
         Ok(scan)
     }
 
-    /// Of a segment file whose header does not decode: whether none was ever written, and how many
-    /// records the file can hold.
+    /// For a segment file whose header does not decode: returns whether no header was ever written, and how
+    /// many records the file can hold.
     pub(super) fn look_at_header(&self, path: &std::path::Path) -> Result<(bool, u64)> {
         let file = self.files.open(path, sys::Access::Read).at("opening", path)?;
         let page = sys::read_start(&*file, PAGE_LEN).at("reading", path)?;
@@ -257,13 +257,13 @@ impl Store {
             };
             scan.stand(&batches);
             if batches.is_complete() {
-                // What stands after it was cut off before the next segment was begun.
+                // The bytes after it were cut off before the next segment was begun.
                 return Ok(());
             }
             if scan.end >= boundary && !self.is_rotten(&batches, next)? {
                 return self.scan_behind_end(scan, &batches, next);
             }
-            // Every batch here was whole: the frames before the damage stand.
+            // Every batch here was whole, so the frames before the damage count.
             let passed = batches.pass()?;
             scan.stand(&batches);
             let end = passed.found.or(next).unwrap_or(boundary).max(passed.expected);
@@ -278,14 +278,14 @@ impl Store {
         }
     }
 
-    /// Whether the frame that is missing where `batches` stands was whole once. What a power cut takes
-    /// are sectors, which hold then what they held before: zeros after some byte. If nothing here looks like
-    /// that, and whole frames or a segment stand after it, bytes have changed.
+    /// Whether the missing frame at which `batches` is was once whole. A power cut takes sectors, which then
+    /// hold their earlier contents: zeros after some byte. If nothing here looks like that, and whole frames
+    /// or a segment follow, bytes have changed.
     fn is_rotten(&self, batches: &Batches, next: Option<u64>) -> Result<bool> {
         let (segment, at) = (batches.segment(), batches.position());
         let mut search = Walk::new(Arc::clone(segment), at, false);
         if !matches!(search.step(u64::MAX, false)?, Step::Bad(_)) {
-            // Nothing, or a frame of another offset.
+            // There is nothing, or a frame of another offset.
             return Ok(false);
         }
         let after = at.saturating_add(frame::ALIGN as u64);
@@ -301,8 +301,8 @@ impl Store {
         Ok(!segment.has_unwritten(at..end)?)
     }
 
-    /// Looks at what stands after the end that was found: zeros, or the rest of a torn tail. `batches`
-    /// stands at the first bad byte, which is after the end if a batch is cut in two.
+    /// Examines the bytes after the end that was found: zeros, or the rest of a torn tail. `batches` is at
+    /// the first bad byte, which is after the end if a batch is cut in two.
     fn scan_behind_end(&self, scan: &mut Scan, batches: &Batches, next: Option<u64>) -> Result<()> {
         let walk = |position| Walk::new(Arc::clone(batches.segment()), position, false);
         scan.clean = next.is_none() && walk(scan.position).rest_is_zero()?;
@@ -312,8 +312,8 @@ impl Store {
         scan.count_cut(walk(batches.position()), scan.position, scan.end)
     }
 
-    /// Makes durable what the scan found readable: the page cache may hold what the disk does not.
-    /// `all`: also what is below the boundary.
+    /// Makes durable what the scan could read: the page cache may hold bytes that the disk does not. With
+    /// `all`, also the bytes below the boundary.
     fn sync_found(&self, scan: &Scan, all: bool) -> Result<()> {
         let mut kept = Vec::new();
         for (base, frames) in &scan.unpromised_frames {
@@ -326,10 +326,10 @@ impl Store {
             }
         }
         let failed = all || kept.iter().any(|(is_latched, ..)| *is_latched);
-        // Of a topic that syncs every block is written before it is used.
+        // In a topic that syncs, every block is written before it is used.
         let copy_all = failed && self.options.durability == Durability::ProcessCrash;
         let mut copies = false;
-        // Last those that say why: cut off on the way, the next recovery does the rest.
+        // Latched segments last: if this recovery is interrupted, a latch makes the next one do the rest.
         kept.sort_by_key(|(is_latched, ..)| *is_latched);
         for (_, segment, frames) in kept {
             self.heal_header(&segment)?;
@@ -360,7 +360,7 @@ impl Store {
         Ok(())
     }
 
-    /// Writes both header sectors again if one of them was lost.
+    /// Rewrites both header sectors if one of them was lost.
     fn heal_header(&self, segment: &Segment) -> Result<()> {
         let page = segment.header_page()?;
         for at in [0, layout::HEADER_COPY_AT] {
@@ -375,8 +375,8 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the segment in which the log continues after a cut. On a full disk a short one will do, so that
-    /// the topic can be opened.
+    /// Creates the segment in which the log continues after a cut. If the disk is full, a short one is
+    /// enough, so that the topic can be opened.
     fn start_next(&self, words: &Words, base: u64, epoch: u32, max_timestamp: u64) -> Result<()> {
         let len = self.settings.segment_len;
         match self.start_segment(words, base, (epoch, max_timestamp), len) {
@@ -388,7 +388,7 @@ impl Store {
         }
     }
 
-    /// Makes a new segment of `len` bytes at `base`, durable with its name, and enters it. The gate is held
+    /// Creates a new segment of `len` bytes at `base`, durable with its name, and enters it. The gate is held
     /// and no other process is a member.
     pub(super) fn start_segment(
         &self,
