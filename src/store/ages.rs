@@ -1,25 +1,26 @@
-//! What can be said of the age of segments while wall clocks are set, and were wrong.
+//! The age of segments, as far as it can be known while wall clocks are set or are wrong.
 
 use std::time::{Duration, SystemTime};
 
 use crate::sys::clock;
 
-/// Wall clock and boot clock agree if they differ by less than this from what they did.
+/// A wall clock counts as set if its difference from the boot clock changes by this or more, in nanoseconds.
 const SET: u64 = 60_000_000_000;
-/// A wall clock that was set is believed after it was right for this long, or for the age that it decides.
+/// A wall clock that was set is trusted again after this long, in nanoseconds, or after the age that it
+/// decides, if that is shorter.
 const TRIAL: u64 = 3_600_000_000_000;
 
-/// What is known of the clocks by which a topic's records were stamped.
+/// Properties of the clocks that stamped a topic's records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Clocks {
-    /// The newest time of all records, those that were dropped included; `None`: there are none.
+    /// The newest timestamp of all records, including dropped ones; `None` if there are none.
     pub newest: Option<SystemTime>,
-    /// How far that is after this moment. More than a tick of the clock says that a process appended by
-    /// a clock that was ahead, or that this process's clock is behind.
+    /// How far `newest` is after now. More than a tick of the clock means that a process appended while its
+    /// clock was ahead, or that this process's clock is slow.
     pub ahead: Duration,
-    /// Nothing goes for its age in this process at present, because the wall clock was set while the
-    /// topic was open.
+    /// This process drops nothing for its age at present, because the wall clock was set while the topic was
+    /// open.
     pub is_age_paused: bool,
 }
 
@@ -31,29 +32,29 @@ impl Clocks {
     }
 }
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Ages {
-    /// Wall clock less boot clock.
+    /// Wall clock minus boot clock.
     difference: u64,
-    /// By the boot clock, when the wall clock was found set; `None`: it was not.
+    /// When the wall clock was found to be set, by the boot clock; `None` if it was not.
     set_at: Option<u64>,
-    /// The active segment as it was seen, and when by the boot clock.
+    /// The active segment as it was seen, and when, by the boot clock.
     seen: Option<(u64, u64)>,
-    /// Segments that end at or below it were left longer ago than the age.
+    /// Segments that end at or below this base were sealed longer ago than the age.
     known_old: u64,
 }
 
 impl Default for Ages {
-    /// Of a topic that is opened now.
+    /// The state of a topic that is opened now.
     fn default() -> Ages {
         Ages { difference: clock_difference(), set_at: None, seen: None, known_old: 0 }
     }
 }
 
 impl Ages {
-    /// Looks at the clocks. `None`: nothing goes for its age, because somebody set the wall clock a
-    /// while ago. Else the base up to which segments are older than `age` by the boot clock, whatever
+    /// Checks the clocks. Returns `None` if nothing may be dropped for its age, because the wall clock was
+    /// set recently; else the base up to which segments are older than `age` by the boot clock, whatever
     /// their records say. `active` is the base of the active segment.
     pub(super) fn look(&mut self, age: Duration, active: u64) -> Option<u64> {
         let (now, age) = (clock::boottime(), clock::nanos(age));
@@ -75,13 +76,13 @@ impl Ages {
         Some(self.known_old)
     }
 
-    /// Whether nothing goes for its age now, as of the last look.
+    /// Whether nothing is dropped for its age now, as of the last check.
     pub(super) fn is_paused(&self) -> bool {
         self.set_at.is_some()
     }
 }
 
-/// Wall clock less boot clock, in nanoseconds.
+/// Returns wall clock minus boot clock, in nanoseconds.
 fn clock_difference() -> u64 {
     clock::wall().wrapping_sub(clock::boottime())
 }

@@ -1,8 +1,8 @@
-//! What one owner has of an offset file or a group file: pages whose positions become durable together, by
-//! one sync, on any thread.
+//! One owner's part of an offset file or a group file: pages whose positions become durable together, by one
+//! sync, on any thread.
 //!
-//! The owner commits by stores into the live words and takes no lock for it. Making a position durable
-//! reads those words, so the background does it without the owner.
+//! The owner commits by stores into the live words, without a lock. Making a position durable reads those
+//! words, so the background does it without the owner.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,46 +19,46 @@ use crate::format::PAGE_LEN;
 use crate::sys::atomic::{AtomicU64, Ordering};
 use crate::sys::{DiskFile, Map};
 
-/// Positions that are kept in the background are made durable this often.
+/// The background makes positions durable this often.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Every byte of a file that anything locks.
+/// The length of the range that covers every byte of a file that is ever locked.
 const ALL_LOCKS: u64 = 4 << 32;
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Book {
     pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) map: Arc<Map>,
     pub(crate) path: PathBuf,
-    /// The topic that handling appends to: a position is durable after the records it stands for.
+    /// The topic that handlers append to: a position becomes durable after the records appended for it.
     effects: Option<Closable>,
-    /// Positions are durable after the records below them.
+    /// Positions become durable after the records below them.
     after_records: bool,
     pub(crate) pages: Mutex<BTreeMap<usize, Page>>,
 }
 
-/// What is known of a page's slots.
+/// The state of a page's slots.
 #[derive(Debug)]
 pub(crate) struct Page {
     /// The sequence number of the newest slot.
     pub(crate) sequence: u64,
-    /// It is known to be on the disk: its neighbour may be written over.
+    /// Whether that slot is known to be on the disk, so that the other slot may be written over.
     pub(crate) slot_is_durable: bool,
-    /// What it says; `None`: something that the live words do not.
+    /// The contents of that slot; `None` if no slot is valid.
     pub(crate) synced: Option<Saved>,
     /// The epoch of the owner.
     pub(crate) epoch: u32,
 }
 
 impl Book {
-    /// Of a consumer.
+    /// Creates the book of a consumer.
     pub(crate) fn new(file: Arc<dyn DiskFile>, map: Arc<Map>, path: &Path) -> Book {
         let pages = Mutex::default();
         Book { file, map, path: path.to_owned(), effects: None, after_records: false, pages }
     }
 
-    /// Of a worker: its positions are durable after the records below them, and those of `effects`.
+    /// Creates a worker's book: positions are durable after the records below them, and those of `effects`.
     pub(crate) fn of_worker(
         file: Arc<dyn DiskFile>,
         map: Arc<Map>,
@@ -68,12 +68,12 @@ impl Book {
         Book { effects, after_records: true, ..Book::new(file, map, path) }
     }
 
-    /// Ends it: nothing is made durable any more, and the locks of the file are free.
+    /// Closes the book: it makes nothing durable any more, and the locks of the file are free.
     pub(crate) fn close(&self) {
-        // A sync of the background that is under way ends first.
+        // A background sync that is running ends first.
         let mut pages = self.pages.lock();
         pages.clear();
-        // What fails here is done by the kernel as soon as the background has let go of the file.
+        // If this fails, the kernel releases the locks as soon as the background has dropped the file.
         drop(self.file.unlock(0, ALL_LOCKS));
     }
 
@@ -81,10 +81,10 @@ impl Book {
         self.map.word(base + at)
     }
 
-    /// What the live words say now. With the lock held, so that no owner moves back meanwhile.
+    /// Returns what the live words say now. The caller holds the lock, so that no owner moves back meanwhile.
     fn saved(&self, base: usize, page: &Page) -> Saved {
-        // The floor first: an owner raises it after the position, and a floor of a later position would
-        // leave out what the records below that may have left behind.
+        // The floor first: an owner raises it after the position, and the floor of a later position would
+        // leave out effects of the records below that position.
         let floor = self.word(base, cursor::LIVE_FLOOR_AT).load(Ordering::Acquire);
         Saved {
             sequence: page.sequence + 1,
@@ -95,7 +95,7 @@ impl Book {
         }
     }
 
-    /// Makes the positions durable that are not.
+    /// Makes the positions durable that are not durable yet.
     pub(crate) fn sync(&self, topic: &Store) -> Result<()> {
         // In a file that was removed with its topic, no position is kept.
         topic.check_in_place()?;
@@ -112,7 +112,7 @@ impl Book {
             topic.wait_durable(last.min(end))?;
         }
         if let Some(effects) = &self.effects {
-            // Closed: its owner is gone, and has done this.
+            // If it is closed, its owner is gone, and has done this.
             let Some(waited) = effects.with(Store::wait_all_durable) else { return Ok(()) };
             waited?;
         }
@@ -123,7 +123,7 @@ impl Book {
         let in_doubt: Vec<usize> =
             due.iter().map(|(base, _)| *base).filter(|base| !pages[base].slot_is_durable).collect();
         if !in_doubt.is_empty() {
-            // An earlier owner may have died, or failed, between writing the slot and the disk.
+            // An earlier owner may have died or failed after writing the slot, before it was on the disk.
             in_doubt.iter().try_for_each(|&base| self.redirty(base))?;
             self.sync_file()?;
             for base in in_doubt {
@@ -131,14 +131,14 @@ impl Book {
             }
         }
         for (base, saved) in due {
-            // Until the sync has returned: a failed one leaves both slots in doubt.
+            // Until the sync has returned: a failed sync leaves both slots in doubt.
             pages.get_mut(base).expect("due").slot_is_durable = false;
             self.map.write(base + cursor::slot_at(saved.sequence), &saved.encode());
         }
         self.sync_file()?;
         for (base, saved) in due {
             let page = pages.get_mut(base).expect("due");
-            // Only after the sync: else the next write would go over the slot that is in force.
+            // Only after the sync, or else the next write would overwrite the slot that is valid.
             page.sequence = saved.sequence;
             page.synced = Some(*saved);
             self.is_on_disk(pages, *base);
@@ -146,7 +146,7 @@ impl Book {
         Ok(())
     }
 
-    /// Whether a position is not durable, as far as can be told without waiting.
+    /// Whether a position is not durable yet, as far as that is known without waiting.
     fn has_news(&self) -> bool {
         let Some(pages) = self.pages.try_lock() else { return false };
         pages.iter().any(|(base, page)| !page.is_durable(&self.saved(*base, page)))
@@ -159,7 +159,7 @@ impl Book {
         self.sync_file()
     }
 
-    /// The newest slot is on the disk: retention may believe it.
+    /// Notes that the newest slot is on the disk, so retention may rely on it.
     fn is_on_disk(&self, pages: &mut BTreeMap<usize, Page>, base: usize) {
         let page = pages.get_mut(&base).expect("the caller has it from there");
         page.slot_is_durable = true;
@@ -196,7 +196,7 @@ struct State {
 }
 
 impl Books {
-    /// From now on a position of this book is durable a second after it was committed.
+    /// From now on, a position of this book is durable a second after it was committed.
     ///
     /// # Errors
     ///
@@ -223,7 +223,7 @@ impl Books {
 
     fn sync(&self, topic: &Store) {
         for book in self.all() {
-            // Nobody waits for it: what fails is tried again a second later.
+            // No thread waits for this: a failure is retried a second later.
             if let Err(error) = book.sync(topic) {
                 events::position_not_synced(&topic.name, &error);
             }

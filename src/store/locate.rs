@@ -1,4 +1,4 @@
-//! From an offset or a time to a position, and how far readers may go.
+//! From an offset to a position, and how far readers may go.
 
 use std::sync::Arc;
 
@@ -16,15 +16,15 @@ use crate::sys::atomic::Ordering;
 /// How far the topic goes, at one instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Frontier {
-    /// What readers may see ends here.
+    /// The end of the records that readers may see.
     pub(crate) high_watermark: u64,
     /// The offset of the next record.
     pub(crate) end: u64,
-    /// Known to survive a power loss below this.
+    /// Records below this are known to survive a power loss.
     pub(crate) durable_end: u64,
     /// The base of the active segment.
     pub(crate) active: u64,
-    /// In the active segment, bytes below it no longer change.
+    /// In the active segment, bytes below this position no longer change.
     pub(crate) position: u64,
 }
 
@@ -32,13 +32,13 @@ pub(crate) struct Frontier {
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(super) batches: Batches,
-    /// Readers see no further: the rest was not durable when its writers died.
+    /// Readers see no further, because the rest was not durable when its writers died.
     pub(super) visible: u64,
     pub(super) durable_end: u64,
 }
 
 impl Store {
-    /// How far the topic goes now.
+    /// Returns how far the topic goes now.
     pub(crate) fn frontier(&self) -> Result<Frontier> {
         self.not_forked()?;
         match &self.access {
@@ -47,7 +47,7 @@ impl Store {
             Access::Still { left, found, live } => {
                 if live.get().is_none() {
                     if let Some(control) = living_control(&self.log, &*self.files) {
-                        // Another thread may have been faster: its mapping stays.
+                        // Another thread may have been faster: then its mapping is kept.
                         live.get_or_init(|| control);
                     }
                 }
@@ -59,7 +59,7 @@ impl Store {
         }
     }
 
-    /// The same, for a caller that does not go on to read: fails if the files of the topic are gone.
+    /// The same, for a caller that does not read next: fails if the topic's files are gone.
     pub(crate) fn current_frontier(&self) -> Result<Frontier> {
         let frontier = self.frontier()?;
         self.check_when_idle()?;
@@ -67,7 +67,7 @@ impl Store {
     }
 
     pub(super) fn frontier_of(&self, words: &Words) -> Frontier {
-        // Acquire: pairs with the Release stores that publish records; the place read after them is
+        // Acquire: pairs with the Release stores that publish records; the place that is read after them is
         // at least as new.
         let durable_end = words.durable.end.load(Ordering::Acquire);
         let end = words.tail.end.load(Ordering::Acquire);
@@ -77,7 +77,7 @@ impl Store {
         Frontier { high_watermark, end, durable_end, active, position }
     }
 
-    /// Scans for the end as a recovery would; later walks on from there, into new segments.
+    /// Scans for the end as a recovery would; later calls continue from there, into new segments.
     fn find_end(&self, left: Option<&Words>, found: &mut Option<Found>) -> Result<Frontier> {
         let found = match found {
             Some(found) => found,
@@ -100,7 +100,7 @@ impl Store {
                 break;
             } else {
                 let segment = match self.segment(end) {
-                    // It has its name and no header: nobody was promised anything in it.
+                    // It has a name but no header, so no record in it was promised.
                     Err(Error::Corrupt { path, .. }) if self.look_at_header(&path)?.0 => break,
                     segment => segment?,
                 };
@@ -118,11 +118,11 @@ impl Store {
         })
     }
 
-    /// Where a recovery would find the end; or how far the log goes if the newest header is damaged.
+    /// Finds the end as a recovery would, or how far the log goes if the newest header is damaged.
     fn scan_for_end(&self, left: Option<&Words>) -> Result<std::result::Result<Found, Frontier>> {
         let bases = self.refresh_bases()?;
         let left = match left {
-            // They may lack what the last member did.
+            // They may lack the last writes of the last member.
             Some(words) if !self.is_overtaken(words, &bases)? => Some(words),
             _ => None,
         };
@@ -132,7 +132,7 @@ impl Store {
         let is_synced = self.options.durability == Durability::PowerLoss;
         let visible = if left.is_some() && is_synced { boundary } else { u64::MAX };
         let scan = self.scan(&bases, boundary)?;
-        // The first thread that looks is as good as any.
+        // The report of any thread that scans will do.
         self.recovery.get_or_init(|| scan.report(boundary));
         let (end, position) = (scan.end, scan.position);
         Ok(match scan.segment {
@@ -140,7 +140,7 @@ impl Store {
                 let batches = Batches::of(Frames::from(&segment, position, end));
                 Ok(Found { batches, visible, durable_end })
             }
-            // What follows the newest header cannot be checked.
+            // The bytes after the newest header cannot be checked.
             None => Err(Frontier {
                 high_watermark: end,
                 end,
@@ -151,24 +151,24 @@ impl Store {
         })
     }
 
-    /// The open segment that starts at `base`.
+    /// Returns the open segment that starts at `base`.
     pub(crate) fn segment(&self, base: u64) -> Result<Arc<Segment>> {
         self.segments.get(base).map_err(|error| self.gone(error, base))
     }
 
-    /// Whether an open segment is all of the file that has its name now.
+    /// Whether an open segment covers the whole file that has its name now.
     pub(crate) fn is_current(&self, segment: &Segment) -> Result<bool> {
         self.segments.is_current(segment)
     }
 
-    /// Opens the segment that starts at `base` for this caller alone. For a sync beside those of other threads:
-    /// the kernel reports an error once to each open file description.
+    /// Opens the segment that starts at `base` for this caller alone, to sync it beside other threads: the
+    /// kernel reports an error once to each open file description.
     pub(super) fn segment_of_its_own(&self, base: u64) -> Result<Arc<Segment>> {
         self.segments.open_apart(base).map_err(|error| self.gone(error, base))
     }
 
-    /// The open segment that starts at `base`, with at least `position` bytes: one that was empty may
-    /// have been extended, by another process too, after it was opened.
+    /// Returns the open segment that starts at `base`, with at least `position` bytes. A segment that was
+    /// empty may have been extended after it was opened, also by another process.
     pub(super) fn segment_reaching(&self, base: u64, position: u64) -> Result<Arc<Segment>> {
         let segment = self.segment(base)?;
         if segment.len() >= position {
@@ -202,7 +202,7 @@ impl Store {
         }
     }
 
-    /// The first offset that is retained.
+    /// Returns the first retained offset.
     pub(crate) fn first_offset(&self) -> Result<u64> {
         self.not_forked()?;
         match self.words() {
@@ -211,11 +211,11 @@ impl Store {
         }
     }
 
-    /// Reads the directory, and returns the bases up to the segment that was active before. A large
-    /// directory is read in steps, and of segments that are named between two of them a later one may be
-    /// seen and an earlier one not: a list of more than that could have holes.
+    /// Reads the directory, and returns the bases up to the segment that was active before. A large directory
+    /// is read in steps. Of segments that get their names between two steps, the read can show a later one
+    /// and miss an earlier one, so a list that goes further could have holes.
     pub(super) fn refresh_bases(&self) -> Result<Vec<u64>> {
-        // It is named, and so are all below it.
+        // This segment has its name, and so do all before it.
         let named = match self.words() {
             Some(words) => words.tail.place().active,
             None => self.segments.list()?.last().copied().unwrap_or(0),
@@ -226,16 +226,16 @@ impl Store {
         Ok(bases)
     }
 
-    /// The same for a process that is alone under the gate, so that nothing is named meanwhile: all of
-    /// them, whatever the words say.
+    /// The same for a process that is alone under the gate, so that no segment gets its name meanwhile:
+    /// returns all bases, whatever the words say.
     pub(super) fn refresh_bases_alone(&self) -> Result<Vec<u64>> {
         let bases = self.segments.list()?;
         self.segments.set_bases(&bases);
         Ok(bases)
     }
 
-    /// Reads the directory again. Whether `offset` is now in another segment, or its segment has another
-    /// end, than `seen`.
+    /// Reads the directory again. Whether `offset` is now in another segment, or its segment has another end,
+    /// than `seen`.
     pub(crate) fn is_elsewhere(
         &self,
         offset: u64,
@@ -246,7 +246,7 @@ impl Store {
         Ok(self.around(offset, active).is_ok_and(|around| around != seen))
     }
 
-    /// The base of the segment that holds `offset`, and the base behind it if there is one.
+    /// Returns the base of the segment that holds `offset`, and the next base if there is one.
     pub(crate) fn around(&self, offset: u64, active: u64) -> Result<(u64, Option<u64>)> {
         if offset >= active {
             return Ok((active, None));
@@ -264,8 +264,8 @@ impl Store {
         }
     }
 
-    /// The base of the first segment file that starts behind `offset`, up to the one that was active when
-    /// `active` was read.
+    /// Returns the base of the first segment file that starts after `offset`, up to the one that was active
+    /// when `active` was read.
     pub(crate) fn base_behind(&self, offset: u64, active: u64) -> Result<Option<u64>> {
         let mut bases = self.refresh_bases()?.into_iter();
         Ok(bases.find(|&base| base > offset).filter(|&base| base <= active))
@@ -286,8 +286,8 @@ impl Store {
         }
     }
 
-    /// A walk that stands at the frame of `offset`, or at void frames before it, and the base of the
-    /// next segment if there is one. `offset` may be the end.
+    /// Returns a walk at the frame of `offset`, or at void frames before it, and the base of the next segment
+    /// if there is one. `offset` may be the end.
     pub(crate) fn walk_at(&self, offset: u64, frontier: &Frontier) -> Result<(Walk, Option<u64>)> {
         let first = self.first_offset()?;
         if offset < first {
@@ -310,7 +310,7 @@ impl Store {
         Ok((Walk::new(segment, entry.position, hot), next))
     }
 
-    /// A frame in a segment before which all frames have offsets below `offset`.
+    /// Returns the place of a frame in a segment before which all frames have offsets below `offset`.
     pub(super) fn entry_before(
         &self,
         segment: &Arc<Segment>,
@@ -324,7 +324,7 @@ impl Store {
         self.with_index(segment, next, frontier, |index| index.before_offset(offset))
     }
 
-    /// Calls `look` with the index of a segment: the stored one, or one built and stored now.
+    /// Calls `look` with the index of a segment: the stored one, or one that is built and stored now.
     pub(super) fn with_index<T>(
         &self,
         segment: &Arc<Segment>,

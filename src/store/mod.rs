@@ -1,32 +1,32 @@
-//! The store of one topic: its segments, its shared words, and what happens to them. It knows no reader,
-//! consumer or group: they use it.
+//! The store of one topic: its segments, its shared words, and the operations on them. Readers, consumers
+//! and groups use it; it knows none of them.
 //!
 //! | file here | what it does |
 //! |---|---|
-//! | `options` | settings |
-//! | `open` | opening: gate, decide, recover, take a slot |
+//! | `options`, `access` | settings; how a process reaches a topic: as a member, or reading only |
+//! | `open`, `directory` | opening: gate, decide, recover, take a slot; are the files still in place |
 //! | `resume` | continuing from the words of dead members |
 //! | `scan` | reading after a crash: where the log ends |
 //! | `aside` | segments that a recovery sets aside |
-//! | `segments`, `epochs` | which segments there are, and which are open; the list of epochs |
+//! | `segments`, `epochs` | which segments exist, and which are open; the list of epochs |
 //! | `draft` | the frames of an append, put together before the lock is taken |
-//! | `append` | the append path, and settling what a dead writer left |
+//! | `append` | the append path, and settling a dead writer's intent |
 //! | `roll`, `ahead` | the next segment; its file and the next pages, prepared ahead of the writers |
-//! | `home`, `handles` | what the topics of a log share; those that it has open |
-//! | `background` | background work, which ends when a topic is closed |
+//! | `home`, `handles` | what the topics of a log share; the topics that a log has open |
+//! | `background`, `sealed` | background work, which ends when a topic is closed; full segments |
 //! | `sync` | durability: group commit, takeover, latch |
 //! | `trim`, `ages`, `times` | retention, and what clocks say |
-//! | `positions`, `book` | positions in files: what they keep from being trimmed, and making them durable |
-//! | `members` | which processes have it open for writing |
-//! | `close` | closing in good order |
-//! | `copy` | a segment into new blocks, after a failed write |
-//! | `delete` | removing a topic |
-//! | `locate` | from offset or time to a position; where readers must stop |
+//! | `positions`, `book` | positions in files: they keep records from being trimmed; making them durable |
+//! | `members` | which processes have the topic open for writing |
+//! | `close` | orderly close |
+//! | `copy` | copying a segment into new blocks after a failed write |
+//! | `delete` | deleting a topic |
+//! | `locate` | from an offset to a position; how far readers may go |
 //! | `wait` | waiting for records |
 //!
 //! # Interface
 //!
-//! The layers above ask for this, and for nothing else; a test compares the table with the code.
+//! The layers above use these methods and no others; a test compares the table with the code.
 //!
 //! | about | methods of `Store` |
 //! |---|---|
@@ -106,36 +106,36 @@ use trim::Retaining;
 pub(crate) struct Store {
     pub(crate) log: Arc<LogInner>,
     pub(crate) name: String,
-    /// For messages: where the directory was when it was opened.
+    /// For messages: the directory's path when it was opened.
     pub(crate) dir: PathBuf,
     pub(crate) files: Arc<dyn Directory>,
     pub(crate) settings: Settings,
     pub(crate) options: TopicOptions,
     access: Access,
-    /// The file by which the topic is known: a member's lock file, in which it holds its slot, or the settings
-    /// that any other has read.
+    /// The file that identifies the topic: for a member the lock file, in which it holds its slot; for
+    /// every other process the settings file that it has read.
     known_by: (&'static str, FileIdentity),
     segments: Segments,
     pub(crate) recovery: OnceLock<RecoveryReport>,
     epochs: Epochs,
     ahead: Ahead,
-    /// Opened as a member, with words that hold: closing it syncs.
+    /// Opened as a member, with trusted words: closing the topic syncs it.
     is_open: AtomicBool,
     retaining: Retaining,
     files_made: AtomicU64,
     background: Background,
     sealed: Arc<sealed::Sealed>,
-    /// Positions that the background makes durable.
+    /// The positions that the background makes durable.
     pub(crate) books: Books,
     made_in: Generation,
-    /// The offset after the record that this process appended last: a guess at the next one, which costs
+    /// The offset after the record that this process appended last: a guess at the next offset that costs
     /// other writers nothing.
     last_end: AtomicU64,
-    /// When an append last made sure that the topic's files are in place.
+    /// When an append last checked that the topic's files are in place.
     checked_at: AtomicU64,
 }
 
-/// This process's state of the append path, guarded by the append lock.
+/// This process's state of the append path; the append lock guards it.
 #[derive(Debug, Default)]
 pub(crate) struct Local {
     /// The segment that this process last appended to.
@@ -143,7 +143,7 @@ pub(crate) struct Local {
 }
 
 impl Store {
-    /// The deadline of a wait for another process's lock that starts now.
+    /// Returns the deadline for a wait, starting now, for another process's lock.
     pub(super) fn lock_deadline(&self) -> Option<Instant> {
         self.log.options.lock_timeout.and_then(|timeout| Instant::now().checked_add(timeout))
     }

@@ -11,51 +11,51 @@ use crate::sys::clock::nanos;
 /// What an acknowledged record survives. Stored with the topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
-    /// Power loss, kernel crash, `kill -9`: an append returns after fdatasync. Concurrent appends, of
-    /// any thread and process, share one. Readers see only what is durable.
+    /// Power loss, kernel crash, `kill -9`: an append returns after fdatasync. Concurrent appends, from any
+    /// thread and process, share one fdatasync. Readers see only durable records.
     #[default]
     PowerLoss,
-    /// `kill -9` at once; power loss after at most this long and the time of one sync, while some process
-    /// that has the topic open for writing runs. (Where one sync takes longer than the interval, after
-    /// the time of two.) After the last one was killed, the kernel's own writeback applies (about 30 s);
-    /// a clean close syncs.
+    /// `kill -9` at once; power loss after at most this interval plus the time of one sync, while some
+    /// process that has the topic open for writing runs. (Where one sync takes longer than the interval,
+    /// plus the time of two.) After the last such process was killed, the kernel's own writeback applies
+    /// (about 30 s); a clean close syncs.
     PowerLossWithin(Duration),
-    /// `kill -9` and crashes of any process, at the price of a store into memory. A power loss may
-    /// take the newest records, and what comes back is a prefix of the log.
+    /// `kill -9` and crashes of any process; an append costs a store into memory. A power loss may take the
+    /// newest records; a prefix of the log remains.
     ProcessCrash,
 }
 
-/// What may be dropped from the start of a topic, whole segments at a time. Without a limit of age or
-/// size nothing is dropped, unless [`trim_before`](crate::Topic::trim_before) is called.
+/// What may be dropped from the start of a topic, whole segments at a time. Without a limit of age or size
+/// nothing is dropped, unless `consumed` is set or [`trim_before`](crate::Topic::trim_before) is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Retention {
-    /// Segments whose newest record is older may go. While a process has the topic open for writing, a
-    /// segment is left when its oldest record has half of this age, so a record goes when it has one and
-    /// a half times this age, at the latest 10 s later; if nothing is appended after it, when it has this
-    /// age. The price is a few segment files more.
+    /// A segment may be dropped when its newest record is older than this. While a process has the topic
+    /// open for writing, a segment is sealed when its oldest record has half of this age, so a record is
+    /// dropped at one and a half times this age, at the latest 10 s later; or at this age if nothing is
+    /// appended after it. This costs a few more segment files.
     ///
-    /// Ages are by the wall clocks of the processes that append and drop. A time that is in the future of
-    /// the process that drops does not count: instead of it, the time counts at which the record's
-    /// segment was left. If the wall clock is set by a minute or more while a topic is open, nothing
-    /// goes there for its age for an hour, or for this age if that is shorter; see
-    /// [`Topic::clocks`](crate::Topic::clocks). A process that opens a topic by a clock that runs ahead
-    /// drops too early what `consumed` does not hold.
+    /// Ages are by the wall clocks of the processes that append and drop. A timestamp that is in the future
+    /// of the process that drops is ignored: the time at which the record's segment was sealed is used
+    /// instead. If the wall clock is set by a minute or more while a topic is open, nothing is dropped
+    /// there for its age for an hour, or for this age if that is shorter; see
+    /// [`Topic::clocks`](crate::Topic::clocks). A process that opens a topic while its clock is ahead drops
+    /// too early, except records that `consumed` keeps.
     pub age: Option<Duration>,
-    /// The oldest segments may go while the sealed ones take more bytes than this. A writer that is
-    /// faster than the disk is held back: each process that appends goes up to nine segments past it. On
-    /// the disk are also the newest segment and the one that is ready to follow it.
+    /// The oldest segments may be dropped while the sealed ones take more bytes than this. A writer that is
+    /// faster than the disk is slowed down: each appending process goes at most nine segments over the
+    /// limit. The newest segment and the prepared one that follows it also take disk space.
     pub bytes: Option<u64>,
-    /// Nothing goes that a consumer has not durably committed past; and nothing while there is no
-    /// consumer. Alone, it lets go of all that every consumer has committed past.
+    /// Keeps each record until every consumer has durably committed past it, and everything while there is
+    /// no consumer. Without another limit, drops everything that every consumer has committed past.
     pub consumed: bool,
 }
 
-/// See the module. Every choice is stored: asking for another one later is an error that names both.
+/// A topic's settings. All are stored: opening the topic with others is an error that names both values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TopicOptions {
     /// What an acknowledged record survives.
     pub durability: Durability,
-    /// Bytes of a segment file, allocated whole: a multiple of 4096, 16 KiB to 2 GiB. Larger ones
+    /// Bytes of a segment file, allocated whole: a multiple of 4096, from 16 KiB to 2 GiB. Larger segments
     /// roll less often, smaller ones are dropped sooner.
     pub segment_len: u64,
     /// What may be dropped.
@@ -74,12 +74,12 @@ impl Default for TopicOptions {
 }
 
 impl TopicOptions {
-    /// The defaults with this durability.
+    /// Returns the defaults with this durability.
     pub fn durability(durability: Durability) -> TopicOptions {
         TopicOptions { durability, ..TopicOptions::default() }
     }
 
-    /// The stored form, for a new topic with this identity.
+    /// Returns the stored form, for a new topic with this identity.
     pub(crate) fn to_settings(self, topic_id: u64) -> Result<Settings> {
         let invalid = |what: String| Err(Error::Invalid { what });
         let len = self.segment_len;
@@ -113,7 +113,7 @@ impl TopicOptions {
         })
     }
 
-    /// The public form of stored settings.
+    /// Returns the public form of stored settings.
     pub(crate) fn of_settings(stored: &Settings) -> TopicOptions {
         TopicOptions {
             durability: match stored.durability {
@@ -132,7 +132,7 @@ impl TopicOptions {
         }
     }
 
-    /// The first setting in which `self`, as asked for, differs from `stored`, with both values.
+    /// Describes the first setting in which `self`, as requested, differs from `stored`, with both values.
     pub(crate) fn difference(&self, stored: &TopicOptions) -> Option<String> {
         let differs = |name: &str, stored: &dyn std::fmt::Debug, asked: &dyn std::fmt::Debug| {
             let (stored, asked) = (format!("{stored:?}"), format!("{asked:?}"));

@@ -1,7 +1,7 @@
-//! The positions of consumers and groups, as their files say them: what keeps records from being trimmed.
+//! The positions of consumers and groups, as stored in their files: they keep records from being trimmed.
 //!
-//! A position has a page, laid out as [`format::cursor`](crate::format::cursor) says: a consumer's file is
-//! one, and a group's file has one for each lane.
+//! Each position has a page, laid out as in [`format::cursor`](crate::format::cursor). A consumer's file is
+//! one page; a group's file has a page for each lane.
 
 use std::path::Path;
 
@@ -11,9 +11,9 @@ use crate::format::{cursor, group, Malformed, PAGE_LEN};
 use crate::sys::atomic::Ordering;
 use crate::sys::{self, Access, DiskFile, FileIdentity, Map};
 
-/// The directory of the offset files, one for each consumer.
+/// The name of the directory of the offset files, one for each consumer.
 pub(crate) const CONSUMERS: &str = "consumers";
-/// The directory of the group files.
+/// The name of the directory of the group files.
 pub(crate) const GROUPS: &str = "groups";
 
 /// Whether the live words of the page at `base` were written on this boot, to this file.
@@ -31,7 +31,7 @@ pub(crate) fn is_live_trusted(
         && word(cursor::LIVE_INO_AT) == identity.ino
 }
 
-/// Of the page at `base`, which was read as `bytes` before, the slots of which a power loss leaves one.
+/// Returns the slots of the page at `base`, read before as `bytes`, of which a power loss leaves one.
 pub(crate) fn durable_slots<'a>(
     map: &Map,
     base: usize,
@@ -42,8 +42,8 @@ pub(crate) fn durable_slots<'a>(
     cursor::durable_slots(bytes, is_live.then(known))
 }
 
-/// The smallest durable position of all consumers and lanes; `None` if there are none. A file or page
-/// that is unreadable keeps everything.
+/// Returns the smallest durable position of all consumers and lanes; `None` if there are none. An unreadable
+/// file or page keeps everything.
 pub(super) fn durable_floor(topic: &Store) -> Result<Option<u64>> {
     let mut floor: Option<u64> = None;
     for kind in [CONSUMERS, GROUPS] {
@@ -66,7 +66,7 @@ pub(super) fn durable_floor(topic: &Store) -> Result<Option<u64>> {
     Ok(floor)
 }
 
-/// Where the pages of a file begin and end; `None` if it is unreadable or another topic's.
+/// Returns where a file's pages begin and end; `None` if the file is unreadable or belongs to another topic.
 fn pages_of(
     topic: &Store,
     kind: &str,
@@ -83,7 +83,7 @@ fn pages_of(
     Ok(lanes.map(|(_, lanes)| (group::lane_at(0), group::file_len(lanes))))
 }
 
-/// The smallest durable position of the pages from `first` on.
+/// Returns the smallest durable position of the pages from `first` on.
 fn least_durable(
     topic: &Store,
     path: &Path,
@@ -105,7 +105,7 @@ fn least_durable(
     Ok(least)
 }
 
-/// `None` if the bytes are damaged; an error if another version wrote them.
+/// Returns `None` if the bytes are damaged, and an error if another version wrote them.
 fn unless_newer<T>(
     path: &Path,
     position: u64,

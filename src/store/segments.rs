@@ -1,4 +1,4 @@
-//! The segments of a topic: which there are, and which of them this process has open.
+//! The segments of a topic: which exist, and which of them this process has open.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -11,21 +11,21 @@ use crate::index::Index;
 use crate::segment::{list_bases, Segment};
 use crate::sys::{Access, Directory};
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Segments {
     files: Arc<dyn Directory>,
     access: Access,
     topic_id: u64,
     open: Mutex<HashMap<u64, Weak<Segment>>>,
-    /// The bases known to exist, in order.
+    /// The bases that are known to exist, in order.
     bases: Mutex<Vec<u64>>,
-    /// The index of the active segment, as far as it was looked at, with its base.
+    /// The index of the active segment, as far as it has been built, with its base.
     active_index: Mutex<Option<(u64, Index)>>,
 }
 
 impl Segments {
-    /// Those of the topic in `files`, which are opened for `access`.
+    /// Creates the segments of the topic in `files`, which are opened with `access`.
     pub(super) fn new(files: &Arc<dyn Directory>, access: Access, topic_id: u64) -> Segments {
         Segments {
             files: Arc::clone(files),
@@ -37,7 +37,7 @@ impl Segments {
         }
     }
 
-    /// The open segment that starts at `base`.
+    /// Returns the open segment that starts at `base`.
     pub(super) fn get(&self, base: u64) -> Result<Arc<Segment>> {
         let known = self.open.lock().get(&base).and_then(Weak::upgrade);
         if let Some(segment) = known {
@@ -56,7 +56,7 @@ impl Segments {
         open.retain(|_, segment| segment.strong_count() > 0);
         let other = open.get(&base).and_then(Weak::upgrade);
         if let Some(other) = other.filter(|other| other.len() >= segment.len()) {
-            // Another thread was faster; or it is the one from before, whose file was replaced.
+            // Another thread was faster; or it is the segment from before, whose file was replaced.
             if self.is_current(&other)? {
                 return Ok(other);
             }
@@ -65,8 +65,8 @@ impl Segments {
         Ok(segment)
     }
 
-    /// Whether an open segment is all of the file that has its name. Another process may have extended it for
-    /// a large record. A recovery may have put a copy in its place, beside processes that only read.
+    /// Whether an open segment covers the whole file that has its name. Another process may have extended the
+    /// file for a large record. A recovery may have put a copy in its place, beside processes that only read.
     pub(super) fn is_current(&self, segment: &Segment) -> Result<bool> {
         if segment.is_outgrown()? {
             return Ok(false);
@@ -76,7 +76,7 @@ impl Segments {
         }
         let path = &segment.path;
         let named = self.files.identity_of(path).not_found_is_none().at("looking for", path)?;
-        // A file that was removed by a trim is read on.
+        // A file that a trim removed can still be read.
         let Some(named) = named else { return Ok(true) };
         Ok(named == segment.file().identity().at("identifying", path)?)
     }
@@ -86,22 +86,22 @@ impl Segments {
         Segment::open(&*self.files, self.files.path(), base, Access::ReadWrite).map(Arc::new)
     }
 
-    /// Makes an open segment known under its base.
+    /// Registers an open segment under its base.
     pub(super) fn keep(&self, segment: &Arc<Segment>) {
         let mut open = self.open.lock();
         if open.len() == open.capacity() {
-            // Before it grows: most of them are closed.
+            // Before the map grows: most of the segments in it are closed.
             open.retain(|_, segment| segment.strong_count() > 0);
         }
         open.insert(segment.base(), Arc::downgrade(segment));
     }
 
-    /// Has a segment opened again when it is used next.
+    /// Makes the next use of a segment open it again.
     pub(super) fn forget(&self, base: u64) {
         self.open.lock().remove(&base);
     }
 
-    /// Forgets the segments below `first`, which are dropped.
+    /// Forgets the segments below `first`, which were dropped.
     pub(super) fn forget_below(&self, first: u64) {
         self.bases.lock().retain(|&base| base >= first);
         self.open.lock().retain(|&base, _| base >= first);
@@ -113,17 +113,17 @@ impl Segments {
         self.files.open(&path, Access::Read).is_ok()
     }
 
-    /// Reads from the directory which bases there are.
+    /// Reads from the directory which bases exist.
     pub(super) fn list(&self) -> Result<Vec<u64>> {
         list_bases(&*self.files, self.files.path())
     }
 
-    /// The bases known to exist.
+    /// Returns the bases that are known to exist.
     pub(super) fn bases(&self) -> Vec<u64> {
         self.bases.lock().clone()
     }
 
-    /// Says which bases exist.
+    /// Sets the bases that are known to exist.
     pub(super) fn set_bases(&self, bases: &[u64]) {
         bases.clone_into(&mut self.bases.lock());
     }
@@ -133,12 +133,12 @@ impl Segments {
         self.bases.lock().contains(&base)
     }
 
-    /// The base of the segment that holds `offset` and that of the one after it, if both are known.
+    /// Returns the base of the segment that holds `offset` and that of the next one, if both are known.
     pub(super) fn around(&self, offset: u64) -> Option<(u64, u64)> {
         around(&self.bases.lock(), offset)
     }
 
-    /// Calls `look` with the index of the active segment, as far as it was looked at.
+    /// Calls `look` with the index of the active segment, as far as it has been built.
     pub(super) fn with_active_index<T>(
         &self,
         segment: &Segment,
@@ -153,7 +153,7 @@ impl Segments {
     }
 }
 
-/// Of these bases, that of the segment that holds `offset` and the one after it.
+/// Returns, among these bases, that of the segment that holds `offset` and the next one.
 pub(super) fn around(bases: &[u64], offset: u64) -> Option<(u64, u64)> {
     let after = bases.partition_point(|&base| base <= offset);
     let base = after.checked_sub(1).map(|index| bases[index]);

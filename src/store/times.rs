@@ -1,4 +1,4 @@
-//! The times of records: where they are looked for, and what they say when a clock was ahead.
+//! The times of records: where they are found, and what they mean when a clock was ahead.
 
 use std::sync::Arc;
 
@@ -9,15 +9,15 @@ use crate::format::segment as layout;
 use crate::segment::{Frames, Seen, Segment};
 use crate::sys::clock;
 
-/// The newest time of the records before a segment, as far as it is not after `now`: their own, or else
-/// when the segment was begun. `None`: the clocks of both were ahead.
+/// Returns the newest time, not after `now`, of the records before a segment: their own, or else when the
+/// segment was begun. `None` if the clocks of both were ahead.
 pub(super) fn newest_before(segment: &Segment, now: u64) -> Option<u64> {
     let own = Some(segment.header.max_timestamp).filter(|&time| time <= now);
     own.or(segment.begun_at.filter(|&time| time <= now))
 }
 
-/// The newest time, up to `now`, of the records of a sealed segment; or `left`, when it was left, if the
-/// times of the last ones are after `now`.
+/// Returns the newest time, up to `now`, of the records of a sealed segment; or `left`, when it was sealed,
+/// if the times of the last records are after `now`.
 fn newest_of(
     segment: &Arc<Segment>,
     stop: u64,
@@ -40,8 +40,8 @@ fn newest_of(
     Ok(if ends_ahead { left } else { newest })
 }
 
-/// The time of the first record, which is there, or else when the segment was begun; `None`: both are
-/// after `now`.
+/// Returns the time of the first record, which must exist, or else when the segment was begun; `None` if both
+/// are after `now`.
 pub(super) fn oldest_of(segment: &Segment, now: u64) -> Result<Option<u64>> {
     let mut fixed = [0; frame::FIXED_LEN];
     let read = segment.file().read_at(&mut fixed, layout::FIRST_FRAME_AT);
@@ -52,8 +52,8 @@ pub(super) fn oldest_of(segment: &Segment, now: u64) -> Result<Option<u64>> {
 }
 
 impl Store {
-    /// The newest time of the records of the segment at `base`, which ends where `next` begins; `None`: all
-    /// that is known of it is after `now`, or it was dropped.
+    /// Returns the newest time of the records of the segment at `base`, which ends where `next` begins;
+    /// `None` if all that is known about it is after `now`, or it was dropped.
     pub(super) fn newest_of(&self, base: u64, next: &Segment, now: u64) -> Result<Option<u64>> {
         let most = next.header.max_timestamp;
         if most <= now {
@@ -64,14 +64,14 @@ impl Store {
         segment.map_or(Ok(None), |segment| newest_of(&segment, next.base(), now, left))
     }
 
-    /// The offset of the first record with a timestamp of at least `timestamp`; the high watermark if
-    /// there is none. A timestamp after this moment is that of a clock that was ahead: its record counts
-    /// as appended with those behind it, unless such a time is asked for.
+    /// Returns the offset of the first record with a timestamp of at least `timestamp`; the high watermark if
+    /// there is none. A timestamp after now comes from a clock that was ahead: its record counts as appended
+    /// together with the records after it, unless the caller asks for such a time.
     pub(crate) fn offset_at_time(&self, timestamp: u64) -> Result<u64> {
         loop {
             let first = self.first_offset()?;
             match self.search_time(timestamp, first) {
-                // Dropped while it was looked at.
+                // Dropped during the search.
                 Err(Error::Trimmed { .. }) if self.first_offset()? > first => {}
                 found => return Ok(found?.max(self.first_offset()?)),
             }
@@ -84,11 +84,12 @@ impl Store {
         if bases.last() != Some(&frontier.active) {
             bases = self.refresh_bases()?;
         }
-        // Another process may have trimmed, or rolled, since the directory was read.
+        // Another process may have trimmed or rolled since the directory was read.
         bases.retain(|base| (first..=frontier.active).contains(base));
         let now = clock::wall();
         let sane_until = if timestamp <= now { now } else { u64::MAX };
-        // The headers say the largest timestamp before each segment: rising, so searched by halves.
+        // Each header states the largest timestamp before its segment: these rise, so a binary search finds
+        // the segment.
         let (mut low, mut high) = (0, bases.len());
         while low < high {
             let middle = (low + high) / 2;
@@ -106,7 +107,7 @@ impl Store {
         let limit = if next.is_some() { u64::MAX } else { frontier.position };
         let frames = Frames::from(&segment, entry.position, entry.offset);
         let mut frames = frames.before(next).up_to(limit);
-        // The first of the records just before whose times are ahead.
+        // The first of the records, directly before this one, whose times are ahead.
         let mut ahead = None;
         loop {
             let fixed = match frames.step()? {
@@ -124,21 +125,21 @@ impl Store {
         }
         let expected = frames.next;
         if expected < next.unwrap_or(frontier.end) {
-            // Damage: reading there reports it.
+            // Damage: a reader that reads there gets the error.
             return Ok(ahead.unwrap_or(expected).min(frontier.high_watermark));
         }
         Ok(ahead.or(next).unwrap_or(frontier.high_watermark).min(frontier.high_watermark))
     }
 
-    /// The newest time of all records, in nanoseconds since the Unix epoch; 0: there are none.
+    /// Returns the newest time of all records, in nanoseconds since the Unix epoch; 0 if there are none.
     pub(crate) fn newest_time(&self) -> Result<u64> {
         let frontier = self.frontier()?;
         let segment = self.segment_reaching(frontier.active, frontier.position)?;
         self.with_index(&segment, None, &frontier, |index| index.reached.max_timestamp)
     }
 
-    /// The newest time, up to `now`, of the records before the first of these segments; if that is not
-    /// known, before the first of which it is.
+    /// Returns the newest time, up to `now`, of the records before the first of these segments; if that is
+    /// unknown, before the first one for which it is known.
     fn newest_before(&self, bases: &[u64], now: u64) -> Result<u64> {
         for &base in bases {
             if let Some(time) = newest_before(&*self.segment(base)?, now) {

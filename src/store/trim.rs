@@ -1,10 +1,9 @@
 //! Retention: dropping whole segments from the start of a topic.
 //!
-//! Ordered steps: 1. the word of the first offset moves, so that a reader that finds a file missing knows
-//! why. 2. A file without content, named by that offset, says durably that everything below it was
-//! dropped. 3. The files are removed, in any order, without a sync: whatever of them a power cut brings
-//! back, step 2 says that it is not part of the log. The next trim, or the next process to open the topic,
-//! removes it.
+//! Ordered steps: 1. The word of the first offset moves, so that a reader that misses a file knows why. 2. An
+//! empty file, named by that offset, states durably that everything below it was dropped. 3. The files are
+//! removed, in any order, without a sync: if a power cut brings some of them back, step 2 says that they are
+//! not part of the log. The next trim, or the next process to open the topic, removes them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering as Local};
@@ -28,22 +27,23 @@ use crate::sys::clock;
 use crate::sys::crash_point::crash_point;
 use crate::sys::Access;
 
-/// Files removed before it is another topic's turn.
+/// Files that are removed before it is another topic's turn.
 const AT_ONCE: usize = 64;
-/// The most rolls ahead of a trim, on a topic with a limit of bytes; then the roll trims first.
+/// The most rolls since a trim began, on a topic with a limit of bytes; after that many, the roll trims
+/// before the append continues.
 const MOST_AHEAD: u64 = 4;
 
-/// What a process knows of a topic's retention.
+/// What a process knows about a topic's retention.
 #[derive(Debug, Default)]
 pub(super) struct Retaining {
-    /// A trim in the background is waiting.
+    /// Whether a trim is waiting in the background.
     scheduled: Arc<AtomicBool>,
-    /// One thread at a time decides what goes.
+    /// One thread at a time decides which segments are dropped.
     turn: Mutex<()>,
     ages: Mutex<Ages>,
     /// Bytes of sealed segments, as far as they are known.
     lens: Mutex<HashMap<u64, u64>>,
-    /// Rolls of this process since a trim began.
+    /// Rolls of this process since the last trim began.
     rolls_ahead: AtomicU64,
 }
 
@@ -55,43 +55,43 @@ impl Retaining {
         topic.first_offset()
     }
 
-    /// Drops what the topic's settings let go.
+    /// Drops the segments that the topic's settings allow to drop.
     fn trim_by_retention(&self, topic: &Store) -> Result<u64> {
         let dropped = self.drop_by_retention(topic)?;
         remove_files(topic, &dropped)?;
         topic.first_offset()
     }
 
-    /// The same in the background, unless that is to be done already.
+    /// The same in the background, unless that is scheduled already.
     pub(super) fn trim_in_background(&self, topic: &Store) {
         if topic.options.retention == super::Retention::default() {
             return;
         }
         let Some(scheduled) = Scheduled::take(&self.scheduled) else { return };
         topic.background.submit(Duty::Trim, move |topic| {
-            // Before it looks: segments that may be dropped from here on are another job's.
+            // Before the job looks: segments that become droppable from here on are another job's.
             drop(scheduled);
-            // What fails now is tried again at the next roll, or when the timer is due.
+            // A failure is retried at the next roll, or when the timer is due.
             let dropped = topic.retaining.drop_by_retention(topic).unwrap_or_default();
             remove_in_turns(topic, dropped);
         });
     }
 
-    /// Called after a roll. A topic with a limit of bytes lets its writers go a few segments past it.
+    /// Called after a roll. Lets the writers of a topic with a limit of bytes go a few segments over it.
     pub(super) fn hold_to_limit(&self, topic: &Store) {
         if topic.options.retention.bytes.is_some()
             && self.rolls_ahead.fetch_add(1, Local::Relaxed) >= MOST_AHEAD
         {
-            // What fails is tried again at the next roll; a failed sync stops the next append.
+            // A failure is retried at the next roll; a failed sync stops the next append.
             drop(self.trim_by_retention(topic));
         }
     }
 
-    /// Decides what of the topic goes below `offset`, and says so durably. Returns the names of the files
-    /// to remove, those that an earlier trim left included.
+    /// Decides which segments below `offset` to drop, and notes it durably. Returns the names of the files to
+    /// remove, including those that an earlier trim left.
     fn drop_before(&self, topic: &Store, offset: u64) -> Result<Vec<String>> {
         let words = &topic.member()?.control;
-        // Before the directory is read: it is named, and so are all below it.
+        // Read before the directory: this segment has its name, and so do all before it.
         let active = words.tail.place().active;
         let mut names = topic.files.list(&topic.dir).at("listing", &topic.dir)?;
         let mut bases = bases_among(&names);
@@ -110,13 +110,13 @@ impl Retaining {
         leftovers(topic, names)
     }
 
-    /// See [`trim_by_retention`](Self::trim_by_retention): returns the names of the files to remove.
+    /// See [`trim_by_retention`](Self::trim_by_retention); returns the names of the files to remove.
     fn drop_by_retention(&self, topic: &Store) -> Result<Vec<String>> {
         let retention = topic.options.retention;
         if retention == super::Retention::default() {
             return Ok(Vec::new());
         }
-        // Without room for another segment the trim makes some.
+        // If there is no room for another segment, the trim makes some.
         drop(roll_if_old(topic));
         let _turn = self.turn.lock();
         let rolls = self.rolls_ahead.swap(0, Local::Relaxed);
@@ -127,14 +127,14 @@ impl Retaining {
         dropped
     }
 
-    /// The offset below which the topic's settings let segments go.
+    /// Returns the offset below which the topic's settings allow to drop segments.
     fn keep_from(&self, topic: &Store) -> Result<u64> {
         let retention = topic.options.retention;
         let active = topic.member()?.control.tail.place().active;
         let bases: Vec<u64> =
             topic.refresh_bases()?.into_iter().filter(|&base| base <= active).collect();
         let floor = match retention.consumed {
-            // No consumer has committed anything yet: nothing goes.
+            // No consumer has committed anything yet: nothing is dropped.
             true => durable_floor(topic)?.unwrap_or(0),
             false => u64::MAX,
         };
@@ -158,7 +158,7 @@ impl Retaining {
             match topic.newest_of(before, &next, now)? {
                 Some(newest) if now - newest > clock::nanos(age) => keep_from = base,
                 Some(_) => break,
-                // Stamped by a clock that was ahead of this one: it is at least as old as what follows.
+                // Stamped by a clock that was ahead of this one: at least as old as the next segment.
                 None if base <= known_old => keep_from = base,
                 None => {}
             }
@@ -180,7 +180,7 @@ impl Retaining {
         Ok(0)
     }
 
-    /// Bytes of a sealed segment's file, which stay as they are; `None`: it was dropped.
+    /// Returns the bytes of a sealed segment's file, which do not change; `None` if it was dropped.
     fn len_of_sealed(&self, topic: &Store, base: u64) -> Result<Option<u64>> {
         if let Some(&len) = self.lens.lock().get(&base) {
             return Ok(Some(len));
@@ -197,17 +197,17 @@ impl Store {
         self.retaining.trim_before(self, offset)
     }
 
-    /// Drops what the topic's settings let go.
+    /// Drops the segments that the topic's settings allow to drop.
     pub(crate) fn trim_by_retention(&self) -> Result<u64> {
         self.retaining.trim_by_retention(self)
     }
 
-    /// Whether nothing goes for its age in this process now.
+    /// Whether this process drops nothing for its age now.
     pub(crate) fn is_age_paused(&self) -> bool {
         self.retaining.ages.lock().is_paused()
     }
 
-    /// The segment at `base`; `None` if another thread or process has dropped it since the directory
+    /// Returns the segment at `base`; `None` if another thread or process has dropped it since the directory
     /// was read: every roll trims in the background.
     pub(super) fn segment_if_kept(&self, base: u64) -> Result<Option<Arc<Segment>>> {
         match self.segment(base) {
@@ -217,8 +217,8 @@ impl Store {
     }
 }
 
-/// Removes files in the background, topics taking turns. The next trim removes those that are left when
-/// the topic is closed.
+/// Removes files in the background; topics take turns. If the topic is closed first, the next trim removes
+/// the rest.
 pub(super) fn remove_in_turns(topic: &Store, mut files: Vec<String>) {
     let left = files.split_off(files.len().min(AT_ONCE));
     if remove_files(topic, &files).is_ok() && !left.is_empty() {
@@ -234,21 +234,22 @@ fn remove_files(topic: &Store, names: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The base of the segment that may become the first: the last one that ends at or before `offset`
-/// is the one before it.
+/// Returns the base of the segment that may become the first: the segment before it is the last one that ends
+/// at or before `offset`.
 fn droppable(topic: &Store, words: &Words, bases: &[u64], offset: u64) -> Result<Option<u64>> {
     let Some(others) = bases.get(1..) else { return Ok(None) };
     let firsts = &others[..others.partition_point(|&base| base <= offset)];
     let Some(&last) = firsts.last() else { return Ok(None) };
-    // The segments that are left must begin with a header on the disk. Otherwise a power cut could leave nothing that says where the log ends. A header is durable if a record after it is.
+    // The remaining segments must begin with a header on the disk. Otherwise a power cut could leave nothing
+    // that says where the log ends. A header is durable if a record after it is.
     let end = words.tail.end.load(Ordering::Acquire);
     if words.durable.end.load(Ordering::Acquire) <= last {
         topic.wait_durable(end)?;
     }
     if last == end {
-        // The active segment, without a record yet. Its name is durable with step 2. Another thread may be
-        // syncing it, so it is opened again: a failure is then reported to both. If this thread dies
-        // before it can latch the topic, the next sync writes the header again.
+        // The active segment, without a record yet. Step 2 makes its name durable. Another thread may be
+        // syncing it, so it is opened again: a failure is then reported to both. If this thread dies before
+        // it can latch the topic, the next sync writes the header again.
         words.sync.suspect_end.fetch_max(end + 1, Ordering::AcqRel);
         let segment = topic.segment_of_its_own(last)?;
         segment.redirty(0..layout::FIRST_FRAME_AT)?;
@@ -261,7 +262,7 @@ fn droppable(topic: &Store, words: &Words, bases: &[u64], offset: u64) -> Result
     Ok(firsts[..firsts.partition_point(|&base| base < durable)].last().copied())
 }
 
-/// Says that everything below `first` was dropped: durably once the directory is synced.
+/// Notes that everything below `first` was dropped; the note is durable once the directory is synced.
 fn note_first(topic: &Store, first: u64) -> Result<()> {
     let path = topic.dir.join(layout::first_file_name(first));
     match topic.files.open(&path, Access::CreateNew) {
@@ -274,8 +275,8 @@ fn note_first(topic: &Store, first: u64) -> Result<()> {
     Ok(())
 }
 
-/// Where records go by their age, leaves a segment whose oldest record has half of it: else the
-/// records of a topic to which little is appended would stay for as long as it takes to fill one.
+/// Where records are dropped for their age, rolls when the active segment's oldest record has half of that
+/// age: otherwise records of a quiet topic would stay for as long as it takes to fill a segment.
 fn roll_if_old(topic: &Store) -> Result<()> {
     let Some(age) = topic.options.retention.age else { return Ok(()) };
     let words = &topic.member()?.control;
@@ -293,8 +294,8 @@ fn roll_if_old(topic: &Store) -> Result<()> {
     }
 }
 
-/// Of the names in the topic's directory those of files that were dropped and not removed yet. The note
-/// that says so is durable on return: the process that made it may have died before it was.
+/// Returns, among the names in the topic's directory, those of dropped files that were not removed yet. The
+/// note that they were dropped is durable on return: the process that wrote it may have died before it was.
 pub(super) fn leftovers(topic: &Store, names: Vec<String>) -> Result<Vec<String>> {
     let first = layout::first_among(names.iter().map(String::as_str)).unwrap_or(0);
     let dropped = dropped_among(names, first);
@@ -304,10 +305,10 @@ pub(super) fn leftovers(topic: &Store, names: Vec<String>) -> Result<Vec<String>
     Ok(dropped)
 }
 
-/// Of the names in a topic's directory those that belong to segments below `first`.
+/// Returns, among the names in a topic's directory, those that belong to segments below `first`.
 fn dropped_among(mut names: Vec<String>, first: u64) -> Vec<String> {
     names.retain(|name| layout::base_of(name).is_some_and(|base| base < first));
-    // Oldest first: readers that look at the directory see no hole.
+    // Oldest first, so that readers of the directory see no hole.
     names.sort();
     names
 }

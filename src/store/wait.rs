@@ -1,4 +1,4 @@
-//! Waiting for records: a spin, then a bounded sleep, and help for a sync that nobody finishes.
+//! Waiting for records: a spin, then a bounded sleep, and help for a sync that no writer finishes.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,12 @@ use crate::error::{Error, Result};
 use crate::stop::Stop;
 use crate::sys::atomic::Ordering;
 
-/// A reader that slept this long helps a sync along that nobody else does.
+/// A reader that has slept this long completes a sync that no other thread completes.
 const STALLED: Duration = Duration::from_millis(50);
 
 impl Store {
-    /// Waits until the high watermark is beyond `seen`: spins for at most `spin`, then sleeps. False
-    /// if `stop` was given, or after `timeout`.
+    /// Waits until the high watermark is past `seen`: spins for at most `spin`, then sleeps. Returns false if
+    /// `stop` was signalled, or after `timeout`.
     pub(crate) fn wait_beyond(
         &self,
         seen: u64,
@@ -23,7 +23,7 @@ impl Store {
     ) -> Result<bool> {
         self.not_forked()?;
         let started = Instant::now();
-        // Whoever only looks does not spin either.
+        // A caller that does not wait does not spin either.
         let spin = timeout.map_or(spin, |timeout| spin.min(timeout));
         let synced = self.options.durability == Durability::PowerLoss;
         if let (Some(words), true) = (self.words(), spin > Duration::ZERO) {
@@ -58,21 +58,21 @@ impl Store {
                         help_publish(self, seen)?;
                     }
                 }
-                // Nothing may be written, so not even the waiter's bit: look now and then.
+                // This process may not write, not even the waiter's bit, so it polls.
                 _ => std::thread::sleep(left.min(Duration::from_millis(10))),
             }
         }
     }
 }
 
-/// On a `PowerLoss` topic a record whose writer died before its sync is shown to nobody until
-/// somebody syncs: a reader that has waited does.
+/// On a `PowerLoss` topic a record whose writer died before its sync is invisible until a process syncs: a
+/// reader that has waited long enough does.
 fn help_publish(topic: &Store, seen: u64) -> Result<()> {
     let frontier = topic.frontier()?;
     if frontier.high_watermark <= seen && frontier.end > seen {
-        // Waits for a syncer that is alive, takes a dead one's work over, overtakes a stopped one.
+        // Waits for a living syncer, takes over from a dead one, overtakes a stopped one.
         return match topic.wait_durable(frontier.end) {
-            // The latch stops writers; what is durable stays readable.
+            // The latch stops writers; durable records stay readable.
             Err(Error::SyncFailed { .. }) => Ok(()),
             other => other,
         };
