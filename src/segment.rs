@@ -29,12 +29,12 @@ pub(crate) struct Segment {
     file: Box<dyn DiskFile>,
     len: u64,
     map: OnceLock<Map>,
-    /// Made if it is read in place by a process that does not write to it.
+    /// Created when a process that does not write to the file reads it in place.
     read_map: OnceLock<Map>,
     /// Bytes below this position have been made resident in this process.
     resident: AtomicU64,
-    /// Set when the file is known to have its blocks, or not to be able to: before it is mapped for
-    /// writing.
+    /// Set, before the file is mapped for writing, when the file is known to have its blocks (true) or to be
+    /// unable to have them (false).
     has_blocks: OnceLock<bool>,
 }
 
@@ -74,7 +74,7 @@ impl Segment {
         header: Header,
         begun_at: Option<u64>,
     ) -> Result<Segment> {
-        // Whole words: a file that was cut off in one holds no frame there.
+        // Whole words: a file that was cut off inside a word has no frame there.
         let len = file.len().at("asking the length of", &path)? & !7;
         if len < layout::FIRST_FRAME_AT {
             let what =
@@ -98,18 +98,18 @@ impl Segment {
         self.header.base
     }
 
-    /// Bytes of the file when it was opened. An empty segment can be extended for a large record.
+    /// The length of the file when it was opened. An empty segment can be extended for a large record.
     pub(crate) fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether the file is longer by now.
+    /// Whether the file is longer now.
     pub(crate) fn is_outgrown(&self) -> Result<bool> {
         let len = self.file.len().at("sizing", &self.path)?;
         Ok(len & !7 > self.len)
     }
 
-    /// The shared writable mapping; made at the first call.
+    /// Returns the shared writable mapping, created at the first call.
     pub(crate) fn map(&self) -> Result<&Map> {
         if self.has_blocks.get().is_none() {
             let filled = self.file.fill_holes(self.len).at("allocating", &self.path)?;
@@ -118,12 +118,12 @@ impl Segment {
         self.mapped(&self.map, true)
     }
 
-    /// Notes that this process, or one that is alive, has just allocated the file.
+    /// Notes that this process, or another living one, has just allocated the file.
     pub(crate) fn was_allocated(&self) {
         self.has_blocks.get_or_init(|| true);
     }
 
-    /// A mapping to read from: the writable one if there is one; made at the first call.
+    /// Returns a mapping to read from: the writable one if it exists, else one created at the first call.
     fn map_to_read(&self) -> Result<&Map> {
         match self.map.get() {
             Some(map) => Ok(map),
@@ -133,26 +133,26 @@ impl Segment {
 
     fn mapped<'a>(&self, slot: &'a OnceLock<Map>, writable: bool) -> Result<&'a Map> {
         if slot.get().is_none() {
-            // Whole words: a file that was cut elsewhere has no frame in what is left out.
+            // Whole words: a file that was cut off elsewhere has no frame in the part that is left out.
             let len = usize::try_from(self.len()).expect("a 64-bit platform") & !7;
             let map = self.file.map(len, writable).at("mapping", &self.path)?;
-            // Another thread may have been faster: its mapping stays, ours is dropped.
+            // Another thread may have been faster: then its mapping is kept and this one dropped.
             slot.get_or_init(|| map);
         }
         Ok(slot.get().expect("just set"))
     }
 
-    /// The file.
+    /// Returns the file.
     pub(crate) fn file(&self) -> &dyn DiskFile {
         &*self.file
     }
 
-    /// Has the next sync write the pages of a range, whatever the page cache believes of them.
+    /// Makes the next sync write the pages of a range, even if the page cache holds them to be clean.
     pub(crate) fn redirty(&self, positions: std::ops::Range<u64>) -> Result<()> {
         self.file.redirty(positions.start, positions.end).at("marking pages of", &self.path)
     }
 
-    /// fdatasync.
+    /// Calls fdatasync.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -165,18 +165,18 @@ impl Segment {
             .at("asking for the blocks of", &self.path)
     }
 
-    /// Reads the header page as it stands.
+    /// Reads the header page as it is now.
     pub(crate) fn header_page(&self) -> Result<Vec<u8>> {
         crate::sys::read_start(&*self.file, PAGE_LEN).at("reading", &self.path)
     }
 
-    /// Position below which pages are resident.
+    /// Returns the position below which pages are resident.
     #[inline]
     pub(crate) fn resident(&self) -> u64 {
         self.resident.load(Ordering::Relaxed)
     }
 
-    /// Makes pages resident up to `end`, in one piece. Idempotent; several threads may call it.
+    /// Makes pages resident up to `end`, in one call. Idempotent; several threads may call it.
     pub(crate) fn populate(&self, end: u64) -> Result<()> {
         let end = end.next_multiple_of(PAGE_LEN as u64).min(self.len());
         let start = self.resident() & !(PAGE_LEN as u64 - 1);
@@ -188,15 +188,15 @@ impl Segment {
         Ok(())
     }
 
-    /// Notes that no page will be made resident ahead, if every page has its blocks.
+    /// Turns off making pages resident ahead, if every page has its blocks.
     pub(crate) fn skip_populate(&self) {
         if self.has_blocks.get() == Some(&true) {
             self.resident.store(u64::MAX, Ordering::Relaxed);
         }
     }
 
-    /// Copies up to `out.len()` bytes from `position` (a multiple of 8), from the mapping if there is
-    /// one and `hot` asks for it.
+    /// Copies up to `out.len()` bytes from `position` (a multiple of 8): from the mapping, if there is one
+    /// and `hot` is set, else from the file.
     fn read(&self, position: u64, out: &mut [u8], hot: bool) -> io::Result<usize> {
         match self.map.get().filter(|_| hot) {
             Some(map) => {
@@ -208,8 +208,8 @@ impl Segment {
         }
     }
 
-    /// Whether a sector in this range ends, or the range begins, in zeros: it was never written, or not
-    /// to its end. Frames are not zeros but for what their callers put in them.
+    /// Whether the range begins with zeros, or one of its sectors ends with zeros: such a sector was never
+    /// written, or not to its end. Only the caller's bytes in a frame can be zeros otherwise.
     pub(crate) fn has_unwritten(&self, positions: std::ops::Range<u64>) -> Result<bool> {
         const WORD: u64 = 8;
         let is_zero = |position: u64, len: u64| -> Result<bool> {
@@ -235,13 +235,13 @@ impl Segment {
         Ok(false)
     }
 
-    /// The error for invalid bytes at `position`.
+    /// Returns the error for invalid bytes at `position`.
     pub(crate) fn corrupt(&self, position: u64, offset: Option<u64>, what: &Malformed) -> Error {
         Error::Corrupt { path: self.path.clone(), position, offset, what: what.to_string() }
     }
 }
 
-/// The base offsets of all segments among the names in a topic's directory, in order, less dropped ones.
+/// Returns the bases of all segments among the names in a topic's directory, in order, without dropped ones.
 pub(crate) fn bases_among(names: &[String]) -> Vec<u64> {
     let first = layout::first_among(names.iter().map(String::as_str)).unwrap_or(0);
     let bases = names.iter().filter_map(|name| layout::parse_file_name(name));
@@ -250,7 +250,7 @@ pub(crate) fn bases_among(names: &[String]) -> Vec<u64> {
     bases
 }
 
-/// The base offsets of all published segments in a topic's directory, in order.
+/// Returns the bases of all published segments in a topic's directory, in order.
 pub(crate) fn list_bases(files: &dyn Directory, dir: &Path) -> Result<Vec<u64>> {
     let names = files.list(dir).at("listing", dir)?;
     Ok(bases_among(&names))

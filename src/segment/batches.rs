@@ -1,12 +1,12 @@
-//! What a sequence of frames means: which records it holds, which offsets it gives up, where it ends.
+//! What a sequence of frames means: which records it holds, which offsets it marks lost, where it ends.
 //!
 //! The only place that decides this. [`meaning`] judges one frame; [`Frames`] walks a segment frame by frame;
-//! [`Batches`] puts frames together to whole batches. The rules are those of `docs/format.md`: records count up
-//! from the base and end before the next segment's base; a void frame gives offsets up, and one that would
-//! give up more than its segment can have held is damage; a batch counts when it is whole, or when it is not at
-//! the end of the log.
+//! [`Batches`] combines frames into whole batches. The rules are those of `docs/format.md`: records count up
+//! from the base and end before the next segment's base; a void frame can mark offsets lost, and one that
+//! would mark more than its segment can have held is damage; a batch counts when it is whole, or when it is
+//! not at the end of the log.
 //!
-//! Does not know where a log ends: callers decide whether to stop at a frame that is missing, or to pass it.
+//! Does not know where a log ends: callers decide whether to stop at a missing frame or to pass it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,21 +18,21 @@ use crate::format::frame::{self, Fixed};
 use crate::format::segment::{most_records, FIRST_FRAME_AT};
 use crate::format::Malformed;
 
-/// What a valid frame means where the record `next` is expected.
+/// The meaning of a valid frame where the record `next` is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Meaning {
     /// The expected record.
     Record,
-    /// A void frame that covers bytes and gives no offset up.
+    /// A void frame that covers bytes and marks no offset lost.
     Covers,
-    /// A void frame that gives up the offsets from the expected one up to this one.
+    /// A void frame that marks lost the offsets from the expected one up to this one.
     GivesUp(u64),
-    /// A record of another offset, or a void frame of one that cannot be: no frame of the log.
+    /// A record of another offset, or a void frame with an impossible offset: not a frame of the log.
     Other,
 }
 
-/// What a valid frame means where the record `next` is expected. `bound`: the next segment's base; in the
-/// newest segment the end of the log, or else [`most`].
+/// Returns the meaning of a valid frame where the record `next` is expected. `bound`: the next segment's
+/// base; in the newest segment the end of the log, or else [`most`].
 #[inline(always)]
 pub(crate) fn meaning(fixed: &Fixed, next: u64, bound: u64) -> Meaning {
     if fixed.kind == frame::KIND_VOID {
@@ -50,12 +50,12 @@ pub(crate) fn meaning(fixed: &Fixed, next: u64, bound: u64) -> Meaning {
     }
 }
 
-/// No record of a segment has this offset or a later one, whatever its frames say.
+/// Returns the offset below which all records of a segment are, whatever its frames say.
 fn most(segment: &Segment) -> u64 {
     segment.base().saturating_add(most_records(segment.len()))
 }
 
-/// Why there is no frame of the log at a position.
+/// Why a position has no frame of the log.
 #[derive(Debug)]
 pub(crate) enum Why {
     /// The bytes are not a frame.
@@ -78,24 +78,24 @@ impl std::fmt::Display for Why {
 pub(crate) enum Seen {
     /// The next record.
     Record(Fixed),
-    /// A void frame that gives no offset up.
+    /// A void frame that marks no offset lost.
     Covers,
-    /// A void frame that gives these offsets up.
+    /// A void frame that marks these offsets lost.
     GivesUp(Range<u64>),
-    /// No frame of the log; the walk stands at it.
+    /// Not a frame of the log; the walk has not moved.
     Bad(Why),
     /// The offset or the position at which the walk was to end.
     End,
 }
 
-/// Bytes that were passed, and what they take from the log.
+/// Bytes that were passed, and the offsets that the log loses with them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Passed {
     /// Positions, from the bad frame to the next record of the log, or to the end of the walk.
     pub(crate) positions: Range<u64>,
-    /// The offset of the record that was expected.
+    /// The offset that was expected.
     pub(crate) expected: u64,
-    /// The next record that was found.
+    /// The offset of the next record that was found.
     pub(crate) found: Option<u64>,
 }
 
@@ -105,7 +105,7 @@ pub(crate) struct Frames {
     pub(crate) walk: Walk,
     /// The offset that the next record has.
     pub(crate) next: u64,
-    /// Records have offsets below this.
+    /// Records have offsets below this one.
     stop: u64,
     /// See [`meaning`].
     bound: u64,
@@ -114,19 +114,19 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// All frames of a segment.
+    /// Walks all frames of a segment.
     pub(crate) fn of(segment: &Arc<Segment>) -> Frames {
         Frames::from(segment, FIRST_FRAME_AT, segment.base())
     }
 
-    /// The frames from `position` on, where the record `next` is expected.
+    /// Walks the frames from `position` on, where the record `next` is expected.
     pub(crate) fn from(segment: &Arc<Segment>, position: u64, next: u64) -> Frames {
         let walk = Walk::new(Arc::clone(segment), position, false);
         Frames { walk, next, stop: u64::MAX, bound: most(segment), limit: u64::MAX }
     }
 
-    /// Ends before the offset `stop`, where the next segment or what is published begins; `None`: it is
-    /// not known.
+    /// Ends before the offset `stop`, the start of the next segment or of unpublished records; `None` if that
+    /// is unknown.
     pub(crate) fn before(mut self, stop: Option<u64>) -> Frames {
         if let Some(stop) = stop {
             (self.stop, self.bound) = (stop, stop);
@@ -151,7 +151,7 @@ impl Frames {
         self.next >= self.stop
     }
 
-    /// The next frame of the log.
+    /// Returns the next frame of the log.
     #[inline]
     pub(crate) fn step(&mut self) -> Result<Seen> {
         if self.is_complete() {
@@ -181,13 +181,13 @@ impl Frames {
         })
     }
 
-    /// Passes the bytes at which the walk stands, and stands at the next record of the log. The records
+    /// Passes the bytes at the walk's position, and moves the walk to the next record of the log. The records
     /// between are lost.
     pub(crate) fn pass(&mut self) -> Result<Passed> {
         let (start, expected) = (self.walk.position, self.next);
         let end = self.limit.min(self.walk.segment.len());
         self.walk.forget();
-        // A void frame has to fit in before the next frame, and no frame is shorter.
+        // A void frame must fit in before the next frame, and no frame is shorter than this.
         self.walk.position = start.saturating_add(frame::FIXED_LEN as u64).min(end).max(start);
         let found = self.walk.resync(self.limit, expected..self.stop)?;
         if let Some(found) = found {
@@ -196,9 +196,9 @@ impl Frames {
         Ok(Passed { positions: start..self.walk.position.max(start), expected, found })
     }
 
-    /// Goes to the record `offset`, or to the void frame that gives it up, and passes what is damaged on the
-    /// way. If it is damaged itself, to the next record. Returns the offset at which the walk stands then;
-    /// `None`: there is no more.
+    /// Moves the walk to the record `offset`, or to the void frame that marks it lost, and passes damage on
+    /// the way; if the record itself is damaged, to the next record. Returns the offset at which the walk is
+    /// then; `None` if there is no further record.
     pub(crate) fn seek(&mut self, offset: u64) -> Result<Option<u64>> {
         while self.next <= offset {
             let before = (self.next, self.walk.position);
@@ -223,14 +223,14 @@ pub(crate) struct Batch {
     pub(crate) positions: Range<u64>,
 }
 
-/// What comes next.
+/// What [`Batches::next`] finds.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// A whole batch; or what is left of one that was whole once.
+    /// A whole batch, or the remaining frames of one that was once whole.
     Batch(Batch),
-    /// A void frame gives these offsets up.
+    /// A void frame marks these offsets lost.
     GivenUp(Range<u64>),
-    /// No frame of the log at [`Batches::position`].
+    /// There is no frame of the log at [`Batches::position`].
     Bad(Why),
     /// The offset or the position at which the walk was to end.
     End,
@@ -240,13 +240,13 @@ pub(crate) enum Found {
 #[derive(Debug)]
 pub(crate) struct Batches {
     frames: Frames,
-    /// After the last batch that counts, or void frame: the next offset.
+    /// The next offset after the last batch that counts or void frame.
     pub(crate) end: u64,
-    /// The same: a position.
+    /// The position after it.
     pub(crate) end_position: u64,
     /// The newest time of the records in batches that count.
     pub(crate) newest: u64,
-    /// The newest time in the batch whose end was not met yet.
+    /// The newest time in the current batch, whose end was not reached yet.
     newest_begun: u64,
 }
 
@@ -260,12 +260,12 @@ impl Batches {
         &self.frames.walk.segment
     }
 
-    /// Where the walk stands.
+    /// The position of the walk.
     pub(crate) fn position(&self) -> u64 {
         self.frames.walk.position
     }
 
-    /// The offset of the next record, after those of a batch whose end was not met yet.
+    /// The offset of the next record, after those of a batch whose end was not reached yet.
     pub(crate) fn expected(&self) -> u64 {
         self.frames.next
     }
@@ -275,7 +275,7 @@ impl Batches {
         self.frames.is_complete()
     }
 
-    /// Goes back to the last batch that counts, and reads again what follows it.
+    /// Returns to the end of the last batch that counts, and reads again what follows it.
     pub(crate) fn retry(&mut self) {
         self.frames.walk.forget();
         self.frames.walk.position = self.end_position;
@@ -287,7 +287,7 @@ impl Batches {
         self.frames.next > self.end
     }
 
-    /// The frames up to `position` count.
+    /// Makes the frames up to `position` count.
     fn close(&mut self, end: u64, position: u64) -> Batch {
         let batch = Batch { offsets: self.end..end, positions: self.end_position..position };
         (self.end, self.end_position) = (end, position);
@@ -295,14 +295,14 @@ impl Batches {
         batch
     }
 
-    /// What comes next.
+    /// Returns the next batch, or why the walk has come to none.
     pub(crate) fn next(&mut self) -> Result<Found> {
         loop {
             let before = (self.frames.next, self.frames.walk.position);
             match self.frames.step()? {
                 Seen::Record(fixed) => {
                     self.newest_begun = self.newest_begun.max(fixed.timestamp);
-                    // Where another segment follows, the log did not end in this batch.
+                    // If another segment follows, the log did not end in this batch.
                     if !fixed.continues() || self.frames.is_complete() {
                         let batch = self.close(self.frames.next, self.frames.walk.position);
                         return Ok(Found::Batch(batch));
@@ -311,7 +311,7 @@ impl Batches {
                 Seen::Covers if self.is_in_batch() => {}
                 Seen::Covers => self.end_position = self.frames.walk.position,
                 Seen::GivesUp(..) if before.0 > self.end => {
-                    // Of the batch before it the frames that are left count.
+                    // The remaining frames of the batch before it count.
                     (self.frames.next, self.frames.walk.position) = before;
                     return Ok(Found::Batch(self.close(before.0, before.1)));
                 }
@@ -325,8 +325,8 @@ impl Batches {
         }
     }
 
-    /// Passes the bytes at which the walk stands: see [`Frames::pass`]. The log goes on past them, so what
-    /// was met of a batch before them counts.
+    /// Passes the bytes at the walk's position: see [`Frames::pass`]. The log continues after them, so the
+    /// frames of an unfinished batch before them count.
     pub(crate) fn pass(&mut self) -> Result<Passed> {
         let passed = self.frames.pass()?;
         self.close(passed.expected, passed.positions.start);

@@ -9,25 +9,25 @@ use crate::error::{IoResultExt, Result};
 use crate::format::frame::{self, Fixed};
 use crate::format::Malformed;
 
-/// What stands at a position.
+/// What a walk finds at its position.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// A whole frame; the walk stands behind it.
+    /// A whole frame; the walk has moved past it.
     Frame(Fixed),
     /// The limit is reached.
     End,
-    /// Bytes that are no frame; the walk stands still.
+    /// Bytes that are not a frame; the walk has not moved.
     Bad(Malformed),
 }
 
-/// Bytes copied at once from a mapping: they are still in the nearest cache when they are checked.
+/// Bytes that are copied at once from a mapping: they are still in the nearest cache when they are checked.
 const HOT_CHUNK: usize = 4 << 10;
-/// Bytes of a mapping whose pages are entered at once.
+/// Bytes of a mapping whose pages are entered into the page table at once.
 const ENTER_LEN: u64 = 1 << 20;
-/// Bytes read at once from a file.
+/// Bytes that are read at once from a file.
 const COLD_CHUNK: usize = 128 << 10;
 
-/// Memory that starts on a cache line: the kernel's copies are slower by half into other places.
+/// Memory that starts on a cache line: the kernel's copies into other places are slower by half.
 #[derive(Debug, Default)]
 struct Buffer {
     bytes: Vec<u8>,
@@ -35,13 +35,13 @@ struct Buffer {
 }
 
 impl Buffer {
-    /// The first `len` bytes.
+    /// Returns the first `len` bytes.
     #[inline]
     fn first(&self, len: usize) -> &[u8] {
         &self.bytes[self.start..self.start + len]
     }
 
-    /// Moves a range to the start, if there is room for `len` bytes as it is; returns its length.
+    /// Moves a range to the start if the buffer has room for `len` bytes; returns the range's length, else 0.
     fn keep(&mut self, range: std::ops::Range<usize>, len: usize) -> usize {
         if self.bytes.len() < self.start + len || range.len() > len {
             return 0;
@@ -51,7 +51,7 @@ impl Buffer {
         count
     }
 
-    /// The same, to be written; makes the buffer longer if need be, and forgets what is in it then.
+    /// The same, to be written. A buffer that is too short is replaced, and its contents are lost.
     fn first_mut(&mut self, len: usize) -> &mut [u8] {
         const LINE_LEN: usize = 64;
         if self.bytes.len() < self.start + len {
@@ -78,12 +78,12 @@ pub(crate) struct Walk {
     last: usize,
     /// Bytes over which [`resync`](Self::resync) may still compute checksums.
     resync_budget: u64,
-    /// The pages of a mapping that is read in place were entered up to here.
+    /// When a mapping is read in place, its pages up to here are entered into the page table.
     entered: u64,
 }
 
 impl Walk {
-    /// A walk from `position`. `hot`: read from the mapping if the segment has one.
+    /// Creates a walk from `position`. `hot`: it reads from the mapping if the segment has one.
     pub(crate) fn new(segment: Arc<Segment>, position: u64, hot: bool) -> Walk {
         let resync_budget = 4 * segment.len();
         Walk {
@@ -99,8 +99,8 @@ impl Walk {
         }
     }
 
-    /// The next frame below `limit`: a position below which bytes no longer change. Only what is
-    /// wanted at once is read ahead: `far` says that many frames will be.
+    /// Returns the next frame below `limit`, a position below which bytes no longer change. Reads ahead only
+    /// a little, unless `far` says that many frames will be read.
     #[inline(always)]
     pub(crate) fn step(&mut self, limit: u64, far: bool) -> Result<Step> {
         match self.step_in_buffer(limit) {
@@ -109,8 +109,8 @@ impl Walk {
         }
     }
 
-    /// The next frame, if all of it is in the buffer and it is whole. Inlined, as its callers are: a
-    /// frame's fields handed on through memory cost a third of the time of a small record.
+    /// Returns the next frame, if it is whole and entirely in the buffer. Inlined, as its callers are:
+    /// passing a frame's fields through memory costs a third of the time of a small record.
     #[inline(always)]
     fn step_in_buffer(&mut self, limit: u64) -> Option<Fixed> {
         let start = usize::try_from(self.position.checked_sub(self.buffer_at)?).ok()?;
@@ -153,11 +153,11 @@ impl Walk {
         Ok(Step::Frame(fixed))
     }
 
-    /// The same, checked where it lies in a mapping and not copied.
+    /// The same, but checks the frame in place in a mapping, without a copy.
     ///
     /// # Safety
     ///
-    /// While this runs nobody stores below `limit`, and nobody makes the file shorter.
+    /// While this runs, no thread or process stores below `limit` or makes the file shorter.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn step_in_place(&mut self, limit: u64) -> Result<Step> {
         let map = self.segment.map_to_read()?;
@@ -171,7 +171,7 @@ impl Walk {
                 .at("reading", &self.segment.path)?;
             self.entered = end;
         }
-        // SAFETY: by the caller's promise; the position is inside, as `room` is not 0.
+        // SAFETY: by the caller's promise; the position is inside, because `room` is not 0.
         let here = unsafe { map.slice(self.position as usize, room as usize) };
         let checked = Fixed::decode(here, here.len()).and_then(|fixed| {
             fixed.verify(here, self.segment.header.salt, self.position)?;
@@ -186,11 +186,11 @@ impl Walk {
         }
     }
 
-    /// The frame that [`step_in_place`](Self::step_in_place) has just returned as `fixed`.
+    /// Returns the frame that [`step_in_place`](Self::step_in_place) has just returned as `fixed`.
     ///
     /// # Safety
     ///
-    /// While the slice lives nobody stores into the frame, and nobody makes the file shorter.
+    /// While the slice lives, no thread or process stores into the frame or makes the file shorter.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn frame_in_place(&self, fixed: &Fixed) -> Result<&[u8]> {
         let start = self.position - fixed.padded_len() as u64;
@@ -198,17 +198,17 @@ impl Walk {
         Ok(unsafe { self.segment.map_to_read()?.slice(start as usize, fixed.len) })
     }
 
-    /// The bytes of the frame that the last [`step`](Self::step) returned.
+    /// Returns the bytes of the frame that the last [`step`](Self::step) returned.
     pub(crate) fn frame(&self) -> &[u8] {
         &self.buffer.first(self.filled)[self.last..]
     }
 
-    /// The bytes from `position` on that are in the buffer.
+    /// Returns the bytes from `position` on that are in the buffer.
     fn here(&self) -> &[u8] {
         &self.buffer.first(self.filled)[(self.position - self.buffer_at) as usize..]
     }
 
-    /// Has at least `needed` bytes from `position` in the buffer; false if the file has fewer.
+    /// Fills the buffer with at least `needed` bytes from `position`; returns false if the file has fewer.
     fn ensure(&mut self, needed: usize, room: u64, far: bool) -> Result<bool> {
         let have_from = self.buffer_at;
         let have_to = self.buffer_at + self.filled as u64;
@@ -224,10 +224,10 @@ impl Walk {
             (false, _) => COLD_CHUNK,
         };
         let wanted = chunk.max(needed).min(room as usize);
-        // The start of a frame that was cut off is in the cache: it is not copied again.
+        // The start of a frame at the buffer's end is in the cache, so it is not copied again.
         let have = match self.position.checked_sub(have_from) {
             Some(start) if self.hot && self.position < have_to => {
-                // Whole words: a mapping is read from a word on, whatever the file's length.
+                // Whole words: reads of a mapping start at a word, whatever the file's length.
                 let end = self.filled & !(frame::ALIGN - 1);
                 self.buffer.keep(start as usize..end.max(start as usize), wanted)
             }
@@ -243,15 +243,15 @@ impl Walk {
         Ok(self.filled >= needed)
     }
 
-    /// Forgets what was read ahead.
+    /// Drops the bytes that were read ahead.
     pub(crate) fn forget(&mut self) {
         self.filled = 0;
         self.last = 0;
     }
 
     /// Goes to the next whole record frame at `position` or later with an offset in `offsets`, and returns
-    /// that; `None` if there is none below `limit`. Lengths and offsets are checked before checksums, and a
-    /// walk computes them over four times the file's length at most, however hostile its bytes are.
+    /// that offset; `None` if there is none below `limit`. Checks lengths and offsets before checksums, and a
+    /// walk computes checksums over at most four times the file's length, however hostile its bytes are.
     pub(crate) fn resync(
         &mut self,
         limit: u64,
@@ -284,8 +284,8 @@ impl Walk {
         Ok(None)
     }
 
-    /// Where the frame at `position` ends if its length can be believed; else behind the last byte of the
-    /// file that is not zero.
+    /// Returns where the frame at `position` ends if its length is plausible, else the position after the
+    /// last byte of the file that is not zero.
     pub(crate) fn end_of_frame(&self) -> Result<u64> {
         let mut fixed = [0; frame::FIXED_LEN];
         let room = self.segment.len().saturating_sub(self.position);
@@ -309,7 +309,7 @@ impl Walk {
             }
             at += read as u64;
         }
-        // Zeros in the fixed part are of a sector that was never written.
+        // Zeros in the fixed part belong to a sector that was never written.
         Ok(end.next_multiple_of(frame::ALIGN as u64).max(self.position + frame::FIXED_LEN as u64))
     }
 
