@@ -126,8 +126,8 @@ impl Repair<'_> {
         }
     }
 
-    /// Looks at one segment; returns the offset after its last frame. From `open_from` on, what is missing
-    /// at its end is not damage but a tail, which opening the topic settles.
+    /// Looks at one segment; returns the offset after its last frame. From `open_from` on,
+    /// frames that are missing at its end are not damage but a torn tail, which opening the topic settles.
     fn segment(
         &mut self,
         segment: &Arc<Segment>,

@@ -19,11 +19,11 @@ const CHUNK_LEN: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     pub(super) gaps: Vec<Gap>,
-    /// Offsets that an earlier repair gave up.
+    /// Offsets that an earlier repair marked lost.
     pub(super) given_up: Vec<Range<u64>>,
 }
 
-/// Walks the frames of a segment up to the offset `stop`; bytes at `limit` and behind it do not count.
+/// Walks the frames of a segment up to the offset `stop`; bytes at `limit` and past it do not count.
 pub(super) fn segment(segment: &Arc<Segment>, stop: u64, limit: u64) -> Result<Survey> {
     let limit = limit.min(segment.len());
     let mut survey = Survey::default();
@@ -57,8 +57,8 @@ pub(super) fn segment(segment: &Arc<Segment>, stop: u64, limit: u64) -> Result<S
     Ok(survey)
 }
 
-/// Behind the last byte of a range of a segment that is not zero, on a multiple of 8; its start if
-/// there is none.
+/// Returns the position after the last nonzero byte of a range of a segment, rounded up to a multiple of 8;
+/// the range's start if there is none.
 fn end_of_bytes(segment: &Segment, range: Range<u64>) -> Result<u64> {
     end_of_bytes_in(segment.file(), range).at("reading", &segment.path)
 }

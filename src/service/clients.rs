@@ -128,8 +128,8 @@ impl Positions {
 }
 
 impl Log {
-    /// What is known of all clients of services, by name: without taking their place, also beside them. It
-    /// reads what they hold. A position whose file is damaged counts as 0.
+    /// Describes all clients of services, by name, without taking their place, also while they run. It reads
+    /// the records that they hold. A position whose file is damaged counts as 0.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
 //! The public `DeadLetters`, for operators: the state of each letter of a topic, sending a letter again,
 //! and taking one off the list.
 //!
-//! What was done with a letter is recorded in a second topic, `NAME.marks`: a *mark* names the
-//! letter by offset and id. There is no other state: if a process is killed between a mark and the
+//! Actions on a letter are recorded in a second topic, `NAME.marks`: a *mark* names the letter by offset
+//! and id. There is no other state: if a process is killed between a mark and the
 //! action that the mark announces, the next process completes the action.
 
 use std::collections::HashMap;

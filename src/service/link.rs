@@ -57,8 +57,8 @@ pub(super) const GUARD_PREFIX: &str = "client-floor.";
 /// The longest time for which a server that moves the positions of a killed client owns them.
 const MOVED_ON_MOST: Duration = Duration::from_secs(1);
 
-/// Opens a position of this client, as which this process is known: who else has it moves it on for a
-/// moment.
+/// Opens a position of this client, whose name this process owns: another process has the position open only
+/// for a moment, to move it forward.
 pub(super) fn patient(open: impl Fn() -> Result<Consumer>) -> Result<Consumer> {
     let until = Instant::now() + MOVED_ON_MOST;
     loop {

@@ -1,10 +1,10 @@
 //! Sends a dead letter again, once, even if the process dies in between.
 //!
 //! Ordered writes, each durable before the next: 1. a mark in the topic `NAME.marks`, with the new id and
-//! the end of the topic to send to; 2. of a request, a record in the reply topic that tells its client to
-//! wait for the new id; 3. what is sent; 4. a mark that it was sent. Whoever finds 1 without 4 looks for
-//! the id in the topic that was sent to, from that end on: it is there, and 4 is made up for; or not,
-//! and it is sent under the same id; under a new one, if the first has an outcome.
+//! the end of the topic to send to; 2. for a request, a record in the reply topic that tells its client to
+//! wait for the new id; 3. the record itself; 4. a mark that it was sent. A process that finds 1 without 4
+//! looks for the id in the topic that was sent to, from that end on. If it is there, the process appends 4;
+//! if not, it sends the record under the same id, or under a new one if the first has an outcome.
 
 use std::ops::Range;
 

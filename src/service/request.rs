@@ -40,7 +40,7 @@ impl RequestBuilder<'_> {
         &self.envelope.id
     }
 
-    /// Bytes that come back with the outcome, also after a restart.
+    /// Sets bytes that come back with the outcome, even after a restart.
     pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
         self.envelope.context = context.into();
         self
