@@ -215,7 +215,7 @@ impl Consumer {
     pub fn commit_to(&mut self, offset: u64) -> Result<()> {
         if offset > self.reader.offset() {
             return Err(Error::Invalid {
-                what: format!("commit to {offset}, but only {} was read", self.reader.offset()),
+                what: format!("cannot commit to {offset}: reading is at {}", self.reader.offset()),
             });
         }
         self.cursor.commit(offset)
@@ -333,7 +333,8 @@ fn cursor_is_short(path: &std::path::Path) -> Error {
         path: path.to_owned(),
         position: 0,
         offset: None,
-        what: "it is too short; a consumer is never reset on its own: delete it and make it anew"
+        what: "it is too short; a consumer is never reset automatically: delete it and create it \
+               again"
             .into(),
     }
 }
@@ -373,7 +374,7 @@ fn open_or_create(
         }
     }
     Err(Error::TimedOut {
-        what: format!("consumer {name}, which is made and deleted all the time"),
+        what: format!("consumer {name}, which is repeatedly deleted and created again"),
     })
 }
 

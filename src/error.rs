@@ -264,13 +264,13 @@ impl fmt::Display for Error {
                     write!(f, " (offset {offset})")?;
                 }
                 write!(f, ": {what}; nothing was deleted: look with `deaddrop verify` and ")?;
-                write!(f, "`deaddrop dump`, restore the file from a backup, skip the damage, or give it ")?;
-                write!(f, "up with `deaddrop repair`")
+                write!(f, "`deaddrop dump`, restore the file from a backup, skip the damage, or mark it ")?;
+                write!(f, "lost with `deaddrop repair`")
             }
             Error::Lost { path, offsets } => write!(
                 f,
-                "offsets {}..{} are lost: their records in {} were destroyed, and a repair gave them \
-                 up; read on behind them, what was left is in the topic's directory `quarantine`",
+                "offsets {}..{} are lost: their records in {} were destroyed, and a repair marked them \
+                 lost; continue after them; their remaining bytes are in the topic's directory `quarantine`",
                 offsets.start,
                 offsets.end,
                 path.display()
@@ -305,7 +305,7 @@ impl fmt::Display for Error {
             }
             Error::EndMoved { expected, end } => write!(
                 f,
-                "the end is {end}, not {expected}: nothing was appended; read what came in between"
+                "the end is {end}, not {expected}: nothing was appended; read the records in between"
             ),
             Error::Unknown { offset, source } => write!(
                 f,
@@ -314,7 +314,7 @@ impl fmt::Display for Error {
             ),
             Error::SyncFailed { path } => write!(
                 f,
-                "a sync of {} failed: what was acknowledged before is safe, nothing more is \
+                "a sync of {} failed: records acknowledged before are safe, and nothing more is \
                  appended; check the disk, then close the topic in every process and open it again",
                 path.display()
             ),
@@ -346,7 +346,7 @@ fn advice(source: &io::Error) -> &'static str {
         Some(libc::EROFS) => "; open the log read-only, or remount the file system",
         Some(libc::EBUSY) => "; if something is mounted there, unmount it first",
         Some(libc::EFBIG) => "; raise the limit (ulimit -f), or choose smaller segments",
-        Some(libc::ENOTDIR | libc::EEXIST) => "; check the path: a file stands in the way",
+        Some(libc::ENOTDIR | libc::EEXIST) => "; check the path: a file is in the way",
         Some(libc::ELOOP) => {
             "; a log has no symbolic links inside it: remove the link, or mount the directory there"
         }

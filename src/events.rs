@@ -73,7 +73,7 @@ mod on {
         event!(
             ERROR,
             topic,
-            "a record is given up: it goes to the dead-letter topic",
+            "a record is no longer retried: it goes to the dead-letter topic",
             messaging.consumer.group.name = group,
             deaddrop.offset = offset,
             deaddrop.attempt = attempts
@@ -110,7 +110,7 @@ mod on {
     }
 
     pub(crate) fn interrupted(work: &str, error: &Error, wait: std::time::Duration) {
-        event!(WARN, work, "an error interrupts the work, which goes on after a while",
+        event!(WARN, work, "an error interrupts the work, which continues after a wait",
             error = %error, deaddrop.wait_ms = wait.as_millis() as u64);
     }
 

@@ -66,7 +66,7 @@ impl Log {
     pub fn open_with(dir: impl AsRef<Path>, options: LogOptions) -> Result<Log> {
         let dir = dir.as_ref();
         let mut files =
-            RealDirectory::make(dir, options.mode).at("opening or making the directory", dir)?;
+            RealDirectory::make(dir, options.mode).at("opening or creating the directory", dir)?;
         let marker = files.path().join(MARKER);
         files.make_like(&marker).at("looking for", &marker)?;
         Log::on_disk(Arc::new(files), options, false)
@@ -93,7 +93,7 @@ impl Log {
     #[cfg(feature = "sim")]
     pub fn open_sim(disk: &crate::sys::sim::SimDisk, dir: impl AsRef<Path>) -> Result<Log> {
         let dir = dir.as_ref();
-        let files = disk.open_root(dir, true).at("opening or making the directory", dir)?;
+        let files = disk.open_root(dir, true).at("opening or creating the directory", dir)?;
         Log::on_disk(files, LogOptions::default(), false)
     }
 
@@ -271,7 +271,7 @@ fn check_marker(files: &dyn Directory, create: bool) -> Result<()> {
                 Err(crate::format::Malformed::Version { found }) => {
                     Err(Error::Version { path, found, known: crate::format::VERSION })
                 }
-                Err(_) => not_a_log("its file `deaddrop` is not a log's: check the path"),
+                Err(_) => not_a_log("its file `deaddrop` is not that of a log: check the path"),
             };
         }
         if !create {
@@ -293,5 +293,5 @@ fn check_marker(files: &dyn Directory, create: bool) -> Result<()> {
             Err(error) => return Err(Error::io("creating", &path, error)),
         }
     }
-    not_a_log("its file `deaddrop` comes and goes: something else writes here")
+    not_a_log("its file `deaddrop` keeps disappearing: stop the program that removes it")
 }

@@ -342,7 +342,7 @@ impl Reader {
     /// Handles bytes that are not the next frame: an error, unless the next frame is elsewhere.
     #[cold]
     fn pass_bad_frame(&mut self, limit: u64, what: Malformed) -> Result<()> {
-        let walk = self.walk.as_ref().expect("it met the bad frame");
+        let walk = self.walk.as_ref().expect("the walk found the bad frame");
         let error = walk.segment.corrupt(walk.position, Some(self.next), &what);
         let seen = (walk.segment.base(), self.segment_end);
         if self.topic.is_elsewhere(self.next, self.frontier.active, seen)?
@@ -453,7 +453,9 @@ pub(crate) fn resolve(topic: &Store, start: Start) -> Result<u64> {
         Start::LastN(count) => Ok(high_watermark.saturating_sub(count).max(first)),
         Start::Offset(offset) if offset < first => Err(Error::Trimmed { wanted: offset, first }),
         Start::Offset(offset) if offset > high_watermark => Err(Error::Invalid {
-            what: format!("offset {offset} is behind the high watermark {high_watermark}"),
+            what: format!(
+                "offset {offset} is past the high watermark ({high_watermark}): it is not published yet"
+            ),
         }),
         Start::Offset(offset) => Ok(offset),
         Start::Time(time) => {

@@ -165,7 +165,7 @@ fn tail(topic: &Store, frontier: &Frontier, end: u64, repair: &mut Repair<'_>) -
     };
     let is_damaged = repair.findings.iter().any(|finding| finding.path == segment.path);
     if frontier.end > end {
-        let what = "the frames end here, before what was promised".to_owned();
+        let what = "the frames end here, before the promised boundary".to_owned();
         let mut finding = finding(&segment.path, frontier.position, 0, what);
         (finding.remedy, finding.lost) = (Remedy::GiveUp, end..frontier.end);
         repair.given_up.push(finding.lost.clone());
@@ -174,7 +174,7 @@ fn tail(topic: &Store, frontier: &Frontier, end: u64, repair: &mut Repair<'_>) -
         && !Walk::new(Arc::clone(&segment), frontier.position, false).rest_is_zero()?
     {
         let len = segment.len().saturating_sub(frontier.position);
-        let what = "a torn tail: opening the topic goes on in a new segment".to_owned();
+        let what = "a torn tail: opening the topic continues in a new segment".to_owned();
         let finding = finding(&segment.path, frontier.position, len, what);
         repair.findings.push(Finding { remedy: Remedy::Open, ..finding });
     }

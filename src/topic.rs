@@ -96,7 +96,7 @@ impl Topic {
         let end = self.end_offset()?;
         if offset >= end {
             return Err(Error::Invalid {
-                what: format!("offset {offset} is not appended yet: the end is {end}"),
+                what: format!("offset {offset} is past the end ({end}): it is not appended yet"),
             });
         }
         self.inner.wait_durable(offset + 1)

@@ -100,7 +100,9 @@ pub(super) fn unreadable(path: &Path, base: usize, what: &str) -> Error {
         path: path.to_owned(),
         position: base as u64,
         offset: None,
-        what: format!("{what}; a position is never reset on its own: delete it and make it anew"),
+        what: format!(
+            "{what}; a position is never reset automatically: delete it and create it again"
+        ),
     }
 }
 

@@ -68,7 +68,7 @@ impl std::fmt::Display for Malformed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Malformed::Short { needed, found } => {
-                write!(f, "{needed} bytes expected, {found} there")
+                write!(f, "{needed} bytes expected, {found} found")
             }
             Malformed::Magic => write!(f, "the magic number is missing"),
             Malformed::Version { found } => {

@@ -20,7 +20,7 @@ pub fn check(name: &str) -> Result<(), &'static str> {
         return Err("only ASCII letters, digits, '.', '_' and '-' are allowed");
     }
     if name.ends_with(".tmp") {
-        return Err("names ending with '.tmp' are those of unfinished files");
+        return Err("names that end in '.tmp' are reserved for unfinished files");
     }
     Ok(())
 }

@@ -161,7 +161,7 @@ impl Dispatch {
     /// Returns why a job is no longer retried.
     pub(crate) fn why_over(&self, job: &Job) -> &'static str {
         match job.is_condemned {
-            true => "its lane was stopped at it, and told to skip it",
+            true => "its lane was stopped at it, and then made to skip it",
             false => "its handler died with the process",
         }
     }

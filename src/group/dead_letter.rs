@@ -250,6 +250,6 @@ mod tests {
         log.delete_topic("t.g.dead").unwrap();
         let dead = log.topic("t.g.dead").unwrap();
         letter.keep(&dead, &record, Some(&mut kept)).unwrap();
-        assert_eq!(dead.high_watermark().unwrap(), 1, "a topic made anew has no letters");
+        assert_eq!(dead.high_watermark().unwrap(), 1, "a new topic has no letters");
     }
 }

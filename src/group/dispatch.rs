@@ -397,7 +397,7 @@ impl Dispatch {
     }
 
     pub(super) fn lane(&mut self, job: &Job) -> &mut Lane {
-        self.lanes.get_mut(&job.lane).expect("a lane is not let go while a job of it is in hand")
+        self.lanes.get_mut(&job.lane).expect("a lane is kept while a job of it is in flight")
     }
 
     /// Returns whether any lane has records that may have been handled before the last power loss.

@@ -270,7 +270,7 @@ impl Group {
         let lanes = options.lanes.unwrap_or(DEFAULT_LANES);
         if lanes == 0 || lanes > MAX_LANES {
             return Err(Error::Invalid {
-                what: format!("{lanes} lanes: 1 to {MAX_LANES} it must be"),
+                what: format!("lanes must be between 1 and {MAX_LANES}, not {lanes}"),
             });
         }
         let file = match GroupFile::open(open, name, Access::ReadWrite) {
@@ -286,7 +286,7 @@ impl Group {
         if options.lanes.is_some_and(|asked| asked != file.lanes) {
             return Err(Error::Conflict {
                 topic: open.name.clone(),
-                what: format!("group {name} has {} lanes, asked for were {lanes}", file.lanes),
+                what: format!("group {name} has {} lanes, but {lanes} were requested", file.lanes),
             });
         }
         let (topic, open) = (topic.clone(), Arc::clone(open));

@@ -50,7 +50,7 @@ impl Worker {
         names::check(&dead).map_err(|why| Error::InvalidName { name: dead.clone(), why })?;
         if claim.is_of_servers() {
             let what =
-                format!("{claim} is that of the service's servers: choose another name for yours");
+                format!("{claim} is reserved for the service's servers: choose another name");
             return Err(Error::Invalid { what });
         }
         claim.check_alone(&group.open.log)?;

@@ -112,7 +112,7 @@ impl<'a> Headers<'a> {
         };
         let len = file.len().at("reading", &path)?;
         if len < header.file_len {
-            let what = format!("{} bytes expected, {len} there", header.file_len);
+            let what = format!("{} bytes expected, {len} found", header.file_len);
             let mut finding = finding(&path, len, header.file_len - len, what);
             finding.remedy = Remedy::Extend;
             if self.execute {

@@ -104,7 +104,8 @@ impl<'a> Quarantine<'a> {
                 Err(error) => return Err(Error::io("renaming", from, error)),
             }
         }
-        let what = format!("{VARIANTS_MAX} files named {name} are in {}", self.dir.display());
+        let dir = self.dir.display();
+        let what = format!("there are {VARIANTS_MAX} files named {name} in {dir}: move them away");
         Err(Error::Invalid { what })
     }
 }

@@ -311,7 +311,7 @@ impl Repair<'_> {
                 if index.entries() == entries {
                     return Ok(());
                 }
-                "the index leads astray".into()
+                "the index has wrong entries".into()
             }
         };
         let mut finding = finding(&path, 0, bytes.len() as u64, what);
@@ -347,8 +347,8 @@ impl Repair<'_> {
         for (at, entry) in entries.enumerate().take(last) {
             if epochs::decode(entry).is_empty() {
                 let what =
-                    "an entry is unreadable: consumers that committed before that recovery may \
-                            stand behind what it cut";
+                    "an entry is unreadable: consumers that committed before that recovery may be \
+                     past the end at which it cut the log";
                 let position = (at * epochs::ENTRY_LEN) as u64;
                 let len = epochs::ENTRY_LEN as u64;
                 self.findings.push(finding(&path, position, len, what.to_owned()));

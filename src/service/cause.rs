@@ -68,12 +68,12 @@ pub(super) fn check_traceparent(text: &str) -> Result<(), &'static str> {
     match (version, text.len()) {
         (b"ff", _) => Err("version ff is invalid"),
         (_, 55) => Ok(()),
-        (b"00", _) => Err("version 00 ends behind the flags"),
+        (b"00", _) => Err("version 00 ends after the flags"),
         (_, len) if len > MAX_TRACEPARENT_LEN => Err("it is longer than 128 bytes"),
         _ if text.as_bytes()[55] == b'-' && text.bytes().all(|byte| byte.is_ascii_graphic()) => {
             Ok(())
         }
-        _ => Err("what is behind the flags does not begin with a dash, or is not printable"),
+        _ => Err("the part after the flags does not begin with a dash, or is not printable"),
     }
 }
 

@@ -208,8 +208,7 @@ impl Client {
     pub fn poll(&self, timeout: Duration) -> Result<usize> {
         if is_inside() {
             return Err(Error::Invalid {
-                what: "poll from inside a callback, which must return before another is called"
-                    .into(),
+                what: "poll was called inside a callback: return from it first".into(),
             });
         }
         let begun = Instant::now();

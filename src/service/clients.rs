@@ -193,7 +193,7 @@ impl Log {
             return Err(Error::Invalid {
                 what: format!(
                     "client {name} has {outstanding} requests outstanding and {parked_count} outcomes \
-                     parked, which nobody would get: discard them to retire it"
+                     parked, which no client would receive: discard them to retire it"
                 ),
             });
         }

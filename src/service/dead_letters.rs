@@ -264,7 +264,7 @@ impl DeadLetters {
         let topic = self.topic.name();
         Error::Invalid {
             what: format!(
-                "dead letter {offset} of {topic} {why}; to send it once more, say so: again"
+                "dead letter {offset} of {topic} {why}: to send it once more, request that explicitly (again)"
             ),
         }
     }

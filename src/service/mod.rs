@@ -94,9 +94,9 @@ pub(crate) fn open_topic(log: &Log, name: &str, options: Option<TopicOptions>) -
     if retention != Retention::default() && !retention.consumed {
         return Err(Error::Invalid {
             what: format!(
-                "topic {name} has a retention that drops what is not consumed, but the topics of a \
-                 service keep what an open request may need; make the topic with `consumed: true`, \
-                 or without a retention"
+                "topic {name} has a retention that drops unconsumed records, but the topics of a service \
+                 must keep records that an open request may need; create the topic with \
+                 `consumed: true`, or without a retention"
             ),
         });
     }

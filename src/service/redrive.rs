@@ -39,7 +39,7 @@ pub fn redrive(topic: &Topic, offset: u64) -> Result<Redriven> {
     };
     let mut letters = DeadLetters::open(&log, &format!("{service}.dead"))?;
     let letter = letters.find(topic.name(), offset)?.ok_or_else(|| Error::NotFound {
-        what: format!("a dead letter of offset {offset} of {}", topic.name()),
+        what: format!("dead letter of offset {offset} of {}", topic.name()),
     })?;
     letters.redrive(letter)
 }
@@ -139,8 +139,8 @@ impl Redrive<'_> {
         if self.letter.group != GROUP {
             return Err(Error::Invalid {
                 what: format!(
-                    "dead letter {} is a request that group {} gave up, not its service: sent again, \
-                     the service would answer it a second time",
+                    "dead letter {} is a request that group {} dead-lettered, not its service: if it \
+                     were sent again, the service would answer it a second time",
                     self.offset, self.letter.group
                 ),
             });

@@ -55,7 +55,7 @@ impl FromStr for RequestId {
             Some(RequestId::new(client, incarnation, sequence.parse().ok()?))
         };
         parse().ok_or_else(|| Error::Invalid {
-            what: format!("{text:?} is no request id: CLIENT-INCARNATION-SEQUENCE is expected"),
+            what: format!("{text:?} is not a request id: expected CLIENT-INCARNATION-SEQUENCE"),
         })
     }
 }

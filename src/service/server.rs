@@ -274,7 +274,7 @@ impl Server {
                 return self.serve_request(job, &envelope);
             }
             Some(Err(error)) => error.to_string(),
-            _ => "it is no request".to_owned(),
+            _ => "it is not a request".to_owned(),
         };
         self.keep_dead(job, None, &why)?;
         Ok(true)
@@ -326,8 +326,8 @@ impl Server {
             Doubt::Answered => return Ok(true),
             Doubt::Undecidable => {
                 let why =
-                    "the server died and the replies that would tell whether it had answered \
-                           are trimmed";
+                    "the server died, and the replies that would show whether it had answered \
+                     were trimmed";
                 self.dead_letter(job, envelope, replies, why)?;
                 return Ok(true);
             }

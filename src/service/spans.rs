@@ -135,12 +135,12 @@ mod on {
                 deaddrop.first_offset = offsets.start,
                 deaddrop.end_offset = offsets.end,
             },
-            "records that are damaged or gone were passed over"
+            "records that are damaged or gone were skipped"
         );
     }
 
     event!(late, "a record came after the outcome of its request");
-    event!(parked, "nobody took an outcome: it is parked");
+    event!(parked, "no callback took an outcome: it is parked");
     event!(expired, "the deadline of a request passed: its outcome is appended");
 }
 

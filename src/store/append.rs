@@ -175,7 +175,7 @@ impl Store {
                 position: 256,
                 offset: None,
                 what: format!(
-                    "an intent to write {start}..{end} in a segment of {}",
+                    "an impossible intent to write {start}..{end} in a segment of {} bytes",
                     segment.len()
                 ),
             });
@@ -213,7 +213,7 @@ impl Store {
         });
         Error::TimedOut {
             what: format!(
-                "the append lock of topic {}, which process {} holds and which is alive (stopped?)",
+                "the append lock of topic {}: process {} holds it and is alive (perhaps stopped)",
                 self.name,
                 pid.unwrap_or(0)
             ),
@@ -224,7 +224,7 @@ impl Store {
 /// Checks the records and adds up their padded frames.
 fn checked_len(records: &[Record]) -> Result<u64> {
     if records.is_empty() {
-        return Err(Error::Invalid { what: "a batch of no records: nothing was appended".into() });
+        return Err(Error::Invalid { what: "the batch is empty: nothing was appended".into() });
     }
     let mut total = 0;
     for record in records {

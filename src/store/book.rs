@@ -161,7 +161,7 @@ impl Book {
 
     /// Notes that the newest slot is on the disk, so retention may rely on it.
     fn is_on_disk(&self, pages: &mut BTreeMap<usize, Page>, base: usize) {
-        let page = pages.get_mut(&base).expect("the caller has it from there");
+        let page = pages.get_mut(&base).expect("the caller found it there");
         page.slot_is_durable = true;
         self.word(base, cursor::LIVE_SLOT_AT).store(page.sequence, Ordering::Release);
     }

@@ -100,9 +100,9 @@ impl Store {
 pub(super) fn removed(topic: &Store) -> Error {
     let now = match is_in_place(&topic.log, &*topic.files) {
         Ok(false) if topic.log.names_topic(&topic.dir) => {
-            "another topic was made under its name: ask the log for that one"
+            "another topic was created under its name: open that one"
         }
-        _ => "close it, and make it again if it is wanted",
+        _ => "close it, and create it again if you need it",
     };
     let dir = topic.log.dir.display();
     let what = "its files were removed while it was open";
@@ -176,7 +176,7 @@ pub(super) fn enter(
             return Ok(Entered { files, lock_file });
         }
     }
-    let what = format!("topic {name}, which is made and deleted all the time");
+    let what = format!("topic {name}, which is repeatedly deleted and created again");
     Err(Error::TimedOut { what })
 }
 

@@ -164,8 +164,8 @@ impl Store {
         if list_bases(&*files, files.path())?.is_empty() {
             return Err(Error::NotFound {
                 what: format!(
-                    "segment in {}: the topic was not made to its end (its disk was full, or its maker was \
-                     killed), or it is being made; opening it for writing makes the rest, deleting it removes it",
+                    "segment in {}: the creation of the topic was interrupted (by a full disk or a kill), or \
+                     is in progress; open it for writing to complete it, or delete it",
                     files.path().display()
                 ),
             });
@@ -223,7 +223,7 @@ fn decide_and_recover(topic: &Store, alone: bool, existed: bool) -> Result<()> {
                 position: 0,
                 offset: None,
                 what: "the control file does not belong to the processes that use the topic: \
-                       close them all, the next open rebuilds it"
+                       close the topic in all of them, and the next open rebuilds it"
                     .into(),
             })
         }
@@ -406,7 +406,7 @@ fn check_medium(
     {
         return Err(Error::Unsupported {
             path: dir.to_owned(),
-            why: "this file system is in memory and forgets at a power loss, so it cannot keep \
+            why: "this file system is in memory and is lost at a power loss, so it cannot keep \
                   PowerLoss: choose Durability::ProcessCrash, or a directory on a disk"
                 .into(),
         });

@@ -85,22 +85,20 @@ impl TopicOptions {
         let len = self.segment_len;
         if !(MIN_LEN..=MAX_LEN).contains(&len) || len % PAGE_LEN as u64 != 0 {
             return invalid(format!(
-                "a segment length of {len}: it must be a multiple of 4096 from 16 KiB to 2 GiB"
+                "segment_len must be a multiple of 4096 from 16 KiB to 2 GiB, not {len}"
             ));
         }
         let (durability, interval) = match self.durability {
             Durability::PowerLoss => (settings::POWER_LOSS, 0),
             Durability::PowerLossWithin(interval) if interval < Duration::from_millis(1) => {
-                return invalid("PowerLossWithin less than 1 ms: choose PowerLoss".into())
+                return invalid("PowerLossWithin is less than 1 ms: choose PowerLoss".into())
             }
             Durability::PowerLossWithin(interval) => (settings::POWER_LOSS_WITHIN, nanos(interval)),
             Durability::ProcessCrash => (settings::PROCESS_CRASH, 0),
         };
         let retention = self.retention;
         if retention.age == Some(Duration::ZERO) || retention.bytes == Some(0) {
-            return invalid(
-                "a retention of nothing: leave the limit out, or make it positive".into(),
-            );
+            return invalid("a retention limit is zero: leave it out, or make it positive".into());
         }
         Ok(Settings {
             durability,
@@ -136,7 +134,7 @@ impl TopicOptions {
     pub(crate) fn difference(&self, stored: &TopicOptions) -> Option<String> {
         let differs = |name: &str, stored: &dyn std::fmt::Debug, asked: &dyn std::fmt::Debug| {
             let (stored, asked) = (format!("{stored:?}"), format!("{asked:?}"));
-            (stored != asked).then(|| format!("{name} is {stored}, asked for was {asked}"))
+            (stored != asked).then(|| format!("{name} is {stored}, but {asked} was requested"))
         };
         differs("durability", &stored.durability, &self.durability)
             .or_else(|| differs("segment_len", &stored.segment_len, &self.segment_len))

@@ -37,7 +37,7 @@ fn sentinel() -> &'static AtomicU64 {
             let wiped =
                 page != libc::MAP_FAILED && libc::madvise(page, 4096, libc::MADV_WIPEONFORK) == 0;
             // Without the page (out of memory) a fork would go unnoticed: it is better to stop here.
-            assert!(wiped, "no page of memory that is wiped on fork");
+            assert!(wiped, "a page of memory that is wiped on fork is available");
             page
         };
         // SAFETY: mapped, aligned, used only as this word.

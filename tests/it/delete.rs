@@ -163,7 +163,7 @@ fn is_told<T: std::fmt::Debug>(what: &str, remade: bool, result: Result<T, Error
         Err(error @ Error::NotFound { .. }) => {
             let text = error.to_string();
             assert!(text.contains("its files were removed while it was open"), "{what}: {text}");
-            assert_eq!(text.contains("another topic was made under its name"), remade, "{text}");
+            assert_eq!(text.contains("another topic was created under its name"), remade, "{text}");
         }
         other => panic!("{what}: {other:?}"),
     }

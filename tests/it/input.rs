@@ -118,7 +118,7 @@ fn records_over_the_limits_are_refused_and_nothing_is_appended() {
     );
     assert_is!(error_says(topic.wait_durable(0), &["not appended yet"]), Error::Invalid { .. });
     let reader = topic.reader(Start::Offset(1));
-    assert_is!(error_says(reader, &["behind the high watermark 0"]), Error::Invalid { .. });
+    assert_is!(error_says(reader, &["past the high watermark (0)"]), Error::Invalid { .. });
     assert_eq!(topic.append(&Record::new("x").key(vec![0; 65_535])).unwrap(), 0);
 }
 

@@ -328,7 +328,7 @@ fn a_log_that_is_removed_under_its_processes_takes_no_more_records_and_does_not_
             assert!(error.contains("were removed while it was open"), "{answer}");
             let again = resident.ask("append 1");
             assert!(again.starts_with("0 then not found: topic t in "), "{again}");
-            assert!(again.contains("make it again if it is wanted"), "{again}");
+            assert!(again.contains("create it again if you need it"), "{again}");
             for line in ["create u", "create t", "consume c", "work g", "client shop"] {
                 let answer = resident.ask(line);
                 assert!(answer.starts_with("Err(NotFound"), "{line}: {answer}");

@@ -118,7 +118,7 @@ fn a_request_and_its_callback_are_spans_and_what_goes_wrong_is_an_event() {
         while client.poll(Duration::ZERO).unwrap() != 0 {}
         let message = format!("messaging.message.id={id} ");
         collected.take("event message=the deadline", &[&message]);
-        collected.take("event message=nobody took", &[&message]);
+        collected.take("event message=no callback took", &[&message]);
         collected.take("event message=a record came after", &[&message]);
     });
 }
@@ -155,7 +155,7 @@ fn a_worker_tells_of_failed_attempts_dead_letters_stopped_lanes_and_lanes_taken(
             collected.take("event", &parts);
         }
     }
-    collected.take("event", &["a record is given up", of_group, "deaddrop.offset=0"]);
+    collected.take("event", &["a record is no longer retried", of_group, "deaddrop.offset=0"]);
     collected.take("event", &["a lane is stopped", of_group, "deaddrop.offset=1"]);
     collected.take("event", &["lanes were taken over", of_group, "deaddrop.taken=64"]);
 }

@@ -33,7 +33,7 @@ fn what_is_no_request_id_is_refused_before_anything_is_opened() {
         let ran = scratch.run(&[&args[..], &["nonsense"]].concat()).expect(2);
         let said = "deaddrop: invalid value 'nonsense' for '";
         assert!(ran.stderr.starts_with(said), "{}", ran.stderr);
-        assert!(ran.stderr.contains("CLIENT-INCARNATION-SEQUENCE is expected"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("expected CLIENT-INCARNATION-SEQUENCE"), "{}", ran.stderr);
         // An id as such is taken: what is missing is the log.
         scratch.run(&[&args[..], &["cli-0000000000000001-0"]].concat()).expect(3);
     }
