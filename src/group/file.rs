@@ -78,7 +78,7 @@ impl GroupFile {
     pub(super) fn check_not_deleted(&self, topic: &Store) -> Result<()> {
         let now = topic.files.open(&self.path, Access::Read).at("opening", &self.path)?;
         if now.identity().at("opening", &self.path)? != self.identity {
-            let what = format!("{}, which was just made anew", self.path.display());
+            let what = format!("{} any more: it was created again", self.path.display());
             return Err(Error::NotFound { what });
         }
         Ok(())
