@@ -333,8 +333,7 @@ fn cursor_is_short(path: &std::path::Path) -> Error {
         path: path.to_owned(),
         position: 0,
         offset: None,
-        what: "it is too short; a consumer is never reset automatically: delete it and create it \
-               again"
+        what: "it is too short; a consumer is never reset automatically: delete and recreate it"
             .into(),
     }
 }

@@ -453,9 +453,7 @@ pub(crate) fn resolve(topic: &Store, start: Start) -> Result<u64> {
         Start::LastN(count) => Ok(high_watermark.saturating_sub(count).max(first)),
         Start::Offset(offset) if offset < first => Err(Error::Trimmed { wanted: offset, first }),
         Start::Offset(offset) if offset > high_watermark => Err(Error::Invalid {
-            what: format!(
-                "offset {offset} is past the high watermark ({high_watermark}): it is not published yet"
-            ),
+            what: format!("offset {offset} is past the high watermark ({high_watermark})"),
         }),
         Start::Offset(offset) => Ok(offset),
         Start::Time(time) => {

@@ -100,9 +100,7 @@ pub(super) fn unreadable(path: &Path, base: usize, what: &str) -> Error {
         path: path.to_owned(),
         position: base as u64,
         offset: None,
-        what: format!(
-            "{what}; a position is never reset automatically: delete it and create it again"
-        ),
+        what: format!("{what}; a position is never reset automatically: delete and recreate it"),
     }
 }
 

@@ -45,8 +45,7 @@ impl Store {
         }
     }
 
-    /// Returns the end of the records that readers could see on this boot, as far as dead members' words
-    /// can be trusted.
+    /// Returns the end of what readers could see on this boot, as far as dead members' words can be trusted.
     pub(crate) fn published(&self) -> u64 {
         match &self.access {
             Access::Still { left: Some(words), .. } => shown_by(words, self.options.durability),

@@ -6,8 +6,7 @@ use crate::sys::clock;
 
 /// A wall clock counts as set if its difference from the boot clock changes by this or more, in nanoseconds.
 const SET: u64 = 60_000_000_000;
-/// A wall clock that was set is trusted again after this long, in nanoseconds, or after the age that it
-/// decides, if that is shorter.
+/// A wall clock that was set is trusted again after this (nanoseconds), or after the age that it decides.
 const TRIAL: u64 = 3_600_000_000_000;
 
 /// Properties of the clocks that stamped a topic's records.

@@ -147,8 +147,7 @@ impl Syncer<'_> {
                     // reported to it, and will not be reported to this thread.
                     let synced = self.check_not_latched();
                     let synced = synced.and_then(|()| self.once(role, limit));
-                    // Only now, so that a thread that finds the word free also finds the durable end or the
-                    // latch.
+                    // Only now: a thread that finds the word free also finds the durable end or the latch.
                     words.sync.owner.store(0, Ordering::Release);
                     waiters::wake_after_fence(&words.synced.word);
                     synced

@@ -88,8 +88,7 @@ impl Store {
         bases.retain(|base| (first..=frontier.active).contains(base));
         let now = clock::wall();
         let sane_until = if timestamp <= now { now } else { u64::MAX };
-        // Each header states the largest timestamp before its segment: these rise, so a binary search finds
-        // the segment.
+        // A header states the largest timestamp before its segment. They rise: a binary search.
         let (mut low, mut high) = (0, bases.len());
         while low < high {
             let middle = (low + high) / 2;

@@ -104,7 +104,7 @@ fn an_unreadable_offset_file_is_an_error_and_never_a_reset() {
         std::fs::write(&path, &bad).unwrap();
         let refused = topic.consumer("billing", Start::First).unwrap_err();
         assert!(matches!(refused, Error::Corrupt { .. }), "{refused}");
-        assert!(refused.to_string().contains("delete it and create it again"), "{refused}");
+        assert!(refused.to_string().contains("delete and recreate it"), "{refused}");
         assert_eq!(std::fs::read(&path).unwrap(), bad, "left as it was found");
         assert!(topic.consumers().unwrap()[0].committed.is_err());
     }
