@@ -295,7 +295,7 @@ impl Batches {
         batch
     }
 
-    /// Returns the next batch, or why the walk has come to none.
+    /// Returns what follows: a batch, lost offsets, a bad frame or the end.
     pub(crate) fn next(&mut self) -> Result<Found> {
         loop {
             let before = (self.frames.next, self.frames.walk.position);
