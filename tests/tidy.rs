@@ -1,5 +1,5 @@
-//! Rules of this repository that a compiler does not check. The reasons are in `CONTRIBUTING.md` and
-//! `ARCHITECTURE.md`; a rule that turns out wrong is changed here, in the same commit.
+//! Rules of this repository that a compiler does not check. `CONTRIBUTING.md` and `ARCHITECTURE.md`
+//! give the reasons; a rule that turns out wrong is changed here, in the same commit.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 #[path = "tidy/prose.rs"]
 mod prose;
 
-/// The parts of `src/` as a staircase, from the bottom up. A part names parts of lower steps only: none
-/// above it, and none beside it.
+/// The parts of `src/` as a staircase, from the bottom up. A part names only parts of lower steps:
+/// none above it, and none beside it.
 const STAIRCASE: &[&[&str]] = &[
     &["sys", "format", "recovery", "stop"],
     &["control", "error", "housekeeper"],
@@ -24,7 +24,7 @@ const STAIRCASE: &[&[&str]] = &[
     &["service"],
 ];
 
-/// Which parts of lower steps each part names. Exact: a name that is no longer used leaves the table.
+/// The parts of lower steps that each part names. Exact: a name that is not used leaves the table.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("format", &[]),
@@ -94,13 +94,13 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Of these two, the request/reply layer may name no more: it is written against topics, readers
-/// and consumers, and a log without it is whole.
+/// The request/reply layer may name only these of the two parts: it is written against topics,
+/// readers and consumers, and a log without it is complete.
 const SERVICE_MAY_NAME: &[(&str, &[&str])] =
     &[("format", &["names"]), ("sys", &["clock", "crash_point", "random"])];
 
-/// Shipped files over 500 lines, with the reason why each is one file. Exact: a file that shrinks below the
-/// limit leaves the list.
+/// Shipped files over 500 lines, with the reason why each is one file. Exact: a file that shrinks
+/// below the limit leaves the list.
 const LONG_FILES: &[(&str, &str)] =
     &[("src/sys/sim.rs", "one model of a disk, of use only as a whole")];
 const FILE_LINES_MAX: usize = 500;
@@ -111,19 +111,19 @@ const FUNCTION_LINES_MAX: usize = 70;
 
 /// One text file of the repository.
 struct Text {
-    /// Relative to the repository, with `/`.
+    /// The path relative to the repository, with `/`.
     name: String,
     text: String,
 }
 
 impl Text {
-    /// The lines with their numbers, without comments. (No string of ours holds `//` but a URL.)
+    /// Returns the lines with their numbers, without comments. (No string has `//` except a URL.)
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let lines = self.text.lines().enumerate();
         lines.map(|(index, line)| (index + 1, line.split("//").next().unwrap()))
     }
 
-    /// The part of `src/` that it belongs to: `topic` for `src/topic/roll.rs`.
+    /// Returns the part of `src/` that it belongs to: `topic` for `src/topic/roll.rs`.
     fn part(&self) -> Option<&str> {
         let path = self.name.strip_prefix("src/")?;
         let part = path.split('/').next().unwrap().trim_end_matches(".rs");
@@ -152,7 +152,7 @@ fn collect(dir: &Path, extension: &str, found: &mut Vec<Text>) {
     }
 }
 
-/// All files of this extension in the repository.
+/// Returns all files of this extension in the repository.
 fn files(extension: &str) -> Vec<Text> {
     let mut found = Vec::new();
     collect(root(), extension, &mut found);
@@ -166,7 +166,7 @@ fn sources() -> Vec<Text> {
     found
 }
 
-/// The files of everything that is shipped: the library and the tool.
+/// Returns the files of everything that is shipped: the library and the tool.
 fn shipped() -> Vec<Text> {
     let mut found = files("rs");
     found.retain(|file| file.name.starts_with("src/") || file.name.starts_with("crates/"));
@@ -177,7 +177,7 @@ fn report(rule: &str, violations: &[String]) {
     assert!(violations.is_empty(), "{rule}:\n{}", violations.join("\n"));
 }
 
-/// The names that follow `crate::` in a line: modules, or items that `lib.rs` exports.
+/// Returns the names that follow `crate::` in a line: modules, or items that `lib.rs` exports.
 fn crate_names(line: &str) -> Vec<&str> {
     let starts = line.match_indices("crate::").filter(|(at, _)| !line[..*at].ends_with('$'));
     starts
@@ -294,7 +294,7 @@ fn the_interface_of_the_store_is_what_its_table_says() {
     report("in the code or in the table of src/store/mod.rs, not in both", &differences);
 }
 
-/// The opt-in to lend records from a mapping, whose caller makes a promise, and what it hands on to.
+/// The opt-in to lend records from a mapping, whose caller makes a promise, and the calls under it.
 const PROMISED: [&str; 5] = [
     "pub unsafe fn next_in_place",
     "unsafe { walk.step_in_place(limit) }",
@@ -391,8 +391,8 @@ fn every_long_file_is_listed_and_every_listed_file_is_long() {
     report("the list of long files", &violations);
 }
 
-/// The functions of a file that rustfmt has formatted, with the lines of their bodies. What stands
-/// inside a macro or a string is not looked at.
+/// Returns the functions of a file that rustfmt has formatted, with the lines of their bodies.
+/// Macros and strings are ignored.
 fn functions(file: &Text) -> Vec<(String, usize)> {
     let lines: Vec<&str> = file.text.lines().collect();
     let mut found = Vec::new();
@@ -464,7 +464,7 @@ fn nothing_is_left_to_do_and_nothing_is_printed() {
     report("unfinished, or printing", &violations);
 }
 
-/// The names of all crash points in `src/`.
+/// Returns the names of all crash points in `src/`.
 fn crash_points() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for file in sources() {
@@ -489,7 +489,7 @@ fn every_crash_point_is_in_the_failure_model() {
     report("crash points missing in docs/failure-model.md", &missing);
 }
 
-/// The targets of `[text](target)` in a Markdown file, code blocks left out.
+/// Returns the targets of `[text](target)` in a Markdown file, without code blocks.
 fn links(text: &str) -> Vec<&str> {
     let mut found = Vec::new();
     let mut in_code = false;
@@ -508,7 +508,7 @@ fn links(text: &str) -> Vec<&str> {
     found
 }
 
-/// The anchor that a heading gets.
+/// Returns the anchor of a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim_start_matches('#').trim().chars().filter_map(|c| match c {
         ' ' => Some('-'),
