@@ -1,3 +1,3 @@
-//! The fuzz targets' bodies, which `cargo test` runs as well: one copy, in `tests/fuzz_smoke`.
+//! The bodies of the fuzz targets, which `cargo test` runs too: one copy, in `tests/fuzz_smoke`.
 #[path = "../../tests/fuzz_smoke/targets/mod.rs"]
 pub mod targets;

@@ -1,5 +1,5 @@
-//! The fuzz targets on the stable toolchain: mutations of valid inputs, from a fixed seed. Longer and
-//! elsewhere: `DEADDROP_FUZZ_SEED=7 DEADDROP_FUZZ_ROUNDS=100 cargo test --release --test fuzz_smoke`.
+//! The fuzz targets on the stable toolchain: mutations of valid inputs, from a fixed seed. Longer:
+//! `DEADDROP_FUZZ_SEED=7 DEADDROP_FUZZ_ROUNDS=100 cargo test --release --test fuzz_smoke`.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod targets;
@@ -36,7 +36,7 @@ impl Random {
     }
 }
 
-/// Valid inputs of a target.
+/// Returns valid inputs of a target.
 fn valid(target: &str, random: &mut Random) -> Vec<u8> {
     match target {
         "frame" => {
@@ -124,7 +124,7 @@ fn valid(target: &str, random: &mut Random) -> Vec<u8> {
     }
 }
 
-/// The envelope of a request that a client has sent.
+/// Returns the envelope of a request that a client has sent.
 fn envelope() -> Vec<u8> {
     static SENT: OnceLock<Vec<u8>> = OnceLock::new();
     let send = || {
@@ -171,7 +171,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
-/// Says, past the test harness, which input takes so long that something must be wrong with it.
+/// Prints, despite the test harness, an input that takes so long that something must be wrong.
 fn report_hangs(at: Arc<Mutex<String>>) {
     std::thread::spawn(move || {
         let mut last = String::new();
@@ -234,8 +234,8 @@ fn a_topic_with_any_change_in_any_file_is_opened_or_refused_and_read_to_its_end(
     run("topic", 500);
 }
 
-/// Seeds and rounds at which a longer run has found something: two repairs that left a damaged index of a
-/// segment they had given up.
+/// Seeds and rounds at which a longer run found something: two repairs that left a damaged index of
+/// a segment that they had marked lost.
 const FOUND: [(u64, u64); 2] = [(3, 4329), (13, 4516)];
 
 #[test]

@@ -1,8 +1,7 @@
-//! What is done with arbitrary bytes: the bodies of the fuzz targets. Each takes any input whatever,
-//! and panics if the library breaks a promise about untrusted bytes.
+//! The bodies of the fuzz targets. Each takes any input, and panics if the library breaks a promise
+//! about untrusted bytes.
 //!
-//! The decoders are also given the input with its checksums made right, since no mutation finds those
-//! by itself.
+//! The decoders also get the input with corrected checksums, which no mutation finds by itself.
 #![allow(unreachable_pub)] // Public in the fuzz crate, which has this file too.
 
 mod topic;
@@ -18,7 +17,7 @@ pub use topic::{segment, topic};
 /// A target's name and body.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// All of them.
+/// All targets.
 pub const ALL: [Target; 13] = [
     ("frame", frame),
     ("segment_header", segment_header),
@@ -35,7 +34,7 @@ pub const ALL: [Target; 13] = [
     ("topic", topic),
 ];
 
-/// Takes an input apart; zeros where it has ended.
+/// Takes an input apart; yields zeros after its end.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -55,7 +54,7 @@ impl<'a> Input<'a> {
     }
 }
 
-/// `bytes` with magic, version and checksum as they should be, if there is room for them.
+/// Returns `bytes` with the right magic, version and checksum, if there is room for them.
 fn sealed(bytes: &[u8], magic: &[u8; 8], crc_at: usize) -> Option<Vec<u8>> {
     let mut bytes = bytes.to_vec();
     bytes.get(crc_at + 4 - 1)?;
@@ -72,12 +71,12 @@ pub fn frame(data: &[u8]) {
     let mut bytes = input.0.to_vec();
     let Ok(fixed) = Fixed::decode(&bytes, bytes.len()) else { return };
     assert!(fixed.padded_len() <= bytes.len() && fixed.checked_len() <= fixed.padded_len());
-    // Passes by chance only.
+    // It passes by chance only.
     drop(fixed.verify(&bytes, salt, position));
 
     let crc = frame::checksum(&bytes[frame::LEN_AT..fixed.checked_len()], salt, position);
     bytes[..4].copy_from_slice(&crc.to_le_bytes());
-    let fixed = Fixed::decode(&bytes, bytes.len()).expect("the checksum is no part of the rest");
+    let fixed = Fixed::decode(&bytes, bytes.len()).expect("the checksum does not cover itself");
     fixed.verify(&bytes, salt, position).expect("the checksum was made right");
     assert!(fixed.verify(&bytes, salt ^ 1, position).is_err());
     if fixed.kind != frame::KIND_RECORD {
@@ -192,7 +191,7 @@ pub fn group(data: &[u8]) {
     }
 }
 
-/// What a service takes from a record of another process.
+/// Decodes what a service takes from a record of another process.
 pub fn envelope(data: &[u8]) {
     let Ok(envelope) = Envelope::decode(data) else { return };
     let id = envelope.id.to_string();

@@ -28,8 +28,8 @@ fn options(durability: Durability) -> TopicOptions {
     TopicOptions { durability, segment_len: SEGMENT_LEN as u64, retention }
 }
 
-/// The payload of every record that is ever appended here says its length, so that a record which
-/// was not appended is recognised.
+/// The payload of every record that is appended here gives its length, so that a record that was
+/// never appended is recognised.
 fn payload(len: usize) -> Vec<u8> {
     vec![len as u8; len]
 }
@@ -54,7 +54,7 @@ fn image(durability: usize) -> SimDisk {
             work(&topic).unwrap();
             assert!(topic.reader(Start::Offset(5)).unwrap().next().unwrap().is_some());
             drop((consumer, topic, log));
-            // What the background made ahead in time, and may or may not have.
+            // The background may or may not have made these in time.
             for path in disk.paths() {
                 if path.extension().is_some_and(|extension| extension == "tmp") {
                     disk.remove(path);
@@ -68,7 +68,7 @@ fn image(durability: usize) -> SimDisk {
     image.reboot()
 }
 
-/// A worker takes some records of the group.
+/// Has a worker take some records of the group.
 fn work(topic: &Topic) -> Result<(), Error> {
     let options = GroupOptions { lanes: Some(3), start: Start::First };
     let group = topic.group("g", options)?;
@@ -79,7 +79,7 @@ fn work(topic: &Topic) -> Result<(), Error> {
     Ok(())
 }
 
-/// Reads on to the end, behind all damage. Every step goes forward.
+/// Reads on to the end, past all damage. Every step must advance.
 fn read_on(reader: &mut Reader) {
     let mut stuck = 0;
     let mut last = None;
@@ -90,7 +90,7 @@ fn read_on(reader: &mut Reader) {
                 assert_eq!(record.offset(), at);
                 assert!(last < Some(record.offset()), "offsets rise");
                 let bytes = record.payload();
-                assert!(bytes == payload(bytes.len()), "a record that nobody appended");
+                assert!(bytes == payload(bytes.len()), "a record that was never appended");
                 last = Some(record.offset());
                 stuck = 0;
             }
@@ -120,7 +120,7 @@ fn read_on(reader: &mut Reader) {
             }
             Err(Error::Lost { offsets, .. }) => {
                 assert_eq!(offsets.start, at);
-                assert_eq!(offsets.end, reader.offset(), "it goes on behind them");
+                assert_eq!(offsets.end, reader.offset(), "it continues after them");
                 assert!(!offsets.is_empty());
             }
             Err(error) if is_final(&error) => return,
@@ -130,8 +130,8 @@ fn read_on(reader: &mut Reader) {
     panic!("no end of reading");
 }
 
-/// Answers that end reading: a file that was removed while the words of this boot name it, or one that
-/// says to be of another version.
+/// Returns true for errors that end reading: a file that was removed while the words of this boot
+/// name it, or a file that claims to be of another version.
 fn is_final(error: &Error) -> bool {
     match error {
         Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
@@ -140,7 +140,7 @@ fn is_final(error: &Error) -> bool {
     }
 }
 
-/// Opens the topic and does with it what callers do. Errors are answers; panics and hangs are not.
+/// Opens the topic and uses it as callers do. Errors are answers; panics and hangs are not.
 fn use_topic(disk: &SimDisk) -> Result<(), Error> {
     let log = Log::open_sim(&disk.process(), LOG)?;
     log.topics()?;
@@ -183,30 +183,30 @@ fn append_and_read(topic: &Topic) -> Result<(), Error> {
     Ok(())
 }
 
-/// Repairs the topic. If nothing is left to be done by hand, no damage is found in it any more.
+/// Repairs the topic. If nothing is left to be done by hand, no damage must be left in it.
 fn mend(disk: &SimDisk) {
     let Ok(log) = Log::open_sim(&disk.process(), LOG) else { return };
     drop(repair::plan(&log, "t"));
     let options = repair::Options { consumers: true };
     let Ok(report) = repair::execute(&log, "t", options) else { return };
     if report.findings.iter().all(|finding| finding.done) {
-        let again = repair::plan(&log, "t").expect("what was repaired can be looked at");
+        let again = repair::plan(&log, "t").expect("a repaired topic can be planned again");
         let left = |finding: &repair::Finding| finding.remedy != repair::Remedy::Open;
         assert!(!again.findings.iter().any(left), "{report:?} left {again:?}");
     }
 }
 
-/// Opens it twice: what the first opening made of the files must be good for the second, unless there
-/// is a foreign segment file that appends may come upon later.
+/// Uses it twice: the second opening must accept the files that the first one made, unless there is
+/// a foreign segment file that appends may reach later.
 fn use_twice(disk: &SimDisk, foreign: bool) {
     let first = use_topic(disk);
     let second = use_topic(disk);
     if first.is_ok() && !foreign {
-        second.expect("what was opened and used can be opened again");
+        second.expect("a topic that was opened and used can be opened again");
     }
 }
 
-/// A newest segment made of the input: bytes of its own, and frames with right checksums whose other
+/// A newest segment made of the input: its bytes, and frames with right checksums whose other
 /// fields it chooses.
 pub fn segment(data: &[u8]) {
     let mut input = Input(data);
@@ -255,7 +255,7 @@ pub fn segment(data: &[u8]) {
     use_twice(&disk, false);
 }
 
-/// A topic's directory with changes that the input chooses in any of its files.
+/// A topic's directory with changes in any of its files that the input chooses.
 pub fn topic(data: &[u8]) {
     let mut input = Input(data);
     let choice = input.number(1);
@@ -264,7 +264,7 @@ pub fn topic(data: &[u8]) {
         0 => {}
         1 => disk = disk.copy(),
         2 => disk = disk.power_cut(input.number(2)),
-        // On the same boot from now on: the control words are believed.
+        // On the same boot from now on: the control words are trusted.
         _ => drop(use_topic(&disk)),
     }
     let mut foreign = false;
@@ -280,14 +280,14 @@ pub fn topic(data: &[u8]) {
     use_twice(&disk, foreign);
 }
 
-/// Changes one file. True if it made a segment file of another name.
+/// Changes one file. Returns true if it made a segment file of another name.
 fn change(disk: &SimDisk, input: &mut Input<'_>) -> bool {
     let paths = disk.paths();
     let path = &paths[input.below(paths.len())];
     let mut bytes = disk.read(path).expect("just listed");
     let kind = input.number(1) % 8;
     let len = bytes.len().max(1);
-    // Most that matters stands at the start of a file, or at that of a frame.
+    // Most of the important bytes are at the start of a file or of a frame.
     let at = match input.number(1) % 4 {
         0 => input.below(128),
         1 => input.below(4096),
