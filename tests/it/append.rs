@@ -109,7 +109,7 @@ fn records_read_in_place_are_those_that_are_copied_in_every_kind_of_segment() {
         let mut in_place = topic.reader(Start::First).unwrap();
         let mut count = 0;
         while let Some(expected) = copied.next().unwrap() {
-            // SAFETY: nobody changes the files while this test reads them.
+            // SAFETY: no process changes the files while this test reads them.
             let record = unsafe { in_place.next_in_place() }.unwrap().unwrap();
             assert_eq!(record.offset(), expected.offset());
             assert_eq!((record.key(), record.payload()), (expected.key(), expected.payload()));
@@ -131,11 +131,11 @@ fn damage_is_found_in_place_too() {
     }
     let path = topic.dir().join("00000000000000000000.seg");
     let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
-    // In the payload of the sixth record: frames of 136 bytes behind a header page.
+    // In the payload of the sixth record: frames of 136 bytes follow a header page.
     std::os::unix::fs::FileExt::write_all_at(&file, b"!", 4096 + 5 * 136 + 50).unwrap();
     let mut reader = topic.reader(Start::First).unwrap();
     for offset in 0..5 {
-        // SAFETY: nobody changes the files any more.
+        // SAFETY: no process changes the files any more.
         assert_eq!(unsafe { reader.next_in_place() }.unwrap().unwrap().offset(), offset);
     }
     // SAFETY: as above.

@@ -1,4 +1,4 @@
-//! What a recovery cuts off is kept under another name, within limits; and it can be cut off on a full disk.
+//! A recovery keeps what it cuts off under another name, within limits, even on a full disk.
 
 use std::fs::File;
 use std::path::Path;
@@ -27,8 +27,8 @@ fn epochs_aside(topic: &Path) -> Vec<u64> {
     epochs
 }
 
-/// A topic whose newest segment got its name and no header, as a power cut can leave it, and files that
-/// recoveries before have set aside: how many of which length.
+/// A topic whose newest segment has its name but no header, as a power cut can leave it, and
+/// `earlier` files of `len` bytes that earlier recoveries set aside.
 fn recovered(earlier: u64, len: u64) -> (tempfile::TempDir, Vec<u64>) {
     let dir = crate::dir();
     let topic = Log::open(dir.path()).unwrap().create_topic("t", options()).unwrap();
@@ -48,7 +48,7 @@ fn recovered(earlier: u64, len: u64) -> (tempfile::TempDir, Vec<u64>) {
         file(&path, &format!("00000000000000000010.seg.cut-{epoch}"), len);
     }
     file(&path, "00000000000000000010.seg", SEGMENT_LEN);
-    // As after a reboot.
+    // As after a reboot: the control words are gone.
     std::fs::remove_file(path.join("control")).unwrap();
     let topic = Log::open(dir.path()).unwrap().existing_topic("t").unwrap();
     let report = topic.recovery().unwrap();
@@ -63,12 +63,12 @@ fn only_the_newest_files_that_recoveries_set_aside_are_kept() {
     let (_dir, left) = recovered(5, SEGMENT_LEN);
     assert_eq!(left, (1..=6).collect::<Vec<u64>>());
     let (_dir, left) = recovered(80, SEGMENT_LEN);
-    assert_eq!(left, (18..=81).collect::<Vec<u64>>(), "64 of them");
-    // Sparse.
+    assert_eq!(left, (18..=81).collect::<Vec<u64>>(), "the newest 64");
+    // The files are sparse.
     let (_dir, left) = recovered(5, 400 << 20);
-    assert_eq!(left, [4, 5, 6], "a gigabyte of them");
+    assert_eq!(left, [4, 5, 6], "the newest gigabyte");
     let (_dir, left) = recovered(2, 2 << 30);
-    assert_eq!(left, [3], "what the recovery itself reports is kept");
+    assert_eq!(left, [3], "the file that the recovery reports is kept");
 }
 
 fn count(topic: &Topic) -> usize {
@@ -105,7 +105,7 @@ fn a_topic_whose_end_must_be_cut_off_is_read_on_a_full_disk_and_opened_with_litt
     assert!(said.contains("can be read meanwhile"), "{said}");
     let reading = Log::open_sim_read_only(&disk, DIR).unwrap().existing_topic("t").unwrap();
     assert_eq!(count(&reading), ACKNOWLEDGED);
-    // Less than a segment of this topic.
+    // Less room than a segment of this topic needs.
     disk.set_capacity(used as u64 + SEGMENT_LEN / 2);
     let topic = Log::open_sim(&disk, DIR).unwrap().existing_topic("t").unwrap();
     assert!(topic.recovery().unwrap().cut);

@@ -1,5 +1,5 @@
-//! Work that happens beside the appends of others: syncs, trims, timers. None of it holds up, or fails,
-//! what it has nothing to do with.
+//! Work that happens beside the appends of others: syncs, trims, timers. None of it delays
+//! unrelated calls or makes them fail.
 
 use std::path::Path;
 use std::sync::mpsc::channel;
@@ -30,12 +30,12 @@ fn a_sync_whose_segments_were_synced_by_another_and_dropped_has_not_failed() {
     }
 }
 
-/// Role: one thread stands still in the middle of a sync that covers two segments, while others sync
-/// the same and more, and trim.
+/// Role: one thread pauses in the middle of a sync that covers two segments, while others sync the
+/// same and more, and trim.
 pub(crate) fn outdone(words: &[&str]) {
     let [call, dir] = words else { panic!("{words:?}") };
     let log = Log::open(Path::new(dir)).unwrap();
-    // The background may sync the first of the two segments before.
+    // The background may sync the first of the two segments earlier; then another attempt follows.
     assert!((0..200).any(|attempt| is_outdone(&log, call, attempt)), "no sync of two segments");
 }
 
@@ -116,8 +116,8 @@ fn the_drop_of_a_handle_does_not_wait_for_the_work_of_another_topic() {
     run_stuck("drop");
 }
 
-/// Role: the background work of one topic stands still. A process of its own, because it arms crash
-/// points, and may never end.
+/// Role: the background work of one topic pauses. A process of its own, because it arms crash
+/// points and may never end.
 pub(crate) fn stuck(words: &[&str]) {
     let [story, dir] = words else { panic!("{words:?}") };
     let _watchdog = Watchdog::new();
@@ -139,14 +139,14 @@ pub(crate) fn stuck(words: &[&str]) {
         if name == point && in_background {
             if let Some(reached) = reached.take() {
                 reached.send(()).unwrap();
-                // An error: the story has ended.
+                // An error means that the story has ended.
                 told.recv().unwrap_or_default();
             }
         }
     })));
     busy.append(&large()).unwrap();
     if *story == "sync" {
-        // Until one is left to the timer.
+        // Until one record is left to the timer.
         for _ in 0..10_000 {
             if busy.append(&Record::new("x")).unwrap() >= busy.durable_end().unwrap() {
                 break;
@@ -175,7 +175,7 @@ pub(crate) fn stuck(words: &[&str]) {
     }
     wait_until(|| other.durable_end().unwrap() >= end);
     if *story == "drop" {
-        // Rolls, so that there is something to do for it.
+        // Rolls, so that the background has work for this topic.
         for _ in 0..10 {
             other.append(&large()).unwrap();
         }
@@ -187,7 +187,7 @@ pub(crate) fn stuck(words: &[&str]) {
 fn wait_until(is: impl Fn() -> bool) {
     let started = Instant::now();
     while !is() {
-        assert!(started.elapsed() < GUARD, "never so");
+        assert!(started.elapsed() < GUARD, "the condition never became true");
         std::thread::yield_now();
     }
 }

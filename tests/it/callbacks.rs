@@ -1,4 +1,4 @@
-//! Callbacks that use their client, that never take what they are given, and handles made in between.
+//! Callbacks that use their client, callbacks that never take an outcome, handles made in between.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -85,7 +85,7 @@ fn a_call_inside_a_callback_expires_at_its_deadline() {
     assert_eq!(reply_kinds(&log, "nobody").len(), 1);
 }
 
-/// A client whose callback `done` fails for payloads that `fails` names, and notes the others.
+/// A client whose callback `done` fails for payloads that `fails` selects, and notes the others.
 fn flaky(
     log: &Log,
     retry: CallbackRetry,
@@ -167,7 +167,7 @@ fn outcomes_that_a_callback_could_not_take_are_tried_again_in_order_while_the_pr
         ask(&client, &["other"], "other");
         assert_eq!(log.server("s", echo).unwrap().poll(LONG).unwrap(), 5);
         drain(&client);
-        assert_eq!(taken.order(), ["other"], "others are not held up");
+        assert_eq!(taken.order(), ["other"], "other callbacks are not delayed");
         let parked = client.parked().unwrap();
         assert_eq!(parked.len(), 4);
         assert!(parked.iter().all(|parked| parked.parked_at <= std::time::SystemTime::now()));
@@ -175,7 +175,7 @@ fn outcomes_that_a_callback_could_not_take_are_tried_again_in_order_while_the_pr
         while taken.called.load(Ordering::Relaxed) < before + 3 {
             client.poll(Duration::from_millis(1)).unwrap();
         }
-        // The one whose turn it is when it is up again comes first; then all others, oldest first.
+        // The outcome that is due when the callback works again comes first, then the oldest ones.
         let running = spawns.then(|| client.spawn().unwrap());
         is_down.store(false, Ordering::Relaxed);
         match &running {
@@ -187,7 +187,7 @@ fn outcomes_that_a_callback_could_not_take_are_tried_again_in_order_while_the_pr
         let first = order.remove(0);
         let mut rest = vec!["1", "2", "3", "4"];
         rest.retain(|other| *other != first);
-        assert_eq!(order, rest, "behind {first}");
+        assert_eq!(order, rest, "after {first}");
         drop(running);
         let stats = client.stats();
         assert_eq!((stats.completed, stats.parked), (5, 4));
@@ -212,14 +212,14 @@ fn an_outcome_that_its_callback_never_takes_holds_up_no_other_and_can_be_dropped
         }
     }
     assert_eq!(taken.order(), ["1", "2"]);
-    assert!(taken.called.load(Ordering::Relaxed) > 8, "it is tried again and again");
+    assert!(taken.called.load(Ordering::Relaxed) > 8, "it is retried");
     let parked = client.parked().unwrap();
     assert_eq!(parked.len(), 1);
     drop(client);
-    // A start tries it as well.
+    // A start tries it too.
     let (client, taken) = flaky(&log, QUICK, |_| true);
     client.poll(Duration::ZERO).unwrap();
-    assert_eq!(taken.called.load(Ordering::Relaxed), 1, "once at a time");
+    assert_eq!(taken.called.load(Ordering::Relaxed), 1, "one attempt per start");
     client.discard_parked(&parked[0].id).unwrap();
     assert!(matches!(client.discard_parked(&parked[0].id), Err(Error::NotFound { .. })));
     assert!(client.parked().unwrap().is_empty());

@@ -1,4 +1,4 @@
-//! Handles of calls: whose the outcome is, whoever is killed when; and waits without an end.
+//! Handles of calls: which of them gets an outcome when processes are killed; waits without an end.
 
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ fn reply_of(call: &mut deaddrop::service::Call) -> Vec<u8> {
     }
 }
 
-/// Role: has the outcomes of calls delivered, returns the first, and dies. `DIR WAITS`: with or without
-/// the time in which they are parked; or `alone`: there is one call, and it is not returned.
+/// Role: has the outcomes of calls delivered, returns the first, and waits to be killed. `DIR
+/// WAITS`: `parked` waits until the others are parked; `alone` has one call, which is not returned.
 pub(crate) fn dies_with_outcomes(words: &[&str]) {
     let log = Log::open(words[0]).unwrap();
     let client = open(&log);
@@ -71,7 +71,7 @@ fn outcomes_that_no_handle_has_returned_are_attached_to_after_a_kill() {
             .collect();
         child.kill();
         for _ in 0..2 {
-            // Also after a start that nobody attaches in.
+            // Even after a start in which no call attaches.
             let client = open(&log);
             while client.poll(Duration::ZERO).unwrap() > 0 {}
         }
@@ -84,8 +84,8 @@ fn outcomes_that_no_handle_has_returned_are_attached_to_after_a_kill() {
         drop(client);
         let client = open(&log);
         assert_eq!(client.outstanding_count(), 0);
-        assert!(ids[1..].iter().all(|id| client.attach(id).is_err()), "returned is returned");
-        // Killed a moment after it was returned, it may be there once more.
+        assert!(ids[1..].iter().all(|id| client.attach(id).is_err()), "a returned outcome is gone");
+        // If the kill came right after it was returned, the first outcome may still be parked.
         let left = client.parked().unwrap();
         assert!(left.iter().all(|left| left.id == ids[0]), "{left:?}");
     }
@@ -109,7 +109,7 @@ fn an_outcome_that_was_parked_behind_its_handle_is_returned_once_or_given_up_wit
     assert!(matches!(calls[1].wait_timeout(LONG), Err(Error::NotFound { .. })));
     let given_up = calls[2].id().clone();
     drop(calls);
-    assert!(client.parked().unwrap().is_empty(), "a dropped handle gives its outcome up");
+    assert!(client.parked().unwrap().is_empty(), "dropping a handle discards its outcome");
     assert!(client.attach(&given_up).is_err());
     drop((second, client));
     let client = open(&log);

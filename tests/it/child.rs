@@ -1,8 +1,8 @@
-//! Other processes: this binary again, in a role, spoken to over its standard streams.
+//! Other processes: this binary again, in a role, controlled over its standard streams.
 //!
-//! A child says lines that start with `@`; whatever else it prints (the test harness does) is passed
-//! over. Nothing here sleeps: a parent waits for lines, for a child's end, or for it to be stopped,
-//! and a guard ends a test that has waited for a minute.
+//! Lines of a child that start with `@` are messages; its other output (of the test harness) is
+//! ignored. Nothing here sleeps: a parent waits for lines, for a child's end, or for it to be
+//! stopped, and a guard ends a test that has waited for a minute.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -10,12 +10,12 @@ use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-/// How long a test waits for something that must happen before it fails.
+/// How long a test waits for an event that must happen before it fails.
 pub(crate) const GUARD: Duration = Duration::from_secs(60);
 
 const ROLE: &str = "DEADDROP_CHILD";
 
-/// Not a test: what a child process runs.
+/// Not a test: the entry point of a child process.
 #[test]
 fn entry() {
     let Ok(role) = std::env::var(ROLE) else { return };
@@ -86,29 +86,29 @@ fn entry() {
     say("bye");
 }
 
-/// In a child: says a line, in one write.
+/// In a child: sends the parent a line, in one write.
 pub(crate) fn say(line: &str) {
     let mut out = std::io::stdout().lock();
-    // The harness may have left a line open.
+    // The harness may have left a line unfinished.
     out.write_all(format!("\n@{line}\n").as_bytes()).unwrap();
     out.flush().unwrap();
 }
 
-/// In a child: the next line that the parent tells; `None` when it is gone.
+/// In a child: returns the next line from the parent; `None` when the parent is gone.
 pub(crate) fn listen() -> Option<String> {
     let mut line = String::new();
     let len = std::io::stdin().lock().read_line(&mut line).unwrap();
     (len > 0).then(|| line.trim_end().to_owned())
 }
 
-/// Sends this thread a signal: SIGKILL and SIGSTOP take the process before this returns. (Sent to the
-/// process, another thread might take SIGSTOP, and this one run on for a while.)
+/// Sends this thread a signal. SIGKILL and SIGSTOP act on the process before this returns. (If
+/// another thread took a SIGSTOP sent to the process, this one would run on for a while.)
 pub(crate) fn raise(signal: i32) {
     // SAFETY: a plain integer.
     unsafe { libc::raise(signal) };
 }
 
-/// What runs in a new child before the role does, to give it other limits or another user.
+/// Runs in a new child before the role does, to give it other limits or another user.
 pub(crate) type Before = Box<dyn FnMut() -> std::io::Result<()> + Send + Sync>;
 
 /// A child process. Killed and reaped when dropped.
@@ -126,7 +126,7 @@ impl Child {
         child
     }
 
-    /// A child each of whose lines is given to `hear`, on a thread of its own; `None` at the end.
+    /// Starts a child; `hear` gets each of its lines on another thread, and `None` at the end.
     pub(crate) fn spawn_with(
         role: &[&str],
         before: Option<Before>,
@@ -147,7 +147,7 @@ impl Child {
         let output = BufReader::new(process.stdout.take().unwrap());
         std::thread::spawn(move || {
             for line in output.lines() {
-                // A line cut short by a kill may not be text.
+                // A line that a kill cut short may not be text.
                 let Ok(line) = line else { break };
                 if let Some(said) = line.strip_prefix('@') {
                     hear(Some(said.to_owned()));
@@ -162,12 +162,12 @@ impl Child {
         self.process.id()
     }
 
-    /// Tells the child a line.
+    /// Sends the child a line.
     pub(crate) fn tell(&mut self, line: &str) {
         self.input.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
-    /// The child's next line; `None` if it ended.
+    /// Returns the child's next line; `None` if it ended.
     pub(crate) fn hear(&mut self) -> Option<String> {
         let lines = self.lines.as_ref().expect("a child with its own listener");
         match lines.recv_timeout(GUARD) {
@@ -177,7 +177,7 @@ impl Child {
         }
     }
 
-    /// The child's next line, `None` if it ended; an error if nothing came in that time.
+    /// Returns the child's next line, `None` if it ended; an error if none came within `timeout`.
     pub(crate) fn hear_for(&mut self, timeout: Duration) -> Result<Option<String>, ()> {
         let lines = self.lines.as_ref().expect("a child with its own listener");
         match lines.recv_timeout(timeout) {
@@ -187,7 +187,7 @@ impl Child {
         }
     }
 
-    /// Tells the child a line and hears its answer.
+    /// Sends the child a line and returns its answer.
     pub(crate) fn ask(&mut self, line: &str) -> String {
         self.tell(line);
         self.hear().unwrap_or_else(|| panic!("the child died of: {line}"))
@@ -208,18 +208,18 @@ impl Child {
         self.process.wait().unwrap();
     }
 
-    /// Waits until the child ended by itself.
+    /// Waits until the child has ended by itself.
     pub(crate) fn wait(mut self) -> ExitStatus {
         self.process.wait().unwrap()
     }
 
-    /// Waits until the child is dead, and keeps its pipes: a child of it may hang on them.
+    /// Waits until the child is dead, and keeps its pipes: a child of its own may still use them.
     pub(crate) fn wait_until_dead(&mut self) {
         let status = self.process.wait().unwrap();
         assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
     }
 
-    /// Waits until the child killed itself.
+    /// Waits until the child has killed itself.
     pub(crate) fn wait_for_death(self) {
         let status = self.wait();
         assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
@@ -237,8 +237,8 @@ impl Child {
     }
 }
 
-/// Ends the test run if it lives longer than [`GUARD`]: for calls of this process that would wait for
-/// ever if a dead process were taken for a living one.
+/// Ends the test run if it lives longer than [`GUARD`]: for calls of this process that would wait
+/// forever if they took a dead process for a living one.
 pub(crate) struct Watchdog {
     _alive: Sender<()>,
 }
@@ -264,7 +264,7 @@ fn send(sender: &Sender<String>, line: Option<String>) {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // Reaped already: nothing to kill.
+        // The child is reaped already: there is nothing to kill.
         if let Ok(None) = self.process.try_wait() {
             self.end();
         }

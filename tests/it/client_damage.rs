@@ -1,4 +1,4 @@
-//! One damaged record stops no client: neither at its start nor while it delivers.
+//! One damaged record does not stop a client, neither at its start nor while it delivers.
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -29,7 +29,7 @@ pub(crate) fn damage(dir: &Path, topic: &str, what: &str) {
         .filter(|&at| bytes[at..].starts_with(what.as_bytes()))
         .collect();
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-    // The last one is the payload: the context is in a header in front of it.
+    // The last match is the payload: the context is in a header before it.
     let at = *at.last().unwrap();
     file.write_all_at(&[bytes[at] ^ 1], at as u64).unwrap();
 }
@@ -58,7 +58,7 @@ fn a_damaged_reply_is_passed_over_and_those_behind_it_are_delivered() {
         let first = seen("first-payload", "first-payload");
         assert_eq!(done.take(), [first, seen("third-payload", "third-payload")]);
         assert_eq!((client.outstanding_count(), client.stats().damaged), (1, 1));
-        // The one whose reply is lost can be taken back.
+        // The request whose reply is lost can be cancelled.
         client.cancel(&client.outstanding().unwrap()[0].id).unwrap();
         drop(running);
         drain(&client);

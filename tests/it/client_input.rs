@@ -1,4 +1,4 @@
-//! What a client does with what is wrong: strange ids, huge contexts, callbacks that fail.
+//! How a client handles wrong input: strange ids, huge contexts, callbacks that fail.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -45,7 +45,7 @@ fn a_second_outcome_is_late_and_an_id_that_looks_right_but_was_never_sent_is_ref
         });
         client.open().unwrap()
     };
-    // A client of the same name elsewhere: its ids were never sent here.
+    // A client of the same name in another log: its ids were never sent in this one.
     let other_dir = crate::dir();
     let other = Log::open(other_dir.path()).unwrap();
     make_topics(&other, "s");
@@ -65,7 +65,7 @@ fn a_second_outcome_is_late_and_an_id_that_looks_right_but_was_never_sent_is_ref
         Err(Error::NotFound { .. })
     ));
     client.cancel(&id).unwrap();
-    assert!(client.cancel(&id).is_ok(), "no outcome was read yet: two records, the first decides");
+    assert!(client.cancel(&id).is_ok(), "no outcome was read yet; of two, the first counts");
     drain(&client);
     while client.poll(Duration::ZERO).unwrap() != 0 {}
     assert_eq!(called.load(Ordering::Relaxed), 101, "once as the outcome, once as a late one");
@@ -147,7 +147,7 @@ fn a_reply_topic_that_was_deleted_is_made_anew_and_requests_left_outstanding_are
     delete().unwrap();
     assert!(matches!(log.existing_topic("s.replies"), Err(Error::NotFound { .. })));
 
-    // Whichever of them comes first makes it.
+    // The client or the server creates the topic, whichever comes first.
     let client = open();
     assert_eq!(client.outstanding_count(), 2);
     assert_eq!(client.poll(Duration::ZERO).unwrap(), 0);
@@ -161,7 +161,7 @@ fn a_reply_topic_that_was_deleted_is_made_anew_and_requests_left_outstanding_are
     assert_eq!(client.outstanding_count(), 1);
     drain(&client);
 
-    // Answered, and the answer deleted: nobody will answer it again.
+    // It was answered, and the answer was deleted: no server will answer it again.
     send(&client, "7");
     drop(client);
     serve(1);

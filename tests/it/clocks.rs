@@ -1,5 +1,5 @@
-//! Wall clocks that jump: who waits goes by a clock that does not, and what is in the log is never
-//! decided by how a clock was set. Each story runs in a process of its own, whose clock it shifts.
+//! Wall clocks that jump: waits use a clock that does not, and no clock setting decides the
+//! contents of the log. Each story runs in a process of its own, whose clock it shifts.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,7 +56,7 @@ fn nothing_goes_by_its_age_while_the_clock_is_not_the_one_that_the_topic_was_ope
     run("retention");
 }
 
-/// A client that counts what expired, and expects nothing else.
+/// A client that counts the requests that expire, and expects no other outcome.
 fn client(log: &Log, expired: &Arc<AtomicU64>) -> Client {
     let count = Arc::clone(expired);
     let expired = move |done: &deaddrop::service::Completed| {
@@ -80,13 +80,13 @@ fn a_live_client(dir: &Path) {
     send(&client, HOUR);
     shift_wall_clock(AHEAD_A_YEAR);
     assert_eq!(client.poll(Duration::from_millis(50)).unwrap(), 0);
-    assert_eq!(reply_kinds(&log, "s"), [], "a year by the wall, but not an hour");
+    assert_eq!(reply_kinds(&log, "s"), [], "a year by the wall clock, less than an hour in fact");
 
     shift_wall_clock(0);
     let (begun, deadline) = (Instant::now(), Duration::from_millis(50));
     send(&client, deadline);
     shift_wall_clock(BACK_AN_HOUR);
-    assert_eq!(client.poll(LONG).unwrap(), 1, "an hour and more to go by the wall");
+    assert_eq!(client.poll(LONG).unwrap(), 1, "over an hour left by the wall clock");
     assert!(begun.elapsed() >= deadline);
     assert_eq!(reply_kinds(&log, "s"), [Kind::Expired]);
     assert_eq!((expired.load(Ordering::Relaxed), client.outstanding_count()), (1, 1));
@@ -125,7 +125,7 @@ fn a_server_ahead(dir: &Path) {
     let client = client(&log, &expired);
     send(&client, HOUR);
     shift_wall_clock(AHEAD_A_YEAR);
-    let refuse = |_: &deaddrop::service::Request<'_>| panic!("the handler is not to be called");
+    let refuse = |_: &deaddrop::service::Request<'_>| panic!("the handler must not be called");
     assert_eq!(log.server("s", refuse).unwrap().poll(LONG).unwrap(), 1);
     shift_wall_clock(0);
     assert_eq!(
@@ -160,10 +160,10 @@ fn retention_by_age(dir: &Path) {
     for shift in [AHEAD_A_YEAR, BACK_AN_HOUR, AHEAD_A_YEAR] {
         shift_wall_clock(shift);
         fill(&topic);
-        assert_eq!(topic.trim().unwrap(), 0, "the clock is not the one of the opening");
+        assert_eq!(topic.trim().unwrap(), 0, "the clock differs from that of the opening");
     }
     shift_wall_clock(0);
-    assert_eq!(topic.trim().unwrap(), 0, "and what was stamped meanwhile is no older than it says");
+    assert_eq!(topic.trim().unwrap(), 0, "records stamped meanwhile keep their age");
     drop(topic);
 
     let topic = log.create_topic(used, options(true)).unwrap();
@@ -172,9 +172,9 @@ fn retention_by_age(dir: &Path) {
     consumer.next().unwrap().unwrap();
     consumer.commit().unwrap();
     drop((consumer, topic));
-    // Whoever opens it by a wrong clock cannot know: what a consumer still needs stays all the same.
+    // A process that opens it with a wrong clock cannot know; it still keeps what a consumer needs.
     shift_wall_clock(AHEAD_A_YEAR);
     assert_eq!(log.existing_topic(used).unwrap().trim().unwrap(), 0);
     let trimmed = log.existing_topic(aged).unwrap().trim().unwrap();
-    assert!(trimmed > 0, "a year has passed, for all that it knows");
+    assert!(trimmed > 0, "a year has passed by its clock");
 }

@@ -1,4 +1,4 @@
-//! Requests that were taken back, or have expired, are not handled: whichever server comes to them, and
+//! Requests that were cancelled or have expired are not handled, whichever server reaches them and
 //! whatever happened since.
 
 use std::sync::{Arc, Mutex};
@@ -11,10 +11,10 @@ use crate::service::{drain, echo, make_topics, options, reply_kinds};
 
 const LONG: Duration = Duration::from_secs(30);
 
-/// What handlers were called with.
+/// The payloads that handlers were called with.
 type Handled = Arc<Mutex<Vec<String>>>;
 
-/// A server whose handler, at a payload that begins with `first`, calls `at_first` and then is stopped.
+/// A server whose handler calls `at_first` and signals `stop` at payloads that begin with `first`.
 fn server(
     log: &Log,
     handled: &Handled,
@@ -40,7 +40,7 @@ fn send(client: &Client, payload: &str, key: &str) -> RequestId {
     request.send("done").unwrap()
 }
 
-/// A service that has run before, so that nothing is in doubt.
+/// A service that has run before, so that no request is in doubt.
 fn begin(log: &Log) -> Client {
     make_topics(log, "s");
     let client = log.client("c").topic_options(options()).on("done", |_| Ok(())).open().unwrap();
@@ -54,7 +54,7 @@ fn begin(log: &Log) -> Client {
     client
 }
 
-/// Serves until `count` more were handled.
+/// Serves until `count` more requests were handled.
 fn serve_rest(log: &Log, handled: &Handled, count: usize) {
     let mut server = server(log, handled, &Stop::new(), || ());
     let before = handled.lock().unwrap().len();
@@ -76,7 +76,7 @@ fn a_request_that_was_cancelled_while_another_of_its_key_ran_is_not_handled_afte
         let handled = Handled::default();
         send(&client, "first", "k");
         let second = send(&client, "second", "k");
-        // Of other lanes: their records move the floors of all.
+        // Requests of other lanes: their records move the floors of all lanes.
         let others: Vec<_> = (0..20).map(|number| format!("other-{number}")).collect();
         others.iter().for_each(|other| drop(send(&client, other, other)));
         let (stop, cancels) = (Stop::new(), client.clone());
@@ -84,7 +84,7 @@ fn a_request_that_was_cancelled_while_another_of_its_key_ran_is_not_handled_afte
         while !stop.is_stopped() {
             match graceful {
                 true => server.run(&stop).unwrap(),
-                // In pieces, and dropped as it stands.
+                // One poll at a time; the server is then dropped without an orderly end.
                 false => drop(server.poll(LONG).unwrap()),
             }
         }
@@ -111,7 +111,7 @@ fn requests_that_expired_behind_a_slow_one_are_not_handled_by_the_server_that_ta
         request.deadline(Duration::from_nanos(1)).send("done").unwrap();
     }
     let (stop, expires) = (Stop::new(), client.clone());
-    // The client says so while the first runs.
+    // The client reports the expiry while the first request runs.
     let mut one = server(&log, &handled, &stop, move || {
         for _ in 0..1000 {
             if expires.outstanding_count() == 1 {
@@ -123,7 +123,7 @@ fn requests_that_expired_behind_a_slow_one_are_not_handled_by_the_server_that_ta
     });
     one.run(&stop).unwrap();
     let mut two = server(&log, &handled, &Stop::new(), || ());
-    // Both live: the lanes are shared.
+    // Both servers live, so the lanes are shared.
     std::thread::scope(|scope| {
         for server in [&mut one, &mut two] {
             scope.spawn(move || {
@@ -163,7 +163,7 @@ fn a_cancelled_request_whose_lane_changes_hands_twice_is_not_handled() {
                 }
                 b"b" => {
                     drop(other.lock().unwrap().take());
-                    // It is time for the lanes to follow when the other's is taken.
+                    // So that the lanes are due to follow when this server takes the other's.
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 b"c" => stop.stop(),
@@ -175,14 +175,14 @@ fn a_cancelled_request_whose_lane_changes_hands_twice_is_not_handled() {
     };
     let held = |server: &Server| server.stats().lanes_taken - server.stats().lanes_released;
     let (mut one, mut two) = (open(), open());
-    // Without a key: of one lane after the other.
+    // Requests without a key go to the lanes in turn.
     client.request("s", &Record::new("begin")).unwrap().send("done").unwrap();
     while (held(&one), held(&two)) != (1, 1) || handled.lock().unwrap().is_empty() {
         one.poll(Duration::from_millis(1)).unwrap();
         two.poll(Duration::from_millis(1)).unwrap();
     }
     drain(&client);
-    // The one with lane 1 is the other.
+    // Server `two` must own lane 1.
     let mut is_swapped = false;
     for payload in ["n1", "a", "n3", "b", "n5", "c", "cancelled"] {
         let id = client.request("s", &Record::new(payload)).unwrap().send("done").unwrap();
@@ -200,7 +200,7 @@ fn a_cancelled_request_whose_lane_changes_hands_twice_is_not_handled() {
     assert_eq!(handled.lock().unwrap().len(), 7, "all but the last");
     drop(one);
     let mut three = open();
-    assert_eq!(three.poll(LONG).unwrap(), 1, "it is passed over");
+    assert_eq!(three.poll(LONG).unwrap(), 1, "it is skipped");
     assert_eq!(handled.lock().unwrap().len(), 7);
     drain(&client);
 }

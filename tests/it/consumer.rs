@@ -1,4 +1,4 @@
-//! Consumers: named positions that survive their owners, and retention that knows them.
+//! Consumers: named positions that survive their owners, and retention that respects them.
 
 use std::sync::Barrier;
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn topic(dir: &std::path::Path, retention: Retention) -> Topic {
     Log::open(dir).unwrap().create_topic("t", options(retention)).unwrap()
 }
 
-/// Appends records of 1000 bytes: twelve fill a segment.
+/// Appends records of 1000 bytes; twelve fill a segment.
 fn fill(topic: &Topic, count: u64) {
     for _ in 0..count {
         topic.append(&Record::new(vec![b'x'; 1000])).unwrap();
@@ -55,7 +55,7 @@ fn a_commit_survives_kill_9_and_the_name_is_free_at_once() {
     assert_eq!(topic.consumers().unwrap()[0].owner, Some(pid));
     assert!(matches!(topic.delete_consumer("billing"), Err(Error::Locked { .. })));
     owner.kill();
-    // Its start position counts only if it is new.
+    // The start position counts only for a new consumer.
     let mut consumer = topic.consumer("billing", Start::End).unwrap();
     assert_eq!(consumer.committed(), 2);
     assert_eq!(consumer.lag().unwrap(), 3);
@@ -131,7 +131,7 @@ fn a_consumer_behind_the_first_record_is_told_and_never_moved() {
     fill(&topic, 40);
     topic.wait_durable(79).unwrap();
     let second = topic.trim_before(70).unwrap();
-    // What was read ahead may still come; then the error, again and again.
+    // Records that were read ahead may still come; then the error, at every call.
     let trimmed = loop {
         match behind.next() {
             Ok(record) => assert!(record.unwrap().offset() < second),
@@ -205,7 +205,7 @@ fn a_trim_takes_what_another_drops_meanwhile_for_dropped() {
     ] {
         let dir = crate::dir();
         let topic = topic(dir.path(), retention);
-        // Holds all of it against the one kind of trim, and so has that look at every segment.
+        // Keeps all records from `trim`, which therefore examines every segment.
         let _slow = topic.consumer("slow", Start::First).unwrap();
         fill(&topic, 1000);
         topic.wait_durable(999).unwrap();
@@ -226,7 +226,7 @@ fn a_trim_takes_what_another_drops_meanwhile_for_dropped() {
     }
 }
 
-/// Role: waits for records, and says each.
+/// Role: waits for records, and reports each.
 pub(crate) fn waiter(words: &[&str]) {
     let topic = topic(std::path::Path::new(words[0]), Retention::default());
     let mut consumer = topic.consumer("waiter", Start::First).unwrap();

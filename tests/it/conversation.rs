@@ -1,4 +1,4 @@
-//! Conversations: what a request came from goes with it and comes back.
+//! Conversations: the origin of a request goes with it and comes back.
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;

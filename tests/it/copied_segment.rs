@@ -1,4 +1,4 @@
-//! A recovery that puts a copy in the place of a segment, as seen by read-only handles from before it.
+//! A recovery that replaces a segment by a copy, as seen by read-only handles opened before it.
 
 use std::ops::Range;
 

@@ -26,7 +26,7 @@ fn a_copy_of_a_directory_that_processes_write_to_is_a_prefix() {
             .collect();
         let mut ledger = Ledger::default();
         for copy in 0..COPIES {
-            // What was acknowledged before the copy was begun is in it.
+            // Records that were acknowledged before the copy began are in it.
             for (name, child) in &mut writers {
                 for _ in 0..50 {
                     let line = child.hear().expect("a writer");
@@ -37,7 +37,7 @@ fn a_copy_of_a_directory_that_processes_write_to_is_a_prefix() {
             let target = dir.path().join(format!("copy-{copy}"));
             let arguments = ["-r", &path, target.to_str().unwrap()];
             let output = Command::new("cp").args(arguments).output().unwrap();
-            // A segment that was prepared when `cp` listed the directory may have its name by now.
+            // A segment that was in preparation when `cp` listed the directory may be renamed now.
             let complaints = String::from_utf8(output.stderr).unwrap();
             let about_others = |line: &&str| !line.contains(".tmp': No such file or directory");
             assert_eq!(complaints.lines().find(about_others), None);
@@ -63,7 +63,7 @@ fn a_copy_of_a_directory_that_processes_write_to_is_a_prefix() {
         for (_, child) in writers {
             child.kill();
         }
-        // The original went its own way.
+        // The original was appended to in the meantime.
         let topic = ledger::open(&path, durability, SEGMENT_LEN);
         ledger.verify(&topic);
     }
@@ -91,7 +91,7 @@ fn a_copy_of_hard_links_is_refused_so_that_two_directories_do_not_share_their_se
             assert_eq!(still.end_offset().unwrap(), 1);
             drop(still);
             if let Some(topic) = live {
-                // The process that has it open goes on, into other segments.
+                // The process that has it open continues, into other segments.
                 for offset in 1..6 {
                     assert_eq!(topic.append(&record).unwrap(), offset);
                 }

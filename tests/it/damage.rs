@@ -1,7 +1,7 @@
-//! Files with damage of any kind: what is read is right or an error, and nothing panics or hangs.
+//! Files with damage of any kind: every record that is read is right, and nothing panics or hangs.
 //!
-//! A damaged file is looked at in four ways: by a process that may write and by one that may not, in
-//! the boot that wrote it (where the control words are believed) and in another one.
+//! A damaged log is opened in four ways: by a process that may write and by one that may not, in
+//! the boot that wrote it (where the control words are trusted) and in another one.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -16,14 +16,14 @@ use crate::settle::settle;
 const DIR: &str = "/log";
 const TOPIC: &str = "t";
 
-/// A disk with a small log on it, and what its files hold.
+/// A disk with a small log on it, and the contents of its files.
 struct Specimen {
     disk: SimDisk,
     files: Vec<(PathBuf, Vec<u8>)>,
     payloads: Vec<Vec<u8>>,
 }
 
-/// How a damaged disk is looked at.
+/// How a damaged disk is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct View {
     read_only: bool,
@@ -37,21 +37,21 @@ const VIEWS: [View; 4] = [
     View { read_only: true, same_boot: false },
 ];
 
-/// What was read.
+/// What a view of the disk found.
 #[derive(Debug, Default)]
 struct Seen {
-    /// Opening, or reading, gave this.
+    /// The error of opening or reading.
     refused: Option<String>,
     end: u64,
     records: u64,
     /// Offsets that were skipped as damaged.
     damaged: u64,
-    /// A recovery said that it cut something off.
+    /// A recovery reported that it cut something off.
     cut: bool,
     consumer: Option<u64>,
 }
 
-/// Waits until all segments but the newest have an index: closing a topic leaves those that are not begun.
+/// Waits until all segments but the newest are indexed: closing a topic does not wait for that.
 fn wait_for_indexes(disk: &SimDisk) {
     let count = |wanted: &str| {
         let paths = disk.paths();
@@ -105,7 +105,7 @@ impl Specimen {
         }
         consumer.commit().unwrap();
         consumer.sync().unwrap();
-        // Closing the topic waits for no index that is not begun.
+        // Closing the topic does not wait for an index that was not begun.
         let is_index =
             |path: &PathBuf| path.extension().is_some_and(|extension| extension == "idx");
         for looks in 0.. {
@@ -149,7 +149,7 @@ impl Specimen {
         }
     }
 
-    /// Looks at the disk with `damage` done to it.
+    /// Opens the disk with `damage` done to it.
     fn look(&self, view: View, damage: &dyn Fn(&SimDisk)) -> Seen {
         let disk = if view.same_boot { self.disk.process() } else { self.disk.reboot() };
         damage(&disk);
@@ -163,7 +163,7 @@ impl Specimen {
     fn read(&self, disk: &SimDisk, view: View) -> Seen {
         let mut seen = Seen::default();
         let mut refuse = |error: Error| {
-            // A message must come out too.
+            // The message must be printable too.
             seen.refused = Some(error.to_string());
         };
         let log = match view.read_only {
@@ -215,7 +215,7 @@ impl Specimen {
                 Err(other) => return Err(other),
             }
         }
-        panic!("skipping damage does not come to an end: at {}", reader.offset());
+        panic!("skipping damage does not end: at {}", reader.offset());
     }
 
     fn all(&self) -> u64 {
@@ -265,7 +265,7 @@ fn a_flipped_byte_in_any_file_costs_one_record_at_most_and_is_told() {
             flips += 1;
         }
     }
-    println!("{flips} flipped bytes, each looked at in four ways");
+    println!("{flips} flipped bytes, each opened in four ways");
 }
 
 fn check_flip(specimen: &Specimen, path: &Path, at: usize, view: View, seen: &Seen, story: &str) {
@@ -274,7 +274,7 @@ fn check_flip(specimen: &Specimen, path: &Path, at: usize, view: View, seen: &Se
         _ => assert_eq!(seen.refused, None, "{story}"),
     }
     if is_segment(path) && at >= 4096 {
-        // Without words only the newest sync can be taken for torn; and that is a cut.
+        // Without words, only the newest sync can be taken for torn, and that is a cut.
         assert_eq!(seen.records + seen.damaged, seen.end, "{story}");
         let lost = specimen.all() - seen.records;
         let told = seen.damaged
@@ -284,7 +284,7 @@ fn check_flip(specimen: &Specimen, path: &Path, at: usize, view: View, seen: &Se
         assert!(seen.end == specimen.all() || seen.cut || view.read_only, "{story}");
     } else {
         assert_eq!(seen.records, specimen.all(), "{story}");
-        // Words that count more records than there are: those are reported as missing.
+        // Words that count more records than exist: the missing ones are reported.
         assert!(seen.damaged == 0 || name(path) == "control" && view.same_boot, "{story}");
     }
     if !name(path).eq("c") && !view.read_only {
@@ -309,7 +309,7 @@ fn a_segment_cut_at_any_length_gives_the_records_before_the_cut_and_tells_of_the
                 }
                 assert_eq!(seen.records + seen.damaged, seen.end, "{story}");
                 let all_told = seen.end >= specimen.all();
-                // The words of another boot do not count: what was not yet promised can be cut.
+                // The words of another boot do not count, so records not yet promised can be cut.
                 let may_be_torn = is_newest && !view.same_boot;
                 assert!(all_told || may_be_torn || is_newest && view.read_only, "{story}");
             }
@@ -354,7 +354,7 @@ fn a_missing_file_gives_right_records_or_an_error() {
             let seen = specimen.look(view, &|disk| disk.remove(path));
             let story = format!("without {} {view:?}: {seen:?}", name(path));
             match name(path) {
-                // The marker is made again in a directory that holds nothing but topics.
+                // The marker is recreated in a directory that holds only topics.
                 "deaddrop" if !view.read_only => {
                     assert_eq!(seen.records, specimen.all(), "{story}")
                 }
@@ -368,8 +368,8 @@ fn a_missing_file_gives_right_records_or_an_error() {
     }
 }
 
-/// Frames that contradict each other, but each with a right checksum, and headers that promise more
-/// than there is: no chance damage looks so, but anybody who may write to the directory can.
+/// Frames that contradict each other with right checksums, and headers that promise more than there
+/// is. Chance does not make such damage, but any process that may write to the directory can.
 #[test]
 fn hostile_bytes_with_right_checksums_neither_panic_nor_hang() {
     use deaddrop::format::frame::{void, Parts};
@@ -427,7 +427,7 @@ fn hostile_bytes_with_right_checksums_neither_panic_nor_hang() {
     }
 }
 
-/// Everything but the records' content, which is planted.
+/// Uses everything but the content of the records, which is forged.
 fn walk_through(disk: &SimDisk, read_only: bool, story: &str) {
     let log = match read_only {
         true => Log::open_sim_read_only(disk, DIR),

@@ -1,4 +1,4 @@
-//! Deleting a topic is one step: cut off at any point, the topic is whole or its name is free.
+//! Deleting a topic is one step: interrupted at any point, the topic is whole or its name is free.
 
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::child::{self, Child};
 
 const DIR: &str = "/log";
 const POINTS: [&str; 3] = ["delete.renamed", "delete.durable", "delete.removed"];
-/// Of a topic of several segments.
+/// The records of a topic of several segments.
 const RECORDS: u64 = 12;
 
 fn options() -> TopicOptions {
@@ -36,7 +36,7 @@ fn count(topic: &Topic) -> u64 {
     count
 }
 
-/// The topic is whole, or there is none and another one can be made. True if it is there.
+/// Returns true if the whole topic is there, false if there is none and another one can be made.
 fn is_whole(log: &Log) -> bool {
     match log.existing_topic("t") {
         Ok(topic) => {
@@ -58,7 +58,7 @@ fn is_whole(log: &Log) -> bool {
     }
 }
 
-/// What a child does: deletes the topic, and kills itself at the n-th time that it is at a point.
+/// Role: deletes the topic, and kills itself the n-th time that it reaches a point.
 pub(crate) fn deleter(words: &[&str]) {
     let [dir, point, nth] = words else { panic!("{words:?}") };
     let (point, mut left) = ((*point).to_owned(), nth.parse::<u32>().unwrap());
@@ -86,9 +86,9 @@ fn a_delete_that_is_killed_leaves_the_name_free_and_what_is_left_is_removed() {
             let before = Log::open(dir.path()).unwrap();
             let words = ["deleter", dir.path().to_str().unwrap(), point, &nth.to_string()];
             let status = Child::spawn(&words).wait();
-            // Only the removals come more than once.
+            // Only the removals happen more than once.
             assert_eq!(status.success(), nth > 1 && point != "delete.removed", "{point} {nth}");
-            // Also for a process that had the log open, which removes nothing.
+            // Even for a process that had the log open, which removes nothing.
             assert!(!is_whole(&before), "{point}: it was renamed");
             let after = Log::open(dir.path()).unwrap();
             assert!(names(&dir.path().join("topics")).is_empty(), "{point} {nth}");
@@ -97,8 +97,8 @@ fn a_delete_that_is_killed_leaves_the_name_free_and_what_is_left_is_removed() {
     }
 }
 
-/// Role: takes images of power cuts at each point of a delete on a simulated disk. In a process of its own
-/// because it arms crash points.
+/// Role: takes images of power cuts at each point of a delete on a simulated disk. A process of its
+/// own, because it arms crash points.
 pub(crate) fn power_cuts(_: &[&str]) {
     let disk = SimDisk::new();
     let log = Log::open_sim(&disk.process(), DIR).unwrap();
@@ -119,7 +119,7 @@ pub(crate) fn power_cuts(_: &[&str]) {
         let left = image.paths().iter().any(|path| path.to_str().unwrap().contains("deleted-"));
         assert!(!left, "{point}: {:?}", image.paths());
         let whole = is_whole(&log);
-        assert!(!whole || *point == "delete.renamed", "{point}: it was durable");
+        assert!(!whole || *point == "delete.renamed", "{point}: the delete was durable");
         seen[usize::from(whole)] = true;
     }
     assert_eq!(seen, [true; 2], "of {} images", images.len());
@@ -144,7 +144,7 @@ fn a_delete_of_which_any_call_fails_leaves_the_whole_topic_or_none() {
             let deleted = log.delete_topic("t");
             let had_all = disk.calls(op) - calls <= nth;
             disk.forget_faults();
-            assert!(had_all || deleted.is_err(), "{op:?} {nth}: the error is told");
+            assert!(had_all || deleted.is_err(), "{op:?} {nth}: the error is reported");
             let other = Log::open_sim(&disk.process(), DIR).unwrap();
             let whole = is_whole(&other);
             assert!(!whole || deleted.is_err(), "{op:?} {nth}");
@@ -187,7 +187,7 @@ fn a_topic_open_for_reading_that_is_deleted_says_so_and_is_never_called_damaged(
         drop(topic);
         log.delete_topic("t").unwrap();
         if remade {
-            // Past the end of the one that was deleted.
+            // Past the end of the deleted one.
             let other = log.create_topic("t", options()).unwrap();
             for _ in 0..3 * RECORDS {
                 other.append(&Record::new([8; 3_000])).unwrap();
@@ -231,13 +231,13 @@ fn a_topic_whose_settings_are_gone_can_be_deleted() {
     assert!(log.topic("t").unwrap_err().is_corruption());
     log.delete_topic("t").unwrap();
     assert!(!is_whole(&log));
-    // What was never a topic is left alone.
+    // A directory that was never a topic is left alone.
     std::fs::create_dir(dir.path().join("topics/mine")).unwrap();
     assert!(matches!(log.delete_topic("mine"), Err(Error::NotFound { .. })));
     assert!(dir.path().join("topics/mine").exists());
 }
 
-/// How many descriptors of this process lead to a file.
+/// Returns how many descriptors of this process refer to a file.
 fn openings_of(path: &Path) -> usize {
     let links = std::fs::read_dir("/proc/self/fd").unwrap();
     links
@@ -266,7 +266,7 @@ fn a_process_that_waits_to_open_a_topic_while_it_is_deleted_gets_a_new_one() {
         assert!(started.elapsed() < child::GUARD, "the other thread opens the lock file");
         std::thread::yield_now();
     }
-    // As a delete does that holds the gate.
+    // What a delete that holds the gate does.
     std::fs::rename(&topic, topic.with_file_name(".t.deleted-0123456789abcdef")).unwrap();
     drop(lock_file);
     let opened = opener.join().unwrap();

@@ -1,4 +1,4 @@
-//! The documents say what the code does: positions, recovery tables, crash points, names of tests.
+//! The documents agree with the code: positions, recovery tables, crash points, names of tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// All Rust sources below a directory.
+/// Returns all Rust sources under a directory.
 fn sources(dir: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut open = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)];
@@ -31,7 +31,7 @@ fn sources(dir: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The cells of the row of a table.
+/// Returns the cells of the row of a table.
 fn cells(line: &str) -> Option<Vec<&str>> {
     let line = line.trim().strip_prefix('|')?.strip_suffix('|')?;
     let cells: Vec<&str> = line.split('|').map(str::trim).collect();
@@ -88,7 +88,7 @@ fn every_position_in_the_tables_of_the_format_is_that_of_the_code() {
     }
     assert_eq!(in_document, in_code);
 
-    // No constant of the code is missing in the list above.
+    // No constant of the code is missing from the list above.
     let mut declared = BTreeSet::new();
     for (path, text) in sources("src/format") {
         let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
@@ -151,7 +151,7 @@ fn the_words_that_a_reader_beside_writers_needs_lie_as_documented() {
     }
     let magic = "magic `ddCTL`, 0, 0, 1;";
     assert!(document.contains(magic));
-    assert_eq!(&deaddrop::CONTROL_MAGIC, b"ddCTL\0\0\x01", "then {magic} is wrong");
+    assert_eq!(&deaddrop::CONTROL_MAGIC, b"ddCTL\0\0\x01", "this constant, so {magic} is wrong");
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn the_envelope_is_that_of_the_code() {
     assert_eq!(headers, in_code);
 }
 
-/// The rows of the tables in `src/recovery.rs`, as words.
+/// Returns the rows of the tables in `src/recovery.rs`, as words.
 fn rows_of_code() -> Vec<Vec<String>> {
     let source = read("src/recovery.rs");
     let rows =

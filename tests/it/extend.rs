@@ -1,5 +1,5 @@
-//! A record larger than a segment goes into an empty one, which grows for it: beside processes that
-//! know it by its old length.
+//! A record larger than a segment goes into an empty one, which is extended for it, beside
+//! processes that know its old length.
 
 use deaddrop::{Record, Start, Topic};
 
@@ -12,7 +12,7 @@ fn big() -> Vec<u8> {
     (0..300_000u32).map(|byte| (byte % 251) as u8).collect()
 }
 
-/// Two members of a new topic, the second of which has mapped the first segment.
+/// Two members of a new topic; the second has mapped the first segment.
 fn two(dir: &tempfile::TempDir, durability: &str) -> (Topic, Topic) {
     let dir = dir.path().to_str().unwrap();
     let one = ledger::open(dir, durability, SEGMENT_LEN);
@@ -88,7 +88,7 @@ fn a_read_only_reader_from_before_any_writer_sees_a_large_first_record_and_what_
     let writer = open();
     writer.append(&deaddrop::Record::new(large.clone())).unwrap();
     drop(writer);
-    // Nobody is a member again: the end is found by walking.
+    // There are no members again: walking finds the end.
     assert_eq!(still.next().unwrap().unwrap().payload(), large);
     let writer = open();
     for number in 0..500u32 {

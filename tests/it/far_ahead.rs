@@ -1,5 +1,5 @@
-//! A writer that rolls faster than the background syncs, indexes and drops: what it keeps open, and what
-//! is on the disk, stay bounded.
+//! A writer that rolls faster than the background syncs, indexes and drops: its open files and the
+//! files on the disk stay bounded.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::child::Child;
 const SEGMENT_LEN: u64 = 16 << 10;
 const KEPT_BYTES: u64 = 128 << 10;
 const RECORDS: u64 = 40_000;
-/// Few for the 2,800 segments that are written, and for what runs beside.
+/// Few, compared with the 2,800 segments that are written, but enough for everything else.
 const OPEN_FILES: u64 = 48;
 
 fn files(dir: &Path, extension: &str) -> Vec<String> {
@@ -33,7 +33,7 @@ fn a_writer_far_ahead_of_the_disk_runs_out_of_nothing() {
     let first = topic.first_offset().unwrap();
     assert!(first > 0, "retention keeps up");
     let segments = files(topic.dir(), ".seg");
-    // The newest, and what a writer may be ahead of retention.
+    // The newest segment, and those by which a writer may be ahead of retention.
     let kept = KEPT_BYTES / SEGMENT_LEN + 1 + 9;
     assert!(segments.len() as u64 <= kept, "{segments:?}");
     let indexes = files(topic.dir(), ".idx");
@@ -55,7 +55,7 @@ fn full_segments_that_wait_for_the_disk_take_no_descriptors_from_the_writer() {
     assert_eq!((topic.first_offset().unwrap(), topic.end_offset().unwrap()), (0, RECORDS));
 }
 
-/// Role: appends as fast as it can, with few files allowed.
+/// Role: appends as fast as it can, with a low limit of open files.
 pub(crate) fn writer(words: &[&str]) {
     let [dir, limit] = words else { panic!("{words:?}") };
     let files = libc::rlimit { rlim_cur: OPEN_FILES, rlim_max: OPEN_FILES };
@@ -88,14 +88,14 @@ fn a_trim_removes_indexes_whose_segments_are_gone() {
     for _ in 0..100 {
         topic.append(&Record::new(vec![7; 1000])).unwrap();
     }
-    // As somebody stores it who was reading the segment while it was dropped.
+    // As stored by a process that was reading the segment while it was dropped.
     let orphan = topic.dir().join("00000000000000000003.idx");
     std::fs::write(&orphan, "x").unwrap();
     assert!(topic.trim_before(50).unwrap() > 3);
     assert!(!orphan.exists());
 }
 
-/// A directory of so many files is read in several steps, between which segments are named.
+/// A directory of this many files is read in several steps, between which new segments appear.
 const SEGMENTS_BEFORE: usize = 2_000;
 
 #[test]
@@ -106,7 +106,7 @@ fn readers_close_behind_a_writer_see_no_hole_in_a_large_directory() {
         ..TopicOptions::durability(Durability::ProcessCrash)
     };
     let topic = Log::open(dir.path()).unwrap().create_topic("t", options).unwrap();
-    // A segment each.
+    // A segment for each record.
     let large = Record::new(vec![7; 12_000]);
     for _ in 0..SEGMENTS_BEFORE {
         topic.append(&large).unwrap();
@@ -118,7 +118,7 @@ fn readers_close_behind_a_writer_see_no_hole_in_a_large_directory() {
             }
         });
         while !writer.is_finished() {
-            // With nothing known of the directory.
+            // A handle that knows nothing of the directory yet.
             let topic = Log::open_read_only(dir.path()).unwrap().topic("t").unwrap();
             let from = topic.high_watermark().unwrap() - 3;
             let mut reader = topic.reader(Start::Offset(from)).unwrap();

@@ -1,4 +1,4 @@
-//! The n-th call fails, once, for every n and every kind of call: what was acknowledged stays, and a
+//! The n-th call fails, once, for every n and every kind of call: acknowledged records stay, and a
 //! later open works.
 
 use std::time::Duration;
@@ -25,7 +25,7 @@ const OPS: [Op; 12] = [
 ];
 const ERRNOS: [i32; 3] = [libc::EIO, libc::ENOSPC, libc::EMFILE];
 
-/// What the user of a log was told.
+/// The results that the user of a log got.
 #[derive(Debug, Default)]
 struct Told {
     /// Appended at these offsets, and acknowledged.
@@ -56,7 +56,7 @@ fn payload(number: u64) -> Vec<u8> {
     payload
 }
 
-/// Opens a log and does a little of everything; every error is survived.
+/// Opens a log and uses each of its parts a little; it survives every error.
 fn use_log(disk: &SimDisk, durability: Durability, from: u64, told: &mut Told) -> Result<()> {
     let log = Log::open_sim(disk, DIR)?;
     let options = TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(durability) };
@@ -101,7 +101,7 @@ fn use_log(disk: &SimDisk, durability: Durability, from: u64, told: &mut Told) -
     Ok(())
 }
 
-/// Everything acknowledged is there, once, at its offset; nothing is there that was refused.
+/// Every acknowledged record is there, once, at its offset; no refused record is there.
 fn check(disk: &SimDisk, told: &Told, was_cut: bool, durable: bool, story: &str) {
     let log = Log::open_sim(disk, DIR).unwrap_or_else(|error| panic!("{story}: {error}"));
     let topic = match log.existing_topic("t") {
@@ -122,7 +122,7 @@ fn check(disk: &SimDisk, told: &Told, was_cut: bool, durable: bool, story: &str)
             Some((acknowledged, _)) => acknowledged == offset,
             None => told.unknown.contains(payload),
         };
-        assert!(right, "{story}: offset {offset} was not appended like this");
+        assert!(right, "{story}: offset {offset} was not appended with this payload");
     }
     if !was_cut || durable {
         for (offset, payload) in told.acknowledged.iter().filter(|(offset, _)| *offset >= first) {
@@ -137,7 +137,7 @@ fn check(disk: &SimDisk, told: &Told, was_cut: bool, durable: bool, story: &str)
     }
 }
 
-/// The calls made, and whether anybody was told of the failure.
+/// Returns the number of calls made, and whether any call reported the failure.
 fn one_failure(durability: Durability, op: Op, errno: i32, nth: u64) -> (u64, bool) {
     let story = format!("{durability:?} {op:?} {errno} at call {nth}");
     let disk = SimDisk::new();
@@ -152,7 +152,7 @@ fn one_failure(durability: Durability, op: Op, errno: i32, nth: u64) -> (u64, bo
     told.errors += u64::from(used.is_err());
     let calls = disk.calls(op) - before;
     let durable = durability == Durability::PowerLoss;
-    // First the power fails, on a copy of the world; then the world goes on.
+    // First the power fails, on a copy of the disk; then the original continues.
     for seed in [nth, nth + 1] {
         check(&disk.power_cut(seed), &told, true, durable, &format!("{story}, cut {seed}"));
     }
@@ -175,13 +175,13 @@ fn every_call_of(durability: Durability) {
                 if nth >= calls {
                     break;
                 }
-                // All of the first calls, then in wider steps: reads come in hundreds.
+                // All of the first calls, then in wider steps: there are hundreds of reads.
                 nth += 1 + nth / 12;
             }
         }
     }
-    println!("{failures} failures of {durability:?}, {told} told of");
-    assert!(failures > 200 && told > failures / 3, "{failures}, {told} told of");
+    println!("{failures} failures of {durability:?}, {told} reported");
+    assert!(failures > 200 && told > failures / 3, "{failures}, {told} reported");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Real file systems on a disk that fails, lies and loses its power: what a simulated disk promises is
-//! checked against ext4, xfs and btrfs.
+//! Real file systems on a disk that fails, lies and loses its power: the promises of the simulated
+//! disk are checked against ext4, xfs and btrfs.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ fn server() {
     deaddrop_disk::serve_if_asked();
 }
 
-/// Runs a test on a new disk with each file system, and says which ones cannot be had.
+/// Runs a test on a new disk with each file system, and prints which ones are not available.
 pub(crate) fn on_every_file_system(test: impl Fn(FileSystem, Disk)) {
     for file_system in FileSystem::ALL {
         match file_system.missing() {
@@ -37,7 +37,7 @@ fn options(durability: Durability) -> TopicOptions {
     TopicOptions { segment_len: 256 << 10, ..TopicOptions::durability(durability) }
 }
 
-/// Everything that a reader from the first record on gets.
+/// Returns every record that a reader gets from the first one on.
 fn everything(topic: &Topic) -> Vec<(u64, String)> {
     let mut reader = topic.reader(Start::First).unwrap();
     let mut found = Vec::new();
@@ -84,7 +84,7 @@ fn a_sync_that_fails_once_with_its_pages_called_clean_costs_nothing_that_is_show
 
             let log = Log::open(&dir).unwrap();
             let topic = log.topic("t").unwrap();
-            assert_eq!(everything(&topic), shown, "{about}: durable, and gone after a power cut");
+            assert_eq!(everything(&topic), shown, "{about}: durable, but gone after a power cut");
         }
     });
 }
@@ -97,12 +97,12 @@ fn writes_that_fail_for_a_while_cost_nothing_that_is_shown_after_the_recovery() 
             let about = format!("{file_system:?}, {durability:?}");
             let log = Log::open(&dir).unwrap();
             let topic = log.create_topic("t", options(durability)).unwrap();
-            // Into the third segment, of which nothing is on the disk yet if the topic does not sync: ext4 then
-            // forgets that its blocks are in use, unless they are written in another way.
+            // Into the third segment: if the topic does not sync, nothing of it is on the disk yet,
+            // and ext4 forgets that its blocks are in use unless they are written in another way.
             for _ in 0..1200 {
                 append(&topic, "before").unwrap();
             }
-            // More than one write back, and more than one attempt at each.
+            // More than one write-back, and more than one attempt at each.
             disk.tell("fail writes 20 victim");
             let victim = Record::new(format!("victim {}", "-".repeat(20_000)));
             let failed = (0..4).find_map(|_| {
@@ -120,12 +120,12 @@ fn writes_that_fail_for_a_while_cost_nothing_that_is_shown_after_the_recovery() 
             let shown = everything(&topic);
             assert!(shown.len() > 1200, "{about}");
             drop((topic, log));
-            // Nothing is lost but the page cache.
+            // Only the page cache is lost.
             disk.unmount();
             disk.mount("");
             let log = Log::open(&dir).unwrap();
             let found = everything(&log.topic("t").unwrap());
-            assert_eq!(found, shown, "{about}: it was only in the page cache");
+            assert_eq!(found, shown, "{about}: records were only in the page cache");
         }
     });
 }
@@ -208,7 +208,7 @@ fn a_copy_of_a_log_whose_processes_were_killed_holds_all_that_was_acknowledged()
                 })
                 .collect();
             children.into_iter().for_each(Child::kill);
-            // With reflinks where the file system has them.
+            // With reflinks where the file system supports them.
             let copied = std::process::Command::new("cp").arg("-r").args([&dir, &copy]).status();
             assert!(copied.unwrap().success());
             for dir in [copy, dir] {
@@ -227,7 +227,7 @@ fn a_copy_of_a_log_whose_processes_were_killed_holds_all_that_was_acknowledged()
     });
 }
 
-/// Role: appends, and says each offset.
+/// Role: appends, and reports each offset.
 pub(crate) fn appends_on(words: &[&str]) {
     let [dir, durability] = words else { panic!("{words:?}") };
     let log = Log::open(dir).unwrap();

@@ -1,5 +1,5 @@
-//! Segment files that somebody removed or cut short while nobody had the topic open. What is left can be
-//! read, and every call comes back.
+//! Segment files that an operator removed or truncated while no process had the topic open. The
+//! rest can be read, and every call returns.
 
 use deaddrop::sim::SimDisk;
 use deaddrop::{Durability, Error, Log, Record, Start, Topic, TopicOptions};
@@ -13,8 +13,8 @@ fn make() -> (SimDisk, Vec<std::path::PathBuf>) {
     for number in 0..60u8 {
         topic.append(&Record::new(vec![number; 1000])).unwrap();
     }
-    // So that it is promised, also after a restart of the machine: the second sync carries along what
-    // is durable by the first.
+    // So that it is promised, even after a restart of the machine: the second sync stores what the
+    // first one made durable.
     topic.wait_durable(58).unwrap();
     topic.append(&Record::new(vec![60; 1000])).unwrap();
     topic.wait_durable(60).unwrap();
@@ -64,7 +64,7 @@ fn a_newest_segment_that_was_cut_short_is_damage_and_its_offsets_are_not_used_ag
     let newest = segments.last().unwrap();
     let bytes = disk.read(newest).unwrap();
     disk.write(newest, &bytes[..4096]);
-    // The words of this boot still say that the segment is longer.
+    // The words of this boot still give the segment a greater length.
     let topic = open(&disk).unwrap();
     let damage = &topic.recovery().unwrap().damage;
     assert_eq!(damage.len(), 1);

@@ -52,7 +52,7 @@ fn open_client(log: &Log, name: &str) -> deaddrop::service::Client {
         .unwrap()
 }
 
-/// Role: sends requests until it is killed, and says what it sent.
+/// Role: sends requests until it is killed, and reports each id.
 pub(crate) fn client(words: &[&str]) {
     let log = Log::open(words[0]).unwrap();
     let client = open_client(&log, words[1]);
@@ -74,7 +74,7 @@ fn client_of(dir: &str, number: usize) -> Child {
     Child::spawn(&["fleet-client", dir, &format!("c{number}")])
 }
 
-/// The ids that a client has said it sent, so far.
+/// Returns the ids that a client has reported so far.
 fn said(client: &mut Child) -> Vec<String> {
     let mut ids = Vec::new();
     while let Ok(Some(line)) = client.hear_for(Duration::ZERO) {
@@ -138,12 +138,12 @@ impl Fleet {
     }
 }
 
-/// How long until the lanes of a killed server have other owners; `None` if nobody can take them.
+/// Returns how long until the lanes of a killed server have other owners; `None` if they get none.
 fn takeover_of(requests: &Topic, pid: u32, killed: Instant) -> Option<Duration> {
     for _ in 0..2_000 {
         let (_, info) = requests.groups().unwrap().pop()?;
         let lanes = info.unwrap().lanes;
-        // The page of a lane that nobody has still names its last owner.
+        // The page of a lane without an owner still names the last one.
         if lanes.iter().all(|lane| lane.owner.is_some_and(|owner| owner != pid)) {
             return Some(killed.elapsed());
         }
@@ -208,10 +208,10 @@ fn a_fleet_killed_and_stopped_at_random_answers_every_request_once_and_in_order(
         for server in fleet.servers.iter_mut().filter_map(Option::take) {
             server.kill();
         }
-        // Whoever is left finishes it.
+        // This process finishes the rest.
         let echo = |request: &deaddrop::service::Request<'_>| Ok(Reply::new(request.payload()));
         let mut server = log.server_with("s", server_options(), echo).unwrap();
-        // What a killed client had appended and nobody had synced is a request all the same.
+        // A record that a killed client appended and no process synced is a request too.
         requests.settled_end().unwrap();
         while server.lag().unwrap() > 0 {
             server.poll(Duration::ZERO).unwrap();
@@ -239,7 +239,7 @@ fn a_fleet_killed_and_stopped_at_random_answers_every_request_once_and_in_order(
     }
 }
 
-/// Role: serves with three threads; dies of every request that says "deadly".
+/// Role: serves with three threads; dies of every request whose payload says "deadly".
 pub(crate) fn mortal(words: &[&str]) {
     let log = Log::open(words[0]).unwrap();
     let handler = |request: &deaddrop::service::Request<'_>| {
@@ -285,7 +285,7 @@ fn a_request_that_kills_its_server_is_answered_as_a_dead_letter_and_all_others_b
         client.poll(Duration::from_millis(50)).unwrap();
         if let Ok(None) = server.hear_for(Duration::ZERO) {
             deaths += 1;
-            assert!(deaths < 60, "never given up: {:?}", client.outstanding());
+            assert!(deaths < 60, "never dead-lettered: {:?}", client.outstanding());
             server = Child::spawn(&["mortal-server", directory]);
         }
     }

@@ -1,5 +1,5 @@
-//! Names that a process gave and did not make durable before it failed or died. Another process finds them
-//! in the page cache: before it builds on them it makes them durable.
+//! Names that a process created and did not make durable before it failed or died. Another process
+//! finds them in the page cache, and makes them durable before it builds on them.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ fn fill(log: &Log, durability: Durability) -> Topic {
     topic
 }
 
-/// The first offset; all records from there on are there.
+/// Returns the first offset; all records from it on must be there.
 fn first_of_whole(topic: &Topic, about: &str) -> u64 {
     let first = topic.first_offset().unwrap();
     let mut reader = topic.reader(Start::First).unwrap();
@@ -38,7 +38,7 @@ fn first_of_whole(topic: &Topic, about: &str) -> u64 {
     first
 }
 
-/// Waits until the background has made the indexes of all full segments: it makes no name durable after.
+/// Waits until all full segments have indexes: after that the background makes no name durable.
 fn wait_for_indexes(disk: &SimDisk) {
     let started = Instant::now();
     let is_index = |path: &std::path::PathBuf| path.extension() == Some("idx".as_ref());

@@ -1,5 +1,5 @@
-//! A log that was restored from a sparse copy has holes where it had zeros. On a disk that is full, each of
-//! them is an error of one call, never a signal.
+//! A log restored from a sparse copy has holes where it had zeros. On a full disk, each hole is an
+//! error of one call, never a signal.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -19,7 +19,7 @@ const DURABILITIES: [Durability; 3] = [
     Durability::PowerLossWithin(std::time::Duration::from_millis(20)),
     Durability::ProcessCrash,
 ];
-/// More than fit into a segment.
+/// More records than fit into a segment.
 const APPENDS: usize = 3_000;
 
 fn options(durability: Durability) -> TopicOptions {
@@ -35,7 +35,7 @@ fn count(topic: &Topic) -> u64 {
     count
 }
 
-/// Role: uses a log in every way, and says how each call ended.
+/// Role: uses a log in every way, and reports how each call ended.
 pub(crate) fn fills_up(words: &[&str]) {
     let [dir] = words else { panic!("{words:?}") };
     let end = |what: &str, result: Result<(), Error>| match result {
@@ -85,7 +85,7 @@ fn make_log(dir: &Path, durability: Durability) {
     topic.group("g", GroupOptions::default()).unwrap();
 }
 
-/// Leaves `left` bytes free.
+/// Fills the disk and leaves `left` bytes free.
 fn fill(dir: &Path, left: usize) {
     let hold = dir.join("hold");
     std::fs::write(&hold, vec![1; left]).unwrap();

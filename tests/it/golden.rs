@@ -1,6 +1,6 @@
 //! The format, pinned: a stored log that must stay readable, and the bytes of every structure.
 //!
-//! `DEADDROP_WRITE_GOLDEN=1` writes the log anew, for a new version of the format only.
+//! `DEADDROP_WRITE_GOLDEN=1` writes the log again, for a new version of the format only.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/log")
 }
 
-/// What the stored log holds.
+/// Returns the records of the stored log.
 fn records() -> Vec<Record> {
     let mut records = vec![
         Record::new("plain"),
@@ -30,7 +30,7 @@ fn records() -> Vec<Record> {
     records
 }
 
-/// Written in one life up to here, then after a restart.
+/// The records before this one are written in one life of the log, the others after a restart.
 const FIRST_LIFE: usize = 20;
 
 fn write_golden() {
@@ -71,7 +71,7 @@ fn write_golden() {
 /// The group's lanes, and the offset at which the worker stops its lane.
 const LANES: u32 = 3;
 const STOPPED_AT: u64 = 7;
-/// Where that lane is: behind its record before.
+/// The position of that lane: after its previous record.
 const COMMITTED: u64 = 5;
 
 /// A group of three lanes that began at offset 4; one of them is stopped at offset 7.
@@ -250,7 +250,7 @@ fn check_segment(stored: &[u8]) -> usize {
         at += fixed.padded_len();
         count += 1;
     }
-    assert!(stored[at..].iter().all(|&byte| byte == 0), "behind the last frame");
+    assert!(stored[at..].iter().all(|&byte| byte == 0), "after the last frame");
     count
 }
 
@@ -310,7 +310,7 @@ fn fixed_values_encode_to_these_bytes() {
     assert_eq!(found, expected);
 }
 
-/// The checksum as `docs/format.md` describes it, bit by bit: another implementation gets the same.
+/// The checksum bit by bit, as `docs/format.md` describes it for other implementations.
 #[test]
 fn a_frame_checksum_is_crc_32_started_with_the_seed() {
     let (salt, position) = (0x0123_4567_89ab_cdef_u64, 4096_u64);

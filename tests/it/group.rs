@@ -1,4 +1,4 @@
-//! Worker groups: order per key, fair shares, retries that delay nobody else, poison, suspects.
+//! Worker groups: order per key, fair shares, retries that delay no other record, poison, suspects.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use deaddrop::{Durability, Error, Log, Record, Retention, Start, Topic, TopicOpt
 use crate::child::{self, Child, Watchdog};
 
 const LONG: Duration = Duration::from_secs(30);
-/// So often a worker is polled for a millisecond before a test fails: far more than it takes on a busy machine.
+/// Polls of a worker, a millisecond each, before a test fails: far more than a busy machine needs.
 const ROUNDS: u32 = 30_000;
 
 fn options() -> TopicOptions {
@@ -22,7 +22,7 @@ fn topic(log: &Log) -> Topic {
     log.create_topic("orders", options()).unwrap()
 }
 
-/// `count` records, the keys taking turns.
+/// Appends `count` records whose keys take turns.
 fn append(topic: &Topic, keys: u64, count: u64) {
     for number in 0..count {
         let record = Record::new(number.to_string()).key(format!("key-{}", number % keys));
@@ -69,12 +69,12 @@ fn workers_share_the_records_and_keep_the_order_of_each_key() {
     let mut last: HashMap<&[u8], u64> = HashMap::new();
     for (key, offset) in handled.iter() {
         if let Some(before) = last.insert(key, *offset) {
-            assert!(before < *offset, "{key:?}: {offset} behind {before}");
+            assert!(before < *offset, "{key:?}: {offset} after {before}");
         }
     }
     let info = group.info().unwrap();
-    assert_eq!((info.committed, info.lag), (1000, 0), "also the lanes without a record follow");
-    assert_eq!(info.durable, 1000, "a graceful end makes them durable");
+    assert_eq!((info.committed, info.lag), (1000, 0), "lanes without a record follow too");
+    assert_eq!(info.durable, 1000, "a graceful end makes positions durable");
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn records_without_a_key_go_to_one_worker_after_the_other() {
     let group = topic.group("g", GroupOptions { lanes: Some(10), start: Start::First }).unwrap();
     let handled: Vec<Handled> = (0..3).map(|_| Handled::default()).collect();
     let open = |handled| group.worker(WorkerOptions::default(), noting(handled)).unwrap();
-    // The first one has all lanes before the others come.
+    // The first worker has all lanes before the others come.
     let mut workers = vec![open(&handled[0])];
     workers[0].poll(Duration::ZERO).unwrap();
     workers.extend(handled[1..].iter().map(open));
@@ -168,7 +168,7 @@ fn lanes_that_a_stopped_worker_does_not_take_are_taken_by_others() {
         }
         assert!(round < ROUNDS, "{:?}", first.stats());
     }
-    assert_eq!(first.stats().lanes_released, 0, "and kept, as nobody wants them");
+    assert_eq!(first.stats().lanes_released, 0, "no other worker needs them");
 }
 
 #[test]
@@ -208,8 +208,8 @@ fn a_record_that_fails_delays_its_own_lane_only_and_becomes_a_dead_letter() {
     }
     let order = order.lock().unwrap();
     let at = |text: &str, attempt| order.iter().position(|one| *one == (text.into(), attempt));
-    assert!(at("9", 1) < at("bad", 2), "others go on while it waits: {order:?}");
-    assert!(at("bad", 3) < at("behind", 1), "its own key does not: {order:?}");
+    assert!(at("9", 1) < at("bad", 2), "other keys continue while it waits: {order:?}");
+    assert!(at("bad", 3) < at("behind", 1), "its own key waits: {order:?}");
     let dead = log.existing_topic("orders.g.dead").unwrap();
     let mut reader = dead.reader(Start::First).unwrap();
     let record = reader.next().unwrap().unwrap();
@@ -255,9 +255,9 @@ fn a_lane_that_stops_at_poison_goes_on_when_it_is_resumed() {
     let lane = stopped(&group).unwrap() as u32;
     drop(worker);
     let mut worker = open(left);
-    assert_eq!(worker.poll(Duration::from_millis(60)).unwrap(), 0, "also after a restart");
+    assert_eq!(worker.poll(Duration::from_millis(60)).unwrap(), 0, "still stopped after a restart");
     assert!(group.resume(lane).unwrap());
-    assert!(!group.resume(lane).unwrap(), "it is not stopped any more");
+    assert!(!group.resume(lane).unwrap(), "it is no longer stopped");
     assert_eq!(worker.poll(Duration::from_millis(200)).unwrap(), 0, "it fails once more");
     assert_eq!(stopped(&group), Some(lane as usize));
     assert!(group.resume(lane).unwrap());
@@ -267,7 +267,7 @@ fn a_lane_that_stops_at_poison_goes_on_when_it_is_resumed() {
     assert!(log.existing_topic("orders.g.dead").is_err());
 }
 
-/// Role: works; dies of every record whose payload starts with "deadly", and tells of the others.
+/// Role: works; dies of every record whose payload starts with "deadly", and reports the others.
 pub(crate) fn mortal(words: &[&str]) {
     let log = Log::open(words[0]).unwrap();
     let group = log.topic("orders").unwrap().group("g", GroupOptions::default()).unwrap();
@@ -277,7 +277,7 @@ pub(crate) fn mortal(words: &[&str]) {
             let text = String::from_utf8_lossy(job.payload()).into_owned();
             child::say(&format!("begin {text} {}", job.attempt()));
             if text.starts_with("deadly") {
-                // The other handlers of this process are in the midst of theirs.
+                // The other handlers of this process are running.
                 std::thread::yield_now();
                 child::raise(libc::SIGKILL);
             }
@@ -310,7 +310,7 @@ fn a_record_that_kills_its_process_is_given_up_and_no_bystander_with_it() {
         let mut child = Child::spawn(&["mortal", dir.path().to_str().unwrap()]);
         let mut left = true;
         while left {
-            // Its lines, until it dies; or until all is done, which the lanes say.
+            // Reads its lines until it dies, or until all is done, as the lanes report.
             if group.wait_for(count - 1, Duration::ZERO).unwrap() && group.info().unwrap().lag == 0
             {
                 break;
@@ -326,7 +326,7 @@ fn a_record_that_kills_its_process_is_given_up_and_no_bystander_with_it() {
             }
         }
         deaths += u32::from(!left);
-        assert!(deaths < 60, "the deadly are not given up: {begun:?}");
+        assert!(deaths < 60, "deadly records are still retried: {begun:?}");
     }
     let dead = log.existing_topic("orders.g.dead").unwrap();
     let mut reader = dead.reader(Start::First).unwrap();
@@ -339,7 +339,7 @@ fn a_record_that_kills_its_process_is_given_up_and_no_bystander_with_it() {
     letters.sort();
     assert_eq!(letters, ["deadly-150", "deadly-250", "deadly-50"], "and nothing else");
     for letter in letters {
-        assert!(begun[&letter] >= 3, "{letter} was given up after {} attempts", begun[&letter]);
+        assert!(begun[&letter] >= 3, "{letter}: dead after {} attempts", begun[&letter]);
     }
 }
 
@@ -354,7 +354,7 @@ fn the_lanes_of_a_killed_worker_are_taken_by_another() {
     for offset in 0..30 {
         assert!(group.wait_for(offset, LONG).unwrap());
     }
-    // Its three workers have shares of them: for a moment one that moves between them is free.
+    // Its three workers share them; a lane that moves between two of them is free for a moment.
     for look in 0.. {
         if lanes_of(&topic).iter().all(|owner| *owner == Some(child.pid())) {
             break;
@@ -385,9 +385,9 @@ fn what_a_lane_needs_is_kept_and_what_all_have_done_is_let_go() {
         topic.append(&Record::new(vec![7; 200]).key(number.to_le_bytes())).unwrap();
     }
     topic.wait_durable(499).unwrap();
-    // One that is done with everything.
+    // A consumer that has read everything.
     drop(topic.consumer("other", Start::End).unwrap());
-    assert_eq!(topic.trim().unwrap(), 0, "nobody works yet");
+    assert_eq!(topic.trim().unwrap(), 0, "no worker has begun");
     let mut worker = group.worker(WorkerOptions::default(), |_| Ok(())).unwrap();
     while group.info().unwrap().lag > 0 {
         worker.poll(Duration::ZERO).unwrap();

@@ -1,5 +1,5 @@
-//! Bad input, limits of the system, and other people's files: the variant of the error, and that its
-//! text says what to do.
+//! Bad input, limits of the system, and other people's files: the variant of the error, and that
+//! its text says what to do.
 
 use std::os::unix::fs::{symlink, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ fn small(durability: Durability) -> TopicOptions {
     TopicOptions { segment_len: SEGMENT_LEN, ..TopicOptions::durability(durability) }
 }
 
-/// The error of `result`, whose text must have each of `words` in it.
+/// Returns the error of `result`, whose text must contain each of `words`.
 #[track_caller]
 fn error_says<T>(result: Result<T>, words: &[&str]) -> Error {
     let Err(error) = result else { panic!("no error") };
@@ -105,7 +105,7 @@ fn records_over_the_limits_are_refused_and_nothing_is_appended() {
         assert_is!(error_says(topic.append_batch(&[record]), &refused), Error::Invalid { .. });
     }
     assert_is!(error_says(topic.append_batch(&[]), &refused), Error::Invalid { .. });
-    // Untouched zero pages: no memory is used.
+    // Zero pages that are never touched: no memory is used.
     let large = Record::new(vec![0; 1 << 30]);
     let says = ["over the limit of 1073741824", "nothing was appended"];
     assert_is!(error_says(topic.append(&large), &says), Error::TooLarge { .. });
@@ -139,7 +139,7 @@ fn impossible_settings_are_refused_and_other_settings_are_named_with_the_stored_
     let says = ["choose PowerLoss"];
     assert_is!(error_says(log.create_topic("t", hasty), &says), Error::Invalid { .. });
     assert_eq!(log.topics().unwrap(), [""; 0]);
-    assert!(!dir.path().join("topics/t").exists(), "nothing is left behind");
+    assert!(!dir.path().join("topics/t").exists(), "nothing is left");
 
     let stored = small(Durability::ProcessCrash);
     let topic = log.create_topic("t", stored).unwrap();
@@ -159,7 +159,7 @@ fn impossible_settings_are_refused_and_other_settings_are_named_with_the_stored_
             assert_is!(error, Error::Conflict { .. });
         }
     }
-    // A refused opener keeps nothing.
+    // A refused opener leaves nothing locked.
     topic.append(&Record::new("x")).unwrap();
     other.create_topic("t", stored).unwrap().append(&Record::new("y")).unwrap();
 }
@@ -248,7 +248,7 @@ fn a_symbolic_link_in_place_of_a_file_is_not_followed() {
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
         assert_is!(error, Error::Io { .. });
         std::fs::rename(&elsewhere, &path).unwrap();
-        assert!(open_and_read(dir.path()).unwrap() > 100, "{name}: all is well again");
+        assert!(open_and_read(dir.path()).unwrap() > 100, "{name}: the log opens again");
     }
 }
 
@@ -284,7 +284,7 @@ fn a_deleted_topic_is_gone_and_one_in_use_is_not_deleted() {
     assert_eq!(log.topics().unwrap(), [""; 0]);
     assert_is!(error_says(log.existing_topic("t"), &["no topic t"]), Error::NotFound { .. });
     assert_is!(error_says(log.delete_topic("t"), &["no topic t"]), Error::NotFound { .. });
-    // Another one of the same name, with other settings.
+    // Another topic of the same name, with other settings.
     let topic = log.create_topic("t", small(Durability::PowerLoss)).unwrap();
     assert_eq!(topic.append(&Record::new("new")).unwrap(), 0);
     let mut reader = topic.reader(Start::First).unwrap();
@@ -313,7 +313,7 @@ fn a_file_system_in_memory_refuses_to_promise_power_loss() {
     assert_eq!(open_and_read(dir.path()).unwrap(), 101);
 }
 
-/// Runs a role that checks for itself; `false`: it could not be set up here, and said why.
+/// Runs a role that checks for itself, or reports why it could not be set up here.
 fn run(role: &[&str]) {
     let mut child = Child::spawn(role);
     let said = child.hear();
@@ -337,10 +337,10 @@ fn a_stranger_is_told_to_look_at_the_owner_and_may_read_what_its_mode_lets_it() 
     run(&["stranger", log.to_str().unwrap()]);
 }
 
-/// Role: as nobody, tries to use a log that is root's.
+/// Role: as an unprivileged user, tries to use a log of root.
 pub(crate) fn stranger(words: &[&str]) {
     let [dir] = words else { panic!("{words:?}") };
-    // Before the rights are gone.
+    // While the rights are still there.
     let topic = Path::new(dir).join("topics/t");
     let modes = |dir: u32, file: u32| {
         let set = |path: &Path, mode| {
@@ -355,14 +355,14 @@ pub(crate) fn stranger(words: &[&str]) {
         }
     };
     modes(0o755, 0o644);
-    // SAFETY: plain integers; of all threads of this process.
+    // SAFETY: plain integers; applies to all threads of this process.
     let left = unsafe { libc::setgid(65534) == 0 && libc::setuid(65534) == 0 };
     if !left {
-        crate::child::say("skipped: only root can become somebody else");
+        crate::child::say("skipped: only root can become another user");
         std::process::exit(0);
     }
     if std::fs::read_dir(dir).is_err() {
-        crate::child::say("skipped: nobody cannot reach the test's directory");
+        crate::child::say("skipped: the user nobody cannot reach the test's directory");
         std::process::exit(0);
     }
     let says = ["check who owns the directory and its mode"];
@@ -409,7 +409,7 @@ pub(crate) fn few_files(words: &[&str]) {
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut old) };
     let mut failed = Vec::new();
     let mut acked = 1;
-    // Every number of free descriptors from none on: each open in turn is the one that fails.
+    // Every number of free descriptors from 0 on, so that each open fails once.
     for free in 0..14 {
         let next = std::fs::File::open(dir).unwrap();
         let used = std::os::fd::AsRawFd::as_raw_fd(&next) as u64;
@@ -501,7 +501,7 @@ fn a_file_size_limit_that_is_lowered_at_any_moment_is_an_error_and_no_signal() {
     assert_eq!(count, acknowledged);
 }
 
-/// Role: appends while another thread lowers and raises the limit; says how many appends were acknowledged.
+/// Role: appends while another thread lowers and raises the limit; reports how many succeeded.
 pub(crate) fn limit_moves(words: &[&str]) {
     let [dir] = words else { panic!("{words:?}") };
     let log = Log::open(dir).unwrap();
@@ -532,15 +532,15 @@ pub(crate) fn limit_moves(words: &[&str]) {
         is_done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     limit(libc::RLIMIT_FSIZE, 0);
-    // Nothing is allocated for it: the first write meets the limit.
+    // No space is allocated for it: the first write meets the limit.
     assert_is!(log.client("c").open().map(drop).unwrap_err(), Error::Io { .. });
     limit(libc::RLIMIT_FSIZE, libc::RLIM_INFINITY);
     println!("{acknowledged} acknowledged, {refused} refused");
     crate::child::say(&acknowledged.to_string());
 }
 
-/// Mounts a new file system of `mebibytes` in `dir`, seen by this thread and its children alone and
-/// gone with them. `Err`: why that is not possible here.
+/// Mounts a new file system of `mebibytes` in `dir`, which only this thread and its children see,
+/// and which ends with them. `Err` says why that is not possible here.
 fn mount(dir: &Path, mebibytes: u64) -> Result<PathBuf, String> {
     let (image, point) = (dir.join("image"), dir.join("mounted"));
     let system = |error: std::io::Error| error.to_string();
@@ -605,12 +605,12 @@ pub(crate) fn full_disk(words: &[&str]) {
             }
         }
         *end += 1;
-        assert!(*end < 6000, "more than the disk holds, twice");
+        assert!(*end < 6000, "the disk never fills up");
     };
     let check = |first: u64, end: u64| {
         let mut reader = topic.reader(Start::First).unwrap();
         for offset in first..end {
-            let record = reader.next().unwrap().expect("all that was acknowledged");
+            let record = reader.next().unwrap().expect("every acknowledged record");
             assert_eq!((record.offset(), record.payload()), (offset, &payload(offset)[..]));
         }
         assert!(reader.next().unwrap().is_none());

@@ -1,9 +1,8 @@
-//! What was acknowledged, kept outside the log, and checking a log against it.
+//! The acknowledged records, kept outside the log, and checking a log against them.
 //!
-//! Every record of these tests says who appended it, its place among that writer's records, and the
-//! batch that it belongs to; the rest of its payload follows from that. So a log can be checked for
-//! wrong bytes, for what is missing, doubled, out of order or torn, without any list but that of the
-//! acknowledgements.
+//! Every record of these tests names its writer, its place among that writer's records, and its
+//! batch; the rest of its payload follows from those. So wrong bytes, and missing, doubled,
+//! reordered or torn records are found with no other list than that of the acknowledgements.
 
 use std::collections::HashMap;
 
@@ -11,7 +10,7 @@ use deaddrop::{Durability, Log, LogOptions, Record, RecordRef, Start, Topic, Top
 
 use crate::random::Random;
 
-/// Writer, sequence, first sequence and count of its batch, bytes that follow.
+/// Writer, sequence, first sequence and count of its batch, number of bytes that follow.
 const FIXED_LEN: usize = 28;
 
 pub(crate) const DURABILITIES: [&str; 2] = ["process-crash", "power-loss"];
@@ -25,7 +24,7 @@ pub(crate) fn options(durability: &str, segment_len: u64) -> TopicOptions {
     TopicOptions { segment_len, ..TopicOptions::durability(durability) }
 }
 
-/// The topic `t` of the log in `dir`.
+/// Opens the topic `t` of the log in `dir`.
 pub(crate) fn open(dir: &str, durability: &str, segment_len: u64) -> Topic {
     open_with(dir, durability, segment_len, LogOptions::default())
 }
@@ -50,14 +49,14 @@ fn filling(writer: u32, sequence: u64, len: usize) -> Vec<u8> {
     Random(u64::from(writer) << 32 ^ sequence).bytes(len)
 }
 
-/// A record as found.
+/// A record that was read.
 pub(crate) struct Found {
     pub(crate) writer: u32,
     pub(crate) sequence: u64,
     batch: (u64, u32),
 }
 
-/// Checks a record's bytes against what it says it is.
+/// Checks a record's bytes against the identity that it claims.
 pub(crate) fn check(record: &RecordRef<'_>) -> Found {
     let payload = record.payload();
     let word = |at: usize| u64::from_le_bytes(payload[at..at + 8].try_into().unwrap());
@@ -69,7 +68,7 @@ pub(crate) fn check(record: &RecordRef<'_>) -> Found {
     found
 }
 
-/// Appends records under one name, and says where they went.
+/// Appends records under one name, and returns their offsets.
 pub(crate) struct Writer {
     pub(crate) topic: Topic,
     writer: u32,
@@ -96,7 +95,7 @@ impl Writer {
         Ok(vec![(self.sequence - 1, self.topic.append(&records[0])?)])
     }
 
-    /// Takes back the sequence of a record whose append said that it was not appended.
+    /// Frees the sequence of a record whose append reported that it was not appended.
     pub(crate) fn not_appended(&mut self) {
         self.sequence -= 1;
     }
@@ -119,7 +118,7 @@ impl Writer {
     }
 }
 
-/// Acknowledgements as words of a line, and back.
+/// Formats acknowledgements as words of a line.
 pub(crate) fn to_words(acks: &Acks) -> String {
     let words: Vec<String> = acks.iter().map(|(at, offset)| format!("{at} {offset}")).collect();
     words.join(" ")
@@ -130,7 +129,7 @@ pub(crate) fn of_words<'a>(words: impl Iterator<Item = &'a str>) -> Acks {
     numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect()
 }
 
-/// Over what a reader saw.
+/// A digest of the records that a reader got.
 pub(crate) struct Digest(pub(crate) u64);
 
 impl Digest {
@@ -166,8 +165,8 @@ impl Ledger {
         self.0.len()
     }
 
-    /// Reads the whole log and checks it: everything acknowledged is there once, at its offset; of
-    /// what was not, each writer's next records at most; batches are whole. Returns the log's end and
+    /// Reads the whole log and checks it: every acknowledged record is there once, at its offset;
+    /// of the others, only each writer's next ones; batches are whole. Returns the log's end and
     /// digest.
     pub(crate) fn verify(&self, topic: &Topic) -> (u64, u64) {
         let mut reader = topic.reader(Start::First).unwrap();

@@ -1,5 +1,5 @@
-//! A directory is read in steps while others give names in it: a list of segments may have a later one
-//! and not an earlier one. No such hole is ever taken for damage, or passed over by a sync.
+//! A directory is read in steps while others name files in it, so a list of segments may have a
+//! later one and lack an earlier one. Such a hole is never taken for damage, and no sync skips it.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +21,7 @@ fn on_sim(disk: &SimDisk, durability: Durability) -> Topic {
     Log::open_sim(disk, DIR).unwrap().create_topic("t", options(durability)).unwrap()
 }
 
-/// One a segment.
+/// A record that fills a segment.
 fn record(offset: u64) -> Record {
     Record::new(vec![offset as u8; 9000])
 }
@@ -37,14 +37,13 @@ fn read_all(topic: &Topic, start: Start, from: u64) -> u64 {
     next
 }
 
-/// A writer that rolls several times in the midst of every listing from now on, and how many records
-/// there are.
+/// From now on, a writer rolls several times during every listing. Returns the number of records.
 fn rolls_during_every_list(disk: &SimDisk, durability: Durability) -> Arc<AtomicU64> {
     let writer = on_sim(&disk.process(), durability);
     let count = Arc::new(AtomicU64::new(0));
     let append = {
         let count = Arc::clone(&count);
-        // An image of many segments costs time.
+        // Bounded, because an image of many segments costs time.
         move || {
             for _ in 0..if count.load(Ordering::Relaxed) < 80 { 4 } else { 0 } {
                 let offset = count.fetch_add(1, Ordering::Relaxed);
@@ -78,7 +77,7 @@ fn a_writer_that_rolls_while_the_directory_is_read_makes_no_hole_for_those_that_
             assert!(read_all(&read_only, Start::First, 0) >= end, "{story}");
             let recent = SystemTime::now() + Duration::from_secs(60);
             assert!(topic.reader(Start::Time(recent)).unwrap().offset() >= end, "{story}");
-            // What was durable is there after a power cut.
+            // Durable records are there after a power cut.
             let again = on_sim(&image, durability);
             assert!(again.recovery().is_none_or(|report| report.damage.is_empty()), "{story}");
             assert!(read_all(&again, Start::First, 0) >= end, "{story}");

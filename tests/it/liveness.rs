@@ -1,4 +1,4 @@
-//! Who is alive: threads of one process, handles of one process, forked children, reused slots.
+//! Which processes are alive: threads and handles of one process, forked children, reused slots.
 
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -41,8 +41,8 @@ fn a_thread_stopped_under_the_append_lock_is_not_robbed_by_its_siblings() {
     }
 }
 
-/// Role: one thread stands still under the append lock while its siblings, through the same handle
-/// and through another one, try to append.
+/// Role: one thread pauses under the append lock while its siblings, through the same handle and
+/// through another one, try to append.
 pub(crate) fn siblings(words: &[&str]) {
     let [dir, durability, point] = words else { panic!("{words:?}") };
     let topic = open_impatiently(dir, durability);
@@ -85,7 +85,7 @@ fn two_handles_of_one_process_are_two_members() {
     let topic = open_impatiently(path, "process-crash");
     let mut child = Child::spawn(&["two-handles", path]);
     child.wait_until_stopped();
-    // Its other handle was closed: that must not have let go of this one's slot.
+    // Its other handle was closed: that must not have released the slot of this one.
     assert_waited_for(topic.append(&Record::new("never")), child.pid());
     child.signal(libc::SIGCONT);
     assert_eq!(child.hear().as_deref(), Some("bye"));
@@ -136,7 +136,7 @@ fn members_are_seen_from_outside_with_what_they_hold_and_the_dead_until_they_are
     assert_eq!(
         seen(&watching),
         [me, (1, pid, false, true)],
-        "it holds the lock till it is settled"
+        "it holds the lock until it is settled"
     );
     topic.append(&Record::new("settles")).unwrap();
     assert_eq!(seen(&watching), [me]);
@@ -190,7 +190,7 @@ fn a_forked_child_that_opens_the_log_anew_uses_it_and_not_its_parents() {
             }
             assert_eq!(line.split_once(": ").map(|(_, result)| result), Some("Forked"), "{line}");
         }
-        // Twenty of the parent's, two of the child's, two of the grandchild's.
+        // Twenty records of the parent, two of the child, two of the grandchild.
         assert_eq!(topic.high_watermark().unwrap(), 20 + 2 + 2);
         drop(parent);
     }
@@ -210,8 +210,8 @@ pub(crate) fn fork(words: &[&str]) {
     let mut consumer = topic.consumer("c", Start::First).unwrap();
     assert_eq!(consumer.next().unwrap().unwrap().offset(), 0);
     consumer.commit().unwrap();
-    // SAFETY: the other threads of this process hold no lock that the child needs: they wait for this
-    // one, or sleep in the housekeeper.
+    // SAFETY: the other threads of this process hold no lock that the child needs: they wait for
+    // this one, or sleep in the housekeeper.
     let child = unsafe { libc::fork() };
     assert!(child >= 0);
     if child > 0 {
@@ -261,17 +261,17 @@ pub(crate) fn fork(words: &[&str]) {
         in_child_of_its_own(dir, durability);
         say("append again", topic.append(&record));
     }
-    // Values go as they do at the end of a scope.
+    // Values are dropped as at the end of a scope.
     drop((reader, caught_up, consumer, topic, log));
     child::say("checked");
     let mut hangup = libc::pollfd { fd: 0, events: 0, revents: 0 };
     // SAFETY: `hangup` is live for the call, which ends when the test closes its end of the pipe.
     unsafe { libc::poll(&mut hangup, 1, -1) };
-    // SAFETY: ends the process without running what belongs to the parent.
+    // SAFETY: ends the process without running code that belongs to the parent.
     unsafe { libc::_exit(0) };
 }
 
-/// A child that was forked opens the log anew and uses it, and its own child does the same.
+/// A forked child opens the log again and uses it, and its own child does the same.
 fn in_child_of_its_own(dir: &str, durability: &str) {
     for depth in 0..2 {
         let log = Log::open(dir).unwrap();
@@ -291,7 +291,7 @@ fn in_child_of_its_own(dir: &str, durability: &str) {
             continue;
         }
         let mut status = 0;
-        // SAFETY: an own child and a live integer.
+        // SAFETY: a child of this process and a live integer.
         assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
         assert_eq!(status, 0);
         topic.append(&Record::new("child's, still")).unwrap();
@@ -300,7 +300,7 @@ fn in_child_of_its_own(dir: &str, durability: &str) {
         }
         break;
     }
-    // SAFETY: ends the process without running what belongs to its parents.
+    // SAFETY: ends the process without running code that belongs to its parents.
     unsafe { libc::_exit(0) };
 }
 
@@ -354,7 +354,7 @@ fn a_process_that_is_stopped_while_it_opens_a_topic_holds_up_no_other_topic() {
         has_started.recv().unwrap();
         let mut count = 0;
         while !waiting.is_finished() {
-            // Open already, and another one.
+            // A topic that is open already, and another one.
             assert_eq!(log.topic("other").unwrap().name(), other.name());
             drop(log.topic("third").unwrap());
             count += 1;
@@ -374,13 +374,13 @@ fn a_record_that_another_process_published_for_a_dead_one_is_found_by_its_time()
     let topic = ledger::open(path, "process-crash", SEGMENT_LEN);
     topic.append(&Record::new("before")).unwrap();
     let first = topic.reader(Start::First).unwrap().next().unwrap().unwrap().timestamp();
-    // The clock of records is coarse, and the next one needs another of its ticks.
+    // The clock of records is coarse, and the next record needs another of its ticks.
     let tick = first + std::time::Duration::from_millis(50);
     while std::time::SystemTime::now() < tick {
         std::thread::yield_now();
     }
     Child::spawn(&["dies", path, "process-crash", "append.written"]).wait_for_death();
-    // Has no room behind the two: the header of the next segment says how new they are.
+    // It has no room after the two: the header of the next segment holds their highest timestamp.
     topic.append(&Record::new(vec![7; 61_300])).unwrap();
     let segments = std::fs::read_dir(topic.dir()).unwrap().map(|entry| entry.unwrap().path());
     let segments = segments.filter(|path| path.extension() == Some("seg".as_ref()));
@@ -401,7 +401,7 @@ pub(crate) fn dies(words: &[&str]) {
     drop(writer.append(100));
 }
 
-/// Role: stops when it has taken its slot, and appends when it goes on.
+/// Role: stops when it has taken its slot, and appends when it is continued.
 pub(crate) fn stops_opening(words: &[&str]) {
     let [dir, durability] = words else { panic!("{words:?}") };
     takeover::arm("open.slot-taken", 1, libc::SIGSTOP);
@@ -416,7 +416,7 @@ fn a_topic_that_was_closed_is_free_while_a_child_between_fork_and_exec_has_its_f
     let log = Log::open_with(dir.path(), patient).unwrap();
     let topic = log.topic("t").unwrap();
     topic.append(&Record::new("x")).unwrap();
-    // Made by the system call alone: no handler of the C library closes anything in it.
+    // Created by the system call alone, so that no handler of the C library closes anything in it.
     // SAFETY: the child makes system calls only.
     let forked = unsafe {
         let forked = libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0);
@@ -431,7 +431,7 @@ fn a_topic_that_was_closed_is_free_while_a_child_between_fork_and_exec_has_its_f
     assert!(forked > 0);
     drop(topic);
     let deleted = log.delete_topic("t");
-    // SAFETY: an own child, not reaped yet.
+    // SAFETY: a child of this process, not reaped yet.
     unsafe {
         libc::kill(forked, libc::SIGKILL);
         libc::waitpid(forked, std::ptr::null_mut(), 0);

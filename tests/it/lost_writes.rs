@@ -1,7 +1,7 @@
-//! A write fails, and the kernel tells once, and then takes the lost pages for clean. On a real file
-//! system: what was promised afterwards is on the disk, because every page was written again.
+//! A write fails, the kernel reports it once and then takes the lost pages for clean. On a real
+//! file system: later promises are on the disk, because every page was written again.
 //!
-//! The loss is made: fdatasync writes, the caller is told EIO, and the blocks on the disk are set back.
+//! The loss is simulated: fdatasync writes, its caller gets EIO, and the old blocks are put back.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -14,10 +14,10 @@ use crate::image::Image;
 
 /// The next fdatasync of this process fails.
 static FAILS: AtomicBool = AtomicBool::new(false);
-/// This process dies in one of its next calls of fdatasync: the first one if it is 1; not if it is 0.
+/// This process dies in this call of fdatasync, counted from 1; 0 means never.
 static DIES_IN: AtomicU32 = AtomicU32::new(0);
 
-/// In place of the C library's, for this whole binary.
+/// Replaces the C library's function for this whole binary.
 ///
 /// # Safety
 ///
@@ -67,7 +67,7 @@ fn readable(topic: &Topic) -> u64 {
     count
 }
 
-/// Role: appends, and its sync fails; it is told, or dies of it before it can tell anybody.
+/// Role: appends, and its sync fails; it gets the error, or dies before it can report it.
 pub(crate) fn unlucky(words: &[&str]) {
     let durability = DURABILITIES[words[1].parse::<usize>().unwrap()];
     let topic = open(Path::new(words[0]), durability);
@@ -94,7 +94,7 @@ fn segment(dir: &Path) -> PathBuf {
     dir.join("topics/t/00000000000000000000.seg")
 }
 
-/// A writer's sync fails, its pages are clean and not on the disk.
+/// A writer's sync fails; its pages are clean and not on the disk.
 fn lose(image: &Image, dir: &Path, durability: usize, then: &str) {
     let words = ["unlucky", dir.to_str().unwrap(), &durability.to_string(), then];
     let mut child = Child::spawn(&words);
@@ -113,7 +113,7 @@ fn lose(image: &Image, dir: &Path, durability: usize, then: &str) {
 #[test]
 fn what_is_promised_after_a_failed_sync_is_on_the_disk_and_not_only_in_clean_pages() {
     for (number, durability) in DURABILITIES.into_iter().enumerate() {
-        for then in ["is told", "dies"] {
+        for then in ["gets the error", "dies"] {
             let Some(image) = Image::new("ext4", 96 << 20, &["-q", "-b", "4096"]) else { return };
             let dir = image.root().join("log");
             lose(&image, &dir, number, then);
@@ -130,8 +130,8 @@ fn what_is_promised_after_a_failed_sync_is_on_the_disk_and_not_only_in_clean_pag
     }
 }
 
-/// Role: a consumer's sync fails; in the next one the process dies between making the slot of the one
-/// that failed durable, and writing over the other.
+/// Role: a consumer's sync fails. In the next one the process dies after the slot of the failed one
+/// is durable, and before the other slot is written over.
 pub(crate) fn unlucky_consumer(words: &[&str]) {
     let topic = open(Path::new(words[0]), Durability::PowerLoss);
     for offset in 0..10 {
@@ -153,7 +153,7 @@ pub(crate) fn unlucky_consumer(words: &[&str]) {
     assert!(consumer.sync().is_err());
     say("failed");
     listen();
-    // No commit: it would make the page dirty.
+    // Without a commit, which would make the page dirty.
     DIES_IN.store(2, Ordering::Relaxed);
     consumer.sync().unwrap();
 }
