@@ -68,7 +68,7 @@ mod trials;
 mod unwinding;
 mod unwritten;
 
-/// A directory of its own on a disk, removed at the end.
+/// Makes a directory of its own on a disk, removed at the end.
 pub fn dir() -> tempfile::TempDir {
     let parent = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
     tempfile::Builder::new().prefix("t").tempdir_in(parent).unwrap()

@@ -1,4 +1,4 @@
-//! A process with very many lock files is killed: none of its locks stays with a child that it has forked.
+//! A process with very many lock files is killed: a child that it forked keeps none of its locks.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use deaddrop::{Consumer, Durability, Log, Start, Topic, TopicOptions};
 
 use crate::child::{self, Child};
 
-/// More than any fixed table of a few pages would hold.
+/// More than any fixed table of a few pages could hold.
 const COUNT: usize = 17_000;
 
 fn topic(dir: &str) -> Topic {
@@ -18,7 +18,7 @@ fn consumer(topic: &Topic, number: usize) -> deaddrop::Result<Consumer> {
     topic.consumer(&format!("c{number}"), Start::First)
 }
 
-/// In memory if possible: each consumer's file is synced.
+/// In memory if possible, because each consumer's file is synced.
 fn dir() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() {
@@ -44,7 +44,7 @@ pub(crate) fn owner(words: &[&str]) {
     for number in 0..count {
         owned.push(consumer(&topic, number).unwrap());
         if number % 100 == 99 {
-            // Its place is given back and taken again.
+            // Its place in the table is freed and taken again.
             owned.pop();
             owned.push(consumer(&topic, number).unwrap());
         }
@@ -56,7 +56,7 @@ pub(crate) fn owner(words: &[&str]) {
         let mut hangup = libc::pollfd { fd: 0, events: 0, revents: 0 };
         // SAFETY: `hangup` is live for the call, which ends when the test closes its end of the pipe.
         unsafe { libc::poll(&mut hangup, 1, -1) };
-        // SAFETY: ends the process without running what belongs to the parent.
+        // SAFETY: ends the process without running code that belongs to the parent.
         unsafe { libc::_exit(0) };
     }
     child::say(&count.to_string());

@@ -1,4 +1,4 @@
-//! The mode of a log's files: who may read it.
+//! The mode of a log's files: which users may read it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -39,7 +39,7 @@ fn files_that_are_added_to_a_log_have_its_mode_whoever_adds_them() {
     assert!(seen.iter().filter(|name| name.ends_with(".seg")).count() > 2, "{seen:?}");
 }
 
-/// Role: makes a log that a group may read, and uses it under a umask that takes everything from others.
+/// Role: makes a log that a group may read, and uses it under a umask that denies others any right.
 pub(crate) fn other_umask(words: &[&str]) {
     let [dir] = words else { panic!("{words:?}") };
     let umask = |mask| {

@@ -1,7 +1,7 @@
-//! A log is the directory that was opened, not its path: the current directory changes, the log is moved,
-//! another one takes its place, or its files are removed, while processes have it open.
+//! A log is the directory that was opened, not its path: the current directory changes, the log is
+//! moved, another one takes its place, or its files are removed, while processes have it open.
 //!
-//! Nothing that is acknowledged is written anywhere else, and no other log is touched.
+//! No acknowledged record is written anywhere else, and no other log is touched.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -35,7 +35,7 @@ fn record(text: &str) -> Record {
     Record::new(format!("{text:<PAYLOAD_LEN$}"))
 }
 
-/// The texts of all records of a topic, and that none is damaged.
+/// Returns the texts of all records of a topic; none may be damaged.
 fn texts(topic: &Topic) -> Vec<String> {
     let mut reader = topic.reader(Start::First).unwrap();
     let mut found = Vec::new();
@@ -63,7 +63,7 @@ fn make_log(path: &Path, durability: Durability, name: &str) {
     }
 }
 
-/// Every file below a directory, with a hash of its bytes.
+/// Returns every file under a directory, with a hash of its bytes.
 fn snapshot(dir: &Path) -> BTreeMap<PathBuf, u64> {
     let mut found = BTreeMap::new();
     let mut dirs = vec![dir.to_owned()];
@@ -88,7 +88,7 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     assert!(done.success());
 }
 
-/// A child that has `t` of a log open, appends texts that start with `name`, and does what it is told.
+/// A child that has `t` of a log open, appends texts that start with `name`, and obeys commands.
 struct Resident {
     child: Child,
     name: &'static str,
@@ -109,19 +109,19 @@ impl Resident {
         self.child.ask(line)
     }
 
-    /// Appends so many records, all of which are acknowledged.
+    /// Appends `count` records, all of which are acknowledged.
     fn append(&mut self, count: usize) {
         assert_eq!(self.ask(&format!("append {count}")), format!("{count} ok"));
         self.acknowledged += count;
     }
 
-    /// What it was acknowledged.
+    /// Returns the texts of its acknowledged records.
     fn texts(&self) -> Vec<String> {
         numbered(self.name, 0..self.acknowledged)
     }
 }
 
-/// What a [`Resident`]'s child does.
+/// Role: the child of a [`Resident`].
 pub(crate) fn resident(words: &[&str]) {
     let [dir, path, durability, name] = words else { panic!("{words:?}") };
     std::env::set_current_dir(dir).unwrap();
@@ -290,7 +290,7 @@ fn a_symbolic_link_on_the_way_that_leads_elsewhere_by_now_is_not_followed_again(
         assert_eq!(old.ask("create u"), "Ok(())");
         let in_old = old.texts();
         drop(old);
-        assert_eq!(snapshot(&two), before, "the new release's log was not touched");
+        assert_eq!(snapshot(&two), before, "the log of the new release was not touched");
         let mut new = Resident::open(dir.path(), "current/drop", durability, "y");
         new.append(4);
         let in_new = new.texts();
@@ -300,7 +300,7 @@ fn a_symbolic_link_on_the_way_that_leads_elsewhere_by_now_is_not_followed_again(
     }
 }
 
-/// Removes a directory in which processes still create files, one of which may be too late for a listing.
+/// Removes a directory in which processes still create files, so that a listing may miss one.
 fn remove_whole(path: &Path) {
     for _ in 0..1_000 {
         match std::fs::remove_dir_all(path) {
@@ -308,7 +308,7 @@ fn remove_whole(path: &Path) {
             removed => return removed.unwrap(),
         }
     }
-    panic!("{} is filled again and again", path.display());
+    panic!("{} never stays empty", path.display());
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn a_log_that_is_removed_under_its_processes_takes_no_more_records_and_does_not_
             }
         }
         assert!(!path.exists());
-        // Another log of that name is none of their business.
+        // Another log of that name is not touched.
         make_log(&path, durability, "n");
         let before = snapshot(&path);
         for resident in [&mut first, &mut second] {
@@ -360,7 +360,7 @@ fn a_topic_whose_directory_is_moved_is_written_on_there_and_its_name_is_free() {
         let in_u = first.texts();
         assert_eq!(first.ask("end u"), "Ok(9)");
         assert!(first.ask("end t").contains("NotFound"));
-        // Asked for again, the name is that of another topic, also in this process.
+        // Opened again, the name is that of another topic, even in this process.
         assert_eq!(first.ask("create t"), "Ok(())");
         let mut second = Resident::open(dir.path(), "drop", durability, "y");
         second.append(4);
@@ -375,7 +375,7 @@ fn a_topic_whose_directory_is_moved_is_written_on_there_and_its_name_is_free() {
     }
 }
 
-/// What `rsync` does: each file is copied beside the one that it replaces, and takes its name.
+/// Does what `rsync` does: copies each file beside the one that it replaces, and renames it.
 pub(crate) fn restore_in_place(backup: &Path, dir: &Path) {
     for entry in std::fs::read_dir(backup).unwrap() {
         let entry = entry.unwrap();
@@ -411,7 +411,7 @@ fn a_topic_whose_files_are_replaced_in_its_directory_refuses_to_go_on() {
         assert!(old.ask("consume c").starts_with("Err(Replaced"));
         assert!(old.ask("create u").starts_with("Err(Replaced"), "no topic is added either");
         new.append(9);
-        // Asked for again, it is the restored one.
+        // Opened again, it is the restored one.
         assert_eq!(old.ask("end t"), "Ok(14)");
         let in_new = new.texts();
         drop((old, new));

@@ -1,8 +1,8 @@
 //! Names that are derived from other names never clash, or the second owner is refused.
 //!
-//! A service S has the topics `S.requests`, `S.replies` and `S.dead`; a group G of a topic T has `T.G.dead`; a
-//! client C has `C.parked`; a dead-letter topic X has `X.marks`. The last part of a name tells these kinds apart.
-//! Within a kind, only the dead-letter topics of groups can clash.
+//! A service S has the topics `S.requests`, `S.replies` and `S.dead`; a group G of a topic T has
+//! `T.G.dead`; a client C has `C.parked`; a dead-letter topic X has `X.marks`. The last part of a
+//! name separates these kinds. Within a kind, only the dead-letter topics of groups can clash.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ fn a_service_and_a_group_never_share_a_topic_of_dead_letters() {
         "the dead-letter topic inventory.x.dead",
         "another name",
     ];
-    // The service came first. It may have no server yet.
+    // The service came first. It may not have a server yet.
     for is_served in [true, false] {
         let dir = crate::dir();
         let log = Log::open(dir.path()).unwrap();
@@ -110,7 +110,7 @@ fn a_group_of_workers_is_never_that_of_a_services_servers() {
 fn names_that_look_alike_have_topics_of_their_own() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
-    // A client, a service, a topic and its group, all called alike.
+    // A client, a service, a topic and its group, all with the same name.
     let mut server = server(&log, "a").unwrap();
     let plain = topic(&log, "a");
     let mut worker = worker(&plain, "a").unwrap();

@@ -1,5 +1,5 @@
-//! Damage costs the records in it and no others: a reader that starts after it, a log whose newest segment
-//! never got its header, a header with one copy left.
+//! Damage costs the records in it and no others: a reader that starts after it, a log whose newest
+//! segment never got its header, a header with one copy left.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::child::{raise, Child};
 
 const DIR: &str = "/log";
 const RECORDS: u64 = 100;
-/// Bytes of a record's frame.
+/// Length of a record's frame in bytes.
 const FRAME: usize = 232;
 
 fn options(durability: Durability) -> TopicOptions {
@@ -25,7 +25,7 @@ fn segment(base: u64) -> String {
     format!("{DIR}/topics/t/{base:020}.seg")
 }
 
-/// 100 records in two segments and a half, one of the first segment and one of the active one flipped.
+/// 100 records in two and a half segments; one in the first and one in the active are flipped.
 fn damaged() -> (SimDisk, Topic, [u64; 2]) {
     let disk = SimDisk::new();
     let log = Log::open_sim(&disk.process(), DIR).unwrap();
@@ -96,7 +96,7 @@ fn a_newest_segment_without_a_header_ends_the_log_for_those_who_only_read_too() 
     let newest = (0..RECORDS).rfind(|&base| disk.read(segment(base)).is_some()).unwrap();
     let disk = disk.power_cut(1);
     for (base, bytes) in (0..RECORDS).filter_map(|base| Some((base, disk.read(segment(base))?))) {
-        // All that was before it reached the disk, and nothing of the file but its name.
+        // Everything before it reached the disk, and of the file only its name.
         let lost = base == newest;
         disk.write(segment(base), if lost { &[0; 16 << 10][..] } else { &bytes });
     }
@@ -154,14 +154,14 @@ fn a_seek_by_time_finds_a_record_that_was_published_for_its_dead_writer() {
     let dir = crate::dir();
     Child::spawn(&["dies-appending", dir.path().to_str().unwrap()]).wait_for_death();
     let topic = Log::open(dir.path()).unwrap().existing_topic("t").unwrap();
-    // In the next segment, whose header says how new the records before it are.
+    // In the next segment, whose header holds the highest timestamp of the records before it.
     topic.append(&Record::new(vec![0; 12_240])).unwrap();
     let mut reader = topic.reader(Start::Offset(1)).unwrap();
     let time = reader.next().unwrap().unwrap().timestamp();
     assert_eq!(topic.reader(Start::Time(time)).unwrap().offset(), 1);
 }
 
-/// A void frame in the place of a record, with a right checksum, that gives up all offsets below `next`.
+/// Puts a void frame with a right checksum over a record; it marks all offsets below `next` lost.
 fn with_void(disk: &SimDisk, base: u64, offset: u64, next: u64) {
     let path = segment(base);
     let mut bytes = disk.read(&path).unwrap();
@@ -182,7 +182,7 @@ fn a_void_frame_that_gives_up_offsets_of_the_next_segment_is_damage_and_no_jump(
     }
     let bases: Vec<u64> = (0..RECORDS).filter(|&b| disk.read(segment(b)).is_some()).collect();
     let (next, active) = (bases[1], *bases.last().unwrap());
-    // Up to the next segment a repair may have given them up.
+    // A repair may have marked offsets lost up to the next segment, and no further.
     for (base, offset, end, is_damage) in [
         (0, 5, next + 1, true),
         (0, 5, u64::MAX >> 1, true),

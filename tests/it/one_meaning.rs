@@ -1,8 +1,8 @@
-//! What a sequence of frames means is the same to everyone who looks at it: an opening for reading, one for
-//! writing, the one after that, a reader from any offset, an index, a planned repair and one that is done.
+//! What a sequence of frames means is the same to all: an opening for reading, one for writing, the
+//! next one, a reader from any offset, an index, a planned repair and an executed one.
 //!
-//! Segments are made up here, frame by frame, and then torn, overwritten, zeroed, lengthened by frames that
-//! do not count, and robbed of their headers.
+//! Segments are made up here, frame by frame, and then torn, overwritten, zeroed, extended by
+//! frames that do not count, and stripped of their headers.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -29,7 +29,7 @@ struct File {
     salt: u64,
     next: u64,
     position: usize,
-    /// Where batches end.
+    /// The offsets at which batches end.
     ends: Vec<u64>,
 }
 
@@ -77,7 +77,7 @@ impl File {
     }
 }
 
-/// What is made up.
+/// The files that were made up.
 struct Image {
     files: Vec<(u64, Vec<u8>)>,
     story: String,
@@ -91,8 +91,8 @@ fn payload(random: &mut Random, offset: u64, start: &str, long: bool) -> Vec<u8>
     bytes
 }
 
-/// Records in batches, void frames between some of them, and frames after the end of a segment that has a
-/// successor.
+/// Makes records in batches, void frames between some of them, and frames after the end of a
+/// segment that has a successor.
 fn segments(random: &mut Random, settings: &Settings) -> Vec<File> {
     let mut files: Vec<File> = Vec::new();
     let count = 1 + random.below(3);
@@ -101,7 +101,7 @@ fn segments(random: &mut Random, settings: &Settings) -> Vec<File> {
         let bytes = vec![0; settings.len];
         let salt = random.next();
         let mut file = File { bytes, base, salt, next: base, position: 4096, ends: vec![base] };
-        // Where power loss matters, everything before a segment is durable when it is begun.
+        // If power loss matters, everything before a segment is durable when the segment is begun.
         let durable_end = match (files.last(), settings.durability) {
             (Some(last), Durability::ProcessCrash) => {
                 last.ends[random.below(last.ends.len() as u64) as usize]
@@ -131,7 +131,7 @@ fn segments(random: &mut Random, settings: &Settings) -> Vec<File> {
         }
         base = file.next;
         if number + 1 < count {
-            // What a recovery has cut off: a batch without its end, or more.
+            // Frames that a recovery has cut off: a batch without its end, or more.
             for _ in 0..if random.one_in(2) { random.below(90) } else { 0 } {
                 let payload = payload(random, file.next, CUT, settings.long);
                 if !file.room(frame::padded(32 + payload.len())) {
@@ -150,11 +150,11 @@ struct Settings {
     topic_id: u64,
     len: usize,
     long: bool,
-    /// What is cut off is one batch without its end.
+    /// The frames that are cut off are one batch without its end.
     cut_batch: bool,
 }
 
-/// Damages one file; says how.
+/// Damages one file; returns a description.
 fn damage(random: &mut Random, file: &mut File, is_newest: bool) -> String {
     let used = file.position.max(4128).min(file.bytes.len());
     if used <= 4128 {
@@ -181,7 +181,7 @@ fn damage(random: &mut Random, file: &mut File, is_newest: bool) -> String {
             format!("zeros in {at}..{end}")
         }
         3 => {
-            // Bytes of a frame that stands elsewhere.
+            // Bytes of a frame from another place.
             let (from, to) = (place(random) & !7, place(random) & !7);
             let len = (100).min(file.bytes.len() - from.max(to));
             file.bytes.copy_within(from..from + len, to);
@@ -193,7 +193,7 @@ fn damage(random: &mut Random, file: &mut File, is_newest: bool) -> String {
             format!("the header sector at {at}")
         }
         5 if random.one_in(4) => {
-            // Not the version: that may be a later one.
+            // Not the version, which may be a later one.
             for at in [0, layout::HEADER_COPY_AT] {
                 file.bytes[at + 10 + random.below(58) as usize] ^= 4;
             }
@@ -205,7 +205,7 @@ fn damage(random: &mut Random, file: &mut File, is_newest: bool) -> String {
             format!("cut to {len} bytes")
         }
         7 => {
-            // A tail that was torn: it ends at a sector that never reached the disk.
+            // A torn tail: it ends at a sector that never reached the disk.
             let at = (place(random) & !511).max(4096);
             file.bytes[at..].fill(0);
             format!("torn at {at}")
@@ -261,18 +261,18 @@ fn bases(files: &[File]) -> Vec<u64> {
     files.iter().map(|file| file.base).collect()
 }
 
-/// What somebody says of the offsets of a topic.
+/// What a reader reports about the offsets of a topic.
 #[derive(Debug, Default, PartialEq, Eq, Clone)]
 struct Said {
     first: u64,
     end: u64,
     records: BTreeSet<u64>,
-    /// Given up by void frames.
+    /// Marked lost by void frames.
     lost: BTreeSet<u64>,
     damaged: BTreeSet<u64>,
 }
 
-/// Reads everything, and checks that each offset is told once.
+/// Reads everything, and checks that each offset is reported once.
 fn read(topic: &Topic) -> Result<Said, String> {
     let mut said = Said {
         first: topic.first_offset().map_err(|error| error.to_string())?,
@@ -308,7 +308,7 @@ fn check(payload: &[u8], offset: u64) -> Result<(), String> {
     right.then_some(()).ok_or(format!("{offset} is {}", String::from_utf8_lossy(payload)))
 }
 
-/// A reader that starts at any offset says the same of it as one that came there by reading.
+/// Checks that a reader reports the same about an offset if it starts there or reads up to it.
 fn seek(topic: &Topic, said: &Said) -> Result<(), String> {
     for offset in (said.first..said.end).step_by(1 + (said.end - said.first) as usize / 40) {
         let mut reader = topic.reader(Start::Offset(offset)).map_err(|error| error.to_string())?;
@@ -329,8 +329,8 @@ fn seek(topic: &Topic, said: &Said) -> Result<(), String> {
     Ok(())
 }
 
-/// A planned repair names as lost what a reader skips as damaged, and nothing else. It can do more than a
-/// reader about a segment whose header is lost.
+/// Checks that a planned repair names as lost what a reader skips as damaged, and nothing else.
+/// Segments whose header is lost are left out: a repair can restore more of them than a reader.
 fn planned(log: &Log, said: &Said, bases: &[u64]) -> Result<(), String> {
     let report = repair::plan(log, "t").map_err(|error| error.to_string())?;
     let lost: BTreeSet<u64> =
@@ -351,7 +351,7 @@ fn planned(log: &Log, said: &Said, bases: &[u64]) -> Result<(), String> {
     }
 }
 
-/// The indexes lead to no frame that does not count.
+/// Checks that no index leads to a frame that does not count.
 fn indexes(disk: &SimDisk) -> Result<(), String> {
     for path in disk.paths().iter().filter(|path| path.extension().is_some_and(|e| e == "idx")) {
         let bytes = disk.read(path).unwrap();
@@ -366,7 +366,7 @@ fn indexes(disk: &SimDisk) -> Result<(), String> {
     Ok(())
 }
 
-/// Everybody's word about one image; a difference is an error that says between whom.
+/// Compares all reports about one image; the error says which ones differ.
 fn compare(disk: &SimDisk, bases: &[u64]) -> Result<(), String> {
     let by = |who: &'static str| move |what: String| format!("{who}: {what}");
     let read_only = Log::open_sim_read_only(&disk.reboot(), DIR).unwrap();
@@ -429,7 +429,7 @@ fn compare(disk: &SimDisk, bases: &[u64]) -> Result<(), String> {
     }
 }
 
-/// Runs images; returns what differed, with the seeds.
+/// Runs images; returns the differences, with the seeds.
 fn run(seeds: Range<u64>, len: usize) -> Vec<(u64, String, String)> {
     let mut differences = Vec::new();
     for is_synced in [false, true] {
@@ -461,7 +461,7 @@ fn run(seeds: Range<u64>, len: usize) -> Vec<(u64, String, String)> {
     differences
 }
 
-/// `DEADDROP_IMAGES`: how many images are looked at, from number `DEADDROP_IMAGE` on.
+/// `DEADDROP_IMAGES`: the number of images, from number `DEADDROP_IMAGE` on.
 #[test]
 fn what_a_frame_sequence_means_is_the_same_to_everyone_who_looks_at_it() {
     let start = number_from_env("DEADDROP_IMAGE", 0);

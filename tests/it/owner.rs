@@ -1,4 +1,4 @@
-//! What root adds to a log belongs to the log's owner, who goes on using it.
+//! Files that root adds to a log belong to the owner of the log, and the owner can use them.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{chown, MetadataExt, PermissionsExt};
@@ -9,12 +9,12 @@ use deaddrop::{repair, Durability, Log, Record, Start, Topic, TopicOptions};
 
 use crate::child::{self, Child};
 
-/// Any user and group but root's.
+/// Any user and group except root's.
 const USER: u32 = 65_534;
 const GROUP: u32 = 65_533;
 
-/// Tests of another user need root, whom nothing else can make files for others. True: skip it. A run
-/// that is to check everything does not skip.
+/// Tests of another user need root, because only root can make files for others. Returns true if
+/// the test must be skipped; a run that is to check everything does not skip.
 fn is_no_root(test: &str) -> bool {
     // SAFETY: takes nothing and cannot fail.
     if unsafe { libc::geteuid() } == 0 {
@@ -38,7 +38,7 @@ fn append(topic: &Topic, count: usize) {
 /// Role: the owner, a user without rights to anything else.
 pub(crate) fn owner(words: &[&str]) {
     let [dir] = words else { panic!("{words:?}") };
-    // SAFETY: plain integers; nothing else runs in this process that would keep the rights.
+    // SAFETY: plain integers; no other thread of this process would keep the rights.
     let left = unsafe {
         libc::setgroups(0, std::ptr::null()) == 0
             && libc::setgid(GROUP) == 0
@@ -75,7 +75,7 @@ pub(crate) fn owner(words: &[&str]) {
     }
 }
 
-/// Everything below `dir`, itself included.
+/// Returns everything under `dir`, itself included.
 fn everything(dir: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::from([dir.to_owned()]);
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -129,7 +129,7 @@ fn the_owner_of_a_log_goes_on_after_root_has_used_it_in_every_way() {
     assert!(everything(&dir).len() > 30);
     check_owned(&dir);
     drop(owner);
-    // A repair makes files and a directory as well.
+    // A repair makes files and a directory too.
     let segment = dir.join("topics/made-by-root/00000000000000000000.seg");
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes[5_000] ^= 1;

@@ -1,5 +1,5 @@
-//! Positions survive what the records survive: a close, a copy, a reboot, a power cut, and a file system that
-//! brings back an older instant of its files on the same boot.
+//! Positions survive what the records survive: a close, a copy, a reboot, a power cut, and a file
+//! system that brings back an older instant of its files on the same boot.
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ fn copy_of(dir: &Path) -> (tempfile::TempDir, PathBuf) {
     (holder, copy)
 }
 
-/// Looks until it is so, for a minute.
+/// Polls a condition for a minute.
 fn wait_until(mut is_so: impl FnMut() -> bool) {
     for _ in 0..60_000 {
         if is_so() {
@@ -57,7 +57,7 @@ fn wait_until(mut is_so: impl FnMut() -> bool) {
         }
         std::thread::park_timeout(Duration::from_millis(1));
     }
-    panic!("it does not come to be so");
+    panic!("the condition never became true");
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn a_position_in_a_copy_is_not_believed_if_it_was_torn() {
 
 #[test]
 fn a_position_is_durable_soon_while_its_owner_does_nothing() {
-    // On a topic that survives process crashes only, retention by consumption goes by durable positions.
+    // If a topic survives process crashes only, retention by consumption uses durable positions.
     for durability in &DURABILITIES {
         let disk = SimDisk::new();
         let retention =
@@ -172,7 +172,7 @@ fn a_position_survives_a_power_cut_when_sync_has_returned_on_every_topic() {
             let billing = orders.consumer("billing", Start::First).unwrap();
             let at = billing.committed();
             assert!(at >= end.min(20) && at <= end.min(25), "{durability:?} {seed}: {at} of {end}");
-            // What was lost is not skipped when others take its offsets.
+            // The consumer does not skip the records that later take the lost offsets.
             fill(&orders, 30);
             assert_eq!(billing.lag().unwrap(), end + 30 - at);
         }
@@ -194,7 +194,7 @@ fn retention_does_not_go_by_a_position_whose_sync_failed() {
     take(&mut billing, 10);
     billing.sync().unwrap();
     take(&mut billing, 80);
-    // All of them: the background tries again.
+    // All syncs fail, because the background tries again.
     for nth in 0..1000 {
         disk.fail(Op::SyncData, nth, libc::EIO);
     }
@@ -213,7 +213,7 @@ fn retention_does_not_go_by_a_position_whose_sync_failed() {
     disk.forget_faults();
 }
 
-/// Keeps a page as it is, to bring it back later into the same file on the same boot.
+/// A page as it is now, to bring it back later into the same file on the same boot.
 struct Instant {
     path: PathBuf,
     bytes: Vec<u8>,
@@ -245,7 +245,7 @@ fn an_older_instant_of_a_position_only_repeats() {
     drop(billing);
     early.bring_back(0..4096);
     assert_eq!(orders.consumer("billing", Start::First).unwrap().committed(), 20);
-    // Moved back for good; then the live words come back in which it stood high.
+    // The consumer is moved back on purpose; then the live words of the higher position come back.
     high.bring_back(0..4096);
     let mut billing = orders.consumer("billing", Start::First).unwrap();
     assert_eq!(billing.committed(), 80);
@@ -254,7 +254,7 @@ fn an_older_instant_of_a_position_only_repeats() {
     drop(billing);
     high.bring_back(512..1024);
     assert_eq!(orders.consumer("billing", Start::First).unwrap().committed(), 15);
-    // And the one slot that it had then, beside the newer one.
+    // Then the slot of that time comes back too, beside the newer one.
     high.bring_back(512..1536);
     let at = orders.consumer("billing", Start::First).unwrap().committed();
     assert!(at <= 15, "{at}");

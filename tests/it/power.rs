@@ -1,4 +1,4 @@
-//! What a power cut leaves, on a simulated disk: any subset of the sectors and names not yet synced.
+//! The disk after a power cut, simulated: any subset of the sectors and names not yet synced.
 
 mod hazards;
 mod model;
@@ -7,7 +7,7 @@ mod workload;
 use crate::random::number_from_env;
 use workload::{Counts, World};
 
-/// `DEADDROP_IMAGES`: how many images; `DEADDROP_SEED`: one world again.
+/// `DEADDROP_IMAGES`: the number of images; `DEADDROP_SEED`: repeats one world.
 #[test]
 fn every_image_of_a_power_cut_holds_what_was_promised_and_nothing_that_was_never_appended() {
     let images = number_from_env("DEADDROP_IMAGES", 2000);
@@ -25,5 +25,5 @@ fn every_image_of_a_power_cut_holds_what_was_promised_and_nothing_that_was_never
         }
     }
     assert!(counts.inside_crash_points > 0 && counts.cut_in_recovery > 0, "{counts:?}");
-    assert!(only.is_some() || counts.lost_records > 0, "no cut took anything: {counts:?}");
+    assert!(only.is_some() || counts.lost_records > 0, "no cut lost a record: {counts:?}");
 }

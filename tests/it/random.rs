@@ -29,13 +29,13 @@ impl Random {
         bytes
     }
 
-    /// True once in `times` on average.
+    /// Returns true once in `times` calls on average.
     pub(crate) fn one_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
 }
 
-/// `DEADDROP_SEED`, or one from the clock; printed.
+/// Returns `DEADDROP_SEED`, or a seed from the clock; prints it.
 pub(crate) fn seed(test: &str) -> u64 {
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let seed = std::env::var("DEADDROP_SEED").ok().map(|seed| seed.parse().unwrap());
@@ -50,7 +50,7 @@ pub(crate) fn seed(test: &str) -> u64 {
 /// The number in the environment variable `name`, or `default`.
 pub(crate) fn number_from_env(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")),
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")),
         Err(_) => default,
     }
 }

@@ -1,4 +1,4 @@
-//! A client that starts again over a log with records that stand there twice, or name requests that
+//! A client that starts again over a log with doubled records, or with records of requests that
 //! were answered long ago: imports, copies and tools of all kinds leave such logs.
 
 use std::time::Duration;
@@ -31,7 +31,7 @@ fn send(client: &Client, what: &str, deadline: Option<Duration>) {
     request.send("done").unwrap();
 }
 
-/// Answers all requests but those that begin with `held`, which it leaves for a later server.
+/// Answers all requests except those that begin with `held`, which it leaves for a later server.
 fn serve(log: &Log, held: &'static str, count: u64) {
     let handler = move |request: &Request<'_>| -> Result<Reply, HandlerError> {
         match !held.is_empty() && request.payload().starts_with(held.as_bytes()) {
@@ -39,7 +39,7 @@ fn serve(log: &Log, held: &'static str, count: u64) {
             false => Ok(Reply::new(request.payload())),
         }
     };
-    // A later server tries at once what an earlier one had wait.
+    // A later server retries at once those that an earlier one left waiting.
     let wait = if held.is_empty() { Duration::ZERO } else { HOUR };
     let long = ServerOptions {
         topic: Some(options()),
@@ -57,7 +57,7 @@ fn serve(log: &Log, held: &'static str, count: u64) {
     }
 }
 
-/// Appends every record of a topic once more, with all of its headers.
+/// Appends every record of a topic a second time, with all of its headers.
 fn double(log: &Log, topic: &str) {
     let topic = log.existing_topic(topic).unwrap();
     let end = topic.high_watermark().unwrap();
@@ -113,7 +113,7 @@ fn a_client_over_doubled_records_has_the_same_open_requests_and_calls_back_once_
         while client.poll(Duration::ZERO).unwrap() > 0 {}
         assert_eq!((calls.done.take(), offsets(&client)), (vec![], vec![1, 3]));
     }
-    // Two that were held, and the copies of all four.
+    // Two requests that were held, and the copies of all four.
     serve(&log, "", 6);
     let client = calls.client(&log);
     deliver(&client, 0);
@@ -171,7 +171,7 @@ fn a_doubled_record_does_not_make_the_client_forget_another_open_request() {
     deliver(&client, 1);
     drop(client);
     let client = calls.client(&log);
-    assert_eq!(client.outstanding_count(), 1, "of held-b nothing came yet");
+    assert_eq!(client.outstanding_count(), 1, "held-b has no outcome yet");
     serve(&log, "", 1);
     deliver(&client, 0);
     assert_eq!(calls.done.take(), [seen("quick", "quick"), seen("held-b", "held-b")]);
@@ -187,7 +187,7 @@ fn a_copy_of_a_request_that_was_answered_before_the_window_gets_no_second_outcom
     send(&client, "old", None);
     serve(&log, "", 1);
     deliver(&client, 0);
-    // The window begins behind it.
+    // The window begins after it.
     send(&client, "held-a", None);
     drop(client);
     assert_eq!(calls.done.take(), [seen("old", "old")]);

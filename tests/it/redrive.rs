@@ -1,4 +1,4 @@
-//! Dead letters that are sent again: as new requests, once, whoever is killed or restarted when.
+//! Dead letters that are sent again, once, as new requests, whichever process dies or restarts.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ fn open_client(log: &Log, done: &Seen, late: &Seen) -> Client {
     client.on_late(late.callback()).open().unwrap()
 }
 
-/// Serves until `count` requests are settled; those of this payload are given up at once.
+/// Serves until `count` requests are settled; those with this payload are dead-lettered at once.
 fn serve(log: &Log, refused: &'static str, count: u64) {
     let handler = move |request: &Request<'_>| -> Result<Reply, HandlerError> {
         match request.payload() == refused.as_bytes() {
@@ -41,7 +41,7 @@ fn serve(log: &Log, refused: &'static str, count: u64) {
     assert_eq!(server.poll(Duration::ZERO).unwrap(), 0, "more than {count}");
 }
 
-/// A service with one request that was given up, whose client knows.
+/// A service with one dead-lettered request, whose client has the outcome.
 fn with_letter(log: &Log, done: &Seen, late: &Seen) -> (Client, RequestId) {
     make_topics(log, "s");
     let client = open_client(log, done, late);
@@ -57,7 +57,7 @@ fn poll_all(client: &Client) {
     while client.poll(Duration::ZERO).unwrap() > 0 {}
 }
 
-/// The requests in the request topic that are redrives, with their offsets.
+/// Returns the requests in the request topic that are redrives, with their offsets.
 fn redrives(log: &Log) -> Vec<(u64, Envelope)> {
     let mut reader = log.existing_topic("s.requests").unwrap().reader(Start::First).unwrap();
     let mut found = Vec::new();
@@ -245,7 +245,7 @@ fn a_redriven_request_that_fails_again_leaves_a_dead_letter_of_its_own() {
     }
     assert_eq!(found.len(), 2, "{found:?}");
     assert_eq!((&found[0].1, &found[1].1), (&id.to_string(), &sent.id));
-    // And that one goes on in the same conversation.
+    // The redrive of the second letter continues the same conversation.
     let third = letters.redrive(found[1].0).unwrap();
     let (_, envelope) = redrives(&log).pop().unwrap();
     assert_eq!((envelope.id.to_string(), envelope.conversation()), (third.id, &id));
@@ -308,7 +308,7 @@ fn a_redrive_killed_at_any_step_and_repeated_sends_one_request() {
                 poll_all(&client);
             }
             if point == "redrive.announced" {
-                // What comes before it is done once more.
+                // The steps before it are done once more.
                 kill_at(dir.path(), point);
             }
             let mut letters = DeadLetters::open(&log, "s.dead").unwrap();
@@ -384,9 +384,9 @@ fn the_letter_of_a_worker_group_becomes_a_new_record_of_its_topic_with_a_letter_
             letter.is_some_and(|letter| letter.offset == 1)
         })
         .collect();
-    assert_eq!(offsets.len(), 1, "of what failed again there is a letter, too");
+    assert_eq!(offsets.len(), 1, "the record that failed again has a letter too");
     assert_eq!(letters.redrive(offsets[0]).unwrap().offset, Some(2));
-    // Of junk in the request topic of a service as well.
+    // Also for junk in the request topic of a service.
     make_topics(&log, "s");
     log.existing_topic("s.requests").unwrap().append(&Record::new("junk")).unwrap();
     serve(&log, "", 1);
@@ -418,7 +418,7 @@ fn a_lost_mark_does_not_send_a_letter_twice() {
     std::fs::write(&path, damaged).unwrap();
     let log = Log::open(dir.path()).unwrap();
     let mut letters = DeadLetters::open(&log, "s.dead").unwrap();
-    assert_eq!(letters.redrive(0).unwrap().id, sent.id, "it finds what was sent");
+    assert_eq!(letters.redrive(0).unwrap().id, sent.id, "it finds the request that was sent");
     assert_eq!(redrives(&log).len(), 1);
     assert_eq!(letters.redrive_again(0).map(|_| redrives(&log).len()).unwrap(), 2);
 }
@@ -493,7 +493,7 @@ fn a_damaged_letter_does_not_hide_those_after_it() {
     serve(&log, "", 1);
 }
 
-/// Serves until `count` requests are settled; those of this payload fail, and are tried again in an hour.
+/// Serves until `count` requests are settled; those with this payload are retried in an hour.
 fn serve_but(log: &Log, held: &'static str, count: u64) {
     let hour = Duration::from_secs(3600);
     let options = ServerOptions {
@@ -531,14 +531,14 @@ fn a_redrive_that_was_answered_is_not_open_for_a_client_that_still_waits_for_an_
     poll_all(&client);
     assert_eq!((done.take(), ids(&client)), (vec![seen("ctx", "x")], vec![held.to_string()]));
     drop(client);
-    // It reads from the older request on, so the announcement as well.
+    // It reads from the older request on, so it reads the announcement too.
     let client = open_client(&log, &done, &late);
     assert_eq!(ids(&client), [held.to_string()]);
 }
 
 #[test]
 fn a_redrive_that_is_announced_is_open_after_restarts_whatever_else_the_client_waits_for() {
-    // Which of two requests is the older one depends on their ids, which are random.
+    // Their random ids decide which of two requests is the older one.
     for _ in 0..8 {
         let dir = crate::dir();
         let log = Log::open(dir.path()).unwrap();

@@ -1,5 +1,5 @@
-//! A file system that was shut down and mounted again brings back an older instant of its files, on the same
-//! boot and under the same inode. Live words are then older than what is in the log.
+//! A file system that was shut down and mounted again brings back an older instant of its files, on
+//! the same boot and under the same inode. Live words are then older than the log.
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn server(log: &Log) -> Server {
     log.server_with("inv", options, |request| Ok(Reply::new(request.payload()))).unwrap()
 }
 
-/// Role: answers when told to, says how many, and waits to be killed.
+/// Role: answers when asked to, reports how many, and waits to be killed.
 pub(crate) fn answers(words: &[&str]) {
     let mut server = server(&Log::open(words[0]).unwrap());
     while let Some(line) = child::listen() {
@@ -61,7 +61,7 @@ fn a_server_whose_lanes_are_of_an_older_instant_answers_nothing_twice() {
     child.kill();
     overwrite(&path, &older);
 
-    // Requests that are still open beside those that only seem to be.
+    // Requests that are still open, beside those that only seem to be.
     send(10);
     let mut server = server(&log);
     let mut settled = 0;
@@ -78,7 +78,7 @@ fn a_server_whose_lanes_are_of_an_older_instant_answers_nothing_twice() {
     assert_eq!(count, FIRST + SECOND + 10, "one outcome for each");
 }
 
-/// The log comes back as of an older instant than a consumer's file, which the kernel had written later.
+/// The log comes back as it was before the consumer's file, which the kernel had written later.
 #[test]
 fn a_position_past_the_end_that_a_remount_brings_back_is_set_back_also_when_the_log_has_grown() {
     const FILES: [&str; 2] = ["control", "00000000000000000000.seg"];

@@ -1,5 +1,5 @@
-//! Repairs: what is damaged is given up and nothing else, whatever a power cut or a failing call
-//! leaves of a repair, and another one brings it to the same end.
+//! Repairs: damaged records are marked lost and no others, whatever a power cut or a failing call
+//! leaves of a repair, and another repair reaches the same result.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -47,7 +47,7 @@ fn segments(disk: &SimDisk) -> Vec<PathBuf> {
     paths.filter(|path| path.extension().is_some_and(|extension| extension == "seg")).collect()
 }
 
-/// Damages a log in some places, drawn from a seed; returns the offsets that may be lost by it.
+/// Damages a log in some places, drawn from a seed.
 fn damage(disk: &SimDisk, random: &mut Random) {
     let files = segments(disk);
     for _ in 0..1 + random.below(6) {
@@ -61,7 +61,7 @@ fn damage(disk: &SimDisk, random: &mut Random) {
                 }
             }
             1 => {
-                // A stretch of zeros, as a lost write leaves it.
+                // A run of zeros, as a lost write leaves it.
                 let mut bytes = disk.read(file).unwrap();
                 let start = 4096 + random.below(bytes.len() as u64 - 4096) as usize;
                 let end = bytes.len().min(start + 2048);
@@ -76,7 +76,7 @@ fn damage(disk: &SimDisk, random: &mut Random) {
     }
 }
 
-/// The offsets of right records, and those that are told as lost; an error if anything is damaged.
+/// Returns the offsets of right records, and the lost ones; an error if anything is damaged.
 fn read(disk: &SimDisk) -> Result<(BTreeSet<u64>, BTreeSet<u64>), Error> {
     let log = Log::open_sim(&disk.process(), DIR)?;
     let topic = log.existing_topic("t")?;
@@ -108,7 +108,7 @@ fn execute(disk: &SimDisk) -> Result<repair::Report, Error> {
     report
 }
 
-/// The records whose frames are whole in the segment files, whatever stands between them.
+/// Returns the records whose frames are whole in the segment files, whatever is between them.
 fn whole_frames(disk: &SimDisk) -> BTreeSet<u64> {
     use deaddrop::format::{frame, segment};
     let mut found = BTreeSet::new();
@@ -156,23 +156,23 @@ fn a_damaged_log_is_repaired_to_its_whole_frames_and_what_is_lost_is_told() {
             kept.map(|finding| (finding.path.clone(), finding.position)).collect()
         };
         if report.recovery.is_none() {
-            assert_eq!(places(&planned), places(&report), "seed {seed}: the dry run said it");
+            assert_eq!(places(&planned), places(&report), "seed {seed}: the dry run differs");
         }
         let (shown, lost) = read(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        // A header that is lost with both its sectors is found again from the frames.
+        // A header that lost both sectors is rebuilt from the frames.
         let missing: Vec<_> = whole.difference(&shown).collect();
         assert!(missing.is_empty(), "seed {seed}: whole and not shown: {missing:?}");
         assert!(shown.is_disjoint(&lost), "seed {seed}");
         let told: BTreeSet<u64> = shown.union(&lost).copied().collect();
         let end = told.len() as u64;
-        assert_eq!(told, all(0..end), "seed {seed}: an offset is neither there nor told as lost");
+        assert_eq!(told, all(0..end), "seed {seed}: an offset is neither there nor lost");
         let again = execute(&disk).unwrap();
         assert!(again.findings.is_empty(), "seed {seed}: {:?}", again.findings);
         assert_eq!(read(&disk).unwrap(), (shown, lost), "seed {seed}");
     }
 }
 
-/// The disks that a power cut leaves of a repair: one that ends just before each of its calls in turn.
+/// Passes the disks that a power cut leaves of a repair: cut just before each of its calls in turn.
 fn cut_off(origin: &SimDisk, op: Op, seed: u64, mut look: impl FnMut(u64, &SimDisk)) {
     let mut ends = 0;
     for nth in 0..1_000 {
@@ -185,7 +185,7 @@ fn cut_off(origin: &SimDisk, op: Op, seed: u64, mut look: impl FnMut(u64, &SimDi
         for draw in 0..3 {
             look(nth, &disk.power_cut(1_000 * seed + 3 * nth + draw));
         }
-        // Some failures are passed over, a file that is already gone, say.
+        // A repair ignores some failures, such as that of a file that is already gone.
         ends = if cut.is_ok() { ends + 1 } else { 0 };
         if ends > 3 {
             return;
@@ -219,7 +219,7 @@ fn a_power_cut_before_any_call_of_a_repair_leaves_the_damage_or_the_repair() {
                 images += 1;
                 let at = format!("seed {seed}, {op:?} {nth}");
                 let left = whole_frames(image);
-                assert!(whole.is_subset(&left), "{at}: a repair took a whole frame");
+                assert!(whole.is_subset(&left), "{at}: a repair wrote over a whole frame");
                 execute(image).unwrap_or_else(|error| panic!("{at}: {error}"));
                 let found = read(image).unwrap_or_else(|error| panic!("{at}: {error}"));
                 assert_eq!(found, expected, "{at}");
@@ -242,7 +242,7 @@ fn what_a_repair_writes_over_is_durable_in_the_quarantine_before() {
     let kept = finding.kept.as_ref().unwrap();
     let range = finding.position as usize..(finding.position + finding.len) as usize;
     assert!(range.contains(&5000));
-    // What stands behind the fixed part of the void frame is still in place as well.
+    // The bytes after the fixed part of the void frame are unchanged too.
     let after = done.read(&file).unwrap();
     let changed: Vec<usize> = (0..after.len()).filter(|&at| after[at] != damaged[at]).collect();
     let head = range.start..range.start + deaddrop::format::frame::FIXED_LEN;
@@ -259,7 +259,7 @@ fn what_a_repair_writes_over_is_durable_in_the_quarantine_before() {
             assert_eq!(kept, damaged[range.clone()], "{op:?} {nth}");
         });
     }
-    assert!(before > 0 && behind > 0, "{before} images before, {behind} behind");
+    assert!(before > 0 && behind > 0, "{before} images before, {behind} after");
 }
 
 #[test]
@@ -302,7 +302,7 @@ fn an_open_topic_is_refused_and_a_repair_keeps_others_out() {
     let log = Log::open_sim(&disk.process(), DIR).unwrap();
     let refused = repair::execute(&log, "t", Options::default());
     assert!(matches!(refused, Err(Error::Locked { .. })), "{refused:?}");
-    // In the same process as well.
+    // In the same process too.
     let refused = repair::execute(&other, "t", Options::default());
     assert!(matches!(refused, Err(Error::Locked { .. })), "{refused:?}");
     let read_only = Log::open_sim_read_only(&disk.process(), DIR).unwrap();
@@ -334,7 +334,7 @@ fn a_file_of_another_version_is_not_written_over() {
 fn seeking_by_time_and_offset_passes_lost_ranges() {
     let disk = specimen(Durability::PowerLoss);
     let files = segments(&disk);
-    // All of a segment, so that its records' times are lost as well.
+    // The whole segment, so that the times of its records are lost too.
     let len = disk.read(&files[1]).unwrap().len();
     disk.write(&files[1], &vec![0x5a; len]);
     execute(&disk).unwrap();
@@ -355,6 +355,6 @@ fn seeking_by_time_and_offset_passes_lost_ranges() {
         reader.seek(Start::Offset(offset)).unwrap();
         assert_eq!(reader.next().unwrap().unwrap().offset(), offset);
         reader.seek(Start::Time(time)).unwrap();
-        assert!(reader.offset() <= offset, "a record of that time is not passed over");
+        assert!(reader.offset() <= offset, "a record of that time was skipped");
     }
 }

@@ -1,5 +1,5 @@
-//! A client lives while a backup is restored into its log, file by file: its name is free in the restored log,
-//! and the client that has it open does no more.
+//! A client lives while a backup is restored into its log, file by file: its name is free in the
+//! restored log, and the client that has it open does no further work.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ fn of_two_owners_of_a_clients_name_after_a_restore_only_the_one_of_the_restored_
     request(&second, "after").unwrap();
     let mut server = restored.server("s", echo).unwrap();
     while server.poll(SHORT).unwrap() > 0 {}
-    // Records of topics that survive a crash only are checked once a second.
+    // Topics that survive a process crash only check for it once a second.
     let error = (0..100_000).find_map(|_| request(&client, "lost").err()).unwrap();
     assert!(replaced(&error), "{error}");
     let error = (0..10_000).find_map(|_| client.poll(SHORT).err()).unwrap();

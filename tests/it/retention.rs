@@ -1,4 +1,4 @@
-//! What is dropped, when, in how many steps, and what a power cut leaves of it.
+//! Which records are dropped, when, in how many steps, and what a power cut leaves of it.
 
 use std::path::Path;
 use std::sync::mpsc::channel;
@@ -22,7 +22,7 @@ fn by_age(age: Duration) -> TopicOptions {
     options(Durability::ProcessCrash, retention)
 }
 
-/// A segment each.
+/// A record that fills a segment.
 fn large() -> Record {
     Record::new(vec![7; 10_000])
 }
@@ -36,7 +36,7 @@ fn names(dir: &Path, end: &str) -> Vec<String> {
 fn wait_until(is: impl Fn() -> bool) {
     let started = Instant::now();
     while !is() {
-        assert!(started.elapsed() < GUARD, "never so");
+        assert!(started.elapsed() < GUARD, "the condition never became true");
         std::thread::yield_now();
     }
 }
@@ -54,7 +54,7 @@ fn a_trim_of_many_segments_takes_few_directory_syncs() {
         let before = disk.calls(Op::SyncDir);
         assert_eq!(topic.trim_before(290).unwrap(), 290);
         let syncs = disk.calls(Op::SyncDir) - before;
-        assert!((1..=4).contains(&syncs), "{syncs} of them, {durability:?}");
+        assert!((1..=4).contains(&syncs), "{syncs} syncs, {durability:?}");
         let left =
             disk.paths().iter().filter(|path| path.extension() == Some("seg".as_ref())).count();
         assert_eq!(left, 10);
@@ -70,8 +70,8 @@ fn a_power_cut_at_any_point_of_a_trim_leaves_no_hole_and_loses_nothing_that_is_k
     }
 }
 
-/// Role: cuts the power at every crash point of two trims, the second of which goes on where the first
-/// was cut off by a failure. In a process of its own because it arms crash points.
+/// Role: cuts the power at every crash point of two trims; the second continues where a failure
+/// interrupted the first. A process of its own, because it arms crash points.
 pub(crate) fn cut_in_a_trim(words: &[&str]) {
     let durability = match words {
         ["power-loss"] => Durability::PowerLoss,
@@ -84,7 +84,7 @@ pub(crate) fn cut_in_a_trim(words: &[&str]) {
         topic.append(&Record::new(vec![number; 10_000])).unwrap();
     }
     topic.wait_durable(39).unwrap();
-    // The background removes nothing from then on.
+    // From then on the background removes nothing.
     let indexes = |disk: &SimDisk| {
         disk.paths().iter().filter(|path| path.extension() == Some("idx".as_ref())).count()
     };
@@ -101,7 +101,7 @@ pub(crate) fn cut_in_a_trim(words: &[&str]) {
         }
     })));
     disk.fail(Op::Remove, 7, libc::EIO);
-    assert!(topic.trim_before(20).is_err(), "it fails on the way");
+    assert!(topic.trim_before(20).is_err(), "it fails halfway");
     disk.forget_faults();
     let interrupted = images.lock().unwrap().len();
     assert_eq!(topic.trim_before(30).unwrap(), 30);
@@ -129,12 +129,12 @@ pub(crate) fn cut_in_a_trim(words: &[&str]) {
         let first = check(&topic, number);
         assert_eq!(topic.append(&Record::new("on")).unwrap(), 40);
         assert_eq!(topic.trim_before(first + 1).unwrap(), first + 1, "{number}");
-        assert_eq!(of_segments(image)[0], first + 1, "{number}: what came back is removed");
+        assert_eq!(of_segments(image)[0], first + 1, "{number}: old segments came back");
     }
     assert!(holes > 0, "no image had a hole in the names");
 }
 
-/// Reads all, without a hole; returns the first offset.
+/// Reads everything, without a hole; returns the first offset.
 fn check(topic: &Topic, image: usize) -> u64 {
     let first = topic.first_offset().unwrap();
     assert!([0, 20, 30].contains(&first), "image {image}: {first}");
@@ -176,7 +176,7 @@ fn a_topic_does_not_get_far_above_its_limit_of_bytes_while_a_writer_is_fast() {
         topic.append(&large()).unwrap();
         most = most.max(names(topic.dir(), ".seg").len());
     }
-    // The limit, nine more, the newest.
+    // The limit, nine more, and the newest segment.
     assert!(most <= 8 + 9 + 1, "{most} segments");
     assert!(topic.first_offset().unwrap() > 500);
 }
@@ -230,7 +230,7 @@ pub(crate) fn wrong_clocks(words: &[&str]) {
     let dir = Path::new(words[1]);
     match words[0] {
         "one-record" => clock_ahead(dir, 1, hours(24 * 365)),
-        // Not so far that it drops what it finds.
+        // Not so far that it drops the records it finds.
         "one-process" => clock_ahead(dir, 30, hours(1)),
         "set" => clock_set(dir),
         "emptied" => emptied(),
@@ -267,13 +267,13 @@ fn clock_ahead(dir: &Path, count_ahead: u64, ahead: i64) {
         topic.reader(Start::Time(time)).unwrap().offset()
     };
     assert_eq!(at(4), 0);
-    assert_eq!(at(2), 20, "with those that cannot be older");
+    assert_eq!(at(2), 20, "including those that cannot be older");
     assert_eq!(at(0), end);
     let then = SystemTime::now() + half;
-    assert_eq!(topic.reader(Start::Time(then)).unwrap().offset(), 20, "asked for by its time");
+    assert_eq!(topic.reader(Start::Time(then)).unwrap().offset(), 20, "found by its time");
     assert_eq!(topic.trim().unwrap(), 0, "nothing is old enough");
     drop(topic);
-    // Two and a half hours later the first are, and then all.
+    // Two and a half hours later the first ones are old enough, and later all.
     shift_wall_clock(hours(2) + hours(1) / 2);
     let topic = Log::open(dir).unwrap().create_topic("t", aged).unwrap();
     let first = topic.trim().unwrap();
@@ -301,7 +301,7 @@ fn times_rise_with_offsets_also_of_appends_that_waited_for_each_other() {
     run("late");
 }
 
-/// One append waits for another, and begins by a clock that is an hour behind.
+/// One append waits for another, and began with a clock that was an hour slow.
 fn waits_for_the_lock(dir: &Path) {
     let options = options(Durability::ProcessCrash, Retention::default());
     let topic = Log::open(dir).unwrap().create_topic("t", options).unwrap();
@@ -354,7 +354,7 @@ fn files_that_were_never_finished_are_removed() {
         let names = disk.paths().into_iter().map(|path| path.to_str().unwrap().to_owned());
         names.filter(|name| name.contains(start) && name.ends_with(".tmp")).count()
     };
-    // Larger than what is prepared: a file of its own.
+    // Larger than the prepared segment, so it gets a file of its own.
     disk.fail(Op::Rename, 0, libc::EIO);
     topic.append(&Record::new(vec![7; 40_000])).unwrap_err();
     assert_eq!(unfinished(&disk, "/roll-"), 0);

@@ -1,4 +1,4 @@
-//! Work on threads of its own: what ends it, what does not, and who is told.
+//! Work on threads of its own: which errors end it, which do not, and which call reports them.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn a_spawned_worker_goes_on_after_a_full_disk_and_counts_it() {
     let group = topic.group("g", GroupOptions::default()).unwrap();
     let options = WorkerOptions { max_attempts: 1, ..WorkerOptions::default() };
     let worker = group.worker(options, |_| Err(HandlerError::terminal("no"))).unwrap();
-    // Making the dead-letter topic takes room.
+    // There is no room to make the dead-letter topic.
     let len: usize = disk.paths().iter().filter_map(|path| disk.read(path)).map(|b| b.len()).sum();
     disk.set_capacity(len as u64);
     let offset = topic.append(&Record::new("x")).unwrap();
@@ -38,7 +38,7 @@ fn a_spawned_worker_goes_on_after_a_full_disk_and_counts_it() {
     }
     assert!(!group.wait_for(offset, Duration::ZERO).unwrap());
     disk.set_capacity(u64::MAX);
-    assert!(group.wait_for(offset, GUARD).unwrap(), "it goes on by itself");
+    assert!(group.wait_for(offset, GUARD).unwrap(), "it continues by itself");
     assert_eq!(log.existing_topic("orders.g.dead").unwrap().high_watermark().unwrap(), 1);
     running.stop().unwrap();
 }
@@ -70,7 +70,7 @@ fn work_that_is_stopped_in_a_handler_which_another_thread_waits_for_ends() {
         let (shared, others) = (Arc::clone(&shared), Arc::clone(&others));
         let group = topic.group(name, GroupOptions::default()).unwrap();
         let handler = move |_: &Job| {
-            // Both handlers want it, as one callback of two services does.
+            // Both handlers need it, as one callback of two services does.
             let _held = shared.lock().unwrap();
             if name == "stopper" {
                 let running = loop {

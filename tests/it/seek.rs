@@ -15,7 +15,7 @@ fn open(disk: &SimDisk, durability: Durability) -> Topic {
     log.create_topic("t", options).unwrap()
 }
 
-/// Where `start` must stand, given all records and the first retained offset.
+/// Returns where `start` must begin, given all records and the first retained offset.
 fn expected_at(all: &[OwnedRecord], first: u64, start: Start) -> Result<u64, ()> {
     let end = all.len() as u64;
     match start {
@@ -50,7 +50,7 @@ fn draw_start(random: &mut Random, all: &[OwnedRecord]) -> Start {
     }
 }
 
-/// Reads `count` records and compares them; returns the offset behind them.
+/// Reads `count` records and compares them; returns the offset after them.
 fn read_some(reader: &mut Reader, all: &[OwnedRecord], at: u64, count: u64) -> u64 {
     for offset in at..at + count {
         let expected = all.get(offset as usize);
@@ -138,13 +138,13 @@ fn append_some(random: &mut Random, topic: &Topic, all: &mut Vec<OwnedRecord>) {
     assert_eq!(all.len() as u64, topic.end_offset().unwrap());
 }
 
-/// A record larger than a segment extends the newest one while it is empty; other handles know the
-/// shorter file.
+/// A record larger than a segment extends the newest segment while it is empty; other handles know
+/// the shorter file.
 #[test]
 fn a_segment_that_another_process_extended_is_read_and_appended_to() {
     let disk = SimDisk::new();
     let (one, other) = (open(&disk, Durability::PowerLoss), open(&disk, Durability::PowerLoss));
-    // Opens the segment, appends nothing.
+    // Opens the segment and appends nothing.
     assert!(other.append_if_end(7, &Record::new("no")).is_err());
     let mut reader = other.reader(Start::First).unwrap();
     assert!(reader.next().unwrap().is_none());
@@ -159,7 +159,7 @@ fn a_segment_that_another_process_extended_is_read_and_appended_to() {
 fn a_reader_that_has_read_nothing_begins_at_what_retention_has_left_and_not_before_it() {
     let disk = SimDisk::new();
     let topic = open(&disk, Durability::ProcessCrash);
-    // Two or three in a segment.
+    // Two or three records fill a segment.
     for _ in 0..30 {
         topic.append(&Record::new(vec![7; 5000])).unwrap();
     }
@@ -174,16 +174,16 @@ fn a_reader_that_has_read_nothing_begins_at_what_retention_has_left_and_not_befo
         assert!(first > 10);
         let read = reader.next().map(|record| record.map(|record| record.offset()));
         match start {
-            // That very record was wanted.
+            // Exactly that record was requested.
             Start::Offset(_) => assert!(matches!(read, Err(Error::Trimmed { .. })), "{read:?}"),
             _ => assert_eq!(read.unwrap(), Some(first), "{start:?}"),
         }
-        // Once it has read, it skips nothing in silence.
+        // Once it has read, it skips nothing silently.
         let first = topic.trim_before(28).unwrap();
         assert!(first > 20);
         let next = loop {
             match reader.next() {
-                Ok(Some(record)) => assert!(record.offset() < first, "it went on at {first}"),
+                Ok(Some(record)) => assert!(record.offset() < first, "it continued at {first}"),
                 other => break other.map(drop),
             }
         };
@@ -211,7 +211,7 @@ fn a_reader_opened_by_time_while_retention_moves_never_finds_its_start_trimmed()
         while !is_done.load(std::sync::atomic::Ordering::Acquire) || opened == 0 {
             let ago = Duration::from_millis(opened % 20);
             let mut reader = topic.reader(Start::Time(SystemTime::now() - ago)).unwrap();
-            // At the end, perhaps.
+            // It may be at the end.
             reader.next().unwrap();
             opened += 1;
         }

@@ -1,4 +1,4 @@
-//! Request/reply: one outcome for each request, whoever is killed or restarted when.
+//! Request/reply: one outcome for each request, whichever process is killed or restarted, and when.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ pub(crate) fn make_topics(log: &Log, service: &str) {
     }
 }
 
-/// Collects what a callback is called with.
+/// Collects the arguments that a callback is called with.
 #[derive(Clone, Default)]
 pub(crate) struct Seen(Arc<Mutex<Vec<(String, String, bool)>>>);
 
@@ -47,7 +47,7 @@ impl Seen {
 /// Delivers until nothing is outstanding.
 pub(crate) fn drain(client: &deaddrop::service::Client) {
     while !client.outstanding().unwrap().is_empty() {
-        assert_ne!(client.poll(LONG).unwrap(), 0, "{:?} came to no end", client.outstanding());
+        assert_ne!(client.poll(LONG).unwrap(), 0, "{:?} never ended", client.outstanding());
     }
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn echo(request: &deaddrop::service::Request<'_>) -> Result<Reply, Ha
     Ok(Reply::new(request.payload()))
 }
 
-/// The kinds of all records in the reply topic.
+/// Returns the kinds of all records in the reply topic.
 pub(crate) fn reply_kinds(log: &Log, service: &str) -> Vec<Kind> {
     let replies = log.topic(&format!("{service}.replies")).unwrap();
     let mut reader = replies.reader(Start::First).unwrap();
@@ -124,12 +124,12 @@ fn a_request_stays_outstanding_behind_others_that_were_answered() {
 
 #[test]
 fn the_first_record_is_the_outcome_and_a_reply_after_the_deadline_is_late() {
-    // A busy machine may not come to the request before its deadline.
+    // A busy machine may not reach the request before its deadline.
     let deadlines = [1, 10, 100].map(|times| Duration::from_millis(300) * times);
     assert!(deadlines.into_iter().any(is_late_after), "the handler was never called in time");
 }
 
-/// False if the server did not come to the request before its deadline.
+/// Returns false if the server did not reach the request before its deadline.
 fn is_late_after(deadline: Duration) -> bool {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
@@ -192,7 +192,7 @@ fn a_server_skips_what_expired_before_it_came_and_says_so() {
         let request = client.request("s", &Record::new("x")).unwrap();
         request.deadline(Duration::from_nanos(1)).send("done").unwrap();
     }
-    let mut server = log.server("s", |_| panic!("the handler is not to be called")).unwrap();
+    let mut server = log.server("s", |_| panic!("the handler must not be called")).unwrap();
     server.poll(LONG).unwrap();
     assert_eq!(reply_kinds(&log, "s"), [Kind::Expired]);
     let calls = Seen::default();
@@ -253,7 +253,7 @@ fn errors_are_tried_again_panics_too_and_terminal_ones_answered() {
         .unwrap();
     let mut settled = 0;
     while settled < 5 {
-        // Each is in a lane of its own: those that fail do not keep the others.
+        // Each is in a lane of its own: those that fail do not delay the others.
         let more = server.poll(LONG).unwrap();
         assert_ne!(more, 0);
         settled += more;

@@ -80,10 +80,10 @@ fn a_request_whose_expiry_met_a_full_disk_expires_at_the_next_poll() {
     client.request("s", &Record::new("first")).unwrap().send("done").unwrap();
     log.server("s", echo).unwrap().poll(LONG).unwrap();
     drain(&client);
-    // Larger than a segment, so that the outcome, which repeats it, needs one of its own.
+    // Larger than a segment, so that the outcome, which repeats it, needs a segment of its own.
     let request = client.request("s", &Record::new("x")).unwrap().context(vec![1; 100 << 10]);
     request.deadline(Duration::from_nanos(1)).send("done").unwrap();
-    // Not one call that fails, which the background could make: the disk stays full until there is room.
+    // Not one failing call, which the background might make: the disk stays full until it has room.
     disk.set_capacity(0);
     assert!(matches!(client.poll(LONG), Err(Error::NoSpace { .. })));
     disk.set_capacity(u64::MAX);
@@ -115,7 +115,7 @@ fn an_outcome_that_no_frame_can_hold_is_a_failure_and_the_service_goes_on() {
     assert!(matches!(outcomes[2].outcome(), Outcome::Reply(_)));
 }
 
-/// Fills the reply topic with records that are nobody's, and drops all but the newest segment.
+/// Fills the reply topic with records of no request, and drops all but the newest segment.
 fn trim_replies(log: &Log) {
     let replies = log.topic("s.replies").unwrap();
     for _ in 0..100 {
@@ -137,14 +137,14 @@ fn an_attempt_in_doubt_whose_replies_were_trimmed_becomes_a_dead_letter() {
     trim_replies(&log);
     let mut server = log.server("s", |_| panic!("it may have been answered")).unwrap();
     assert_eq!(server.poll(Duration::ZERO).unwrap(), 1);
-    // The client's own position was trimmed as well: it learns so, and is told where to go on.
+    // The client's own position was trimmed too: it gets the error, and moves to the first record.
     drop(server);
     let mut reader = log.topic("s.dead").unwrap().reader(Start::First).unwrap();
     assert_eq!(reader.next().unwrap().unwrap().payload(), b"x");
     assert!(reader.next().unwrap().is_none());
     let trimmed = call.wait_timeout(LONG).unwrap_err();
     assert!(matches!(trimmed, Error::Trimmed { .. }), "{trimmed}");
-    // It is told once, and goes on with what there is.
+    // It gets the error once, and continues with the records that exist.
     let done = call.wait_timeout(LONG).unwrap().unwrap();
     assert!(matches!(done.outcome(), deaddrop::service::Outcome::DeadLettered(_)), "{done:?}");
 }
@@ -207,7 +207,7 @@ fn a_client_waits_for_nothing_that_was_answered_before_a_power_cut() {
         client.spawn().unwrap().stop().unwrap();
         log.topic("s.requests").unwrap().wait_durable(5).unwrap();
         let image = disk.power_cut(seed);
-        // Their machine is gone: they must not tidy up.
+        // Their machine is gone: they must not clean up.
         std::mem::forget((client, server, log));
         let log = Log::open_sim(&image, "/log").unwrap();
         let client = log.client("c").on("done", |_| Ok(())).open().unwrap();
@@ -307,7 +307,7 @@ fn a_request_whose_send_is_unknown_is_outstanding_under_the_id_that_was_known_be
     }
 }
 
-/// A client with so many outcomes that are parked, on a disk that has room for no more segments.
+/// A client with 2,000 parked outcomes, on a disk without room for another segment.
 fn parked_on_a_full_disk(disk: &SimDisk, log: &Log, client: &Client, callback: &str) -> Vec<Call> {
     const COUNT: usize = 2_000;
     let mut calls = Vec::new();

@@ -29,8 +29,8 @@ fn make_topics(log: &Log, durability: Durability) {
     }
 }
 
-/// Role: serves; notes each call of the handler in a file. `DIR [POINT ARRIVAL]`: kills itself when it
-/// reaches that crash point for that time.
+/// Role: serves; notes each call of the handler in a file. `DIR [POINT ARRIVAL]`: kills itself when
+/// it reaches that crash point for that time.
 pub(crate) fn server(words: &[&str]) {
     let dir = Path::new(words[0]);
     let log = Log::open(dir).unwrap();
@@ -79,7 +79,7 @@ fn open_client(log: &Log, say: bool) -> Client {
         .unwrap()
 }
 
-/// Role: sends requests until it is killed, and says what it sent and what came back.
+/// Role: sends requests until it is killed, and reports what it sent and what came back.
 pub(crate) fn client(words: &[&str]) {
     let log = Log::open(words[0]).unwrap();
     let client = open_client(&log, true);
@@ -105,7 +105,7 @@ fn finish(log: &Log) {
         if client.outstanding().unwrap().is_empty() {
             break;
         }
-        // What failed before may have to wait for its next attempt.
+        // A request that failed before may have to wait for its next attempt.
         server.poll(Duration::from_millis(10)).unwrap();
         client.poll(Duration::ZERO).unwrap();
         assert!(polls < 3_000, "{:?}", client.outstanding());
@@ -113,7 +113,7 @@ fn finish(log: &Log) {
     assert!(client.parked().unwrap().is_empty());
 }
 
-/// Every request in the log has one reply record, which holds its payload; returns the ids in order.
+/// Checks that every request has one reply record with its payload; returns the ids in order.
 fn check_replies(log: &Log) -> Vec<String> {
     let mut replies: HashMap<String, Vec<Vec<u8>>> = HashMap::new();
     let mut reader = log.topic("s.replies").unwrap().reader(Start::First).unwrap();
@@ -164,11 +164,11 @@ fn a_server_killed_at_any_point_of_a_request_never_answers_twice() {
                     let request = client.request("s", &Record::new(payload.clone())).unwrap();
                     request.context(payload).send("done").unwrap();
                 }
-                // The next server takes another member slot than the killed one had: taking that one
-                // would settle what it left.
+                // The next server takes another member slot than that of the killed one, because
+                // taking that slot would settle its intent.
                 let lower_slots = Log::open(&dir).unwrap();
                 let held = ["s.requests", "s.replies"].map(|name| lower_slots.topic(name).unwrap());
-                // Beside a server that lives, the next one believes what the pages of lanes say.
+                // Beside a living server, the next one trusts the pages of the lanes.
                 let living = log.server("s", |request| Ok(Reply::new(request.payload())));
                 let _living = (arrival == "3").then_some(living.unwrap());
                 Child::spawn(&["server", directory, point, arrival]).wait_for_death();
@@ -271,7 +271,7 @@ fn requests_whose_offsets_are_used_again_after_a_power_cut_are_handled_and_not_t
         let mut random = Random(seed);
         let disk = SimDisk::new();
         let log = Log::open_sim(&disk, "/log").unwrap();
-        // Requests may be lost; their replies may not, or the other way round.
+        // Requests may be lost and their replies not, or the other way round.
         let (requests, replies) = match random.below(3) {
             0 => (Durability::ProcessCrash, Durability::PowerLoss),
             1 => (Durability::PowerLoss, Durability::ProcessCrash),
@@ -299,7 +299,7 @@ fn requests_whose_offsets_are_used_again_after_a_power_cut_are_handled_and_not_t
                 }
             }
             let image = disk.power_cut(random.next());
-            // Their machine is gone: they must not tidy up.
+            // Their machine is gone: they must not clean up.
             std::mem::forget((client, server));
             std::mem::forget(std::mem::replace(&mut log, Log::open_sim(&image, "/log").unwrap()));
             disk = image;
@@ -309,7 +309,7 @@ fn requests_whose_offsets_are_used_again_after_a_power_cut_are_handled_and_not_t
     }
 }
 
-/// As [`check_replies`], but a reply may be left of a request that is lost.
+/// As [`check_replies`], but the reply of a lost request may be left.
 fn check_replies_after_power_cut(log: &Log, seed: u64) {
     let mut count: HashMap<String, u32> = HashMap::new();
     let mut reader = log.topic("s.replies").unwrap().reader(Start::First).unwrap();
@@ -342,7 +342,7 @@ fn a_server_killed_while_it_settles_a_power_loss_leaves_the_doubt_to_the_next() 
                 server.poll(Duration::ZERO).unwrap();
             }
         }
-        // The lanes' positions were never made durable: all of this is in doubt afterwards.
+        // The positions of the lanes were never made durable, so all this is in doubt afterwards.
         let image = disk.power_cut(random.next());
         std::mem::forget((client, server, log));
         for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! Retention of a service's topics: nothing that an open request needs goes, all else does.
+//! Retention of a service's topics: every record that an open request needs stays, all others go.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::service::{drain, echo};
 
 const SEGMENT_LEN: u64 = 16 << 10;
 
-/// Every sealed segment may go as soon as nobody needs it.
+/// Every sealed segment may be dropped as soon as no process needs it.
 fn make_topics(log: &Log) -> (Topic, Topic) {
     let retention = Retention { consumed: true, ..Retention::default() };
     let options = TopicOptions {
@@ -23,7 +23,7 @@ fn make_topics(log: &Log) -> (Topic, Topic) {
     (make("requests"), make("replies"))
 }
 
-/// Serves until the server needs nothing of what is there now.
+/// Serves until the server needs no record that is there now.
 fn serve_all(log: &Log, requests: &Topic, replies: &Topic) {
     let _watchdog = Watchdog::new();
     let server = log.server("s", echo).unwrap().spawn().unwrap();
@@ -41,7 +41,7 @@ fn serve_all(log: &Log, requests: &Topic, replies: &Topic) {
     server.stop().unwrap();
 }
 
-/// Fills some segments of both topics with requests that come to their end.
+/// Fills some segments of both topics with requests that end.
 fn noise(client: &Client) {
     for _ in 0..40 {
         let request = client.request("s", &Record::new(vec![7; 1000])).unwrap();
@@ -73,7 +73,7 @@ fn an_old_request_keeps_what_it_needs_while_everything_around_it_goes() {
     while old.poll(Duration::ZERO).unwrap() != 0 {}
     drop(old);
     let firsts = (requests.trim().unwrap(), replies.trim().unwrap());
-    assert!(firsts.0 > 0 && firsts.1 > 0, "what was before it goes: {firsts:?}");
+    assert!(firsts.0 > 0 && firsts.1 > 0, "records before it are dropped: {firsts:?}");
     assert!(firsts.0 <= offset && firsts.1 <= reply_floor, "{firsts:?}, {offset}, {reply_floor}");
 
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -93,7 +93,7 @@ fn an_old_request_keeps_what_it_needs_while_everything_around_it_goes() {
     assert_eq!(*seen.lock().unwrap(), [expected]);
     drop((old, client(&log, "busy")));
     let firsts = (requests.trim().unwrap(), replies.trim().unwrap());
-    assert!(firsts.0 > offset && firsts.1 > reply_floor, "then it goes as well: {firsts:?}");
+    assert!(firsts.0 > offset && firsts.1 > reply_floor, "then it is dropped too: {firsts:?}");
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_killed_client_with_nothing_outstanding_holds_nothing_and_one_with_a_request
     let server = log.server("s", echo).unwrap().spawn().unwrap();
     let busy = client(&log, "busy");
     noise(&busy);
-    // The one that waits is in front of the noise: it alone holds.
+    // The request that waits is before the noise, so only that one holds records.
     while of("gone-").services[0].requests_held > 0 {
         std::thread::yield_now();
     }
@@ -198,8 +198,8 @@ fn a_killed_client_with_nothing_outstanding_holds_nothing_and_one_with_a_request
     server.stop().unwrap();
 }
 
-/// Role: a client that sends, takes its outcome, and waits to be killed. `DIR OPEN`: with `OPEN`, it has sent
-/// another request, which nobody answers.
+/// Role: a client that sends, takes its outcome, and waits to be killed. `DIR OPEN`: with `OPEN`,
+/// it has sent another request, which no server answers.
 pub(crate) fn held_by_client(words: &[&str]) {
     let log = Log::open(words[0]).unwrap();
     let client = client(&log, &format!("gone-{}", words[1]));
@@ -234,7 +234,7 @@ fn a_damaged_position_of_a_killed_client_stops_no_server_and_can_be_retired() {
         noise(&busy);
         let mut server = log.server("s", echo).unwrap();
         let begun = Instant::now();
-        // It looks at clients that are gone once a second.
+        // It checks for clients that are gone once a second.
         while begun.elapsed() < Duration::from_millis(2_500) {
             server.poll(Duration::from_millis(10)).unwrap();
         }

@@ -7,8 +7,8 @@ use std::path::Path;
 use deaddrop::{Error, Log, Record};
 use deaddrop_disk::{Disk, FileSystem};
 
-/// Has the file system refuse everything from now on, as it does by itself when it cannot write its own
-/// structures.
+/// Makes the file system refuse everything from now on, as it does by itself when it cannot write
+/// its own structures.
 fn shut_down(dir: &Path) {
     /// `_IOR('X', 125, u32)`, of xfs and ext4.
     const GOING_DOWN: libc::c_ulong = 0x8004_587d;

@@ -1,5 +1,5 @@
-//! What is cut off is said, and what was whole once is not cut off: one flipped bit in a log that was
-//! closed, restarted or copied costs one record.
+//! A recovery reports what it cuts off, and does not cut off records that were whole: one flipped
+//! bit in a log that was closed, restarted or copied costs one record.
 
 use deaddrop::sim::SimDisk;
 use deaddrop::{Durability, Error, Log, Record, Start, Topic, TopicOptions};
@@ -33,7 +33,7 @@ fn bases(disk: &SimDisk) -> Vec<u64> {
     (0..200).filter(|&base| disk.read(segment(base)).is_some()).collect()
 }
 
-/// The records that can be read, damage passed over, and the offsets that were.
+/// Returns the number of records that can be read when damage is skipped, and the skipped offsets.
 fn read(topic: &Topic) -> (u64, Vec<u64>) {
     let mut reader = topic.reader(Start::First).unwrap();
     let (mut count, mut lost) = (0, Vec::new());
@@ -74,7 +74,7 @@ fn one_flipped_bit_in_a_log_that_was_killed_and_restarted_or_copied_costs_one_re
                     assert_eq!(topic.append(&Record::new(payload(count))).unwrap(), count);
                     assert_eq!(read(&topic), (count, vec![bad]), "{story}");
                     let report = topic.recovery().unwrap();
-                    // Below the segment of the promised boundary nothing is read: the reader tells.
+                    // Below the segment of the promised boundary only a reader finds the damage.
                     assert!(report.damage.iter().map(|d| d.offsets.clone()).eq(told.clone()));
                     assert!(report.damage.len() <= 1 && !report.cut, "{story}: {report:?}");
                     let promised = bases.iter().rfind(|&&base| base <= report.promised_boundary);
@@ -96,7 +96,7 @@ fn the_last_close_promises_what_is_there_whatever_the_durability() {
         drop(other);
         for seed in 0..20 {
             let image = disk.power_cut(seed);
-            // The last record: nothing stands behind it that would tell.
+            // The last record: no record after it would show that it is damaged.
             let base = *bases(&image).last().unwrap();
             image.flip(segment(base), 4096 + (49 - base) as usize * FRAME + 99, 8);
             let read_only = Log::open_sim_read_only(&image, DIR).unwrap();
@@ -129,7 +129,7 @@ fn what_a_power_cut_takes_from_the_middle_is_cut_and_told_with_its_files_and_rec
     let topic = Log::open_sim(&image, DIR).unwrap().existing_topic("t").unwrap();
     let report = topic.recovery().unwrap();
     if report.promised_boundary > base {
-        // The background was fast: then it is damage.
+        // The background was fast, so it is damage.
         assert_eq!(report.damage.len(), 1);
         return;
     }
@@ -138,7 +138,7 @@ fn what_a_power_cut_takes_from_the_middle_is_cut_and_told_with_its_files_and_rec
     assert!(report.cut && report.damage.is_empty(), "{report:?}");
     assert_eq!(report.frames_behind_cut, report.cuts.iter().map(|cut| cut.frames).sum::<u64>());
     assert_eq!(expected.frames_behind_cut, report.frames_behind_cut);
-    // But for the records that lost bytes, every one is in a file that is named.
+    // Every record except those that lost bytes is in a file that the report names.
     assert!((100 - kept - 4..100 - kept).contains(&report.frames_behind_cut), "{report:?}");
     for cut in &report.cuts {
         assert!(image.read(&cut.path).is_some(), "{cut:?}");

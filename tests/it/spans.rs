@@ -74,8 +74,8 @@ impl Collected {
 #[test]
 fn a_request_and_its_callback_are_spans_and_what_goes_wrong_is_an_event() {
     let collected = Collected::default();
-    // With one subscriber alone, what other threads reach first is off for good: a second one has all
-    // asked.
+    // With a single subscriber, what other threads reach first is switched off for good; with a
+    // second one, both are always asked.
     let _second = tracing::Dispatch::new(collected.clone());
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();

@@ -1,5 +1,5 @@
-//! A file system is shut down and mounted again without a reboot: boot, device and inode are the same, and
-//! the control page is of an older instant than the records. Nothing acknowledged is written over.
+//! A file system is shut down and mounted again without a reboot: boot, device and inode are the
+//! same, and the control page is older than the records. No acknowledged record is written over.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -32,7 +32,7 @@ fn payload(offset: u64) -> Vec<u8> {
     vec![offset as u8; 700]
 }
 
-/// All offsets from 0 on, with what was appended there.
+/// Reads all offsets from 0 on and checks the payloads; returns their number.
 fn readable(topic: &Topic, story: &str) -> u64 {
     let mut reader = topic.reader(Start::First).unwrap();
     let mut count = 0;
@@ -52,9 +52,9 @@ fn words_of_an_older_instant_are_not_resumed_after_a_remount() {
     }
 }
 
-/// Role: keeps the control page of every point of many appends, syncs and rolls; when all records are
-/// durable, the file system is mounted again with each of them, and with torn ones. In a process of its
-/// own because it arms crash points.
+/// Role: keeps the control page of every point of many appends, syncs and rolls. When all records
+/// are durable, it mounts the file system again with each of the pages, and with torn ones. A
+/// process of its own, because it arms crash points.
 pub(crate) fn older_words(words: &[&str]) {
     let durability = DURABILITIES[words[0].parse::<usize>().unwrap()];
     let disk = SimDisk::new();
@@ -104,7 +104,7 @@ pub(crate) fn older_words(words: &[&str]) {
     }
 }
 
-/// Role: appends as told.
+/// Role: appends as commanded.
 pub(crate) fn remounted(words: &[&str]) {
     let durability = DURABILITIES[words[1].parse::<usize>().unwrap()];
     let topic = create(Log::open(Path::new(words[0])).unwrap(), durability);
@@ -155,7 +155,7 @@ fn a_read_only_log_without_members_shows_no_record_that_was_not_durable() {
     let read_only = Log::open_sim_read_only(&disk, DIR).unwrap().existing_topic("t").unwrap();
     assert_eq!(readable(&read_only, "killed"), 1);
     assert_eq!(read_only.high_watermark().unwrap(), 1);
-    // Whoever opens it for writing syncs them.
+    // A process that opens it for writing syncs them.
     let topic = on_sim(&disk.process(), Durability::PowerLoss);
     assert_eq!(readable(&topic, "opened"), 6);
     assert_eq!(readable(&read_only, "opened"), 6);
@@ -200,8 +200,8 @@ fn a_read_only_handle_sees_no_lower_high_watermark_while_another_process_recover
     assert!(child.wait().success());
 }
 
-/// Role: a read-only handle beside members that are gone; another process recovers. In a process of its
-/// own because it arms crash points.
+/// Role: a read-only handle beside members that are gone; another process recovers. A process of
+/// its own, because it arms crash points.
 pub(crate) fn seen_recovery(_: &[&str]) {
     let disk = SimDisk::new();
     let process = disk.process();
@@ -214,7 +214,7 @@ pub(crate) fn seen_recovery(_: &[&str]) {
     assert!(reader.is_live());
     disk.fail(deaddrop::sim::Op::SyncData, 0, libc::EIO);
     while topic.wait_durable(19).is_ok() {
-        // The background was faster: it had nothing left to fail.
+        // The background was faster, so there was no sync left to fail.
         let offset = topic.end_offset().unwrap();
         topic.append(&Record::new(payload(offset))).unwrap();
         assert!(offset < 1000);

@@ -1,7 +1,7 @@
-//! Writers that are killed at any instant, over and over, and what is left of their work.
+//! Writers that are killed at any instant, over and over, and the records that they leave.
 //!
-//! Each writer acknowledges an append over its pipe after the call returned; the list of these
-//! acknowledgements, kept outside the log, is what the log is checked against.
+//! Each writer acknowledges an append over its pipe after the call has returned; the log is checked
+//! against the list of these acknowledgements, which is kept outside it.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::ledger::{self, Acks, Digest, Ledger, Writer};
 use crate::random::Random;
 
 const WRITERS: usize = 4;
-/// After so many kills a new log is begun, so that long runs do not fill the disk.
+/// After this many kills a new log is begun, so that long runs do not fill the disk.
 const KILLS_PER_LOG: u64 = 25;
 const SEGMENT_LEN: u64 = 64 << 10;
 fn random_len(random: &mut Random) -> usize {
@@ -27,8 +27,8 @@ fn random_len(random: &mut Random) -> usize {
     }
 }
 
-/// Role: appends until it is killed. Says `ack TOKEN FIRST COUNT OFFSET` after each append, with the
-/// newest token that it was told before it began.
+/// Role: appends until it is killed. Prints `ack TOKEN FIRST COUNT OFFSET` after each append, with
+/// the newest token that it had read before the append began.
 pub(crate) fn writer(words: &[&str]) {
     let [dir, durability, writer, seed] = words else { panic!("{words:?}") };
     let writer: u32 = writer.parse().unwrap();
@@ -58,7 +58,7 @@ pub(crate) fn writer(words: &[&str]) {
     }
 }
 
-/// Role: reads from the start, as records come, to the end that it is told; says what it saw.
+/// Role: reads from the start, as records come, to the end that the parent sends; reports a digest.
 pub(crate) fn tail(words: &[&str]) {
     let [dir, kind] = words else { panic!("{words:?}") };
     let topic = match *kind {
@@ -150,9 +150,9 @@ impl Storm {
         self.writers.insert(writer, Child::spawn_with(&role, None, hear));
     }
 
-    /// Hears of one more append, or of a writer's end.
+    /// Waits for one more append, or for a writer's end.
     fn hear(&mut self) -> Heard {
-        let heard = self.heard.recv_timeout(GUARD).expect("nobody appends any more");
+        let heard = self.heard.recv_timeout(GUARD).expect("no writer appends any more");
         match &heard {
             Heard::Ack { writer, acks, .. } => self.ledger.enter(*writer, acks),
             Heard::Gone { writer } => {
@@ -174,7 +174,7 @@ impl Storm {
     }
 
     fn kill_some(&mut self) -> u64 {
-        // Now and then nobody is left, and the next writer finds only what the dead left.
+        // Now and then no writer is left, and the next one finds only the files of dead ones.
         let count = if self.random.below(10) == 0 { WRITERS } else { 1 };
         for _ in 0..self.random.below(100) {
             self.hear();
@@ -189,7 +189,7 @@ impl Storm {
             self.writers.remove(&chosen).unwrap().kill();
         }
         if !self.writers.is_empty() {
-            // The survivors go on without anybody new.
+            // The survivors continue without any new writer.
             self.wait_for_progress();
         }
         for _ in 0..count {
@@ -198,7 +198,7 @@ impl Storm {
         count as u64
     }
 
-    /// Kills everybody and takes in what they had still acknowledged.
+    /// Kills every writer and reads its last acknowledgements.
     fn end(&mut self) {
         for (_, child) in self.writers.drain() {
             child.kill();
@@ -219,7 +219,7 @@ fn parse(writer: u32, line: &str) -> Heard {
 fn storm(durability: &'static str, kills: u64, seed: u64, read_only_tail: bool) {
     let dir = crate::dir();
     let mut storm = Storm::new(dir.path(), durability, seed);
-    // The topic is made before a reader asks for it.
+    // The topic is created before a reader opens it.
     drop(ledger::open(&storm.dir, durability, SEGMENT_LEN));
     let kind = if read_only_tail { "read-only" } else { "member" };
     let mut tail = Child::spawn(&["tail", &storm.dir, kind]);
@@ -235,14 +235,14 @@ fn storm(durability: &'static str, kills: u64, seed: u64, read_only_tail: bool) 
     storm.wait_for_progress();
     storm.end();
     let topic = ledger::open(&storm.dir, durability, SEGMENT_LEN);
-    // What was whole when its writer died, and not yet synced, is shown with the next sync.
+    // Records that were whole, but not synced, when their writer died appear with the next sync.
     let end = topic.end_offset().unwrap();
     topic.wait_durable(end - 1).unwrap();
     assert_eq!(topic.high_watermark().unwrap(), end);
     let (read, digest) = storm.ledger.verify(&topic);
     assert_eq!(read, end);
     let seen = tail.ask(&end.to_string());
-    assert_eq!(seen, format!("seen {end} {digest}"), "the tail saw something else");
+    assert_eq!(seen, format!("seen {end} {digest}"), "the tail read other records");
     assert!(tail.wait().success());
     drop(topic);
     let topic = ledger::open(&storm.dir, durability, SEGMENT_LEN);

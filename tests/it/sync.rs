@@ -1,4 +1,4 @@
-//! Durability: who syncs, how often, what a sync covers, and what a failed one means.
+//! Durability: which thread syncs, how often, what a sync covers, and what a failed one means.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ fn payloads(topic: &Topic) -> Vec<Vec<u8>> {
     found
 }
 
-/// What is there after the power failed and came back, in several ways.
+/// Returns the records that are there after the power failed and came back, in several ways.
 fn after_power_cuts(disk: &SimDisk) -> impl Iterator<Item = Vec<Vec<u8>>> + '_ {
     (0..20).map(|seed| {
         let image = disk.power_cut(seed);
@@ -64,7 +64,7 @@ fn threads_and_processes_share_syncs() {
     assert!(syncs > 0 && 2 * syncs < appends, "{syncs} syncs of {appends} appends");
 }
 
-/// Role: many threads append durably; says how many syncs that took.
+/// Role: many threads append durably; reports how many syncs that took.
 pub(crate) fn committers(words: &[&str]) {
     let [dir] = words else { panic!("{words:?}") };
     let topic = ledger::open(dir, "power-loss", SEGMENT_LEN);
@@ -120,7 +120,7 @@ fn what_a_killed_writer_had_not_synced_is_synced_by_an_idle_member() {
     wait_until_durable(&topic, 10);
 }
 
-/// Role: appends ten records to the topic as it is, and stays.
+/// Role: appends ten records to the existing topic, and stays.
 pub(crate) fn appends(words: &[&str]) {
     let [dir] = words else { panic!("{words:?}") };
     let topic = Log::open(dir).unwrap().existing_topic("t").unwrap();
@@ -184,7 +184,7 @@ fn a_sync_by_one_process_covers_what_another_left_unsynced_in_the_segment_before
     let other = on_sim(&disk.process(), Durability::PowerLoss);
     let mut expected = Vec::new();
     for round in 0..5u8 {
-        // Up to where the next record has no room: it is the first of a new segment.
+        // Up to the point where the next record does not fit: it is the first of a new segment.
         for number in 0..3 {
             let payload = vec![round * 10 + number; 19_000];
             one.append_unsynced(&Record::new(payload.clone())).unwrap();
@@ -222,7 +222,7 @@ fn a_failed_sync_stops_everybody_and_never_turns_into_a_promise() {
                 disk.fail(Op::SyncData, nth, libc::EIO);
                 let failed = (0..10).find_map(|_| append(&one, &mut acked).err());
                 match failed {
-                    // Of a file that is no segment yet: it is removed, and nothing was appended.
+                    // Of a file that is not a segment yet: it is removed, and nothing was appended.
                     Some(Error::Io { .. }) => {
                         append(&one, &mut acked).unwrap();
                         None
@@ -247,16 +247,16 @@ fn a_failed_sync_stops_everybody_and_never_turns_into_a_promise() {
                 let error = append(topic, &mut acked).unwrap_err();
                 assert!(matches!(error, Error::SyncFailed { .. }), "{error}");
                 assert!(error.to_string().contains("close the topic in every process"), "{error}");
-                // The one whose durability is unknown may be there: another thread's sync covered it.
+                // The record of unknown durability may be there: another thread's sync covered it.
                 let readable = payloads(topic);
-                assert!(readable.starts_with(&acked), "what was durable stays readable");
+                assert!(readable.starts_with(&acked), "durable records stay readable");
                 assert!(readable.len() <= acked.len() + 1);
             }
             drop((one, other));
             let again = on_sim(&disk.process(), Durability::PowerLoss);
             let shown = payloads(&again);
             assert!(shown.starts_with(&acked), "{} of {} acked", shown.len(), acked.len());
-            // What is shown to readers now is as good as acknowledged.
+            // The records that readers see now are as good as acknowledged.
             for found in after_power_cuts(&disk) {
                 assert!(found == shown, "{} of {} shown", found.len(), shown.len());
             }
@@ -277,8 +277,8 @@ fn a_failure_seen_by_a_syncer_that_died_with_it_is_made_good_by_the_next() {
     }
 }
 
-/// Role: on a simulated disk, a process dies between a failed sync and its latch: the page cache takes
-/// the pages for written, and nobody was told. In a process of its own because it arms crash points.
+/// Role: on a simulated disk, a process dies between a failed sync and its latch. The page cache
+/// takes the pages for written, and no process got the error. Own process: it arms crash points.
 pub(crate) fn sync_death(words: &[&str]) {
     let disk = SimDisk::new();
     let doomed = disk.process();
@@ -289,13 +289,13 @@ pub(crate) fn sync_death(words: &[&str]) {
     deaddrop::arm_crash_points(Some(Box::new(move |name| {
         if name == "sync.failed" {
             killed.kill();
-            // Ends the thread where a signal would: nothing that it holds is given back.
+            // Ends the thread where a signal would: it releases nothing.
             panic!("dies here");
         }
     })));
     disk.fail(Op::SyncData, 0, libc::EIO);
     let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        // Over several pages: what is stored behind it makes only the last of them dirty again.
+        // Over several pages: the records stored after it make only the last of them dirty again.
         topic.append(&Record::new(vec![b'b'; 20_000])).map(drop)
     }));
     assert!(died.is_err(), "the sync did not fail");
@@ -327,7 +327,7 @@ fn a_write_error_is_reported_to_a_stalled_syncer_and_to_the_thread_that_overtake
         let error = overtaker.wait_durable(last).unwrap_err();
         assert!(matches!(error, Error::SyncFailed { .. }), "the overtaker: {error}");
     });
-    let error = topic.wait_durable(last).expect_err("it took the record for durable");
+    let error = topic.wait_durable(last).expect_err("it reported the record as durable");
     assert!(matches!(error, Error::SyncFailed { .. }), "the stalled syncer: {error}");
     assert_eq!(topic.durable_end().unwrap(), last, "nothing more was promised");
 }
@@ -392,8 +392,8 @@ fn a_sync_that_comes_right_after_a_failed_one_promises_nothing() {
     assert!(child.wait().success());
 }
 
-/// Role: between the moment at which a thread finds that no sync has failed, and the one at which it begins
-/// its own, another one fails. In a process of its own because it arms crash points.
+/// Role: between the moment at which a thread finds that no sync has failed and the one at which it
+/// begins its own, another sync fails. A process of its own, because it arms crash points.
 pub(crate) fn after_a_failed_sync(_: &[&str]) {
     let disk = SimDisk::new();
     let topic = on_sim(&disk, Durability::PowerLoss);
@@ -428,7 +428,7 @@ fn running_out_of_descriptors_in_a_sync_is_no_failed_sync() {
     let disk = SimDisk::new();
     let topic = on_sim(&disk, Durability::PowerLoss);
     topic.append(&Record::new(vec![0; 40_000])).unwrap();
-    // The next one is in a new segment, which this process has not opened.
+    // The next record is in a new segment, which this process has not opened.
     let other = disk.process();
     on_sim(&other, Durability::PowerLoss).append_unsynced(&Record::new(vec![1; 40_000])).unwrap();
     other.kill();

@@ -1,9 +1,9 @@
-//! A process dies, or is stopped, at a named point; the others go on.
+//! A process dies, or is stopped, at a named point; the others continue.
 //!
-//! A child arms a crash point and works until it reaches it for the n-th time. Then a process that had
-//! the topic open all the time, or one that opens it afterwards, must find everything that the child
-//! acknowledged, once, and append. The points are those of the write paths; a list that a point is
-//! missing from fails the test that counts them.
+//! A child arms a crash point and works until it reaches it for the n-th time. Then a process that
+//! had the topic open all the time, or one that opens it afterwards, must find every record that
+//! the child acknowledged, once, and append. The points are those of the write paths; a point that
+//! is missing from the lists fails the test that counts them.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use crate::child::{self, Child, Watchdog};
 use crate::ledger::{self, Acks, Ledger, Writer, DURABILITIES};
 use crate::random::Random;
 
-/// The smallest segment: rolls come every few records.
+/// The smallest segment, so that a roll comes every few records.
 const SEGMENT_LEN: u64 = 16 << 10;
 
 const UNDER_THE_LOCK: [&str; 9] = [
@@ -42,7 +42,7 @@ const OPEN: [&str; 5] = [
 const CREATE: [&str; 3] = ["create.settings", "start.headed", "start.named"];
 const SETTLE: [&str; 3] = ["settle.covered", "settle.published", "settle.rolled"];
 const RECOVER: [&str; 3] = ["recover.epoch", "recover.set-aside", "recover.synced"];
-/// Of a repair, which needs the topic for itself: the tests of repairs cut each of its calls off.
+/// Of a repair, which needs the topic for itself: the tests of repairs interrupt each of its calls.
 const REPAIR: [&str; 6] = [
     "repair.given-up",
     "repair.header-kept",
@@ -51,7 +51,7 @@ const REPAIR: [&str; 6] = [
     "repair.kept",
     "repair.synced",
 ];
-/// Reached after a sync that failed, beside one that fails, and in a trim: on a simulated disk only.
+/// Reached after a failed sync, beside a failing one, and in a trim: on a simulated disk only.
 const ELSEWHERE: [&str; 7] = [
     "close.promised",
     "recover.copied",
@@ -61,7 +61,7 @@ const ELSEWHERE: [&str; 7] = [
     "trim.noted",
     "trim.removed",
 ];
-/// Of a delete, which has tests of its own.
+/// Of a delete, which has its own tests.
 const DELETE: [&str; 3] = ["delete.renamed", "delete.durable", "delete.removed"];
 
 #[test]
@@ -98,7 +98,7 @@ fn every_crash_point_of_the_log_is_on_a_list_here() {
     assert_eq!(found, listed);
 }
 
-/// Arms a point: at its `nth` arrival (from 1) the process sends itself `signal`.
+/// Arms a point: at its `nth` arrival (from 1) the process sends `signal` to itself.
 pub(crate) fn arm(point: &str, nth: u64, signal: i32) {
     let point = point.to_owned();
     let arrivals = AtomicU64::new(0);
@@ -109,8 +109,8 @@ pub(crate) fn arm(point: &str, nth: u64, signal: i32) {
     })));
 }
 
-/// Role: opens the topic and does as told: `arm POINT NTH SIGNAL`, `watch POINT`,
-/// `open`, `work COUNT`.
+/// Role: opens the topic and obeys commands: `arm POINT NTH SIGNAL`, `watch POINT`, `open`, `work
+/// COUNT`.
 pub(crate) fn worker(words: &[&str]) {
     let [dir, durability, name] = words else { panic!("{words:?}") };
     let name: u32 = name.parse().unwrap();
@@ -159,7 +159,7 @@ fn work(writer: &mut Writer, count: u64, mut acknowledge: impl FnMut(Acks)) {
     }
 }
 
-/// A log under test, with what was acknowledged of it.
+/// A log under test, with the acknowledgements of its appends.
 struct Scene {
     dir: tempfile::TempDir,
     durability: &'static str,
@@ -208,7 +208,7 @@ impl Scene {
         assert_eq!(self.ledger.verify(&writer.topic).0, end);
     }
 
-    /// Opens the topic when nobody has it open, goes on, and opens it once more.
+    /// Opens the topic when no process has it open, continues, and opens it once more.
     fn open_and_go_on(&mut self) {
         let mut writer = self.writer();
         self.go_on(&mut writer);
@@ -228,7 +228,7 @@ impl Worker {
         assert_eq!(self.child.ask(&format!("arm {point} {nth} {signal}")), "done");
     }
 
-    /// Hears acknowledgements. True: it has done what it was told. False: it ended.
+    /// Reads acknowledgements. Returns true when it has done its work, false when it has ended.
     fn finish(&mut self, ledger: &mut Ledger) -> bool {
         while let Some(line) = self.child.hear() {
             match line.strip_prefix("ack ") {
@@ -247,7 +247,7 @@ impl Worker {
     }
 
     fn work_until_death(mut self, ledger: &mut Ledger, point: &str) {
-        // What is done in the background comes when a busy machine lets it, or another process does it.
+        // Background work comes when a busy machine lets it, or another process does it.
         for rounds in 0.. {
             self.child.tell("work 200");
             if !self.finish(ledger) {
@@ -259,7 +259,7 @@ impl Worker {
     }
 }
 
-/// A worker dies at the n-th arrival at `point`, beside or without somebody who has the topic open.
+/// A worker dies at the n-th arrival at `point`, with or without a survivor that has it open.
 fn die_at(point: &str, nth: u64, durability: &'static str, survived: bool) {
     println!("{durability}: death at {point}, arrival {nth}, survivor: {survived}");
     let mut scene = Scene::new(durability);
@@ -313,7 +313,7 @@ fn a_death_while_a_topic_is_made_or_opened_leaves_it_to_the_next_to_open_it() {
             worker.child.tell("open");
             assert!(!worker.finish(&mut scene.ledger), "{point} was never reached");
             scene.open_and_go_on();
-            println!("{durability}: death at {point} of a topic that nobody has open");
+            println!("{durability}: death at {point} of a topic that no process has open");
             let mut worker = scene.worker();
             worker.arm(point, 1, libc::SIGKILL);
             worker.child.tell("open");
@@ -343,7 +343,7 @@ fn a_death_while_a_topic_is_opened_beside_others_does_not_disturb_them() {
     }
 }
 
-/// Where a worker must have died for the settling of its work to come by a point.
+/// Returns the points at which a worker must have died so that settling its work reaches a point.
 fn deaths_before(settling: &str) -> &'static [&'static str] {
     match settling {
         "settle.rolled" => &["roll.announced", "roll.headed", "roll.named", "roll.entered"],
@@ -351,18 +351,18 @@ fn deaths_before(settling: &str) -> &'static [&'static str] {
     }
 }
 
-/// How the second worker comes to settle what the first one left.
+/// How the second worker comes to settle the intent of the first one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Heir {
     /// It had the topic open before, and appends.
     Member,
-    /// It opens the topic, and gets the dead one's slot, while somebody else has it open.
+    /// It opens the topic, and gets the slot of the dead one, while another process has it open.
     Successor,
-    /// It opens the topic, which nobody has open.
+    /// It opens the topic, which no process has open.
     Alone,
 }
 
-/// One dies under the lock; the heir is armed to get `signal` while it settles.
+/// One worker dies under the lock; the heir gets `signal` while it settles.
 fn settle_interrupted(
     scene: &mut Scene,
     death: &str,
@@ -421,8 +421,8 @@ fn a_second_death_while_settling_the_first_leaves_it_to_the_third() {
     }
 }
 
-/// With a stopped process in the lock: a writer with a deadline gets `TimedOut`, one without waits;
-/// when it goes on, so do they, and nothing is overwritten.
+/// With a stopped process in the lock, a writer with a deadline gets `TimedOut`, and one without
+/// waits. When the process is continued, so are they, and nothing is overwritten.
 fn waited_for(scene: &mut Scene, survivor: &mut (u32, Writer), mut stopped: Worker) {
     stopped.child.wait_until_stopped();
     let error = survivor.1.append(10).unwrap_err();
@@ -475,7 +475,7 @@ fn a_process_stopped_while_it_settles_for_a_dead_one_is_not_robbed_either() {
     }
 }
 
-/// Tells what the thread of a waiting append came to.
+/// Starts an append in a thread; the handle returns its writer and its acknowledgements.
 fn append_in_a_thread(
     scene: &Scene,
     (name, writer): (u32, Writer),
@@ -528,7 +528,7 @@ fn a_stopped_syncer_is_overtaken() {
             worker.arm(point, nth, libc::SIGSTOP);
             worker.child.tell("work 40");
             worker.child.wait_until_stopped();
-            // Returns only when durable, over several segments, with the syncer stopped all along.
+            // Returns only when all is durable, over several segments, while the syncer is stopped.
             scene.go_on(&mut survivor);
             worker.child.signal(libc::SIGCONT);
             assert!(worker.finish(&mut scene.ledger));
@@ -554,7 +554,7 @@ fn a_death_in_a_recovery_that_reads_the_disk_leaves_it_to_the_next() {
                 second.arm(point, 1, libc::SIGKILL);
                 second.child.tell("open");
                 let survived = second.finish(&mut scene.ledger);
-                // A new segment is only begun behind a torn tail.
+                // A new segment is begun only after a torn tail.
                 assert!(!survived || point.starts_with("start."), "{point} was never reached");
                 drop(second);
                 scene.open_and_go_on();

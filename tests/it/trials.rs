@@ -1,5 +1,5 @@
-//! What is known of a record that failed, or died with its process: it is kept over restarts, boots and copies,
-//! delays nobody else, and blames no bystander.
+//! The attempts at a record that failed, or died with its process: they are remembered over
+//! restarts, boots and copies, delay no other record, and blame no bystander.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,14 +76,14 @@ fn a_stopped_lane_stays_stopped_in_a_copy_until_it_is_resumed_or_told_to_skip() 
     assert_eq!(attempts.load(Ordering::SeqCst), 1);
     let copy = copy_of(dir.path());
     let (log, topic, group) = open(copy.path());
-    assert_eq!(state_of(&group, 0), Some("stopped"), "before anybody works");
+    assert_eq!(state_of(&group, 0), Some("stopped"), "before any worker begins");
     let second = append(&topic, "behind", "k");
     let mut worker = failing(&group, stops(), &attempts);
     worker.poll(Duration::from_millis(50)).unwrap();
     assert_eq!(attempts.load(Ordering::SeqCst), 1, "it is not tried again");
     let lane = in_hand(&group)[0].0;
 
-    // Resumed: also if that is all that happens before the next copy.
+    // Resumed, even if nothing else happens before the next copy.
     assert!(group.resume(lane).unwrap());
     drop(worker);
     let resumed = copy_of(copy.path());
@@ -91,12 +91,12 @@ fn a_stopped_lane_stays_stopped_in_a_copy_until_it_is_resumed_or_told_to_skip() 
     failing(&group2, stops(), &attempts).poll(NOW).unwrap();
     assert_eq!(attempts.load(Ordering::SeqCst), 2);
 
-    // In the first copy it fails once more, and is skipped then.
+    // In the first copy the record fails once more, and is then skipped.
     let mut worker = failing(&group, stops(), &attempts);
     worker.poll(NOW).unwrap();
     assert_eq!((attempts.load(Ordering::SeqCst), state_of(&group, 0)), (3, Some("stopped")));
     assert!(group.skip_stopped(lane).unwrap());
-    assert!(!group.skip_stopped(lane).unwrap(), "it is not stopped any more");
+    assert!(!group.skip_stopped(lane).unwrap(), "it is no longer stopped");
     drop(worker);
     let handled = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&handled);
@@ -109,7 +109,7 @@ fn a_stopped_lane_stays_stopped_in_a_copy_until_it_is_resumed_or_told_to_skip() 
     while !group.wait_for(second, NOW).unwrap() {
         worker.poll(GUARD).unwrap();
     }
-    assert_eq!(*handled.lock().unwrap(), [second], "no other attempt at the one that is skipped");
+    assert_eq!(*handled.lock().unwrap(), [second], "no other attempt at the skipped record");
     let dead = log.existing_topic("orders.g.dead").unwrap();
     let mut reader = dead.reader(Start::First).unwrap();
     let letter = DeadLetter::of(&reader.next().unwrap().unwrap()).unwrap();
@@ -154,14 +154,14 @@ fn a_record_that_waits_for_its_next_attempt_waits_on_when_workers_come_and_go() 
     for _ in 0..20 {
         failing(&group, options.clone(), &attempts).poll(Duration::from_millis(5)).unwrap();
     }
-    assert_eq!(attempts.load(Ordering::SeqCst), 1, "the others come before its time");
+    assert_eq!(attempts.load(Ordering::SeqCst), 1, "other records come before it is due");
     assert!(log.existing_topic("orders.g.dead").is_err());
     let patient = WorkerOptions { retry_most: NOW, ..options };
     failing(&group, patient, &attempts).poll(NOW).unwrap();
-    assert_ne!(attempts.load(Ordering::SeqCst), 1, "no longer than a worker's longest wait");
+    assert_ne!(attempts.load(Ordering::SeqCst), 1, "it waits at most a worker's longest wait");
 }
 
-/// Role: says how its handler runs, as its page has it, and waits in it to be killed.
+/// Role: reports how its handler runs, according to its page, and waits in it to be killed.
 pub(crate) fn tells_state(words: &[&str]) {
     let (_log, _topic, group) = open(Path::new(words[0]));
     let looks = group.clone();
@@ -189,7 +189,7 @@ fn what_was_in_hand_at_a_death_runs_again_beside_others_and_alone_only_after_a_s
     }
 }
 
-/// A key whose lane is even, or odd: of two workers, the first one's, or the second one's.
+/// Returns a key with an even or an odd lane: of two workers, the first one's or the second one's.
 fn key_of(is_odd: bool) -> String {
     let is_so = |key: &String| lane_of(Some(key.as_bytes()), 0, 64) % 2 == u32::from(is_odd);
     (0..100).map(|number| format!("key-{number}")).find(is_so).unwrap()
@@ -221,7 +221,7 @@ fn a_suspect_is_no_longer_alone_when_a_neighbour_begins_beside_it_and_its_page_s
         worker.unwrap()
     };
     let (mut first, mut second) = (open(), open());
-    // Takes its half of the lanes, in which nothing is.
+    // Takes its half of the lanes, which have no records.
     assert_eq!(second.poll(NOW).unwrap(), 0);
     std::thread::scope(|scope| {
         let alone = scope.spawn(move || first.poll(GUARD).unwrap());
@@ -229,7 +229,7 @@ fn a_suspect_is_no_longer_alone_when_a_neighbour_begins_beside_it_and_its_page_s
         let neighbour = append(&topic, "neighbour", &key_of(true));
         let beside = scope.spawn(move || second.poll(GUARD).unwrap());
         let (offset, state) = is_begun.recv_timeout(GUARD).unwrap();
-        assert_eq!((offset, state), (neighbour, Some("running")), "its death would not count");
+        assert_eq!((offset, state), (neighbour, Some("running")), "its crash would not count");
         end.send(()).unwrap();
         assert_eq!((alone.join().unwrap(), beside.join().unwrap()), (1, 1));
     });
@@ -274,7 +274,7 @@ fn a_record_that_fails_all_the_time_keeps_no_lane_behind_it_from_its_own_and_no_
     while behind(&group) > 1 {
         poll(&mut worker);
     }
-    // A key of another lane than the poison's.
+    // A key of a lane other than the poison record's.
     let later = append(&topic, "later", "b");
     for polls in 0.. {
         poll(&mut worker);
@@ -284,7 +284,7 @@ fn a_record_that_fails_all_the_time_keeps_no_lane_behind_it_from_its_own_and_no_
         assert!(polls < 5_000, "{} of {FAILURES} attempts", tries.load(Ordering::SeqCst));
     }
     assert_eq!(tries.load(Ordering::SeqCst), FAILURES + 1);
-    assert_eq!(state_of(&group, 0), Some("failed"), "it is tried on");
+    assert_eq!(state_of(&group, 0), Some("failed"), "it is still retried");
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn lanes_that_were_passed_over_are_done_in_order_while_others_fail_now_and_then(
     let noted = Arc::clone(&done);
     let mut worker = group
         .worker(options, move |job: &Job| {
-            // Every third one fails before it succeeds: its lane falls behind again and again.
+            // Every third record fails before it succeeds, so its lane lags each time.
             if job.offset() % 3 == 0 && job.attempt() < 3 {
                 return Err(HandlerError::retry("not yet"));
             }
@@ -344,14 +344,14 @@ fn a_wait_for_ever_is_no_overflow() {
     assert!(group.wait_for(offset, Duration::MAX).unwrap());
 }
 
-/// A key of this lane.
+/// Returns a key of this lane.
 fn key_in(lane: u32) -> String {
     let mut keys = (0..).map(|number| format!("key-{number}"));
     keys.find(|key| lane_of(Some(key.as_bytes()), 0, 64) == lane).unwrap()
 }
 
-/// Works until each record is done or waits for its next attempt, an hour later; then the lanes of those that wait
-/// are behind all others.
+/// Works until each record is done or waits for its next attempt, an hour later; then the lanes of
+/// the waiting records lag all others.
 fn leave_behind(topic: &Topic, group: &Group, waits: &'static [u64]) {
     let options = WorkerOptions {
         max_attempts: 0,
@@ -382,7 +382,7 @@ fn leave_behind(topic: &Topic, group: &Group, waits: &'static [u64]) {
 fn a_lane_whose_records_were_read_past_while_it_waited_gets_all_of_them_in_order() {
     let dir = crate::dir();
     let (_log, topic, group) = open(dir.path());
-    // The first lane is not behind: the worker begins ahead, at its position.
+    // The first lane does not lag: the worker begins at its position, ahead of the other lane.
     let (a, b) = (key_in(1), key_in(2));
     for key in [&a, &b, &a, &b, &b, &b, &a] {
         append(&topic, "x", key);
@@ -393,7 +393,7 @@ fn a_lane_whose_records_were_read_past_while_it_waited_gets_all_of_them_in_order
     let options = WorkerOptions { retry_first: NOW, retry_most: NOW, ..WorkerOptions::default() };
     let mut worker = group
         .worker(options, move |job: &Job| {
-            // Records of the other lane are done between its attempts.
+            // Records of the other lane are handled between its attempts.
             if job.offset() == 0 && failures > 0 {
                 failures -= 1;
                 return Err(HandlerError::retry("not yet"));

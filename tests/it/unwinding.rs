@@ -1,4 +1,4 @@
-//! Destructors that append: also while a panic unwinds, in a process that goes on afterwards.
+//! Destructors that append, even while a panic unwinds, in a process that continues afterwards.
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
@@ -10,7 +10,7 @@ use deaddrop::{Durability, Log, Record, Start, Topic, TopicOptions};
 use crate::child::Child;
 use crate::service::make_topics;
 
-/// Appends a record when it is dropped, as a guard does that notes how its work ended.
+/// Appends a record when it is dropped, like a guard that notes how its work ended.
 struct Audit(Topic);
 
 impl Drop for Audit {

@@ -87,7 +87,7 @@ fn a_write_error_that_died_with_the_syncer_that_saw_it_costs_nothing_that_is_dur
             let mut topic = member.unwrap_or_else(|| open(&dir, Durability::ProcessCrash));
             check(&topic, 200, &about);
             if let Err(failed) = topic.wait_durable(199) {
-                // It cannot be made durable where it is.
+                // The record cannot be made durable where it is.
                 assert!(matches!(failed, Error::SyncFailed { .. }), "{about}: {failed}");
                 drop(topic);
                 topic = open(&dir, Durability::ProcessCrash);
@@ -103,7 +103,7 @@ fn a_write_error_that_died_with_the_syncer_that_saw_it_costs_nothing_that_is_dur
     }
 }
 
-/// A sparse copy of a log, restored: where a segment was zero, its file has a hole.
+/// A restored sparse copy of a log: where a segment was zero, its file has a hole.
 #[test]
 fn records_in_the_holes_of_a_restored_log_survive_a_write_error_and_a_power_cut() {
     on_every_file_system(|file_system, mut disk| {
@@ -124,7 +124,7 @@ fn records_in_the_holes_of_a_restored_log_survive_a_write_error_and_a_power_cut(
         for offset in 10..200 {
             topic.append_unsynced(&Record::new(payload(offset))).unwrap();
         }
-        // Which is in the hole.
+        // This record is in the hole.
         disk.tell("fail writes 1 record 150");
         let failed = topic.wait_durable(199).unwrap_err();
         assert!(matches!(failed, Error::SyncFailed { .. }), "{about}: {failed}");
@@ -144,7 +144,7 @@ fn a_record_for_which_a_segment_was_extended_survives_a_write_error_and_a_power_
         on_every_file_system(|file_system, mut disk| {
             let dir = disk.path().join("log");
             let about = format!("{file_system:?}, {durability:?}");
-            // Larger than a segment: the first one, which is empty, is extended. The write of its end fails.
+            // Larger than a segment: it extends the first one, which is empty. The write fails.
             let large = format!("{}victim", "-".repeat(600_000));
             let topic = open(&dir, durability);
             disk.tell("fail writes 1 victim");

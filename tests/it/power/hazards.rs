@@ -38,7 +38,7 @@ fn segment(base: u64) -> String {
     format!("{DIR}/topics/{TOPIC}/{base:020}.seg")
 }
 
-/// The segment and the position at which a record's payload starts.
+/// Returns the segment and the position at which a record's payload starts.
 fn find(disk: &SimDisk, name: &str) -> (String, usize) {
     let wanted = payload(name);
     let found = disk.paths().into_iter().find_map(|path| {
@@ -49,7 +49,7 @@ fn find(disk: &SimDisk, name: &str) -> (String, usize) {
     found.unwrap_or_else(|| panic!("{name} is in no file"))
 }
 
-/// Reads all: the names of the records, or the offsets that were skipped as damaged.
+/// Reads everything: the names of the records, or the offsets that were skipped as damaged.
 fn read_all(topic: &Topic) -> Vec<Result<String, std::ops::Range<u64>>> {
     let mut reader = topic.reader(Start::First).unwrap();
     let mut all = Vec::new();
@@ -104,7 +104,7 @@ fn c1_a_rotten_sector_below_the_durable_end_is_reported_and_nothing_behind_it_is
         let (log, topic) = open(&image);
         let report = topic.recovery().unwrap().clone();
         assert_eq!(topic.end_offset().unwrap(), 300, "{report:?}");
-        // Damage in older segments is found when it is read: opening does not look at them.
+        // Damage in older segments is found when it is read: opening does not read them.
         if rotten > 270 {
             let [damage] = &report.damage[..] else { panic!("{report:?}") };
             assert_eq!(damage.offsets, rotten..rotten + 1);
@@ -190,7 +190,7 @@ fn c2_frames_behind_a_cut_never_come_back_even_where_a_new_record_fits_in_front_
         }
         let cut = disk.reboot();
         drop((topic, log));
-        // Of ten records the sixth did not reach the disk.
+        // Of ten records, the sixth did not reach the disk.
         let (path, position) = find(&cut, "r5");
         let before = find(&cut, "r4").1 + payload("r4").len();
         let mut bytes = cut.read(&path).unwrap();
@@ -218,7 +218,7 @@ fn c3_a_sync_after_a_roll_covers_the_segment_that_was_left() {
     let mut count = 0;
     while disk.read(segment(count)).is_none() || count == 0 {
         count = topic.append(&record(&format!("r{count}"))).unwrap() + 1;
-        // The last record of the segment before may be in nobody's sync yet.
+        // No sync may have covered the last record of the previous segment yet.
         if disk.read(segment(count - 1)).is_some() && count > 1 {
             break;
         }
@@ -240,13 +240,13 @@ fn c4_after_a_failed_sync_a_reopened_topic_keeps_through_a_power_cut_what_it_sho
             topic.append_unsynced(&record(&name)).unwrap();
         }
         topic.wait_durable(4).unwrap();
-        // Several pages: what is appended later makes the last of them dirty again, not the others.
+        // Several pages: later appends make the last of them dirty again, not the others.
         for name in numbered(5..80) {
             topic.append_unsynced(&record(&name)).unwrap();
         }
         disk.fail(Op::SyncData, 0, libc::EIO);
         assert!(matches!(topic.wait_durable(9), Err(Error::SyncFailed { .. })));
-        // Retried or not, by this process or another: the page cache would say yes.
+        // Retried or not, by this process or another, the page cache would report success.
         for topic in [&topic, &other] {
             assert!(matches!(topic.wait_durable(9), Err(Error::SyncFailed { .. })));
             assert!(matches!(topic.append(&record("no")), Err(Error::SyncFailed { .. })));
@@ -309,7 +309,7 @@ fn c4_a_recovery_without_words_whose_sync_fails_promises_nothing_and_the_next_on
     for name in numbered(0..300) {
         topic.append(&record(&name)).unwrap();
     }
-    // Killed: nothing of it was synced. Nothing latches the topic either.
+    // Killed: none of its records was synced, and nothing latches the topic.
     writer.kill();
     disk.remove(format!("{DIR}/topics/{TOPIC}/control"));
     let mut failures = 0;
@@ -339,7 +339,7 @@ fn c8_a_consumer_opened_long_after_a_cut_is_set_back_to_it_though_the_log_has_gr
         topic.append(&record(&name)).unwrap();
     }
     topic.wait_durable(999).unwrap();
-    // It begins behind records that only the page cache has.
+    // The consumer begins after records that only the page cache has.
     for name in numbered(1000..1010) {
         topic.append(&record(&name)).unwrap();
     }
@@ -352,7 +352,7 @@ fn c8_a_consumer_opened_long_after_a_cut_is_set_back_to_it_though_the_log_has_gr
             (end < 1010).then_some((image.reboot(), end))
         })
         .next()
-        .expect("some cut takes something");
+        .expect("some cut loses a record");
     drop((topic, log));
     for round in 0..2 {
         let (_log, topic) = open(&image);
@@ -364,7 +364,7 @@ fn c8_a_consumer_opened_long_after_a_cut_is_set_back_to_it_though_the_log_has_gr
         let mut billing = topic.consumer("billing", Start::First).unwrap();
         assert_eq!(billing.committed(), end);
         let set_back = (round == 0).then_some(1010);
-        assert_eq!(billing.clamped_from(), set_back, "told once, by the one that sets it back");
+        assert_eq!(billing.clamped_from(), set_back, "reported once, when it is set back");
         assert_eq!(billing.next().unwrap().unwrap().payload(), payload("new0"));
     }
 }
@@ -379,14 +379,14 @@ fn c8_a_cut_is_remembered_by_the_next_power_cut_when_what_was_appended_after_it_
             topic.wait_durable(999).unwrap();
         }
     }
-    // It begins behind records that only the page cache has.
+    // The consumer begins after records that only the page cache has.
     drop(topic.consumer("billing", Start::End).unwrap());
     let cut = |seed| {
         let image = disk.power_cut(seed);
         let end = open(&image.power_cut(seed)).1.end_offset().unwrap();
         (end < 1010).then_some((image, end))
     };
-    let (image, end) = (0..200).find_map(cut).expect("some cut takes something");
+    let (image, end) = (0..200).find_map(cut).expect("some cut loses a record");
     let (_log, topic) = open(&image);
     for number in 0..200 {
         topic.append(&record(&format!("new{number}"))).unwrap();
@@ -399,7 +399,7 @@ fn c8_a_cut_is_remembered_by_the_next_power_cut_when_what_was_appended_after_it_
     }
 }
 
-/// Both slots of an offset file can be under way to the disk, and torn there, only if one was
+/// Both slots of an offset file can be in flight to the disk, and be torn there, only if one was
 /// written over before the other was on the disk.
 #[test]
 fn h10_a_torn_slot_of_an_offset_file_leaves_the_position_that_was_synced() {
@@ -421,7 +421,7 @@ fn h10_a_torn_slot_of_an_offset_file_leaves_the_position_that_was_synced() {
             consumer.sync().is_ok()
         };
         assert!(consume_and_sync(10, None));
-        assert!(!consume_and_sync(10, Some(0)), "the slot is written, the disk does not have it");
+        assert!(!consume_and_sync(10, Some(0)), "the slot is written, but not on the disk");
         drop(consumer);
         let mut consumer = topic.consumer("c", Start::First).unwrap();
         consumer.next().unwrap().unwrap();
@@ -453,7 +453,7 @@ fn h12_the_control_words_of_a_copy_made_at_another_instant_are_not_believed() {
     let copy = disk.copy();
     topic.append(&record("r1")).unwrap();
     topic.append(&record("r2")).unwrap();
-    // `cp` read the control file last, when it knew three records.
+    // `cp` read the control file last, when it counted three records.
     let control = format!("{DIR}/topics/{TOPIC}/control");
     copy.write(&control, &disk.read(&control).unwrap());
     let (_log, topic) = open(&copy);

@@ -1,4 +1,4 @@
-//! What must be found on a disk after a power cut, and the comparison with what is found.
+//! What a disk must hold after a power cut, and the comparison with what it holds.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use deaddrop::{Error, Log, Record, Start, Topic};
 pub const DIR: &str = "/log";
 pub const TOPIC: &str = "t";
 
-/// An appended record. Its payload is unlike that of any other record ever appended.
+/// An appended record. Its payload differs from that of any other record ever appended.
 #[derive(Debug)]
 pub struct Entry {
     pub payload: Vec<u8>,
@@ -27,15 +27,15 @@ impl Entry {
     }
 }
 
-/// Where a consumer may stand.
+/// The positions that a consumer may have.
 #[derive(Debug, Clone)]
 pub struct Position {
     pub name: String,
-    /// Synced, or its first position: not below it, unless the log ends before it.
+    /// Synced, or its first position: a lower bound, unless the log ends before it.
     pub synced: u64,
-    /// Committed last.
+    /// The last committed position.
     pub committed: u64,
-    /// The highest offset ever committed, less what recoveries cut below it: not above it.
+    /// The highest offset ever committed, less what recoveries cut below it: an upper bound.
     pub highest: u64,
     /// The highest offset ever stored in its file.
     pub stored: u64,
@@ -44,28 +44,28 @@ pub struct Position {
 }
 
 impl Position {
-    /// Before `to` is committed.
+    /// Called before `to` is committed.
     pub fn raise(&mut self, to: u64) {
         self.highest = self.highest.max(to);
         self.stored = self.stored.max(to);
     }
 }
 
-/// What is known of the log at one instant.
+/// The state of the log, as far as it is known at one instant.
 #[derive(Debug, Clone, Default)]
 pub struct Expected {
-    /// All records, those of an append that has not returned included.
+    /// All records, including those of an append that has not returned.
     pub records: Vec<Arc<Entry>>,
     /// Everything below it was acknowledged as durable.
     pub durable: u64,
-    /// The first retained offset is at most this: the highest to which a trim was asked for.
+    /// The first retained offset is at most this, the highest one that a trim was asked for.
     pub first_most: u64,
-    /// The first retained offset is at least this: a trim to it has returned.
+    /// The first retained offset is at least this, because a trim to it has returned.
     pub first_least: u64,
     pub consumers: Vec<Position>,
 }
 
-/// What an image held.
+/// The contents of an image.
 pub struct Found {
     pub end: u64,
     pub log: Log,
@@ -73,7 +73,7 @@ pub struct Found {
 }
 
 impl Expected {
-    /// The same after a recovery that found `end`: what it found is durable, the rest is gone.
+    /// Returns the state after a recovery that found `end`: all records below it are durable.
     pub fn after(&self, end: u64) -> Expected {
         let mut after = self.clone();
         after.records.truncate(end as usize);
@@ -85,15 +85,15 @@ impl Expected {
         after
     }
 
-    /// Opens an image and compares all of it. Panics with what differs.
+    /// Opens an image and compares all of it. Panics with the difference.
     pub fn check(&self, image: &SimDisk) -> Found {
         let found = self.open_and_compare(image, true);
         let topic = &found.topic;
-        assert_eq!(topic.durable_end().unwrap(), found.end, "all that was found is durable");
+        assert_eq!(topic.durable_end().unwrap(), found.end, "every record found is durable");
         found
     }
 
-    /// The same in the same boot, where what was found need not be durable yet.
+    /// Does the same in the same boot, where the records found need not be durable yet.
     pub fn check_in_same_boot(&self, image: &SimDisk) -> Found {
         self.open_and_compare(image, false)
     }
@@ -103,7 +103,7 @@ impl Expected {
         let topic = log.existing_topic(TOPIC).unwrap();
         let end = topic.end_offset().unwrap();
         if let (false, Some(last)) = (was_cut, end.checked_sub(1)) {
-            // A background job of the last life may still be a member: then nothing was recovered.
+            // A background job of the last life may still be a member; then nothing was recovered.
             topic.wait_durable(last).unwrap();
         }
         assert!(
@@ -112,7 +112,7 @@ impl Expected {
             self.durable,
             self.records.len()
         );
-        assert_eq!(topic.high_watermark().unwrap(), end, "all that was found is visible");
+        assert_eq!(topic.high_watermark().unwrap(), end, "every record found is visible");
         let report = topic.recovery();
         assert!(report.is_none_or(|report| report.damage.is_empty()), "{report:?}");
         if let Some(last) = (end as usize).checked_sub(1) {
@@ -121,7 +121,7 @@ impl Expected {
         let first = topic.first_offset().unwrap();
         assert!(
             (self.first_least..=self.first_most).contains(&first) && first <= end,
-            "the first offset is {first}, the end {end}, trimmed was to {}..={}",
+            "the first offset is {first}, the end {end}; trims were to {}..={}",
             self.first_least,
             self.first_most
         );
@@ -138,7 +138,7 @@ impl Expected {
             let record = reader.next().unwrap().expect("a record below the end");
             let entry = &self.records[offset as usize];
             assert_eq!(record.offset(), offset);
-            assert!(record.payload() == entry.payload, "offset {offset} has another's payload");
+            assert!(record.payload() == entry.payload, "offset {offset} has another payload");
             assert_eq!(record.key(), entry.key.as_deref(), "offset {offset}");
         }
         assert!(reader.next().unwrap().is_none(), "a record at the end, {end}");
@@ -156,7 +156,7 @@ fn check_consumer(topic: &Topic, expected: &Position, first: u64, end: u64) {
     let at = consumer.committed();
     assert!(
         (expected.synced.min(end)..=expected.highest.min(end)).contains(&at),
-        "consumer {} stands at {at}, synced was {}, committed {}, the end is {end}",
+        "consumer {} is at {at}, synced was {}, committed {}, the end is {end}",
         expected.name,
         expected.synced,
         expected.highest,

@@ -1,4 +1,4 @@
-//! A random user of a log, whose disk is looked at after power cuts at random instants.
+//! A random user of a log, whose disk is checked after power cuts at random instants.
 
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
@@ -10,7 +10,7 @@ use deaddrop::{Consumer, Durability, Error, Log, Record, Start, Topic, TopicOpti
 use super::model::{Entry, Expected, Position, DIR, TOPIC};
 use crate::random::Random;
 
-/// An image, and what was known just before and just after it was taken.
+/// An image, and the state that was known just before and just after it was taken.
 struct Captured {
     image: SimDisk,
     before: Expected,
@@ -30,8 +30,8 @@ struct Scene {
 
 static SCENE: Mutex<Option<Scene>> = Mutex::new(None);
 
-/// Has crash points reached by this thread, and by the background of any log, take images of the
-/// scene now and then. At any instant an image must be good, so it does not matter whose background
+/// Makes crash points that this thread, or the background of any log, reaches take images of the
+/// scene now and then. An image must be good at any instant, so it does not matter which background
 /// it is.
 fn arm() {
     deaddrop::arm_crash_points(Some(Box::new(|name| {
@@ -47,11 +47,11 @@ fn arm() {
 
 impl Scene {
     fn capture(&mut self, at: &'static str) {
-        // Held until the image is taken: the user cannot begin another append meanwhile.
+        // Held until the image is taken, so that the user cannot begin another append meanwhile.
         let expected = self.expected.lock().unwrap();
         let mut before = expected.clone();
         if let Some(topic) = &self.topic {
-            // Told to anybody who asks: it must hold.
+            // Any caller can have been given this durable end, so it must hold.
             before.durable = before.durable.max(topic.durable_end().unwrap());
         }
         let image = self.disk.power_cut(self.random.next());
@@ -65,7 +65,7 @@ fn set_scene(scene: Option<Scene>) -> Vec<Captured> {
     before.map_or_else(Vec::new, |scene| scene.captured)
 }
 
-/// Counts of what a run looked at.
+/// Counts of what a run checked.
 #[derive(Debug, Default)]
 pub struct Counts {
     pub images: u64,
@@ -119,7 +119,7 @@ impl World {
         world
     }
 
-    /// Lives through `lives` spans of about `steps` operations, and checks images of each.
+    /// Runs `lives` spans of about `steps` operations each, and checks images of each.
     pub fn run(&mut self, lives: u64, steps: u64, counts: &mut Counts) {
         for _ in 0..lives {
             let scene = self.scene(self.disk.clone(), Arc::clone(&self.expected), 6);
@@ -239,7 +239,7 @@ impl World {
             true => (Start::End, topic.high_watermark().unwrap()),
             false => (Start::First, topic.first_offset().unwrap()),
         };
-        // A sync in the background can raise what is visible meanwhile.
+        // A sync in the background can raise the high watermark meanwhile.
         let highest = expected.records.len() as u64;
         let position =
             Position { name, synced: at, committed: at, highest, stored: highest, exists: false };
@@ -291,7 +291,7 @@ impl World {
         with(&|known| known.committed = at);
         if sync {
             let to = at.min(topic.durable_end().unwrap());
-            // A sync can also lower it: from here on either slot may be in force.
+            // A sync can also lower it: from now on either slot may be in force.
             with(&|known| known.synced = known.synced.min(to));
             consumer.sync().unwrap();
             with(&|known| known.synced = to);
@@ -315,7 +315,7 @@ impl World {
         self.log = None;
     }
 
-    /// Every process has ended; opens the log on what is there.
+    /// Every process has ended; opens the log on the files that are there.
     fn reopen(&mut self) {
         let (disk, how) = match self.random.below(4) {
             0 => (self.disk.reboot(), "reboot"),
@@ -341,7 +341,7 @@ impl World {
         }
     }
 
-    /// Opens the log on `disk`, compares it with what is expected, and goes on there.
+    /// Opens the log on `disk`, compares it with the expected state, and continues there.
     fn continue_on(&mut self, disk: &SimDisk, expected: Expected, same_boot: bool) {
         let found = self.told("opening it again", disk, || match same_boot {
             true => expected.check_in_same_boot(disk),
@@ -391,7 +391,7 @@ impl World {
         self.told("a second cut", &image, || after.check(&image));
     }
 
-    /// Appends durable records where others were lost, the first as long as the one lost there.
+    /// Appends durable records where others were lost, the first one as long as the one lost there.
     fn append_to(&mut self, topic: &Topic, after: &mut Expected, lost: Option<&Arc<Entry>>) {
         for count in 0..1 + self.random.below(2) {
             self.counter += 1;
@@ -408,7 +408,7 @@ impl World {
         after.durable = after.records.len() as u64;
     }
 
-    /// Tells the story if `check` panics.
+    /// Prints the story if `check` panics.
     fn told<T>(&self, at: &str, image: &SimDisk, check: impl FnOnce() -> T) -> T {
         let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check));
         checked.unwrap_or_else(|panic| {
