@@ -1,5 +1,5 @@
-//! Every command, in every situation that a log can be found in: being written, crashed, damaged, of
-//! somebody else, readable only. A command that is not in the table below fails a test.
+//! Every command, in every situation that a log can be in: being written, crashed, damaged, owned
+//! by another user, readable only. A command that is missing from the table below fails a test.
 
 mod codes;
 mod crashed;
@@ -15,23 +15,23 @@ use std::path::Path;
 
 use crate::support::{Ran, Scratch};
 
-/// What a command does with the log that it is given.
+/// What a command does with its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Does {
-    /// Looks at it.
+    /// Reads it.
     Read,
-    /// Changes one that is there.
+    /// Changes an existing log.
     Change,
-    /// Makes it if there is none.
+    /// Makes a log if there is none.
     Make,
-    /// Has nothing to do with it.
+    /// Does not use a log.
     Nothing,
 }
 
 use Does::{Change, Make, Nothing, Read};
 
-/// Each visible command with its arguments. `T` is the topic, `LOG` the log's directory, `NEW` a path
-/// where nothing is yet.
+/// Each visible command with its arguments. `T` is the topic, `LOG` the log's directory, `NEW` a
+/// path that does not exist yet.
 const COMMANDS: &[(&str, Does, &[&str])] = &[
     ("append", Make, &["T --key k", "T --ack"]),
     ("cat", Read, &["T", "T -50:", "T -1h: -n 10 --skip-damage", "T --format %o\\n"]),
@@ -104,18 +104,18 @@ impl Line {
         self.command == command && self.words.iter().any(|found| found == word)
     }
 
-    /// Whether what is shown is a file, whatever lies around it.
+    /// Returns whether it shows a file, whatever is around the file.
     pub(crate) fn is_file(&self) -> bool {
         self.command == "dump" && self.words[1].contains('/')
     }
 
-    /// The arguments, with `--json` if that is wanted and known.
+    /// Returns the arguments, with `--json` if that is wanted and known.
     pub(crate) fn args(&self, json: bool) -> Vec<&str> {
         let json = (json && self.has_json()).then_some("--json");
         json.into_iter().chain(self.words.iter().map(String::as_str)).collect()
     }
 
-    /// What it reads from standard input.
+    /// Returns its standard input.
     pub(crate) fn input(&self) -> &'static [u8] {
         match self.command {
             "append" => b"by hand\nby hand\n",
@@ -124,7 +124,7 @@ impl Line {
         }
     }
 
-    /// Runs it to its end; nothing that is printed may be out of form.
+    /// Runs it to its end, and checks the form of its output.
     #[track_caller]
     pub(crate) fn run(&self, scratch: &Scratch, json: bool) -> Ran {
         let ran = scratch.run_with(&self.args(json), self.input());
@@ -132,7 +132,7 @@ impl Line {
         ran
     }
 
-    /// Whatever became of it: no panic, no signal, every object with its version.
+    /// Checks that there is no panic and no signal, and that every object has its version.
     #[track_caller]
     pub(crate) fn check_form(&self, ran: &Ran, json: bool) {
         let (words, said) = (&self.words, &ran.stderr);
@@ -151,7 +151,7 @@ impl Line {
     }
 }
 
-/// All commands for a topic of a log in `scratch`.
+/// Returns all commands for a topic of a log in `scratch`.
 pub(crate) fn lines(scratch: &Scratch, topic: &str) -> Vec<Line> {
     let log = scratch.log().display().to_string();
     let mut all = Vec::new();

@@ -1,5 +1,5 @@
-//! The exit codes that are documented, command by command. 3 and 4 are in the modules beside this one:
-//! what is no log, who may not read, a full disk; a damaged segment.
+//! The documented exit codes, command by command. The modules beside this one test 3 and 4:
+//! directories that are not a log, users without permission, a full disk; a damaged segment.
 
 use deaddrop::group::{GroupOptions, WorkerOptions};
 use deaddrop::{Log, Start};

@@ -1,4 +1,4 @@
-//! What killed writers leave, where it lies and in copies.
+//! The files that killed writers leave, in place and in copies.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,14 +10,14 @@ use super::load::{check, make_topics, Acknowledged, Load};
 use super::{lines, Does, Line};
 use crate::support::{copy_dir, snapshot, Scratch};
 
-/// So many more records than at the start each writer has had acknowledged when it is killed.
+/// When a writer is killed, this many more records than at the start are acknowledged.
 const MORE: u64 = 300;
-/// So often a copy is begun.
+/// The number of times that a copy is begun.
 const MOST_COPIES: usize = 100;
 
-/// As `cp -r` beside living processes. If a segment goes before it is copied, those in front of it have
-/// gone as well: the copy of the topic begins anew behind it, or it would have a hole; and from the
-/// start if there is none behind it.
+/// Copies as `cp -r` does beside living processes. If a segment goes before it is copied, the
+/// earlier ones have gone too: the copy of the topic begins again after it, or it would have a
+/// hole; and from the start if there is none after it.
 fn copy_live(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for _ in 0..MOST_COPIES {
@@ -60,8 +60,8 @@ fn remove_segments(dir: &Path) {
     }
 }
 
-/// Writes the first half of the first frame once more behind the last one, as a kill in the middle of
-/// an append leaves it.
+/// Writes the first half of the first frame once more after the last one, as a kill in the middle
+/// of an append leaves it.
 fn tear(scratch: &Scratch, topic: &str) {
     let path = scratch.segments(topic).pop().unwrap();
     let lines = scratch.run(&["dump", path.to_str().unwrap(), "--json"]).json();
@@ -73,20 +73,20 @@ fn tear(scratch: &Scratch, topic: &str) {
     file.write_all_at(&half, end).unwrap();
 }
 
-/// The codes of a command. `whole`: nothing was copied while it was being written.
+/// Returns the codes of a command. `whole`: nothing was copied while it was being written.
 fn codes(line: &Line, whole: bool) -> &'static [i32] {
     match line.command {
         // The original of a dead letter is there, or was dropped.
         "dead" | "clients" => &[0, 1],
-        // Bytes that were copied before those in front of them look like damage, and verify says that
-        // they may be no more than that.
+        // Bytes that were copied before earlier ones look like damage, and verify says that they
+        // may be no more than that.
         "verify" | "repair" | "dump" if !whole => &[0, 4],
         _ => &[0],
     }
 }
 
-/// Reading commands first: they change nothing. Then all the others, and what was acknowledged is
-/// there all the same.
+/// Runs reading commands first, which change nothing, and then all others. Every acknowledged
+/// record must still be there.
 fn run_all(name: &str, scratch: &Scratch, acknowledged: &Acknowledged, whole: bool) {
     let before = snapshot(&scratch.log());
     let both = || [("t", true), ("safe", false)].into_iter();
@@ -110,7 +110,7 @@ fn run_all(name: &str, scratch: &Scratch, acknowledged: &Acknowledged, whole: bo
     for (line, json) in both().flat_map(|(topic, json)| {
         let all = lines(scratch, topic).into_iter();
         all.filter(|line| matches!(line.does, Does::Make | Does::Change))
-            // Nobody serves, and there is no such request.
+            // No server runs, and there is no such request.
             .filter(|line| !line.is("request", "--timeout") && line.command != "cancel")
             .map(move |line| (line, json))
     }) {
@@ -118,7 +118,7 @@ fn run_all(name: &str, scratch: &Scratch, acknowledged: &Acknowledged, whole: bo
         assert_eq!(ran.code, Some(0), "{name} {:?}: {}", line.words, ran.stderr);
     }
     scratch.run(&["verify"]).expect(0);
-    // In an early copy other records follow now.
+    // In an early copy, other records follow now.
     if whole {
         check(&Log::open_read_only(scratch.log()).unwrap(), acknowledged, true);
     }

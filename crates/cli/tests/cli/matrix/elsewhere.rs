@@ -1,4 +1,4 @@
-//! Directories that are no log, or none that this release can read.
+//! Directories that are not a log, or that this release cannot read.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -10,13 +10,13 @@ use deaddrop::format::{marker, VERSION};
 use super::{lines, Does, Line};
 use crate::support::{feed, Ran, Scratch};
 
-/// Nobody in particular.
+/// The id of an unprivileged user.
 pub(super) const NOBODY: u32 = 65534;
 
 /// A path with its length, times and contents.
 type State = (PathBuf, u64, i64, i64, Option<Vec<u8>>);
 
-/// Everything at a path and below it.
+/// Returns everything at a path and under it.
 pub(super) fn states(path: &Path) -> Vec<State> {
     let Ok(metadata) = std::fs::symlink_metadata(path) else { return Vec::new() };
     let contents = metadata.is_file().then(|| std::fs::read(path).unwrap());
@@ -31,15 +31,14 @@ pub(super) fn states(path: &Path) -> Vec<State> {
     all
 }
 
-/// Runs every command that has to do with a log. Those that make one where there is none may do so if
-/// `makes` is set; all others end with code 3 and a message with the path and one of the words, and
-/// leave everything as it is.
+/// Runs every command that uses a log. Those that make one may do so if `makes` is set. All others
+/// end with code 3 and a message with the path and one of the words, and change nothing.
 fn refused(prepare: impl Fn(&Path), advice: &[&str], makes: bool) {
     let scratch = Scratch::new();
     prepare(&scratch.log());
     let before = states(&scratch.log());
     for line in lines(&scratch, "t").iter().filter(|line| line.does != Does::Nothing) {
-        // Nobody serves, and nobody asks.
+        // No server runs, and no client asks.
         if makes && (line.command == "serve" || line.is("request", "--timeout")) {
             continue;
         }
@@ -61,13 +60,13 @@ fn refused(prepare: impl Fn(&Path), advice: &[&str], makes: bool) {
     }
 }
 
-/// Code 3, and a message that names the path and says what to do.
+/// Checks for code 3, and for a message that names the path and the next step.
 fn check(line: &Line, ran: &Ran, log: &Path, advice: &[&str]) {
     let (words, said) = (&line.words, &ran.stderr);
     assert_eq!(ran.code, Some(3), "{words:?}: {said}");
     assert!(ran.stdout.is_empty(), "{words:?}: {}", ran.text());
     assert!(said.contains(log.to_str().unwrap()), "{words:?}: {said}");
-    // Who names a file is told of the file.
+    // If a file was named, the message is about the file.
     assert!(
         line.is_file() || advice.iter().any(|word| said.contains(word)),
         "{words:?}: none of {advice:?} in: {said}"
@@ -105,7 +104,7 @@ fn a_foreign_directory_a_file_and_a_log_of_the_future_are_refused_by_all() {
 
 #[test]
 fn a_directory_without_permission_is_refused_by_all() {
-    // Somewhere that another user can get to, and so can the program.
+    // A place that another user and the program can reach.
     let scratch = Scratch::in_dir(tempfile::tempdir().unwrap());
     let program = open_to_all(&scratch);
     drop(scratch.topic_of("t", 0..10));
@@ -114,7 +113,7 @@ fn a_directory_without_permission_is_refused_by_all() {
     };
     let is_root = std::fs::metadata(scratch.log()).unwrap().uid() == 0;
     let before = states(&scratch.log());
-    // Root may do everything; it can only become somebody else.
+    // Root may do everything, so it becomes another user.
     mode(if is_root { 0o700 } else { 0 });
     for line in lines(&scratch, "t").iter().filter(|line| line.does != Does::Nothing) {
         let mut command = scratch.command(&line.args(false));
@@ -130,7 +129,7 @@ fn a_directory_without_permission_is_refused_by_all() {
     assert!(states(&scratch.log()) == before);
 }
 
-/// A copy of the program beside a log that everybody can get to.
+/// Puts a copy of the program beside a log that every user can reach.
 pub(super) fn open_to_all(scratch: &Scratch) -> PathBuf {
     let program = scratch.path().join("deaddrop");
     std::fs::copy(env!("CARGO_BIN_EXE_deaddrop"), &program).unwrap();
@@ -140,7 +139,7 @@ pub(super) fn open_to_all(scratch: &Scratch) -> PathBuf {
     program
 }
 
-/// The same command by another user.
+/// Returns the same command, run by another user.
 pub(super) fn as_nobody(program: &Path, like: &std::process::Command) -> std::process::Command {
     let mut command = std::process::Command::new(program);
     command.args(like.get_args()).uid(NOBODY).gid(NOBODY).current_dir("/");

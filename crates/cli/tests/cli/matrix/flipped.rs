@@ -1,11 +1,11 @@
 //! A segment with a thousand flipped bits.
 //!
-//! Of what is used of a segment file, nothing is left uncovered but what no reader needs: in the header
-//! page the rest of the two header sectors behind their checksums, and sectors 1 to 6, in which the
-//! checkpoint slots have checksums of their own (one that fails is a slot that was being written, so no
-//! damage), the latch is nothing but eight bytes of magic, and all else is zeros. Alignment padding is
-//! covered by the checksum of its frame. Zeros behind the last frame are no part of the log: what is
-//! flipped there is shown by `dump` as a torn tail.
+//! Checksums cover every byte of a segment file that a reader needs. They leave out, in the header
+//! page, the rest of the two header sectors after their checksums, and sectors 1 to 6. There the
+//! checkpoint slots have their own checksums (a slot that fails was being written, so it is not
+//! damage), the latch is eight bytes of magic, and the rest is zeros. The checksum of a frame
+//! covers its padding. Zeros after the last frame are not part of the log: `dump` shows flips there
+//! as a torn tail.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -21,9 +21,9 @@ use crate::support::{copy_dir, flip, payload, Random, Scratch};
 const SEED: u64 = 2_000;
 const FLIPS: usize = 1_000;
 const RECORDS: u64 = 20_000;
-/// So many of the flips go into a header sector that is hit.
+/// The number of flips in each header sector that is hit.
 const HEADER_FLIPS: usize = 3;
-/// Where the two header sectors begin, and how much of them is used.
+/// The starts of the two header sectors, and the length of the part that is used.
 const HEADER: u64 = 0;
 const COPY: u64 = layout::HEADER_COPY_AT as u64;
 const USED_LEN: u64 = layout::CRC_AT as u64 + 4;
@@ -32,7 +32,7 @@ fn number(line: &Value, name: &str) -> u64 {
     line[name].as_u64().unwrap_or_else(|| panic!("{name} of {line}"))
 }
 
-/// A topic `t` whose first segment is full, and nothing of it damaged yet.
+/// A topic `t` whose first segment is full and not damaged yet.
 fn whole() -> Scratch {
     let scratch = Scratch::new();
     let lines: String = (0..RECORDS).map(|index| payload(index) + "\n").collect();
@@ -48,7 +48,7 @@ fn whole() -> Scratch {
     scratch
 }
 
-/// Frames with their padding, by offset.
+/// Returns frames with their padding, by offset.
 fn frames(scratch: &Scratch, path: &std::path::Path) -> BTreeMap<u64, Range<u64>> {
     let lines = scratch.run(&["dump", path.to_str().unwrap(), "--json"]).expect(0).json();
     let records = lines.into_iter().filter(|line| line["kind"] == "record");
@@ -96,13 +96,13 @@ impl Flipped {
         self.flips.range(range.clone()).next().is_some()
     }
 
-    /// The payloads of the undamaged records, by offset: those of other segments too.
+    /// Returns the payloads of the undamaged records, by offset, those of other segments too.
     fn undamaged(&self) -> BTreeMap<u64, String> {
         let is_whole = |offset: &u64| self.frames.get(offset).is_none_or(|at| !self.is_hit(at));
         (0..RECORDS).filter(is_whole).map(|offset| (offset, payload(offset))).collect()
     }
 
-    /// Fails for the first flip that lies in none of the ranges.
+    /// Fails at the first flip that is in none of the ranges.
     fn all_within(&self, ranges: &[Range<u64>]) {
         for flip in &self.flips {
             let found = ranges.iter().any(|range| range.contains(flip));
@@ -124,7 +124,7 @@ fn all_is_found(flipped: &Flipped) {
     assert!(undamaged.len() as u64 > RECORDS / 2 && undamaged.len() as u64 + 900 < RECORDS);
     let file = flipped.path.display().to_string();
 
-    // Of a damaged place `verify` says where it starts and which offsets it takes.
+    // `verify` reports where a damaged place starts, and its offsets.
     let found = scratch.run(&["verify", "t", "--json"]).expect(4).json();
     let here = found.iter().filter(|line| line["kind"] == "damage" && line["file"] == file);
     let mut ranges = Vec::new();
@@ -132,7 +132,7 @@ fn all_is_found(flipped: &Flipped) {
         let position = number(damage, "position");
         let lost = number(damage, "first_lost")..number(damage, "lost_end");
         ranges.push(match position {
-            // Without one of the two, nothing can be said of the other.
+            // If one of the two is missing, nothing can be said about the other.
             HEADER => 0..layout::FIRST_FRAME_AT,
             COPY => COPY..COPY + USED_LEN,
             _ => {
@@ -145,7 +145,7 @@ fn all_is_found(flipped: &Flipped) {
     let verdict = found.iter().find(|line| line["kind"] == "topic").unwrap();
     assert_eq!(number(verdict, "records"), undamaged.len() as u64);
 
-    // `dump` says where it ends, too; of the header there is one answer for both sectors.
+    // `dump` reports the end too; about the header it gives one answer for both sectors.
     let dumped = scratch.run(&["dump", "t", "--json"]).expect(4).json();
     let name = flipped.path.file_name().unwrap().to_str().unwrap();
     let mut ranges = Vec::new();
@@ -182,7 +182,7 @@ fn cat_and_export_print_every_undamaged_record_byte_for_byte() {
     for header in [HEADER, COPY] {
         all_is_printed(&Flipped::new(&[header]));
     }
-    // Without any header there is no reading until a repair makes it anew from the frames.
+    // Without any header, nothing can be read until a repair makes it again from the frames.
     let flipped = Flipped::new(&[HEADER, COPY]);
     let ran = flipped.scratch.run(&["cat", "t", "--skip-damage"]).expect(4);
     assert!(ran.stderr.contains("repair`"), "{}", ran.stderr);
@@ -191,7 +191,7 @@ fn cat_and_export_print_every_undamaged_record_byte_for_byte() {
     assert!(ran.text() == listed(&flipped), "{}", ran.stderr);
 }
 
-/// The undamaged records as a format prints them.
+/// Returns the undamaged records as a format prints them.
 fn listed(flipped: &Flipped) -> String {
     let undamaged = flipped.undamaged();
     undamaged.iter().map(|(offset, payload)| format!("{offset} {payload}\n")).collect()
@@ -208,7 +208,7 @@ fn all_is_printed(flipped: &Flipped) {
         all + &format!("{} {}\n", line["offset"], line["payload"].as_str().unwrap())
     });
     assert!(printed == expected, "{}", ran.stderr);
-    // What was passed over is said: the offsets that are in no frame, and no others.
+    // The skipped offsets are reported: those that are in no frame, and no others.
     let skipped = ran.stderr.lines().filter_map(|line| line.split_once("skipped offsets "));
     let mut lost = BTreeSet::new();
     for (_, range) in skipped {
@@ -218,7 +218,7 @@ fn all_is_printed(flipped: &Flipped) {
     assert!((0..RECORDS).all(|offset| lost.contains(&offset) != undamaged.contains_key(&offset)));
 }
 
-/// What a command says of a log in which a topic is damaged, if it looks there.
+/// Returns the codes of a command for a log with a damaged topic, if it examines that topic.
 fn codes(line: &Line) -> &'static [i32] {
     match line.command {
         "create" | "trim" | "delete" => &[0],
@@ -228,9 +228,9 @@ fn codes(line: &Line) -> &'static [i32] {
         "clients" => &[0, 1, 4],
         "cancel" => &[1, 4],
         "dump" if line.is_file() => &[0],
-        // It counts what the headers and the index say.
+        // It counts what the headers and the index report.
         "info" => &[4],
-        // The newest records stand in a segment that is whole.
+        // The newest records are in a segment that is whole.
         "tail" => &[0],
         "cat" | "export" | "dump" if line.words.iter().any(|word| word.starts_with('-')) => &[0, 4],
         "top" => &[0],
@@ -246,7 +246,7 @@ fn every_other_command_ends_with_its_code_and_a_word_about_the_damage() {
             if line.does == Does::Nothing || matches!(line.command, "serve" | "request") {
                 continue;
             }
-            // Each on a log as it was damaged: opening it to write is a recovery.
+            // Each on a log as it was damaged, because opening it for writing is a recovery.
             let copy = Scratch::new();
             let line = match line.does {
                 Does::Read => {

@@ -1,4 +1,4 @@
-//! Beside processes that write at full speed.
+//! Commands beside processes that write at full speed.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,20 +9,20 @@ use super::load::{check, make_topics, Load};
 use super::{lines, Does, Line};
 use crate::support::{Ran, Scratch};
 
-/// The log stays below this.
+/// The log stays smaller than this.
 const DISK_MAX: u64 = 256 << 20;
-/// So often is each command run where segments come and go.
+/// How often each command is run where segments come and go.
 const ROUNDS: u32 = 50;
 
-/// What may become of a command while records come and old ones go.
+/// Returns the possible codes of a command while records come and old ones go.
 fn codes(line: &Line, ran: &Ran) -> &'static [i32] {
     let is_dropped = ran.stderr.contains("trimmed");
     match line.command {
-        // Whoever reads a topic from its start is outrun by its retention.
+        // Retention overtakes a command that reads a topic from its start.
         "cat" | "tail" | "export" if is_dropped => &[1],
-        // The request of a dead letter has gone long ago, or not.
+        // The request of a dead letter may have gone long ago.
         "dead" if line.is("dead", "redrive") => &[0, 1],
-        // There is no such request; that client lives.
+        // There is no such request; that client is alive.
         "cancel" => &[1],
         "clients" if line.is("clients", "retire") => &[1, 5],
         _ => &[0],
@@ -76,7 +76,7 @@ fn segments_that_go_while_a_dump_is_under_way_are_passed_over() {
     let topic = scratch.topic_of("t", 0..5_000);
     let mut child = scratch.command(&["dump", "t", "--json"]).spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
-    // It has listed the files when it prints, and its output does not fit a pipe.
+    // It has listed the files when it prints, and its output does not fit into a pipe.
     stdout.read_exact(&mut [0; 16]).unwrap();
     let first = topic.trim_before(4_500).unwrap();
     assert!(first > 4_000);
@@ -120,7 +120,7 @@ fn commands_that_list_segments_meet_no_trouble_where_retention_takes_one_every_m
     assert!(topic.first_offset().unwrap() > 0);
 }
 
-/// Also if an assertion fails: the writer would go on for ever.
+/// Stops the writer even if an assertion fails: it would continue forever.
 struct Stops<'a>(&'a AtomicBool);
 
 impl Drop for Stops<'_> {

@@ -1,8 +1,8 @@
-//! Processes that write to a log at full speed, and what they were told of it.
+//! Processes that write to a log at full speed, and the acknowledgements that they got.
 //!
-//! Two `deaddrop append` share the topic `t`, which drops what is old; a third appends to `safe`, each
-//! record once the one before it is on the disk. A server and a client are this binary again; beside
-//! requests they have a group and a consumer on `safe`.
+//! Two `deaddrop append` share the topic `t`, which drops old records; a third appends to `safe`,
+//! each record once the one before it is on the disk. A server and a client are this binary again;
+//! besides requests they use a group and a consumer on `safe`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -21,14 +21,14 @@ use crate::support::Scratch;
 
 const ROLE: &str = "DEADDROP_CLI_CHILD";
 const LONG: Duration = Duration::from_secs(60);
-/// Looks at a writer, a millisecond apart, after which it hangs.
+/// Polls of a writer, a millisecond apart, after which it counts as stuck.
 const LOOKS: u32 = 120_000;
-/// Requests that a client has sent and not seen answered.
+/// Requests that a client has sent without an answer so far.
 const OUTSTANDING: usize = 16;
-/// More than any writer gets to.
+/// More records than any writer appends.
 const RECORDS_MAX: u64 = 1 << 32;
 
-/// Not a test: what a child process runs.
+/// Not a test: the entry point of a child process.
 #[test]
 fn entry() {
     let Ok(role) = std::env::var(ROLE) else { return };
@@ -43,12 +43,12 @@ fn entry() {
 
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
-    // The harness may have left a line open.
+    // The harness may have left a line unfinished.
     out.write_all(format!("\n@{line}\n").as_bytes()).unwrap();
     out.flush().unwrap();
 }
 
-/// Given when the parent says so, by the end of standard input, or has gone.
+/// Becomes true when the parent asks for it by closing standard input, or has gone.
 fn stopped() -> Arc<AtomicBool> {
     let stopped = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stopped);
@@ -138,7 +138,7 @@ impl Role {
         role
     }
 
-    /// What follows a word that it says.
+    /// Returns the rest of its line that begins with a word.
     fn listen(&mut self, word: &str) -> String {
         let said = self.lines.by_ref().map(Result::unwrap);
         let mut said = said.filter_map(|line| Some(line.strip_prefix('@')?.to_owned()));
@@ -146,7 +146,7 @@ impl Role {
         line.strip_prefix(word).unwrap_or_else(|| panic!("{word} expected: {line}")).to_owned()
     }
 
-    /// Lets it come to its end; what it has counted.
+    /// Lets it finish; returns its count.
     fn stop(mut self) -> u64 {
         drop(self.child.stdin.take());
         let count = self.listen("done ").parse().unwrap();
@@ -156,7 +156,7 @@ impl Role {
     }
 }
 
-/// A `deaddrop append --ack` that is fed without end.
+/// A `deaddrop append --ack` that gets lines without end.
 struct Appender {
     topic: &'static str,
     name: &'static str,
@@ -167,12 +167,12 @@ struct Appender {
     acknowledged: Arc<AtomicU64>,
 }
 
-/// The payload of a writer's record.
+/// Returns the payload of a writer's record.
 fn payload(name: &str, index: u64) -> String {
     format!("{name} {index} {}", "x".repeat(index as usize % 100))
 }
 
-/// Writes lines until told to stop, `ahead` of the acknowledgements; how many they were.
+/// Writes lines until stopped, `ahead` of the acknowledgements; returns their number.
 fn feed(
     mut stdin: impl Write,
     acks: &Receiver<()>,
@@ -201,7 +201,7 @@ impl Appender {
         let (told, acks): (Sender<()>, _) = channel();
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (is_over, count) = (Arc::clone(&stop), Arc::clone(&acknowledged));
-        // A line of its own at the start, so that `ahead` are always under way.
+        // A separate signal for each at the start, so that `ahead` lines are always in flight.
         for _ in 0..ahead {
             told.send(()).unwrap();
         }
@@ -231,10 +231,10 @@ pub(crate) struct Load {
     client: Role,
 }
 
-/// What was acknowledged: the payload of each offset of a topic.
+/// The acknowledged records: the payload of each offset of a topic.
 pub(crate) type Acknowledged = BTreeMap<(&'static str, u64), String>;
 
-/// The topics, with a consumer and two groups that nobody works for.
+/// Makes the topics, with a consumer and two groups that have no workers.
 pub(crate) fn make_topics(scratch: &Scratch, mode: u32) {
     let options = LogOptions { mode, ..LogOptions::default() };
     let log = Log::open_with(scratch.log(), options).unwrap();
@@ -262,7 +262,7 @@ pub(crate) fn make_topics(scratch: &Scratch, mode: u32) {
 }
 
 impl Load {
-    /// Starts them all; each has written something when this returns.
+    /// Starts all writers; each has written something when this returns.
     pub(crate) fn start(scratch: &Scratch) -> Load {
         let server = Role::start(scratch, "server");
         let client = Role::start(scratch, "client");
@@ -276,12 +276,12 @@ impl Load {
         load
     }
 
-    /// How many records of each writer were acknowledged.
+    /// Returns how many records of each writer were acknowledged.
     pub(crate) fn counts(&self) -> Vec<u64> {
         self.appenders.iter().map(|one| one.acknowledged.load(Ordering::Relaxed)).collect()
     }
 
-    /// Until each writer has had more acknowledged.
+    /// Waits until more records of each writer are acknowledged.
     pub(crate) fn wait_for_more(&self, than: &[u64]) {
         for (appender, than) in self.appenders.iter().zip(than) {
             for look in 0.. {
@@ -289,13 +289,13 @@ impl Load {
                     break;
                 }
                 let is_over = appender.reading.is_finished() || look > LOOKS;
-                assert!(!is_over, "{} stands still", appender.name);
+                assert!(!is_over, "{} is stuck", appender.name);
                 std::thread::park_timeout(Duration::from_millis(1));
             }
         }
     }
 
-    /// Lets all come to their ends: what was acknowledged, and how often a request was answered.
+    /// Lets all finish; returns the acknowledged records, and how many requests were answered.
     pub(crate) fn stop(self) -> (Acknowledged, u64) {
         for appender in &self.appenders {
             appender.stop.store(true, Ordering::Relaxed);
@@ -304,7 +304,7 @@ impl Load {
         for mut appender in self.appenders {
             let fed = appender.feeding.join().unwrap();
             let offsets = appender.reading.join().unwrap();
-            assert_eq!(offsets.len() as u64, fed, "{}: all is acknowledged", appender.name);
+            assert_eq!(offsets.len() as u64, fed, "{}: every line is acknowledged", appender.name);
             assert_eq!(appender.child.wait().unwrap().code(), Some(0), "{}", appender.name);
             note(&mut all, appender.topic, appender.name, &offsets);
         }
@@ -313,7 +313,7 @@ impl Load {
         (all, answered)
     }
 
-    /// Kills all.
+    /// Kills all writers.
     pub(crate) fn kill(mut self) -> Acknowledged {
         for child in self.appenders.iter_mut().map(|appender| &mut appender.child) {
             child.kill().unwrap();
@@ -337,12 +337,12 @@ fn note(all: &mut Acknowledged, topic: &'static str, name: &str, offsets: &[u64]
     assert!(offsets.windows(2).all(|pair| pair[0] < pair[1]), "{name}: offsets rise");
     for (index, &offset) in offsets.iter().enumerate() {
         let other = all.insert((topic, offset), payload(name, index as u64));
-        assert!(other.is_none(), "{topic} {offset} was given twice");
+        assert!(other.is_none(), "{topic} {offset} was assigned twice");
     }
 }
 
-/// Every acknowledged record that retention has left is there, and is what was appended; without
-/// `all` this holds for what there is.
+/// Checks that every acknowledged record that retention has left is there with its payload. Without
+/// `all`, it checks only records that are there.
 pub(crate) fn check(log: &Log, acknowledged: &Acknowledged, all: bool) {
     for name in ["t", "safe"] {
         let topic = log.existing_topic(name).unwrap();
@@ -367,7 +367,7 @@ pub(crate) fn check(log: &Log, acknowledged: &Acknowledged, all: bool) {
     }
 }
 
-/// A child that is fed lines without end.
+/// A child that gets lines without end.
 pub(crate) struct Endless {
     child: Child,
     stop: Arc<AtomicBool>,
@@ -390,7 +390,7 @@ impl Endless {
         Endless { child, stop, feeding }
     }
 
-    /// Lets it come to its end; how many lines there were.
+    /// Lets it finish; returns the number of lines.
     pub(crate) fn stop(mut self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         let fed = self.feeding.join().unwrap();

@@ -1,4 +1,4 @@
-//! Standard output that takes no more: a reader that has gone, and a full disk.
+//! Standard output that accepts no more: a reader that has gone, and a full disk.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -11,7 +11,7 @@ use deaddrop::{Log, Start};
 use super::{lines, Does, Line};
 use crate::support::{feed, Ran, Scratch};
 
-/// A log of which every command has something to print.
+/// A log for which every command has something to print.
 fn log() -> Scratch {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..5_000);
@@ -29,24 +29,24 @@ fn log() -> Scratch {
     scratch
 }
 
-/// Whether a command prints anything.
+/// Returns whether a command prints anything.
 fn prints(line: &Line, json: bool) -> bool {
     match line.command {
         "man" | "serve" => false,
         // There is no such request.
         "cancel" => false,
-        // Nor such a client.
+        // There is no such client either.
         "clients" => !line.is("clients", "retire"),
-        // They say on stderr what they have done.
+        // They report their work on stderr.
         "append" => json || line.words.iter().any(|word| word == "--ack"),
         "import" => json,
-        // No row of a client that has no request.
+        // There is no row for a client without requests.
         "pending" => !json || line.words.len() == 1,
         _ => true,
     }
 }
 
-/// Those to run here, and whether with --json.
+/// Returns the commands to run here, and whether with --json.
 fn printing(scratch: &Scratch) -> Vec<(Line, bool)> {
     let both =
         lines(scratch, "t").into_iter().flat_map(|line| [(line.clone(), false), (line, true)]);
@@ -54,7 +54,7 @@ fn printing(scratch: &Scratch) -> Vec<(Line, bool)> {
         .filter(|(line, _)| {
             !matches!(line.command, "demo" | "bench") && !line.is("request", "--timeout")
         })
-        // What can be done once only.
+        // Changes can be made only once.
         .filter(|(line, json)| line.does != Does::Change || !json)
         .collect()
 }
@@ -74,7 +74,7 @@ fn a_reader_that_has_gone_is_no_error_of_any_command() {
         drop(reader);
         let ran = run_into(&scratch, &line, json, writer.into());
         assert_eq!(ran.code, Some(0), "{:?}: {}", line.words, ran.stderr);
-        // It has appended all, and says so.
+        // It has appended everything, and reports so.
         let summary = line.words.iter().any(|word| word == "--ack");
         assert!(summary || ran.stderr.is_empty(), "{:?}: {}", line.words, ran.stderr);
     }
@@ -104,7 +104,7 @@ fn a_reader_that_leaves_after_the_first_line_is_no_error() {
         }
         drop(stdout);
         if args.contains(&"-f") {
-            // It finds out when there is something to say.
+            // It notices that the reader has gone when it has something to print.
             scratch.append("t", "more\n");
         }
         let output = child.wait_with_output().unwrap();

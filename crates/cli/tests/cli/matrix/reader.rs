@@ -1,4 +1,4 @@
-//! Another user who may only read.
+//! Another user with the right to read only.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -11,11 +11,11 @@ use super::elsewhere::{as_nobody, open_to_all, run, states, NOBODY};
 use super::{lines, Does};
 use crate::support::{payload, Scratch};
 
-/// A log somewhere that everybody can get to, made with a mode.
+/// A log that every user can reach, made with a mode.
 fn log_with_mode(mode: u32) -> (Scratch, Log) {
     let scratch = Scratch::in_dir(tempfile::tempdir().unwrap());
     let log = Log::open_with(scratch.log(), LogOptions { mode, ..LogOptions::default() }).unwrap();
-    // Where temporary directories are, a default topic may be refused.
+    // The file system of temporary directories may refuse a default topic.
     let options = TopicOptions {
         segment_len: 256 << 10,
         ..TopicOptions::durability(Durability::ProcessCrash)
@@ -35,7 +35,7 @@ fn log_with_mode(mode: u32) -> (Scratch, Log) {
     (scratch, log)
 }
 
-/// Whether tests run as root; who does not cannot become another user.
+/// Returns whether tests run as root; other users cannot become another user.
 #[allow(clippy::print_stdout)]
 fn is_root(scratch: &Scratch) -> bool {
     let is_root = std::fs::metadata(scratch.log()).unwrap().uid() == 0;
@@ -58,7 +58,7 @@ fn all_that_only_look_work_for_another_user_and_write_nothing() {
         return;
     }
     let program = open_to_all(&scratch);
-    // Beside a process that has it open and is quiet, every change would be seen; then at full speed.
+    // Beside a quiet process that has it open, every change would be seen; then at full speed.
     let mut writer = None;
     for is_quiet in [true, false] {
         let before = states(&scratch.log());
@@ -77,8 +77,8 @@ fn all_that_only_look_work_for_another_user_and_write_nothing() {
                 let ran = run(&mut as_nobody(&program, &like), line.input());
                 line.check_form(&ran, json && line.has_json());
                 let (words, said) = (&line.words, &ran.stderr);
-                // There is no request, and no such client; and whoever begins at the start is outrun by
-                // retention.
+                // There is no request, and no such client; and retention overtakes a command that
+                // begins at the start.
                 let is_none = line.command == "trace" || line.is("clients", "retire");
                 let is_no = is_none || !is_quiet && said.contains("trimmed");
                 match line.does {

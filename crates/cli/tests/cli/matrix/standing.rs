@@ -1,5 +1,5 @@
-//! A reading command that stands still, in a wait or before a full pipe: it holds no lock, has nothing
-//! open for writing, and those who write go on.
+//! A reading command that is blocked, in a wait or before a full pipe: it holds no lock, has
+//! nothing open for writing, and writers continue.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -11,12 +11,12 @@ use deaddrop::Start;
 
 use crate::support::Scratch;
 
-/// Far more looks than a process needs to come to a stand on a busy machine.
+/// Polls of a process until it is blocked, far more than a busy machine needs.
 const LOOKS: u32 = 60_000;
-/// So many looks in a row find it asleep with no more work done.
+/// The number of polls in a row that must find it asleep with no more work done.
 const STILL: u32 = 50;
 
-/// State and processor time of a process.
+/// Returns state and processor time of a process.
 fn state(pid: u32) -> (String, String) {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let (_, rest) = stat.rsplit_once(')').unwrap();
@@ -24,7 +24,7 @@ fn state(pid: u32) -> (String, String) {
     (fields[0].to_owned(), fields[11..13].join(" "))
 }
 
-/// Until it sleeps and goes on sleeping.
+/// Waits until it sleeps and stays asleep.
 fn wait_until_it_stands(child: &Child) {
     let mut still = 0;
     let mut last = state(child.id());
@@ -37,10 +37,10 @@ fn wait_until_it_stands(child: &Child) {
         }
         last = now;
     }
-    panic!("it does not come to a stand: {last:?}");
+    panic!("it is never blocked: {last:?}");
 }
 
-/// The files of the log that a process has open, each checked; how many there are.
+/// Checks each file of the log that a process has open; returns their number.
 fn check_files(pid: u32, log: &Path, args: &[&str]) -> usize {
     let mut found = 0;
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
@@ -76,7 +76,7 @@ fn a_command_that_stands_still_holds_no_lock_and_stops_nobody() {
     topic.group("spare", GroupOptions::default()).unwrap();
     let mut topic = Some(topic);
     for has_writer in [true, false] {
-        // Without one the commands find the end by reading, and there are no words to wait on.
+        // Without a writer, commands find the end by reading, and have no words to wait on.
         let held = topic.take_if(|_| !has_writer).is_none();
         let commands: &[&[&str]] = &[
             &["tail", "t", "-f", "-n", "1"],
@@ -101,7 +101,7 @@ fn a_command_that_stands_still_holds_no_lock_and_stops_nobody() {
             assert!(found > 0, "{args:?} has nothing of the log open");
             assert!(child.try_wait().unwrap().is_none());
         }
-        // What needs locks gets them: also those that only one process can have.
+        // Commands that need locks get them, even those that only one process can have.
         scratch.append("t", "more\n");
         scratch.run(&["consumers", "t", "--reset", "idle", "--to", "end", "--execute"]).expect(0);
         let repair = scratch.run(&["repair", "t", "--execute"]);
