@@ -1,4 +1,4 @@
-//! `append`: what goes in comes out, byte for byte, and acknowledgements mean what they say.
+//! `append`: every record comes out byte for byte as it went in, and acknowledgements are true.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
@@ -73,7 +73,7 @@ fn json_lines_come_back_as_the_same_json() {
     let ran =
         scratch.run_with(&["append", "two", "--ndjson"], b"{\"payload\":\"x\"}\n{}\n").expect(2);
     assert!(ran.stderr.contains("line 2 of standard input"), "{}", ran.stderr);
-    assert_eq!(scratch.run(&["cat", "two", "-1"]).text(), "x\n", "what stood before the bad line");
+    assert_eq!(scratch.run(&["cat", "two", "-1"]).text(), "x\n", "the lines before the bad one");
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn an_offset_is_printed_as_soon_as_its_line_was_given() {
         let mut acks = BufReader::new(child.stdout.take().unwrap()).lines();
         for index in 0..20 {
             writeln!(stdin, "line {index}").unwrap();
-            // Blocks for ever if the record waited for more input.
+            // Blocks forever if the record waited for more input.
             assert_eq!(acks.next().unwrap().unwrap(), index.to_string());
             let seen = scratch.run(&["cat", "t", "-1"]).expect(0);
             assert_eq!(seen.text(), format!("line {index}\n"), "an acknowledged record is there");
@@ -126,7 +126,7 @@ fn four_processes_at_once_lose_nothing_and_keep_their_order() {
         let mut bytes = Vec::new();
         for index in 0..LINES {
             write!(bytes, "{process} {index} ").unwrap();
-            // Any bytes but the newline, of any length.
+            // Any bytes except the newline, of any length.
             let len = random.below(90);
             bytes.extend((0..len).map(|_| match random.below(256) as u8 {
                 b'\n' => b' ',
@@ -192,7 +192,7 @@ fn other_settings_than_the_stored_ones_are_refused() {
     let scratch = Scratch::new();
     let first = ["append", "t", "--durability", "within:500ms", "--segment-size", "64KiB"];
     scratch.run_with(&first, b"a\n").expect(0);
-    // One setting alone leaves the others as they are.
+    // One setting alone leaves the others unchanged.
     scratch.run_with(&["append", "t", "--segment-size", "65536"], b"b\n").expect(0);
     let ran = scratch.run_with(&["append", "t", "--durability", "power-loss"], b"c\n").expect(2);
     assert!(ran.stderr.contains("500ms"), "{}", ran.stderr);

@@ -1,4 +1,4 @@
-//! `bench`: what it measures is counted, its report is read back, and nothing is left.
+//! `bench`: its counts are right, its report can be read back, and it leaves no files.
 
 use std::io::Read;
 use std::path::Path;
@@ -173,7 +173,7 @@ fn servers_their_threads_and_what_is_outstanding_make_cases_of_request() {
     let page = std::fs::read_to_string(scratch.path().join("r.html")).unwrap();
     assert!(page.contains(">8 outstanding, 2 x 2 threads serving<"));
     assert!(page.contains("<td>2 x 2</td><td>8</td>"));
-    // Only what was asked of the same servers in the same way is compared.
+    // Only cases with the same servers and the same options are compared.
     let mut others = report.clone();
     let cases = others["cases"].as_array_mut().unwrap();
     cases.retain(|case| case["service"]["servers"] == 1);
@@ -215,12 +215,12 @@ fn a_report_that_names_no_servers_had_one_with_one_thread_and_one_request_outsta
     }
 }
 
-/// Of each child process that serves: how many of its threads do.
+/// Returns, for each child process that serves, how many of its threads serve.
 fn serving_threads(parent: u32) -> Vec<usize> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap() {
         let dir = entry.unwrap().path();
-        // A process that ends meanwhile is none.
+        // A process that ends meanwhile is left out.
         let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
         let stat = read(&dir.join("stat"));
         let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
@@ -350,7 +350,7 @@ fn an_interrupted_run_leaves_no_directory_and_no_process() {
     let scratch = Scratch::new();
     let args = ["bench", "--workload", "request", "--seconds", "60", "--warm-up", "0s"];
     let mut child = command(&scratch, &args).spawn().unwrap();
-    // Its case is under way once the topics of the service are there.
+    // Its case has begun once the topics of the service are there.
     let is_measuring = || {
         let found = names(scratch.path());
         found.first().is_some_and(|name| {

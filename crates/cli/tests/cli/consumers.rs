@@ -1,4 +1,4 @@
-//! `consumers`: what is shown, and that nothing is changed unasked.
+//! `consumers`: its output, and that it changes nothing unless it is asked to.
 
 use deaddrop::{Log, Start};
 

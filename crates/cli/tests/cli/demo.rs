@@ -1,4 +1,4 @@
-//! `demo`: it proves what it says, and would say so if it did not hold.
+//! `demo`: it proves its claims, and reports when they do not hold.
 
 use std::io::Write;
 use std::process::{Child, Stdio};
@@ -71,7 +71,7 @@ fn a_missing_a_second_and_a_foreign_order_are_named() {
     assert!(missing[0].contains("exactly once") && missing[0].contains("O-30: 0 requests"));
     let foreign = failing_claims(&scratch, &orders(&scratch, 29));
     assert!(foreign[0].contains("O-29") && foreign[0].contains("not in the file"), "{foreign:?}");
-    // Services never do this, so it is done behind their back: in a copy, whose end is where its
+    // Services never do this, so the test does it without them: in a copy, whose end is where its
     // frames end.
     let copy = Scratch::new();
     copy_dir(&scratch.log(), &copy.log());
@@ -108,7 +108,7 @@ fn services_killed_at_any_moment_leave_no_order_out_and_ask_for_none_twice() {
         for round in 0..ROUNDS {
             let (mut order, mut inventory) =
                 (start("demo-order-service"), start("demo-inventory-service"));
-            // So many more requests, or replies, and then the end comes without a warning.
+            // After this many more requests or replies, the end comes without a warning.
             let topic = ["inventory.requests", "inventory.replies"][(round % 2) as usize];
             let until = end(topic) + random.below(80);
             while end(topic) < until && order.try_wait().unwrap().is_none() {
@@ -135,7 +135,7 @@ fn services_killed_at_any_moment_leave_no_order_out_and_ask_for_none_twice() {
 }
 
 trait WaitWithStdin {
-    /// Waits without closing the child's input, which would tell it to stop.
+    /// Waits without closing the child's input, because the child would stop when it closes.
     fn wait_with_stdin(self) -> std::process::ExitStatus;
 }
 

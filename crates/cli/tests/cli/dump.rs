@@ -1,4 +1,4 @@
-//! `dump`: every whole frame is shown whatever stands around it.
+//! `dump`: every whole frame is shown, whatever is around it.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -74,7 +74,7 @@ fn a_segment_with_flipped_bits_shows_all_other_frames() {
         let scratch = Scratch::new();
         drop(scratch.topic_of("t", 0..150));
         let source = scratch.segments("t").swap_remove(0);
-        // Alone, elsewhere and under another name.
+        // Alone, in another directory and under another name.
         let path = scratch.path().join("alone.seg");
         std::fs::copy(&source, &path).unwrap();
         let whole = dump(&scratch, &path, 0);
@@ -88,7 +88,7 @@ fn a_segment_with_flipped_bits_shows_all_other_frames() {
         let mut random = Random(seed);
         let mut hit = BTreeSet::new();
         for _ in 0..1 + random.below(12) {
-            // Every third time in the header: its salt is then found from the frames.
+            // Every third time in the header: `dump` then finds the salt from the frames.
             let position = match seed % 3 {
                 0 if hit.is_empty() => random.below(68),
                 _ => 4096 + random.below(frames.last().unwrap().1 - 4096),
@@ -97,7 +97,7 @@ fn a_segment_with_flipped_bits_shows_all_other_frames() {
             hit.insert(position);
         }
         let damaged = |start: u64, end: u64| {
-            // Padding belongs to a frame as well.
+            // Padding belongs to a frame too.
             hit.range(start..end.next_multiple_of(8)).next().is_some()
         };
         let expected: Vec<u64> = frames
@@ -105,7 +105,7 @@ fn a_segment_with_flipped_bits_shows_all_other_frames() {
             .filter(|(start, end, _)| !damaged(*start, *end))
             .map(|&(_, _, offset)| offset)
             .collect();
-        // Two flips of one bit heal each other.
+        // Two flips of one bit cancel each other.
         let lost = frames.len() - expected.len();
         let lines = dump(&scratch, &path, if lost > 0 || seed % 3 == 0 { 4 } else { 0 });
         let found = offsets(&lines);
@@ -113,7 +113,7 @@ fn a_segment_with_flipped_bits_shows_all_other_frames() {
         assert!(missing.is_empty(), "undamaged and not shown: {missing:?}");
         for frame in of_kind(&lines, "record") {
             let offset = frame["offset"].as_u64().unwrap();
-            assert_eq!(frame["payload"], payload(offset), "what is shown is what was appended");
+            assert_eq!(frame["payload"], payload(offset), "dump shows the appended payload");
         }
     }
 }
@@ -127,7 +127,7 @@ fn garbage_of_any_kind_is_no_panic_and_no_hang() {
     let noise: Vec<u8> = (0..50_000).map(|_| random.below(256) as u8).collect();
     let mut header_and_noise = whole[..4096].to_vec();
     header_and_noise.extend(&noise);
-    // Frames whose lengths are plausible and wrong, everywhere.
+    // Frames with plausible, wrong lengths, everywhere.
     let hostile: Vec<u8> = whole[..4096]
         .iter()
         .copied()
@@ -238,17 +238,17 @@ fn of_a_thousand_flipped_bits_every_one_is_found_and_every_undamaged_frame_is_sh
     for frame in of_kind(&lines, "record") {
         assert_eq!(frame["payload"], payload(number(frame, "offset")));
     }
-    // The last frame may be hit: then its bytes are a torn tail to whoever has the file alone.
+    // The last frame may be hit: in the file alone, its bytes then look like a torn tail.
     let named: Vec<(u64, u64)> = of_kind(&lines, "damaged")
         .chain(of_kind(&lines, "torn"))
         .map(|line| (number(line, "position"), number(line, "end")))
         .collect();
     for (at, bit) in &flips {
         let found = named.iter().any(|(start, end)| (start..end).contains(&at));
-        assert!(found, "bit {bit} of position {at} was flipped and is in no damaged range");
+        assert!(found, "the flipped bit {bit} of position {at} is in no damaged range");
     }
     for (start, end) in &named {
-        assert!(hit(*start, *end), "{start}..{end} is called damaged and is not");
+        assert!(hit(*start, *end), "{start}..{end} is intact and was called damaged");
     }
     let summary = lines.last().unwrap();
     assert_eq!(number(summary, "frames"), undamaged.len() as u64);
@@ -303,7 +303,7 @@ fn a_copy_of_a_crashed_directory_shows_all_that_was_acknowledged() {
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let feeder = std::thread::spawn(move || {
-        // Ends when the child is killed: its end of the pipe is closed then.
+        // Ends when the child is killed, because its end of the pipe is closed then.
         while stdin.write_all(b"some record\n").is_ok() {}
     });
     let acks = BufReader::new(child.stdout.take().unwrap()).lines().take(5_000);
@@ -332,7 +332,7 @@ fn an_empty_a_missing_and_a_foreign_directory_are_refused_and_not_touched() {
     std::fs::write(scratch.log().join("holiday.jpg"), "x").unwrap();
     assert!(refused(3).contains("is not a log"), "foreign");
     assert_eq!(snapshot(&scratch.log()).len(), 1);
-    // A directory and a foreign file in the place of a file.
+    // A directory and a foreign file instead of a segment.
     scratch.run(&["dump", "./drop"]).expect(3);
     let foreign = scratch.log().join("holiday.jpg");
     let ran = scratch.run(&["dump", foreign.to_str().unwrap()]);
@@ -361,7 +361,7 @@ fn beside_three_processes_that_append_at_full_speed_no_frame_is_called_damaged()
         let lines = scratch.run(&["dump", "t", "--json"]).expect(0).json();
         let shown = offsets(&lines);
         assert!(shown.iter().enumerate().all(|(index, &offset)| index as u64 == offset));
-        assert!(shown.len() >= seen, "what was shown once is shown again");
+        assert!(shown.len() >= seen, "every record shown before is shown again");
         seen = shown.len();
         rounds += 1;
     }

@@ -1,4 +1,4 @@
-//! How `serve` ends when it is asked to, and what it says of requests.
+//! How `serve` ends when it is asked to, and what it reports about requests.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
@@ -38,7 +38,7 @@ impl Serving {
         serving
     }
 
-    /// The next line that it says, but for the note that the log is new.
+    /// Returns the next line of its standard error, except for the note that the log is new.
     fn line(&mut self) -> String {
         let mut line = String::new();
         self.stderr.read_line(&mut line).unwrap();
@@ -65,12 +65,12 @@ impl Drop for Serving {
     }
 }
 
-/// Says that it runs, then waits until it is told to go on.
+/// Appends `begin` to the file `said`, waits for the file `go`, then appends `end`.
 const SLOW: &str = "echo begin >> said
     while [ ! -e go ]; do sleep 0.01; done
     echo end >> said; cat";
 
-/// How often a request is looked for before a test fails: far more than it takes on a busy machine.
+/// How long a request is waited for before a test fails: far more than a busy machine needs.
 const TIMEOUT: &str = "120s";
 
 #[test]
@@ -99,7 +99,7 @@ fn a_signal_lets_the_command_that_runs_finish_and_takes_no_more_requests() {
             );
             let attach = ["request", "--attach", &first, "--timeout", TIMEOUT];
             assert_eq!(scratch.run(&attach).expect(0).text(), "one\n");
-            // The other one waits for the next server, and its first attempt is its first.
+            // The other request waits for the next server, and has had no attempt before.
             let last =
                 Serving::start(&scratch, &["-n", "1"], "printf '%s ' $DEADDROP_ATTEMPT; cat");
             let attach = ["request", "--attach", &second, "--timeout", TIMEOUT];
@@ -109,7 +109,7 @@ fn a_signal_lets_the_command_that_runs_finish_and_takes_no_more_requests() {
     }
 }
 
-/// Until the commands have said this.
+/// Waits until the commands have written this.
 fn wait_for(scratch: &Scratch, said: &str) {
     for _ in 0..60_000 {
         if std::fs::read_to_string(scratch.path().join("said")).is_ok_and(|text| text == said) {
@@ -118,7 +118,7 @@ fn wait_for(scratch: &Scratch, said: &str) {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     let found = std::fs::read_to_string(scratch.path().join("said"));
-    panic!("the commands do not say {said:?}: {found:?}");
+    panic!("the commands did not write {said:?}: {found:?}");
 }
 
 #[test]
@@ -128,13 +128,13 @@ fn a_second_signal_ends_the_server_and_its_command_at_once() {
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     let mut server = Serving::start(&scratch, &[], "exec sleep 300 > fifo");
     scratch.run(&["request", "echo", "x", "--no-wait"]).expect(0);
-    // Opened when the command has it open as well.
+    // Opened when the command has it open too.
     let mut held = std::fs::File::open(fifo).unwrap();
     server.signal(Signal::TERM);
     assert!(server.line().contains("another signal"));
     server.signal(Signal::INT);
     assert_eq!(server.end().signal(), Some(Signal::INT.as_raw()));
-    // Its end is read when no command has it open any more.
+    // Its end is read once no command has it open.
     assert_eq!(std::io::copy(&mut held, &mut std::io::sink()).unwrap(), 0);
 }
 

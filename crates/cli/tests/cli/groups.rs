@@ -1,4 +1,4 @@
-//! `groups`: what is shown, and that nothing is changed unasked.
+//! `groups`: its output, and that it changes nothing unless it is asked to.
 
 use std::time::Duration;
 
@@ -31,14 +31,14 @@ fn stopping(group: &Group, fails: impl Fn(u64) -> bool + Send + 'static) -> Work
     group.worker(options, handler).unwrap()
 }
 
-/// Works until nothing is left but what is stopped.
+/// Works until only stopped records are left.
 fn work(worker: &mut Worker) {
     for _ in 0..1000 {
         if worker.poll(Duration::ZERO).unwrap() == 0 && worker.stats().lanes_taken > 0 {
             return;
         }
     }
-    panic!("there is always more to do: {:?}", worker.stats());
+    panic!("the work never ends: {:?}", worker.stats());
 }
 
 fn shown(scratch: &Scratch, args: &[&str]) -> Vec<Value> {
@@ -57,8 +57,8 @@ fn groups_are_shown_with_lag_lanes_and_owners_and_nothing_is_written() {
     let text = scratch.run(&["groups", "t"]).expect(0).text();
     let lines: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
     assert_eq!(lines[1], ["t", "shipping", "0", "100", "0/4", "-", "-", "-"]);
-    // This process has the topic open, and its background may have work left: a look that writes does so
-    // every time.
+    // This process has the topic open, and its background may have work left. A command that writes
+    // would write every time.
     let leaves_all_as_it_was = |before| {
         scratch.run(&["groups", "t"]).expect(0);
         snapshot(&scratch.log()) == before
@@ -67,7 +67,7 @@ fn groups_are_shown_with_lag_lanes_and_owners_and_nothing_is_written() {
     for _ in 0..50 {
         is_same = is_same || leaves_all_as_it_was(snapshot(&scratch.log()));
     }
-    assert!(is_same, "a look has changed a file");
+    assert!(is_same, "reading changed a file");
 
     let mut worker = stopping(&group, |_| false);
     work(&mut worker);

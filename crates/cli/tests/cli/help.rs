@@ -6,7 +6,7 @@ use crate::support::Scratch;
 
 const SHELLS: [&str; 5] = ["bash", "zsh", "fish", "elvish", "powershell"];
 
-/// The commands that the help of `args` lists.
+/// Returns the commands that the help of `args` lists.
 pub(crate) fn commands(scratch: &Scratch, args: &[&str]) -> Vec<String> {
     let help = scratch.run(&[args, &["--help"]].concat()).expect(0).text();
     let listed = help.split_once("Commands:\n").map_or("", |(_, rest)| rest);
@@ -16,13 +16,13 @@ pub(crate) fn commands(scratch: &Scratch, args: &[&str]) -> Vec<String> {
     names.filter(|name| name != "help").collect()
 }
 
-/// The examples of a command's help, or of its manual page, line by line.
+/// Returns the examples of a command's help, or of its manual page, line by line.
 fn examples(text: &str) -> Vec<&str> {
     let behind = text.split_once("Examples:\n").unwrap_or_else(|| panic!("no examples: {text}")).1;
     behind.lines().take_while(|line| line.starts_with("  ")).collect()
 }
 
-/// A manual page without what roff needs to show these characters as they are.
+/// Returns a manual page without the escapes that roff needs for these characters.
 fn plain(page: &str) -> String {
     page.replace("\\-", "-").replace("\\*(Aq", "'").replace("\\\\", "\\")
 }
@@ -49,7 +49,7 @@ fn every_command_has_help_and_a_manual_page_with_the_same_examples() {
         let inner = commands(&scratch, &[name]).into_iter();
         expected.extend(inner.map(|inner| format!("deaddrop-{name}-{inner}.1")));
     }
-    // No others: what is hidden stays so.
+    // No other pages: hidden commands stay hidden.
     let entries = std::fs::read_dir(&pages).unwrap();
     let mut found: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -82,14 +82,14 @@ fn completions_are_taken_by_their_shells() {
         assert!(script.text().contains("export"), "{shell}");
         let path = scratch.path().join(shell);
         std::fs::write(&path, &script.stdout).unwrap();
-        // A shell that is not installed cannot refuse.
+        // A shell that is not installed cannot refuse the script.
         if let Ok(output) = Command::new(shell).arg("-n").arg(&path).output() {
             assert!(output.status.success(), "{shell}: {output:?}");
         }
     }
     scratch.run(&["completions", "tcsh"]).expect(2);
     let zsh = scratch.run(&["completions", "zsh"]).expect(0).text();
-    // Options are offered behind a list as well, except behind a command to run.
+    // Options are offered after a list too, except after a command to run.
     assert!(zsh.contains("'*:files -- ") && zsh.contains("'*:topics -- "), "{zsh}");
     assert_eq!(zsh.matches("'*::").count(), 1, "{zsh}");
     assert!(zsh.contains(":FORMAT:(json text raw help)'"), "{zsh}");
@@ -111,7 +111,7 @@ fn colours_come_on_demand_and_go_with_no_color() {
             output.stdout.contains(&0x1b)
         };
         assert!(coloured(&["--color", "always"], ""), "{args:?}");
-        assert!(coloured(&["--color=always"], "1"), "asked for is asked for: {args:?}");
+        assert!(coloured(&["--color=always"], "1"), "it was asked for: {args:?}");
         assert!(!coloured(&["--color", "never"], ""), "{args:?}");
         assert!(!coloured(&[], ""), "no terminal: {args:?}");
     }

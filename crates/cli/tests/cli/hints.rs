@@ -8,10 +8,10 @@ use deaddrop::Start;
 
 use crate::support::{flip, Ran, Scratch};
 
-/// How a recommended command begins in the output.
+/// The beginning of a recommended command in the output.
 const BEGINS: &str = "`deaddrop ";
 
-/// Every command that is recommended, on standard output or standard error, has `-d`.
+/// Checks that every command recommended on standard output or standard error has `-d`.
 #[track_caller]
 pub(crate) fn check(ran: &Ran) {
     for text in [&ran.text(), &ran.stderr] {
@@ -23,7 +23,7 @@ pub(crate) fn check(ran: &Ran) {
     }
 }
 
-/// What the sources recommend: the file, and the first words of the command.
+/// Collects the recommendations in the sources: the file, and the first words of the command.
 fn in_sources(dir: &Path, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -32,7 +32,7 @@ fn in_sources(dir: &Path, found: &mut BTreeSet<String>) {
             continue;
         }
         let name = path.file_name().unwrap().to_str().unwrap();
-        // The arguments are described without a directory; `hint` makes hints.
+        // Texts about arguments name no directory; `hint.rs` makes the hints.
         if !name.ends_with(".rs") || name == "hint.rs" || dir.ends_with("args") {
             continue;
         }
@@ -50,7 +50,7 @@ fn in_sources(dir: &Path, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Commands whose output has each hint of the sources, by the file that the hint is in.
+/// Commands whose output has each hint of the sources, by the file that has the hint.
 const CASES: &[(&str, &str, i32)] = &[
     ("main.rs append", "-d nowhere ls", 3),
     ("exchange.rs ls", "pending --service nobody", 1),
@@ -92,7 +92,7 @@ fn each_hint_of_the_sources_names_the_directory_that_was_given() {
     flip(&scratch.segments("damaged")[0], 4096 + 48 + 36, 0);
     flip(&scratch.segments("head")[0], 20, 0);
     flip(&scratch.segments("beyond")[0], 4096 + 48 + 36, 0);
-    // As after a reboot, it ends where its frames do.
+    // As after a reboot, so that it ends where its frames do.
     std::fs::remove_file(dir.join("beyond/control")).unwrap();
     for (hint, line, code) in CASES {
         let args: Vec<&str> = line.split(' ').collect();

@@ -1,5 +1,5 @@
-//! An independent reader of the format, in Python, written from `docs/format.md` alone, agrees with the
-//! tool about everything that a log holds.
+//! An independent reader of the format, in Python, written from `docs/format.md` alone, agrees with
+//! the tool about everything in a log.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,7 +17,7 @@ use crate::support::{copy_dir, flip, Random, Scratch};
 const READER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/reader/deaddrop_reader.py");
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/log");
 
-/// Whether the tests can run; says so if not. In CI they must.
+/// Returns whether the tests can run, and prints a note if not. In CI they must.
 #[allow(clippy::print_stdout)]
 fn has_python() -> bool {
     let found = Command::new("python3").arg("--version").output().is_ok();
@@ -28,7 +28,7 @@ fn has_python() -> bool {
     found
 }
 
-/// What the reader says of a log.
+/// Returns what the reader reports about a log.
 fn read_by_python(dir: &Path) -> Vec<Value> {
     let output = Command::new("python3").arg(READER).arg(dir).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -40,7 +40,7 @@ fn of_kind<'a>(lines: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a Va
     lines.iter().filter(move |line| line["kind"] == kind)
 }
 
-/// Bytes as the tool shows them: under `name` if they are text, else under `name_base64`.
+/// Inserts bytes as the tool shows them: under `name` if they are text, else under `name_base64`.
 fn shown(object: &mut Map<String, Value>, name: &str, base64: &Value) {
     let bytes = BASE64_STANDARD.decode(base64.as_str().unwrap()).unwrap();
     match String::from_utf8(bytes) {
@@ -49,7 +49,7 @@ fn shown(object: &mut Map<String, Value>, name: &str, base64: &Value) {
     };
 }
 
-/// A record of the reader as `export` writes it.
+/// Returns a record of the reader as `export` writes it.
 fn as_exported(topic: &str, record: &Value) -> Value {
     let since = Duration::from_nanos(record["timestamp_nanos"].as_u64().unwrap());
     let timestamp = humantime::format_rfc3339_nanos(UNIX_EPOCH + since).to_string();
@@ -74,14 +74,14 @@ fn as_exported(topic: &str, record: &Value) -> Value {
     Value::Object(object)
 }
 
-/// Checks that reader and tool say the same about a topic, if the reader can run.
+/// Checks that reader and tool report the same about a topic, if the reader can run.
 pub(crate) fn agrees(scratch: &Scratch, topic: &str) {
     if has_python() {
         agree(scratch, topic);
     }
 }
 
-/// Checks that reader and tool say the same about a topic; returns the reader's lines.
+/// Checks that reader and tool report the same about a topic; returns the reader's lines.
 #[track_caller]
 fn agree(scratch: &Scratch, topic: &str) -> Vec<Value> {
     let mut lines = read_by_python(&scratch.log());
@@ -95,7 +95,7 @@ fn agree(scratch: &Scratch, topic: &str) -> Vec<Value> {
     lines
 }
 
-/// Records, ranges that are lost, the end, settings and epochs.
+/// Compares records, lost ranges, the end, settings and epochs.
 fn records_agree(scratch: &Scratch, topic: &str, lines: &[Value]) {
     let exported = scratch.run(&["export", topic, "--skip-damage"]).json();
     let read: Vec<Value> =
@@ -111,7 +111,7 @@ fn records_agree(scratch: &Scratch, topic: &str, lines: &[Value]) {
     assert_eq!(lines[0]["epochs"], Value::Array(epochs));
     let end = of_kind(lines, "end").next().unwrap()["offset"].as_u64().unwrap();
     assert_eq!(end, info["high_watermark"]);
-    // Whatever is not there is lost, and nothing else is.
+    // Every offset without a record is lost, and no other.
     let mut next = info["first"].as_u64().unwrap();
     let mut there = lines.iter().filter(|line| line["kind"] == "record" || line["kind"] == "lost");
     for line in &mut there {
@@ -126,7 +126,7 @@ fn records_agree(scratch: &Scratch, topic: &str, lines: &[Value]) {
     assert_eq!(next, end);
 }
 
-/// Positions, batches and void frames, as `dump` shows them.
+/// Compares positions, batches and void frames with those that `dump` shows.
 fn frames_agree(scratch: &Scratch, topic: &str, lines: &[Value]) {
     let read: BTreeMap<u64, &Value> = of_kind(lines, "record")
         .map(|record| (record["offset"].as_u64().unwrap(), record))
@@ -173,7 +173,7 @@ fn frames_agree(scratch: &Scratch, topic: &str, lines: &[Value]) {
     assert_eq!(given_up, dumped);
 }
 
-/// Indexes, offset files and group files.
+/// Compares indexes, offset files and group files.
 fn files_agree(scratch: &Scratch, topic: &str, lines: &[Value]) {
     let dir = scratch.log().join("topics").join(topic);
     for index in of_kind(lines, "index") {
@@ -222,7 +222,7 @@ fn any_record(random: &mut Random) -> Record {
     record
 }
 
-/// A topic of random records, alone and in batches, in several lives and segments.
+/// Fills a topic with random records, alone and in batches, in several lives and segments.
 fn fresh(scratch: &Scratch, seed: u64, durability: Durability) {
     let mut random = Random(seed);
     let options = TopicOptions { segment_len: 128 << 10, ..TopicOptions::durability(durability) };
@@ -247,14 +247,14 @@ fn fresh(scratch: &Scratch, seed: u64, durability: Durability) {
                 consumer.sync().unwrap();
             }
         }
-        // Looks for an offset, which makes the indexes.
+        // Reading from offsets makes the indexes.
         for offset in (0..topic.end_offset().unwrap()).step_by(100) {
             topic.reader(Start::Offset(offset)).unwrap().next().unwrap();
         }
     }
 }
 
-/// The log without what is of this boot only.
+/// Returns a copy of the log without the files that belong to this boot only.
 fn elsewhere(scratch: &Scratch) -> Scratch {
     let copy = copy_of(scratch);
     std::fs::remove_file(copy.log().join("topics/t/control")).unwrap();
@@ -313,7 +313,7 @@ fn a_log_with_damage_and_its_repair_are_read_the_same_by_an_independent_reader()
                 flip(path, 4096 + random.below(len - 4096), random.below(8) as u8);
             }
         }
-        // One header without a valid copy: all of its segment is lost.
+        // Without a valid copy of its header, all of a segment is lost.
         if seed == 3 {
             flip(&segments[1], 20, 1);
             flip(&segments[1], 7 * 512 + 20, 1);
@@ -327,7 +327,7 @@ fn a_log_with_damage_and_its_repair_are_read_the_same_by_an_independent_reader()
     }
 }
 
-/// Sectors of zeros, as a power cut leaves them, or single bits.
+/// Writes sectors of zeros, as a power cut leaves them, or flips single bits.
 fn spoil(random: &mut Random, path: &Path) {
     let len = std::fs::metadata(path).unwrap().len();
     let at = 4096 + random.below(len - 4096);
@@ -359,7 +359,7 @@ fn what_was_torn_and_what_rotted_past_the_boundary_is_read_the_same_by_an_indepe
             topic.append_batch(&batch).unwrap();
         }
         let end = topic.end_offset().unwrap();
-        // Copied while it is open: little of it is promised.
+        // It is copied while it is open, so little of it is promised.
         let copy = elsewhere(&scratch);
         for path in copy.segments("t") {
             for _ in 0..random.below(3) {
@@ -412,7 +412,7 @@ fn segments_that_come_back_after_a_trim_are_read_the_same_by_an_independent_read
         .any(|name| is_note(name.to_str().unwrap())));
     let lines = agree(&copy, "t");
     let first = of_kind(&lines, "record").next().map(|record| record["segment"].as_u64().unwrap());
-    assert!(first != Some(0), "the segment that came back is no part of the log");
+    assert!(first != Some(0), "the segment that came back does not belong to the log");
 }
 
 #[test]
@@ -440,7 +440,7 @@ fn positions_that_no_sync_reached_are_read_the_same_by_an_independent_reader() {
         assert_eq!(committed.len(), 3);
         assert!(committed.contains(&31), "a position that was only in memory: {committed:?}");
     }
-    // Half of a page was written back: the check does not fit, and the slot counts.
+    // Half of a page was written back: the check fails, and the slot counts.
     let copy = elsewhere(&scratch);
     flip(&copy.log().join("topics/t/consumers/forwards"), 560, 1);
     agree(&copy, "t");

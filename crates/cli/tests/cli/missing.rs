@@ -1,12 +1,12 @@
-//! Records that are in the files and not in the topic are never passed over without a word: neither by
-//! commands that read, nor by those whose opening cuts them off, nor afterwards.
+//! No command silently skips records that are in the files and not in the topic: neither commands
+//! that read, nor those whose opening cuts them off, nor later ones.
 
 use deaddrop::{Durability, Log, Record, TopicOptions};
 
 use crate::support::{copy_dir, flip, Scratch};
 
-/// A copy of a cleanly closed topic of small records, as it is after a reboot, with one bit of the record
-/// at `offset` flipped.
+/// A copy of a cleanly closed topic of small records, as it is after a reboot, with one flipped bit
+/// in the record at `offset`.
 fn damaged_copy(durability: Durability, offset: usize) -> Scratch {
     let source = Scratch::new();
     let options = TopicOptions { segment_len: 256 << 10, ..TopicOptions::durability(durability) };
@@ -24,8 +24,8 @@ fn damaged_copy(durability: Durability, offset: usize) -> Scratch {
     scratch
 }
 
-/// A copy of a topic `t` that is open and has promised nothing yet, in which a sector of records was never
-/// written: opening it for writing cuts off what follows.
+/// A copy of a topic `t` that is open and has promised nothing yet, in which a sector of records
+/// was never written: opening it for writing cuts off the records after it.
 pub(crate) fn torn_copy() -> Scratch {
     let source = Scratch::new();
     let options = TopicOptions {
@@ -67,7 +67,7 @@ fn commands_that_read_say_what_stands_after_damage_and_end_with_code_4() {
             let is_said = places.iter().any(|place| said.contains(place));
             assert!(is_said || args.contains(&"--json"), "{args:?}: {said}");
         }
-        // A range before it is whole.
+        // A range before the damage is whole.
         if offset > 10 {
             let ran = scratch.run(&["cat", "t", "3:6"]).expect(0);
             assert_eq!(ran.text(), "record 3\nrecord 4\nrecord 5\n");
@@ -90,7 +90,7 @@ fn an_append_whose_opening_finds_records_missing_says_so_and_verify_keeps_saying
             let place = format!("{offset}");
             assert!(ran.stderr.contains(&place), "{command}: {}", ran.stderr);
             assert!(ran.stderr.contains(&format!("-d {}", scratch.log().display())));
-            // Once: the topic is as it is now.
+            // It is reported once, because the topic has changed now.
             scratch.run_with(&["append", "t"], b"more\n").expect(0);
             for _ in 0..2 {
                 let ran = scratch.run(&["verify", "t"]);
@@ -118,7 +118,7 @@ fn what_a_recovery_cut_off_is_in_the_output_once_with_its_files() {
         let end = found["end"].as_u64().unwrap();
         let cuts = found["cuts"].as_array().unwrap();
         let records: u64 = cuts.iter().map(|cut| cut["records"].as_u64().unwrap()).sum();
-        // A sector has room for a dozen.
+        // A sector has room for a dozen records.
         assert!(end > 50 && (1980..2000).contains(&(end + records)), "{all:?}: {found}");
         for cut in cuts {
             let file = cut["file"].as_str().unwrap();
@@ -128,7 +128,7 @@ fn what_a_recovery_cut_off_is_in_the_output_once_with_its_files() {
         assert!(!cuts.is_empty());
         assert!(scratch.run_with(&all, b"").expect(0).json()[0]["recovery"].is_null());
     }
-    // A look cuts nothing off, and says what an opening would.
+    // A dry run cuts nothing off, and reports what an opening would cut.
     let scratch = torn_copy();
     let before = crate::support::snapshot(&scratch.log());
     let looked = scratch.run(&["trim", "t", "--before", "0", "--json"]).expect(4);
@@ -140,7 +140,7 @@ fn what_a_recovery_cut_off_is_in_the_output_once_with_its_files() {
 #[test]
 fn a_torn_tail_is_no_damage() {
     let scratch = Scratch::new();
-    // Not closed: nothing in it was promised to survive more than its process.
+    // Not closed: none of its records was promised to survive more than its process.
     let _writer = scratch.topic_of("t", 0..100);
     let copy = Scratch::new();
     copy_dir(&scratch.log(), &copy.log());

@@ -1,5 +1,5 @@
-//! Power cuts at random moments on real file systems: what `append --ack` acknowledged is there
-//! afterwards, in order, nothing was invented, and a reader of another language sees the same.
+//! Power cuts at random moments on real file systems: lines that `append --ack` acknowledged are
+//! there afterwards, in order, nothing was invented, and another reader sees the same.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -18,7 +18,7 @@ fn server() {
     deaddrop_disk::serve_if_asked();
 }
 
-/// One `deaddrop append --ack`, which gets a line for each that it has acknowledged, and a few ahead.
+/// A `deaddrop append --ack`, which gets a line for each acknowledged one, and a few ahead.
 struct Writer {
     process: Child,
     acknowledged: Receiver<u64>,
@@ -36,7 +36,7 @@ impl Writer {
         let (mut stdin, stdout) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
         let (lines, to_write) = channel::<String>();
         std::thread::spawn(move || {
-            // A writer that is gone, or whose disk is, takes no more.
+            // A writer that is gone, or whose disk is gone, accepts no more lines.
             while to_write.recv().is_ok_and(|line| stdin.write_all(line.as_bytes()).is_ok()) {}
         });
         let (said, acknowledged) = channel();
@@ -54,12 +54,12 @@ impl Writer {
     }
 
     fn send(&mut self, text: String) {
-        // A writer that is gone is found out by its silence.
+        // A writer that is gone is noticed because it acknowledges nothing.
         drop(self.lines.send(format!("{text}\n")));
         self.sent.push(text);
     }
 
-    /// Notes what was acknowledged since the last look.
+    /// Notes the acknowledgements since the last call.
     fn note(&mut self, ledger: &mut BTreeMap<u64, String>) {
         while let Ok(offset) = self.acknowledged.try_recv() {
             self.take(offset, ledger);
@@ -72,7 +72,7 @@ impl Writer {
         self.answered += 1;
     }
 
-    /// Ends it, and notes what it still said.
+    /// Ends it, and notes its last acknowledgements.
     fn end(mut self, ledger: &mut BTreeMap<u64, String>) -> Vec<String> {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
@@ -83,8 +83,8 @@ impl Writer {
     }
 }
 
-/// What `export` says of a topic: payloads by offset, without a gap. `may_end_early`: a power cut can have taken
-/// records from the middle of the topic, and `export` then reports those after them with code 4.
+/// Returns the payloads that `export` prints, by offset, without a gap. `may_end_early`: a cut may
+/// have taken records from the middle, and `export` then reports the later ones with code 4.
 fn exported(scratch: &Scratch, topic: &str, may_end_early: bool) -> Vec<String> {
     let ran = scratch.run(&["export", topic]);
     let ends_early = may_end_early && ran.stderr.contains("ends at offset");
@@ -99,14 +99,14 @@ fn exported(scratch: &Scratch, topic: &str, may_end_early: bool) -> Vec<String> 
         .collect()
 }
 
-/// What was acknowledged, by offset, and all that was sent.
+/// The acknowledged records by offset, and all that were sent.
 #[derive(Default)]
 struct Ledger {
     acknowledged: BTreeMap<u64, String>,
     sent: Vec<String>,
 }
 
-/// Writes with two processes until some more are acknowledged, and cuts the power.
+/// Writes with two processes until more records are acknowledged, and cuts the power.
 fn write_and_cut(disk: &Disk, dir: &Path, boot: u32, random: &mut Random, ledger: &mut Ledger) {
     let mut writers: Vec<Writer> = (0..2).map(|_| Writer::spawn(dir, "t", boot)).collect();
     let acknowledged = &mut ledger.acknowledged;
@@ -117,7 +117,7 @@ fn write_and_cut(disk: &Disk, dir: &Path, boot: u32, random: &mut Random, ledger
     while acknowledged.len() < enough {
         assert!(steps.next().is_some(), "only {} of {enough}", acknowledged.len());
         if acknowledged.len() >= midway && !written_back {
-            // The kernel writes everything back now and then, also what is of this boot only.
+            // The kernel writes everything back now and then, even files of this boot only.
             written_back = Command::new("sync").arg("-f").arg(dir).status().unwrap().success();
         }
         for writer in &mut writers {
@@ -135,7 +135,7 @@ fn write_and_cut(disk: &Disk, dir: &Path, boot: u32, random: &mut Random, ledger
     }
 }
 
-/// What a copy of the log shows, as it is found and after a recovery.
+/// Checks the records of a copy of the log, as it is found and after a recovery.
 fn check(dir: &Path, ledger: &Ledger, about: &str) {
     let copy = Scratch::new();
     let copied = Command::new("cp").arg("-r").arg(dir).arg(copy.log()).status();
@@ -144,7 +144,7 @@ fn check(dir: &Path, ledger: &Ledger, about: &str) {
         if opened {
             copy.append("t", "after the recovery\n");
         }
-        // Of a topic that promises nothing in a power cut, no record is known to be there.
+        // A topic that promises nothing in a power cut can have lost any record.
         let may_end_early = !opened && ledger.acknowledged.is_empty();
         let mut found = exported(&copy, "t", may_end_early);
         if opened {
@@ -175,7 +175,7 @@ fn cut_again_and_again(mut disk: Disk, durability: &str, seed: u64, other_boots:
         write_and_cut(&disk, &dir, boot, &mut random, &mut ledger);
         disk.restart();
         if durability != "power-loss" {
-            // May be gone, and the offsets are used again.
+            // They may be gone, and their offsets are used again.
             ledger.acknowledged.clear();
         }
         check(&dir, &ledger, &about);

@@ -1,4 +1,4 @@
-//! `cat`, `tail`, `ls`, `info`: what is printed, and that nothing is touched.
+//! `cat`, `tail`, `ls`, `info`: their output, and that they change nothing.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -164,7 +164,7 @@ fn ls_and_info_count_what_is_there() {
 fn reading_changes_nothing_and_needs_no_right_to_write() {
     let source = Scratch::new();
     source.topic_of("t", 0..1000).consumer("c", Start::First).unwrap().sync().unwrap();
-    // Beside a process that has the topic open its words say where it ends; a copy is searched.
+    // If a process has the topic open, its words give the end; a copy is searched.
     let (live, copy) = (Scratch::new(), Scratch::new());
     copy_dir(&source.log(), &live.log());
     copy_dir(&source.log(), &copy.log());
@@ -189,7 +189,7 @@ fn reading_changes_nothing_and_needs_no_right_to_write() {
         let mut after = snapshot(&scratch.log());
         let mut before = before;
         if is_live {
-            // What the writer's own threads prepare.
+            // The writer's own threads prepare these files.
             for files in [&mut before, &mut after] {
                 files.retain(|(path, _)| !is_prepared(path));
             }
@@ -218,7 +218,7 @@ fn a_directory_without_write_permission_can_be_read() {
     verify.expect(0);
 }
 
-/// Names, lengths and times of change of everything below a directory.
+/// Returns names, lengths and times of change of everything under a directory.
 fn states(dir: &Path) -> Vec<(PathBuf, u64, i64, i64)> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -234,7 +234,7 @@ fn states(dir: &Path) -> Vec<(PathBuf, u64, i64, i64)> {
     all
 }
 
-/// Files that a group may read and nobody but the owner may write.
+/// Makes files that a group may read and only the owner may write.
 fn for_readers(dir: &Path) {
     let mode = |path: &Path, mode| {
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
@@ -252,7 +252,7 @@ fn for_readers(dir: &Path) {
 #[test]
 fn another_user_of_the_group_can_read_without_a_lock_or_a_trace() {
     const NOBODY: u32 = 65534;
-    // Somewhere that another user can get to, and so can the program.
+    // A place that another user and the program can reach.
     let shared = tempfile::tempdir().unwrap();
     let (log, program) = (shared.path().join("drop"), shared.path().join("deaddrop"));
     let source = Scratch::new();
@@ -263,7 +263,7 @@ fn another_user_of_the_group_can_read_without_a_lock_or_a_trace() {
     std::fs::copy(env!("CARGO_BIN_EXE_deaddrop"), &program).unwrap();
     for_readers(&log);
     std::fs::set_permissions(shared.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    // The group of the files is that of this process, and only root can become somebody else.
+    // The group of the files is that of this process, and only root can become another user.
     let group = std::fs::metadata(&log).unwrap().gid();
     let as_reader = |args: &[&str]| {
         let mut command = std::process::Command::new(&program);
@@ -290,7 +290,7 @@ fn another_user_of_the_group_can_read_without_a_lock_or_a_trace() {
         assert!(ran.stderr.is_empty(), "{args:?}: {}", ran.stderr);
     }
     assert_eq!(states(&log), before);
-    // It may not write, and is told so.
+    // It may not write, and reports so.
     let refused = Ran::of(&as_reader(&["append", "t", "/etc/hostname"]).unwrap());
     assert_eq!(refused.code, Some(3), "{}", refused.stderr);
     assert_eq!(states(&log), before);

@@ -1,4 +1,4 @@
-//! Odd input: the exit codes, and messages that say what to do.
+//! Odd input: the exit codes, and messages that advise.
 
 use crate::support::Scratch;
 
@@ -34,7 +34,7 @@ fn what_is_no_request_id_is_refused_before_anything_is_opened() {
         let said = "deaddrop: invalid value 'nonsense' for '";
         assert!(ran.stderr.starts_with(said), "{}", ran.stderr);
         assert!(ran.stderr.contains("expected CLIENT-INCARNATION-SEQUENCE"), "{}", ran.stderr);
-        // An id as such is taken: what is missing is the log.
+        // An id of the right form is accepted: only the log is missing.
         scratch.run(&[&args[..], &["cli-0000000000000001-0"]].concat()).expect(3);
     }
 }

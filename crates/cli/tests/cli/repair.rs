@@ -1,5 +1,5 @@
-//! `repair`: afterwards `verify` is clean, undamaged records have their offsets, the damaged bytes are
-//! kept, and whoever reads is told what is lost.
+//! `repair`: afterwards `verify` is clean, undamaged records have their offsets, the damaged bytes
+//! are kept, and readers get an error for the lost records.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::support::{copy_dir, flip, payload, snapshot, Random, Scratch};
 
-/// Position and padded end of the frame of `offset`, and its file.
+/// Returns the position and padded end of the frame of `offset`, and its file.
 fn frame_of(scratch: &Scratch, offset: u64) -> (PathBuf, u64, u64) {
     let lines = scratch.run(&["dump", "t", &offset.to_string(), "--json"]).expect(0).json();
     let frame = lines.iter().find(|line| line["kind"] == "record").unwrap();
@@ -20,7 +20,7 @@ fn frame_of(scratch: &Scratch, offset: u64) -> (PathBuf, u64, u64) {
     (file, position, position + frame["len"].as_u64().unwrap().next_multiple_of(8))
 }
 
-/// What was found but for indexes, which may have been made or not.
+/// Returns the findings except those about indexes, which may have been made or not.
 fn findings(lines: &[Value]) -> Vec<&Value> {
     let is_finding = |line: &&Value| line["kind"] == "finding" && line["remedy"] != "remove-index";
     lines.iter().filter(is_finding).collect()
@@ -30,7 +30,7 @@ fn execute(scratch: &Scratch) -> Vec<Value> {
     scratch.run(&["repair", "t", "--execute", "--json"]).expect(0).json()
 }
 
-/// What a reader gets: the offsets of right records, and the offsets that are told as lost.
+/// Returns what a reader gets: the offsets of right records, and those reported as lost.
 fn read(scratch: &Scratch) -> (Vec<u64>, Vec<u64>) {
     let topic = Log::open_read_only(scratch.log()).unwrap().existing_topic("t").unwrap();
     let mut reader = topic.reader(Start::First).unwrap();
@@ -48,7 +48,7 @@ fn read(scratch: &Scratch) -> (Vec<u64>, Vec<u64>) {
     }
 }
 
-/// After a repair: clean, nothing more to do, every offset is either right or told as lost.
+/// Checks a repaired topic: clean, nothing left to do, every offset either right or lost.
 fn check(scratch: &Scratch, end: u64, lost: &[u64]) {
     let verdict = scratch.run(&["verify", "--json"]).expect(0).json().swap_remove(0);
     assert_eq!(verdict["given_up"], lost.len());
@@ -71,7 +71,7 @@ fn check(scratch: &Scratch, end: u64, lost: &[u64]) {
 fn flipped_bits_in_sealed_and_in_the_active_segment_cost_their_records_and_nothing_else() {
     let scratch = Scratch::new();
     drop(scratch.topic_of("t", 0..1000));
-    // In the middle of a sealed segment, two in a row, and in the newest one.
+    // In the middle of a sealed segment, two in a row, and in the newest segment.
     let lost = [50, 300, 301, 990];
     let mut damaged = Vec::new();
     for offset in lost {
@@ -115,7 +115,7 @@ fn any_thousand_flipped_bits_are_repaired() {
         for _ in 0..1000 {
             let file = &files[random.below(files.len() as u64) as usize];
             let len = std::fs::metadata(file).unwrap().len();
-            // Header pages as well.
+            // Header pages too.
             flip(file, random.below(len), random.below(8) as u8);
         }
         let ran = scratch.run(&["repair", "--all", "--execute"]);
@@ -171,7 +171,7 @@ fn a_segment_of_which_nothing_is_left_or_that_is_gone_is_given_up_whole() {
             file.write_all_at(&vec![0xa5; 16384], 0).unwrap();
         }
         let lines = execute(&scratch);
-        // A segment that is full to its last byte has no room to say what is missing behind it.
+        // A segment that is full to its last byte has no room to mark later records lost.
         let remedy = findings(&lines)[0]["remedy"].as_str().unwrap();
         assert!(remedies.contains(&remedy), "{lines:?}");
         if !gone {
@@ -214,9 +214,9 @@ fn a_missing_index_is_no_damage_and_a_damaged_one_is_removed_and_made_anew() {
     check(&scratch, 1000, &[]);
     let topic = Log::open(scratch.log()).unwrap().existing_topic("t").unwrap();
     topic.reader(Start::Offset(40)).unwrap().next().unwrap();
-    assert!(index.exists(), "reading from the middle made it anew");
+    assert!(index.exists(), "reading from the middle made it again");
     drop(topic);
-    // An index that leads to a frame that is given up would make what is behind it look damaged.
+    // An index that leads to a frame that is marked lost would make later records look damaged.
     scratch.store_index("t", |_| {});
     let (file, start, _) = frame_of(&scratch, 100);
     flip(&file, start + 4, 0);
@@ -253,7 +253,7 @@ fn a_torn_group_file_is_treated_like_a_consumers() {
     drop(topic);
     scratch.run(&["verify"]).expect(0);
     let path = scratch.log().join("topics/t/groups/workers");
-    // Both the header and a slot of a lane.
+    // The header, and a slot of a lane.
     for position in [17, 3 * 4096 + 17, 2 * 4096 + 1024] {
         flip(&path, position, 0);
         scratch.run(&["verify"]).expect(4);
@@ -290,7 +290,7 @@ fn a_consumer_inside_a_lost_range_is_named_told_once_and_goes_on_behind_it() {
     consumer.commit().unwrap();
     drop(consumer);
     let mut consumer = open().consumer("billing", Start::First).unwrap();
-    assert_eq!(consumer.next().unwrap().unwrap().offset(), 53, "not told again");
+    assert_eq!(consumer.next().unwrap().unwrap().offset(), 53, "not reported again");
 }
 
 #[test]
@@ -307,13 +307,13 @@ fn a_topic_that_is_open_is_not_repaired() {
     let mut stdout = std::io::BufReader::new(holder.stdout.take().unwrap());
     std::io::Write::write_all(&mut stdin, b"x\n").unwrap();
     let mut acknowledged = String::new();
-    // Acknowledged: so it has the topic open.
+    // It was acknowledged, so the process has the topic open.
     std::io::BufRead::read_line(&mut stdout, &mut acknowledged).unwrap();
     let before_repair = std::fs::read(&file).unwrap();
     assert_ne!(before, before_repair);
     let ran = scratch.run(&["repair", "t", "--execute"]).expect(5);
     assert!(ran.stderr.contains("in use"), "{}", ran.stderr);
-    // The dry run looks all the same, and another topic is repaired.
+    // The dry run still works, and another topic is repaired.
     scratch.run(&["repair", "t"]).expect(4);
     scratch.run(&["repair", "--all", "--execute"]).expect(5);
     assert_eq!(std::fs::read(&file).unwrap(), before_repair, "nothing was written");

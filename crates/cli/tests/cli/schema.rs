@@ -1,4 +1,4 @@
-//! `--format help`: what it documents is what is printed, field by field.
+//! `--format help` documents exactly the output, field by field.
 
 mod object;
 
@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::support::{flip, Ran, Scratch};
 use object::check;
 
-/// A topic `t` whose records have whatever a record can have, and a consumer `c`.
+/// Makes a topic `t` whose records have everything that a record can have, and a consumer `c`.
 fn rich_topic(scratch: &Scratch) {
     let topic = scratch.topic_of("t", 0..1500);
     topic.append(&Record::new([0xff]).key([0xfe]).header("a", "1").header("b", [0xff])).unwrap();
@@ -69,7 +69,7 @@ fn commands_that_show_topics_print_what_they_document() {
     check(&scratch, "info", &info);
 }
 
-/// A segment whose header cannot be read, nor its copy.
+/// Makes the header of a segment unreadable, and its copy too.
 fn damage_header(path: &Path) {
     flip(path, 20, 0);
     flip(path, segment::HEADER_COPY_AT as u64 + 20, 0);
@@ -128,7 +128,7 @@ fn commands_that_look_at_files_print_what_they_document() {
     let dir = scratch.log().join("topics/t");
     std::fs::write(dir.join("epochs"), epoch_entry()).unwrap();
     scratch.run(&["request", "echo", "x", "--no-wait"]).expect(0);
-    // A frame behind those that count is one that a recovery cut.
+    // A frame after the last one that counts is a frame that a recovery cut off.
     scratch.topic_of("s", 0..10).append(&Record::new([b'x'; 14 << 10])).unwrap();
     let cut = json(&scratch, 0, &["dump", "s"]);
     let cut = cut.iter().find(|line| line["kind"] == "zeros").unwrap();
@@ -145,7 +145,7 @@ fn commands_that_look_at_files_print_what_they_document() {
     damaged.extend(json(&scratch, 4, &["dump", "t", "--hex"]));
     damaged.extend(dump_of_a_repaired_topic(&scratch));
     damaged.extend(dump_of_a_group(&scratch));
-    // An attempt at offset 0, and one of the two slots not written yet.
+    // An attempt at offset 0, while one of the two slots is not written yet.
     let consumer = std::fs::File::options().write(true).open(dir.join("consumers/c")).unwrap();
     consumer.write_all_at(&[1], cursor::ATTEMPT_AT as u64).unwrap();
     consumer.write_all_at(&[0; cursor::SLOT_LEN], cursor::SLOT_B_AT as u64).unwrap();
@@ -158,12 +158,12 @@ fn commands_that_look_at_files_print_what_they_document() {
     let index = segments[0].with_extension("idx");
     damaged.extend(json(&scratch, 0, &["dump", index.to_str().unwrap()]));
     check(&scratch, "dump", &damaged);
-    // What a process leaves that was killed while it wrote an index.
+    // The file that a process leaves if it is killed while it writes an index.
     std::fs::write(scratch.segments("s").swap_remove(0).with_extension("idx"), []).unwrap();
     check(&scratch, "verify", &json(&scratch, 4, &["verify"]));
 }
 
-/// Frames that give up what a repair found lost, and payloads as JSON.
+/// Frames that mark offsets lost after a repair, and payloads as JSON.
 fn dump_of_a_repaired_topic(scratch: &Scratch) -> Vec<Value> {
     drop(scratch.topic_of("repaired", 0..3));
     lose(scratch, "repaired", 1);
@@ -179,7 +179,7 @@ fn lose(scratch: &Scratch, topic: &str, offset: u64) {
     flip(&scratch.segments(topic)[0], frame["position"].as_u64().unwrap() + 33, 2);
 }
 
-/// A group whose first lane has a record in hand and lacks a slot, and whose second one is damaged.
+/// A group. Its first lane has a record in flight and lacks a slot; its second lane is damaged.
 fn dump_of_a_group(scratch: &Scratch) -> Vec<Value> {
     drop(stopped_lane(&scratch.topic_of("grouped", 0..20), 2));
     let path = scratch.log().join("topics/grouped/groups/shipping");
@@ -191,7 +191,7 @@ fn dump_of_a_group(scratch: &Scratch) -> Vec<Value> {
     lines
 }
 
-/// A worker of a group `shipping` that stands at a record which stopped its lane.
+/// A worker of a group `shipping` whose lane is stopped by a record.
 fn stopped_lane(topic: &Topic, lanes: u32) -> Worker {
     let options = GroupOptions { lanes: Some(lanes), start: Start::First };
     let group = topic.group("shipping", options).unwrap();
@@ -326,13 +326,13 @@ fn commands_about_requests_print_what_they_document() {
     server.wait().unwrap();
     json(&scratch, 1, &["request", "echo", "expires", "--deadline", "1ms"]);
     json(&scratch, 0, &["request", "echo", "waits", "--no-wait", "--deadline", "1h"]);
-    // The same outcomes once more, as a restored copy has them: they come late.
+    // The same outcomes once more, as in a restored copy: they come late.
     let outcomes = scratch.run(&["export", "echo.replies"]).expect(0).stdout;
     scratch.run_with(&["import", "echo.replies", "--reserved"], &outcomes).expect(0);
     let mut dead = json(&scratch, 0, &["dead", "echo.dead"]);
     dead.extend(json(&scratch, 0, &["dead", "redrive", "echo.dead"]));
     dead.extend(json(&scratch, 0, &["dead", "redrive", "echo.dead", "--execute"]));
-    // And the same requests: a server answers them late.
+    // The same requests too: a server answers them late.
     let requests = scratch.run(&["export", "echo.requests"]).expect(0).stdout;
     scratch.run_with(&["import", "echo.requests", "--reserved"], &requests).expect(0);
     scratch.run(&["serve", "echo", "-n", "4", "--", "cat"]).expect(0);
@@ -360,7 +360,7 @@ fn commands_about_requests_print_what_they_document() {
     check(&scratch, "cancel", &cancelled);
     check(&scratch, "clients", &clients);
 
-    // Requests in the place of parked outcomes, which are not said to be of any request's offset.
+    // Requests in the place of parked outcomes: no offset of a request is given for these.
     scratch.run_with(&["import", "cli.parked", "--reserved"], &requests).expect(0);
     check(&scratch, "pending", &json(&scratch, 0, &["pending"]));
 }
@@ -378,8 +378,8 @@ fn the_demo_prints_what_it_documents() {
     check(&scratch, "demo", &printed);
 }
 
-/// Commands where there is nothing, where something is missing, and where something is damaged, with
-/// their exit codes and how many objects they print.
+/// Commands without records, with a missing argument or file, and with damage, with their exit
+/// codes and the number of objects that they print.
 const POOR: &[(&str, i32, usize)] = &[
     ("append empty", 0, 1),
     ("append empty no-such-file", 3, 0),
@@ -452,7 +452,7 @@ fn with_json_standard_output_is_objects_only_where_nothing_is_and_where_it_fails
         let objects = ran.json();
         assert_eq!(objects.len(), *count, "{line}: {} {}", ran.text(), ran.stderr);
         assert!(objects.iter().all(|object| object["v"] == 1), "{line}: {}", ran.text());
-        // Damage that a command is asked for is what it prints; all else that fails is on stderr.
+        // Damage that a command was asked for is in its output; every other failure is on stderr.
         let is_told =
             !ran.stderr.is_empty() || (*code == 4 && *count > 0) || line.contains("deadline");
         assert_eq!(is_told, *code != 0, "{line}: {}", ran.stderr);

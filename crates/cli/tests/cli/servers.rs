@@ -1,4 +1,4 @@
-//! `serve` several times over: threads, poison, and a killed server whose command runs on.
+//! `serve` with several servers: threads, poison, and a killed server whose command runs on.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::service::Server;
 use crate::support::Scratch;
 
 const LANES: u32 = 64;
-/// Far more looks than a file needs to appear on a busy machine.
+/// Polls for a file, far more than a busy machine needs.
 const LOOKS: u32 = 60_000;
 
-/// Until a file holds these words.
+/// Waits until a file has these words.
 fn wait_for_words(path: &Path, words: &[&str]) {
     for _ in 0..LOOKS {
         let found = std::fs::read_to_string(path).unwrap_or_default();
@@ -41,12 +41,12 @@ fn the_command_of_a_killed_server_ends_before_another_server_runs_it_again() {
     let args = ["request", "echo", "x", "--key", "slow", "--no-wait"];
     let id = scratch.run(&args).expect(0).text();
     wait_for_words(&said, &["begin"]);
-    // The kill is SIGKILL: the command is an orphan then.
+    // The kill is SIGKILL, so the command is an orphan then.
     drop(first);
 
     let second = Server::start(&scratch, &["-n", "4"], script);
     for _ in 0..3 {
-        // It has all lanes but one, and passes the request that comes first.
+        // It has all lanes but one, and skips the request that comes first.
         let args = ["request", "echo", "y", "--key", "quick", "--timeout", "60s"];
         assert_eq!(scratch.run(&args).expect(0).text(), "y\n");
     }
@@ -61,14 +61,14 @@ fn the_command_of_a_killed_server_ends_before_another_server_runs_it_again() {
 #[test]
 fn as_many_commands_run_at_a_time_as_there_are_threads() {
     let scratch = Scratch::new();
-    // None ends before four have begun.
+    // No command ends before four have begun.
     let script = "touch begun.$DEADDROP_KEY
         while [ $(ls begun.* | wc -l) -lt 4 ]; do sleep 0.01; done
         cat";
     let _server = Server::start(&scratch, &["--threads", "4"], script);
     let log = Log::open(scratch.log()).unwrap();
     let client = log.client("c").open().unwrap();
-    // Which thread has which lanes is not known: with a request in each, every thread is asked.
+    // The lanes of each thread are not known; with a request in each lane, every thread gets one.
     let key_in = |lane| {
         let mut keys = (0..100_000).map(|number| number.to_string());
         keys.find(|key| lane_of(Some(key.as_bytes()), 0, LANES) == lane).unwrap()

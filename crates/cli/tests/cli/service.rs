@@ -94,7 +94,7 @@ fn after_the_last_attempt_a_request_is_kept_as_a_dead_letter() {
     assert_eq!((&outcome["outcome"], &outcome["attempt"]), (&"dead-lettered".into(), &2.into()));
     assert!(outcome["error"].as_str().unwrap().contains("signal: 9"), "{outcome}");
     assert_eq!(scratch.run(&["cat", "echo.dead"]).expect(0).text(), "poison\n");
-    assert_eq!(server.end(), Some(0), "what is given up counts");
+    assert_eq!(server.end(), Some(0), "a dead-lettered request counts");
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn a_killed_server_answers_each_request_once_all_the_same() {
             break;
         }
         let mut child = scratch.command(&["serve", "echo", "--", "cat"]).spawn().unwrap();
-        // Killed in the middle of things: as soon as it has answered something more.
+        // Killed in the middle of its work: as soon as it has answered one more request.
         let before = answered(&scratch);
         for _ in 0..1000 {
             if answered(&scratch) > before || child.try_wait().unwrap().is_some() {
@@ -161,7 +161,7 @@ fn a_killed_server_answers_each_request_once_all_the_same() {
         child.wait().unwrap();
         assert_eq!(said, "deaddrop: serving echo\n");
     }
-    // The last reply of a killed server may be in the log and not yet visible: not counted here.
+    // The last reply of a killed server may be in the log and not visible yet; it does not count.
     let _server = Server::start(&scratch, &[], "cat");
     for _ in 0..1000 {
         if answered(&scratch) >= 30 {

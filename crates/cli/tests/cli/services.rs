@@ -41,7 +41,7 @@ fn the_topics_of_a_service_are_one_line_unless_all_are_asked_for() {
     assert_eq!(first_words(&["ls", "--names"]), ALL);
     let text = scratch.run(&["ls"]).expect(0).text();
     let echo = text.lines().find(|line| line.starts_with("echo")).unwrap();
-    // A request, its outcome, its letter, in four topics.
+    // A request, its outcome and its letter, in four topics.
     let counts: Vec<&str> = echo.split_whitespace().skip(1).take(4).collect();
     assert_eq!(counts, ["1", "1", "1", "4"], "{text}");
     for args in [vec!["ls", "--json"], vec!["ls", "--json", "--all"]] {

@@ -1,7 +1,7 @@
-//! The output of each command over a fixed small log, as text and as JSON, beside what was agreed.
+//! The output of each command for a fixed small log, as text and as JSON, beside stored files.
 //!
-//! The files are in `tests/snapshots`, one for each command. With `UPDATE_SNAPSHOTS=1` they are written
-//! anew: the difference is then for people to look at.
+//! The files are in `tests/snapshots`, one for each command. `UPDATE_SNAPSHOTS=1` rewrites them; a
+//! person then reviews the difference.
 
 mod measured;
 
@@ -14,10 +14,10 @@ use deaddrop::{Durability, Log, Record, Start, TopicOptions};
 
 use crate::support::{flip, Scratch};
 
-/// `help` is clap's, and says what `--help` says, which stands in the completions and the manual.
+/// `help` prints what `--help` prints, which is also in the completions and the manual.
 const WITHOUT: &[&str] = &["help"];
 
-/// Three topics: orders with whatever a record can have and two consumers, an empty one, a damaged one.
+/// Three topics: orders with every part of a record and two consumers, an empty one, a damaged one.
 fn fixed_log(scratch: &Scratch) {
     let log = Log::open(scratch.log()).unwrap();
     let options = || TopicOptions {
@@ -56,7 +56,7 @@ fn fixed_log(scratch: &Scratch) {
     std::fs::write(scratch.path().join("records.ndjson"), records).unwrap();
 }
 
-/// A service: a request that was answered, one that was given up, one that waits; all of one key, so
+/// A service: one request was answered, one dead-lettered, one waits; all have one key, so they are
 /// in one lane and in this order.
 fn a_service(scratch: &Scratch) {
     let log = Log::open(scratch.log()).unwrap();
@@ -84,14 +84,14 @@ fn a_service(scratch: &Scratch) {
     request("third", &["--no-wait"], 0);
 }
 
-/// No log: a directory that is there and empty, and the orders of a demo.
+/// Not a log: an empty directory, and the orders of a demo.
 fn an_empty_directory(scratch: &Scratch) {
     std::fs::create_dir(scratch.log()).unwrap();
     let order = r#"{"order":"O-1","items":[{"sku":"S-1","quantity":3}]}"#;
     std::fs::write(scratch.path().join("orders"), order).unwrap();
 }
 
-/// What makes a log, and the command lines that are shown with it.
+/// A function that makes a log, and the command lines that are run with it.
 type Story = (fn(&Scratch), &'static [(&'static str, &'static [&'static str])]);
 
 const STORIES: &[Story] =
@@ -150,7 +150,7 @@ const RUNS_WITHOUT_A_LOG: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// What each command is shown with. Those that write come last.
+/// The arguments that each command is run with. Those that write come last.
 const RUNS: &[(&str, &[&str])] = &[
     ("ls", &["ls", "ls --json", "ls --names", "ls --names --json"]),
     ("info", &["info orders", "info orders --json", "info nothing"]),
@@ -271,7 +271,7 @@ fn each_command_prints_what_was_agreed() {
             }
         }
     }
-    assert!(differ.is_empty(), "UPDATE_SNAPSHOTS=1 takes it over:\n{}", differ.join("\n"));
+    assert!(differ.is_empty(), "UPDATE_SNAPSHOTS=1 accepts it:\n{}", differ.join("\n"));
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn snapshot_dir() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots")
 }
 
-/// A command line, what it prints, and how it ends; or what is in a file.
+/// Returns a command line, its output and its exit code; or the contents of a file.
 fn transcript(scratch: &Scratch, command: &str, args: &str) -> String {
     if let Some(file) = args.strip_prefix("< ") {
         let bytes = std::fs::read(scratch.path().join(file)).unwrap();
@@ -318,7 +318,7 @@ fn transcript(scratch: &Scratch, command: &str, args: &str) -> String {
     measured::normalise(command, &text)
 }
 
-/// Bytes as text that an editor shows: what is not, as `<ff>`.
+/// Returns bytes as text that an editor shows; bytes that are not text become `<ff>`.
 fn readable(bytes: &[u8]) -> String {
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
@@ -336,7 +336,7 @@ fn readable(bytes: &[u8]) -> String {
     text
 }
 
-/// The text without what differs from run to run.
+/// Returns the text without the parts that differ from run to run.
 fn normalise(text: &str) -> String {
     let mut lines = Vec::new();
     for line in text.lines() {
@@ -365,7 +365,7 @@ fn normalise(text: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-/// A word, or what kind of word it is.
+/// Returns a word, or the kind of word that it is.
 fn normal_word(word: &str) -> String {
     let bytes = word.as_bytes();
     let is_time = bytes.len() >= 20 && bytes[4] == b'-' && bytes[10] == b'T' && word.ends_with('Z');
@@ -383,7 +383,7 @@ fn normal_word(word: &str) -> String {
     word.split('-').map(part).collect::<Vec<String>>().join("-")
 }
 
-/// Digits between two texts become `N`.
+/// Replaces the digits between two texts by `N`.
 fn blank_between(line: &str, before: &str, behind: &str) -> String {
     let Some((head, tail)) = line.split_once(before) else { return line.to_owned() };
     let Some((number, rest)) = tail.split_once(behind) else { return line.to_owned() };

@@ -1,4 +1,4 @@
-//! `stats`: the numbers are those of what was appended.
+//! `stats`: the numbers are those of the appended records.
 
 use deaddrop::{Record, Start};
 
@@ -55,7 +55,7 @@ fn large_records_count_as_large() {
     }
     let sizes = &scratch.run(&["stats", "t", "--json"]).expect(0).json()[0]["sizes"];
     let found = ["min", "p50", "p99", "max"].map(|name| sizes[name].as_u64().unwrap());
-    // Percentiles are exact to three digits, up to the next one.
+    // Percentiles are exact to three digits, rounded up.
     assert_eq!((found[0], found[2], found[3]), (1, 3_000_000, 3_000_000));
     assert!((3000..3003).contains(&found[1]), "{found:?}");
 }
@@ -64,7 +64,7 @@ fn large_records_count_as_large() {
 fn a_sample_spans_the_whole_topic_and_full_reads_all() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..0);
-    // The largest at both ends, which an even spread sees.
+    // The largest records are at both ends, where an even spread finds them.
     let records: Vec<Record> = (0..20_000u64)
         .map(|index| Record::new(vec![0; if index == 0 || index == 19_999 { 900 } else { 10 }]))
         .collect();

@@ -12,8 +12,8 @@ use deaddrop::format::index::{self, Entry};
 use deaddrop::{Durability, Log, Record, Topic, TopicOptions};
 use serde_json::Value;
 
-/// A directory that goes away with the test. Not under /tmp, which may forget at power loss: there a
-/// default topic is refused.
+/// A directory that is removed with the test. Not under /tmp, which may not survive power loss, so
+/// that a default topic is refused there.
 pub(crate) struct Scratch {
     dir: tempfile::TempDir,
 }
@@ -23,7 +23,7 @@ impl Scratch {
         Scratch { dir: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() }
     }
 
-    /// In another place.
+    /// Makes one in another place.
     pub(crate) fn in_dir(dir: tempfile::TempDir) -> Scratch {
         Scratch { dir }
     }
@@ -32,12 +32,12 @@ impl Scratch {
         self.dir.path()
     }
 
-    /// The log's directory.
+    /// Returns the log's directory.
     pub(crate) fn log(&self) -> PathBuf {
         self.path().join("drop")
     }
 
-    /// `deaddrop -d LOG ARGS..`
+    /// Returns `deaddrop -d LOG ARGS..`.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_deaddrop"));
         command.arg("-d").arg(self.log()).args(args).current_dir(self.path());
@@ -76,8 +76,8 @@ impl Scratch {
         topic
     }
 
-    /// Stores an index of the first segment, with an entry for every hundredth record, as `change`
-    /// leaves it.
+    /// Stores an index of the first segment, with an entry for every hundredth record, after
+    /// `change` has edited it.
     pub(crate) fn store_index(&self, topic: &str, change: impl FnOnce(&mut Vec<Entry>)) {
         let path = self.segments(topic).swap_remove(0);
         let lines = self.run(&["dump", "--json", path.to_str().unwrap()]).json();
@@ -94,7 +94,7 @@ impl Scratch {
         std::fs::write(path.with_extension("idx"), bytes).unwrap();
     }
 
-    /// Writes the record at `index` of a topic's first segment once more, behind the last one.
+    /// Writes the record at `index` of a topic's first segment once more, after the last one.
     pub(crate) fn repeat_frame(&self, topic: &str, index: usize) {
         let path = self.segments(topic).swap_remove(0);
         let lines = self.run(&["dump", "--json", path.to_str().unwrap()]).json();
@@ -105,7 +105,7 @@ impl Scratch {
         write_frame(&path, &lines[0], records[index], end, &change);
     }
 
-    /// Makes the records of a topic's first segment so old: nanoseconds since the Unix epoch.
+    /// Sets the time of all records of a topic's first segment: nanoseconds since the Unix epoch.
     pub(crate) fn date_back(&self, topic: &str, timestamp: u64) {
         let path = self.segments(topic).swap_remove(0);
         let lines = self.run(&["dump", "--json", path.to_str().unwrap()]).json();
@@ -115,7 +115,7 @@ impl Scratch {
         }
     }
 
-    /// The segment files of a topic, in order.
+    /// Returns the segment files of a topic, in order.
     pub(crate) fn segments(&self, topic: &str) -> Vec<PathBuf> {
         let dir = self.log().join("topics").join(topic);
         let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
@@ -126,7 +126,7 @@ impl Scratch {
     }
 }
 
-/// The fixed part of a frame that `dump` shows, and all its bytes.
+/// Returns the fixed part of a frame that `dump` shows, and all its bytes.
 fn fixed_part(path: &Path, record: &Value) -> (Fixed, Vec<u8>) {
     let mut bytes = vec![0; record["len"].as_u64().unwrap() as usize];
     let position = record["position"].as_u64().unwrap();
@@ -134,7 +134,7 @@ fn fixed_part(path: &Path, record: &Value) -> (Fixed, Vec<u8>) {
     (Fixed::decode(&bytes, usize::MAX).unwrap(), bytes)
 }
 
-/// Writes a frame that `dump` shows at a position, with offset, time and flags as `change` has them.
+/// Writes a frame that `dump` shows at a position, with the offset, time and flags of `change`.
 fn write_frame(path: &Path, header: &Value, record: &Value, position: u64, change: &Fixed) {
     let salt = u64::from_str_radix(header["salt"].as_str().unwrap(), 16).unwrap();
     let (fixed, mut bytes) = fixed_part(path, record);
@@ -150,12 +150,12 @@ fn write_frame(path: &Path, header: &Value, record: &Value, position: u64, chang
     file.write_all_at(&bytes, position).unwrap();
 }
 
-/// The payload of record `index` of [`Scratch::topic_of`].
+/// Returns the payload of record `index` of [`Scratch::topic_of`].
 pub(crate) fn payload(index: u64) -> String {
     format!("record {index} {}", "x".repeat(index as usize % 50))
 }
 
-/// Writes `input` to a child's stdin and closes it. A child that wants no more is no error.
+/// Writes `input` to a child's stdin and closes it. The child may stop reading early.
 pub(crate) fn feed(child: &mut Child, input: &[u8]) {
     let mut stdin = child.stdin.take().unwrap();
     match stdin.write_all(input) {
@@ -164,7 +164,7 @@ pub(crate) fn feed(child: &mut Child, input: &[u8]) {
     }
 }
 
-/// What a run left.
+/// The result of a run.
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: Vec<u8>,
@@ -192,7 +192,7 @@ impl Ran {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    /// Each line of stdout as JSON.
+    /// Returns each line of stdout as JSON.
     #[track_caller]
     pub(crate) fn json(&self) -> Vec<Value> {
         let parse =
@@ -209,7 +209,7 @@ pub(crate) fn flip(path: &Path, position: u64, bit: u8) {
     file.write_all_at(&[byte[0] ^ (1 << bit)], position).unwrap();
 }
 
-/// A copy of a log's directory. Temporary files may go away meanwhile, so they are left out.
+/// Copies a log's directory. Temporary files may disappear meanwhile, so they are left out.
 pub(crate) fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -226,7 +226,7 @@ pub(crate) fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// Every file below a directory with its bytes: to see that nothing was changed.
+/// Returns every file under a directory with its bytes, to check that nothing was changed.
 pub(crate) fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {

@@ -1,11 +1,11 @@
-//! Times on the command line: the tool understands what it prints, refuses what could mean something
-//! else, and destroys nothing because of a slip of the pen.
+//! Times on the command line: the tool accepts every time that it prints, refuses ambiguous ones,
+//! and destroys nothing because of a typing error.
 
 use deaddrop::{Durability, Log, Record, Start, TopicOptions};
 
 use crate::support::{Ran, Scratch};
 
-/// A topic of small segments, in which record 1000 has a time of its own: all before it are older.
+/// A topic of small segments. Record 1000 has a time of its own: all earlier ones are older.
 fn two_moments() -> Scratch {
     let scratch = Scratch::new();
     let options = TopicOptions {
@@ -36,7 +36,7 @@ fn two_moments() -> Scratch {
     scratch
 }
 
-/// The first record with the time that the record at `offset` has, and that time in a format.
+/// Returns the time of the record at `offset` in a format.
 fn moment(scratch: &Scratch, offset: u64, format: &str) -> String {
     let offset = offset.to_string();
     scratch.run(&["cat", "t", &offset, "--format", format]).expect(0).text()
@@ -64,11 +64,11 @@ fn every_way_in_which_a_time_is_printed_is_understood_where_one_is_taken() {
         let trimmed = &scratch.run(&["trim", "t", "--before", &time, "--json"]).expect(0).json()[0];
         assert!(trimmed["to"].as_u64().unwrap() <= first, "{format} {time}: {trimmed}");
     }
-    // Seconds are understood as well: they were before all records of the test, or among them.
+    // Seconds are accepted too: that second was before all records of the test, or among them.
     let seconds = format!("@{}:", moment(&scratch, asked, "%T{s}").trim());
     let left = scratch.run(&["cat", "t", &seconds]).expect(0).text().lines().count() as u64;
     assert!(left >= end - asked, "{seconds}: {left}");
-    // The one that destroys, in earnest: nothing of that time or later goes.
+    // The destructive command, executed: it drops no record of that time or later.
     let time = format!("@{}", moment(&scratch, asked, "%T"));
     scratch.run(&["trim", "t", "--before", &time, "--execute"]).expect(0);
     let left = scratch.run(&["cat", "t"]).expect(0).text().lines().count() as u64;
@@ -113,7 +113,7 @@ fn a_time_without_a_zone_is_in_that_of_the_user() {
     let expected = before("UTC0", &format!("@{utc}Z"));
     assert_eq!(before("UTC0", &format!("@{utc}")), expected);
     assert_eq!(before("ABC-1", &format!("@{utc}Z")), expected);
-    // Clocks that are an hour ahead showed this an hour before, and those behind will in an hour.
+    // To the east of UTC it was this time an hour ago; to the west it will be in an hour.
     assert_eq!(before("ABC-1", &format!("@{utc}")), 0);
     assert_eq!(before("ABC+1", &format!("@{utc}")), before("UTC0", "end"));
     let mut unknown = scratch.command(&["cat", "t", "--to", &format!("@{utc}")]);
@@ -124,7 +124,7 @@ fn a_time_without_a_zone_is_in_that_of_the_user() {
 #[test]
 fn a_time_of_day_is_not_a_range_of_two_numbers() {
     let scratch = two_moments();
-    // Never offset 40, nor second 15 of 1970.
+    // Never offset 40, and never second 15 of 1970.
     for range in ["@00:00", "@00:00:00", "@00:00Z:end"] {
         let ran = scratch.run(&["cat", "t", range, "--format", "%o\\n"]).expect(0);
         assert_ne!(ran.text().lines().count(), 40, "{range}");
@@ -161,7 +161,7 @@ fn a_time_in_the_future_destroys_and_skips_nothing() {
     assert_eq!(records(), all);
     assert_eq!(scratch.run(&["consumers", "t", "--json"]).json()[1]["committed"], 0);
     assert_eq!(scratch.run(&["groups", "t", "g", "--json"]).json()[0]["committed"], 0);
-    // In so many words it is done.
+    // With the explicit flag it is done.
     for args in [&consumer[..], &group, &trim] {
         scratch.run(&[args, &["--allow-future"]].concat()).expect(0);
     }
@@ -178,7 +178,7 @@ fn reading_from_a_time_to_come_is_remarked_upon() {
         assert!(ran.stderr.contains("in the future"), "{command}: {}", ran.stderr);
         assert!(ran.stdout.is_empty());
     }
-    // As an end it is one like any other.
+    // As the end of a range it is accepted.
     let ran = scratch.run(&["cat", "t", ":@2126-01-01"]).expect(0);
     assert!(!ran.stdout.is_empty() && ran.stderr.is_empty());
 }
@@ -191,7 +191,7 @@ fn a_range_that_ends_before_it_begins_is_an_error() {
             let ran = scratch.run(&[command, "t", range]).expect(2);
             assert!(ran.stderr.contains("ends before it begins"), "{command}: {}", ran.stderr);
         }
-        // Only the topic tells.
+        // Only the topic shows that this range is reversed.
         let ran = scratch.run(&[command, "t", "-5:3"]).expect(1);
         assert!(ran.stderr.contains("ends before it, at 3"), "{command}: {}", ran.stderr);
     }
@@ -202,6 +202,6 @@ fn a_range_that_ends_before_it_begins_is_an_error() {
     scratch.run(&["dead", "redrive", "t", "--offset", "5:2"]).expect(2);
     let segment = scratch.segments("t").remove(0);
     scratch.run(&["dump", segment.to_str().unwrap(), "5:2"]).expect(2);
-    // Empty is not reversed.
+    // An empty range is not reversed.
     assert!(scratch.run(&["cat", "t", "5:5"]).expect(0).stdout.is_empty());
 }

@@ -1,5 +1,5 @@
-//! `top`: what it shows of a log at work, that it changes nothing, and that a terminal gets back what
-//! it lent.
+//! `top`: what it shows of a log at work, that it changes nothing, and that it restores the
+//! terminal.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -26,7 +26,7 @@ impl Appender {
         let args = ["append", topic, "-q", "--ack", "--durability", "process-crash"];
         let mut child = scratch.command(&args).stdin(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        // Ends with the child: then its pipe is closed.
+        // Ends with the child, because its pipe is closed then.
         std::thread::spawn(move || while stdin.write_all(b"x\ny\nz\n").is_ok() {});
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
@@ -85,12 +85,12 @@ fn a_stopped_process_is_told() {
     let appender = Appender::start(&scratch, "t");
     let pid = appender.child.id().to_string();
     assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
-    // The signal is sent; that it has arrived is seen in /proc, as `top` sees it.
+    // The signal is sent; /proc shows when it has arrived, to the test as to `top`.
     let state = || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         stat.rsplit_once(") ").unwrap().1.chars().next()
     };
-    assert!((0..100_000).any(|_| state() == Some('T')), "it does not stop");
+    assert!((0..100_000).any(|_| state() == Some('T')), "it never stopped");
     let topic = &once(&scratch)["topics"][0];
     assert_eq!(topic["members"][0]["state"], "stopped");
     assert_eq!(topic["per_second"], 0.0);
@@ -245,20 +245,20 @@ fn a_damaged_topic_is_told_beside_the_others_and_is_code_4() {
     );
 }
 
-/// Whether lines are edited and echoed, as a shell expects it.
+/// Returns whether lines are edited and echoed, as a shell expects.
 fn is_cooked(terminal: &File) -> bool {
     let modes = termios::tcgetattr(terminal).unwrap().local_modes;
     modes.contains(LocalModes::ICANON | LocalModes::ECHO)
 }
 
-/// A hang is a failure, not a hung test.
+/// Makes a hang a failure of the test.
 const GUARD: Duration = Duration::from_secs(60);
 
 /// `deaddrop top` on a terminal of its own.
 struct OnTerminal {
     child: Child,
     screen: File,
-    /// Keeps the terminal there when the child has ended.
+    /// Keeps the terminal open after the child has ended.
     terminal: File,
     seen: Vec<u8>,
 }
@@ -285,7 +285,7 @@ impl OnTerminal {
         OnTerminal { child, screen: File::from(screen), terminal, seen: Vec::new() }
     }
 
-    /// Reads what is drawn until it contains `text`.
+    /// Reads the output until it contains `text`.
     fn wait_for(&mut self, text: &str) {
         let mut piece = [0; 4096];
         let begun = Instant::now();
@@ -293,7 +293,7 @@ impl OnTerminal {
             let guard = Timespec::try_from(GUARD).unwrap();
             let ready =
                 poll(&mut [PollFd::new(&self.screen, PollFlags::IN)], Some(&guard)).unwrap();
-            // A view that hangs, or goes on for ever, draws its clock or nothing.
+            // A view that hangs, or never ends, draws its clock or nothing.
             assert!(ready > 0 && begun.elapsed() < GUARD, "it does not show {text:?}");
             let read = self.screen.read(&mut piece).unwrap();
             assert!(read > 0, "{}", String::from_utf8_lossy(&self.seen));
@@ -305,9 +305,9 @@ impl OnTerminal {
         self.seen.windows(text.len()).any(|window| window == text.as_bytes())
     }
 
-    /// Its exit code; the terminal must be as it was lent.
+    /// Returns its exit code; the terminal must be restored.
     fn end(mut self) -> Option<i32> {
-        // What it draws last must be read, or it waits for room.
+        // The last output must be read, because it waits for room.
         self.wait_for(LEAVE);
         let code = self.child.wait().unwrap().code();
         assert!(is_cooked(&self.terminal));
@@ -318,7 +318,7 @@ impl OnTerminal {
         code
     }
 
-    /// What is left to read once the program has ended.
+    /// Reads the rest of the output after the program has ended.
     fn read_the_rest(&mut self) {
         let mut piece = [0; 4096];
         while poll(&mut [PollFd::new(&self.screen, PollFlags::IN)], Some(&Timespec::default()))
@@ -334,7 +334,7 @@ impl OnTerminal {
         self.seen.windows(text.len()).filter(|window| *window == text.as_bytes()).count()
     }
 
-    /// Where it was seen last.
+    /// Returns the last position of `text` in the output.
     fn last(&self, text: &str) -> Option<usize> {
         self.seen.windows(text.len()).rposition(|window| window == text.as_bytes())
     }
@@ -348,7 +348,7 @@ impl Drop for OnTerminal {
 }
 
 const ENDLESS: [&str; 3] = ["top", "--interval", "20ms"];
-/// To the alternate screen, and back.
+/// Enters the alternate screen, and leaves it.
 const ENTER: &str = "\x1b[?1049h";
 const LEAVE: &str = "\x1b[?1049l";
 const HIDE_CURSOR: &str = "\x1b[?25l";
@@ -422,7 +422,7 @@ fn a_request_whose_payload_is_typed_says_that_it_reads_the_terminal() {
     pty::unlockpt(&screen).unwrap();
     let terminal = name(&screen);
     let terminal = File::options().read(true).write(true).open(terminal.to_str().unwrap()).unwrap();
-    // What is typed, and the end of input.
+    // The input, and its end.
     (&screen).write_all(b"hello\n\x04").unwrap();
     let ran = scratch.command(&args).stdin(Stdio::from(terminal)).output().unwrap();
     let said = String::from_utf8_lossy(&ran.stderr);

@@ -1,4 +1,4 @@
-//! `create`, `trim` and `delete`: topics with settings, and that nothing goes unasked.
+//! `create`, `trim` and `delete`: topics with settings, and that no record is dropped unless asked.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -22,7 +22,7 @@ fn a_topic_is_made_with_the_settings_that_were_asked_for() {
     let all = Retention { age, bytes: Some(1 << 30), consumed: true };
     assert_eq!(topic.options().retention, all);
 
-    // Once more, in full or without: it is there. With others: they are not its own.
+    // Created again with all settings or none, it exists already; with others, they are refused.
     for args in [[&asked[..], &kept].concat(), vec!["create", "t"]] {
         let again = scratch.run(&args).expect(0).text();
         assert!(again.starts_with("t was there already: within:2s, segments of 64 KiB"), "{again}");

@@ -1,4 +1,4 @@
-//! `trace`, `pending` and `dead`: what the log says about requests.
+//! `trace`, `pending` and `dead`: what the log reports about requests.
 
 use std::time::Duration;
 
@@ -127,7 +127,7 @@ fn pending_shows_what_waits_what_is_answered_and_what_is_parked() {
     log.server("stock", echo).unwrap().poll(LONG).unwrap();
     nested.poll(LONG).unwrap();
     let parked = row(&second, "stock", "parked");
-    assert_eq!(states(&[]), std::slice::from_ref(&parked), "delivered ones are done");
+    assert_eq!(states(&[]), std::slice::from_ref(&parked), "delivered outcomes are done");
     assert_eq!(states(&["--client", "nested", "--service", "stock"]), [parked]);
     let days = Duration::from_secs(100 * 24 * 3600);
     let late = shop.request("stock", &Record::new("x")).unwrap().deadline(days);
@@ -135,7 +135,7 @@ fn pending_shows_what_waits_what_is_answered_and_what_is_parked() {
     let text = scratch.run(&["pending", "--client", "shop"]).expect(0).text();
     let line = text.lines().nth(1).unwrap();
     assert!(line.starts_with(&late.to_string()) && line.ends_with("  waiting"), "{text}");
-    // Nearly all of it is left, as months and days.
+    // Nearly all of the time is left, as months and days.
     assert!(line.contains("  in 3months"), "{text}");
     shop.cancel(&late).unwrap();
     shop.poll(LONG).unwrap();
@@ -154,7 +154,7 @@ fn a_deadline_that_has_passed_is_shown_as_that() {
     let request = shop.request("stock", &Record::new("x")).unwrap();
     request.deadline(Duration::from_millis(1)).send("done").unwrap();
     drop(shop);
-    // Once it is over, which it is before long, it stays so.
+    // Once the deadline has passed, which is soon, it stays so.
     let is_passed = |_| scratch.run(&["pending"]).expect(0).text().contains("  passed  ");
     assert!((0..500).any(is_passed));
 }
@@ -205,7 +205,7 @@ fn dead_letters_are_listed_and_their_requests_sent_again_once_asked_to() {
     let text = scratch.run(&["trace", &ids[1]]).expect(0).text();
     assert!(text.contains(&format!("redrive   of the dead letter of {}", ids[1])), "{text}");
 
-    // Once is enough, unless asked for.
+    // It is sent once, unless asked for again.
     let execute = |words: &[&str]| scratch.run(&[words, &["--execute"]].concat()).expect(0).text();
     let text = execute(&["dead", "redrive", "stock.dead", "--key", "b"]);
     assert!(text.contains("sent again or dropped: 1 letter;"), "{text}");
@@ -285,7 +285,7 @@ fn requests_are_taken_back_and_clients_that_never_come_back_retired() {
     );
     assert_eq!(scratch.run(&["cancel", "no-id"]).expect(2).stdout.len(), 0);
     let row = &scratch.run(&["clients", "--json"]).expect(0).json()[0];
-    // The one that was taken back is done when its client has read so.
+    // The cancelled one is closed when its client has read the cancellation.
     assert_eq!((&row["client"], &row["outstanding"]), (&"shop".into(), &2.into()));
     assert_eq!((&row["owner"], &row["requests_held"]), (&serde_json::Value::Null, &2.into()));
     let text = scratch.run(&["clients"]).expect(0).text();

@@ -1,4 +1,4 @@
-//! `verify`: damage of every kind is found and named, and a living log is not called damaged.
+//! `verify`: it finds and names damage of every kind, and never calls a living log damaged.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -46,7 +46,7 @@ fn any_flipped_bit_of_a_published_frame_is_found_with_its_offset() {
     let newest = scratch.segments("t").len() - 1;
     let mut random = Random(11);
     for round in 0..40 {
-        // The newest segment's last frame in a copy cannot be told from a torn tail.
+        // In a copy, damage in the last frame of the newest segment looks like a torn tail.
         let frame = &frames[random.below(frames.len() as u64 - 1) as usize];
         let file = frame["file"].as_str().unwrap();
         let start = frame["position"].as_u64().unwrap();
@@ -102,8 +102,8 @@ fn missing_cut_and_foreign_segments_are_found() {
         scratch.run(&["verify"]).expect(0);
     };
     {
-        // A writer knows where the topic starts and ends; without one a log whose first or last file
-        // is gone is a shorter log.
+        // A writer knows where the topic starts and ends. Without one, a log whose first or last
+        // file is gone is a shorter log.
         let _writer = Log::open(scratch.log()).unwrap().topic("t").unwrap();
         check(&|| std::fs::remove_file(&files[0]).unwrap(), "first segment file is missing");
         check(&|| std::fs::remove_file(files.last().unwrap()).unwrap(), "the frames end here");
@@ -179,7 +179,7 @@ fn an_index_that_leads_astray_is_found() {
     });
     let found = damages(&scratch);
     assert!(found[0]["what"].as_str().unwrap().contains("behind the segment's end"), "{found:?}");
-    // A process that was killed while it stored one: made anew when it is needed.
+    // A process that was killed while it stored an index; it is made again when needed.
     let index = scratch.segments("t")[0].with_extension("idx");
     for bytes in [vec![], vec![0; 160]] {
         std::fs::write(&index, bytes).unwrap();

@@ -1,4 +1,4 @@
-//! What is said to people: misspelt words, hints that can be typed, directories that are made.
+//! Messages to people: misspelt words, hints that can be typed, directories that are made.
 
 use std::process::{Command, Stdio};
 
@@ -25,7 +25,7 @@ fn a_misspelt_option_is_called_one() {
         assert!(ran.stderr.starts_with(&said) && ran.stderr.contains(tip), "{}", ran.stderr);
         assert!(!ran.stderr.contains("as a value"), "{}", ran.stderr);
     }
-    // Ranges are no options, and behind -- everything is a payload.
+    // Ranges are not options, and everything after -- is a payload.
     for args in [vec!["cat", "t", "-5"], vec!["cat", "t", "-1h:"], vec!["tail", "t", "-1h:-30m"]] {
         scratch.run(&args).expect(0);
     }
@@ -73,12 +73,12 @@ fn a_hint_names_the_directory_that_was_given() {
     crate::support::flip(&scratch.segments("t")[0], 4096 + 40, 0);
     let said = scratch.run(&["verify", "t"]).expect(4).text();
     assert!(said.contains(&format!("{program}repair t")), "{said}");
-    // Pasted into a shell, it is the same directory.
+    // Pasted into a shell, it refers to the same directory.
     let hint = said.lines().last().unwrap().split_once(": ").unwrap().1;
     let pasted = hint.replacen("deaddrop", env!("CARGO_BIN_EXE_deaddrop"), 1);
     let ran = Ran::of(&Command::new("sh").args(["-c", &pasted]).output().unwrap()).expect(4);
     assert!(ran.text().contains("damaged in 1 place"), "{}", ran.text());
-    // The messages of the library name commands as well.
+    // The messages of the library name commands too.
     assert!(scratch.run(&["cat", "t"]).expect(4).stderr.contains(&format!("`{program}repair`")));
     // Without -d there is none.
     let mut command = Command::new(env!("CARGO_BIN_EXE_deaddrop"));
@@ -143,7 +143,7 @@ fn json_that_could_be_read_in_two_ways_is_refused_in_words_of_json() {
                 _ => vec!["import", "t"],
             };
             if command == "import" && said.contains("header's name") | said.contains("control") {
-                // What was stored once is restored.
+                // A name that was stored once is restored.
                 continue;
             }
             let ran = scratch.run_with(&args, line.as_bytes()).expect(2);
@@ -214,7 +214,7 @@ fn a_follower_stays_with_a_log_that_is_moved() {
     let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
     assert_eq!(out.next().unwrap().unwrap(), crate::support::payload(0));
     std::fs::rename(scratch.log(), scratch.path().join("moved")).unwrap();
-    // Several looks of the follower fit between these.
+    // The follower checks for new records several times between these.
     for number in 0..5 {
         topic.append(&deaddrop::Record::new(format!("after {number}"))).unwrap();
         assert_eq!(out.next().unwrap().unwrap(), format!("after {number}"));

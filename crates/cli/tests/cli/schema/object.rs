@@ -1,4 +1,4 @@
-//! A schema as `--format help` prints it, held against the objects that were printed.
+//! A schema as `--format help` prints it, compared with the objects that were printed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,10 +16,10 @@ struct Field {
 
 /// One kind of object: its fields by path.
 type Object = BTreeMap<String, Field>;
-/// What was printed: the paths, each with the kinds that it was seen with.
+/// The printed paths, each with the kinds that it was seen with.
 type Seen = BTreeSet<(String, String)>;
 
-/// The objects that a command documents.
+/// Returns the objects that a command documents.
 fn documented(scratch: &Scratch, command: &str) -> Vec<Object> {
     let text = scratch.run(&[command, "--format", "help"]).expect(0).text();
     let common = text.lines().find(|line| line.starts_with("  v ")).unwrap();
@@ -40,7 +40,7 @@ fn documented(scratch: &Scratch, command: &str) -> Vec<Object> {
     objects
 }
 
-/// A line of a schema.
+/// Parses a line of a schema.
 fn field(line: &str) -> (String, Field) {
     let columns: Vec<&str> =
         line.trim().split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
@@ -61,8 +61,8 @@ fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-/// Checks that a value is of the kind that is documented for its path, has all fields that must be
-/// there, and none besides.
+/// Checks that a value is of the kind that is documented for its path, has all required fields, and
+/// no others.
 fn check_value(path: &str, value: &Value, object: &Object, seen: &mut Seen) -> Result<(), String> {
     let kind = kind_of(value);
     let below = |rest: &str| {
@@ -112,8 +112,8 @@ fn check_value(path: &str, value: &Value, object: &Object, seen: &mut Seen) -> R
     }
 }
 
-/// Checks that each printed object is documented, and each documented field was printed, with every
-/// kind that it can have.
+/// Checks that each printed object is documented, and that each documented field was printed, with
+/// every kind that it can have.
 pub(super) fn check(scratch: &Scratch, command: &str, printed: &[Value]) {
     let objects = documented(scratch, command);
     let mut seen = vec![Seen::new(); objects.len()];

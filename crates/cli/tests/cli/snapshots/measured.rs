@@ -1,6 +1,6 @@
-//! What commands measure, or time, is made the same in every run; what they count is left as it is.
+//! Measured values are made the same in every run; counts are left as they are.
 
-/// Fields whose numbers are measured, by command. That they are numbers, and not null, is left.
+/// Fields whose numbers are measured, by command. That they are numbers, and not null, still shows.
 const FIELDS: &[(&str, &[&str])] = &[
     (
         "bench",
@@ -24,8 +24,8 @@ const FIELDS: &[(&str, &[&str])] = &[
     ("demo", &[]),
 ];
 
-/// The text of a command that measures, without what it measured. With the numbers the widths of
-/// columns change, so spaces are one.
+/// Returns the text of a command that measures, without the measured values. The widths of columns
+/// change with them, so runs of spaces become one.
 pub(super) fn normalise(command: &str, text: &str) -> String {
     let Some((_, fields)) = FIELDS.iter().find(|(name, _)| *name == command) else {
         return text.to_owned();
@@ -51,7 +51,7 @@ pub(super) fn normalise(command: &str, text: &str) -> String {
     out
 }
 
-/// The number of a JSON field becomes `N`.
+/// Replaces the number of a JSON field by `N`.
 fn blank_field(line: &str, field: &str) -> String {
     let name = format!("\"{field}\":");
     let mut out = String::new();
@@ -73,7 +73,7 @@ fn is_number(word: &str) -> bool {
     !word.is_empty() && word.chars().all(digits)
 }
 
-/// `3.2 ms`, `less than 1 us`, `<10 ms` and `12s` become `SPAN`, and spaces one.
+/// `3.2 ms`, `less than 1 us`, `<10 ms` and `12s` become `SPAN`, and runs of spaces one.
 fn spans(line: &str) -> String {
     let indent: String = line.chars().take_while(|&char| char == ' ').collect();
     let line = line.replace("less than 1 us", "1 us");
@@ -95,7 +95,7 @@ fn spans(line: &str) -> String {
     indent + &out.join(" ")
 }
 
-/// The facts of the machine, and the numbers behind the name of a case.
+/// Replaces the facts of the machine, and the numbers after the name of a case.
 fn bench(line: &str) -> String {
     let words: Vec<&str> = line.split(' ').collect();
     for fact in ["processor", "memory", "kernel", "file system", "clock"] {
@@ -109,7 +109,7 @@ fn bench(line: &str) -> String {
         "append," | "consume," | "request," => 8,
         _ => return line.to_owned(),
     };
-    // A ratio of a report to itself is no measurement.
+    // A ratio of a report to itself is not measured.
     let blank = |(at, word): (usize, &&str)| match at < case || *word == "1.00" {
         true => (*word).to_owned(),
         false if is_number(word) => "N".to_owned(),
@@ -121,7 +121,7 @@ fn bench(line: &str) -> String {
         .fold(out, |out, unit| out.replace(&format!("N {unit}"), "SIZE"))
 }
 
-/// How far the services were when they were killed, and how long it took.
+/// Replaces how far the services were when they were killed, and how long it took.
 fn demo(line: &str) -> String {
     let digits = |text: &str| {
         let words = text.split(' ').map(|word| if is_number(word) { "N" } else { word });
