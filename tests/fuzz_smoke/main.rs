@@ -239,7 +239,7 @@ fn a_topic_with_any_change_in_any_file_is_opened_or_refused_and_read_to_its_end(
 const FOUND: [(u64, u64); 2] = [(3, 4329), (13, 4516)];
 
 #[test]
-fn what_was_found_once_is_not_found_again() {
+fn defects_that_were_found_before_stay_fixed() {
     for (seed, round) in FOUND {
         run_rounds("topic", seed, round..round + 1);
     }

@@ -193,7 +193,7 @@ fn wait_until(is: impl Fn() -> bool) {
 }
 
 #[test]
-fn a_lock_timeout_without_end_is_none() {
+fn an_endless_lock_timeout_never_expires() {
     let dir = crate::dir();
     let options = LogOptions { lock_timeout: Some(Duration::MAX), ..LogOptions::default() };
     let topic = Log::open_with(dir.path(), options).unwrap().topic("t").unwrap();

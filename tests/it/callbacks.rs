@@ -154,7 +154,7 @@ fn unpark(client: &Client) {
 }
 
 #[test]
-fn outcomes_that_a_callback_could_not_take_are_tried_again_in_order_while_the_process_runs() {
+fn outcomes_that_a_callback_could_not_take_are_retried_in_order_while_the_process_runs() {
     let _watchdog = Watchdog::new();
     for spawns in [false, true] {
         let dir = crate::dir();
@@ -230,7 +230,7 @@ fn an_outcome_that_its_callback_never_takes_holds_up_no_other_and_can_be_dropped
 }
 
 #[test]
-fn an_outcome_that_a_callback_refuses_is_tried_again_only_when_somebody_asks() {
+fn an_outcome_that_a_callback_refuses_is_retried_only_on_request() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");
@@ -293,7 +293,7 @@ fn a_callback_gets_its_client_and_does_not_keep_it_alive() {
 }
 
 #[test]
-fn an_outcome_that_comes_while_its_callback_is_in_trouble_waits_for_the_older_ones() {
+fn an_outcome_that_comes_while_its_callback_fails_waits_for_the_older_ones() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");

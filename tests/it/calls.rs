@@ -92,7 +92,7 @@ fn outcomes_that_no_handle_has_returned_are_attached_to_after_a_kill() {
 }
 
 #[test]
-fn an_outcome_that_was_parked_behind_its_handle_is_returned_once_or_given_up_with_it() {
+fn an_outcome_that_was_parked_while_its_handle_lived_is_returned_once_or_dropped_with_it() {
     let _watchdog = Watchdog::new();
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
@@ -117,7 +117,7 @@ fn an_outcome_that_was_parked_behind_its_handle_is_returned_once_or_given_up_wit
 }
 
 #[test]
-fn waits_without_an_end_are_taken() {
+fn waits_of_the_longest_duration_are_accepted() {
     let _watchdog = Watchdog::new();
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();

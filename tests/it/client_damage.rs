@@ -35,7 +35,7 @@ pub(crate) fn damage(dir: &Path, topic: &str, what: &str) {
 }
 
 #[test]
-fn a_damaged_reply_is_passed_over_and_those_behind_it_are_delivered() {
+fn a_damaged_reply_is_skipped_and_later_ones_are_delivered() {
     let _watchdog = Watchdog::new();
     for spawns in [false, true] {
         let dir = crate::dir();
@@ -71,7 +71,7 @@ fn a_damaged_reply_is_passed_over_and_those_behind_it_are_delivered() {
 }
 
 #[test]
-fn a_damaged_request_is_passed_over_at_the_start_and_its_outcome_delivered_all_the_same() {
+fn a_damaged_request_is_skipped_at_the_start_and_its_outcome_is_still_delivered() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");
@@ -95,7 +95,7 @@ fn a_damaged_request_is_passed_over_at_the_start_and_its_outcome_delivered_all_t
 }
 
 #[test]
-fn a_damaged_parked_outcome_is_passed_over_and_the_others_are_delivered() {
+fn a_damaged_parked_outcome_is_skipped_and_the_others_are_delivered() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");

@@ -107,7 +107,7 @@ fn callbacks_that_fail_and_panic_are_counted_and_their_outcomes_parked() {
 }
 
 #[test]
-fn a_reply_topic_that_was_deleted_is_made_anew_and_requests_left_outstanding_are_answered() {
+fn a_deleted_reply_topic_is_made_again_and_outstanding_requests_are_answered() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");

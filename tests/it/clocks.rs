@@ -42,17 +42,17 @@ fn a_live_clients_deadlines_neither_hurry_nor_wait_when_the_wall_clock_jumps() {
 }
 
 #[test]
-fn after_a_restart_the_wall_clock_says_what_has_expired() {
+fn after_a_restart_the_wall_clock_decides_which_requests_have_expired() {
     run("restarted");
 }
 
 #[test]
-fn a_server_whose_clock_is_a_year_ahead_skips_what_has_a_deadline_and_says_so_once() {
+fn a_server_whose_clock_is_a_year_ahead_skips_requests_with_deadlines_and_reports_it_once() {
     run("server");
 }
 
 #[test]
-fn nothing_goes_by_its_age_while_the_clock_is_not_the_one_that_the_topic_was_opened_by() {
+fn nothing_is_dropped_by_age_while_the_clock_differs_from_that_of_the_opening() {
     run("retention");
 }
 

@@ -99,7 +99,7 @@ fn a_request_that_was_cancelled_while_another_of_its_key_ran_is_not_handled_afte
 }
 
 #[test]
-fn requests_that_expired_behind_a_slow_one_are_not_handled_by_the_server_that_takes_the_lane() {
+fn requests_that_expired_after_a_slow_one_are_not_handled_by_the_server_that_takes_the_lane() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let client = begin(&log);

@@ -113,7 +113,7 @@ fn an_unreadable_offset_file_is_an_error_and_never_a_reset() {
 }
 
 #[test]
-fn a_consumer_behind_the_first_record_is_told_and_never_moved() {
+fn a_consumer_before_the_first_record_gets_an_error_and_is_never_moved() {
     let dir = crate::dir();
     let topic = topic(dir.path(), Retention::default());
     fill(&topic, 40);
@@ -197,7 +197,7 @@ fn the_oldest_segments_go_by_size_and_by_age() {
 }
 
 #[test]
-fn a_trim_takes_what_another_drops_meanwhile_for_dropped() {
+fn a_trim_accepts_segments_that_another_trim_drops_meanwhile() {
     let kept = Retention { consumed: true, ..Retention::default() };
     for retention in [
         Retention { age: Some(Duration::from_nanos(1)), ..kept },

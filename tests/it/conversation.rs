@@ -77,7 +77,7 @@ fn a_conversation_goes_through_a_handler_and_a_callback_and_comes_back() {
 }
 
 #[test]
-fn an_outcome_that_the_client_itself_decides_on_says_the_conversation_too() {
+fn an_outcome_that_the_client_decides_names_the_conversation_too() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");
@@ -100,7 +100,7 @@ fn an_outcome_that_the_client_itself_decides_on_says_the_conversation_too() {
 }
 
 #[test]
-fn a_traceparent_that_is_none_and_a_reserved_header_are_refused_and_nothing_is_sent() {
+fn an_invalid_traceparent_and_a_reserved_header_are_refused_and_nothing_is_sent() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");

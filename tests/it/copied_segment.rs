@@ -25,7 +25,7 @@ fn read_on(reader: &mut Reader, about: &str) {
 }
 
 #[test]
-fn a_read_only_handle_from_before_a_recovery_that_copied_reads_what_is_appended_after_it() {
+fn a_read_only_handle_from_before_a_recovery_that_copied_reads_later_records() {
     for is_live in [true, false] {
         let about = format!("opened beside members: {is_live}");
         let disk = SimDisk::new();

@@ -249,7 +249,7 @@ fn positions(len: usize, step: usize, phase: usize) -> impl Iterator<Item = usiz
 
 /// `DEADDROP_DAMAGE_STEP`: 1 flips every byte.
 #[test]
-fn a_flipped_byte_in_any_file_costs_one_record_at_most_and_is_told() {
+fn a_flipped_byte_in_any_file_costs_one_record_at_most_and_is_reported() {
     let specimen = Specimen::new();
     let step = number_from_env("DEADDROP_DAMAGE_STEP", 251) as usize;
     let mut flips = 0;
@@ -293,7 +293,7 @@ fn check_flip(specimen: &Specimen, path: &Path, at: usize, view: View, seen: &Se
 }
 
 #[test]
-fn a_segment_cut_at_any_length_gives_the_records_before_the_cut_and_tells_of_the_rest() {
+fn a_segment_cut_at_any_length_gives_the_records_before_the_cut_and_reports_the_rest() {
     let specimen = Specimen::new();
     let step = number_from_env("DEADDROP_DAMAGE_STEP", 251) as usize;
     let segments: Vec<_> = specimen.files.iter().filter(|(path, _)| is_segment(path)).collect();

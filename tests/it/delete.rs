@@ -78,7 +78,7 @@ fn names(topics: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_delete_that_is_killed_leaves_the_name_free_and_what_is_left_is_removed() {
+fn a_killed_delete_leaves_the_name_free_and_its_files_are_removed_later() {
     for point in POINTS {
         for nth in [1, 2, 5] {
             let dir = crate::dir();
@@ -132,7 +132,7 @@ fn a_power_cut_in_a_delete_leaves_the_whole_topic_or_none() {
 }
 
 #[test]
-fn a_delete_of_which_any_call_fails_leaves_the_whole_topic_or_none() {
+fn a_delete_with_any_failing_call_leaves_the_whole_topic_or_none() {
     for op in [Op::Open, Op::Rename, Op::Remove, Op::List, Op::SyncDir, Op::Lock] {
         let mut nth = 0;
         loop {
@@ -170,7 +170,7 @@ fn is_told<T: std::fmt::Debug>(what: &str, remade: bool, result: Result<T, Error
 }
 
 #[test]
-fn a_topic_open_for_reading_that_is_deleted_says_so_and_is_never_called_damaged() {
+fn a_deleted_topic_that_is_open_for_reading_is_reported_as_deleted_and_not_as_damaged() {
     for (live, remade) in [(true, true), (true, false), (false, true), (false, false)] {
         let dir = crate::dir();
         let log = Log::open(dir.path()).unwrap();

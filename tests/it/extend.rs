@@ -22,7 +22,7 @@ fn two(dir: &tempfile::TempDir, durability: &str) -> (Topic, Topic) {
 }
 
 #[test]
-fn a_member_that_knows_the_empty_segment_appends_behind_the_large_record() {
+fn a_member_that_knows_the_empty_segment_appends_after_the_large_record() {
     for durability in ledger::DURABILITIES {
         let dir = crate::dir();
         let (one, other) = two(&dir, durability);
@@ -73,7 +73,7 @@ pub(crate) fn large(words: &[&str]) {
 }
 
 #[test]
-fn a_read_only_reader_from_before_any_writer_sees_a_large_first_record_and_what_follows() {
+fn a_read_only_reader_from_before_any_writer_sees_a_large_first_record_and_later_ones() {
     let dir = crate::dir();
     let options = deaddrop::TopicOptions {
         segment_len: 64 << 10,

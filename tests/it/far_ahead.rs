@@ -99,7 +99,7 @@ fn a_trim_removes_indexes_whose_segments_are_gone() {
 const SEGMENTS_BEFORE: usize = 2_000;
 
 #[test]
-fn readers_close_behind_a_writer_see_no_hole_in_a_large_directory() {
+fn readers_that_closely_follow_a_writer_see_no_hole_in_a_large_directory() {
     let dir = crate::dir();
     let options = TopicOptions {
         segment_len: SEGMENT_LEN,

@@ -52,7 +52,7 @@ fn append(topic: &Topic, text: &str) -> deaddrop::Result<u64> {
 }
 
 #[test]
-fn a_sync_that_fails_once_with_its_pages_called_clean_costs_nothing_that_is_shown_afterwards() {
+fn a_sync_that_fails_once_and_leaves_clean_pages_costs_no_record_that_is_shown_afterwards() {
     on_every_file_system(|file_system, mut disk| {
         for (index, durability) in DURABILITIES.into_iter().enumerate() {
             let dir = disk.path().join(format!("log{index}"));
@@ -90,7 +90,7 @@ fn a_sync_that_fails_once_with_its_pages_called_clean_costs_nothing_that_is_show
 }
 
 #[test]
-fn writes_that_fail_for_a_while_cost_nothing_that_is_shown_after_the_recovery() {
+fn writes_that_fail_for_a_while_cost_no_record_that_is_shown_after_the_recovery() {
     on_every_file_system(|file_system, disk| {
         for (index, durability) in DURABILITIES.into_iter().enumerate() {
             let dir = disk.path().join(format!("log{index}"));
@@ -158,7 +158,7 @@ fn a_lost_flush_is_the_disks_lie_and_costs_the_end_of_the_log_and_no_more() {
 }
 
 #[test]
-fn a_file_system_that_turns_read_only_refuses_appends_and_goes_on_when_it_is_writable_again() {
+fn a_file_system_that_turns_read_only_refuses_appends_until_it_is_writable_again() {
     on_every_file_system(|file_system, disk| {
         for (index, durability) in DURABILITIES.into_iter().enumerate() {
             let dir = disk.path().join(format!("log{index}"));

@@ -32,7 +32,7 @@ fn open(disk: &SimDisk) -> deaddrop::Result<Topic> {
 }
 
 #[test]
-fn a_reader_goes_on_behind_segments_whose_files_are_gone() {
+fn a_reader_continues_after_segments_whose_files_are_gone() {
     for count in 1..3 {
         let (disk, segments) = make();
         segments[1..1 + count].iter().for_each(|path| disk.remove(path));

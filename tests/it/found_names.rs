@@ -49,7 +49,7 @@ fn wait_for_indexes(disk: &SimDisk) {
 }
 
 #[test]
-fn what_a_failed_trim_noted_is_durable_before_another_removes_segments() {
+fn the_note_of_a_failed_trim_is_durable_before_another_removes_segments() {
     for durability in [Durability::PowerLoss, Durability::ProcessCrash] {
         for how in ["reopened", "trimmed again", "trimmed by another member"] {
             let disk = SimDisk::new();

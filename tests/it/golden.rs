@@ -122,7 +122,7 @@ fn a_log_of_this_version_of_the_format_stays_readable() {
 }
 
 #[test]
-fn a_group_of_this_version_of_the_format_goes_on_where_it_was() {
+fn a_group_of_this_version_of_the_format_continues_where_it_was() {
     let path = "topics/orders/groups/packing";
     let stored = std::fs::read(golden().join(path)).unwrap();
     let (topic_id, lanes) = group::decode_header(&stored, stored.len() as u64).unwrap();

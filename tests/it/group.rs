@@ -78,7 +78,7 @@ fn workers_share_the_records_and_keep_the_order_of_each_key() {
 }
 
 #[test]
-fn shares_are_fair_and_follow_who_comes_and_goes() {
+fn shares_are_fair_and_follow_workers_that_come_and_go() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let topic = topic(&log);
@@ -221,7 +221,7 @@ fn a_record_that_fails_delays_its_own_lane_only_and_becomes_a_dead_letter() {
 }
 
 #[test]
-fn a_lane_that_stops_at_poison_goes_on_when_it_is_resumed() {
+fn a_lane_that_stops_at_poison_continues_when_it_is_resumed() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let topic = topic(&log);
@@ -292,7 +292,7 @@ pub(crate) fn mortal(words: &[&str]) {
 }
 
 #[test]
-fn a_record_that_kills_its_process_is_given_up_and_no_bystander_with_it() {
+fn a_record_that_kills_its_process_is_dead_lettered_and_no_bystander_is() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let topic = topic(&log);
@@ -375,7 +375,7 @@ fn the_lanes_of_a_killed_worker_are_taken_by_another() {
 }
 
 #[test]
-fn what_a_lane_needs_is_kept_and_what_all_have_done_is_let_go() {
+fn records_that_a_lane_needs_are_kept_and_those_that_all_have_done_are_dropped() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let retention = Retention { consumed: true, ..Retention::default() };
@@ -399,7 +399,7 @@ fn what_a_lane_needs_is_kept_and_what_all_have_done_is_let_go() {
 }
 
 #[test]
-fn a_worker_whose_records_are_trimmed_or_damaged_says_so_and_skips_when_told() {
+fn a_worker_whose_records_are_trimmed_or_damaged_reports_that_and_skips_on_request() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let topic = topic(&log);
@@ -455,7 +455,7 @@ fn other_lanes_than_it_has_and_a_damaged_file_are_refused() {
 }
 
 #[test]
-fn attempts_at_a_record_that_is_trimmed_do_not_count_against_the_one_behind_it() {
+fn attempts_at_a_trimmed_record_do_not_count_against_the_next_one() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let topic = topic(&log);

@@ -34,7 +34,7 @@ macro_rules! assert_is {
 }
 
 #[test]
-fn a_directory_of_something_else_is_no_log() {
+fn a_directory_of_something_else_is_not_a_log() {
     let dir = crate::dir();
     std::fs::write(dir.path().join("letters.txt"), "dear").unwrap();
     let says = ["letters.txt", "name a new or empty directory"];
@@ -53,7 +53,7 @@ fn a_directory_of_something_else_is_no_log() {
 }
 
 #[test]
-fn what_desktops_and_new_file_systems_leave_in_a_directory_is_no_reason_to_refuse_it() {
+fn files_that_desktops_and_new_file_systems_leave_do_not_make_a_directory_unusable() {
     for left in [".DS_Store", ".directory", "Thumbs.db", "desktop.ini", "lost+found"] {
         let dir = crate::dir();
         match left {
@@ -327,7 +327,7 @@ fn run(role: &[&str]) {
 }
 
 #[test]
-fn a_stranger_is_told_to_look_at_the_owner_and_may_read_what_its_mode_lets_it() {
+fn another_user_gets_advice_about_the_owner_and_may_read_what_the_mode_allows() {
     let dir = crate::dir();
     let log = dir.path().join("log");
     drop(closed_topic(&log));
@@ -386,7 +386,7 @@ fn dir_of(topic: &Path) -> &str {
 }
 
 #[test]
-fn too_many_open_files_is_an_error_that_names_the_limit_and_passes() {
+fn too_many_open_files_is_a_temporary_error_that_names_the_limit() {
     let dir = crate::dir();
     run(&["few-files", dir.path().to_str().unwrap()]);
 }
@@ -453,7 +453,7 @@ pub(crate) fn few_files(words: &[&str]) {
 }
 
 #[test]
-fn a_file_size_limit_is_an_error_and_no_signal() {
+fn a_file_size_limit_is_an_error_and_not_a_signal() {
     let dir = crate::dir();
     run(&["small-files", dir.path().to_str().unwrap()]);
 }
@@ -485,7 +485,7 @@ pub(crate) fn small_files(words: &[&str]) {
 }
 
 #[test]
-fn a_file_size_limit_that_is_lowered_at_any_moment_is_an_error_and_no_signal() {
+fn a_file_size_limit_that_is_lowered_at_any_moment_is_an_error_and_not_a_signal() {
     let dir = crate::dir();
     let mut child = Child::spawn(&["limit-moves", dir.path().to_str().unwrap()]);
     let acknowledged: u64 = child.hear().expect("it survives").parse().unwrap();
@@ -579,7 +579,7 @@ fn mount_or_skip(dir: &str, mebibytes: u64) -> PathBuf {
 }
 
 #[test]
-fn on_a_full_disk_appends_fail_everything_acknowledged_is_read_and_room_lets_them_go_on() {
+fn on_a_full_disk_appends_fail_until_there_is_room_and_acknowledged_records_are_read() {
     for durability in ledger::DURABILITIES {
         let dir = crate::dir();
         run(&["full-disk", dir.path().to_str().unwrap(), durability]);
@@ -645,7 +645,7 @@ pub(crate) fn full_disk(words: &[&str]) {
 }
 
 #[test]
-fn a_read_only_file_system_is_read_and_says_so_when_written() {
+fn a_read_only_file_system_is_read_and_refuses_writes() {
     let dir = crate::dir();
     run(&["read-only-disk", dir.path().to_str().unwrap()]);
 }

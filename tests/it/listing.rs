@@ -57,7 +57,7 @@ fn rolls_during_every_list(disk: &SimDisk, durability: Durability) -> Arc<Atomic
 }
 
 #[test]
-fn a_writer_that_rolls_while_the_directory_is_read_makes_no_hole_for_those_that_come() {
+fn a_writer_that_rolls_while_the_directory_is_read_makes_no_hole_for_later_openers() {
     for durability in [Durability::ProcessCrash, Durability::PowerLoss] {
         let disk = SimDisk::new();
         let count = rolls_during_every_list(&disk, durability);

@@ -109,7 +109,7 @@ pub(crate) fn two_handles(words: &[&str]) {
 }
 
 #[test]
-fn members_are_seen_from_outside_with_what_they_hold_and_the_dead_until_they_are_settled() {
+fn members_are_listed_with_their_state_and_dead_ones_until_they_are_settled() {
     let dir = crate::dir();
     let path = dir.path().to_str().unwrap();
     let topic = open_impatiently(path, "process-crash");
@@ -177,7 +177,7 @@ fn every_call_in_a_forked_child_is_refused_and_its_parents_death_frees_the_appen
 }
 
 #[test]
-fn a_forked_child_that_opens_the_log_anew_uses_it_and_not_its_parents() {
+fn a_forked_child_that_opens_the_log_again_uses_it_and_not_its_parents() {
     for durability in ledger::DURABILITIES {
         let dir = crate::dir();
         let path = dir.path().to_str().unwrap();
@@ -335,7 +335,7 @@ fn a_dead_owners_slot_taken_by_a_stopped_opener_does_not_look_alive() {
 }
 
 #[test]
-fn a_process_that_is_stopped_while_it_opens_a_topic_holds_up_no_other_topic() {
+fn a_process_that_is_stopped_while_it_opens_a_topic_delays_no_other_topic() {
     let dir = crate::dir();
     let path = dir.path().to_str().unwrap();
     drop(ledger::open(path, "process-crash", SEGMENT_LEN));

@@ -111,7 +111,7 @@ fn lose(image: &Image, dir: &Path, durability: usize, then: &str) {
 }
 
 #[test]
-fn what_is_promised_after_a_failed_sync_is_on_the_disk_and_not_only_in_clean_pages() {
+fn records_promised_after_a_failed_sync_are_on_the_disk_and_not_only_in_clean_pages() {
     for (number, durability) in DURABILITIES.into_iter().enumerate() {
         for then in ["gets the error", "dies"] {
             let Some(image) = Image::new("ext4", 96 << 20, &["-q", "-b", "4096"]) else { return };

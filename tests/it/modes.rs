@@ -9,7 +9,7 @@ use deaddrop::{Durability, Log, LogOptions, Record, Start, TopicOptions};
 use crate::child::Child;
 
 #[test]
-fn files_that_are_added_to_a_log_have_its_mode_whoever_adds_them() {
+fn files_that_any_process_adds_to_a_log_have_its_mode() {
     let dir = crate::dir();
     let log = dir.path().join("log");
     let mut child = Child::spawn(&["other-umask", log.to_str().unwrap()]);

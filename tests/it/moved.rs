@@ -204,7 +204,7 @@ fn count(topic: &Topic) -> Result<u64, Error> {
 }
 
 #[test]
-fn a_process_that_changes_its_current_directory_goes_on_in_the_log_that_it_opened() {
+fn a_process_that_changes_its_current_directory_stays_in_the_log_that_it_opened() {
     for durability in DURABILITIES {
         let dir = crate::dir();
         let [mine, other] = ["a", "b"].map(|name| dir.path().join(name).join("drop"));
@@ -273,7 +273,7 @@ fn a_log_that_is_moved_and_restored_from_a_copy_is_two_logs_that_do_not_mix() {
 }
 
 #[test]
-fn a_symbolic_link_on_the_way_that_leads_elsewhere_by_now_is_not_followed_again() {
+fn a_symbolic_link_in_the_path_that_was_changed_is_not_followed_again() {
     for durability in DURABILITIES {
         let dir = crate::dir();
         let [one, two, current] = ["one", "two", "current"].map(|name| dir.path().join(name));
@@ -349,7 +349,7 @@ fn a_log_that_is_removed_under_its_processes_takes_no_more_records_and_does_not_
 }
 
 #[test]
-fn a_topic_whose_directory_is_moved_is_written_on_there_and_its_name_is_free() {
+fn a_topic_whose_directory_is_moved_is_still_written_there_and_its_name_is_free() {
     for durability in DURABILITIES {
         let dir = crate::dir();
         let path = dir.path().join("drop");
@@ -391,7 +391,7 @@ pub(crate) fn restore_in_place(backup: &Path, dir: &Path) {
 }
 
 #[test]
-fn a_topic_whose_files_are_replaced_in_its_directory_refuses_to_go_on() {
+fn a_topic_whose_files_are_replaced_in_its_directory_refuses_to_continue() {
     for durability in DURABILITIES {
         let dir = crate::dir();
         let [path, backup] = ["drop", "backup"].map(|name| dir.path().join(name));
@@ -420,7 +420,7 @@ fn a_topic_whose_files_are_replaced_in_its_directory_refuses_to_go_on() {
 }
 
 #[test]
-fn a_topic_that_is_a_symbolic_link_is_refused_and_what_it_leads_to_is_left_alone() {
+fn a_topic_that_is_a_symbolic_link_is_refused_and_its_target_is_left_alone() {
     let dir = crate::dir();
     let [path, other] = ["drop", "other"].map(|name| dir.path().join(name));
     make_log(&path, Durability::ProcessCrash, "a");
@@ -491,7 +491,7 @@ pub(crate) fn mounts(words: &[&str]) {
 }
 
 #[test]
-fn a_topic_whose_directory_is_mounted_works_and_is_as_durable_as_what_is_mounted() {
+fn a_topic_whose_directory_is_mounted_works_and_is_as_durable_as_the_mount() {
     // SAFETY: takes nothing and cannot fail.
     if unsafe { libc::geteuid() } != 0 {
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "only root can mount");
@@ -514,7 +514,7 @@ fn messages_name_the_log_by_its_absolute_path() {
 }
 
 #[test]
-fn a_directory_that_moves_on_a_simulated_disk_keeps_what_is_appended_through_power_cuts() {
+fn a_directory_that_moves_on_a_simulated_disk_keeps_appended_records_through_power_cuts() {
     for durability in DURABILITIES {
         let disk = SimDisk::new();
         let log = Log::open_sim(&disk.process(), "/drop").unwrap();

@@ -107,7 +107,7 @@ fn a_group_of_workers_is_never_that_of_a_services_servers() {
 }
 
 #[test]
-fn names_that_look_alike_have_topics_of_their_own() {
+fn similar_names_have_topics_of_their_own() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     // A client, a service, a topic and its group, all with the same name.

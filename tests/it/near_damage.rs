@@ -85,7 +85,7 @@ fn a_consumer_that_read_past_damage_is_not_stopped_by_it_when_it_comes_back() {
 }
 
 #[test]
-fn a_newest_segment_without_a_header_ends_the_log_for_those_who_only_read_too() {
+fn a_newest_segment_without_a_header_ends_the_log_for_read_only_handles_too() {
     let disk = SimDisk::new();
     let log = Log::open_sim(&disk.process(), DIR).unwrap();
     let topic = log.create_topic("t", options(Durability::ProcessCrash)).unwrap();
@@ -173,7 +173,7 @@ fn with_void(disk: &SimDisk, base: u64, offset: u64, next: u64) {
 }
 
 #[test]
-fn a_void_frame_that_gives_up_offsets_of_the_next_segment_is_damage_and_no_jump() {
+fn a_void_frame_that_marks_offsets_of_the_next_segment_lost_is_damage_and_not_a_jump() {
     let disk = SimDisk::new();
     let log = Log::open_sim(&disk.process(), DIR).unwrap();
     let topic = log.create_topic("t", options(Durability::PowerLoss)).unwrap();

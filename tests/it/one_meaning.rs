@@ -463,7 +463,7 @@ fn run(seeds: Range<u64>, len: usize) -> Vec<(u64, String, String)> {
 
 /// `DEADDROP_IMAGES`: the number of images, from number `DEADDROP_IMAGE` on.
 #[test]
-fn what_a_frame_sequence_means_is_the_same_to_everyone_who_looks_at_it() {
+fn a_frame_sequence_means_the_same_to_readers_recoveries_indexes_and_repairs() {
     let start = number_from_env("DEADDROP_IMAGE", 0);
     let count = number_from_env("DEADDROP_IMAGES", 200);
     let mut differences = run(start..start + count, 16 << 10);

@@ -104,8 +104,8 @@ fn home() -> tempfile::TempDir {
 }
 
 #[test]
-fn the_owner_of_a_log_goes_on_after_root_has_used_it_in_every_way() {
-    if is_no_root("the_owner_of_a_log_goes_on_after_root_has_used_it_in_every_way") {
+fn the_owner_of_a_log_can_use_it_after_root_has_used_it_in_every_way() {
+    if is_no_root("the_owner_of_a_log_can_use_it_after_root_has_used_it_in_every_way") {
         return;
     }
     let home = home();
@@ -141,7 +141,7 @@ fn the_owner_of_a_log_goes_on_after_root_has_used_it_in_every_way() {
 }
 
 #[test]
-fn what_reads_a_log_leaves_nothing_behind() {
+fn reading_a_log_leaves_no_files() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     append(&log.create_topic("t", options()).unwrap(), 12);

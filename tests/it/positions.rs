@@ -61,7 +61,7 @@ fn wait_until(mut is_so: impl FnMut() -> bool) {
 }
 
 #[test]
-fn a_consumer_that_was_closed_goes_on_in_a_copy_where_it_was() {
+fn a_closed_consumer_continues_in_a_copy_where_it_was() {
     for durability in DURABILITIES {
         let dir = crate::dir();
         {
@@ -112,7 +112,7 @@ fn a_copy_keeps_the_position_that_was_committed_when_it_was_made() {
 }
 
 #[test]
-fn a_position_in_a_copy_is_not_believed_if_it_was_torn() {
+fn a_torn_position_in_a_copy_is_not_trusted() {
     let dir = crate::dir();
     let orders = topic(&Log::open(dir.path()).unwrap(), Durability::ProcessCrash);
     fill(&orders, 20);
@@ -180,7 +180,7 @@ fn a_position_survives_a_power_cut_when_sync_has_returned_on_every_topic() {
 }
 
 #[test]
-fn retention_does_not_go_by_a_position_whose_sync_failed() {
+fn retention_ignores_a_position_whose_sync_failed() {
     let retention = Retention { consumed: true, ..Retention::default() };
     let disk = SimDisk::new();
     let log = Log::open_sim(&disk.process(), DIR).unwrap();
@@ -261,7 +261,7 @@ fn an_older_instant_of_a_position_only_repeats() {
 }
 
 #[test]
-fn a_consumer_that_retention_has_overtaken_is_told_as_such() {
+fn a_consumer_that_retention_has_overtaken_is_reported_as_such() {
     let dir = crate::dir();
     let orders = topic(&Log::open(dir.path()).unwrap(), Durability::PowerLoss);
     for _ in 0..100 {
@@ -301,7 +301,7 @@ fn work(worker: &mut deaddrop::group::Worker, count: u64) {
 }
 
 #[test]
-fn what_a_polled_worker_has_done_is_durable_when_it_is_closed() {
+fn positions_of_a_polled_worker_are_durable_when_it_is_closed() {
     for durability in DURABILITIES {
         let disk = SimDisk::new();
         let log = Log::open_sim(&disk.process(), DIR).unwrap();
@@ -333,7 +333,7 @@ fn what_a_polled_worker_has_done_is_durable_when_it_is_closed() {
 }
 
 #[test]
-fn what_a_worker_has_done_is_durable_soon_though_it_is_not_polled_any_more() {
+fn positions_of_a_worker_are_durable_soon_even_if_it_is_no_longer_polled() {
     let disk = SimDisk::new();
     let orders = topic(&Log::open_sim(&disk.process(), DIR).unwrap(), Durability::PowerLoss);
     fill(&orders, 50);

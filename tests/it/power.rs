@@ -9,7 +9,7 @@ use workload::{Counts, World};
 
 /// `DEADDROP_IMAGES`: the number of images; `DEADDROP_SEED`: repeats one world.
 #[test]
-fn every_image_of_a_power_cut_holds_what_was_promised_and_nothing_that_was_never_appended() {
+fn every_image_of_a_power_cut_has_all_promised_records_and_none_that_was_never_appended() {
     let images = number_from_env("DEADDROP_IMAGES", 2000);
     let only = std::env::var("DEADDROP_SEED").ok();
     let first = only.as_ref().map_or(0, |seed| seed.parse().expect("a number"));

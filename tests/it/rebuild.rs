@@ -128,7 +128,7 @@ fn a_client_over_doubled_records_has_the_same_open_requests_and_calls_back_once_
 }
 
 #[test]
-fn a_doubled_request_whose_deadline_has_passed_expires_once_and_the_client_delivers_on() {
+fn a_doubled_request_whose_deadline_has_passed_expires_once_and_the_client_keeps_delivering() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");

@@ -152,7 +152,7 @@ fn a_redrive_leaves_the_other_open_requests_of_its_client_alone() {
 }
 
 #[test]
-fn a_redriven_request_has_as_long_a_deadline_again_and_its_client_starts_on() {
+fn a_redriven_request_gets_the_same_time_again_and_its_client_can_restart() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");
@@ -187,7 +187,7 @@ fn a_redriven_request_has_as_long_a_deadline_again_and_its_client_starts_on() {
 }
 
 #[test]
-fn a_letter_is_sent_again_once_unless_somebody_asks_for_more() {
+fn a_letter_is_sent_again_once_unless_more_is_asked_for() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let (done, late) = (Seen::default(), Seen::default());
@@ -331,7 +331,7 @@ fn a_redrive_killed_at_any_step_and_repeated_sends_one_request() {
 }
 
 #[test]
-fn a_call_that_was_given_up_is_attached_to_under_the_id_of_its_redrive() {
+fn a_dead_lettered_call_is_attached_to_under_the_id_of_its_redrive() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");
@@ -424,7 +424,7 @@ fn a_lost_mark_does_not_send_a_letter_twice() {
 }
 
 #[test]
-fn announcements_that_stand_there_twice_bring_no_second_outcome() {
+fn doubled_announcements_bring_no_second_outcome() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let (done, late) = (Seen::default(), Seen::default());
@@ -454,7 +454,7 @@ fn announcements_that_stand_there_twice_bring_no_second_outcome() {
 }
 
 #[test]
-fn a_redrive_that_was_taken_back_before_it_was_sent_is_sent_as_another_request() {
+fn a_redrive_that_was_cancelled_before_it_was_sent_is_sent_as_another_request() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let (done, late) = (Seen::default(), Seen::default());

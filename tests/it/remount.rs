@@ -80,7 +80,7 @@ fn a_server_whose_lanes_are_of_an_older_instant_answers_nothing_twice() {
 
 /// The log comes back as it was before the consumer's file, which the kernel had written later.
 #[test]
-fn a_position_past_the_end_that_a_remount_brings_back_is_set_back_also_when_the_log_has_grown() {
+fn a_position_past_the_end_that_a_remount_brings_back_is_set_back_even_if_the_log_has_grown() {
     const FILES: [&str; 2] = ["control", "00000000000000000000.seg"];
     for durability in
         [Durability::ProcessCrash, Durability::PowerLossWithin(Duration::from_secs(3600))]

@@ -132,7 +132,7 @@ fn all(range: Range<u64>) -> BTreeSet<u64> {
 }
 
 #[test]
-fn a_damaged_log_is_repaired_to_its_whole_frames_and_what_is_lost_is_told() {
+fn a_damaged_log_is_repaired_to_its_whole_frames_and_lost_records_are_reported() {
     let rounds = number_from_env("DEADDROP_REPAIRS", 30);
     for seed in 0..rounds {
         let mut random = Random(seed);
@@ -231,7 +231,7 @@ fn a_power_cut_before_any_call_of_a_repair_leaves_the_damage_or_the_repair() {
 }
 
 #[test]
-fn what_a_repair_writes_over_is_durable_in_the_quarantine_before() {
+fn bytes_that_a_repair_writes_over_are_durable_in_the_quarantine_before() {
     let origin = specimen(Durability::PowerLoss).reboot();
     let file = segments(&origin)[1].clone();
     origin.flip(&file, 5000, 8);

@@ -19,7 +19,7 @@ fn replaced(error: &Error) -> bool {
 }
 
 #[test]
-fn of_two_owners_of_a_clients_name_after_a_restore_only_the_one_of_the_restored_files_goes_on() {
+fn after_a_restore_only_the_client_of_the_restored_files_keeps_working() {
     let dir = crate::dir();
     let [path, backup] = ["drop", "backup"].map(|name| dir.path().join(name));
     let log = Log::open(&path).unwrap();

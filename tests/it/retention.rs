@@ -148,7 +148,7 @@ fn check(topic: &Topic, image: usize) -> u64 {
 }
 
 #[test]
-fn what_a_recovery_has_set_aside_is_dropped_with_the_segments_beside_it() {
+fn files_that_a_recovery_set_aside_are_dropped_with_the_segments_beside_them() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let options = options(Durability::ProcessCrash, Retention::default());
@@ -166,7 +166,7 @@ fn what_a_recovery_has_set_aside_is_dropped_with_the_segments_beside_it() {
 }
 
 #[test]
-fn a_topic_does_not_get_far_above_its_limit_of_bytes_while_a_writer_is_fast() {
+fn a_topic_stays_close_to_its_limit_of_bytes_while_a_writer_is_fast() {
     let dir = crate::dir();
     let retention = Retention { bytes: Some(8 * SEGMENT_LEN), ..Retention::default() };
     let log = Log::open(dir.path()).unwrap();
@@ -182,7 +182,7 @@ fn a_topic_does_not_get_far_above_its_limit_of_bytes_while_a_writer_is_fast() {
 }
 
 #[test]
-fn the_records_of_a_topic_to_which_nothing_more_is_appended_go_at_their_age() {
+fn the_records_of_an_idle_topic_are_dropped_at_their_age() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let topic = log.create_topic("t", by_age(Duration::from_millis(300))).unwrap();
@@ -211,17 +211,17 @@ fn run(story: &str) {
 }
 
 #[test]
-fn one_record_from_a_clock_that_was_ahead_keeps_nothing_and_hides_nothing() {
+fn one_record_from_a_clock_that_was_ahead_prevents_no_trim_and_hides_no_record() {
     run("one-record");
 }
 
 #[test]
-fn a_process_whose_clock_was_ahead_keeps_nothing_and_hides_nothing() {
+fn a_process_whose_clock_was_ahead_prevents_no_trim_and_hides_no_record() {
     run("one-process");
 }
 
 #[test]
-fn a_wall_clock_that_was_set_pauses_retention_by_age_for_a_while_and_says_so() {
+fn a_wall_clock_that_was_set_pauses_retention_by_age_for_a_while_and_is_reported() {
     run("set");
 }
 
@@ -297,7 +297,7 @@ fn clock_set(dir: &Path) {
 }
 
 #[test]
-fn times_rise_with_offsets_also_of_appends_that_waited_for_each_other() {
+fn times_rise_with_offsets_even_of_appends_that_waited_for_each_other() {
     run("late");
 }
 

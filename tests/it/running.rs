@@ -17,7 +17,7 @@ fn topic(disk: &SimDisk) -> (Log, Topic) {
 }
 
 #[test]
-fn a_spawned_worker_goes_on_after_a_full_disk_and_counts_it() {
+fn a_spawned_worker_continues_after_a_full_disk_and_counts_it() {
     let _watchdog = Watchdog::new();
     let disk = SimDisk::new();
     let (log, topic) = topic(&disk);
@@ -44,7 +44,7 @@ fn a_spawned_worker_goes_on_after_a_full_disk_and_counts_it() {
 }
 
 #[test]
-fn who_waits_for_spawned_work_gets_the_error_that_ended_it() {
+fn a_caller_that_waits_for_spawned_work_gets_the_error_that_ended_it() {
     let _watchdog = Watchdog::new();
     let disk = SimDisk::new();
     let (_log, topic) = topic(&disk);
@@ -60,7 +60,7 @@ fn who_waits_for_spawned_work_gets_the_error_that_ended_it() {
 }
 
 #[test]
-fn work_that_is_stopped_in_a_handler_which_another_thread_waits_for_ends() {
+fn work_that_is_stopped_in_a_handler_that_another_thread_waits_for_ends() {
     let _watchdog = Watchdog::new();
     let disk = SimDisk::new();
     let (_log, topic) = topic(&disk);

@@ -156,7 +156,7 @@ fn a_segment_that_another_process_extended_is_read_and_appended_to() {
 }
 
 #[test]
-fn a_reader_that_has_read_nothing_begins_at_what_retention_has_left_and_not_before_it() {
+fn a_reader_that_has_read_nothing_begins_at_the_first_record_that_retention_has_left() {
     let disk = SimDisk::new();
     let topic = open(&disk, Durability::ProcessCrash);
     // Two or three records fill a segment.

@@ -97,7 +97,7 @@ fn a_request_left_while_no_server_runs_is_answered_to_a_restarted_client() {
 }
 
 #[test]
-fn a_request_stays_outstanding_behind_others_that_were_answered() {
+fn a_request_stays_outstanding_after_later_ones_were_answered() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "fast");
@@ -183,7 +183,7 @@ fn is_late_after(deadline: Duration) -> bool {
 }
 
 #[test]
-fn a_server_skips_what_expired_before_it_came_and_says_so() {
+fn a_server_skips_requests_that_expired_before_it_came_and_reports_them() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");
@@ -224,7 +224,7 @@ fn a_cancelled_request_is_not_handled() {
 }
 
 #[test]
-fn errors_are_tried_again_panics_too_and_terminal_ones_answered() {
+fn errors_and_panics_are_retried_and_terminal_errors_are_answered() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");
@@ -326,7 +326,7 @@ fn a_call_is_waited_for_and_found_again_after_a_restart() {
 }
 
 #[test]
-fn a_call_that_is_asked_without_waiting_gets_what_is_there() {
+fn a_call_that_is_polled_without_waiting_gets_an_outcome_that_is_there() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");
@@ -366,7 +366,7 @@ fn one_client_of_many_threads_gets_every_reply_to_its_caller() {
 }
 
 #[test]
-fn names_and_second_owners_are_refused_with_what_to_do() {
+fn names_and_second_owners_are_refused_with_advice() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");
@@ -384,7 +384,7 @@ fn names_and_second_owners_are_refused_with_what_to_do() {
 }
 
 #[test]
-fn a_topic_that_drops_what_is_not_consumed_is_no_topic_for_a_service() {
+fn a_topic_that_drops_unconsumed_records_is_refused_for_a_service() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let retention = Retention { bytes: Some(1), ..Retention::default() };
@@ -396,7 +396,7 @@ fn a_topic_that_drops_what_is_not_consumed_is_no_topic_for_a_service() {
 }
 
 #[test]
-fn records_that_are_no_requests_and_hostile_reply_topics_become_dead_letters() {
+fn records_that_are_not_requests_and_hostile_reply_topics_become_dead_letters() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");

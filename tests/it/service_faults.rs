@@ -92,7 +92,7 @@ fn a_request_whose_expiry_met_a_full_disk_expires_at_the_next_poll() {
 }
 
 #[test]
-fn an_outcome_that_no_frame_can_hold_is_a_failure_and_the_service_goes_on() {
+fn an_outcome_that_no_frame_can_hold_is_a_failure_and_the_service_continues() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");
@@ -150,7 +150,7 @@ fn an_attempt_in_doubt_whose_replies_were_trimmed_becomes_a_dead_letter() {
 }
 
 #[test]
-fn a_server_goes_on_when_the_replies_it_had_not_looked_at_are_trimmed() {
+fn a_server_continues_when_replies_that_it_had_not_read_are_trimmed() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");
@@ -218,7 +218,7 @@ fn a_client_waits_for_nothing_that_was_answered_before_a_power_cut() {
 }
 
 #[test]
-fn a_request_whose_own_reply_topic_is_damaged_is_kept_dead_and_those_behind_it_answered() {
+fn a_request_whose_own_reply_topic_is_damaged_is_dead_lettered_and_later_ones_are_answered() {
     let disk = SimDisk::new();
     let log = Log::open_sim(&disk, "/log").unwrap();
     make_topics(&log, "s");
@@ -256,7 +256,7 @@ fn a_request_whose_own_reply_topic_is_damaged_is_kept_dead_and_those_behind_it_a
 }
 
 #[test]
-fn a_request_whose_send_is_unknown_is_outstanding_under_the_id_that_was_known_before() {
+fn a_request_whose_send_is_unknown_is_outstanding_under_its_known_id() {
     for (is_call, is_cancelled) in [(false, false), (false, true), (true, false), (true, true)] {
         let disk = SimDisk::new();
         let log = Log::open_sim(&disk, "/log").unwrap();

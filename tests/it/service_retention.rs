@@ -56,7 +56,7 @@ fn client(log: &Log, name: &str) -> Client {
 }
 
 #[test]
-fn an_old_request_keeps_what_it_needs_while_everything_around_it_goes() {
+fn an_old_request_keeps_its_records_while_all_others_are_dropped() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let (requests, replies) = make_topics(&log);
@@ -97,7 +97,7 @@ fn an_old_request_keeps_what_it_needs_while_everything_around_it_goes() {
 }
 
 #[test]
-fn an_idle_client_lets_go_and_one_that_never_comes_back_holds_until_it_is_deleted() {
+fn an_idle_client_holds_no_records_and_one_that_never_returns_holds_them_until_deleted() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let (requests, replies) = make_topics(&log);
@@ -127,7 +127,7 @@ fn an_idle_client_lets_go_and_one_that_never_comes_back_holds_until_it_is_delete
 }
 
 #[test]
-fn topics_that_services_make_go_after_a_week_in_which_nobody_needed_them() {
+fn topics_of_services_drop_records_after_a_week_in_which_no_process_needed_them() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let client = client(&log, "c");
@@ -154,7 +154,7 @@ fn a_client_name_that_leaves_no_room_for_its_files_is_refused() {
 }
 
 #[test]
-fn a_killed_client_with_nothing_outstanding_holds_nothing_and_one_with_a_request_holds_that() {
+fn a_killed_client_with_nothing_outstanding_holds_nothing_and_one_with_a_request_holds_it() {
     let _watchdog = Watchdog::new();
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();

@@ -51,7 +51,7 @@ fn read(topic: &Topic) -> (u64, Vec<u64>) {
 }
 
 #[test]
-fn one_flipped_bit_in_a_log_that_was_killed_and_restarted_or_copied_costs_one_record_and_is_told() {
+fn one_flipped_bit_in_a_log_that_was_killed_and_restarted_or_copied_costs_one_reported_record() {
     for durability in DURABILITIES {
         for count in [40, 100] {
             let disk = SimDisk::new();
@@ -88,7 +88,7 @@ fn one_flipped_bit_in_a_log_that_was_killed_and_restarted_or_copied_costs_one_re
 }
 
 #[test]
-fn the_last_close_promises_what_is_there_whatever_the_durability() {
+fn the_last_close_promises_all_records_with_any_durability() {
     for durability in DURABILITIES {
         let disk = SimDisk::new();
         let (one, other) = (log_of(&disk.process(), durability, 50), log_of(&disk, durability, 0));
@@ -111,7 +111,7 @@ fn the_last_close_promises_what_is_there_whatever_the_durability() {
 }
 
 #[test]
-fn what_a_power_cut_takes_from_the_middle_is_cut_and_told_with_its_files_and_records() {
+fn records_after_a_hole_of_a_power_cut_are_cut_off_and_reported_with_files_and_counts() {
     let disk = SimDisk::new();
     let process = disk.process();
     let topic = log_of(&process, Durability::ProcessCrash, 100);

@@ -72,7 +72,7 @@ impl Collected {
 }
 
 #[test]
-fn a_request_and_its_callback_are_spans_and_what_goes_wrong_is_an_event() {
+fn a_request_and_its_callback_are_spans_and_failures_are_events() {
     let collected = Collected::default();
     // With a single subscriber, what other threads reach first is switched off for good; with a
     // second one, both are always asked.
@@ -124,7 +124,7 @@ fn a_request_and_its_callback_are_spans_and_what_goes_wrong_is_an_event() {
 }
 
 #[test]
-fn a_worker_tells_of_failed_attempts_dead_letters_stopped_lanes_and_lanes_taken() {
+fn a_worker_reports_failed_attempts_dead_letters_stopped_lanes_and_taken_lanes() {
     let collected = Collected::default();
     let _second = tracing::Dispatch::new(collected.clone());
     let dir = crate::dir();

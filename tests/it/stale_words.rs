@@ -162,7 +162,7 @@ fn a_read_only_log_without_members_shows_no_record_that_was_not_durable() {
 }
 
 #[test]
-fn an_intent_that_contradicts_the_place_costs_no_append() {
+fn an_intent_at_the_wrong_place_costs_no_append() {
     let written = |words: &[(usize, u64)]| {
         let disk = SimDisk::new();
         let process = disk.process();

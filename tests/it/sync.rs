@@ -109,7 +109,7 @@ fn a_record_becomes_durable_within_its_interval_without_another_append() {
 }
 
 #[test]
-fn what_a_killed_writer_had_not_synced_is_synced_by_an_idle_member() {
+fn records_that_a_killed_writer_had_not_synced_are_synced_by_an_idle_member() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let within = Durability::PowerLossWithin(Duration::from_millis(200));
@@ -132,7 +132,7 @@ pub(crate) fn appends(words: &[&str]) {
 }
 
 #[test]
-fn a_waiting_reader_is_shown_what_a_dead_writer_had_not_synced() {
+fn a_waiting_reader_sees_records_that_a_dead_writer_had_not_synced() {
     let dir = crate::dir();
     let path = dir.path().to_str().unwrap();
     let topic = ledger::open(path, "power-loss", SEGMENT_LEN);
@@ -159,7 +159,7 @@ fn a_clean_close_syncs() {
 }
 
 #[test]
-fn waiting_for_durability_works_whatever_the_topic_promises() {
+fn waiting_for_durability_works_with_every_durability() {
     let never = Duration::from_secs(3600);
     for durability in [Durability::ProcessCrash, Durability::PowerLossWithin(never)] {
         let disk = SimDisk::new();
@@ -178,7 +178,7 @@ fn waiting_for_durability_works_whatever_the_topic_promises() {
 }
 
 #[test]
-fn a_sync_by_one_process_covers_what_another_left_unsynced_in_the_segment_before() {
+fn a_sync_by_one_process_covers_unsynced_records_of_another_in_the_previous_segment() {
     let disk = SimDisk::new();
     let one = on_sim(&disk, Durability::PowerLoss);
     let other = on_sim(&disk.process(), Durability::PowerLoss);
@@ -200,7 +200,7 @@ fn a_sync_by_one_process_covers_what_another_left_unsynced_in_the_segment_before
 }
 
 #[test]
-fn a_failed_sync_stops_everybody_and_never_turns_into_a_promise() {
+fn a_failed_sync_stops_all_writers_and_never_turns_into_a_promise() {
     // One record a segment and several a segment; failures of the first and later syncs of an append.
     for len in [100, 30_000] {
         for nth in 0..2 {
@@ -269,7 +269,7 @@ fn a_failed_sync_stops_everybody_and_never_turns_into_a_promise() {
 }
 
 #[test]
-fn a_failure_seen_by_a_syncer_that_died_with_it_is_made_good_by_the_next() {
+fn a_failure_that_only_a_killed_syncer_saw_is_repaired_by_the_next() {
     for heir in ["member", "successor"] {
         let mut child = Child::spawn(&["sync-death", heir]);
         assert_eq!(child.hear().as_deref(), Some("bye"), "{heir}");
@@ -386,7 +386,7 @@ fn a_thread_without_a_descriptor_for_overtaking_a_sync_waits_for_it() {
 }
 
 #[test]
-fn a_sync_that_comes_right_after_a_failed_one_promises_nothing() {
+fn a_sync_right_after_a_failed_one_promises_nothing() {
     let mut child = Child::spawn(&["after-a-failed-sync"]);
     assert_eq!(child.hear().as_deref(), Some("bye"));
     assert!(child.wait().success());
@@ -413,7 +413,7 @@ pub(crate) fn after_a_failed_sync(_: &[&str]) {
 }
 
 #[test]
-fn a_batch_of_which_it_is_unknown_whether_it_is_durable_is_named_by_its_first_record() {
+fn a_batch_of_unknown_durability_is_named_by_its_first_record() {
     let disk = SimDisk::new();
     let topic = on_sim(&disk, Durability::PowerLoss);
     topic.append(&Record::new("before")).unwrap();
@@ -424,7 +424,7 @@ fn a_batch_of_which_it_is_unknown_whether_it_is_durable_is_named_by_its_first_re
 }
 
 #[test]
-fn running_out_of_descriptors_in_a_sync_is_no_failed_sync() {
+fn running_out_of_descriptors_in_a_sync_is_not_a_failed_sync() {
     let disk = SimDisk::new();
     let topic = on_sim(&disk, Durability::PowerLoss);
     topic.append(&Record::new(vec![0; 40_000])).unwrap();

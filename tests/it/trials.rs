@@ -62,7 +62,7 @@ fn copy_of(dir: &Path) -> tempfile::TempDir {
 }
 
 #[test]
-fn a_stopped_lane_stays_stopped_in_a_copy_until_it_is_resumed_or_told_to_skip() {
+fn a_stopped_lane_stays_stopped_in_a_copy_until_it_is_resumed_or_skipped() {
     let dir = crate::dir();
     let attempts = Arc::<AtomicU64>::default();
     {
@@ -118,7 +118,7 @@ fn a_stopped_lane_stays_stopped_in_a_copy_until_it_is_resumed_or_told_to_skip() 
 }
 
 #[test]
-fn a_lane_that_is_stopped_can_be_resumed_in_a_copy_before_anybody_works_in_it() {
+fn a_stopped_lane_can_be_resumed_in_a_copy_before_any_worker_begins() {
     for skips in [false, true] {
         let dir = crate::dir();
         let attempts = Arc::<AtomicU64>::default();
@@ -140,7 +140,7 @@ fn a_lane_that_is_stopped_can_be_resumed_in_a_copy_before_anybody_works_in_it() 
 }
 
 #[test]
-fn a_record_that_waits_for_its_next_attempt_waits_on_when_workers_come_and_go() {
+fn a_record_that_waits_for_its_next_attempt_keeps_waiting_when_workers_come_and_go() {
     let dir = crate::dir();
     let (log, topic, group) = open(dir.path());
     append(&topic, "x", "k");
@@ -177,7 +177,7 @@ pub(crate) fn tells_state(words: &[&str]) {
 }
 
 #[test]
-fn what_was_in_hand_at_a_death_runs_again_beside_others_and_alone_only_after_a_second_one() {
+fn records_in_flight_at_a_crash_run_again_beside_others_and_alone_only_after_a_second_crash() {
     let dir = crate::dir();
     let (_log, topic, _group) = open(dir.path());
     append(&topic, "x", "k");
@@ -196,7 +196,7 @@ fn key_of(is_odd: bool) -> String {
 }
 
 #[test]
-fn a_suspect_is_no_longer_alone_when_a_neighbour_begins_beside_it_and_its_page_says_so() {
+fn a_suspect_is_marked_as_not_alone_when_a_neighbour_begins_beside_it() {
     let _watchdog = Watchdog::new();
     let dir = crate::dir();
     let (_log, topic, group) = open(dir.path());
@@ -236,8 +236,7 @@ fn a_suspect_is_no_longer_alone_when_a_neighbour_begins_beside_it_and_its_page_s
 }
 
 #[test]
-fn a_record_that_fails_all_the_time_keeps_no_lane_behind_it_from_its_own_and_no_poll_from_its_end()
-{
+fn a_record_that_fails_all_the_time_delays_no_other_lane_and_no_end_of_a_poll() {
     let _watchdog = Watchdog::new();
     const BETWEEN: u64 = 20_000;
     const FAILURES: u64 = 20;
@@ -288,7 +287,7 @@ fn a_record_that_fails_all_the_time_keeps_no_lane_behind_it_from_its_own_and_no_
 }
 
 #[test]
-fn lanes_that_were_passed_over_are_done_in_order_while_others_fail_now_and_then() {
+fn lanes_that_were_skipped_are_done_in_order_while_others_fail_now_and_then() {
     let _watchdog = Watchdog::new();
     let dir = crate::dir();
     let (_log, topic, group) = open(dir.path());
@@ -325,7 +324,7 @@ fn lanes_that_were_passed_over_are_done_in_order_while_others_fail_now_and_then(
 }
 
 #[test]
-fn a_wait_for_ever_is_no_overflow() {
+fn an_endless_wait_does_not_overflow() {
     let dir = crate::dir();
     let (_log, topic, group) = open(dir.path());
     let offset = append(&topic, "x", "k");
@@ -418,7 +417,7 @@ fn a_lane_whose_records_were_read_past_while_it_waited_gets_all_of_them_in_order
 }
 
 #[test]
-fn a_poll_ends_when_its_time_is_over_though_a_lane_is_far_behind() {
+fn a_poll_ends_when_its_time_is_over_even_if_a_lane_lags_far() {
     let dir = crate::dir();
     let (_log, topic, group) = open(dir.path());
     let far = key_in(1);

@@ -32,7 +32,7 @@ fn run(story: &str) {
 }
 
 #[test]
-fn a_destructor_that_appends_while_a_panic_unwinds_appends_and_the_process_goes_on() {
+fn a_destructor_that_appends_while_a_panic_unwinds_appends_and_the_process_continues() {
     run("catch");
 }
 

@@ -87,7 +87,7 @@ fn numbered(range: std::ops::Range<u64>) -> Vec<String> {
 }
 
 #[test]
-fn c1_a_rotten_sector_below_the_durable_end_is_reported_and_nothing_behind_it_is_lost_or_reused() {
+fn c1_a_rotten_sector_below_the_durable_end_is_reported_and_no_later_record_is_lost_or_reused() {
     for rotten in [3, 90, 150, 280] {
         let disk = SimDisk::new();
         let (log, topic) = create(&disk, Durability::PowerLoss);
@@ -181,7 +181,7 @@ fn c1_one_copy_of_a_header_is_enough_and_without_any_no_offset_is_used_again() {
 }
 
 #[test]
-fn c2_frames_behind_a_cut_never_come_back_even_where_a_new_record_fits_in_front_of_them() {
+fn c2_frames_after_a_cut_never_come_back_even_if_a_new_record_fits_before_them() {
     for durability in [Durability::ProcessCrash, WITHIN] {
         let disk = SimDisk::new();
         let (log, topic) = create(&disk, durability);
@@ -231,7 +231,7 @@ fn c3_a_sync_after_a_roll_covers_the_segment_that_was_left() {
 }
 
 #[test]
-fn c4_after_a_failed_sync_a_reopened_topic_keeps_through_a_power_cut_what_it_shows() {
+fn c4_after_a_failed_sync_a_reopened_topic_keeps_shown_records_through_a_power_cut() {
     for durability in [Durability::PowerLoss, WITHIN, Durability::ProcessCrash] {
         let disk = SimDisk::new();
         let (log, topic) = create(&disk, durability);
@@ -370,7 +370,7 @@ fn c8_a_consumer_opened_long_after_a_cut_is_set_back_to_it_though_the_log_has_gr
 }
 
 #[test]
-fn c8_a_cut_is_remembered_by_the_next_power_cut_when_what_was_appended_after_it_is_durable() {
+fn c8_a_cut_is_remembered_over_the_next_power_cut_once_later_records_are_durable() {
     let disk = SimDisk::new();
     let (_log, topic) = create(&disk, Durability::ProcessCrash);
     for name in numbered(0..1010) {
@@ -446,7 +446,7 @@ fn h10_a_torn_slot_of_an_offset_file_leaves_the_position_that_was_synced() {
 }
 
 #[test]
-fn h12_the_control_words_of_a_copy_made_at_another_instant_are_not_believed() {
+fn h12_the_control_words_of_a_copy_made_at_another_instant_are_not_trusted() {
     let disk = SimDisk::new();
     let (_log, topic) = create(&disk, Durability::ProcessCrash);
     topic.append(&record("r0")).unwrap();

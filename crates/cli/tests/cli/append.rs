@@ -100,7 +100,7 @@ fn an_offset_is_printed_as_soon_as_its_line_was_given() {
 }
 
 #[test]
-fn without_acks_a_line_does_not_wait_for_the_next_one_either() {
+fn without_acks_a_line_does_not_wait_for_the_next_one() {
     let scratch = Scratch::new();
     scratch.append("t", "");
     let mut child = scratch.command(&["append", "t"]).stdin(Stdio::piped()).spawn().unwrap();
@@ -210,7 +210,7 @@ fn records_larger_than_a_segment_are_taken() {
 }
 
 #[test]
-fn a_reserved_header_is_refused_and_a_summary_tells_what_was_done() {
+fn a_reserved_header_is_refused_and_a_summary_is_printed() {
     let scratch = Scratch::new();
     let args = ["append", "t", "-H", "deaddrop.request=x"];
     scratch.run_with(&args, b"a\n").expect(2);
@@ -219,7 +219,7 @@ fn a_reserved_header_is_refused_and_a_summary_tells_what_was_done() {
 }
 
 #[test]
-fn what_is_not_json_is_named_in_plain_words() {
+fn input_that_is_not_json_is_refused_in_plain_words() {
     let scratch = Scratch::new();
     for (line, said) in [
         ("nothing", "standard input is not a record: it is not valid JSON at column 2"),

@@ -149,7 +149,7 @@ fn two_reports_are_compared_case_by_case() {
 }
 
 #[test]
-fn servers_their_threads_and_what_is_outstanding_make_cases_of_request() {
+fn servers_threads_and_outstanding_requests_make_cases_of_request() {
     let scratch = Scratch::new();
     let args =
         ["--workload", "append,request", "--durability", "process-crash", "--html", "r.html"];
@@ -259,7 +259,7 @@ fn as_many_servers_with_as_many_threads_run_as_were_asked_for() {
 }
 
 #[test]
-fn a_report_that_is_none_or_was_changed_is_refused() {
+fn an_invalid_or_changed_report_is_refused() {
     let scratch = Scratch::new();
     bench(&scratch, &["--workload", "append", "--output", "a.json"]).expect(0);
     let good = read(&scratch.path().join("a.json"));
@@ -286,7 +286,7 @@ fn a_report_that_is_none_or_was_changed_is_refused() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_code_2_and_says_why() {
+fn a_case_that_cannot_be_measured_is_code_2_with_the_reason() {
     let scratch = Scratch::new();
     std::fs::write(scratch.path().join("file"), "").unwrap();
     scratch.append("t", "a\n");
@@ -328,7 +328,7 @@ fn what_cannot_be_measured_is_code_2_and_says_why() {
 }
 
 #[test]
-fn memory_is_refused_for_what_shall_survive_a_power_loss() {
+fn a_file_system_in_memory_is_refused_for_power_loss() {
     let scratch = Scratch::new();
     let memory = Path::new("/dev/shm");
     if !memory.is_dir() {

@@ -84,7 +84,7 @@ fn a_consumer_in_use_is_left_alone_with_code_5() {
 }
 
 #[test]
-fn an_unreadable_offset_file_is_shown_as_such_and_the_others_all_the_same() {
+fn an_unreadable_offset_file_is_shown_as_such_and_hides_no_other() {
     let scratch = two_consumers();
     flip(&scratch.log().join("topics/t/consumers/a"), 3, 0);
     let rows = scratch.run(&["consumers", "t", "--json"]).expect(4).json();

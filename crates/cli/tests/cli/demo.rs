@@ -89,7 +89,7 @@ fn a_missing_a_second_and_a_foreign_order_are_named() {
 }
 
 #[test]
-fn services_killed_at_any_moment_leave_no_order_out_and_ask_for_none_twice() {
+fn services_killed_at_any_moment_skip_no_order_and_repeat_none() {
     const ROUNDS: u64 = 8;
     let scratch = Scratch::new();
     let file = orders(&scratch, 400);
@@ -149,7 +149,7 @@ impl WaitWithStdin for Child {
 }
 
 #[test]
-fn an_order_file_that_is_none_is_refused() {
+fn an_invalid_order_file_is_refused() {
     let scratch = Scratch::new();
     for (text, expected) in [
         ("", "holds no order"),

@@ -119,7 +119,7 @@ fn a_segment_with_flipped_bits_shows_all_other_frames() {
 }
 
 #[test]
-fn garbage_of_any_kind_is_no_panic_and_no_hang() {
+fn garbage_of_any_kind_causes_no_panic_and_no_hang() {
     let scratch = Scratch::new();
     drop(scratch.topic_of("t", 0..100));
     let whole = std::fs::read(&scratch.segments("t")[0]).unwrap();
@@ -153,7 +153,7 @@ fn garbage_of_any_kind_is_no_panic_and_no_hang() {
 }
 
 #[test]
-fn a_torn_tail_is_told_from_damage_and_from_unused_space() {
+fn a_torn_tail_is_distinguished_from_damage_and_from_unused_space() {
     let scratch = Scratch::new();
     drop(scratch.topic_of("t", 0..20));
     let path = scratch.path().join("torn.seg");

@@ -157,7 +157,7 @@ fn a_server_without_requests_ends_at_a_signal_and_one_under_nohup_serves_on() {
 }
 
 #[test]
-fn a_failed_attempt_is_said_with_its_request_and_its_number() {
+fn a_failed_attempt_is_reported_with_its_request_and_its_number() {
     let scratch = Scratch::new();
     let args = ["--max-attempts", "3", "--retry-first", "1ms", "-n", "2"];
     let script = "payload=$(cat); echo \"oh $payload\" >&2
@@ -182,7 +182,7 @@ fn a_failed_attempt_is_said_with_its_request_and_its_number() {
 }
 
 #[test]
-fn a_key_with_a_zero_byte_is_not_mistaken_for_none() {
+fn a_key_with_a_zero_byte_is_not_mistaken_for_a_missing_key() {
     let scratch = Scratch::new();
     let script = "echo \"${DEADDROP_KEY-none} ${DEADDROP_KEY_BASE64-none}\"";
     let _server = Serving::start(&scratch, &[], script);

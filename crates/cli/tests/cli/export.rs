@@ -1,10 +1,10 @@
-//! `export` and `import`: nothing is lost on the way, and identities come back only on demand.
+//! `export` and `import`: nothing is lost on the way, and identities come back only on request.
 
 use deaddrop::{Durability, Log, OwnedRecord, Record, Start, TopicOptions};
 
 use crate::support::{flip, Random, Scratch};
 
-/// Any bytes, often none.
+/// Returns any bytes, often none.
 fn any_bytes(random: &mut Random, most: u64) -> Vec<u8> {
     let len = random.below(most) as usize;
     let text = random.below(2) == 0;
@@ -44,7 +44,7 @@ fn any_record_comes_back_as_it_was_in_the_same_order() {
             record = record.key(any_bytes(&mut random, 20));
         }
         for index in 0..random.below(4) {
-            // Names repeat, and are any text.
+            // Names repeat, and can be any text.
             record = record
                 .header(["a", "", "grün\n\"", "a"][index as usize], any_bytes(&mut random, 9));
         }
@@ -60,13 +60,13 @@ fn any_record_comes_back_as_it_was_in_the_same_order() {
         assert!(parts(given) == parts(got), "offset {}", given.offset());
         assert_eq!(given.offset(), got.offset());
     }
-    // Times are data of the export, to the nanosecond.
+    // Times are part of the export, to the nanosecond.
     for (line, record) in exported.json().iter().zip(&given) {
         let time = humantime::parse_rfc3339(line["timestamp"].as_str().unwrap()).unwrap();
         assert_eq!(time, record.as_ref().timestamp());
         assert_eq!(line["offset"], record.offset());
     }
-    // What is imported again carries where it came from.
+    // A record that is imported again names its origin.
     let args = ["import", "again", "--origin"];
     to.run_with(&args, &exported.stdout).expect(0);
     let first = &to.run(&["cat", "again", "7", "--json"]).json()[0];
@@ -99,7 +99,7 @@ fn a_request_is_a_request_again_only_with_the_flag() {
     restored.run(&["serve", "echo", "-n", "1", "--", "cat"]).expect(0);
     let replies = restored.run(&["dump", "echo.replies"]).expect(0).text();
     assert!(replies.contains(&format!("reply {id}")), "{replies}");
-    // `append` has no such flag: a header of this name is refused there.
+    // `append` has no such flag, and refuses a header of this name.
     restored.run_with(&["append", "t", "--ndjson"], &exported.stdout).expect(2);
 }
 
@@ -119,7 +119,7 @@ fn ranges_are_exported_and_files_imported_one_after_the_other() {
 }
 
 #[test]
-fn what_is_no_export_is_refused_with_its_line_and_what_stood_before_it_is_kept() {
+fn what_is_not_an_export_is_refused_with_its_line_and_earlier_lines_are_kept() {
     for (bad, why) in [
         (r#"{"v":2,"payload":"x"}"#, "version 2"),
         (r#"{"v":1}"#, "no payload"),
@@ -138,7 +138,7 @@ fn what_is_no_export_is_refused_with_its_line_and_what_stood_before_it_is_kept()
 }
 
 #[test]
-fn damage_ends_an_export_with_code_4_unless_it_is_passed_over() {
+fn damage_ends_an_export_with_code_4_unless_it_is_skipped() {
     let scratch = Scratch::new();
     drop(scratch.topic_of("t", 0..1000));
     flip(&scratch.segments("t")[1], 5000, 3);

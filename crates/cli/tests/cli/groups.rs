@@ -77,7 +77,7 @@ fn groups_are_shown_with_lag_lanes_and_owners_and_nothing_is_written() {
 }
 
 #[test]
-fn a_record_in_hand_is_shown_with_state_and_attempt() {
+fn a_record_in_flight_is_shown_with_state_and_attempt() {
     let scratch = Scratch::new();
     let (_topic, group) = shipping(&scratch);
     let (at_work, seen) = std::sync::mpsc::channel();
@@ -202,7 +202,7 @@ fn a_group_with_workers_is_left_alone_with_code_5() {
 }
 
 #[test]
-fn adjacent_lanes_that_are_alike_share_a_row() {
+fn adjacent_identical_lanes_share_a_row() {
     let scratch = Scratch::new();
     let (_topic, group) = shipping(&scratch);
     let lanes = || {

@@ -340,7 +340,7 @@ fn spoil(random: &mut Random, path: &Path) {
 }
 
 #[test]
-fn what_was_torn_and_what_rotted_past_the_boundary_is_read_the_same_by_an_independent_reader() {
+fn torn_and_rotten_records_past_the_boundary_are_read_the_same_by_an_independent_reader() {
     if !has_python() {
         return;
     }

@@ -45,7 +45,7 @@ pub(crate) fn torn_copy() -> Scratch {
 }
 
 #[test]
-fn commands_that_read_say_what_stands_after_damage_and_end_with_code_4() {
+fn commands_that_read_report_the_records_after_damage_and_end_with_code_4() {
     for offset in [0, 100] {
         let scratch = damaged_copy(Durability::ProcessCrash, offset);
         for args in [
@@ -77,7 +77,7 @@ fn commands_that_read_say_what_stands_after_damage_and_end_with_code_4() {
 }
 
 #[test]
-fn an_append_whose_opening_finds_records_missing_says_so_and_verify_keeps_saying_it() {
+fn an_append_that_finds_records_missing_reports_them_and_verify_keeps_reporting_them() {
     for offset in [0, 100] {
         for command in ["append", "import", "create"] {
             let scratch = damaged_copy(Durability::ProcessCrash, offset);
@@ -104,7 +104,7 @@ fn an_append_whose_opening_finds_records_missing_says_so_and_verify_keeps_saying
 }
 
 #[test]
-fn what_a_recovery_cut_off_is_in_the_output_once_with_its_files() {
+fn records_that_a_recovery_cut_off_are_reported_once_with_their_files() {
     for args in [
         vec!["append", "t"],
         vec!["import", "t"],
@@ -138,7 +138,7 @@ fn what_a_recovery_cut_off_is_in_the_output_once_with_its_files() {
 }
 
 #[test]
-fn a_torn_tail_is_no_damage() {
+fn a_torn_tail_is_not_damage() {
     let scratch = Scratch::new();
     // Not closed: none of its records was promised to survive more than its process.
     let _writer = scratch.topic_of("t", 0..100);
@@ -179,7 +179,7 @@ fn three_commands_agree_about_a_damaged_sector_of_a_header() {
 }
 
 #[test]
-fn a_record_of_a_time_to_come_is_remarked_upon() {
+fn a_record_with_a_future_time_is_reported() {
     let scratch = Scratch::new();
     scratch.append("t", "a\n");
     assert!(scratch.run(&["info", "t", "--json"]).expect(0).json()[0]["clock"].is_null());

@@ -11,7 +11,7 @@ use deaddrop::{Log, Start};
 use crate::support::{copy_dir, flip, payload, snapshot, Ran, Scratch};
 
 #[test]
-fn ranges_select_half_open_stretches() {
+fn ranges_are_half_open() {
     let scratch = Scratch::new();
     let lines: String = (0..20).map(|index| format!("{index}\n")).collect();
     scratch.append("t", &lines);
@@ -67,7 +67,7 @@ fn a_trimmed_offset_is_a_negative_answer_that_names_the_first_one() {
 }
 
 #[test]
-fn formats_and_json_say_where_a_record_stands() {
+fn formats_and_json_give_the_place_of_a_record() {
     let scratch = Scratch::new();
     let args = ["append", "t", "-q", "--key", "k", "-H", "a=1", "-H", "b=2"];
     scratch.run_with(&args, "grün\n".as_bytes()).expect(0);
@@ -123,7 +123,7 @@ fn tail_prints_the_newest_records_and_follows() {
 }
 
 #[test]
-fn ls_and_info_count_what_is_there() {
+fn ls_and_info_count_the_records() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("orders", 0..1000);
     let mut billing = topic.consumer("billing", Start::First).unwrap();
@@ -297,7 +297,7 @@ fn another_user_of_the_group_can_read_without_a_lock_or_a_trace() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_error() {
+fn a_reader_that_has_seen_enough_is_not_an_error() {
     let scratch = Scratch::new();
     drop(scratch.topic_of("t", 0..5000));
     for args in [vec!["cat", "t"], vec!["cat", "t", "--json"], vec!["dump", "t"]] {
@@ -313,7 +313,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 }
 
 #[test]
-fn cat_stops_at_damage_with_code_4_and_passes_over_it_if_asked() {
+fn cat_stops_at_damage_with_code_4_and_skips_it_if_asked() {
     let scratch = Scratch::new();
     drop(scratch.topic_of("t", 0..1000));
     flip(&scratch.segments("t")[1], 5000, 3);

@@ -27,7 +27,7 @@ fn wrong_usage_is_code_2() {
 }
 
 #[test]
-fn what_is_no_request_id_is_refused_before_anything_is_opened() {
+fn an_invalid_request_id_is_refused_before_anything_is_opened() {
     let scratch = Scratch::new();
     for args in [vec!["trace"], vec!["request", "--attach"]] {
         let ran = scratch.run(&[&args[..], &["nonsense"]].concat()).expect(2);
@@ -50,7 +50,7 @@ fn a_name_that_would_leave_the_directory_is_refused_by_reading_commands_too() {
 }
 
 #[test]
-fn a_missing_log_or_topic_is_not_made_by_looking_at_it() {
+fn a_missing_log_or_topic_is_not_made_by_reading_it() {
     let scratch = Scratch::new();
     for args in [vec!["ls"], vec!["cat", "t"], vec!["verify"], vec!["consumers", "t"]] {
         let ran = scratch.run(&args).expect(3);

@@ -131,7 +131,7 @@ fn any_thousand_flipped_bits_are_repaired() {
 }
 
 #[test]
-fn a_damaged_header_page_costs_no_record_as_long_as_frames_say_what_was_in_it() {
+fn a_damaged_header_page_costs_no_record_if_it_can_be_rebuilt_from_the_frames() {
     for newest in [false, true] {
         for (positions, remedy) in [
             (&[20][..], "restore-header"),
@@ -154,7 +154,7 @@ fn a_damaged_header_page_costs_no_record_as_long_as_frames_say_what_was_in_it() 
 }
 
 #[test]
-fn a_segment_of_which_nothing_is_left_or_that_is_gone_is_given_up_whole() {
+fn a_missing_segment_or_one_without_any_valid_bytes_is_lost_as_a_whole() {
     for (gone, remedies) in
         [(false, &["give-up-segment"][..]), (true, &["give-up", "make-segment"])]
     {
@@ -198,7 +198,7 @@ fn a_file_that_was_cut_gets_its_length_back() {
 }
 
 #[test]
-fn a_missing_index_is_no_damage_and_a_damaged_one_is_removed_and_made_anew() {
+fn a_missing_index_is_not_damage_and_a_damaged_one_is_removed_and_made_again() {
     let scratch = Scratch::new();
     drop(scratch.topic_of("t", 0..1000));
     let index = scratch.segments("t")[0].with_extension("idx");
@@ -268,7 +268,7 @@ fn a_torn_group_file_is_treated_like_a_consumers() {
 }
 
 #[test]
-fn a_consumer_inside_a_lost_range_is_named_told_once_and_goes_on_behind_it() {
+fn a_consumer_inside_a_lost_range_is_named_gets_one_error_and_continues_after_it() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..100);
     let mut consumer = topic.consumer("billing", Start::Offset(51)).unwrap();

@@ -121,7 +121,7 @@ fn appending_commands_print_what_they_document() {
 }
 
 #[test]
-fn commands_that_look_at_files_print_what_they_document() {
+fn commands_that_read_files_print_what_they_document() {
     let scratch = Scratch::new();
     rich_topic(&scratch);
     scratch.store_index("t", |entries| entries.truncate(3));
@@ -440,7 +440,7 @@ const POOR: &[(&str, i32, usize)] = &[
 ];
 
 #[test]
-fn with_json_standard_output_is_objects_only_where_nothing_is_and_where_it_fails() {
+fn with_json_standard_output_has_only_objects_even_without_records_and_after_errors() {
     let scratch = Scratch::new();
     drop((scratch.topic_of("empty", 0..0), scratch.topic_of("damaged", 0..5)));
     drop((scratch.topic_of("lossy", 0..3), scratch.topic_of("fine", 0..3)));
@@ -469,7 +469,7 @@ fn with_json_standard_output_is_objects_only_where_nothing_is_and_where_it_fails
 }
 
 #[test]
-fn help_needs_no_other_argument_and_stands_behind_none_of_a_command_of_yours() {
+fn format_help_needs_no_other_argument_and_is_never_part_of_a_served_command() {
     let scratch = Scratch::new();
     let help = scratch.run(&["cat", "--format", "help"]).expect(0).text();
     assert!(help.contains("Escapes of --format") && help.contains("%o offset"), "{help}");

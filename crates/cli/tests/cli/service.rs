@@ -51,7 +51,7 @@ fn a_command_answers_with_what_it_writes() {
 }
 
 #[test]
-fn a_request_waits_for_a_server_that_comes_later_and_its_reply_for_whoever_asks() {
+fn a_request_waits_for_a_later_server_and_its_reply_for_a_later_client() {
     let scratch = Scratch::new();
     let id = scratch.run(&["request", "echo", "hello", "--no-wait"]).expect(0).text();
     let id = id.trim();
@@ -71,7 +71,7 @@ fn a_request_waits_for_a_server_that_comes_later_and_its_reply_for_whoever_asks(
 }
 
 #[test]
-fn exit_codes_below_100_are_tried_again_and_others_fail_for_good() {
+fn exit_codes_below_100_are_retried_and_others_are_final() {
     let scratch = Scratch::new();
     let script = "case $DEADDROP_ATTEMPT in 3) cat;; *) exit 1;; esac";
     let server = Server::start(&scratch, &["-n", "1", "--retry-first", "1ms"], script);
@@ -138,7 +138,7 @@ fn a_second_client_of_one_name_gets_code_5() {
 }
 
 #[test]
-fn a_killed_server_answers_each_request_once_all_the_same() {
+fn a_killed_server_still_answers_each_request_once() {
     let scratch = Scratch::new();
     for index in 0..30 {
         scratch.run(&["request", "echo", &index.to_string(), "--no-wait"]).expect(0);

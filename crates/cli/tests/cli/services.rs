@@ -57,7 +57,7 @@ fn the_topics_of_a_service_are_one_line_unless_all_are_asked_for() {
 }
 
 #[test]
-fn top_shows_a_service_as_one_line_and_what_is_wrong_with_it_always() {
+fn top_shows_a_service_as_one_line_and_its_faults_always() {
     let scratch = a_log();
     let top = |more: &[&str], code: i32| {
         scratch.run(&[&["top", "--once", "--interval", "10ms"], more].concat()).expect(code).text()

@@ -251,7 +251,7 @@ const RUNS: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn each_command_prints_what_was_agreed() {
+fn each_command_prints_its_snapshot() {
     let update = std::env::var_os("UPDATE_SNAPSHOTS").is_some();
     let mut differ = Vec::new();
     for (make, runs) in STORIES {

@@ -5,7 +5,7 @@ use deaddrop::{Record, Start};
 use crate::support::{flip, Scratch};
 
 #[test]
-fn numbers_are_those_of_what_was_appended() {
+fn numbers_are_those_of_the_appended_records() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..0);
     for len in [0, 1, 1, 5, 7, 8, 100, 1000] {
@@ -114,7 +114,7 @@ fn damaged_records_are_counted_with_code_4() {
 }
 
 #[test]
-fn damage_hides_neither_the_newest_record_nor_the_age_of_those_behind_it() {
+fn damage_hides_neither_the_newest_record_nor_the_age_of_later_ones() {
     let scratch = Scratch::new();
     drop(scratch.topic_of("t", 0..30));
     // The year 2001.

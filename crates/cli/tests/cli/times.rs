@@ -43,7 +43,7 @@ fn moment(scratch: &Scratch, offset: u64, format: &str) -> String {
 }
 
 #[test]
-fn every_way_in_which_a_time_is_printed_is_understood_where_one_is_taken() {
+fn every_printed_form_of_a_time_is_accepted_as_an_argument() {
     let scratch = two_moments();
     let all: Vec<u64> = scratch
         .run(&["cat", "t", "--format", "%T\\n"])
@@ -76,7 +76,7 @@ fn every_way_in_which_a_time_is_printed_is_understood_where_one_is_taken() {
 }
 
 #[test]
-fn numbers_that_could_mean_something_else_are_refused_with_the_forms_that_are_taken() {
+fn ambiguous_numbers_are_refused_with_the_accepted_forms() {
     let scratch = two_moments();
     for time in ["@2026", "@15", "@20261129", "@123456789", "@12345678901", "@yesterday", "@9:40"] {
         for args in [
@@ -171,7 +171,7 @@ fn a_time_in_the_future_destroys_and_skips_nothing() {
 }
 
 #[test]
-fn reading_from_a_time_to_come_is_remarked_upon() {
+fn reading_from_a_future_time_is_reported() {
     let scratch = two_moments();
     for command in ["cat", "tail", "export"] {
         let ran = scratch.run(&[command, "t", "@2126-01-01"]).expect(0);

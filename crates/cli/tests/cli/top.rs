@@ -59,7 +59,7 @@ fn pids(topic: &Value) -> Vec<u64> {
 }
 
 #[test]
-fn three_appending_processes_are_seen_at_work_and_a_killed_one_no_more() {
+fn three_appending_processes_are_shown_and_a_killed_one_is_not() {
     let scratch = Scratch::new();
     let mut appenders: Vec<Appender> = (0..3).map(|_| Appender::start(&scratch, "t")).collect();
     let view = once(&scratch);
@@ -80,7 +80,7 @@ fn three_appending_processes_are_seen_at_work_and_a_killed_one_no_more() {
 }
 
 #[test]
-fn a_stopped_process_is_told() {
+fn a_stopped_process_is_shown() {
     let scratch = Scratch::new();
     let appender = Appender::start(&scratch, "t");
     let pid = appender.child.id().to_string();
@@ -184,7 +184,7 @@ fn requests_without_an_outcome_are_counted_and_answered_ones_are_timed() {
 }
 
 #[test]
-fn looking_takes_no_lock_and_writes_nothing() {
+fn top_takes_no_lock_and_writes_nothing() {
     let scratch = Scratch::new();
     drop(scratch.topic_of("t", 0..100).consumer("c", Start::First).unwrap());
     scratch.run(&["request", "echo", "x", "--no-wait"]).expect(0);
@@ -208,7 +208,7 @@ fn plain_output_is_a_table_for_each_interval() {
 }
 
 #[test]
-fn an_empty_log_is_shown_and_what_is_no_log_is_refused() {
+fn an_empty_log_is_shown_and_another_directory_is_refused() {
     let scratch = Scratch::new();
     let ran = scratch.run(&["top", "--once"]).expect(3);
     assert!(ran.stderr.contains("check the path"), "{}", ran.stderr);
@@ -231,7 +231,7 @@ fn an_empty_log_is_shown_and_what_is_no_log_is_refused() {
 }
 
 #[test]
-fn a_damaged_topic_is_told_beside_the_others_and_is_code_4() {
+fn a_damaged_topic_is_shown_beside_the_others_with_code_4() {
     let scratch = Scratch::new();
     scratch.topic_of("good", 0..10);
     drop(scratch.topic_of("bad", 0..10));
@@ -355,7 +355,7 @@ const HIDE_CURSOR: &str = "\x1b[?25l";
 const SHOW_CURSOR: &str = "\x1b[?25h";
 
 #[test]
-fn the_terminal_is_given_back_after_q_and_after_every_signal_that_ends_it() {
+fn the_terminal_is_restored_after_q_and_after_every_signal_that_ends_top() {
     let scratch = Scratch::new();
     scratch.topic_of("orders", 0..10);
     for how in ["q", "\x03", "TERM", "INT", "HUP", "QUIT"] {
@@ -376,7 +376,7 @@ fn the_terminal_is_given_back_after_q_and_after_every_signal_that_ends_it() {
 }
 
 #[test]
-fn the_terminal_is_given_back_when_the_log_goes_away_and_after_the_last_look() {
+fn the_terminal_is_restored_when_the_log_disappears_and_after_the_last_view() {
     let scratch = Scratch::new();
     scratch.topic_of("orders", 0..10);
     let mut top = OnTerminal::start(&scratch, &["top", "-n", "2", "--interval", "20ms"]);
@@ -389,7 +389,7 @@ fn the_terminal_is_given_back_when_the_log_goes_away_and_after_the_last_look() {
 }
 
 #[test]
-fn once_is_plain_on_a_terminal_too() {
+fn a_single_view_is_plain_on_a_terminal_too() {
     let scratch = Scratch::new();
     scratch.topic_of("orders", 0..10);
     let mut top = OnTerminal::start(&scratch, &["top", "--once", "--interval", "10ms"]);
@@ -399,7 +399,7 @@ fn once_is_plain_on_a_terminal_too() {
 }
 
 #[test]
-fn a_terminal_that_claims_to_be_as_large_as_can_be_is_drawn_on_in_part() {
+fn a_terminal_that_claims_the_largest_size_is_drawn_on_in_part() {
     let scratch = Scratch::new();
     scratch.topic_of("orders", 0..10);
     let mut top = OnTerminal::start_sized(&scratch, &ENDLESS, u16::MAX, u16::MAX);

@@ -51,7 +51,7 @@ fn a_new_log_gets_the_mode_that_was_asked_for_and_keeps_it() {
 }
 
 #[test]
-fn settings_that_cannot_be_leave_no_topic_behind() {
+fn impossible_settings_leave_no_topic() {
     let scratch = Scratch::new();
     scratch.run(&["create", "t", "--segment-size", "5"]).expect(2);
     scratch.run(&["create", "t", "--retain-bytes", "0"]).expect(2);
@@ -60,7 +60,7 @@ fn settings_that_cannot_be_leave_no_topic_behind() {
 }
 
 #[test]
-fn a_trim_names_who_loses_records_and_drops_whole_segments_only_when_executed() {
+fn a_trim_names_consumers_that_lose_records_and_drops_whole_segments_only_when_executed() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..1500);
     topic.consumer("slow", Start::Offset(3)).unwrap();
@@ -106,7 +106,7 @@ fn a_trim_names_who_loses_records_and_drops_whole_segments_only_when_executed() 
 }
 
 #[test]
-fn a_topic_is_deleted_only_when_executed_and_when_nobody_has_it() {
+fn a_topic_is_deleted_only_when_executed_and_not_in_use() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..10);
     topic.consumer("c", Start::First).unwrap();

@@ -105,7 +105,7 @@ fn a_payload_of_one_byte_is_counted_in_the_singular() {
 }
 
 #[test]
-fn pending_shows_what_waits_what_is_answered_and_what_is_parked() {
+fn pending_shows_waiting_answered_and_parked_requests() {
     let scratch = Scratch::new();
     let log = open(&scratch);
     let (shop, nested, [first, second]) = conversation(&log);
@@ -229,7 +229,7 @@ fn dead_letters_are_listed_and_their_requests_sent_again_once_asked_to() {
 }
 
 #[test]
-fn what_is_no_dead_letter_is_not_sent_again_and_damage_is_passed_over_with_code_4() {
+fn a_record_that_is_not_a_dead_letter_is_not_sent_again_and_damage_is_skipped_with_code_4() {
     let scratch = Scratch::new();
     let log = open(&scratch);
     let shop = client(&log, "shop");
@@ -266,7 +266,7 @@ fn what_is_no_dead_letter_is_not_sent_again_and_damage_is_passed_over_with_code_
 }
 
 #[test]
-fn requests_are_taken_back_and_clients_that_never_come_back_retired() {
+fn requests_are_cancelled_and_clients_that_never_return_are_retired() {
     let scratch = Scratch::new();
     let log = open(&scratch);
     let shop = client(&log, "shop");
@@ -303,7 +303,7 @@ fn requests_are_taken_back_and_clients_that_never_come_back_retired() {
 }
 
 #[test]
-fn a_request_to_a_service_that_nobody_serves_says_so() {
+fn a_request_to_a_service_without_a_server_reports_that() {
     let scratch = Scratch::new();
     let log = open(&scratch);
     let wait = ["request", "new", "x", "--timeout", "1ms"];

@@ -164,7 +164,7 @@ fn small_files_are_checked_too() {
 }
 
 #[test]
-fn an_index_that_leads_astray_is_found() {
+fn an_index_with_wrong_positions_is_found() {
     let scratch = Scratch::new();
     drop(scratch.topic_of("t", 0..1000));
     for change in [|entry: &mut Entry| entry.position += 8, |entry: &mut Entry| entry.offset += 1] {

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use crate::support::{Ran, Scratch};
 
 #[test]
-fn a_misspelt_option_is_called_one() {
+fn a_misspelt_option_is_reported_as_an_option() {
     let scratch = Scratch::new();
     scratch.append("t", "a\n");
     for (args, option, tip) in [
@@ -38,7 +38,7 @@ fn a_misspelt_option_is_called_one() {
 }
 
 #[test]
-fn a_duration_or_a_service_that_cannot_be_is_refused_with_what_can() {
+fn an_invalid_duration_or_service_is_refused_with_valid_forms() {
     let scratch = Scratch::new();
     for args in [
         ["request", "s", "x", "--timeout", "abc"],
@@ -88,7 +88,7 @@ fn a_hint_names_the_directory_that_was_given() {
 }
 
 #[test]
-fn a_log_that_is_made_is_said_and_one_that_is_missing_as_well() {
+fn a_new_log_is_reported_and_so_is_a_missing_one() {
     let scratch = Scratch::new();
     let ran = scratch.run(&["ls"]).expect(3);
     assert!(ran.stderr.contains("is not a log: it does not exist"), "{}", ran.stderr);
@@ -103,7 +103,7 @@ fn a_log_that_is_made_is_said_and_one_that_is_missing_as_well() {
 }
 
 #[test]
-fn acknowledgements_that_cannot_be_printed_stop_no_append() {
+fn acknowledgements_that_cannot_be_printed_do_not_stop_an_append() {
     let scratch = Scratch::new();
     let mut child = scratch
         .command(&["append", "t", "--ack"])
@@ -164,7 +164,7 @@ fn json_that_could_be_read_in_two_ways_is_refused_in_words_of_json() {
 }
 
 #[test]
-fn a_consumer_before_the_first_offset_is_said() {
+fn a_consumer_before_the_first_offset_is_reported() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..1000);
     topic.consumer("c", deaddrop::Start::Offset(2)).unwrap().sync().unwrap();
@@ -180,7 +180,7 @@ fn a_consumer_before_the_first_offset_is_said() {
 }
 
 #[test]
-fn a_follower_says_that_its_topic_was_deleted_and_follows_a_new_one_if_asked() {
+fn a_follower_reports_that_its_topic_was_deleted_and_follows_a_new_one_if_asked() {
     use std::io::{BufRead, BufReader};
     for retry in [false, true] {
         let scratch = Scratch::new();

@@ -19,7 +19,7 @@ fn help_is_code_0_and_an_unknown_flag_code_2_of_every_command() {
 }
 
 #[test]
-fn what_is_not_there_is_code_1_and_is_named() {
+fn a_missing_thing_is_code_1_and_is_named() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..10);
     topic.group("workers", GroupOptions::default()).unwrap();
@@ -72,7 +72,7 @@ fn what_is_not_there_is_code_1_and_is_named() {
 }
 
 #[test]
-fn what_does_not_come_in_time_is_code_124_of_every_command_with_a_timeout() {
+fn a_timeout_is_code_124_of_every_command_that_has_one() {
     let scratch = Scratch::new();
     let id = scratch.run(&["request", "echo", "x", "--no-wait"]).expect(0).text();
     let calls: &[(&str, &[&str])] =
@@ -95,7 +95,7 @@ fn what_does_not_come_in_time_is_code_124_of_every_command_with_a_timeout() {
 }
 
 #[test]
-fn what_another_process_uses_is_code_5_and_is_left_alone() {
+fn a_topic_or_name_in_use_is_code_5_and_is_left_alone() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..10);
     let log = Log::open(scratch.log()).unwrap();
@@ -127,7 +127,7 @@ fn what_another_process_uses_is_code_5_and_is_left_alone() {
 }
 
 #[test]
-fn of_several_topics_the_first_trouble_decides_and_none_is_left_out() {
+fn the_first_failing_topic_decides_the_code_and_no_topic_is_left_out() {
     let scratch = Scratch::new();
     for name in ["a", "b", "c"] {
         drop(scratch.topic_of(name, 0..10));

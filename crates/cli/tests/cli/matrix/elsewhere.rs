@@ -154,7 +154,7 @@ pub(super) fn run(command: &mut std::process::Command, input: &[u8]) -> Ran {
 }
 
 #[test]
-fn bench_and_demo_make_nothing_in_a_log_nor_in_what_is_not_theirs() {
+fn bench_and_demo_make_nothing_in_a_log_or_in_foreign_directories() {
     let scratch = Scratch::new();
     let all = lines(&scratch, "t");
     let of = |command: &str| all.iter().find(|line| line.command == command).unwrap();

@@ -112,7 +112,7 @@ impl Flipped {
 }
 
 #[test]
-fn verify_and_dump_find_each_of_a_thousand_flipped_bits_and_all_else_is_printed() {
+fn verify_and_dump_find_each_of_a_thousand_flipped_bits_and_the_rest_is_printed() {
     for headers in [vec![HEADER], vec![COPY], vec![HEADER, COPY]] {
         all_is_found(&Flipped::new(&headers));
     }

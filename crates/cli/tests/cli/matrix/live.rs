@@ -71,7 +71,7 @@ fn every_command_works_beside_writers_at_full_speed_and_does_not_disturb_them() 
 }
 
 #[test]
-fn segments_that_go_while_a_dump_is_under_way_are_passed_over() {
+fn segments_that_are_dropped_during_a_dump_are_skipped() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..5_000);
     let mut child = scratch.command(&["dump", "t", "--json"]).spawn().unwrap();
@@ -93,7 +93,7 @@ fn segments_that_go_while_a_dump_is_under_way_are_passed_over() {
 }
 
 #[test]
-fn commands_that_list_segments_meet_no_trouble_where_retention_takes_one_every_millisecond() {
+fn commands_that_list_segments_work_while_retention_drops_one_every_millisecond() {
     let scratch = Scratch::new();
     let options = TopicOptions {
         segment_len: 16 << 10,

@@ -67,7 +67,7 @@ fn run_into(scratch: &Scratch, line: &Line, json: bool, stdout: Stdio) -> Ran {
 }
 
 #[test]
-fn a_reader_that_has_gone_is_no_error_of_any_command() {
+fn a_reader_that_has_gone_is_not_an_error_of_any_command() {
     let scratch = log();
     for (line, json) in printing(&scratch) {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
@@ -81,7 +81,7 @@ fn a_reader_that_has_gone_is_no_error_of_any_command() {
 }
 
 #[test]
-fn a_reader_that_leaves_after_the_first_line_is_no_error() {
+fn a_reader_that_leaves_after_the_first_line_is_not_an_error() {
     let scratch = log();
     for args in [
         vec!["cat", "t"],
@@ -114,7 +114,7 @@ fn a_reader_that_leaves_after_the_first_line_is_no_error() {
 }
 
 #[test]
-fn what_is_to_be_appended_is_appended_although_nobody_reads_the_acknowledgements() {
+fn all_input_is_appended_even_if_no_process_reads_the_acknowledgements() {
     let scratch = Scratch::new();
     let input: String = (0..1_000).map(|index| format!("{index}\n")).collect();
     let args = ["append", "t", "--ack", "-q", "--durability", "process-crash"];
@@ -128,7 +128,7 @@ fn what_is_to_be_appended_is_appended_although_nobody_reads_the_acknowledgements
 }
 
 #[test]
-fn a_full_disk_behind_standard_output_is_said_with_code_3() {
+fn a_full_disk_under_standard_output_is_reported_with_code_3() {
     let scratch = log();
     let full = || File::options().write(true).open("/dev/full").unwrap();
     for (line, json) in printing(&scratch) {

@@ -52,7 +52,7 @@ fn owned_by_nobody(path: &Path) -> bool {
 }
 
 #[test]
-fn all_that_only_look_work_for_another_user_and_write_nothing() {
+fn all_reading_commands_work_for_another_user_and_write_nothing() {
     let (scratch, log) = log_with_mode(0o644);
     if !is_root(&scratch) {
         return;
@@ -101,7 +101,7 @@ fn all_that_only_look_work_for_another_user_and_write_nothing() {
 }
 
 #[test]
-fn what_the_tool_adds_to_a_log_has_the_mode_of_the_log() {
+fn files_that_the_tool_adds_to_a_log_have_the_mode_of_the_log() {
     let (scratch, log) = log_with_mode(0o644);
     drop(log);
     scratch.append("t", &"x\n".repeat(20_000));

@@ -69,7 +69,7 @@ fn check_files(pid: u32, log: &Path, args: &[&str]) -> usize {
 }
 
 #[test]
-fn a_command_that_stands_still_holds_no_lock_and_stops_nobody() {
+fn a_blocked_command_holds_no_lock_and_stops_no_writer() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..5_000);
     topic.consumer("idle", Start::First).unwrap();
