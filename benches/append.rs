@@ -24,7 +24,7 @@ fn main() {
     steady(&mut run);
     run.table(
         "Two writers of 256 B against one, million records a second",
-        &["who", "one", "two", "ratio", "smaller share", "figure"],
+        &["writers", "one", "two", "ratio", "smaller share", "figure"],
     );
     two_writers(&mut run);
     run.finish();
@@ -129,7 +129,7 @@ fn steady(run: &mut Run) {
 /// How long the writers append.
 const WINDOW: Duration = Duration::from_millis(60);
 
-/// Appends on request of the parent, with so many threads; says how many records each appended.
+/// Appends at the parent's request, with this many threads; reports how many records each appended.
 fn appender(dir: &str, threads: usize) {
     let log = Log::open(dir).unwrap();
     let topic = log.existing_topic("shared").unwrap();

@@ -69,7 +69,7 @@ fn scaled(elapsed: Duration, wanted: u64, done: u64) -> Duration {
     elapsed.mul_f64(wanted as f64 / done as f64)
 }
 
-/// Runs `work` on so many threads, which begin together.
+/// Runs `work` on this many threads, which begin together.
 fn on_threads(threads: u64, work: impl Fn() + Sync) -> Duration {
     let begin = std::sync::Barrier::new(threads as usize + 1);
     std::thread::scope(|scope| {
@@ -86,7 +86,7 @@ fn on_threads(threads: u64, work: impl Fn() + Sync) -> Duration {
     })
 }
 
-/// Group commit without anything else: a store, one fdatasync for all who wait, all are woken.
+/// Group commit without anything else: a store, one fdatasync for all waiting threads, a wake-up.
 struct Prototype {
     file: Mutex<Prewritten>,
     sync: std::fs::File,
@@ -136,7 +136,7 @@ impl Prototype {
 }
 
 fn futex(word: &AtomicU32, operation: i32, value: u32) {
-    // SAFETY: a live, aligned word; without a time-out. Every result leads to another look.
+    // SAFETY: a live, aligned word; without a timeout. Every result leads to another check.
     unsafe {
         libc::syscall(
             libc::SYS_futex,

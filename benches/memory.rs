@@ -1,4 +1,4 @@
-//! Private memory of a process that has 100 topics and 100 consumers open; mappings of files excepted.
+//! Private memory of a process that has 100 topics and 100 consumers open, without mappings of files.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -33,7 +33,7 @@ fn main() {
     run.finish();
 }
 
-/// Opens so many topics and consumers; says its private memory before, after, and in use.
+/// Opens this many topics and consumers; reports its private memory before, after, and in use.
 fn holder(dir: &str, count: usize) {
     let before = private_kib();
     let log = Log::open(dir).unwrap();
@@ -54,7 +54,7 @@ fn holder(dir: &str, count: usize) {
     child::say(&format!("{before} {open} {}", private_kib()));
 }
 
-/// Private pages of mappings that are of no file, by the kernel's account.
+/// Private pages of mappings that have no file, as the kernel counts them.
 fn private_kib() -> u64 {
     let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let (mut total, mut anonymous) = (0, false);

@@ -1,5 +1,5 @@
-//! Reading in sequence, every record copied out and checked, beside a bare CRC-32 scan of as many
-//! frames of the same length that lie in memory.
+//! Sequential reads, where every record is copied out and checked, beside a bare CRC-32 scan of the same
+//! number of frames of the same length in memory.
 #![allow(clippy::unwrap_used)]
 mod support;
 
@@ -9,7 +9,7 @@ use deaddrop::{Durability, Log, Reader, Record, Start, Topic};
 use support::limit::Scan;
 use support::{frame_len, options, payload, timed, Pair, Run};
 
-/// Bytes of records read in a round.
+/// Bytes of records that are read in a round.
 const DATA_LEN: u64 = 32 << 20;
 
 fn main() {
@@ -59,7 +59,7 @@ impl Place {
     }
 }
 
-/// A topic with `count` records; all are in the place wanted.
+/// A topic with `count` records, all of them in the requested place.
 fn fill(log: &Log, place: Place, size: usize, count: u64) -> Topic {
     let data_len = count * frame_len(size);
     let segment_len = match place {
@@ -75,15 +75,14 @@ fn fill(log: &Log, place: Place, size: usize, count: u64) -> Topic {
         left -= now;
     }
     if place != Place::Hot {
-        // Larger than what is left of the segment: a new one begins.
+        // Larger than the rest of the segment: a new segment begins.
         topic.append(&Record::new(vec![0; segment_len as usize / 2])).unwrap();
         topic.append(&Record::new(vec![0; segment_len as usize / 2])).unwrap();
     }
     topic
 }
 
-/// Reads so many records; starts again where the topic is at its end.
-/// Reads `count` of the records below `end`, from the first again and again.
+/// Reads `count` of the records below `end`, and starts again at the first record when it reaches `end`.
 fn read(reader: &mut Reader, place: Place, end: u64, count: u64) -> Duration {
     timed(|| {
         let mut sum = 0;
@@ -92,7 +91,7 @@ fn read(reader: &mut Reader, place: Place, end: u64, count: u64) -> Duration {
                 reader.seek(Start::First).unwrap();
             }
             let record = match place {
-                // SAFETY: nobody stores into the records of this benchmark once they are appended.
+                // SAFETY: no code stores into the records of this benchmark once they are appended.
                 Place::Mapped => unsafe { reader.next_in_place() },
                 Place::Hot | Place::Sealed => reader.next(),
             };
@@ -102,8 +101,8 @@ fn read(reader: &mut Reader, place: Place, end: u64, count: u64) -> Duration {
     })
 }
 
-/// A reader that reads each record right after it was appended. Only the reads are timed, less the
-/// time that two readings of the clock take.
+/// A reader that reads each record right after it was appended. Only the reads are timed, minus the time
+/// of two readings of the clock.
 fn tailing(run: &mut Run) {
     const SIZE: usize = 256;
     let mut fresh = support::Fresh::new(

@@ -53,7 +53,7 @@ fn open(dir: &Path) -> (Log, Topic) {
     (log, topic)
 }
 
-/// Appends until it is killed; says when it has begun.
+/// Appends until it is killed; reports when it has begun.
 fn writer(dir: &Path) {
     let (_log, topic) = open(dir);
     let record = Record::new(vec![1; 100]);
@@ -93,7 +93,7 @@ fn measure(run: &mut Run, len: u64, name: &str) {
     support::remove(log, topic);
 }
 
-/// Makes a log of so many bytes; returns an instant before each hundredth part.
+/// Makes a log of this many bytes; returns an instant before each hundredth part.
 fn fill(dir: &Path, len: u64) -> Vec<SystemTime> {
     let (_log, topic) = open(dir);
     let records = vec![Record::new(support::payload(SIZE)); 50];
@@ -110,7 +110,7 @@ fn fill(dir: &Path, len: u64) -> Vec<SystemTime> {
     times
 }
 
-/// Open, one append; what closing costs is not part of it.
+/// Opening and one append; the cost of closing is not included.
 fn opening(dir: &Path) -> f64 {
     let record = Record::new(vec![2; 100]);
     let begun = Instant::now();
@@ -121,7 +121,7 @@ fn opening(dir: &Path) -> f64 {
     elapsed.as_secs_f64()
 }
 
-/// Seconds that a seek and the read of one record take, by offset and by time, at places all over.
+/// Seconds that a seek and the read of one record take, by offset and by time, at spread positions.
 fn seeks(topic: &Topic, times: &[SystemTime], count: u64) -> (Vec<f64>, Vec<f64>) {
     let end = topic.high_watermark().unwrap();
     let mut reader = topic.reader(Start::First).unwrap();
@@ -132,7 +132,7 @@ fn seeks(topic: &Topic, times: &[SystemTime], count: u64) -> (Vec<f64>, Vec<f64>
         });
         elapsed.as_secs_f64()
     };
-    // A stride that visits places far from each other.
+    // A stride that visits positions far from each other.
     let place = |n: u64| n * 7919 * 104_729 % end;
     let by_offset = (0..count).map(|n| seek(Start::Offset(place(n)))).collect();
     let by_time =

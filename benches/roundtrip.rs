@@ -18,7 +18,7 @@ use support::limit::Prewritten;
 use support::{options, payload, Run};
 
 const SIZE: usize = 64;
-/// As long as a spinning side looks before it sleeps.
+/// As long as a spinning side polls before it sleeps.
 const SPIN: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -146,7 +146,7 @@ fn measure(run: &mut Run, mut all: Vec<Contender>, setting: Setting, name: &str)
     for round in 0..rounds + 1 {
         for contender in &mut all {
             if setting == Setting::Spin {
-                // All peers share a CPU: the others end their spinning before this one is timed.
+                // All peers share a CPU: the others stop spinning before this one is timed.
                 std::thread::sleep(4 * SPIN);
                 (contender.call)();
             }
@@ -192,7 +192,7 @@ fn pin(cpu: usize) {
     }
 }
 
-/// The two topics, and a reader at the end of the one whose name is given.
+/// The two topics, and a reader at the end of the topic that is named.
 fn topics(dir: &Path, setting: Setting, read: &str) -> (Log, Topic, Topic, Reader) {
     let log = Log::open(dir).unwrap();
     let options = options(setting.durability(), 16 << 20);
@@ -309,7 +309,7 @@ impl Words {
             if self.spin.is_zero() {
                 self.futex(index, libc::FUTEX_WAIT, seen);
             } else if begun.elapsed() >= self.spin {
-                // Not its turn: the CPU is the other peers'.
+                // Not its turn: the other peers need the CPU.
                 std::thread::sleep(SPIN / 20);
             }
         }
@@ -317,7 +317,7 @@ impl Words {
 
     fn futex(&self, index: usize, operation: i32, value: u32) {
         let limit = libc::timespec { tv_sec: 1, tv_nsec: 0 };
-        // SAFETY: a live word; every result leads to another look.
+        // SAFETY: a live word; every result leads to another check.
         unsafe {
             libc::syscall(libc::SYS_futex, self.word(index).as_ptr(), operation, value, &limit);
         }

@@ -1,5 +1,5 @@
-//! A service with many requests outstanding and several servers, beside a socket with as many; and
-//! what a group's workers read for what they handle, beside a bare tail read.
+//! A service with many outstanding requests and several servers, beside a socket with the same number;
+//! and how much a group's workers read for what they handle, beside a bare tail read.
 
 #![allow(clippy::unwrap_used)]
 
@@ -58,7 +58,7 @@ fn main() {
 
 type Times = Rc<RefCell<Histogram<u64>>>;
 
-/// One way to have requests answered: a call sends `count` with so many outstanding.
+/// One way to get requests answered: a call sends `count`, with this many outstanding.
 struct Contender {
     servers: String,
     outstanding: usize,
@@ -141,7 +141,7 @@ fn compare(run: &mut Run, durability: Durability) {
     }
 }
 
-/// A client of a service, which notes how long each request took.
+/// A client of a service, which records how long each request took.
 #[derive(Clone)]
 struct Asker {
     client: Client,
@@ -230,7 +230,7 @@ fn socket_work(
     })
 }
 
-/// Role: sends back what comes, message by message.
+/// Role: echoes what it receives, message by message.
 fn echo_socket(path: &Path) {
     let listener = UnixListener::bind(path).unwrap();
     child::say("ready");

@@ -1,5 +1,5 @@
 //! An order service asks an inventory service, which is down. The order service is restarted before the
-//! answer comes; the callback that it registered by name gets it all the same.
+//! answer arrives; the callback that it registered by name still gets it.
 
 #![allow(clippy::print_stdout)]
 
@@ -11,7 +11,7 @@ use deaddrop::{Log, Record};
 
 const LONG: Duration = Duration::from_secs(30);
 
-/// What the order service does at every start.
+/// The start-up code of the order service.
 fn start_orders(log: &Log, confirmed: mpsc::Sender<String>) -> deaddrop::Result<Client> {
     let stock_checked = move |done: &deaddrop::service::Completed| -> Result<(), HandlerError> {
         let order: u32 = done.context_json()?;
@@ -33,10 +33,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let orders = start_orders(&log, confirmed.clone())?;
     let request = Record::new("item 7").key("item 7");
     let id = orders.request("inventory", &request)?.context_json(&4711)?.send("stock-checked")?;
-    println!("sent {id}; nobody answers yet");
+    println!("sent {id}; no server runs yet");
     drop(orders);
 
-    // The inventory service starts, answers what it finds, and ends.
+    // The inventory service starts, answers the waiting requests, and ends.
     let mut inventory = log.server("inventory", |request| {
         let item = String::from_utf8_lossy(request.payload());
         Ok(Reply::new(format!("3 of {item} are there")))

@@ -4,14 +4,14 @@
 
 use deaddrop::{Log, Record, Start, Topic};
 
-/// What a subscriber that runs now and then has not seen yet.
+/// The records that a subscriber, which runs now and then, has not seen yet.
 fn catch_up(topic: &Topic, name: &str) -> deaddrop::Result<Vec<String>> {
     let mut consumer = topic.consumer(name, Start::First)?;
     let mut seen = Vec::new();
     while let Some(record) = consumer.next()? {
         seen.push(String::from_utf8_lossy(record.payload()).into_owned());
     }
-    // After the work, not before: what was not committed is delivered again.
+    // After the work, not before: a record that was not committed is delivered again.
     consumer.commit()?;
     Ok(seen)
 }
@@ -25,13 +25,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     orders.append(&Record::new("order 1"))?;
     assert_eq!(catch_up(&orders, "billing")?, ["order 1"]);
 
-    // All of a batch is there, or nothing.
+    // A batch is stored as a whole or not at all.
     orders.append_batch(&[Record::new("order 2"), Record::new("order 3")])?;
     assert_eq!(catch_up(&orders, "billing")?, ["order 2", "order 3"]);
     assert_eq!(catch_up(&orders, "shipping")?, ["order 1", "order 2", "order 3"]);
 
     for consumer in orders.consumers()? {
-        println!("{} is {} records behind", consumer.name, consumer.lag);
+        println!("{} has {} records left to read", consumer.name, consumer.lag);
         assert_eq!(consumer.lag, 0);
     }
     Ok(std::fs::remove_dir_all(dir)?)

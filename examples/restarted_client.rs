@@ -1,7 +1,7 @@
-//! An order service is killed in the middle of a request, and gets the reply all the same. The order
-//! service is a process of its own: this program, started by itself. It sends its request and is
-//! killed; the inventory service answers; the order service is started again, and the callback that it
-//! registers by name gets what its first life has asked for.
+//! An order service is killed in the middle of a request, and still gets the reply. The order service is
+//! a process of its own: this program, started by itself. It sends its request and is killed; the
+//! inventory service answers; the order service is started again, and the callback that it registers by
+//! name gets the outcome of the request of its first run.
 
 #![allow(clippy::print_stdout)]
 
@@ -23,7 +23,7 @@ fn order_service(log: &Log) -> deaddrop::Result<()> {
         }
         Ok(())
     });
-    let client = client.open()?; // finds what an earlier life still waits for
+    let client = client.open()?; // finds requests of an earlier run
     if client.outstanding_count() == 0 {
         let request = client.request("inventory", &Record::new("item 7"))?;
         let id = request.context_json(&4711)?.send("stock-checked")?;
@@ -45,7 +45,7 @@ fn inventory(log: &Log) -> deaddrop::Result<()> {
     Ok(())
 }
 
-/// The order service, and the first line that it says.
+/// The order service, and the first line that it prints.
 fn start(dir: &Path) -> Result<(Child, String), Box<dyn std::error::Error>> {
     let mut child =
         Command::new(std::env::current_exe()?).arg(dir).stdout(Stdio::piped()).spawn()?;

@@ -1,6 +1,6 @@
-//! A chain of requests that is undone if a link fails: reserve, charge, and release what is reserved if
-//! the charge is refused. The next request is sent in the callback of the one before, so the chain goes
-//! on after a crash at any point; each request names the one that it comes from.
+//! A chain of requests that is undone if a link fails: reserve, charge, and release the reserved goods if
+//! the charge is refused. The next request is sent in the callback of the one before, so the chain
+//! continues after a crash at any point; each request names the one that caused it.
 
 #![allow(clippy::print_stdout)]
 
@@ -15,12 +15,12 @@ const LONG: Duration = Duration::from_secs(30);
 /// Its card is declined.
 const POOR: u32 = 2;
 
-/// The orders that goods are kept for.
+/// The orders for which goods are reserved.
 type Reserved = Arc<Mutex<Vec<u32>>>;
-/// How each order ended, and the conversation that it was.
+/// How each order ended, and its conversation.
 type Ends = Arc<Mutex<BTreeMap<u32, (&'static str, RequestId)>>>;
 
-/// A callback runs again if its process is killed before it is through, and sends the next request
+/// A callback runs again if its process is killed before the callback returns, and sends the next request
 /// again, with another id. So the services of a saga recognise an order by its number.
 fn next(done: &Completed, step: (&str, &str)) -> Result<(), HandlerError> {
     let client = done.client()?;

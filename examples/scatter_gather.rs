@@ -1,6 +1,6 @@
-//! One question to several services, whose answers are put together. Each request carries as context
-//! which question it belongs to and who is asked. (What was gathered is in memory here; a service that is
-//! to go on after a restart keeps it in a database.)
+//! One question to several services, whose answers are collected. Each request carries as context which
+//! question it belongs to and which service gets it. (The answers are kept in memory here; a service that
+//! has to continue after a restart keeps them in a database.)
 
 #![allow(clippy::print_stdout)]
 
@@ -14,7 +14,7 @@ use deaddrop::{Log, Record};
 const LONG: Duration = Duration::from_secs(30);
 const CARRIERS: [(&str, u32); 3] = [("post", 490), ("courier", 1250), ("bicycle", 700)];
 
-/// The price of each carrier that has answered, or why it has none.
+/// The price of each carrier that has answered, or the reason why it has none.
 type Offers = BTreeMap<String, Result<u32, String>>;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             other => Err(format!("{other:?}")),
         };
         let mut offers = offers.lock().map_err(|_| HandlerError::retry("poisoned"))?;
-        // By carrier: an outcome that comes again after a crash changes nothing.
+        // By carrier: an outcome that is delivered again after a crash changes nothing.
         offers.entry(parcel).or_default().insert(carrier, offer);
         Ok(())
     });
@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{carrier}: {offer:?}");
     }
     let best = offers.iter().filter_map(|(carrier, offer)| Some((offer.as_ref().ok()?, carrier)));
-    let best = best.min().ok_or("nobody wants to")?;
+    let best = best.min().ok_or("no carrier accepts")?;
     println!("chosen: {} for {}", best.1, best.0);
     assert_eq!((offers.len(), best.1.as_str()), (CARRIERS.len(), "post"));
     Ok(std::fs::remove_dir_all(dir)?)

@@ -1,5 +1,5 @@
-//! A reader that follows a topic while another thread appends: it sleeps until there is something to
-//! read, and a `Stop` ends its wait.
+//! A reader that follows a topic while another thread appends: it sleeps until there is a record to read,
+//! and a `Stop` ends its wait.
 
 #![allow(clippy::print_stdout)]
 
@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/target/examples-data");
     let dir = format!("{data}/tailing-{}", std::process::id());
     let log = Log::open(&dir)?;
-    // Readings may be lost with the power, not with a process: an append is a store into memory.
+    // Readings may be lost with the power, but not with a process: an append is a store into memory.
     let options = TopicOptions::durability(Durability::ProcessCrash);
     let readings = log.create_topic("readings", options)?;
     let stop = Stop::new();
@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("the sum of all readings is {sum}");
     assert_eq!(sum, 4950);
 
-    // `None` after a time-out means: nothing yet.
+    // `None` after a timeout means: nothing yet.
     let mut reader = readings.reader(Start::End)?;
     assert!(reader.wait_timeout(Duration::from_millis(1))?.is_none());
     Ok(std::fs::remove_dir_all(dir)?)

@@ -1,4 +1,4 @@
-//! Payloads of a type of one's own, as JSON, with a key and headers; and reading back from a time.
+//! Payloads of your own type, as JSON, with a key and headers; and reading from a time.
 
 #![allow(clippy::print_stdout)]
 
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let order = Order { customer: "customer-12".into(), item: 7, count: 3 };
     let record = Record::json(&order)?.key(&order.customer).header("trace", "4bf92f35");
     let offset = orders.append(&record)?;
-    // Only if nobody has appended in between: the end is then where this writer saw it.
+    // Only if no writer has appended in between: the end is then where this writer saw it.
     orders.append_if_end(offset + 1, &Record::new("not JSON"))?;
     let refused = orders.append_if_end(offset + 1, &Record::json(&order)?);
     assert!(matches!(refused, Err(Error::EndMoved { end: 2, .. })));

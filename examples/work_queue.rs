@@ -1,6 +1,6 @@
-//! A work queue: three workers share the orders of a shop. Those of one customer are handled in their
-//! order, those of different customers side by side; an order that can never be shipped ends as a dead
-//! letter.
+//! A work queue: three workers share the orders of a shop. Orders of one customer are handled in
+//! sequence, orders of different customers concurrently; an order that can never be shipped is
+//! dead-lettered.
 
 #![allow(clippy::print_stdout)]
 
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let shipping = orders.group("shipping", GroupOptions::default())?;
     let shipped = Arc::new(Mutex::new(BTreeMap::<Vec<u8>, Vec<u32>>::new()));
-    // Three threads here; three processes would do the same.
+    // Three threads here; three processes would work the same way.
     let mut workers = Vec::new();
     for _ in 0..3 {
         let shipped = Arc::clone(&shipped);

@@ -27,7 +27,7 @@ pub(crate) fn say(line: &str) {
     out.flush().unwrap();
 }
 
-/// A child that is spoken to line by line. Killed when dropped, if it has not ended.
+/// A child that exchanges lines with its parent. Killed when dropped, if it has not ended.
 pub(crate) struct Role {
     pub(crate) child: Child,
     to: ChildStdin,

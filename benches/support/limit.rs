@@ -1,4 +1,4 @@
-//! The physical limits that the figures stand beside.
+//! The physical limits with which the figures are compared.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::timed;
 
-/// A file's mapping whose pages are resident and were written before.
+/// A mapping of a file whose pages are resident and have been written before.
 pub(crate) struct Resident {
     map: memmap2::MmapMut,
     position: usize,
@@ -29,12 +29,12 @@ impl Resident {
         Resident { map, position: 0 }
     }
 
-    /// The roofline of an append: CRC-32 over a frame's fixed part and payload, which lie in one
-    /// piece in the nearest cache, and one copy of them into the mapping.
+    /// The roofline of an append: CRC-32 over a frame's fixed part and payload, which are contiguous and
+    /// in the nearest cache, and one copy of them into the mapping.
     pub(crate) fn append(&mut self, count: u64, frame: &[u8]) -> Duration {
         let step = frame.len().next_multiple_of(8);
         let len = self.map.len();
-        // Writeback makes pages read-only again: back to writable before the clock runs.
+        // Writeback makes pages read-only again: they become writable before the clock runs.
         let ahead = (count as usize * step).min(len);
         for at in (self.position..self.position + ahead).step_by(4096) {
             let byte = &mut self.map[at % len];
@@ -63,7 +63,7 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    /// So many frames.
+    /// This many frames.
     pub(crate) fn new(frame_len: usize, count: u64) -> Scan {
         let bytes: Vec<u8> = super::payload(frame_len * count as usize);
         assert!(bytes.iter().any(|&byte| byte != 0));
@@ -117,7 +117,7 @@ impl Prewritten {
         })
     }
 
-    /// Where the next `len` bytes go.
+    /// The position of the next `len` bytes.
     pub(crate) fn advance(&mut self, len: u64) -> u64 {
         if self.position + len > self.len {
             self.position = 0;

@@ -1,6 +1,6 @@
-//! What the benchmarks share: pairs measured in turns, tables, directories, children.
+//! Parts that the benchmarks share: pairs measured in turns, tables, directories, children.
 //!
-//! Every figure stands beside its physical limit, measured in the same run: the two take turns in
+//! Every figure is compared with its physical limit, measured in the same run: the two take turns in
 //! short rounds, so that a busy neighbour slows both, and the table gives the median of the rounds'
 //! ratios. Criterion then measures each alone, for its own history.
 #![allow(dead_code, clippy::print_stdout, clippy::unwrap_used)]
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput};
 use deaddrop::{Durability, Log, Retention, Topic, TopicOptions};
 
-/// Runs so many iterations and says how long they took.
+/// Runs this many iterations and returns how long they took.
 pub(crate) type Measured<'a> = &'a mut dyn FnMut(u64) -> Duration;
 
 /// A run of one benchmark binary.
@@ -34,11 +34,11 @@ struct Table {
     rows: Vec<Vec<String>>,
 }
 
-/// A pair of figures that took turns.
+/// A pair of measurements that take turns.
 pub(crate) struct Pair {
-    /// What one iteration is, e.g. `64 B`.
+    /// A description of one iteration, e.g. `64 B`.
     pub(crate) name: String,
-    /// Bytes of payload of one iteration.
+    /// Bytes of payload per iteration.
     pub(crate) bytes: u64,
     /// Iterations of a round.
     pub(crate) round: u64,
@@ -67,7 +67,7 @@ impl Run {
         }
     }
 
-    /// Whether the command line asks for what has this name.
+    /// Whether the command line selects the benchmark with this name.
     pub(crate) fn wants(&self, name: &str) -> bool {
         !self.list && self.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()))
     }
@@ -97,7 +97,7 @@ impl Run {
         self.table(title, &["what", "ns", "limit ns", "ratio", "p10-p90", "figure", ""]);
     }
 
-    /// Adds a row to the table begun last.
+    /// Adds a row to the table that was begun last.
     pub(crate) fn row(&mut self, cells: &[String]) {
         println!("  {}", cells.join("  "));
         self.tables.last_mut().expect("a table was begun").rows.push(cells.to_vec());
@@ -112,7 +112,7 @@ impl Run {
         let (rounds, count) = if self.quick { (1, 2) } else { (ROUNDS, pair.round) };
         let compared = in_turns(rounds, || ours(count), || limit(count));
         self.pair_row(&pair, count, &compared);
-        // Large pieces: less time, so that the bytes stay bounded.
+        // Large pieces are measured for less time, so that the bytes stay bounded.
         let millis = if pair.bytes >= 16 << 10 { 40 } else { 200 };
         let mut criterion = self.criterion.benchmark_group(group);
         criterion
@@ -201,7 +201,7 @@ impl Table {
     }
 }
 
-/// What two took that ran in turns.
+/// The times of two measurements that took turns.
 pub(crate) struct Compared {
     /// Median of a round.
     pub(crate) ours: Duration,
@@ -215,7 +215,7 @@ pub(crate) struct Compared {
     pub(crate) high: f64,
 }
 
-/// Runs the two in turns; who begins changes every round. One round more goes before, uncounted.
+/// Runs the two in turns; the one that begins changes every round. One round before them is not counted.
 pub(crate) fn in_turns(
     rounds: usize,
     mut ours: impl FnMut() -> Duration,
@@ -266,7 +266,7 @@ pub(crate) fn options(durability: Durability, segment_len: u64) -> TopicOptions 
     TopicOptions { durability, segment_len, retention: Retention::default() }
 }
 
-/// A topic with one resident segment, made anew when it is used up.
+/// A topic with one resident segment, which is created again when it is full.
 pub(crate) struct Fresh {
     dir: PathBuf,
     durability: Durability,
@@ -277,12 +277,12 @@ pub(crate) struct Fresh {
 }
 
 impl Fresh {
-    /// Nothing is made before the first use.
+    /// Nothing is created before the first use.
     pub(crate) fn new(dir: PathBuf, durability: Durability, segment_len: u64) -> Fresh {
         Fresh { dir, durability, segment_len, left: 0, open: None, made: 0 }
     }
 
-    /// The topic, with room for `len` bytes and more, and how many of them.
+    /// The topic, with room for at least `len` bytes, and the number of bytes that it has room for.
     pub(crate) fn topic(&mut self, len: u64) -> (&Topic, u64) {
         if self.left < len {
             if let Some((log, topic)) = self.open.take() {
@@ -302,13 +302,12 @@ impl Fresh {
         (topic, self.left)
     }
 
-    /// Notes that so many bytes of the topic are used.
+    /// Records that this many bytes of the topic are used.
     pub(crate) fn used(&mut self, len: u64) {
         self.left -= len;
     }
 
-    /// Runs `append` `count` times, which takes `len` bytes of the segment each time; only the
-    /// appends are timed.
+    /// Runs `append`, which takes `len` bytes of the segment, `count` times; only the appends are timed.
     pub(crate) fn run(&mut self, count: u64, len: u64, append: impl Fn(&Topic)) -> Duration {
         let mut elapsed = Duration::ZERO;
         let mut left = count;
@@ -323,7 +322,7 @@ impl Fresh {
     }
 }
 
-/// Closes a log and removes its directory, as soon as the background has ended what it had begun.
+/// Closes a log and removes its directory, as soon as the background threads have finished their work.
 pub(crate) fn remove(log: Log, topic: Topic) {
     let dir = log.dir().to_owned();
     drop((topic, log));
@@ -335,7 +334,7 @@ pub(crate) fn remove(log: Log, topic: Topic) {
     }
 }
 
-/// Bytes that a record with this payload, and nothing else, takes in a segment.
+/// Bytes that a record with only this payload takes in a segment.
 pub(crate) fn frame_len(payload: usize) -> u64 {
     (deaddrop::format::frame::FIXED_LEN + payload).next_multiple_of(8) as u64
 }

@@ -1,5 +1,5 @@
-//! A handler whose effect is in a database happens once, although requests are handled at least once:
-//! it stores the request's id and the effect in one transaction, and a repeat finds the id.
+//! A handler whose effect is in a database has its effect once, although requests are handled at least
+//! once: it stores the request's id and the effect in one transaction, and a repeat finds the id.
 
 #![allow(clippy::print_stdout)]
 
@@ -22,7 +22,7 @@ fn open_database(path: &Path) -> rusqlite::Result<Connection> {
     Ok(database)
 }
 
-/// Takes one piece off the stock, once for each request; the second time the reply is the first one's.
+/// Takes one piece off the stock, once for each request; a repeat returns the first reply.
 fn take_one(database: &mut Connection, request: &Request<'_>) -> Result<String, HandlerError> {
     let (id, item) = (request.id().to_string(), std::str::from_utf8(request.payload())?);
     let transaction = database.transaction()?;
@@ -42,7 +42,7 @@ fn take_one(database: &mut Connection, request: &Request<'_>) -> Result<String, 
     Ok(reply)
 }
 
-/// A server; if it is `clumsy`, it fails after its commit the first time, as if it was killed there.
+/// A server; if it is `clumsy`, it fails after its first commit, as if it were killed there.
 fn start(log: &Log, path: &Path, clumsy: bool) -> Result<Server, Box<dyn std::error::Error>> {
     let database = Mutex::new(open_database(path)?);
     Ok(log.server("inventory", move |request| {

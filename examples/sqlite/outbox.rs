@@ -1,5 +1,5 @@
-//! An outbox: what is to be told of a business transaction is a row of the same transaction. A relay
-//! appends the rows to a topic and deletes them; killed in between, it appends some again, with the
+//! An outbox: an announcement of a business transaction is a row of the same transaction. A relay appends
+//! the rows to a topic and deletes them; if it is killed in between, it appends some again, with the
 //! row's number as the key, by which the consumer recognises repeats.
 
 #![allow(clippy::print_stdout)]
@@ -13,7 +13,7 @@ const ORDERS: u32 = 20;
 
 fn open_database(path: &Path) -> rusqlite::Result<Connection> {
     let database = Connection::open(path)?;
-    // AUTOINCREMENT: a row's number is never used twice, also after it was deleted.
+    // AUTOINCREMENT: a row's number is never used twice, even after the row was deleted.
     database.execute_batch(
         "CREATE TABLE orders (number INTEGER PRIMARY KEY);
          CREATE TABLE outbox (row INTEGER PRIMARY KEY AUTOINCREMENT, what TEXT NOT NULL);
@@ -23,7 +23,7 @@ fn open_database(path: &Path) -> rusqlite::Result<Connection> {
     Ok(database)
 }
 
-/// The business transaction: either there is the order and its row, or neither.
+/// The business transaction: stores the order and its row, or neither.
 fn place_order(database: &mut Connection, order: u32) -> rusqlite::Result<()> {
     let transaction = database.transaction()?;
     transaction.execute("INSERT INTO orders VALUES (?1)", [order])?;
@@ -32,7 +32,7 @@ fn place_order(database: &mut Connection, order: u32) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Appends what is in the outbox, then deletes it there: in this order, or a crash would lose it.
+/// Appends the rows of the outbox, then deletes them: in the other order, a crash would lose them.
 fn relay(
     database: &Connection,
     topic: &Topic,
@@ -50,7 +50,7 @@ fn relay(
     Ok(())
 }
 
-/// Bills each order once: the effect and the row's number are one transaction.
+/// Bills each order once: the effect and the row's number are stored in one transaction.
 fn bill(database: &mut Connection, topic: &Topic) -> Result<u32, Box<dyn std::error::Error>> {
     let mut consumer = topic.consumer("billing", Start::First)?;
     let mut repeats = 0;
@@ -79,7 +79,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for order in 0..ORDERS {
         place_order(&mut database, order)?;
     }
-    relay(&database, &placed, true)?; // as if it was killed between the append and the delete
+    relay(&database, &placed, true)?; // as if it were killed between the append and the delete
     relay(&database, &placed, false)?;
     relay(&database, &placed, false)?;
 

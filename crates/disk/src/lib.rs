@@ -1,13 +1,13 @@
 //! A disk for tests: real file systems on a block device that can fail, stall, lie, and lose its power.
 //!
 //! [`Disk::new`] makes a file system in an image file, serves the image through a FUSE server, and mounts
-//! it as a loop device over that. The server has a volatile cache: what was written and not flushed is gone
-//! after [`Disk::cut`]. It runs as a process of its own, because the kernel may write to the disk while
-//! the process that uses it ends. A test binary is its own server: it has one test that calls
+//! it as a loop device over that. The server has a volatile cache: [`Disk::cut`] loses the bytes that
+//! were written and not flushed. It runs as a process of its own, because the kernel may write to the
+//! disk while the process that uses it ends. A test binary is its own server: it has one test that calls
 //! [`serve_if_asked`], and names it to [`Disk::new`].
 //!
-//! By hand: `cargo run -p deaddrop-disk -- IMAGE DIR`, then `mount -o loop DIR/image ...`, and lines into
-//! `DIR/control`.
+//! To run it by hand: `cargo run -p deaddrop-disk -- IMAGE DIR`, then `mount -o loop DIR/image ...`,
+//! and write lines into `DIR/control`.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::fs;
@@ -19,7 +19,7 @@ mod protocol;
 mod server;
 mod volume;
 
-/// Serves the image file `image` at the directory `dir` until that is unmounted.
+/// Serves the image file `image` at the directory `dir` until the directory is unmounted.
 ///
 /// # Errors
 ///
@@ -30,15 +30,15 @@ pub fn serve(image: &Path, dir: &Path) -> io::Result<()> {
 
 const ASKED: &str = "DEADDROP_DISK";
 
-/// In a process that [`Disk`] started: serves, and returns when the disk is gone. In any other, returns at
-/// once.
+/// In a process that [`Disk`] started: serves, and returns when the disk is gone. In any other process,
+/// returns at once.
 pub fn serve_if_asked() {
     let Ok(asked) = std::env::var(ASKED) else { return };
     let (image, dir) = asked.split_once('\n').unwrap();
     let whole = Path::new(dir).parent().unwrap().to_owned();
     let parts = [whole.join("files"), PathBuf::from(dir), whole];
     std::thread::spawn(move || {
-        // The test process holds the other end. When it is gone without an unmount, so are the mounts.
+        // The test process holds the other end. If it ends without unmounting, this process unmounts.
         io::copy(&mut io::stdin(), &mut io::sink()).unwrap();
         for dir in parts {
             run(Command::new("umount").arg("-l").arg(dir).stderr(Stdio::null()));
@@ -72,11 +72,11 @@ impl FileSystem {
         }
     }
 
-    /// Why no disk with this file system can be had here; `None` if it can.
+    /// Returns why a disk with this file system is not available here; `None` if it is.
     ///
     /// # Panics
     ///
-    /// Where `CI` is `true`, if anything but the kernel is the reason.
+    /// If `CI` is `true` and the reason is not the kernel.
     pub fn missing(self) -> Option<String> {
         let name = self.name();
         run(Command::new("modprobe").arg(name).stdout(Stdio::null()).stderr(Stdio::null()));
@@ -138,16 +138,16 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Makes and mounts a disk in a new directory below `parent`. `entry` is the full name of the test of
+    /// Makes and mounts a disk in a new directory under `parent`. `entry` is the full name of the test of
     /// this binary that calls [`serve_if_asked`].
     ///
     /// # Panics
     ///
-    /// If that fails: ask [`FileSystem::missing`] first.
+    /// If that fails: call [`FileSystem::missing`] first.
     pub fn new(parent: &Path, file_system: FileSystem, entry: &str) -> Disk {
         let dir = tempfile::Builder::new().prefix("disk").tempdir_in(parent).unwrap();
         let image = fs::File::create(dir.path().join("image")).unwrap();
-        // The least that xfs accepts; the image is sparse.
+        // The smallest size that xfs accepts; the image is sparse.
         image.set_len(320 << 20).unwrap();
         let mut mkfs = Command::new(format!("mkfs.{}", file_system.name()));
         if file_system == FileSystem::Ext4 {
@@ -155,8 +155,8 @@ impl Disk {
             mkfs.args(["-b", "4096"]);
         }
         must(mkfs.arg("-q").arg(dir.path().join("image")));
-        // Unmounting below a shared mount does so in the namespaces of `on_boot` as well, which would keep
-        // the disk else.
+        // Unmounting under a shared mount also unmounts in the namespaces of `on_boot`, which would
+        // otherwise keep the disk.
         must(Command::new("mount").arg("--bind").args([dir.path(), dir.path()]));
         must(Command::new("mount").arg("--make-shared").arg(dir.path()));
         fs::create_dir(dir.path().join("fuse")).unwrap();
@@ -186,7 +186,7 @@ impl Disk {
             .stdout(Stdio::null())
             .spawn();
         self.server = Some(server.unwrap());
-        // Bounded by a minute: the server mounts before it serves, and says nothing.
+        // At most a minute: the server mounts before it serves, and reports nothing.
         let up = (0..6000).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(10));
             self.fuse().join("control").exists()
@@ -212,41 +212,41 @@ impl Disk {
         when_free(Command::new("umount").arg(self.path()));
     }
 
-    /// Mounts what is mounted with other options, `ro` for example.
+    /// Remounts the file system with other options, for example `ro`.
     pub fn change(&self, options: &str) {
         let options = format!("remount,{options}");
         when_free(Command::new("mount").args(["-o", &options]).arg(self.path()));
     }
 
-    /// Tells the disk what to do from here on, as its control file understands it:
+    /// Sends the disk a command for its control file:
     ///
     /// * `fail writes N TEXT`: the next N writes that contain TEXT fail with `EIO` (without TEXT: any);
     ///   `fail flushes N`, `fail reads N` the same;
-    /// * `lose writes N TEXT`, `lose flushes N`: they are said to be done, and are not;
+    /// * `lose writes N TEXT`, `lose flushes N`: they are reported as done, but are not;
     /// * `stall`: flushes are not answered, until
     /// * `resume`, which also ends every fault;
     /// * `cut SEED`: see [`Disk::cut`].
     ///
-    /// A file system's own structures must not fail if it is to go on: give a TEXT that only the records hold.
+    /// A file system stops when its own structures fail: give a TEXT that only the records contain.
     pub fn tell(&self, line: &str) {
         fs::write(self.fuse().join("control"), line)
             .unwrap_or_else(|error| panic!("{line}: {error}"));
     }
 
-    /// One of the counts since the disk was started: `writes`, `flushes`, `failed`, `lost`, `unflushed`.
+    /// Returns one of the counts since the start: `writes`, `flushes`, `failed`, `lost`, `unflushed`.
     pub fn count(&self, name: &str) -> u64 {
         let state = fs::read_to_string(self.fuse().join("control")).unwrap();
         let line = state.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.trim().parse().unwrap()
     }
 
-    /// The power fails: every sector that was not flushed is old or new, as the seed draws it, or always
-    /// old without one. From then on everything fails, until [`Disk::restart`].
+    /// Cuts the power: every sector that was not flushed is old or new, as the seed draws it, or always
+    /// old without a seed. From then on all calls fail, until [`Disk::restart`].
     pub fn cut(&self, seed: Option<u64>) {
         self.tell(&seed.map_or("cut".to_owned(), |seed| format!("cut {seed}")));
     }
 
-    /// The power is back: mounts what was flushed. No process may have a file of the disk open.
+    /// Restores the power: mounts the flushed state. No process may have a file of the disk open.
     pub fn restart(&mut self) {
         self.unmount();
         self.stop();
@@ -256,7 +256,7 @@ impl Disk {
     fn stop(&mut self) {
         when_free(Command::new("umount").arg(self.fuse()));
         let mut server = self.server.take().unwrap();
-        // `wait` would close it, and the server take this process for gone.
+        // `wait` would close it, and the server would take that for the end of this process.
         let _held = server.stdin.take();
         assert!(server.wait().unwrap().success());
     }
@@ -264,7 +264,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // A failed test may leave it in any state.
+        // A failed test may leave the disk in any state.
         for dir in [self.path(), self.fuse(), self.dir.path().to_owned()] {
             run(Command::new("umount").arg("-l").arg(dir).stderr(Stdio::null()));
         }
@@ -275,8 +275,8 @@ impl Drop for Disk {
     }
 }
 
-/// Has a command run as after a reboot: it sees another boot id than this process, the same for the same
-/// number.
+/// Returns a command that runs as after a reboot: it sees another boot id than this process, and always
+/// the same id for the same number.
 pub fn on_boot(number: u32, program: &str) -> Command {
     let id = format!("{number:08x}-0000-4000-8000-000000000000");
     let script = r#"mount -t tmpfs tmpfs /mnt && echo "$0" > /mnt/boot_id \

@@ -12,7 +12,7 @@ pub(crate) const CONTROL: u64 = 3;
 const HEADER_LEN: usize = 40;
 const WRITE_HEADER_LEN: usize = 40;
 
-/// What the kernel asks for.
+/// The request of the kernel.
 pub(crate) enum Call<'a> {
     Lookup {
         name: &'a [u8],
@@ -30,7 +30,7 @@ pub(crate) enum Call<'a> {
     Sync,
     FileSystem,
     Start,
-    /// Closing, forgetting: nothing to do, with or without a reply.
+    /// Closing, forgetting: these need no action, with or without a reply.
     Done {
         reply: bool,
     },
@@ -51,7 +51,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
-/// Decodes one request; `None` if the bytes are not a whole one.
+/// Decodes one request; `None` if the bytes are not a whole request.
 pub(crate) fn decode(bytes: &[u8]) -> Option<Request<'_>> {
     let opcode = u32_at(bytes, 4)?;
     let body = bytes.get(HEADER_LEN..)?;
@@ -94,7 +94,7 @@ pub(crate) fn started() -> Vec<u8> {
     for word in [7, 31, 1 << 20, BIG_WRITES | MAX_PAGES] {
         body.extend(u32::to_le_bytes(word));
     }
-    // Requests in the background, and from how many on the kernel holds back.
+    // The limit of requests in the background, and from how many on the kernel throttles writers.
     body.extend([16u16.to_le_bytes(), 12u16.to_le_bytes()].concat());
     body.extend((WRITE_MAX as u32).to_le_bytes());
     body.extend(1u32.to_le_bytes());

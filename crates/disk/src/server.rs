@@ -1,5 +1,5 @@
-//! The FUSE server: mounts a directory that shows the volume as the file `image`, and obeys what is
-//! written into the file `control`.
+//! The FUSE server: mounts a directory that shows the volume as the file `image`, and obeys the lines
+//! that are written into the file `control`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -15,7 +15,7 @@ use crate::volume::{Outcome, Volume};
 struct Server {
     kernel: File,
     volume: Volume,
-    /// Flushes that wait to be answered until the volume goes on.
+    /// Flushes that are answered when the volume resumes.
     stalled: Vec<u64>,
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn serve(image: &Path, dir: &Path) -> io::Result<()> {
                 };
                 server.answer(&request)?;
             }
-            // The request was taken back before it was read.
+            // The request was interrupted before it was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Unmounted.
@@ -116,7 +116,7 @@ impl Server {
         };
         match self.kernel.write(&bytes) {
             Ok(_) => Ok(()),
-            // Whoever asked was interrupted or is gone.
+            // The requesting process was interrupted or is gone.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }

@@ -1,4 +1,4 @@
-//! The disk itself: an image file with a volatile cache over it, and the faults that it has been told to
+//! The disk itself: an image file with a volatile cache over it, and the faults that it was ordered to
 //! have. Knows nothing of FUSE.
 
 use std::collections::BTreeMap;
@@ -11,11 +11,11 @@ use rustix::io::Errno;
 const BLOCK: usize = 4096;
 const SECTOR: usize = 512;
 
-/// What a write or a flush came to.
+/// The result of a write or a flush.
 pub(crate) enum Outcome {
     Done,
     Failed(Errno),
-    /// The answer is due when the volume has been told to go on.
+    /// The answer is due when the volume resumes.
     Stalled,
 }
 
@@ -45,13 +45,13 @@ enum Kind {
     Read,
 }
 
-/// Something that goes wrong, `left` times.
+/// A fault that happens `left` times.
 struct Fault {
     kind: Kind,
     left: u64,
-    /// Only writes that contain these bytes; empty: all.
+    /// Only writes that contain these bytes; empty: all writes.
     text: Vec<u8>,
-    /// Said to be done, and not done.
+    /// Reported as done, but not done.
     lies: bool,
 }
 
@@ -73,7 +73,7 @@ impl Volume {
         self.len_bytes
     }
 
-    /// The next fault for a call of this kind, counted down.
+    /// Returns the next fault for a call of this kind, and counts it down.
     fn fault(&mut self, kind: Kind, data: &[u8]) -> Option<bool> {
         let at = self.faults.iter().position(|fault| {
             let about = || data.windows(fault.text.len()).any(|found| found == fault.text);
@@ -165,8 +165,8 @@ impl Volume {
         Outcome::Done
     }
 
-    /// The power fails: of every sector that was not flushed, the old or the new state remains, as the
-    /// seed draws it; with no seed, always the old one. Nothing works from here on.
+    /// Cuts the power: every sector that was not flushed keeps its old or its new state, as the seed
+    /// draws it; without a seed, always the old one. Nothing works from here on.
     fn cut(&mut self, seed: Option<u64>) -> io::Result<()> {
         self.off = true;
         let mut random = seed;
@@ -185,7 +185,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Obeys one line of the control file; the error is what was wrong with it.
+    /// Obeys one line of the control file; the error says why the line is wrong.
     pub(crate) fn obey(&mut self, line: &str) -> Result<(), Errno> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let count =
@@ -226,7 +226,7 @@ impl Volume {
         self.stalled && !self.off
     }
 
-    /// What reading the control file gives.
+    /// The contents of the control file.
     pub(crate) fn state(&self) -> String {
         let Counts { writes, flushes, failed, lost } = self.counts;
         let unflushed = self.cache.len() * BLOCK;

@@ -1,4 +1,4 @@
-//! The disk does what its tests are built on, on every file system that this kernel has.
+//! The disk behaves as the tests that use it expect, on every file system that this kernel has.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::fs;
@@ -53,7 +53,7 @@ fn a_write_that_fails_once_is_told_once_and_its_page_is_called_clean_with_the_da
         disk.tell("fail writes 1 some text");
         file.sync_data().unwrap_err();
         assert_eq!(disk.count("failed"), 1);
-        // The error may be told twice: of the data, and of the transaction.
+        // The error may be reported twice: for the data, and for the transaction.
         assert!((0..2).any(|_| file.sync_data().is_ok()), "{file_system:?} does not recover");
         let mut found = [0; 9];
         fs::File::open(&path).unwrap().read_exact_at(&mut found, 5000).unwrap();
@@ -98,7 +98,7 @@ fn a_lost_write_is_called_done_and_gone_after_a_cut() {
         disk.restart();
         match fs::read(&path) {
             Ok(found) => assert!(!found.windows(9).any(|bytes| bytes == b"some text")),
-            // Its checksums notice.
+            // btrfs notices through its checksums.
             Err(error) => assert_eq!(file_system, FileSystem::Btrfs, "{error}"),
         }
     });
