@@ -1,5 +1,5 @@
-//! Makes the manual pages and the completions of the shells from the description of the command line.
-//! The program carries them: `deaddrop man` and `deaddrop completions` write what was made here.
+//! Generates the manual pages and the shell completions from the description of the command line. They
+//! are part of the program: `deaddrop man` and `deaddrop completions` write them out.
 
 use std::fmt::Write;
 use std::fs;
@@ -11,16 +11,16 @@ use clap::{Arg, Command, ValueEnum, ValueHint};
 
 use args::completions::Shell;
 
-// Most fields and some parsers are of use to the program only.
+// Most fields and some parsers are used by the program only.
 #[allow(dead_code)]
 #[path = "src/args/mod.rs"]
 mod args;
 
-// The way to talk to cargo.
+// The protocol between a build script and cargo.
 #[allow(clippy::print_stdout)]
 fn main() -> Result<()> {
     println!("cargo:rerun-if-changed=src/args");
-    let out = std::env::var_os("OUT_DIR").ok_or_else(|| Error::other("cargo names no OUT_DIR"))?;
+    let out = std::env::var_os("OUT_DIR").ok_or_else(|| Error::other("cargo set no OUT_DIR"))?;
     let out = PathBuf::from(out);
     manual_pages(&out)?;
     completions(&out)
@@ -34,12 +34,9 @@ fn manual_pages(out: &Path) -> Result<()> {
     manual_page(&all, &dir)?;
     let mut names = Vec::new();
     for entry in fs::read_dir(&dir)? {
-        names.push(
-            entry?
-                .file_name()
-                .into_string()
-                .map_err(|name| Error::other(format!("{name:?} is no name of a manual page")))?,
-        );
+        names.push(entry?.file_name().into_string().map_err(|name| {
+            Error::other(format!("{name:?} is not a valid name of a manual page"))
+        })?);
     }
     names.sort();
     let mut pages = String::from("&[\n");
@@ -74,7 +71,7 @@ fn completions(out: &Path) -> Result<()> {
         let mut script = String::from_utf8(bytes).map_err(Error::other)?;
         match shell.get_name() {
             "zsh" => {
-                // With two colons all that follows is an argument, and options are offered no more.
+                // With two colons, everything after it is an argument, and options are no longer offered.
                 for list in ["files", "topics"] {
                     script = script.replace(&format!("'*::{list}"), &format!("'*:{list}"));
                 }
@@ -88,11 +85,11 @@ fn completions(out: &Path) -> Result<()> {
 }
 
 const ROOT: &str = "deaddrop";
-/// Arguments that name a file. Of others a shell offers no files.
+/// Arguments that name a file. For others a shell offers no files.
 const PATHS: &[&str] = &["compare", "file", "files", "html", "orders", "output", "what"];
 /// Arguments that name a directory.
 const DIRECTORIES: &[&str] = &["dir", "target"];
-/// Arguments that take more than a few words, and the words.
+/// Arguments that accept more than a few words, and the words.
 const WORDS: &[(&str, &[&str])] = &[
     ("durability", &["power-loss", "process-crash", "within:500ms"]),
     ("format", &["json", "text", "raw", "help"]),
@@ -106,7 +103,7 @@ fn arguments(command: &Command) -> Vec<Arg> {
     own.chain(command.get_subcommands().flat_map(arguments)).collect()
 }
 
-/// Whether the names above are still those of arguments, and of all that name files.
+/// Whether the names above are still names of arguments, and include all that name files.
 fn check_names(all: &[Arg]) -> Result<()> {
     let words = WORDS.iter().map(|(name, _)| name);
     for name in PATHS.iter().chain(DIRECTORIES).chain(words).chain(&[COMMAND_LINE]) {
@@ -125,7 +122,7 @@ fn check_names(all: &[Arg]) -> Result<()> {
     Ok(())
 }
 
-/// What the generator leaves out for fish, which then offers files: that an argument is none.
+/// Lines that the generator omits for fish, which otherwise offers files for every argument.
 fn fish_arguments(command: &Command) -> String {
     let mut lines = String::new();
     for sub in command.get_subcommands().filter(|sub| !sub.has_subcommands()) {
@@ -146,7 +143,7 @@ fn fish_arguments(command: &Command) -> String {
     lines
 }
 
-/// A command as shells are to see it: what is hidden from people is not offered to them either.
+/// A command as shells should see it: hidden commands are not offered.
 fn offered(command: &Command) -> Command {
     let shown = command.get_subcommands().filter(|sub| !sub.is_hide_set());
     let subcommands: Vec<Command> = shown.map(offered).collect();
@@ -154,7 +151,7 @@ fn offered(command: &Command) -> Command {
     if subcommands.is_empty() || command.get_name() == ROOT {
         seen = seen.args(command.get_arguments().map(argument));
     } else {
-        // Where a word can be a subcommand or a topic, zsh would look for the one behind the other.
+        // Where a word can be a subcommand or a topic, zsh would look for the subcommand after the topic.
         seen = seen.args(command.get_arguments().filter(|arg| !arg.is_positional()).map(unbound));
     }
     if let Some(about) = command.get_about() {
@@ -163,7 +160,7 @@ fn offered(command: &Command) -> Command {
     seen.subcommands(subcommands)
 }
 
-/// An option that does not depend on arguments that are left out.
+/// An option that does not depend on omitted arguments.
 fn unbound(arg: &Arg) -> Arg {
     let mut seen = Arg::new(arg.get_id().clone()).action(arg.get_action().clone());
     if let Some(long) = arg.get_long() {
@@ -197,7 +194,7 @@ fn argument(arg: &Arg) -> Arg {
     arg.value_hint(if is_path { ValueHint::AnyPath } else { ValueHint::Other })
 }
 
-/// The directory without what an earlier build has left in it.
+/// The directory without files that an earlier build left in it.
 fn empty(dir: PathBuf) -> Result<PathBuf> {
     if dir.is_dir() {
         fs::remove_dir_all(&dir)?;

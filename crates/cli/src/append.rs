@@ -21,12 +21,12 @@ use crate::{units, Global};
 use input::Piece;
 pub(crate) use input::{Input, Kind};
 
-/// A batch takes at most this much, and at most a quarter of a segment.
+/// A batch holds at most this many bytes, and at most a quarter of a segment.
 const BATCH_LEN: u64 = 1 << 20;
-/// So many acknowledgements wait for one sync.
+/// At most this many records wait for one sync before they are acknowledged.
 const ACKS_PER_SYNC: usize = 256;
 
-/// What was appended.
+/// The records that were appended.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Summary {
     topic: String,
@@ -40,7 +40,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// Says it in one line on stderr.
+    /// Prints it as one line on stderr.
     pub(crate) fn say(&self, done: &str) {
         let at = match (self.first, self.last) {
             (Some(first), Some(last)) if first == last => format!(" at offset {first}"),
@@ -86,18 +86,18 @@ impl Append {
     }
 }
 
-/// Records on their way from an input into a topic.
+/// The records that are read from an input and appended to a topic.
 pub(crate) struct Appending {
     topic: Topic,
     ack: bool,
     summary: Summary,
     bar: ProgressBar,
-    /// Why acknowledgements could not be printed any more.
+    /// The error that stopped the printing of acknowledgements.
     unsaid: Option<io::Error>,
 }
 
 impl Appending {
-    /// `ack`: print each offset the moment its record is acknowledged.
+    /// `ack`: print each offset as soon as its record is acknowledged.
     pub(crate) fn new(topic: Topic, ack: bool) -> Appending {
         let summary = Summary {
             topic: topic.name().to_owned(),
@@ -108,10 +108,10 @@ impl Appending {
         Appending { topic, ack, summary, bar, unsaid: None }
     }
 
-    /// Appends all of `input`. What was appended before a failure is said with it.
+    /// Appends all of `input`. A failure's message says how many records were appended before it.
     pub(crate) fn run(mut self, input: Input, out: &mut Out) -> Result<Summary, Failure> {
         let started = Instant::now();
-        // Reads while a sync is under way: what came meanwhile is the next batch.
+        // Reads while a sync is under way: the records that arrive meanwhile are the next batch.
         let outcome = self.append_all(&input.spawn(), out);
         self.bar.finish_and_clear();
         let mut summary = self.summary;
@@ -137,7 +137,7 @@ impl Appending {
         let most = match (self.ack, options.durability) {
             (false, _) => usize::MAX,
             (true, Durability::PowerLoss) => ACKS_PER_SYNC,
-            // Without a sync to share, a record is acknowledged on its own.
+            // Without a sync to share, each record is acknowledged on its own.
             (true, _) => 1,
         };
         while let Ok(piece) = pieces.recv() {
@@ -183,7 +183,7 @@ impl Appending {
         self.bar.set_position(summary.records);
         if self.ack {
             match acknowledge(offsets, out) {
-                // Nobody reads them any more. What was to be appended is appended all the same.
+                // The reader of the offsets has gone. The records are still appended.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => self.ack = false,
                 Err(error) => {
                     self.ack = false;

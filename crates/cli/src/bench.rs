@@ -27,7 +27,7 @@ const COUNT_MAX: u64 = 1 << 40;
 const SIZE_MAX: u64 = 64 << 20;
 const THREADS_MAX: u32 = 256;
 const PROCESSES_MAX: u32 = 256;
-/// More would fill the request topic, not keep the servers busier.
+/// More would fill the request topic without keeping the servers busier.
 const OUTSTANDING_MAX: u32 = 4096;
 const CASES_MAX: usize = 1000;
 
@@ -77,7 +77,7 @@ impl Bench {
                                     threads,
                                     service,
                                 };
-                                // Asked for twice: a report has each once.
+                                // A repeated combination: a report has each once.
                                 if !cases.contains(&case) {
                                     cases.push(case);
                                 }
@@ -88,7 +88,7 @@ impl Bench {
             }
             if cases.len() > CASES_MAX {
                 return Err(Failure::usage(format_args!(
-                    "over {CASES_MAX} cases: ask for fewer combinations"
+                    "more than {CASES_MAX} cases: choose fewer combinations"
                 )));
             }
         }
@@ -100,7 +100,7 @@ impl Bench {
         }
     }
 
-    /// Who answers in the cases of a workload.
+    /// The servers of the cases of a workload.
     fn services(&self, workload: Workload) -> Vec<Option<Service>> {
         if workload != Workload::Request {
             return vec![None];
@@ -116,12 +116,12 @@ impl Bench {
         services
     }
 
-    /// Refuses numbers that nobody can mean.
+    /// Refuses numbers that make no sense.
     fn check(&self) -> Result<(), Failure> {
-        // `contains` is also false for a number that is none.
+        // `contains` is also false for NaN.
         if !(1e-3..=SECONDS_MAX).contains(&self.seconds) {
             return Err(Failure::usage(format_args!(
-                "--seconds {}: from 0.001 to {SECONDS_MAX}",
+                "--seconds {} is out of range: use 0.001 to {SECONDS_MAX}",
                 self.seconds
             )));
         }
@@ -141,7 +141,7 @@ impl Bench {
             within(name, values, 1, max)?;
             if *values != [1] && !self.workload.contains(&Workload::Request) {
                 return Err(Failure::usage(format_args!(
-                    "{name} is about the workload request, which is not asked for"
+                    "{name} needs the workload request, which is not selected"
                 )));
             }
         }
@@ -150,7 +150,7 @@ impl Bench {
         if servers * threads > LANES {
             return Err(Failure::usage(format_args!(
                 "--servers {servers} with --server-threads {threads}: the service has {LANES} lanes, so \
-                 no more threads than that can work"
+                 at most that many threads can work"
             )));
         }
         Ok(())
@@ -165,13 +165,13 @@ fn within<T: PartialOrd + std::fmt::Display + Copy>(
 ) -> Result<(), Failure> {
     match values.iter().find(|value| !(min..=max).contains(*value)) {
         Some(value) => {
-            Err(Failure::usage(format_args!("{name} {value}: it must be from {min} to {max}")))
+            Err(Failure::usage(format_args!("{name} {value} is out of range: use {min} to {max}")))
         }
         None => Ok(()),
     }
 }
 
-/// Finds out before minutes of measuring that their result could not be written.
+/// Finds out that the result cannot be written before minutes of measuring.
 fn check_output(file: &Path) -> Result<(), Failure> {
     if file.is_dir() {
         return Err(Failure::usage(format_args!("{} is a directory", file.display())));
@@ -187,7 +187,7 @@ fn check_output(file: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Where the run makes its own directory.
+/// The directory in which the run creates its own directory.
 fn base_dir(asked: Option<&Path>) -> Result<PathBuf, Failure> {
     let Some(dir) = asked else {
         let target = Path::new("target");
@@ -195,7 +195,7 @@ fn base_dir(asked: Option<&Path>) -> Result<PathBuf, Failure> {
     };
     if !dir.is_dir() {
         return Err(Failure::usage(format_args!(
-            "there is no directory {}: make it, on the disk that you want to measure",
+            "there is no directory {}: create it, on the disk that you want to measure",
             dir.display()
         )));
     }

@@ -1,4 +1,4 @@
-//! `cancel`: takes a request back.
+//! `cancel`: cancels a request.
 
 use std::io::Write;
 

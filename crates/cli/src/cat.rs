@@ -21,7 +21,7 @@ impl Cat {
             Stretch { reader, end: offsets.end, most: self.count, skip_damage: self.skip_damage };
         let format = global.format();
         let exit = stretch.each(|record| self.style.print(out, format, &self.topic, record));
-        // What was read before the damage is the answer as far as it goes.
+        // The records before the damage are a valid answer, as far as it goes.
         out.flush()?;
         if self.count.is_some() {
             return exit;
@@ -30,18 +30,18 @@ impl Cat {
     }
 }
 
-/// Records to go through.
+/// Records to read.
 pub(crate) struct Stretch {
     pub(crate) reader: Reader,
     pub(crate) end: u64,
-    /// At most so many.
+    /// At most this many.
     pub(crate) most: Option<u64>,
-    /// Pass over damage, and say so.
+    /// Skip damage, and report it.
     pub(crate) skip_damage: bool,
 }
 
 impl Stretch {
-    /// Does something with each record.
+    /// Calls `each` for each record.
     pub(crate) fn each(
         mut self,
         mut print: impl FnMut(&RecordRef<'_>) -> std::io::Result<()>,
@@ -52,7 +52,7 @@ impl Stretch {
             match self.reader.next() {
                 Ok(Some(record)) => print(&record)?,
                 Ok(None) => break,
-                // It stands behind them already.
+                // The reader has moved past them already.
                 Err(error @ Error::Lost { .. }) => {
                     note(&error);
                     continue;
@@ -65,7 +65,7 @@ impl Stretch {
                     continue;
                 }
                 Err(error @ Error::Corrupt { .. }) => {
-                    return Err(Failure::from(error).and("--skip-damage reads on behind it"))
+                    return Err(Failure::from(error).and("add --skip-damage to continue after it"))
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -75,7 +75,7 @@ impl Stretch {
     }
 }
 
-/// Says what stands in the files after the end of a topic, if that was reached without an error.
+/// Reports whole records in the files after the end of a topic, if the end was reached without an error.
 pub(crate) fn say_beyond(topic: &Topic, end: u64, exit: Exit) -> Result<Exit, Failure> {
     if end < topic.high_watermark()? {
         return Ok(exit);
@@ -83,13 +83,13 @@ pub(crate) fn say_beyond(topic: &Topic, end: u64, exit: Exit) -> Result<Exit, Fa
     Ok(Beyond::of(topic)?.map_or(exit, |beyond| worse(exit, beyond.say(topic.name()))))
 }
 
-/// A reader at an offset that was named; one behind the end is a negative answer.
+/// A reader at an offset that the user named; an offset past the end is a negative answer.
 pub(crate) fn reader_at(topic: &Topic, offset: u64) -> Result<Reader, Failure> {
     let end = topic.high_watermark()?;
     if offset > end {
         return Err(Failure::no(format_args!(
-            "offset {offset} is not there yet: topic {} ends at {end}; `deaddrop info {}` shows \
-             its ends",
+            "offset {offset} is past the end of topic {} ({end}): it has not been appended yet; \
+             `deaddrop info {}` shows the ends",
             topic.name(),
             topic.name()
         )));

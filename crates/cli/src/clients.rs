@@ -1,4 +1,4 @@
-//! `clients`: who asks services, and what that keeps in the log.
+//! `clients`: the clients of services, and the records that they keep in the log.
 
 use std::io::Write;
 
@@ -86,7 +86,7 @@ fn retire(
     Ok(Exit::Ok)
 }
 
-/// What would refuse it.
+/// The errors with which retiring would be refused.
 fn check(client: &ClientInfo, discard: bool) -> Result<(), Failure> {
     let name = &client.name;
     if let Some(pid) = client.owner {
@@ -95,8 +95,8 @@ fn check(client: &ClientInfo, discard: bool) -> Result<(), Failure> {
     let outstanding: usize = client.services.iter().map(|at| at.outstanding).sum();
     if outstanding > 0 && !discard {
         return Err(Failure::no(format_args!(
-            "client {name} has {outstanding} requests outstanding: --discard retires it all the same, \
-             and nobody gets their outcomes"
+            "client {name} has {outstanding} requests outstanding: --discard retires it anyway, \
+             and no client gets their outcomes"
         )));
     }
     Ok(())

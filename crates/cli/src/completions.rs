@@ -1,4 +1,4 @@
-//! `completions`: what a shell completes, which the build has made.
+//! `completions`: the completions of a shell, which the build script has generated.
 
 use std::io::Write;
 

@@ -1,4 +1,4 @@
-//! `consumers`: positions and lag; resets and deletes on demand.
+//! `consumers`: positions and lag; resets and deletes on request.
 
 use std::io::Write;
 
@@ -19,7 +19,7 @@ pub(crate) struct Row {
     committed: Option<u64>,
     durable: u64,
     lag: u64,
-    /// Records that retention took before it read them.
+    /// Records that retention dropped before the consumer read them.
     missed: u64,
     /// Process id of the owner.
     owner: Option<u32>,
@@ -41,7 +41,7 @@ impl Row {
     }
 }
 
-/// How many records before `first`, which retention has taken, a consumer has not read.
+/// How many records before `first`, which retention has dropped, a consumer has not read.
 fn missed(info: &ConsumerInfo, first: u64) -> u64 {
     info.committed.as_ref().map_or(0, |&committed| first.saturating_sub(committed))
 }
@@ -95,7 +95,7 @@ impl Consumers {
         let (first, end) = (topic.first_offset()?, topic.high_watermark()?);
         if !(first..=end).contains(&to) {
             return Err(Failure::no(format_args!(
-                "offset {to} is not in topic {}, which has {first}..{end}: choose one of these",
+                "offset {to} is not in topic {}: choose one of {first} to {end}",
                 topic.name()
             )));
         }
@@ -141,7 +141,7 @@ impl Consumers {
                 let time = self.to.map_or(String::new(), Point::shown);
                 writeln!(out, "{} {done}set from {from} to {to}{time}", change.consumer)?
             }
-            None => writeln!(out, "{} {done}deleted (it stands at {from})", change.consumer)?,
+            None => writeln!(out, "{} {done}deleted (its position is {from})", change.consumer)?,
         }
         if !change.executed {
             writeln!(out, "nothing was changed: add --execute to do it")?;
@@ -182,7 +182,7 @@ pub(crate) fn print(out: &mut Out, all: &[ConsumerInfo], first: u64) -> std::io:
                     let missed = match missed(info, first) {
                         0 => String::new(),
                         some => format!(
-                            "before the first offset, {first}: {} gone unread",
+                            "before the first offset ({first}): {} dropped unread",
                             units::count(some, "record")
                         ),
                     };

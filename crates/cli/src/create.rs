@@ -1,4 +1,4 @@
-//! `create`: a topic with settings of its own.
+//! `create`: creates a topic with its own settings.
 
 use std::fs::Permissions;
 use std::io::Write;
@@ -17,7 +17,7 @@ use crate::{units, Global};
 impl Create {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
         let log = self.open_log(global.dir())?;
-        // Kept open: what its opening found is told to the one that opens it.
+        // Kept open: opening it again reports what this opening found.
         let held = match log.existing_topic(&self.topic) {
             Ok(topic) => Some(topic),
             Err(Error::NotFound { .. }) => None,
@@ -59,12 +59,12 @@ impl Create {
             }))?;
             return Ok(exit);
         }
-        let done = if is_new { "made" } else { "was there already" };
+        let done = if is_new { "created" } else { "exists already" };
         writeln!(out, "{} {done}: {}", self.topic, describe(options))?;
         if let Some(bytes) = options.retention.bytes.filter(|&bytes| bytes < options.segment_len) {
             note(format_args!(
-                "{} to retain is less than a segment ({}), and whole segments go: the newest one always \
-                 stays, and so does one more; choose a smaller --segment-size to keep less",
+                "{} to retain is less than a segment ({}), and only whole segments are dropped: \
+                 the newest two always stay; choose a smaller --segment-size to keep less",
                 units::size(bytes),
                 units::size(options.segment_len)
             ));
@@ -78,14 +78,14 @@ impl Create {
         let Some(mode) = self.mode else { return Ok(Log::open(dir)?) };
         if let Ok(log) = Log::open_read_only(dir) {
             return Err(Failure::usage(format_args!(
-                "--mode is for a new log, and {} is one already: chmod -R changes the mode of its \
-                 files, and of those to come",
+                "--mode is for a new log, and {} exists already: chmod -R changes the mode of its \
+                 files, and of those created later",
                 log.dir().display()
             )));
         }
         let is_there = dir.is_dir();
         let log = Log::open_with(dir, LogOptions { mode, ..LogOptions::default() })?;
-        // As asked for, whatever the umask has taken: what comes later has the mode of the marker.
+        // Applied whatever the umask is: files created later get the mode of the marker.
         let search = mode | (mode & 0o444) >> 2;
         let made = [("deaddrop", mode), ("topics", search), ("", search)];
         for (name, mode) in made.iter().take(if is_there { 2 } else { 3 }) {

@@ -19,7 +19,7 @@ struct Row {
     offset: u64,
     at: u64,
     key: Option<Vec<u8>>,
-    /// `None`: it is no dead letter.
+    /// `None`: it is not a dead letter.
     letter: Option<DeadLetter>,
     state: LetterState,
 }
@@ -78,7 +78,7 @@ impl Which {
         self.key.as_ref().is_none_or(has_key) && self.reason.as_ref().is_none_or(has_reason)
     }
 
-    /// Calls `each` for those of a topic, as far as it goes now.
+    /// Calls `each` for those of a topic, up to its current end.
     fn for_each(
         &self,
         letters: &mut DeadLetters,
@@ -107,7 +107,7 @@ impl Which {
                     each(letters, row)?;
                 }
                 Ok(None) => break,
-                // It stands behind them already.
+                // The reader has moved past them already.
                 Err(error @ Error::Lost { .. }) => note(&error),
                 Err(error) => return Err(error.into()),
             }
@@ -116,7 +116,7 @@ impl Which {
     }
 }
 
-/// The topic that was named, or all of dead letters.
+/// The topic that the user named, or all topics of dead letters.
 fn topics(log: &Log, topic: Option<&str>) -> Result<Vec<String>, Failure> {
     Ok(match topic {
         Some(topic) => vec![topic.to_owned()],
@@ -190,7 +190,7 @@ fn cells(topic: &str, row: &Row) -> Vec<String> {
     ]
 }
 
-/// Sending letters again, or dropping them.
+/// Sends letters again, or drops them.
 struct Work<'a> {
     topic: &'a str,
     which: &'a Which,
@@ -231,7 +231,7 @@ impl Work<'_> {
             return Ok(exit);
         }
         if passed > 0 {
-            let add = if self.drops { "" } else { "; --again sends them once more" };
+            let add = if self.drops { "" } else { "; add --again to include them" };
             let letters = units::count(passed, "letter");
             writeln!(out, "left out, because they were sent again or dropped: {letters}{add}")?;
         }
@@ -243,7 +243,7 @@ impl Work<'_> {
         Ok(exit)
     }
 
-    /// What was sent, and where; `Err`: why this letter cannot be.
+    /// The new record and its place; `Err`: why this letter cannot be sent or dropped.
     fn one(
         &self,
         log: &Log,
@@ -251,7 +251,7 @@ impl Work<'_> {
         row: &Row,
     ) -> Result<Option<deaddrop::service::Redriven>, Error> {
         if !self.execute {
-            // As far as it can be said without doing it.
+            // As far as this can be found out without doing it.
             return match row.letter.is_none() || self.drops {
                 true if row.letter.is_some() => Ok(None),
                 true => Err(Error::NotFound { what: "a dead letter".into() }),
@@ -272,7 +272,7 @@ impl Work<'_> {
         done: Result<Option<deaddrop::service::Redriven>, Error>,
     ) -> Result<(), Failure> {
         let done = match done {
-            // Of this letter alone.
+            // An error of this letter alone.
             Err(
                 error @ (Error::Invalid { .. }
                 | Error::InvalidName { .. }

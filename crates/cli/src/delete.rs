@@ -1,4 +1,4 @@
-//! `delete`: a topic with all that is in it.
+//! `delete`: deletes a topic with its contents.
 
 use std::io::Write;
 
@@ -11,7 +11,7 @@ use crate::ls::segments;
 use crate::output::Out;
 use crate::{units, Global};
 
-/// What goes; zeros where that is not known.
+/// The contents that are deleted; zeros if they are not known.
 #[derive(Default)]
 struct Contents {
     records: u64,
@@ -27,9 +27,9 @@ impl Delete {
             global.open_existing()?.delete_topic(&self.topic)?;
         }
         let contents = match contents {
-            // What cannot be read can be deleted all the same.
+            // A topic that cannot be read can still be deleted.
             Err(failure) if self.execute => {
-                note(format_args!("what was in it is not known: {failure}"));
+                note(format_args!("its contents are not known: {failure}"));
                 Contents::default()
             }
             other => other?,

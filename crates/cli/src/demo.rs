@@ -1,5 +1,5 @@
-//! `demo`: an order service and an inventory service that never have to run at the same time, killed
-//! and restarted while they work; and a proof from the log that every order was settled once.
+//! `demo`: an order service and an inventory service that never have to run at the same time, killed and
+//! restarted while they work; and a proof from the log that every order was settled exactly once.
 
 mod inventory;
 mod order_service;
@@ -23,7 +23,7 @@ impl Setting {
         TopicOptions::durability(self.durability.into())
     }
 
-    /// The same as arguments of a child.
+    /// The same as arguments of a child process.
     fn to_args(&self) -> Vec<std::ffi::OsString> {
         let mut args = vec!["--durability".into(), self.durability.to_string().into()];
         args.push("--over".into());
@@ -42,7 +42,7 @@ const REQUESTS: &str = "inventory.requests";
 const REPLIES: &str = "inventory.replies";
 const CLIENT: &str = "order-service";
 const CALLBACK: &str = "stock-checked";
-/// Where the order service notes what became of each order.
+/// The topic in which the order service notes the outcome of each order.
 const NOTES: &str = "orders";
 
 impl Demo {
@@ -60,11 +60,11 @@ impl Demo {
     }
 }
 
-/// The directory that was named, if there is no log in it yet.
+/// The directory that the user named, if there is no log in it yet.
 fn new_log(dir: &Path) -> Result<PathBuf, Failure> {
     match deaddrop::Log::open_read_only(dir) {
         Ok(_) => Err(Failure::usage(format_args!(
-            "{} holds a log already: name a new directory",
+            "{} already contains a log: name a new directory",
             dir.display()
         ))),
         Err(_) => Ok(dir.to_owned()),
@@ -91,7 +91,7 @@ fn stop_at_end_of_input() -> Stop {
     let stop = Stop::new();
     let ends = stop.clone();
     std::thread::spawn(move || {
-        // An error is an end as well.
+        // An error ends it as well.
         drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
         ends.stop();
     });

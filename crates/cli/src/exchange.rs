@@ -8,7 +8,7 @@ use deaddrop::{Error, Log, RecordRef, Start, Topic};
 
 use crate::failure::{note, Exit, Failure};
 
-/// The services of a log, or the one that was asked for.
+/// The services of a log, or the one that the user named.
 pub(crate) fn services(log: &Log, only: Option<&str>) -> Result<Vec<String>, Failure> {
     let topics = log.topics()?;
     let services = topics.iter().filter_map(|topic| topic.strip_suffix(".requests"));
@@ -18,13 +18,13 @@ pub(crate) fn services(log: &Log, only: Option<&str>) -> Result<Vec<String>, Fai
         .collect();
     match (only, found.is_empty()) {
         (Some(only), true) => Err(Failure::no(format_args!(
-            "there is no service {only}: nobody has asked it or served it; `deaddrop ls` shows the topics"
+            "there is no service {only}: no request or server yet; `deaddrop ls` lists the topics"
         ))),
         _ => Ok(found),
     }
 }
 
-/// A topic that may not be there yet.
+/// A topic that may not exist yet.
 pub(crate) fn topic_if_there(log: &Log, name: &str) -> Result<Option<Topic>, Failure> {
     match log.existing_topic(name) {
         Ok(topic) => Ok(Some(topic)),
@@ -34,8 +34,8 @@ pub(crate) fn topic_if_there(log: &Log, name: &str) -> Result<Option<Topic>, Fai
     }
 }
 
-/// Reads what of a topic is of this layer, from an offset to the end there is now. Damage is reported
-/// and passed over; [`Exit::Corruption`] then.
+/// Calls `each` for the envelopes of a topic, from an offset to its current end. Damage is reported and
+/// skipped; the result is then [`Exit::Corruption`].
 pub(crate) fn for_each(
     topic: &Topic,
     from: u64,
@@ -62,9 +62,9 @@ pub(crate) fn for_each(
                 note(format_args!("skipped offsets {}..{}", skipped.start, skipped.end));
                 exit = Exit::Corruption;
             }
-            // It stands behind them already.
+            // The reader has moved past them already.
             Err(error @ Error::Lost { .. }) => note(&error),
-            // Retention works beside us.
+            // Retention drops records concurrently.
             Err(Error::Trimmed { .. }) => reader.seek(Start::First)?,
             Err(error) => return Err(error.into()),
         }
@@ -72,7 +72,7 @@ pub(crate) fn for_each(
     Ok(exit)
 }
 
-/// The worse of two: damage is remembered.
+/// The worse of two: corruption is remembered.
 pub(crate) fn worse(one: Exit, other: Exit) -> Exit {
     if one == Exit::Ok {
         other
@@ -81,12 +81,12 @@ pub(crate) fn worse(one: Exit, other: Exit) -> Exit {
     }
 }
 
-/// Whether a record of this kind decides a request.
+/// Whether a record of this kind is the outcome of a request.
 pub(crate) fn is_outcome(kind: Kind) -> bool {
     !matches!(kind, Kind::Request | Kind::Unparked | Kind::Redriven)
 }
 
-/// What decided a request, or came later.
+/// The outcome of a request, or a later record that names it.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) offset: u64,
@@ -94,13 +94,13 @@ pub(crate) struct Answer {
     pub(crate) envelope: Envelope,
 }
 
-/// What has become of the callback.
+/// The state of the callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Delivery {
     /// The client has committed past the outcome.
     Delivered,
     NotYet,
-    /// Nobody took it.
+    /// No callback took it.
     Parked,
 }
 
@@ -114,7 +114,7 @@ impl Delivery {
     }
 }
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) service: String,
@@ -125,7 +125,7 @@ pub(crate) struct Exchange {
     pub(crate) request: Envelope,
     pub(crate) outcome: Option<Answer>,
     pub(crate) late: Vec<Answer>,
-    /// Where copies of it are, with its id.
+    /// The offsets of its copies, which have the same id.
     pub(crate) doubled: Vec<u64>,
     pub(crate) delivery: Delivery,
 }
@@ -145,20 +145,20 @@ impl Exchange {
     }
 }
 
-/// The time between two records, of which the handler's is a part. Records are stamped with a clock that
-/// ticks every few milliseconds, a handler is timed with one that does not: what the first leaves out,
-/// the second has seen.
+/// The time between two records, which includes the handler's time. Records are stamped with a clock that
+/// ticks every few milliseconds, a handler is timed with one that does not: the handler's time can be the
+/// larger one, and is then used.
 fn whole(sent_at: u64, answered_at: u64, handler_nanos: u64) -> u64 {
     answered_at.saturating_sub(sent_at).max(handler_nanos)
 }
 
-/// The time before the handler: never more than the whole leaves for it.
+/// The time before the handler: at most the rest of the whole.
 fn queueing(sent_at: u64, answered_at: u64, begun_at: u64, handler_nanos: u64) -> u64 {
     let rest = whole(sent_at, answered_at, handler_nanos).saturating_sub(handler_nanos);
     begun_at.saturating_sub(sent_at).min(rest)
 }
 
-/// All exchanges of the conversations that are asked for, in the order in which they were sent.
+/// All exchanges of the selected conversations, in the order in which they were sent.
 #[derive(Debug, Default)]
 pub(crate) struct Exchanges {
     pub(crate) all: Vec<Exchange>,
@@ -166,7 +166,7 @@ pub(crate) struct Exchanges {
 }
 
 impl Exchanges {
-    /// Reads every service's topics once, and keeps what belongs to `conversations`.
+    /// Reads every service's topics once, and keeps the exchanges of `conversations`.
     pub(crate) fn read(
         log: &Log,
         conversations: &BTreeSet<RequestId>,
@@ -266,8 +266,8 @@ impl Exchanges {
         Ok(exit)
     }
 
-    /// The exchanges as a tree, each before those that it caused, with its depth. A cause that is not
-    /// among them, or a circle of causes, hides nothing.
+    /// The exchanges as a tree, each before those that it caused, with its depth. All are returned, even
+    /// if a cause is missing or causes form a circle.
     pub(crate) fn tree(&self) -> Vec<(usize, &Exchange)> {
         let mut children: HashMap<usize, Vec<usize>> = HashMap::new();
         let mut roots = Vec::new();
@@ -279,7 +279,7 @@ impl Exchanges {
         }
         let mut seen = vec![false; self.all.len()];
         let mut tree = Vec::with_capacity(self.all.len());
-        // Behind the roots, those that only a circle of causes leads to.
+        // After the roots, those that are reachable only through a circle of causes.
         for start in roots.into_iter().chain(0..self.all.len()) {
             let mut stack = vec![(0, start)];
             while let Some((depth, at)) = stack.pop() {

@@ -1,4 +1,4 @@
-//! `export`: records as JSON lines, with all that the log has of them.
+//! `export`: records as JSON lines, with everything that the log stores about them.
 
 use std::io::Write;
 
@@ -26,7 +26,7 @@ impl Export {
             Ok(())
         });
         bar.finish_and_clear();
-        // What was read before the damage is the answer as far as it goes.
+        // The records before the damage are a valid answer, as far as it goes.
         out.flush()?;
         say_beyond(&topic, offsets.end, exit?)
     }

@@ -1,4 +1,4 @@
-//! How a command ends: the exit codes, and what is said on stderr.
+//! How a command ends: the exit codes, and messages on stderr.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -29,7 +29,7 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
-    /// The one with this code, of a child of this program.
+    /// The one with this code, with which a child of this program exited.
     pub(crate) fn of_code(code: i32) -> Option<Exit> {
         let all = [
             Exit::Ok,
@@ -66,7 +66,7 @@ impl Failure {
         Failure::new(Exit::Usage, message)
     }
 
-    /// What is said of a value that no parser of the command line took, for one that is read later.
+    /// The message for an invalid value, worded as the parser words it, for values that are read later.
     pub(crate) fn invalid(value: &str, argument: &str, why: impl Display) -> Failure {
         Failure::usage(format_args!(
             "invalid value '{value}' for '{argument}': {why}\n\nFor more information, try '--help'."
@@ -86,7 +86,7 @@ impl Failure {
         self.exit
     }
 
-    /// The same with more said about it, unless there is nothing to be said.
+    /// The same with a hint added, unless the message is empty.
     pub(crate) fn and(mut self, more: impl Display) -> Failure {
         if self.message.is_empty() {
             return self;
@@ -95,7 +95,7 @@ impl Failure {
         self
     }
 
-    /// Says it on stderr; nothing if the reader of stdout has gone.
+    /// Prints it on stderr; nothing if the reader of stdout has gone.
     pub(crate) fn report(self) -> ExitCode {
         if !self.message.is_empty() {
             note(format_args!("{}", self.message));
@@ -130,7 +130,7 @@ impl From<Error> for Failure {
         let failure = Failure::new(exit, &error);
         match error {
             Error::NotFound { what } if what.starts_with("topic") => {
-                failure.and("`deaddrop ls` shows what there is")
+                failure.and("`deaddrop ls` lists the topics")
             }
             Error::Unsupported { why, .. } if why.contains("Durability::ProcessCrash") => {
                 failure.and("on the command line: --durability process-crash")
@@ -140,7 +140,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// An error of standard output. A reader that has seen enough is not one.
+/// An error of standard output. A reader that has closed the pipe is not an error.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         if error.kind() == io::ErrorKind::BrokenPipe {
@@ -150,9 +150,9 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// One line on stderr.
+/// Prints one line on stderr.
 pub(crate) fn note(message: impl Display) {
     let message = hint::with_dir(&message.to_string());
-    // Nobody is left to be told that stderr is closed.
+    // If stderr is closed, there is no place left to report it.
     drop(writeln!(io::stderr(), "deaddrop: {message}"));
 }

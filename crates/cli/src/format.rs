@@ -39,7 +39,7 @@ impl Coding {
             Coding::Hex => bytes.iter().try_for_each(|byte| write!(out, "{byte:02x}")),
             Coding::Json => match std::str::from_utf8(bytes) {
                 Ok(text) => Ok(serde_json::to_writer(out, text)?),
-                // No JSON string holds them, and none is made up.
+                // No JSON string can hold these bytes, and none is invented.
                 Err(_) => write!(out, r#"{{"base64":"{}"}}"#, STANDARD.encode(bytes)),
             },
         }
@@ -62,7 +62,7 @@ impl Coding {
             let comma = if index == 0 { "" } else { "," };
             write!(out, "{comma}{}=", escape(name.as_bytes()))?;
             match self {
-                // A header must not break the line that it stands in.
+                // A header must not break its line.
                 Coding::Plain => out.write_all(escape(value).as_bytes())?,
                 other => other.write(out, value)?,
             }

@@ -1,4 +1,4 @@
-//! `groups`: worker groups, their lanes, what is in hand; resume, reset and delete on demand.
+//! `groups`: worker groups, their lanes, records in flight; resume, reset and delete on request.
 
 use std::io::Write;
 
@@ -22,14 +22,14 @@ struct Row<'a> {
     lag: Option<u64>,
     lanes: usize,
     held: usize,
-    /// Process ids of the workers that hold lanes.
+    /// Process ids of the workers that own lanes.
     owners: Vec<u32>,
     in_hand: Vec<Hand>,
     stopped: Vec<usize>,
     error: Option<String>,
 }
 
-/// A record in hand, as JSON.
+/// A record in flight, as JSON.
 #[derive(Debug, Serialize)]
 struct Hand {
     lane: usize,
@@ -61,7 +61,7 @@ struct Change<'a> {
 }
 
 const STOPPED: &str = "stopped";
-/// So many records in hand are shown in a row of the table.
+/// At most this many records in flight are shown in a row of the table.
 const SHOWN: usize = 3;
 
 impl Hand {
@@ -157,8 +157,17 @@ impl Groups {
         } else if rows.is_empty() {
             writeln!(out, "no groups")?;
         } else {
-            let heading =
-                ["TOPIC", "GROUP", "COMMITTED", "LAG", "LANES", "OWNERS", "IN HAND", "STOPPED", ""];
+            let heading = [
+                "TOPIC",
+                "GROUP",
+                "COMMITTED",
+                "LAG",
+                "LANES",
+                "OWNERS",
+                "IN FLIGHT",
+                "STOPPED",
+                "",
+            ];
             let cells: Vec<Vec<String>> = rows.iter().map(|row| row.cells(out)).collect();
             out.table(&heading, &[2, 3, 4], &cells)?;
         }
@@ -204,7 +213,7 @@ impl Groups {
     }
 }
 
-/// What is shown of a lane, without its number.
+/// The cells of a lane, without its number.
 fn lane_cells(row: &LaneRow) -> [String; 6] {
     let owner = row.owner.map_or("-".to_owned(), |pid| format!("process {pid}"));
     let (record, attempt, state) = match &row.in_hand {
@@ -266,7 +275,10 @@ fn resume(topic: &Topic, of: &Named, lane: u32, global: &Global) -> Result<(), F
     let info = find(topic, &of.name)?;
     let Some(found) = info.lanes.get(lane as usize) else {
         let last = info.lanes.len() - 1;
-        return Err(Failure::usage(format_args!("lane {lane}: group {} has 0 to {last}", of.name)));
+        return Err(Failure::usage(format_args!(
+            "group {} has lanes 0 to {last}, not {lane}",
+            of.name
+        )));
     };
     let no = || Failure::no(format_args!("lane {lane} of group {} is not stopped", of.name));
     if found.in_hand.as_ref().is_none_or(|hand| hand.state != STOPPED) {
@@ -281,7 +293,7 @@ fn resume(topic: &Topic, of: &Named, lane: u32, global: &Global) -> Result<(), F
     Ok(())
 }
 
-/// Also a group whose file is unreadable: that is what is left to be done with it.
+/// Works even for a group whose file is unreadable: deleting it is the only way to get rid of it.
 fn delete(topic: &Topic, of: &Named, global: &Global) -> Result<(), Failure> {
     let all = topic.groups()?;
     match all.iter().find(|(name, _)| *name == of.name) {
@@ -307,7 +319,7 @@ fn check_offset(topic: &Topic, to: u64) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::no(format_args!(
-        "offset {to} is not in topic {}, which has {first}..{end}: choose one of these",
+        "offset {to} is not in topic {}: choose one of {first} to {end}",
         topic.name()
     )))
 }
@@ -342,7 +354,7 @@ fn refuse_in_use(of: &Named, info: &GroupInfo) -> Result<(), Failure> {
     ))
 }
 
-/// The processes that hold lanes, each once.
+/// The processes that own lanes, each once.
 fn owners(info: &GroupInfo) -> Vec<u32> {
     let mut owners: Vec<u32> = info.lanes.iter().filter_map(|lane| lane.owner).collect();
     owners.sort_unstable();

@@ -1,4 +1,4 @@
-//! `import`: appends what `export` wrote.
+//! `import`: appends the records that `export` wrote.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;

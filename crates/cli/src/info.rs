@@ -1,4 +1,4 @@
-//! `info`: all there is to know about one topic.
+//! `info`: shows everything about one topic.
 
 use std::io::Write;
 
@@ -30,7 +30,7 @@ struct JsonInfo {
     /// Whole records after damage at the end.
     beyond: u64,
     sync_failed: bool,
-    /// Why a clock was wrong.
+    /// The reason why a clock must have been wrong.
     clock: Option<String>,
     segments: Vec<Segment>,
     consumers: Vec<crate::consumers::Row>,
@@ -38,7 +38,7 @@ struct JsonInfo {
     epochs: Vec<Epoch>,
 }
 
-/// A segment file and what its header says.
+/// A segment file and the fields of its header.
 #[derive(Debug, Serialize)]
 struct Segment {
     #[serde(flatten)]
@@ -46,7 +46,7 @@ struct Segment {
     records: u64,
     epoch: Option<u32>,
     durable_end: Option<u64>,
-    /// Why the header is unreadable.
+    /// The reason why the header is unreadable.
     damage: Option<String>,
 }
 
@@ -57,7 +57,7 @@ struct Group {
     committed: Option<u64>,
     lag: Option<u64>,
     lanes: usize,
-    /// Why its file is unreadable.
+    /// The reason why its file is unreadable.
     error: Option<String>,
 }
 
@@ -139,21 +139,21 @@ impl Info {
     }
 }
 
-/// Below it, records are known to survive power loss.
+/// Records below it are known to survive power loss.
 pub(crate) fn durable_end(topic: &Topic) -> Result<u64, Failure> {
     known_durable(topic, &describe_segments(topic)?.0)
 }
 
-/// A durable end as text. Without a writer it is that of the newest checkpoint, and a sync may have come
-/// after that.
+/// A durable end as text. Without a writer it is that of the newest checkpoint, and there may have been a
+/// later sync.
 pub(crate) fn durable(end: u64, live: bool) -> String {
     match live {
         true => end.to_string(),
-        false => format!("at least {end} (the newest checkpoint; opening the topic finds out)"),
+        false => format!("at least {end} (the newest checkpoint; exact when opened for writing)"),
     }
 }
 
-/// Without the words of a writer the headers say what is known to be durable.
+/// Without a writer's shared words, the headers say which records are known to be durable.
 fn known_durable(topic: &Topic, segments: &[Segment]) -> Result<u64, Failure> {
     let stored = segments.iter().filter_map(|segment| segment.durable_end).max();
     Ok(topic.durable_end()?.max(stored.unwrap_or(0)))
@@ -200,7 +200,7 @@ fn epochs(topic: &Topic) -> Result<Vec<Epoch>, Failure> {
 
 fn print(out: &mut Out, info: &JsonInfo, consumers: &[ConsumerInfo]) -> std::io::Result<()> {
     let ends = if info.live {
-        "as the processes that have it open share it"
+        "shared by the processes that have it open"
     } else {
         "found by reading: no process has it open"
     };
@@ -220,7 +220,7 @@ fn print(out: &mut Out, info: &JsonInfo, consumers: &[ConsumerInfo]) -> std::io:
         writeln!(out, "{name}{value}")?;
     }
     if info.sync_failed {
-        let what = "a sync failed: nothing is appended until every process closed the topic";
+        let what = "a sync failed: appends are refused until every process has closed the topic";
         let what = out.paint(Colour::Bad, what);
         writeln!(out, "{what}")?;
     }
@@ -231,8 +231,8 @@ fn print(out: &mut Out, info: &JsonInfo, consumers: &[ConsumerInfo]) -> std::io:
     for epoch in &info.epochs {
         writeln!(
             out,
-            "recovery        epoch {} began at offset {}: unacknowledged records above it may have \
-             been cut",
+            "recovery        epoch {} began at offset {}: unacknowledged records from there on may \
+             have been cut off",
             epoch.epoch, epoch.start
         )?;
     }

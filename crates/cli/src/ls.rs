@@ -26,7 +26,7 @@ struct Row {
     end: u64,
     durability: String,
     consumers: usize,
-    /// The service or the client that made it.
+    /// The service or the client that created it.
     #[serde(skip)]
     owner: Option<Owner>,
     service: Option<String>,
@@ -53,7 +53,7 @@ impl Ls {
             match looked {
                 Ok(row) if out.is_json() => out.object(&row)?,
                 Ok(row) => rows.push(row),
-                // Deleted between the listing and the look.
+                // Deleted after the topics were listed.
                 Err(failure) if failure.exit() == Exit::No => {}
                 Err(failure) => {
                     exit = worse(exit, failure.exit());
@@ -109,7 +109,7 @@ fn print_topics(out: &mut Out, rows: &[Row]) -> std::io::Result<()> {
     out.table(&heading, &[1, 2, 3, 4, 5, 7], &cells.collect::<Vec<_>>())
 }
 
-/// The topics of services and clients, one line for each of these. `is_next`: another table is above.
+/// The topics of services and clients, one line for each owner. `is_next`: another table is above.
 fn print_owners(out: &mut Out, is_next: bool, rows: &[Row]) -> std::io::Result<()> {
     let owners: BTreeSet<&Owner> = rows.iter().filter_map(|row| row.owner.as_ref()).collect();
     let (mut services, mut clients) = (Vec::new(), Vec::new());
@@ -176,14 +176,14 @@ pub(crate) struct SegmentFile {
     pub(crate) bytes: u64,
 }
 
-/// The segment files of a topic, in order. One that goes away meanwhile is left out.
+/// The segment files of a topic, in order. A file that is deleted meanwhile is left out.
 pub(crate) fn segments(topic: &Topic) -> Vec<SegmentFile> {
     segment_files(topic.dir()).unwrap_or_default()
 }
 
 /// The segment files in a topic's directory, in order, without those that were named only just now: a
-/// large directory is read in steps, and of files that are made between two of them a later one may be
-/// seen and an earlier one not.
+/// large directory is read in steps, and of two files that are created between two steps, the later one
+/// may be seen and the earlier one not.
 pub(crate) fn segment_files(dir: &Path) -> std::io::Result<Vec<SegmentFile>> {
     let named = list(dir)?.last().map(|newest| newest.base);
     let mut found = list(dir)?;
@@ -194,7 +194,7 @@ pub(crate) fn segment_files(dir: &Path) -> std::io::Result<Vec<SegmentFile>> {
 fn list(dir: &Path) -> std::io::Result<Vec<SegmentFile>> {
     let entries = std::fs::read_dir(dir)?.collect::<std::io::Result<Vec<_>>>()?;
     let names: Vec<_> = entries.iter().map(std::fs::DirEntry::file_name).collect();
-    // What was dropped may have come back with a power cut: it is no part of the topic.
+    // Segments that were dropped may have come back after a power cut: they are not part of the topic.
     let first = layout::first_among(names.iter().filter_map(|name| name.to_str()));
     let mut found = Vec::new();
     for (entry, name) in entries.iter().zip(&names) {

@@ -1,4 +1,4 @@
-//! The `deaddrop` command: looks inside a log, appends to it, watches it, checks it.
+//! The `deaddrop` command: reads a log, appends to it, watches it, checks it.
 //!
 //! Commands that only read open the log read-only: they take no lock and write nothing, so they work
 //! beside live processes, on a copy and on a read-only medium.
@@ -59,23 +59,23 @@ use failure::{note, Exit, Failure};
 use output::Out;
 
 impl Global {
-    /// Refuses a format that only records can have, and JSON of commands that have none.
+    /// Refuses a format that only records can have, and JSON for commands that print none.
     fn check_format(&self, command: &Command) -> Result<(), Failure> {
         let records = matches!(command, Command::Cat(_) | Command::Tail(_));
         let without_json =
             matches!(command, Command::Serve(_) | Command::Completions(_) | Command::Man(_));
         match self.format() {
             Format::Json if without_json => {
-                Err(Failure::usage("this command prints no JSON: leave --json out"))
+                Err(Failure::usage("this command prints no JSON: omit --json"))
             }
             Format::Raw | Format::Line(_) if !records => Err(Failure::usage(
-                "only cat and tail print records as a --format says: others know text and json",
+                "only cat and tail accept this --format: other commands accept json, text and help",
             )),
             _ => Ok(()),
         }
     }
 
-    /// The log, without writing or locking anything.
+    /// Opens the log without writing or locking anything.
     fn open_read_only(&self) -> Result<deaddrop::Log, Failure> {
         let dir = self.dir();
         deaddrop::Log::open_read_only(dir).map_err(|error| match dir.symlink_metadata() {
@@ -83,7 +83,7 @@ impl Global {
                 Exit::Io,
                 format_args!(
                     "{} is not a log: it does not exist; check the path, name another one with -d DIR, or \
-                     make a log with `deaddrop append TOPIC`",
+                     create a log with `deaddrop append TOPIC`",
                     dir.display()
                 ),
             ),
@@ -91,7 +91,7 @@ impl Global {
         })
     }
 
-    /// The log, made if there is none.
+    /// Opens the log, and creates it if it does not exist.
     fn open(&self) -> Result<deaddrop::Log, Failure> {
         let (log, is_new) = self.open_or_make()?;
         if is_new {
@@ -100,7 +100,7 @@ impl Global {
         Ok(log)
     }
 
-    /// The same; `quiet`: and nothing is said of it.
+    /// The same; `quiet`: without a message.
     fn open_saying(&self, quiet: bool) -> Result<deaddrop::Log, Failure> {
         match quiet {
             true => Ok(self.open_or_make()?.0),
@@ -108,18 +108,18 @@ impl Global {
         }
     }
 
-    /// The log, made if there is none, and whether it was.
+    /// Opens the log, creates it if it does not exist, and returns whether it did not.
     fn open_or_make(&self) -> Result<(deaddrop::Log, bool), Failure> {
         let is_new = !self.dir().join("deaddrop").exists();
         Ok((deaddrop::Log::open(self.dir())?, is_new))
     }
 
-    /// A mistyped directory is noticed.
+    /// Lets the user notice a mistyped directory.
     fn say_made(&self) {
-        note(format_args!("made a new log in {}", self.dir().display()));
+        note(format_args!("created a new log in {}", self.dir().display()));
     }
 
-    /// The log, if there is one: a mistyped directory is not made.
+    /// Opens an existing log: a mistyped directory is not created.
     fn open_existing(&self) -> Result<deaddrop::Log, Failure> {
         self.open_read_only()?;
         self.open()
@@ -143,7 +143,7 @@ fn main() -> ExitCode {
             return usage(&unknown_option().unwrap_or(error));
         }
     };
-    // Any payload is one, but for a misspelt option.
+    // Any word is a payload, except a misspelt option.
     if let Command::Request(args::request::Request { payload: Some(payload), .. }) = &cli.command {
         if let Some(error) = payload.starts_with('-').then(unknown_option).flatten() {
             return usage(&error);
@@ -166,9 +166,9 @@ fn unknown_option() -> Option<clap::Error> {
     misspelt::unknown_option(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()))
 }
 
-/// The command whose schema is asked for. Its other arguments need not be there.
+/// The command whose schema the user asked for. Its other arguments may be missing.
 fn asked_for_schema() -> Option<String> {
-    // So nobody else pays for reading the arguments twice.
+    // So that other invocations do not read the arguments twice.
     std::env::args_os().find(|arg| arg == "help" || arg == "--format=help")?;
     let matches = Cli::command().ignore_errors(true).try_get_matches().ok()?;
     let (name, inner) = matches.subcommand()?;
@@ -215,7 +215,7 @@ fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
     }
 }
 
-/// Prints help to stdout, and what is wrong with the arguments to stderr.
+/// Prints help to stdout, and errors in the arguments to stderr.
 fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         let text = error.render();
@@ -225,7 +225,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         } else {
             text.to_string()
         };
-        // A closed pipe is no reason to complain about help.
+        // A closed pipe is not a reason to report an error about help.
         return match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failed) => Failure::from(failed).report(),
@@ -238,7 +238,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// The word behind --color, where the arguments as a whole are not read.
+/// The word after --color, for the case in which the arguments as a whole were not parsed.
 fn asked_for_colours() -> When {
     let args: Vec<String> = std::env::args().collect();
     let words = args.windows(2).filter(|pair| pair[0] == "--color").map(|pair| pair[1].as_str());

@@ -1,5 +1,5 @@
-//! Records that are in a topic's files and not in the topic: what a recovery cut off, and what would be cut
-//! off by one.
+//! Records that are in a topic's files but not in the topic: those that a recovery cut off, and those
+//! that one would cut off.
 
 use std::path::PathBuf;
 
@@ -16,10 +16,10 @@ use crate::units;
 /// Clocks of records tick every few milliseconds, and those of two processors differ a little.
 const CLOCK_TICK: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Whole frames after bytes that are none, where a topic without writers was found to end.
+/// Whole frames after invalid bytes, at which the end of a topic without writers was found.
 #[derive(Debug, Serialize)]
 pub(crate) struct Beyond {
-    /// The file, and where in it the bytes are that are no frame.
+    /// The file, and the position of the invalid bytes in it.
     pub(crate) file: PathBuf,
     pub(crate) position: u64,
     /// Where the topic was found to end.
@@ -30,9 +30,9 @@ pub(crate) struct Beyond {
 }
 
 impl Beyond {
-    /// Looks at the files of a topic from its end on. Beside a writer there is nothing to be said: it knows
-    /// the end. Nor is there of a topic that survives a power loss: what stands after its end was never
-    /// acknowledged, and an ordinary power cut leaves it.
+    /// Reads the files of a topic from its end on. Beside a writer there is nothing to report: the writer
+    /// knows the end. Nor is there for a topic that survives power loss: records after its end were never
+    /// acknowledged, and an ordinary power cut leaves them.
     pub(crate) fn of(topic: &Topic) -> Result<Option<Beyond>, Failure> {
         if topic.is_live() || topic.options().durability == Durability::PowerLoss {
             return Ok(None);
@@ -52,26 +52,26 @@ impl Beyond {
         Ok(found.filter(|beyond: &Beyond| beyond.frames > 0))
     }
 
-    /// Says it on standard error, and how the command ends for it.
+    /// Reports it on standard error, and returns the exit code for it.
     pub(crate) fn say(&self, topic: &str) -> Exit {
         note(format_args!(
-            "topic {topic} ends at offset {} because of the bytes in {} at position {}: {}; {} after it: \
-             damage, or a write that was torn; nothing was deleted: look with `deaddrop verify {topic}`, \
-             and see `deaddrop repair {topic}` before anything is appended",
+            "topic {topic} ends at offset {} because of the bytes in {} at position {}: {}; {}: \
+             damage or a torn write; nothing was deleted: check with `deaddrop verify {topic}` and \
+             run `deaddrop repair {topic}`, which shows the remedy, before anything is appended",
             self.end,
             self.file.display(),
             self.position,
             self.what,
             match self.frames {
-                1 => "a whole record stands".to_owned(),
-                some => format!("{} whole records stand", units::grouped(some)),
+                1 => "a whole record follows".to_owned(),
+                some => format!("{} whole records follow", units::grouped(some)),
             },
         ));
         Exit::Corruption
     }
 }
 
-/// Adds the whole records of a file behind its first bytes at `end` that are no frame.
+/// Adds the whole records of a file after its first invalid bytes at or past `end`.
 fn count(
     mut frames: Frames,
     end: u64,
@@ -98,21 +98,21 @@ fn count(
     Ok(found)
 }
 
-/// What is said of a topic whose newest record is stamped with a time to come.
+/// The message for a topic whose newest record has a time in the future.
 pub(crate) fn clock(topic: &Topic) -> Result<Option<String>, Failure> {
     let clocks = topic.clocks()?;
     let Some(newest) = clocks.newest.filter(|_| clocks.ahead > CLOCK_TICK) else { return Ok(None) };
     let ahead = std::time::Duration::from_secs(clocks.ahead.as_secs());
     Ok(Some(format!(
         "the newest record's time is {}, {} in the future: a clock was ahead when it was appended, or \
-         this one is behind",
+         this computer's clock is behind",
         time::show(newest),
         humantime::format_duration(ahead)
     )))
 }
 
-/// Says what is missing of a topic that is looked at: how many whole records stand after its end, and how
-/// the command ends for it.
+/// Reports the missing records of a topic that a command reads: returns the number of whole records after
+/// its end, and the exit code.
 pub(crate) fn say_missing(topic: &Topic) -> Result<(u64, Exit), Failure> {
     let beyond = Beyond::of(topic)?;
     let exit = say_damage(topic);
@@ -122,15 +122,15 @@ pub(crate) fn say_missing(topic: &Topic) -> Result<(u64, Exit), Failure> {
     })
 }
 
-/// Says what the opening of a topic found damaged.
+/// Reports damage that opening the topic found.
 fn say_damage(topic: &Topic) -> Exit {
     let name = topic.name();
     let mut exit = Exit::Ok;
     let Some(report) = topic.recovery() else { return exit };
     for damage in &report.damage {
         note(format_args!(
-            "topic {name}: offsets {}..{} are damaged: {} at position {}: {}; look with `deaddrop verify \
-             {name}`, and see `deaddrop repair {name}`",
+            "topic {name}: offsets {}..{} are damaged: {} at position {}: {}; check with \
+             `deaddrop verify {name}`; `deaddrop repair {name}` shows the remedy",
             damage.offsets.start,
             damage.offsets.end,
             damage.path.display(),
@@ -179,8 +179,8 @@ impl Recovered {
     }
 }
 
-/// Says what opening a topic for writing found missing, and how the command ends for it: damage is code 4;
-/// what was cut off is said, and may be what an ordinary power cut has left.
+/// Reports damage and cuts that opening a topic for writing found, and returns the exit code: for damage
+/// it is 4; a cut is only reported, because an ordinary power cut can cause it.
 pub(crate) fn say_recovery(topic: &Topic) -> Exit {
     let Some(report) = topic.recovery() else { return Exit::Ok };
     let name = topic.name();
@@ -189,17 +189,17 @@ pub(crate) fn say_recovery(topic: &Topic) -> Exit {
         let (file, position) = (cut.path.display(), cut.position);
         match cut.frames {
             0 => note(format_args!(
-                "topic {name} was cut at offset {}: in {file}, what is at position {position} and after it \
-                 is no record: a write that was torn; it stays in the file",
+                "topic {name} was cut at offset {}: in {file}, the bytes from position {position} \
+                 on are not a record: a torn write; they stay in the file",
                 report.end
             )),
             frames => note(format_args!(
-                "topic {name} was cut at offset {}: in {file}, {} at position {position} or after it: damage, \
-                 or a write that was torn; they stay in the file, and `deaddrop verify {name}` names it",
+                "topic {name} was cut at offset {}: in {file}, {} at position {position} or after: \
+                 damage or a torn write; they stay there; `deaddrop verify {name}` names the file",
                 report.end,
                 match frames {
-                    1 => "a whole record stood".to_owned(),
-                    some => format!("{} whole records stood", units::grouped(some)),
+                    1 => "a whole record was".to_owned(),
+                    some => format!("{} whole records were", units::grouped(some)),
                 },
             )),
         }

@@ -1,4 +1,4 @@
-//! Making topics with the settings that were asked for.
+//! Creates topics with the settings that the user gave.
 
 use deaddrop::{service, Durability, Error, Log, Topic, TopicOptions};
 
@@ -10,7 +10,7 @@ impl NewTopic {
         self.durability.is_some() || self.segment_size.is_some()
     }
 
-    /// What was asked for, and `base` in everything else.
+    /// The settings that the user gave, and `base` for all others.
     pub(crate) fn over(&self, base: TopicOptions) -> TopicOptions {
         TopicOptions {
             durability: self.durability.map_or(base.durability, Durability::from),
@@ -19,12 +19,12 @@ impl NewTopic {
         }
     }
 
-    /// The topic; made if there is none. Settings that were not asked for are those it has.
+    /// Opens the topic, or creates it. An existing topic's settings fill in those that were not given.
     pub(crate) fn open(&self, log: &Log, name: &str) -> Result<Topic, Failure> {
         if !self.is_asked_for() {
             return Ok(log.topic(name)?);
         }
-        // Kept open meanwhile: what its opening found is told to the one that opens it.
+        // Kept open meanwhile: opening it again reports what this opening found.
         let held = match log.existing_topic(name) {
             Ok(topic) => Some(topic),
             Err(Error::NotFound { .. }) => None,
@@ -36,7 +36,7 @@ impl NewTopic {
         Ok(topic)
     }
 
-    /// What the topics of a service are made with; those that are there stay as they are.
+    /// The settings of a service's new topics; existing topics keep theirs.
     pub(crate) fn of_service(&self) -> Option<TopicOptions> {
         self.is_asked_for().then(|| self.over(service::topic_options()))
     }

@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use crate::args::When;
 
-/// The version of all JSON objects that are printed. A field may be added without a new one; a field
-/// that goes, or means something else, makes a new one.
+/// The version of all JSON objects that are printed. A field may be added without a new version; removing
+/// a field, or changing its meaning, needs one.
 pub(crate) const VERSION: u32 = 1;
 
-/// An object with the version in front.
+/// An object with the version as its first field.
 #[derive(Serialize)]
 struct Versioned<'a, T> {
     v: u32,
@@ -21,7 +21,7 @@ struct Versioned<'a, T> {
 }
 
 impl When {
-    /// Whether to colour what goes to `stream`.
+    /// Whether to colour output to `stream`.
     pub(crate) fn colours(self, stream: &impl IsTerminal) -> bool {
         match self {
             When::Always => true,
@@ -46,7 +46,7 @@ pub(crate) struct Out {
 pub(crate) enum Colour {
     /// Headings and names.
     Strong,
-    /// What matters less.
+    /// Less important text.
     Faint,
     /// Damage.
     Bad,
@@ -63,12 +63,12 @@ impl Out {
         Ok(Out { writer: BufWriter::with_capacity(64 << 10, file), json, colour })
     }
 
-    /// Whether JSON was asked for.
+    /// Whether the user asked for JSON.
     pub(crate) fn is_json(&self) -> bool {
         self.json
     }
 
-    /// Whether to colour: on a terminal, unless its user wants none.
+    /// Whether to colour: on a terminal, unless the user wants no colours.
     pub(crate) fn has_colour(&self) -> bool {
         self.colour
     }

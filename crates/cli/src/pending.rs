@@ -1,4 +1,4 @@
-//! `pending`: requests without an outcome that was taken.
+//! `pending`: requests whose outcome no client has taken.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
@@ -15,7 +15,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::Out;
 use crate::{units, Global};
 
-/// A request that is not done.
+/// A request that is not finished.
 struct Row {
     service: String,
     callback: String,
@@ -46,8 +46,8 @@ impl Pending {
         Ok(exit)
     }
 
-    /// From the position of each client's oldest open request on. Of those, the ones whose outcome
-    /// its client has not passed yet.
+    /// Reads from the position of each client's oldest open request on, and returns the requests whose
+    /// outcome the client has not passed yet.
     fn open_requests(
         &self,
         log: &Log,
@@ -79,7 +79,7 @@ impl Pending {
         let replies = topic_if_there(log, &format!("{service}.replies"))?;
         if let Some(replies) = replies.filter(|_| !open.is_empty()) {
             let read = committed_of(&replies, "client.")?;
-            // What is durable of a guard is below every reply that its client may still need.
+            // The durable position of a guard is below every reply that its client may still need.
             let guards = replies.consumers()?;
             let guards = guards.iter().filter(|info| info.name.starts_with("client-floor."));
             let from = guards.map(|info| info.durable).min().unwrap_or(0);
@@ -119,7 +119,7 @@ impl Pending {
                     deadline: None,
                     state: "parked",
                 };
-                // Of two records of one id the first counts.
+                // Of two records with one id, the first one counts.
                 parked.entry(envelope.id).or_insert(row);
             }
             ControlFlow::Continue(())
@@ -131,7 +131,7 @@ impl Pending {
     }
 }
 
-/// When a request was sent, if it is still where its outcome says that it was.
+/// The time at which a request was sent, if it is still at the offset that its outcome names.
 fn sent_at(log: &Log, id: &RequestId, row: &Row) -> Result<Option<u64>, Failure> {
     let requests = topic_if_there(log, &format!("{}.requests", row.service))?;
     let (Some(requests), Some(offset)) = (requests, row.offset) else { return Ok(None) };
@@ -139,7 +139,7 @@ fn sent_at(log: &Log, id: &RequestId, row: &Row) -> Result<Option<u64>, Failure>
         return Ok(None);
     }
     let mut reader = requests.reader(Start::Offset(offset))?;
-    // Damage is of no interest here: the time stays unknown.
+    // Damage does not matter here: the time stays unknown.
     let Ok(Some(record)) = reader.next() else { return Ok(None) };
     let is_it = matches!(Envelope::of(&record), Some(Ok(envelope)) if envelope.id == *id);
     Ok(is_it.then(|| record.timestamp_nanos()))

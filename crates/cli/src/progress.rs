@@ -1,4 +1,4 @@
-//! How far a command is, on a terminal.
+//! A command's progress, shown on a terminal.
 
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -8,11 +8,11 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use crate::units;
 
-/// How often a line without an end in sight is drawn again.
+/// How often a line without a known total is drawn again.
 const TICK: Duration = Duration::from_millis(100);
 
-/// A bar on stderr up to `total` records, or a running count if that is not known; hidden where nobody
-/// looks, or where it would run into what is printed.
+/// A bar on stderr up to `total` records, or a running count if the total is not known; hidden where no
+/// user sees it, or where it would be mixed with the printed records.
 pub(crate) fn bar(total: Option<u64>, printing: bool) -> ProgressBar {
     let beside = printing && std::io::stdout().is_terminal();
     if beside || !std::io::stderr().is_terminal() {
@@ -42,9 +42,9 @@ fn styled(total: Option<u64>) -> ProgressBar {
     bar
 }
 
-/// The rate that a bar shows: its own has four decimals.
+/// The rate that a bar shows: the library's own rate has four decimals.
 fn per_second(state: &ProgressState, text: &mut dyn Write) {
-    // A `String` takes everything.
+    // Writing to a `String` does not fail.
     write!(text, "{}/s", units::rate(state.per_sec())).unwrap_or_default();
 }
 
@@ -57,7 +57,7 @@ mod tests {
 
     use super::*;
 
-    /// A terminal that keeps what is written to it.
+    /// A terminal that keeps all output to it.
     #[derive(Debug, Clone, Default)]
     struct Paper(Arc<Mutex<String>>);
 
@@ -107,7 +107,7 @@ mod tests {
             bar.set_draw_target(ProgressDrawTarget::term_like(Box::new(paper.clone())));
             bar.set_message("orders");
             bar.set_position(123_456);
-            // Of a bar at its end the rate is that of the whole time: here 17.64.
+            // The rate of a bar at its end is that of the whole time: here 17.64.
             let bar = bar.with_elapsed(Duration::from_secs(7_000));
             bar.abandon();
             let drawn = paper.0.lock().unwrap().clone();

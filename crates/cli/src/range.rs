@@ -1,4 +1,4 @@
-//! What the ranges of the command line are in a topic.
+//! The offsets that ranges of the command line mean in a topic.
 
 use std::time::SystemTime;
 
@@ -39,10 +39,10 @@ impl Range {
 }
 
 impl Point {
-    /// The offset that this is in `topic` now, for a command that destroys or skips what is before it.
+    /// The offset that this is in `topic` now, for a command that destroys or skips earlier records.
     ///
     /// # Errors
-    /// It is a time in the future, and that was not allowed: all records are before it.
+    /// It is a time in the future, which was not allowed: all records are before it.
     pub(crate) fn resolve_past(self, topic: &Topic, future: &Future) -> Result<u64, Failure> {
         match self {
             Point::At(time) if time > SystemTime::now() && !future.allow_future => {
@@ -57,7 +57,7 @@ impl Point {
         }
     }
 
-    /// The instant that is meant, in brackets: what a time was understood as.
+    /// The instant that a time was understood as, in parentheses.
     pub(crate) fn shown(self) -> String {
         let time = match self {
             Point::At(time) => Some(time),

@@ -16,8 +16,8 @@ use crate::units;
 pub(crate) use given::GivenRecord;
 use given::{GivenHeader, GivenHeaders};
 
-/// A record as JSON, with all that the log has of it. Bytes that are UTF-8 are strings; others are base64 in the field of the same name
-/// with `_base64` behind it.
+/// A record as JSON, with everything that the log stores about it. Bytes that are UTF-8 are strings;
+/// others are base64 in the field of the same name with `_base64` appended.
 #[derive(Debug, Serialize)]
 pub(crate) struct JsonRecord<'a> {
     topic: &'a str,
@@ -96,7 +96,7 @@ impl<'a> JsonRecord<'a> {
 
 fn bytes(text: Option<String>, base64: Option<String>) -> Result<Option<Vec<u8>>, String> {
     match (text, base64) {
-        (Some(_), Some(_)) => Err("both as text and as base64: which?".to_owned()),
+        (Some(_), Some(_)) => Err("given both as text and as base64: give only one".to_owned()),
         (Some(text), None) => Ok(Some(text.into_bytes())),
         (None, Some(base64)) => STANDARD
             .decode(base64)
@@ -106,7 +106,7 @@ fn bytes(text: Option<String>, base64: Option<String>) -> Result<Option<Vec<u8>>
     }
 }
 
-/// What becomes of headers that start with `deaddrop.`, which say who is asked and who answered.
+/// What happens to headers that start with `deaddrop.`, which make a record a request or an outcome.
 #[derive(Debug, Clone)]
 pub(crate) enum Reserved {
     /// The append refuses them.
@@ -117,13 +117,13 @@ pub(crate) enum Reserved {
     Restore,
 }
 
-/// How given records become records.
+/// How JSON objects become records.
 #[derive(Debug, Clone)]
 pub(crate) struct Taking {
-    /// The key of those that have none themselves.
+    /// The key of records that have no key themselves.
     pub(crate) key: Option<Vec<u8>>,
     pub(crate) reserved: Reserved,
-    /// Keep where they come from in headers of their own.
+    /// Store where they come from in headers of their own.
     pub(crate) origin: bool,
 }
 
@@ -135,7 +135,7 @@ impl GivenRecord {
         }
         let payload = bytes(self.payload, self.payload_base64)
             .map_err(|what| format!("payload: {what}"))?
-            .ok_or("no payload: give \"payload\" or \"payload_base64\"")?;
+            .ok_or("it has no payload: give \"payload\" or \"payload_base64\"")?;
         let mut record = Record::new(payload);
         let own = bytes(self.key, self.key_base64).map_err(|what| format!("key: {what}"))?;
         if let Some(key) = own.as_ref().or(taking.key.as_ref()) {

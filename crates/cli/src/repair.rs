@@ -1,4 +1,4 @@
-//! `repair`: gives up what is damaged, so that everything else can be used.
+//! `repair`: marks damaged records lost, so that everything else can be used.
 
 use std::io::Write;
 
@@ -26,7 +26,7 @@ impl Repair {
             };
             match done {
                 Ok(report) => {
-                    // A torn tail is no damage.
+                    // A torn tail is not damage.
                     let is_left = report
                         .findings
                         .iter()
@@ -36,7 +36,7 @@ impl Repair {
                         exit = worse(exit, Exit::Corruption);
                     }
                 }
-                // The other topics can be repaired all the same.
+                // The other topics can still be repaired.
                 Err(error) if topics.len() > 1 => {
                     let failure = Failure::from(error);
                     exit = worse(exit, failure.exit());
@@ -73,7 +73,7 @@ impl Repair {
         for stranded in &report.stranded {
             writeln!(
                 out,
-                "consumer {} stands at {}, which is lost: it is told, and goes on at {}",
+                "consumer {} is at {}, which is lost: it gets an error once, and continues at {}",
                 stranded.consumer, stranded.committed, stranded.goes_on_at
             )?;
         }
@@ -88,7 +88,7 @@ impl Repair {
             }
             (found, left) => {
                 let what = match self.execute {
-                    true => format!("{left} left as they were"),
+                    true => format!("{left} not repaired"),
                     false => "nothing was changed: add --execute to repair it".to_owned(),
                 };
                 let places = units::count(found as u64, "place");
@@ -150,15 +150,15 @@ fn name(remedy: Remedy) -> &'static str {
 
 fn remedy(remedy: Remedy) -> &'static str {
     match remedy {
-        Remedy::GiveUp => "keep the bytes in the quarantine, state that the offsets are lost",
+        Remedy::GiveUp => "keep the bytes in the quarantine, mark the offsets lost",
         Remedy::RestoreHeader => "write the header sector again from its copy",
-        Remedy::RebuildHeader => "write the header again: the frames say what was in it",
-        Remedy::GiveUpSegment => "keep the file in the quarantine, state that its offsets are lost",
-        Remedy::MakeSegment => "make a segment that states that the offsets are lost",
-        Remedy::Extend => "make the file as long as it was, with zeros",
-        Remedy::RemoveIndex => "remove the index: it is made anew when it is needed",
+        Remedy::RebuildHeader => "write the header again from the frames",
+        Remedy::GiveUpSegment => "keep the file in the quarantine, mark its offsets lost",
+        Remedy::MakeSegment => "create a segment that marks the offsets lost",
+        Remedy::Extend => "extend the file to its former length with zeros",
+        Remedy::RemoveIndex => "remove the index: it is rebuilt when it is needed",
         Remedy::SetConsumerAside => {
-            "with --consumers, move the file into the quarantine; what it held is then gone"
+            "with --consumers, move the file into the quarantine; its positions are then gone"
         }
         Remedy::Open => "open the topic, which cuts the tail off and keeps it in its file",
         _ => "nothing: restore the file from a backup",

@@ -15,7 +15,7 @@ use crate::output::Out;
 use crate::record::json_payload;
 use crate::Global;
 
-/// So many commands can wait at once without a name of their own.
+/// At most this many commands without a name of their own can wait at once.
 const DEFAULT_CLIENTS: usize = 64;
 
 impl Request {
@@ -26,8 +26,8 @@ impl Request {
             let client = global.open_existing()?.client(id.client()).open()?;
             let call = client.attach(id).map_err(|error| match error {
                 Error::NotFound { .. } => Failure::no(format_args!(
-                    "{id} is no request that waits, or its outcome was taken: `deaddrop dump \
-                     SERVICE.replies` shows what came"
+                    "{id} is not a waiting request, or its outcome was taken: `deaddrop dump \
+                     SERVICE.replies` shows the outcomes"
                 )),
                 other => other.into(),
             })?;
@@ -114,7 +114,7 @@ impl Request {
                 Err(Failure::new(
                     Exit::TimedOut,
                     format_args!(
-                        "no outcome yet: `deaddrop request --attach {id}` waits on for it"
+                        "no outcome yet: `deaddrop request --attach {id}` continues to wait"
                     ),
                 ))
             }
@@ -122,18 +122,18 @@ impl Request {
     }
 }
 
-/// A warning if no server of a service is running: its name may be misspelt. The locks of its lanes know.
+/// A warning if no server of a service owns a lane: the service's name may be misspelt.
 fn not_served(log: &Log, service: &str) -> Result<Option<String>, Failure> {
     let Some(requests) = topic_if_there(log, &format!("{service}.requests"))? else {
         return Ok(Some(format!(
-            "nobody has served or asked {service} before: the request waits for its first server"
+            "{service} is a new service: the request waits for its first server"
         )));
     };
     let groups = requests.groups()?;
     let server = groups.iter().find(|(name, _)| name == "server").map(|(_, info)| info);
     let is_served = match server {
         Some(Ok(info)) => info.lanes.iter().any(|lane| lane.owner.is_some()),
-        // Its server says what is wrong with its file.
+        // Its server reports why its file is unreadable.
         Some(Err(_)) => true,
         None => false,
     };
@@ -166,8 +166,8 @@ fn print(out: &mut Out, done: &Completed) -> Result<Exit, Failure> {
         Outcome::Failed(why) => ("failed", why.as_str()),
         Outcome::DeadLettered(why) => ("dead-lettered", why.as_str()),
         Outcome::Expired => ("expired", "its deadline passed"),
-        Outcome::Cancelled => ("cancelled", "it was taken back"),
-        _ => ("unknown", "a newer release knows this outcome"),
+        Outcome::Cancelled => ("cancelled", "it was cancelled"),
+        _ => ("unknown", "this release does not know the outcome: use a newer one"),
     };
     if out.is_json() {
         out.object(&json!({

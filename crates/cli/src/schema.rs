@@ -1,4 +1,4 @@
-//! What the JSON objects of each command hold, as text that people read and tests check.
+//! The fields of each command's JSON objects, as text that users read and tests check.
 
 use std::io::Write;
 
@@ -36,15 +36,15 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("demo", include_str!("schema/demo.txt")),
 ];
 
-/// What all schemas have in common.
+/// The text that all schemas share.
 const HEAD: &str = "\
-prints one object a line: what is asked for on stdout, errors on stderr only. A
+prints one object per line: results on stdout, errors on stderr only. A
 field of type \"T?\" may be absent, one of type \"A|B\" is an A or a B. a.b is the field b of the
-object a, a[].b that of the objects in the list a; a is there, unless a line of its own says else.
+object a, a[].b that of the objects in the list a; a is present, unless its own line says otherwise.
 
 Numbers without a fraction are whole and below 2^64. A reader that takes them for floating point
-(JavaScript, jq before 1.7) rounds those above 2^53: stored words that dump shows can be so large,
-also offsets and counts where a file is damaged.
+(JavaScript, jq before 1.7) rounds those above 2^53: stored words that dump shows can be that large,
+and so can offsets and counts where a file is damaged.
 
 In all objects:
 ";

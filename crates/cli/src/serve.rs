@@ -20,9 +20,9 @@ use crate::missing::say_recovery_of_service;
 use crate::output::Out;
 use crate::{signals, units, Global};
 
-/// From this exit code on a request has failed for good.
+/// With this exit code or a larger one, a request has failed for good.
 const TERMINAL: i32 = 100;
-/// So much of standard error is kept as the reason of a failure.
+/// At most this much of standard error is kept as the reason of a failure.
 const REASON_LEN: usize = 4096;
 
 impl Serve {
@@ -39,7 +39,7 @@ impl Serve {
             ..ServerOptions::default()
         };
         let stop = Stop::new();
-        // A command that cannot be started is no reason to give up on requests.
+        // If a command cannot be started, requests must not fail for it.
         let broken = Arc::new(OnceLock::new());
         let running = Running::default();
         let handler = Arc::new(self.handler(stop.clone(), running.clone(), Arc::clone(&broken)));
@@ -58,7 +58,7 @@ impl Serve {
         serve(servers, &stop)?;
         match broken.get() {
             Some(error) => Err(Failure::usage(format_args!(
-                "starting {}: {error}; the request waits for a command that works",
+                "starting {}: {error}; the request is kept until a command can be started",
                 self.command[0]
             ))),
             None => Ok(Exit::Ok),
@@ -102,7 +102,7 @@ impl Serve {
     }
 }
 
-/// The commands that run, by their process groups.
+/// The running commands, by their process groups.
 #[derive(Debug, Clone, Default)]
 struct Running(Arc<Mutex<Vec<u32>>>);
 
@@ -111,7 +111,7 @@ impl Running {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Asks them to end, with all that they have started.
+    /// Sends SIGTERM to the commands and to all processes that they have started.
     fn terminate(&self) {
         for &group in self.groups().iter() {
             let Some(group) = rustix::process::Pid::from_raw(group as i32) else { continue };
@@ -124,7 +124,7 @@ impl Running {
     }
 }
 
-/// At a signal the server takes no more requests, and ends when those in flight are done.
+/// At a signal the server takes no more requests, and ends when those in flight are finished.
 fn end_in_order(stop: &Stop, running: &Running) -> Result<(), Failure> {
     let (stop, at_work, last) = (stop.clone(), running.clone(), running.clone());
     let first = move || {
@@ -132,7 +132,7 @@ fn end_in_order(stop: &Stop, running: &Running) -> Result<(), Failure> {
         let count = at_work.groups().len() as u64;
         if count > 0 {
             note(format_args!(
-                "ending as soon as {} {} done; another signal ends at once",
+                "exiting once {} {} done; a second signal exits at once",
                 units::count(count, "request"),
                 if count == 1 { "is" } else { "are" }
             ));
@@ -142,12 +142,12 @@ fn end_in_order(stop: &Stop, running: &Running) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Exit::Io, format_args!("waiting for signals: {error}")))
 }
 
-/// Says in a line how an attempt went.
+/// Reports the result of an attempt in one line.
 fn say(request: &Request<'_>, done: &Result<Vec<u8>, RunError>, took: Duration, poison: Fate) {
     let (id, attempt) = (request.id(), request.attempt());
     let took = units::nanos(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     let next = match (request.is_last_attempt(), poison) {
-        (false, _) => "it will be tried again",
+        (false, _) => "it will be retried",
         (true, Fate::DeadLetter) => "the request is dead-lettered",
         (true, Fate::StopLane) => "the lane stops at it",
     };
@@ -156,9 +156,9 @@ fn say(request: &Request<'_>, done: &Result<Vec<u8>, RunError>, took: Duration, 
             let len = units::size(reply.len() as u64);
             note(format_args!("{id} attempt {attempt}: replied with {len} in {took}"));
         }
-        // The end of the command says why.
+        // The final message of this process says why.
         Err(RunError::Start(_)) => {}
-        // What the command said is on standard error already.
+        // The output of the command is on standard error already.
         Err(RunError::Again(why)) => {
             note(format_args!("{id} attempt {attempt} failed after {took}: {}; {next}", why.ended))
         }
@@ -168,7 +168,7 @@ fn say(request: &Request<'_>, done: &Result<Vec<u8>, RunError>, took: Duration, 
     }
 }
 
-/// Serves on a thread for each server until `stop` is given, or one fails: then all end.
+/// Runs each server on a thread until `stop` is set, or one of them fails: then all end.
 fn serve(servers: Vec<Server>, stop: &Stop) -> Result<(), Failure> {
     std::thread::scope(|scope| {
         let run = |mut server: Server| {
@@ -185,7 +185,7 @@ fn serve(servers: Vec<Server>, stop: &Stop) -> Result<(), Failure> {
     })
 }
 
-/// Why there is no reply.
+/// The reason why there is no reply.
 enum RunError {
     /// The command could not be started.
     Start(io::Error),
@@ -195,14 +195,14 @@ enum RunError {
     Failed(Ended),
 }
 
-/// How a command ended, and the end of what it said on standard error.
+/// How a command ended, and the end of its output on standard error.
 struct Ended {
     ended: String,
     said: String,
 }
 
 impl Ended {
-    /// What it said, or else how it ended.
+    /// Its output on standard error, or if there is none, how it ended.
     fn reason(self) -> String {
         if self.said.is_empty() {
             return self.ended;
@@ -239,7 +239,7 @@ fn run_command(
         .env("DEADDROP_CLIENT", request.client())
         .env_remove("DEADDROP_KEY")
         .env_remove("DEADDROP_KEY_BASE64")
-        // A signal of the terminal is for the server, which lets the command finish.
+        // A signal from the terminal is for the server, which lets the command finish.
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -257,14 +257,14 @@ fn run_command(
     let mut child = prepared.spawn().map_err(RunError::Start)?;
     groups.push(child.id());
     drop(groups);
-    // With this process's part of the guard: what the command leaves running is not waited for here.
+    // Drops this process's part of the guard: the command's own children are not waited for here.
     drop(prepared);
     let done = finish(&mut child, request.payload());
     running.groups().retain(|&group| group != child.id());
     let (reply, said, status) = done?;
     let ended = match status.code() {
         Some(code) => format!("exit code {code}"),
-        // A signal, by its name.
+        // The name of the signal.
         None => status.to_string(),
     };
     match status.code() {
@@ -274,14 +274,14 @@ fn run_command(
     }
 }
 
-/// The output of a command, the end of what it said, and how it ended.
+/// The output of a command, the end of its standard error, and its exit status.
 fn finish(child: &mut Child, payload: &[u8]) -> io::Result<(Vec<u8>, String, ExitStatus)> {
     let (reply, said) = talk(child, payload)?;
     Ok((reply, said, child.wait()?))
 }
 
-/// Gives a child its input, and takes its output and the end of what it says on stderr, which is
-/// passed on as well. All at once, so that no full pipe blocks another.
+/// Gives a child its input, and returns its output and the end of its standard error, which is also
+/// passed on. All at once, so that a full pipe does not block another one.
 fn talk(child: &mut Child, payload: &[u8]) -> io::Result<(Vec<u8>, String)> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Signals that ask for the end: the first one lets what is at work finish, a second one does not.
+//! Signals that end the process: the first one lets work in progress finish, the second one does not.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// Calls `first` at the first SIGTERM, SIGINT or SIGHUP. At the second one calls `second`, and the process
-/// ends by that signal. A signal that was ignored when the process started, as `nohup` has it, stays
-/// ignored.
+/// Calls `first` at the first SIGTERM, SIGINT or SIGHUP. At the second one calls `second`, and the
+/// process ends by that signal. A signal that was ignored when the process started, for example by
+/// `nohup`, stays ignored.
 ///
 /// # Errors
 ///
-/// The system does not let a handler be registered.
+/// The kernel refuses to register a handler.
 pub(crate) fn on_end(
     first: impl FnOnce() + Send + 'static,
     second: impl FnOnce() + Send + 'static,
@@ -31,7 +31,7 @@ pub(crate) fn on_end(
     }
     std::thread::spawn(move || {
         let mut byte = [0];
-        // The sending end stays open as long as the process: there is a byte, or nothing.
+        // The sending end stays open as long as the process: so either a byte arrives, or nothing.
         if receiver.read_exact(&mut byte).is_err() {
             return;
         }

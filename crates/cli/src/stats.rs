@@ -1,4 +1,4 @@
-//! `stats`: how much there is in a topic, how fast it grows and who is behind.
+//! `stats`: how much a topic contains, how fast it grows, and which consumers lag.
 
 mod sizes;
 
@@ -17,9 +17,9 @@ use crate::output::{Colour, Out};
 use crate::{consumers, info, progress, units, Global};
 use sizes::{Bucket, Sizes};
 
-/// So often a record is looked for that retention takes meanwhile.
+/// How often the search for a record is repeated when retention drops it meanwhile.
 const TRIES: u32 = 100;
-/// Of a bar of the histogram so many characters are the longest.
+/// The length of the longest bar of the histogram, in characters.
 const BAR_LEN: u64 = 40;
 
 /// A topic, as JSON.
@@ -32,10 +32,10 @@ struct Numbers {
     durable_end: u64,
     segments: usize,
     bytes: u64,
-    /// Estimated from the sample, if that is not all.
+    /// Estimated from the sample, unless that has all records.
     payload_bytes: u64,
     exact: bool,
-    /// Bytes of the segment files for each of payload.
+    /// Bytes of the segment files per byte of payload.
     overhead: Option<f64>,
     last_minute: Rate,
     last_hour: Rate,
@@ -45,7 +45,7 @@ struct Numbers {
     consumers: Vec<consumers::Row>,
 }
 
-/// Records that were appended in some time before now.
+/// Records that were appended in some period before now.
 #[derive(Debug, Serialize)]
 struct Rate {
     records: u64,
@@ -71,7 +71,7 @@ impl Stats {
         let mut exit = Exit::Ok;
         for (index, name) in topics.iter().enumerate() {
             let topic = match log.existing_topic(name) {
-                // Deleted between the listing and the look.
+                // Deleted after the topics were listed.
                 Err(Error::NotFound { .. }) if self.topics.is_empty() => continue,
                 other => other?,
             };
@@ -153,8 +153,8 @@ fn rate(topic: &Topic, end: u64, time: Duration) -> Result<Rate, Failure> {
     Ok(Rate { records, per_second: records as f64 / time.as_secs_f64() })
 }
 
-/// The offset of the first record of this time or later; the end if there is none. The search stops at
-/// damage, and what lies behind that may be older.
+/// The offset of the first record of this time or later; the end if there is none. Finding the time's
+/// position stops at damage, so records after it may be older and are skipped.
 fn first_since(topic: &Topic, since: SystemTime) -> Result<u64, Failure> {
     let mut reader = reader_at(topic, Start::Time(since))?;
     loop {
@@ -176,7 +176,7 @@ fn first_since(topic: &Topic, since: SystemTime) -> Result<u64, Failure> {
     }
 }
 
-/// A reader at `start`; at the first record if retention takes what is there meanwhile.
+/// A reader at `start`; at the first record if retention drops the one at `start` meanwhile.
 fn reader_at(topic: &Topic, start: Start) -> Result<Reader, Failure> {
     Ok(match topic.reader(start) {
         Err(Error::Trimmed { .. }) => topic.reader(Start::First)?,
@@ -184,14 +184,14 @@ fn reader_at(topic: &Topic, start: Start) -> Result<Reader, Failure> {
     })
 }
 
-/// When the record at `start` was appended, or the one behind it that is left; none if there is no
-/// record, or it is damaged.
+/// The time at which the record at `start`, or the next one that is left, was appended; none if there is
+/// no record, or it is damaged.
 fn time_of(topic: &Topic, start: Start) -> Result<Option<String>, Failure> {
     let mut reader = reader_at(topic, start)?;
     for _ in 0..TRIES {
         match reader.next() {
             Ok(record) => return Ok(record.map(|record| units::time(record.timestamp_nanos()))),
-            // The look at the sizes has told of it.
+            // The sampling of sizes has reported it.
             Err(Error::Corrupt { .. }) if start == Start::Last => return behind_damage(topic),
             Err(Error::Corrupt { .. }) => return Ok(None),
             Err(Error::Lost { .. }) => {}
@@ -202,11 +202,11 @@ fn time_of(topic: &Topic, start: Start) -> Result<Option<String>, Failure> {
     Ok(None)
 }
 
-/// When the newest record was appended, where damage lies on the way to it.
+/// The time at which the newest record was appended, if there is damage before it.
 fn behind_damage(topic: &Topic) -> Result<Option<String>, Failure> {
     let mut reader = topic.reader(Start::Last)?;
     let mut newest = None;
-    // A writer behind the damage may be as fast as this.
+    // A writer may append past the damage as fast as this reads.
     let end = topic.high_watermark()?;
     while reader.offset() < end {
         match reader.next() {
@@ -285,7 +285,7 @@ fn print(out: &mut Out, numbers: &Numbers, live: bool) -> io::Result<()> {
     histogram(out, &sizes.histogram)
 }
 
-/// Two digits behind the point, where they say something.
+/// Two decimals, where they mean something.
 fn ratio(times: f64) -> String {
     match times {
         times if times < 99.995 => format!("{times:.2}"),
@@ -299,7 +299,7 @@ fn histogram(out: &mut Out, buckets: &[Bucket]) -> io::Result<()> {
     let width = buckets.iter().map(|bucket| range(bucket).len()).max().unwrap_or(0);
     let count_width = most.to_string().len();
     for bucket in buckets {
-        // What occurs at all has a bar.
+        // A value that occurs at all has a bar.
         let len = (bucket.records * BAR_LEN).div_ceil(most) as usize;
         let line = format!(
             "    {:>width$} {:>count_width$} {}",

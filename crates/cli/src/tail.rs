@@ -1,4 +1,4 @@
-//! `tail`: prints the newest records, and what comes.
+//! `tail`: prints the newest records, and records that are appended later.
 
 use std::io::Write;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use crate::failure::{note, Exit, Failure};
 use crate::output::Out;
 use crate::Global;
 
-/// The newest records that are printed if nothing else is asked for.
+/// The number of newest records that are printed by default.
 const DEFAULT_COUNT: u64 = 10;
-/// How often a topic that is not there is looked for.
+/// How often the command checks whether a missing topic exists.
 const LOOK: Duration = Duration::from_millis(100);
 
 impl Tail {
@@ -58,7 +58,7 @@ impl Tail {
                 }
                 Err(Gone::Deleted) => {
                     return Err(Failure::no(format_args!(
-                        "topic {} was deleted; -F goes on with a new one of this name",
+                        "topic {} was deleted; -F follows a new one with this name",
                         self.topic
                     )))
                 }
@@ -67,7 +67,7 @@ impl Tail {
         }
     }
 
-    /// Prints to the end, or follows until the topic is gone.
+    /// Prints to the end, or follows until the topic is deleted.
     fn print(
         &self,
         global: &Global,
@@ -99,9 +99,9 @@ impl Tail {
     }
 }
 
-/// Why a topic is not read any further.
+/// The reason why a topic is not read any further.
 enum Gone {
-    /// It is not there, or another one is.
+    /// It does not exist, or another topic has taken its place.
     Deleted,
     Failed(Failure),
 }
@@ -121,7 +121,7 @@ impl From<std::io::Error> for Gone {
     }
 }
 
-/// What `open` opens, as soon as it is there.
+/// Calls `open` until the thing to be opened exists.
 fn until_there<T>(mut open: impl FnMut() -> Result<T, Gone>, what: &str) -> Result<T, Failure> {
     let mut is_said = false;
     loop {
@@ -136,7 +136,7 @@ fn until_there<T>(mut open: impl FnMut() -> Result<T, Gone>, what: &str) -> Resu
     }
 }
 
-/// Reports offsets that a repair gave up: there is no record then, and reading goes on.
+/// Reports offsets that a repair marked lost: there is no record, and reading continues.
 fn behind_lost<'a>(
     read: deaddrop::Result<Option<RecordRef<'a>>>,
 ) -> Result<Option<Option<RecordRef<'a>>>, Gone> {

@@ -1,4 +1,4 @@
-//! `top`: what a log is at, as it happens.
+//! `top`: shows the activity of a log, live.
 
 mod draw;
 mod look;
@@ -23,11 +23,11 @@ use watch::Watch;
 
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 const INTERVAL_MAX: Duration = Duration::from_secs(3600);
-/// How soon a key or a signal is answered.
+/// The longest time until a key or a signal is noticed.
 const LOOK: Duration = Duration::from_millis(100);
-/// A look reads no longer than this in the topics of one service; the next goes on from there.
+/// A poll reads at most this long in the topics of one service; the next one continues there.
 const READING_MAX: Duration = Duration::from_millis(200);
-/// The first look has what was there before to go through.
+/// The first poll has to read all that was there before.
 const FIRST_READING_MAX: Duration = Duration::from_secs(5);
 
 impl Top {
@@ -36,7 +36,7 @@ impl Top {
             return Err(Failure::usage("--interval must be from 10ms to 1h"));
         }
         if self.count == Some(0) {
-            return Err(Failure::usage("--count 0: there would be nothing to see"));
+            return Err(Failure::usage("--count must be at least 1, not 0"));
         }
         let watch = Watch::new(global.open_read_only()?);
         let is_terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();

@@ -1,4 +1,4 @@
-//! `trace`: a conversation as a tree.
+//! `trace`: shows a conversation as a tree.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -15,7 +15,7 @@ use crate::failure::{note, Exit, Failure};
 use crate::output::{escape, Colour, Out};
 use crate::{units, Global};
 
-/// So many requests of one key are followed.
+/// At most this many requests with one key are followed.
 const KEY_COUNT: usize = 100;
 
 impl Trace {
@@ -46,7 +46,7 @@ impl Trace {
         Ok(worse(exit, read))
     }
 
-    /// Why no request is shown, where no id was given.
+    /// The reason why no request is shown, if no id was given.
     fn nothing_found(&self) -> String {
         match (&self.key, &self.service) {
             (Some(key), _) => {
@@ -57,7 +57,7 @@ impl Trace {
         }
     }
 
-    /// The conversations that are asked for, by the requests that began them.
+    /// The selected conversations, named by the requests that began them.
     fn conversations(
         &self,
         log: &Log,
@@ -103,7 +103,7 @@ fn keep_newest(all: &mut Vec<(u64, RequestId)>, limit: usize) {
     all.drain(..all.len().saturating_sub(limit));
 }
 
-/// A time between two records, as people say it.
+/// A time between two records, as users read it.
 fn span(nanos: u64) -> String {
     match Duration::from_nanos(nanos) {
         time if time < Duration::from_micros(1) => "less than 1 us".to_owned(),
@@ -113,7 +113,7 @@ fn span(nanos: u64) -> String {
 }
 
 fn print(out: &mut Out, depth: usize, exchange: &Exchange) -> std::io::Result<()> {
-    // As deep as a line can show; bytes decide how deep causes go.
+    // As deep as a line can show; stored bytes determine how deep causes go.
     let indent = "    ".repeat(depth.min(20));
     let id = out.paint(Colour::Strong, exchange.request.id.to_string());
     let key = exchange.key.as_ref().map_or(String::new(), |key| format!(" key {}", escape(key)));

@@ -12,7 +12,7 @@ use crate::missing::{say_missing, say_recovery, Recovered};
 use crate::output::Out;
 use crate::{units, Global};
 
-/// What goes.
+/// The records that are dropped.
 #[derive(Debug, Serialize)]
 struct Change<'a> {
     topic: &'a str,
@@ -22,7 +22,7 @@ struct Change<'a> {
     segments: usize,
     /// Bytes on the disk.
     bytes: u64,
-    /// Who has not committed past all of it.
+    /// Consumers and groups that have not committed past all of it.
     behind: Vec<Behind>,
     executed: bool,
     /// What the recovery cut off, if opening the topic made one.
@@ -46,7 +46,7 @@ impl Trim {
         };
         let (exit, recovery) = match self.execute {
             true => (say_recovery(&topic), Recovered::of(&topic)),
-            // Nothing is cut off by a look.
+            // Reading cuts nothing off.
             false => (say_missing(&topic)?.1, None),
         };
         let from = topic.first_offset()?;
@@ -54,7 +54,7 @@ impl Trim {
         let before = self.before.resolve_past(&topic, &self.future)?;
         if before > end {
             return Err(Failure::no(format_args!(
-                "offset {before} is behind the end of topic {}, which has {from}..{end}: choose one of these",
+                "offset {before} is past the end of topic {}: choose one of {from} to {end}",
                 self.topic
             )));
         }
@@ -103,7 +103,7 @@ fn print(out: &mut Out, change: &Change<'_>, before: &str) -> std::io::Result<()
     if to == from {
         return writeln!(
             out,
-            "{topic}: no whole segment is below that{before}; it begins at offset {from}"
+            "{topic}: no whole segment is before that{before}; the topic begins at offset {from}"
         );
     }
     let would = if change.executed { "" } else { "would be " };
@@ -116,9 +116,9 @@ fn print(out: &mut Out, change: &Change<'_>, before: &str) -> std::io::Result<()
         let loses = if change.executed { "lost" } else { "would lose" };
         match committed {
             Some(at) => {
-                writeln!(out, "{kind} {name} stands at {at} and {loses} what it has not read")?
+                writeln!(out, "{kind} {name} is at {at} and {loses} records it has not read")?
             }
-            None => writeln!(out, "{kind} {name} cannot be read: where it stands is not known")?,
+            None => writeln!(out, "{kind} {name} cannot be read: its position is not known")?,
         }
     }
     if !change.executed {

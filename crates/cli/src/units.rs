@@ -1,4 +1,4 @@
-//! Sizes, times and durabilities as people write and read them.
+//! Sizes, times and durabilities as users write and read them.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +16,7 @@ impl From<durability::Durability> for Durability {
     }
 }
 
-/// A durability, as it is asked for.
+/// A durability, as users write it.
 pub(crate) fn durability(durability: Durability) -> String {
     match durability {
         Durability::PowerLoss => durability::Durability::PowerLoss,
@@ -26,7 +26,7 @@ pub(crate) fn durability(durability: Durability) -> String {
     .to_string()
 }
 
-/// What a topic keeps.
+/// The records that a topic keeps.
 pub(crate) fn retention(retention: Retention) -> String {
     let mut parts = Vec::new();
     if let Some(age) = retention.age {
@@ -66,7 +66,7 @@ pub(crate) fn time(nanos: u64) -> String {
     humantime::format_rfc3339_micros(time).to_string()
 }
 
-/// The same to the nanosecond: what was stored, without loss.
+/// The same to the nanosecond: the stored value, without loss.
 pub(crate) fn time_nanos(nanos: u64) -> String {
     let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos);
     humantime::format_rfc3339_nanos(time).to_string()
@@ -95,7 +95,7 @@ pub(crate) fn nanos(nanos: u64) -> String {
     format!("{text} {unit}")
 }
 
-/// A number as short as an axis needs it: `1.5M`.
+/// A number in the short form of an axis: `1.5M`.
 pub(crate) fn short(number: f64) -> String {
     let (value, unit) = match number {
         number if number >= 1e9 => (number / 1e9, "G"),
@@ -119,7 +119,7 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
-/// So many a second: three digits or so, and what is there is never shown as nothing.
+/// A rate per second: about three digits, and a rate that is not zero is never shown as zero.
 pub(crate) fn rate(per_second: f64) -> String {
     match per_second {
         rate if rate > 0.0 && rate < 0.1 => "<0.1".to_owned(),
@@ -128,7 +128,7 @@ pub(crate) fn rate(per_second: f64) -> String {
     }
 }
 
-/// A name with the letter that makes it a plural, unless there is one.
+/// A name with a plural s, unless the number is 1.
 pub(crate) fn count(number: u64, noun: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{} {noun}{plural}", grouped(number))

@@ -1,4 +1,4 @@
-//! Where the records of `append` come from: read by a thread of its own.
+//! The input of `append`: a thread of its own reads the records.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,21 +11,21 @@ use serde_json::error::Category;
 use crate::failure::{Exit, Failure};
 use crate::record::{GivenRecord, Taking};
 
-/// Records that were read at once, or why reading ended.
+/// Records that were read together, or the reason why reading ended.
 pub(crate) type Piece = Result<Vec<Record>, Failure>;
 
-/// How input is cut into records.
+/// How the input is split into records.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
-    /// At each byte of this value, which belongs to no record.
+    /// At each byte of this value, which is not part of any record.
     Lines(u8),
-    /// Lines of JSON.
+    /// Each line is a JSON object.
     Json,
-    /// Not at all.
+    /// It is not split.
     Whole,
 }
 
-/// What to read.
+/// The input to read.
 #[derive(Debug)]
 pub(crate) struct Input {
     pub(crate) kind: Kind,
@@ -42,11 +42,11 @@ const READ_LEN: usize = 256 << 10;
 const PIECES_AHEAD: usize = 8;
 /// That of UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// The largest record, as the log has it.
+/// The largest record that a log accepts.
 const MAX_LEN: usize = deaddrop::format::frame::MAX_LEN;
 
 impl Input {
-    /// Reads on a thread that ends with the input, or when nobody wants more.
+    /// Reads on a thread that ends with the input, or when its channel is closed.
     pub(crate) fn spawn(self) -> Receiver<Piece> {
         let (sender, receiver) = sync_channel(PIECES_AHEAD);
         std::thread::spawn(move || {
@@ -61,7 +61,7 @@ impl Input {
         receiver
     }
 
-    /// False if reading is to end.
+    /// Returns false if reading has to end.
     fn read_file(&self, path: &Path, sender: &SyncSender<Piece>) -> bool {
         let read = if path == Path::new("-") {
             self.read(path, &mut io::stdin().lock(), sender)
@@ -74,7 +74,7 @@ impl Input {
         match read {
             Ok(wanted) => wanted,
             Err(failure) => {
-                // A closed channel: the appending side has ended with a failure of its own.
+                // A closed channel: the appending thread has ended with a failure of its own.
                 drop(sender.send(Err(failure)));
                 false
             }
@@ -96,7 +96,7 @@ impl Input {
             }
         };
         let mut buffer = vec![0; READ_LEN];
-        // Bytes of a line that is not whole yet, and how many of them hold no separator.
+        // Bytes of an incomplete line, and how many of them are known to hold no separator.
         let mut filled = 0;
         let mut line = 1;
         loop {
@@ -133,7 +133,7 @@ impl Input {
         }
     }
 
-    /// Sends the records of `lines`; those before a bad one as well.
+    /// Sends the records of `lines`, including those before a bad one.
     fn send_lines(
         &self,
         path: &Path,
@@ -163,7 +163,7 @@ impl Input {
         if !matches!(self.kind, Kind::Json) {
             return Ok(Some(self.record(bytes)));
         }
-        // Other systems put one in front of a file.
+        // Some systems put one at the start of a file.
         let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
         if bytes.trim_ascii().is_empty() {
             return Ok(None);

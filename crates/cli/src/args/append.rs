@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use super::new_topic::NewTopic;
 
-/// Append records: each line of the files, or of standard input, is one
+/// Append records: each line of the files, or of standard input, is one record
 ///
-/// What is acknowledged survives what the topic's durability says: the default, power-loss, is on
-/// the disk. The log and the topic are made if there are none.
+/// An acknowledged record survives what the topic's durability promises; with the default, power-loss, it
+/// is on the disk. The log and the topic are created if they do not exist.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Append {
     /// The topic
@@ -17,26 +17,26 @@ pub(crate) struct Append {
     pub(crate) file: Vec<PathBuf>,
     /// Files to read instead of standard input; - is standard input
     pub(crate) files: Vec<PathBuf>,
-    /// Records end with a NUL byte instead of a newline
+    /// Expect records to end with a NUL byte instead of a newline
     #[arg(short = '0', long, conflicts_with_all = ["whole", "ndjson"])]
     pub(crate) null: bool,
-    /// Each file, or all of standard input, is one record
+    /// Append each file, or all of standard input, as one record
     #[arg(long, conflicts_with = "ndjson")]
     pub(crate) whole: bool,
-    /// Each line is a JSON object with "payload" or "payload_base64", and "key", "headers" if wanted:
-    /// what `cat --json` and `export` print
+    /// Read each line as a JSON object with "payload" or "payload_base64", and optionally "key" and
+    /// "headers", as `cat --json` and `export` print them
     #[arg(long)]
     pub(crate) ndjson: bool,
-    /// The key of the records
+    /// Give the records this key
     #[arg(short, long)]
     pub(crate) key: Option<String>,
-    /// A header of the records; may be repeated
+    /// Add a header to the records; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
     pub(crate) headers: Vec<(String, String)>,
-    /// Print the offset of each record the moment it is acknowledged
+    /// Print the offset of each record as soon as it is acknowledged
     #[arg(long)]
     pub(crate) ack: bool,
-    /// Say nothing at the end
+    /// Print nothing at the end
     #[arg(short, long)]
     pub(crate) quiet: bool,
     #[command(flatten)]
@@ -49,7 +49,7 @@ pub(crate) fn parse_header(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// A name that is empty or breaks a line is an oversight.
+/// A name that is empty or contains a line break is a mistake.
 pub(crate) fn check_header_name(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("a header's name is empty".to_owned());

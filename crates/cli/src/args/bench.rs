@@ -1,4 +1,4 @@
-//! The arguments of `bench`, and of the processes that it starts.
+//! The arguments of `bench`, and of the worker processes that it starts.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use super::size;
 /// Measure appends, reading, and request and reply on this machine
 ///
 /// Every combination of the workloads, sizes, threads, processes and durabilities is one case; for
-/// request also of servers, their threads and what is outstanding. The processes of a case start
-/// together, warm up, and are measured over the same window. Latencies are those of
-/// all operations of all threads, not samples. The log is made in a directory of its own in DIR
-/// [default: ./target if it is there, else the current directory], so on that disk, and removed at the end.
+/// request, also of servers, their threads and outstanding requests. The processes of a case start
+/// together, warm up, and are measured over the same window. Latencies are those of all operations of all
+/// threads, not samples. The log is created in a directory of its own in DIR [default: ./target if it
+/// exists, else the current directory], so on that disk, and removed at the end.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Bench {
-    /// What to measure
+    /// Measure these workloads
     #[arg(
         long,
         value_name = "NAME",
@@ -23,25 +23,25 @@ pub(crate) struct Bench {
         default_value = "append,consume,request"
     )]
     pub(crate) workload: Vec<Workload>,
-    /// Bytes of a payload, e.g. 64,1KiB
+    /// Use payloads of this many bytes, e.g. 64,1KiB
     #[arg(long, value_name = "BYTES", value_delimiter = ',', default_value = "256", value_parser = size::parse)]
     pub(crate) size: Vec<u64>,
-    /// Threads in each process
+    /// Run this many threads in each process
     #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "1")]
     pub(crate) threads: Vec<u32>,
-    /// Processes that append, consume or request
+    /// Run this many processes that append, consume or request
     #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "1")]
     pub(crate) processes: Vec<u32>,
-    /// Server processes of the service that is asked
+    /// Run this many server processes of the service that gets the requests
     #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "1")]
     pub(crate) servers: Vec<u32>,
-    /// Threads in each server process
+    /// Run this many threads in each server process
     #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "1")]
     pub(crate) server_threads: Vec<u32>,
-    /// Requests that each thread has outstanding: with more than one they are sent with a callback
+    /// Keep this many requests of each thread outstanding; if more than one, send them with a callback
     #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "1")]
     pub(crate) outstanding: Vec<u32>,
-    /// What acknowledged records survive: power-loss, process-crash, within:500ms
+    /// Set what acknowledged records survive: power-loss, process-crash, within:500ms
     #[arg(
         long,
         value_name = "NAME",
@@ -49,13 +49,13 @@ pub(crate) struct Bench {
         default_value = "process-crash,power-loss"
     )]
     pub(crate) durability: Vec<Durability>,
-    /// Measure each case for so long
+    /// Measure each case for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0, conflicts_with = "count")]
     pub(crate) seconds: f64,
-    /// Measure so many operations of each case instead
+    /// Measure this many operations of each case instead
     #[arg(long, value_name = "COUNT")]
     pub(crate) count: Option<u64>,
-    /// Before it, run each case for so long unmeasured
+    /// Before measuring, run each case unmeasured for this long
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = super::time::parse_duration)]
     pub(crate) warm_up: Duration,
     /// Write the report, with all histograms, to this file
@@ -64,7 +64,7 @@ pub(crate) struct Bench {
     /// Write the report with plots to this file; it needs no other file and no network
     #[arg(long, value_name = "FILE.html")]
     pub(crate) html: Option<PathBuf>,
-    /// Compare two reports instead: how B differs from A
+    /// Compare two reports instead: print how B differs from A
     #[arg(long, value_names = ["A.json", "B.json"], num_args = 2, conflicts_with_all = [
         "workload", "size", "threads", "processes", "servers", "server_threads", "outstanding",
         "durability", "seconds", "count", "warm_up", "output", "html", "dir",
@@ -77,15 +77,15 @@ pub(crate) struct Bench {
 pub(crate) enum Workload {
     /// All append to one topic, a record at a time
     Append,
-    /// Each is a consumer of one topic: it takes a record and commits it
+    /// Each is a consumer of one topic: it reads a record and commits it
     Consume,
     /// Each is a client of one service: it sends requests and waits for the replies
     Request,
 }
 
-/// A process of `bench`; not for people.
+/// Run a process of `bench`; not meant to be called by people.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Worker {
-    /// What to do, as JSON
+    /// The worker's task, as JSON
     pub(crate) task: String,
 }

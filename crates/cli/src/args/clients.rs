@@ -14,15 +14,15 @@ pub(crate) enum Action {
     Ls,
     /// Delete the positions of a client that never comes back
     ///
-    /// Then retention drops what they held. Its requests are not taken back. Without --execute, print
-    /// what would be done.
+    /// Retention can then drop the records that they held. The client's requests are not cancelled.
+    /// Without --execute, print what would be done.
     Retire {
         /// The client
         name: String,
-        /// Retire it also if outcomes of its requests are outstanding or parked: nobody gets them
+        /// Retire it even if outcomes of its requests are outstanding or parked: no client ever gets them
         #[arg(long)]
         discard: bool,
-        /// Do it, instead of saying what would be done
+        /// Carry it out, instead of printing what would be done
         #[arg(long)]
         execute: bool,
     },

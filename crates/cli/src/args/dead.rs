@@ -20,13 +20,13 @@ pub(crate) struct Dead {
 /// Which dead letters.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Which {
-    /// Only these offsets: 10, 10:20, -5, -1h: [default: all]
+    /// Only letters at these offsets: 10, 10:20, -5, -1h: [default: all]
     #[arg(long, value_name = "RANGE", allow_hyphen_values = true)]
     pub(crate) offset: Option<Range>,
-    /// Only those with this key
+    /// Only letters with this key
     #[arg(short, long)]
     pub(crate) key: Option<String>,
-    /// Only those whose reason contains this text
+    /// Only letters whose reason contains this text
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
 }
@@ -45,23 +45,22 @@ pub(crate) enum Action {
     },
     /// Send dead letters again
     ///
-    /// A request becomes a new request, with an id of its own and the old one as its cause: its outcome
+    /// A request becomes a new request, with its own id and the old request as its cause: its outcome
     /// goes to the same callback. A record of a worker group becomes a new record of its topic. Letters
-    /// that were sent again or dropped before are left out. Without --execute, print what would be
-    /// done.
+    /// that were sent again or dropped before are left out. Without --execute, print what would be done.
     Redrive {
         /// The topic of dead letters: SERVICE.dead, TOPIC.GROUP.dead
         topic: String,
         #[command(flatten)]
         which: Which,
-        /// Send also letters that were sent again or dropped before
+        /// Include letters that were sent again or dropped before
         #[arg(long)]
         again: bool,
-        /// Do it, instead of saying what would be done
+        /// Carry it out, instead of printing what would be done
         #[arg(long)]
         execute: bool,
     },
-    /// Take dead letters off the list
+    /// Remove dead letters from the list
     ///
     /// Their records stay until the topic is trimmed. Without --execute, print what would be done.
     Drop {
@@ -69,7 +68,7 @@ pub(crate) enum Action {
         topic: String,
         #[command(flatten)]
         which: Which,
-        /// Do it, instead of saying what would be done
+        /// Carry it out, instead of printing what would be done
         #[arg(long)]
         execute: bool,
     },

@@ -1,4 +1,4 @@
-//! What acknowledged records are to survive, as people write it.
+//! What acknowledged records are to survive, as users write it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use std::time::Duration;
 pub(crate) enum Durability {
     PowerLoss,
     ProcessCrash,
-    /// Power loss, but for what was acknowledged in this time before it.
+    /// Power loss, except for records acknowledged within this time before it.
     Within(Duration),
 }
 
@@ -24,7 +24,7 @@ impl FromStr for Durability {
                 Some(interval) => humantime::parse_duration(interval)
                     .map(Durability::Within)
                     .map_err(|error| format!("within:{interval}: {error}")),
-                None => Err("power-loss, process-crash or within:500ms".to_owned()),
+                None => Err("write power-loss, process-crash or within:500ms".to_owned()),
             },
         }
     }

@@ -1,4 +1,4 @@
-//! The ends of the commands' help: ranges, formats, and examples that can be typed as they stand.
+//! The ends of the commands' help texts: ranges, formats, and examples that can be typed as they are.
 
 use clap::Command;
 
@@ -206,7 +206,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ),
 ];
 
-/// What the help of a command says of ranges and formats.
+/// What the help of a command says about ranges and formats.
 fn notation(name: &str) -> String {
     match name {
         "cat" | "tail" => {
@@ -271,7 +271,7 @@ mod tests {
                     let matches = matches.unwrap_or_else(|error| panic!("{line}: {error}"));
                     named |= matches.subcommand_name() == Some(name);
                 }
-                assert!(named, "{line} is no example of {name}");
+                assert!(named, "{line} is not an example of {name}");
             }
         }
     }

@@ -1,8 +1,8 @@
-//! `--format`: how records are to be printed.
+//! `--format`: how records are printed.
 
 use std::str::{Chars, FromStr};
 
-/// How records are told apart.
+/// How printed records are separated.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Style {
     /// End records with a NUL byte instead of a newline
@@ -13,25 +13,25 @@ pub(crate) struct Style {
 /// The argument of `--format`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// One object a line.
+    /// One object per line.
     Json,
-    /// Payloads, one a line; tables.
+    /// Payloads, one per line; tables.
     Text,
-    /// Payloads, and nothing between them.
+    /// Payloads, with nothing between them.
     Raw,
-    /// No records: what JSON objects hold, and the escapes.
+    /// No records, but the fields of the JSON objects, and the escapes.
     Help,
-    /// As it says.
+    /// As the line says.
     Line(Line),
 }
 
-/// The escapes of a line, for help.
+/// The escapes of a line, for help texts.
 pub(crate) const ESCAPES: &str = "\
 %t topic, %o offset, %d time (RFC 3339), %T time in Unix milliseconds (%T{s|ms|us|ns}), %k key,
 %K its length, %h headers, %s %v %p payload, %S %V its length, %n newline, %% percent sign;
 %k %h %s %v %p take {base64}, {hex} or {json}; \\n \\t \\r \\0 \\\\ \\xHH.";
 
-/// A line like `%o %d %k %v\n`, taken apart.
+/// A parsed line such as `%o %d %k %v\n`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Line {
     pub(crate) pieces: Vec<Piece>,
@@ -43,7 +43,7 @@ pub(crate) enum Piece {
     Topic,
     Offset,
     Date,
-    /// Since the Unix epoch, in units of so many nanoseconds.
+    /// Since the Unix epoch, in units of this many nanoseconds.
     Unix(u64),
     Key(Coding),
     KeyLen,
@@ -104,7 +104,7 @@ impl Line {
         }
     }
 
-    /// What stands behind a percent sign.
+    /// Parses the escape after a percent sign.
     fn push_escape(&mut self, chars: &mut Chars<'_>) -> Result<(), String> {
         let piece = match chars.next() {
             Some('t') => Piece::Topic,
@@ -120,7 +120,7 @@ impl Line {
             Some('%') => Piece::Text(b"%".to_vec()),
             other => {
                 let what = other.map(String::from).unwrap_or_default();
-                return Err(format!("%{what} is not known: {ESCAPES}"));
+                return Err(format!("%{what} is not a known escape: {ESCAPES}"));
             }
         };
         match piece {
@@ -131,11 +131,11 @@ impl Line {
     }
 }
 
-/// The word in braces behind an escape, if there is one.
+/// The word in braces after an escape, if there is one.
 fn modifier<'a>(chars: &mut Chars<'a>) -> Result<Option<&'a str>, String> {
     let Some(behind) = chars.as_str().strip_prefix('{') else { return Ok(None) };
     let Some((word, rest)) = behind.split_once('}') else {
-        return Err(format!("{{{behind} has no closing brace; a brace as such is \\x7b"));
+        return Err(format!("{{{behind} has no closing brace; write a literal brace as \\x7b"));
     };
     *chars = rest.chars();
     Ok(Some(word))
@@ -147,7 +147,7 @@ fn unit(modifier: Option<&str>) -> Result<u64, String> {
         None | Some("ms") => Ok(1_000_000),
         Some("us") => Ok(1_000),
         Some("ns") => Ok(1),
-        Some(other) => Err(format!("{{{other}}} is no unit of time: s, ms, us, ns")),
+        Some(other) => Err(format!("{{{other}}} is not a unit of time: use s, ms, us or ns")),
     }
 }
 
@@ -157,11 +157,11 @@ fn coding(modifier: Option<&str>) -> Result<Coding, String> {
         Some("base64") => Ok(Coding::Base64),
         Some("hex") => Ok(Coding::Hex),
         Some("json") => Ok(Coding::Json),
-        Some(other) => Err(format!("{{{other}}} is not known: base64, hex, json")),
+        Some(other) => Err(format!("{{{other}}} is not a known encoding: use base64, hex or json")),
     }
 }
 
-/// The byte behind a backslash.
+/// The byte after a backslash.
 fn backslash(chars: &mut Chars<'_>) -> Result<u8, String> {
     match chars.next() {
         Some('n') => Ok(b'\n'),
@@ -171,11 +171,11 @@ fn backslash(chars: &mut Chars<'_>) -> Result<u8, String> {
         Some('\\') => Ok(b'\\'),
         Some('x') => {
             let digits: String = chars.take(2).collect();
-            u8::from_str_radix(&digits, 16).map_err(|_| format!("\\x{digits}: two hex digits"))
+            u8::from_str_radix(&digits, 16).map_err(|_| format!("\\x{digits} needs two hex digits"))
         }
         other => {
             let what = other.map(String::from).unwrap_or_default();
-            Err(format!("\\{what}: known are \\n \\t \\r \\0 \\\\ \\xHH"))
+            Err(format!("\\{what} is not a known escape: use \\n \\t \\r \\0 \\\\ \\xHH"))
         }
     }
 }

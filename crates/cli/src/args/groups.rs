@@ -2,40 +2,40 @@
 
 use super::range::{Future, Point, TIMES};
 
-/// Show worker groups: position, lag, lanes, workers, records in hand, stopped lanes
+/// Show worker groups: position, lag, lanes, workers, records in flight, stopped lanes
 ///
-/// resume, reset and delete say what they would do; with --execute they do it.
+/// resume, reset and delete print what they would do; with --execute they do it.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Groups {
     #[command(subcommand)]
     pub(crate) action: Option<Action>,
-    /// Only this topic
+    /// Show only this topic
     pub(crate) topic: Option<String>,
-    /// Only this group
+    /// Show only this group
     pub(crate) name: Option<String>,
-    /// Show the lanes; in text, adjacent lanes that are alike share a row
+    /// Show the lanes; in text, adjacent lanes in the same state share a row
     #[arg(long, requires = "name")]
     pub(crate) lanes: bool,
 }
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Action {
-    /// Let a stopped lane go on with the record that it stopped at
+    /// Let a stopped lane continue with the record at which it stopped
     Resume {
         #[command(flatten)]
         of: Named,
         /// The lane's number
         lane: u32,
     },
-    /// Set all lanes of a group without workers to another position
+    /// Move all lanes of a group without workers to another position
     ///
-    /// Records from there on are handled again; requests that have an outcome are not answered twice.
+    /// Records after that position are handled again; requests with an outcome are not answered twice.
     #[command(after_help = TIMES)]
     Reset {
         #[command(flatten)]
         of: Named,
-        /// The position: an offset, -5, -1h, @TIME, start, end
+        /// Move them to this position: an offset, -5, -1h, @TIME, start, end
         #[arg(long, value_name = "POINT", allow_hyphen_values = true)]
         to: Point,
         #[command(flatten)]
@@ -54,7 +54,7 @@ pub(crate) struct Named {
     pub(crate) topic: String,
     /// The group
     pub(crate) name: String,
-    /// Do it, instead of saying what would be done
+    /// Carry it out, instead of printing what would be done
     #[arg(long)]
     pub(crate) execute: bool,
 }

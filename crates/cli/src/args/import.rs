@@ -6,9 +6,9 @@ use super::new_topic::NewTopic;
 
 /// Append the records that `export` wrote, in their order
 ///
-/// They get offsets and times of their own here. Headers of requests and replies (deaddrop.*) are left
-/// out unless --reserved is given: with them a record is the request, or the outcome, that it was, and
-/// a server that finds a request answers it.
+/// They get new offsets and times here. Headers of requests and replies (deaddrop.*) are left out unless
+/// --reserved is given: with these headers a record is again a request or an outcome, and a server that
+/// finds a request answers it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Import {
     /// The topic
@@ -18,10 +18,10 @@ pub(crate) struct Import {
     /// Restore the headers that make records requests and replies
     #[arg(long)]
     pub(crate) reserved: bool,
-    /// Keep where each record came from in its headers origin-topic, origin-offset and origin-time
+    /// Store where each record came from in its headers origin-topic, origin-offset and origin-time
     #[arg(long)]
     pub(crate) origin: bool,
-    /// Say nothing at the end
+    /// Print nothing at the end
     #[arg(short, long)]
     pub(crate) quiet: bool,
     #[command(flatten)]

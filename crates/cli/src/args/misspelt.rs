@@ -1,11 +1,11 @@
-//! What is said of words that no command or option is, where the parser itself would take them for
+//! Messages about words that are not a command or an option, where the parser itself would read them as
 //! something else.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, Error};
 
-/// The first option among `args` that its command does not have, if there is one. A command that takes
-/// `-5` for records takes whatever begins with a hyphen, so the parser does not notice one.
+/// The first option among `args` that its command does not have, if there is one. A command that accepts
+/// `-5` for records accepts anything that begins with a hyphen, so the parser does not notice.
 pub(crate) fn unknown_option(args: impl Iterator<Item = String>) -> Option<Error> {
     let strict = super::command().mut_subcommands(|sub| {
         sub.mut_args(|arg| if arg.is_positional() { arg.allow_hyphen_values(false) } else { arg })
@@ -26,13 +26,13 @@ pub(crate) fn unknown_option(args: impl Iterator<Item = String>) -> Option<Error
             drop(error.remove(ContextKind::SuggestedArg));
             error.insert(ContextKind::Suggested, tip("`deaddrop tail -f` follows a topic"));
         }
-        // As a range or a point a word like this has no meaning.
+        // As a range or a point, such a word has no meaning.
         _ => drop(error.remove(ContextKind::Suggested)),
     }
     Some(error)
 }
 
-/// The arguments with a word in place of each that can only be a range, up to `--`.
+/// The arguments, up to `--`, with a plain word in place of each that can only be a range.
 fn without_ranges(args: impl Iterator<Item = String>) -> impl Iterator<Item = String> {
     let mut is_over = false;
     args.map(move |arg| {
@@ -45,8 +45,8 @@ fn without_ranges(args: impl Iterator<Item = String>) -> impl Iterator<Item = St
     })
 }
 
-/// Puts the commands that a misspelt one may be in front of what the parser would suggest: two letters
-/// that changed places are the likeliest slip, and it does not count them as one.
+/// Puts the commands that the user probably meant before the parser's suggestions: two swapped letters
+/// are the most likely slip, and the parser does not count them as one.
 pub(crate) fn suggest_command(error: &mut Error) {
     let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidSubcommand) else {
         return;
@@ -68,7 +68,7 @@ pub(crate) fn suggest_command(error: &mut Error) {
     }
 }
 
-/// Whether one letter is missing, too many, or another one, or two neighbours changed places.
+/// Whether one letter is missing, added or replaced, or two neighbours are swapped.
 fn is_one_slip(given: &str, name: &str) -> bool {
     let (given, name): (Vec<char>, Vec<char>) = (given.chars().collect(), name.chars().collect());
     let same = given.iter().zip(&name).take_while(|(one, other)| one == other).count();

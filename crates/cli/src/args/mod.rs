@@ -1,8 +1,8 @@
-//! The command line: what every command takes, and how it is written.
+//! The command line: the arguments of every command, and their notation.
 //!
-//! Compiled twice: into the program, and into its build script, which makes the manual pages and the
-//! completions from it. So nothing here knows the library, or what a command does: that is in the file
-//! of the command's name beside this directory.
+//! Compiled twice: into the program, and into its build script, which generates the manual pages and the
+//! completions from it. So this module does not know the library, or what a command does: that is in the
+//! file with the command's name beside this directory.
 
 pub(crate) mod append;
 pub(crate) mod bench;
@@ -47,11 +47,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use format::Format;
 
-/// Look inside a deaddrop log, append to it, watch it, check it.
+/// Read a deaddrop log, append to it, watch it, check it.
 ///
-/// Exit codes: 0 done; 1 the answer is no (no such topic, offset trimmed, request failed); 2 wrong
-/// usage; 3 the system refused a file operation; 4 corruption found; 5 in use by another process;
-/// 124 timed out (no outcome within --timeout, or a lock that another process did not release).
+/// Exit codes: 0 done; 1 the answer is no (no such topic, offset trimmed, request failed); 2 wrong usage;
+/// 3 the system refused a file operation; 4 corruption found; 5 in use by another process; 124 timed out
+/// (no outcome within --timeout, or a lock that another process did not release).
 #[derive(Debug, Parser)]
 #[command(name = "deaddrop", version, propagate_version = true, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -64,20 +64,20 @@ pub(crate) struct Cli {
 /// Set apart from the options of a command.
 const GLOBAL: &str = "Global options";
 
-/// What every command knows.
+/// Options of every command.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Global {
     /// The log's directory [default: ./drop; demo and bench choose their own]
     #[arg(short = 'd', long = "dir", global = true, help_heading = GLOBAL, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
-    /// Print one JSON object a line
+    /// Print one JSON object per line
     #[arg(long, global = true, help_heading = GLOBAL, conflicts_with = "format")]
     pub(crate) json: bool,
-    /// json, text, or help: what the JSON of a command holds; for cat and tail also raw, or a line
-    /// with escapes: '%o %v\n'
+    /// Print as json or text, or print help: the fields of a command's JSON; for cat and tail also raw,
+    /// or a line with escapes: '%o %v\n'
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
-    /// Colours: auto (on a terminal without NO_COLOR), always or never
+    /// Use colours: auto (on a terminal without NO_COLOR), always or never
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "WHEN", value_enum, default_value = "auto", hide_possible_values = true)]
     pub(crate) color: When,
 }
@@ -87,7 +87,7 @@ pub(crate) struct Global {
 pub(crate) enum When {
     /// On a terminal, unless NO_COLOR is set
     Auto,
-    /// Also into a file or a pipe
+    /// Even into a file or a pipe
     Always,
     /// Not even on a terminal
     Never,

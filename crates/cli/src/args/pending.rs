@@ -2,13 +2,13 @@
 
 /// Show the requests whose outcome no client has taken: waiting, answered, parked
 ///
-/// Reads the log from each client's oldest open request on, and takes no lock.
+/// Reads the log starting at each client's oldest open request, and takes no lock.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Pending {
-    /// Only this client's
+    /// Show only requests of this client
     #[arg(long, value_name = "NAME")]
     pub(crate) client: Option<String>,
-    /// Only those to this service
+    /// Show only requests to this service
     #[arg(long, value_name = "SERVICE")]
     pub(crate) service: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Ranges of a topic as people write them.
+//! Ranges of a topic as users write them.
 //!
 //! | written | means |
 //! |---|---|
@@ -6,14 +6,14 @@
 //! | `10` | offset 10 |
 //! | `10:+5` | five records from offset 10 |
 //! | `-5` | the newest five |
-//! | `-1h`, `-1h:` | what was appended in the last hour |
+//! | `-1h`, `-1h:` | the records appended in the last hour |
 //! | `-1h:-30m` | the half hour before the last one |
 //! | `@2026-01-01T00:00:00Z:end` | from that time on; other ways to write a time are in [`time`] |
 //! | `@15:40:@16:00` | between two times, each with its `@` |
 //! | `start:end`, `:` | all |
 //!
-//! A range that ends before it begins is refused. From a time to an offset is read only where the time
-//! ends with its zone: `@15:40:20` is one time, and `@1767225600:20` is refused.
+//! A range that ends before it begins is refused. A range from a time to an offset is accepted only if
+//! the time ends with its zone: `@15:40:20` is one time, and `@1767225600:20` is refused.
 
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
@@ -25,15 +25,15 @@ use super::time;
 pub(crate) enum Point {
     /// The first record that is retained.
     First,
-    /// Behind the newest record.
+    /// After the newest record.
     End,
     /// An offset.
     Offset(u64),
-    /// So many records before the end.
+    /// This many records before the end.
     FromEnd(u64),
-    /// So many records behind the start of the range.
+    /// This many records after the start of the range.
     Plus(u64),
-    /// So long ago.
+    /// This long ago.
     Ago(Duration),
     /// A time.
     At(SystemTime),
@@ -60,19 +60,19 @@ time (TZ), and so are dates.";
 /// The records that a command is about.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Selection {
-    /// Which records: 10:20, -5, -1h:, @2026-01-01T00:00:00Z:end [default: all]
+    /// Select these records: 10:20, -5, -1h:, @2026-01-01T00:00:00Z:end [default: all]
     #[arg(allow_hyphen_values = true, conflicts_with_all = ["from", "to"])]
     pub(crate) range: Option<Range>,
-    /// The first record: an offset, -5, -1h, @TIME, start
+    /// Start at this record: an offset, -5, -1h, @TIME, start
     #[arg(long, allow_hyphen_values = true, value_name = "POINT")]
     pub(crate) from: Option<Point>,
-    /// The record behind the last one: an offset, +5, -1h, @TIME, end
+    /// End before this record: an offset, +5, -1h, @TIME, end
     #[arg(long, allow_hyphen_values = true, value_name = "POINT")]
     pub(crate) to: Option<Point>,
 }
 
 impl Selection {
-    /// The range that was asked for, if one was.
+    /// The range that the user asked for, if any.
     pub(crate) fn range(&self) -> Option<Range> {
         let range = self.range.unwrap_or(Range::ALL);
         let asked = self.range.is_some() || self.from.is_some() || self.to.is_some();
@@ -84,16 +84,16 @@ impl Selection {
 /// For commands that destroy or skip records.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Future {
-    /// Take a time in the future, which is refused otherwise: all records are older
+    /// Accept a time in the future, which is otherwise refused because all records are older
     #[arg(long)]
     pub(crate) allow_future: bool,
 }
 
 impl Range {
-    /// Everything.
+    /// All records.
     pub(crate) const ALL: Range = Range { from: Point::First, to: Point::End };
 
-    /// Whether it ends before it begins, in whatever topic.
+    /// Whether it ends before it begins, in any topic.
     pub(crate) fn is_reversed(&self) -> bool {
         match (self.from, self.to) {
             (Point::Offset(from), Point::Offset(to)) => from > to,
@@ -139,7 +139,7 @@ impl FromStr for Range {
             let from = Point::from_str(text)?;
             let to = match from {
                 Point::Offset(_) => Point::Plus(1),
-                Point::Plus(_) => return Err(format!("{text}: from where? Write 10:{text}")),
+                Point::Plus(_) => return Err(format!("{text} needs a start: write 10:{text}")),
                 _ => Point::End,
             };
             return Ok(Range { from, to });
@@ -151,8 +151,8 @@ impl FromStr for Range {
             (Point::Plus(_), _) => return Err(format!("{text}: a range cannot start with +")),
             (Point::At(_), Point::Offset(offset)) if !has_zone(written) => {
                 return Err(format!(
-                    "{text}: from a time to the offset {offset}? Write --from and --to where that \
-                     is meant; a second time has an @ of its own: @15:40:@16:00"
+                    "{text} goes from a time to offset {offset}: if that is meant, write --from \
+                     and --to; a second time needs its own @: @15:40:@16:00"
                 ))
             }
             _ => {}
@@ -165,15 +165,15 @@ impl FromStr for Range {
     }
 }
 
-/// Whether a time ends with its zone in full: what stands after another colon is not a part of it.
+/// Whether a time ends with its full zone: then the text after another colon is not part of it.
 fn has_zone(time: &str) -> bool {
     let full = time.len().checked_sub("+01:00".len()).and_then(|at| time.get(at..));
     time.ends_with(['Z', 'z'])
         || full.is_some_and(|zone| zone.starts_with(['+', '-']) && zone[3..].starts_with(':'))
 }
 
-/// Splits at the colon between two points. A time has colons of its own, so `@15:40:30` is one time, and
-/// the colon that separates is the one whose two sides can both be read.
+/// Splits at the colon between two points. A time contains colons itself, so `@15:40:30` is one time, and
+/// the separating colon is the one that has a valid point on both sides.
 fn split(text: &str) -> Result<Option<(&str, &str)>, String> {
     let whole = text.strip_prefix('@').map(time::parse);
     if let Some(Ok(_)) = whole {
@@ -187,7 +187,7 @@ fn split(text: &str) -> Result<Option<(&str, &str)>, String> {
     let mut both = colons.filter(|(from, to)| reads(from) && reads(to));
     match (both.next(), both.next(), whole) {
         (Some(_), Some(_), _) => {
-            Err(format!("{text} can be read in several ways: write its ends with --from and --to"))
+            Err(format!("{text} is ambiguous: write its ends with --from and --to"))
         }
         (None, _, None) => Err(format!("{text}: write times as {}", time::FORMS)),
         (one, ..) => Ok(one),
@@ -196,7 +196,7 @@ fn split(text: &str) -> Result<Option<(&str, &str)>, String> {
 
 fn number(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| {
-        format!("{text:?} is no offset: write 10, -5, -1h, @2026-01-01T00:00:00Z, start or end")
+        format!("{text:?} is not an offset: write 10, -5, -1h, @2026-01-01T00:00:00Z, start or end")
     })
 }
 

@@ -7,36 +7,36 @@ use super::new_topic::NewTopic;
 
 /// Send a request to a service and print its reply
 ///
-/// The service need not be running: the request waits for it in the log, and `request --attach ID`
-/// waits on for its outcome, now or another day. The exit code is 1 without a reply: failed,
+/// The service need not be running: the request waits for it in the log, and `request --attach ID` waits
+/// again for its outcome, now or another day. The exit code is 1 if there is no reply: failed,
 /// dead-lettered, expired, cancelled. It is 124 if there is no outcome within --timeout.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Request {
     /// The service
     #[arg(required_unless_present = "attach", conflicts_with = "attach")]
     pub(crate) service: Option<String>,
-    /// The payload; without it, or with -, standard input is
+    /// The payload; standard input is read if it is - or missing
     #[arg(allow_hyphen_values = true)]
     pub(crate) payload: Option<String>,
-    /// Wait at most this long for the outcome; then the exit code is 124
+    /// Wait at most this long for the outcome; after that the exit code is 124
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = super::time::parse_duration)]
     pub(crate) timeout: Duration,
-    /// Send it, print its id, and do not wait
+    /// Send the request, print its id, and do not wait
     #[arg(long)]
     pub(crate) no_wait: bool,
     /// Wait for the outcome of a request that was sent before
     #[arg(long, value_name = "ID", conflicts_with = "no_wait")]
     pub(crate) attach: Option<String>,
-    /// The name to send under [default: the first free one of cli, cli-1, cli-2, ..]
+    /// Send under this name [default: the first free one of cli, cli-1, cli-2, ..]
     #[arg(long, value_name = "NAME", conflicts_with = "attach")]
     pub(crate) client: Option<String>,
-    /// After so long without an outcome it is `expired`
+    /// Let the request become `expired` after this long without an outcome
     #[arg(long, value_name = "DURATION", value_parser = super::time::parse_duration)]
     pub(crate) deadline: Option<Duration>,
-    /// The key of the request
+    /// Give the request this key
     #[arg(short, long)]
     pub(crate) key: Option<String>,
-    /// A header of the request; may be repeated
+    /// Add a header to the request; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
     pub(crate) headers: Vec<(String, String)>,
     #[command(flatten)]

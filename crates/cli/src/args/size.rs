@@ -1,4 +1,4 @@
-//! Numbers of bytes, as people write them.
+//! Numbers of bytes, as users write them.
 
 /// `16MiB`, `64k`, `4096`: a number of bytes. Units are powers of 1024.
 pub(crate) fn parse(text: &str) -> Result<u64, String> {
@@ -9,9 +9,9 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
         "k" | "kb" | "kib" => 10,
         "m" | "mb" | "mib" => 20,
         "g" | "gb" | "gib" => 30,
-        _ => return Err(format!("{unit:?} is no unit: use KiB, MiB or GiB")),
+        _ => return Err(format!("{unit:?} is not a unit: use KiB, MiB or GiB")),
     };
-    let number: u64 = number.parse().map_err(|_| "a number of bytes, as 64KiB".to_owned())?;
+    let number: u64 = number.parse().map_err(|_| "write a number, such as 64KiB".to_owned())?;
     number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
 }
 

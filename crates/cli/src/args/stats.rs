@@ -1,9 +1,9 @@
 //! The arguments of `stats`.
 
-/// Show how much is in topics: records, bytes, rates, sizes, age, overhead, consumers and their lag
+/// Show how much topics contain: records, bytes, rates, sizes, age, overhead, consumers and their lag
 ///
-/// Rates are by the records' times, which the indexes find. Sizes are those of up to 10,000 records,
-/// evenly spread; --full reads all.
+/// Rates are computed from the records' times, which the indexes find. Sizes are those of up to 10,000
+/// records, evenly spread; --full reads all.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Stats {
     /// The topics [default: all]

@@ -1,4 +1,4 @@
-//! Points in time as people and programs write them.
+//! Points in time as users and programs write them.
 //!
 //! | written | means |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | `15:40`, `15:40:30Z` | today, in local time or in the given zone |
 //! | 10, 13, 16 or 19 digits | Unix seconds, milliseconds, microseconds or nanoseconds |
 //!
-//! Everything else is refused: a number of other length could be a year, an hour or an offset.
+//! Everything else is refused: a number of another length could be a year, an hour or an offset.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -16,15 +16,13 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
 use jiff::Timestamp;
 
-/// The accepted forms, for messages and help.
+/// The accepted forms, for messages and help texts.
 pub(crate) const FORMS: &str = "\
 @2026-11-29T15:40:00Z, with +01:00 in place of Z, or without a zone in local time; @2026-11-29 \
 (midnight); @15:40 (today); Unix time of 10 digits (s), 13 (ms), 16 (us) or 19 (ns)";
 
-/// The instant that `text` means, without the `@`.
-///
-/// # Errors
-/// What is wrong with it, and the accepted forms.
+/// Returns the instant that `text` means, without the `@`, or the reason why it is not valid and the
+/// accepted forms.
 pub(crate) fn parse(text: &str) -> Result<SystemTime, String> {
     let time = parse_in(text, Timestamp::now(), local_zone).and_then(|time| {
         let since = Duration::try_from(time.as_duration()).map_err(|_| "before 1970".to_owned())?;
@@ -56,7 +54,7 @@ fn parse_in(
     instant(DateTime::from_parts(date, time), &zone)
 }
 
-/// Unix time, whose number of digits tells its unit. Of ten digits it may have a fraction.
+/// Unix time, whose number of digits determines its unit. With ten digits it may have a fraction.
 fn unix(text: &str) -> Result<Timestamp, String> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let unit = match (whole.len(), fraction.len()) {
@@ -71,7 +69,7 @@ fn unix(text: &str) -> Result<Timestamp, String> {
     Timestamp::from_nanosecond(nanos).map_err(|error| error.to_string())
 }
 
-/// The date in front, if there is one, and what follows it.
+/// The date at the start, if there is one, and the text after it.
 fn split_date(text: &str) -> Result<(Option<Date>, &str), String> {
     const DATE_LEN: usize = "2026-11-29".len();
     let is_date = text.as_bytes().get(4) == Some(&b'-');
@@ -116,8 +114,8 @@ fn parse_offset(text: &str) -> Result<Offset, String> {
     Offset::from_seconds(if sign == "-" { -seconds } else { seconds }).map_err(|_| wrong())
 }
 
-/// What a clock on the wall in `zone` showed only once. Where clocks are put back an hour happens twice,
-/// where they are put forward one does not happen: nobody can tell which is meant.
+/// A time that the wall clock in `zone` shows exactly once. Where clocks are set back, an hour happens
+/// twice; where they are set forward, one does not happen. Such a time is refused.
 fn instant(written: DateTime, zone: &TimeZone) -> Result<Timestamp, String> {
     let ambiguous = zone.to_ambiguous_timestamp(written);
     match ambiguous.offset() {
@@ -125,15 +123,15 @@ fn instant(written: DateTime, zone: &TimeZone) -> Result<Timestamp, String> {
             ambiguous.unambiguous().map_err(|error| error.to_string())
         }
         AmbiguousOffset::Gap { before, after } => Err(format!(
-            "in local time clocks skipped it, from {before} to {after}: write it with a zone"
+            "in local time clocks skipped it, {before} to {after}: write it with a zone"
         )),
         AmbiguousOffset::Fold { before, after } => Err(format!(
-            "in local time it was twice, at {before} and at {after}: write it with a zone"
+            "in local time it happened twice, at {before} and {after}: write it with a zone"
         )),
     }
 }
 
-/// The zone of this process: TZ, or that of the system. Without either it is UTC, as for `date`.
+/// The time zone of this process: TZ, or that of the system. Without either it is UTC, as for `date`.
 fn local_zone() -> Result<TimeZone, String> {
     if std::env::var_os("TZ").is_none() && !Path::new("/etc/localtime").exists() {
         return Ok(TimeZone::UTC);
@@ -149,7 +147,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| "not a duration: write 500ms, 5s, 10m, 1h, 7d or 1h30m".to_owned())
 }
 
-/// An instant, as it is shown where one was asked for: in UTC, as all times of the log.
+/// An instant as it is shown to the user who named it: in UTC, like all times of the log.
 pub(crate) fn show(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since).to_string()
@@ -221,7 +219,7 @@ mod tests {
 
     #[test]
     fn today_is_the_day_of_the_zone_that_is_written() {
-        // At noon UTC it is the 30th already where clocks are 13 hours ahead.
+        // At noon UTC it is already the 30th where clocks are 13 hours ahead.
         assert_eq!(read("00:30+13:00", BERLIN), read("2026-11-30T00:30+13:00", BERLIN));
         assert_eq!(read("00:30", "ABC-13"), read("2026-11-30T00:30+13:00", BERLIN));
     }
@@ -253,7 +251,7 @@ mod tests {
             "+5",
             "2026-11-29T15:40 +aa",
             "2026-11-2\u{e9}",
-            // Clocks were put forward at 2:00 and back at 3:00.
+            // Clocks were set forward at 2:00 and back at 3:00.
             "2026-03-29T02:30",
             "2026-10-25T02:30",
         ] {

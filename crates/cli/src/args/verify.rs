@@ -2,8 +2,8 @@
 
 /// Check topics: all frames by checksum, offsets without a gap, headers, indexes, consumers
 ///
-/// Works beside living processes: what is not published yet is not looked at. Every damage is named
-/// with its file, position and offsets; the exit code is 4 then. Nothing is changed.
+/// Works while other processes use the log: bytes that are not yet published are not checked. Each damage
+/// is reported with its file, position and offsets; the exit code is then 4. Nothing is changed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Verify {
     /// The topics [default: all]

@@ -1,4 +1,4 @@
-//! One combination of what is measured.
+//! One combination of workload and settings, which is measured.
 
 use std::fmt;
 
@@ -43,15 +43,15 @@ pub(super) enum Window {
     Count(u64),
 }
 
-/// Who answers requests, and how many wait for it. One of each is what reports of before this could be
-/// chosen have measured.
+/// The servers, and how many requests are outstanding. One of each is the case of reports that were
+/// written before these could be chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Service {
     /// Processes.
     pub(super) servers: u32,
     /// Threads in each of them.
     pub(super) threads: u32,
-    /// Requests that each thread of a client has sent and has no reply to.
+    /// Requests that each thread of a client has sent and has not received a reply to.
     pub(super) outstanding: u32,
 }
 
@@ -72,12 +72,12 @@ pub(super) struct Case {
     pub(super) processes: u32,
     /// Threads in each process.
     pub(super) threads: u32,
-    /// Of the workload request.
+    /// Only of the workload request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) service: Option<Service>,
 }
 
-/// Topics keep no more than this on the disk while they are measured.
+/// Topics keep at most this on the disk while they are measured.
 pub(super) const KEPT_BYTES: u64 = 1 << 30;
 
 impl Case {
@@ -85,7 +85,7 @@ impl Case {
         u64::from(self.processes) * u64::from(self.threads)
     }
 
-    /// Adds what a report of before [`Service`] does not say.
+    /// Adds the fields that a report from before [`Service`] lacks.
     pub(super) fn complete(&mut self) {
         if self.workload == Workload::Request {
             self.service.get_or_insert_default();
@@ -97,12 +97,12 @@ impl Case {
         match (self.workload, self.service.unwrap_or_default().outstanding) {
             (Workload::Append, _) => "append() until it returns: the record is acknowledged",
             (Workload::Consume, _) => "next() and commit() of one record, records read in order",
-            (Workload::Request, 1) => "call() until the reply is there; servers echo the payload",
+            (Workload::Request, 1) => "call() until the reply arrives; servers echo the payload",
             (Workload::Request, _) => "send() until its callback runs; servers echo the payload",
         }
     }
 
-    /// How many of `count` operations thread `number` of all does.
+    /// How many of `count` operations the thread `number` of all threads performs.
     pub(super) fn share(&self, count: u64, number: u64) -> u64 {
         let total = self.threads_total();
         count / total + u64::from(number < count % total)

@@ -21,11 +21,11 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 640.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 250.0;
-/// Told apart also by people who do not tell red from green; `page` has the colours.
+/// Distinguishable for colour-blind readers as well; `page` has the colours.
 pub(super) const COLOURS: usize = 7;
 
 impl Axis {
-    /// Powers of ten around positive values, with `name` for the ticks.
+    /// A logarithmic axis around positive values, with `name` for the ticks at powers of ten.
     pub(super) fn log(
         label: &'static str,
         values: impl Iterator<Item = f64>,
@@ -58,7 +58,7 @@ impl Axis {
         Axis { label, min: 0.0, max, is_log: false, ticks }
     }
 
-    /// Where a value lies, from 0 to 1; outside of the range: at its edge.
+    /// The position of a value, from 0 to 1; values outside of the range are at its edge.
     fn place(&self, value: f64) -> f64 {
         let scale = |value: f64| if self.is_log { value.max(self.min).log10() } else { value };
         let (low, high) = (scale(self.min), scale(self.max));
@@ -97,7 +97,7 @@ pub(super) fn lines(title: &str, x: &Axis, y: &Axis, lines: &[Line]) -> String {
             .map(|&(at, value)| format!("{:.1},{:.1}", x.x(at), y.y(value)))
             .collect();
         match points.as_slice() {
-            // A line through one point would not be seen.
+            // A line through one point would be invisible.
             [_] => {
                 let (at, value) = one.points[0];
                 let (at, value) = (x.x(at), y.y(value));
@@ -144,7 +144,7 @@ pub(super) fn bars(title: &str, bars: &[(String, f64, String)]) -> String {
     svg + "</svg>\n"
 }
 
-/// The look of line `number`: colours first, then the same dashed.
+/// The style of line `number`: first the colours, then the same colours dashed.
 fn class(number: usize) -> String {
     let dash = if number / COLOURS % 2 == 1 { " dashed" } else { "" };
     format!("line s{}{dash}", number % COLOURS)

@@ -10,7 +10,7 @@ use crate::failure::{note, Exit, Failure};
 use crate::output::Out;
 use crate::units;
 
-/// Prints B divided by A for all cases that both have. Code 1 if they have none in common.
+/// Prints B divided by A for all cases that both have. The exit code is 1 if they have none in common.
 pub(super) fn compare(a: &Report, b: &Report, out: &mut Out) -> Result<Exit, Failure> {
     let mut rows = Vec::new();
     let mut common = 0;
@@ -71,7 +71,7 @@ fn find<'a>(report: &'a Report, case: &Case) -> Option<&'a CaseReport> {
     report.cases.iter().find(|other| other.case == *case)
 }
 
-/// B divided by A; none where A is nothing.
+/// B divided by A; none where A is 0.
 struct Ratios {
     per_second: Option<f64>,
     p50: Option<f64>,

@@ -1,4 +1,4 @@
-//! What a report has to say of the machine that it comes from.
+//! The machine on which a report was measured.
 
 use std::path::Path;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 
-/// The machine, and the file system that was measured. What the system does not tell is empty.
+/// The machine, and the file system that was measured. Facts that the system does not provide are empty.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Machine {
     pub(super) cpu: String,
@@ -17,15 +17,15 @@ pub(super) struct Machine {
     pub(super) file_system: String,
     /// What it is mounted from.
     pub(super) device: String,
-    /// One reading of the clock, of which every operation has one.
+    /// The time that one reading of the clock takes; each operation includes one.
     pub(super) clock_nanos: f64,
 }
 
 impl Machine {
-    /// Asks the system about itself and the file system of `dir`.
+    /// Queries the system for its properties and those of the file system of `dir`.
     pub(super) fn look(dir: &Path) -> Result<Machine, Failure> {
         let dir = dir.canonicalize().map_err(|error| Failure::io("finding", dir, &error))?;
-        // Facts for a reader: one that a container hides is left empty.
+        // Facts for a reader: one that a container hides stays empty.
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let (file_system, device) =
             mount_of(&read("/proc/self/mountinfo"), &dir.to_string_lossy()).unwrap_or_default();
@@ -53,7 +53,7 @@ impl Machine {
             ("memory", crate::units::size(self.memory_bytes)),
             ("kernel", known(&self.kernel)),
             ("file system", format!("{} on {}", known(&self.file_system), known(&self.device))),
-            ("clock", format!("{:.0} ns a reading, one for each operation", self.clock_nanos)),
+            ("clock", format!("{:.0} ns per reading, one for each operation", self.clock_nanos)),
         ]
     }
 }
@@ -65,7 +65,7 @@ fn field(text: &str, name: &str) -> Option<String> {
     values.next().map(|(_, value)| value.trim().to_owned())
 }
 
-/// Type and source of the file system that `dir` lies on: the last of those mounted on the longest
+/// Type and source of the file system on which `dir` is: the last one of those mounted on the longest
 /// path above it.
 fn mount_of(mounts: &str, dir: &str) -> Option<(String, String)> {
     let mut best: Option<(usize, (String, String))> = None;

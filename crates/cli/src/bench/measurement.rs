@@ -1,4 +1,4 @@
-//! What was measured: a histogram of latencies, and counts over time.
+//! Results of a measurement: a histogram of latencies, and counts over time.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ pub(super) struct Series {
 
 /// The shortest slot.
 const SLOT_NANOS: u64 = 1 << 20;
-/// Of more slots, each two become one.
+/// When there would be more slots, each two are merged.
 const SLOTS_MAX: usize = 128;
 
 impl Series {
@@ -28,7 +28,7 @@ impl Series {
         Series { slot_nanos: SLOT_NANOS, counts: Vec::new() }
     }
 
-    /// Counts one operation that ended so long after the start. True if it is the first in its slot.
+    /// Counts one operation that ended this long after the start. True if it is the first in its slot.
     fn count(&mut self, nanos: u64) -> bool {
         while nanos / self.slot_nanos >= SLOTS_MAX as u64 {
             self.coarsen();
@@ -42,7 +42,7 @@ impl Series {
         is_first
     }
 
-    /// Makes one slot of each two.
+    /// Merges each two slots into one.
     pub(super) fn coarsen(&mut self) {
         self.counts = self.counts.chunks(2).map(|pair| pair.iter().sum()).collect();
         self.slot_nanos *= 2;
@@ -64,7 +64,7 @@ impl Series {
     }
 }
 
-/// What one thread, one process or a case measured.
+/// The results of one thread, one process or one case.
 #[derive(Debug, Clone)]
 pub(super) struct Measurement {
     /// Nanoseconds of each operation.
@@ -74,7 +74,7 @@ pub(super) struct Measurement {
     pub(super) seconds: f64,
 }
 
-/// The same as it is passed on and stored.
+/// The same, as it is sent and stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Stored {
     pub(super) operations: u64,
@@ -98,8 +98,8 @@ impl Measurement {
         Ok(Measurement { latencies: histogram()?, series: Series::new(), seconds: 0.0 })
     }
 
-    /// Runs `operation` until the window is over, or `is_stopped`. It returns how long it took, unless it
-    /// began when the one before it ended: then one reading of the clock does for both. `progress` is told the fraction now and then.
+    /// Runs `operation` until the window is over, or `is_stopped`. It returns its duration, unless it began
+    /// when the one before it ended: one clock reading then serves both. `progress` gets the fraction.
     pub(super) fn take(
         window: Window,
         begun: Instant,
@@ -112,7 +112,7 @@ impl Measurement {
             Window::Seconds(seconds) => (Duration::from_secs_f64(seconds), u64::MAX),
             Window::Count(count) => (Duration::MAX, count),
         };
-        // The start of the window is agreed between threads; an operation counts from its own start.
+        // The threads share the start of the window; each operation counts from its own start.
         let mut last = Instant::now().max(begun);
         let mut done = 0;
         while done < count && !is_stopped() {
@@ -158,11 +158,11 @@ impl Measurement {
     }
 }
 
-/// A histogram cannot take more bytes, serialised: 33 buckets of 1,024 counters of 9.
+/// No serialised histogram is longer: 33 buckets of 1,024 counters of 9 bytes.
 const STORED_MAX: usize = 512 << 10;
 
 impl Stored {
-    /// Stored bytes are anybody's: what does not fit together is an error.
+    /// Stored bytes can come from any program: an inconsistency is an error.
     pub(super) fn load(&self) -> Result<Measurement, String> {
         if self.histogram.len() > STORED_MAX {
             return Err("its histogram is too long".into());
@@ -175,7 +175,7 @@ impl Stored {
             .map_err(|error| format!("its histogram: {error}"))?;
         if found.len() != self.operations {
             return Err(format!(
-                "its histogram has {} operations, and it says {}",
+                "its histogram has {} operations, but its count is {}",
                 found.len(),
                 self.operations
             ));
@@ -188,7 +188,7 @@ impl Stored {
             return Err("its series has slots of an unknown length".into());
         }
         if !self.seconds.is_finite() || self.seconds < 0.0 {
-            return Err("its seconds are no time".into());
+            return Err("its seconds are not a valid time".into());
         }
         let mut latencies = histogram().map_err(|_| "its histogram".to_owned())?;
         latencies.add(found).map_err(|error| format!("its histogram: {error}"))?;
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(loaded.latencies, taken.latencies);
         assert_eq!((loaded.series, loaded.seconds), (taken.series, taken.seconds));
         let other = Stored { operations: 7, ..stored.clone() };
-        assert!(other.load().unwrap_err().contains("says 7"));
+        assert!(other.load().unwrap_err().contains("its count is 7"));
         assert!(Stored { histogram: "AAAA".into(), ..stored.clone() }.load().is_err());
         assert!(Stored { seconds: f64::NAN, ..stored }.load().is_err());
     }

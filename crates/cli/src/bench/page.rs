@@ -1,4 +1,4 @@
-//! The report as one HTML file: tables, and charts as inline SVG. It loads nothing.
+//! The report as one HTML file: tables, and charts as inline SVG. It loads no other file.
 
 use super::case::Case;
 use super::chart::{self, escape, Axis, Line};
@@ -8,7 +8,7 @@ use crate::args::bench::Workload;
 use crate::failure::{Exit, Failure};
 use crate::units;
 
-/// The colours are those of Okabe and Ito, for people who do not tell red from green.
+/// The colours are those of Okabe and Ito, for readers who cannot distinguish red from green.
 const STYLE: &str = "
 :root { color-scheme: light dark; --text: #1c1c1c; --faint: #666; --grid: #ddd; --back: #fff; }
 @media (prefers-color-scheme: dark) {
@@ -129,8 +129,8 @@ fn section(group: &[&CaseReport]) -> Result<String, Failure> {
     Ok(html)
 }
 
-/// What tells the cases of a group from each other, as short as it can be: there is little room beside
-/// a plot.
+/// The differences between the cases of a group, as short as possible: there is little room beside a
+/// plot.
 fn short_names(group: &[&CaseReport]) -> Vec<String> {
     let all: Vec<[String; 4]> = group.iter().map(|report| parts(&report.case)).collect();
     let differs = |part: usize| all.iter().any(|one| one[part] != all[0][part]);
@@ -171,11 +171,11 @@ fn over_time(names: &[String], measured: &[Measurement]) -> String {
     chart::lines("Operations per second, over time", &x, &y, &lines)
 }
 
-/// More points make a line of a noisy machine unreadable.
+/// More points make the line of a noisy machine unreadable.
 const POINTS_MAX: usize = 48;
 
-/// Rates at the middles of the slots. The last slot is as long as the window filled it; a short rest
-/// says nothing and is left out.
+/// Rates at the middles of the slots. The last slot has the length that the window filled; a short rest
+/// is meaningless and left out.
 fn rates(measured: &Measurement) -> Vec<(f64, f64)> {
     let mut series = measured.series.clone();
     while series.counts.len() > POINTS_MAX {
@@ -194,7 +194,7 @@ fn rates(measured: &Measurement) -> Vec<(f64, f64)> {
     points
 }
 
-/// Latency over 1 / (1 - quantile), both logarithmic: the rare and slow at the right.
+/// Latency over 1 / (1 - quantile), both logarithmic: rare and slow operations are at the right.
 fn percentiles(names: &[String], measured: &[Measurement]) -> String {
     const STEPS: u32 = 20;
     let most = measured.iter().map(|one| one.latencies.len()).max().unwrap_or(1);
@@ -203,7 +203,7 @@ fn percentiles(names: &[String], measured: &[Measurement]) -> String {
         .iter()
         .zip(measured)
         .map(|(name, one)| {
-            // Beyond one in so many there is no further operation.
+            // Beyond one in this many there is no further operation.
             let own = (one.latencies.len() as f64).log10().clamp(0.0, f64::from(decades));
             let steps = (own * f64::from(STEPS)).floor() as u32;
             let point = |step: u32| {

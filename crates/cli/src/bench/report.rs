@@ -1,4 +1,4 @@
-//! A report: the machine, the settings, and what each case measured.
+//! A report: the machine, the settings, and the results of each case.
 
 use std::io::Write;
 use std::path::Path;
@@ -26,7 +26,7 @@ pub(super) struct Report {
     format_version: u32,
     /// The version of this program.
     pub(super) deaddrop: String,
-    /// When it was measured, RFC 3339.
+    /// The time of the measurement, RFC 3339.
     pub(super) at: String,
     pub(super) machine: Machine,
     pub(super) window: Window,
@@ -34,12 +34,12 @@ pub(super) struct Report {
     pub(super) cases: Vec<CaseReport>,
 }
 
-/// What one case measured.
+/// The results of one case.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct CaseReport {
     #[serde(flatten)]
     pub(super) case: Case,
-    /// What one operation is, and when it syncs.
+    /// A description of one operation, and when it syncs.
     pub(super) operation: String,
     pub(super) sync: String,
     pub(super) per_second: f64,
@@ -74,7 +74,7 @@ impl CaseReport {
         }
         let latencies = &total.latencies;
         let at = |quantile| latencies.value_at_quantile(quantile);
-        // A window cannot be shorter than the clock can tell.
+        // A window cannot be shorter than the clock's resolution.
         let per_second = latencies.len() as f64 / total.seconds.max(1e-9);
         Ok(CaseReport {
             case: case.clone(),
@@ -118,11 +118,11 @@ impl Report {
             .map_err(|error| Failure::new(Exit::Io, format_args!("the report: {error}")))
     }
 
-    /// Reads what `--output` wrote, and checks it: it may have come from anywhere.
+    /// Reads a file that `--output` wrote, and checks it: it can come from any program.
     pub(super) fn read(path: &Path) -> Result<Report, Failure> {
         let io = |error| Failure::io("reading", path, &error);
         let bad = |what: &dyn std::fmt::Display| {
-            Failure::usage(format_args!("{} is no report of bench: {what}", path.display()))
+            Failure::usage(format_args!("{} is not a report of bench: {what}", path.display()))
         };
         if std::fs::metadata(path).map_err(io)?.len() > LEN_MAX {
             return Err(bad(&"it is too long"));
@@ -142,7 +142,7 @@ impl Report {
         Ok(report)
     }
 
-    /// How long each case was measured, for people.
+    /// How long each case was measured, as text.
     pub(super) fn window(&self) -> String {
         let window = match self.window {
             Window::Seconds(seconds) => format!("{seconds} s"),
@@ -154,7 +154,7 @@ impl Report {
     pub(super) fn print(&self, out: &mut Out) -> Result<(), Failure> {
         if out.is_json() {
             for case in &self.cases {
-                // What is only of use to a program that merges is in the file.
+                // Fields that only a program that merges reports needs are in the file.
                 let mut value = serde_json::to_value(case).unwrap_or_default();
                 if let Some(object) = value.as_object_mut() {
                     object.remove("histogram");
@@ -174,7 +174,7 @@ impl Report {
     }
 }
 
-/// The columns of a report for people.
+/// The columns of a report as text.
 pub(super) const HEADING: [&str; 13] = [
     "WORKLOAD",
     "DURABILITY",

@@ -1,4 +1,4 @@
-//! The parent of a run: one directory, and for each case its processes, started, begun and merged.
+//! The parent of a run: one directory, and for each case its processes, started, released and merged.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -18,7 +18,7 @@ use super::report::{CaseReport, Report};
 use super::worker::{self, Role, Said, Task};
 use crate::failure::{Exit, Failure};
 
-/// What all cases have in common.
+/// The settings that all cases share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Setting {
     pub(super) window: Window,
@@ -26,7 +26,7 @@ pub(super) struct Setting {
     pub(super) warm_up: f64,
 }
 
-/// How often the parent looks whether it was interrupted.
+/// How often the parent checks whether it was interrupted.
 const LOOK: Duration = Duration::from_millis(100);
 /// Steps of the progress bar for each case.
 const STEPS: u64 = 1000;
@@ -35,7 +35,7 @@ const STEPS: u64 = 1000;
 pub(super) fn run(cases: &[Case], setting: Setting, base: &Path) -> Result<Report, Failure> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // Else the directory, perhaps gigabytes, would be left.
+        // Otherwise the directory, perhaps gigabytes, would be left.
         signal_hook::flag::register(signal, Arc::clone(&interrupted))
             .map_err(|error| Failure::new(Exit::Io, format_args!("watching signals: {error}")))?;
     }
@@ -55,7 +55,7 @@ fn run_in(
     dir: &Path,
     interrupted: &AtomicBool,
 ) -> Result<Report, Failure> {
-    // First of all: what cannot be done here is said before minutes of measuring.
+    // This comes first: an impossible case is reported before minutes of measuring.
     for (number, case) in cases.iter().enumerate() {
         if !cases[..number].iter().any(|other| other.durability == case.durability) {
             let probe = dir.join(format!("probe-{number}"));
@@ -87,7 +87,7 @@ fn run_in(
     Ok(Report::new(machine, setting, reports))
 }
 
-/// Writes out what earlier cases have left, which the next would be charged with.
+/// Writes out dirty pages that earlier cases left, whose cost would be charged to the next case.
 fn settle(dir: &Path) -> Result<(), Failure> {
     let open = std::fs::File::open(dir);
     open.and_then(|file| Ok(rustix::fs::syncfs(file)?))
@@ -101,7 +101,7 @@ fn remove(dir: &Path) -> Result<(), Failure> {
 /// A process of a case; killed if the case ends early.
 struct Process {
     child: Child,
-    /// Its end ends the process.
+    /// Closing it ends the process.
     stdin: Option<ChildStdin>,
     role: Role,
     is_ready: bool,
@@ -109,13 +109,13 @@ struct Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended, which is as good.
+        // It may have ended already, which is just as good.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// The processes of a case, and what they say: their number, and a line or their end.
+/// The processes of a case, and their output: a process's number, and a line or its end.
 struct Processes {
     all: Vec<Process>,
     lines: Receiver<(usize, Option<String>)>,
@@ -145,7 +145,7 @@ impl Processes {
                             return;
                         }
                     }
-                    // Nobody listens any more: as good.
+                    // If the receiver has gone, nothing is lost.
                     drop(sender.send((number, None)));
                 });
             }
@@ -154,7 +154,7 @@ impl Processes {
         Ok(Processes { all, lines })
     }
 
-    /// Lets all begin once all are ready, and takes what they measured.
+    /// Lets all processes begin once all are ready, and collects their results.
     fn measure(
         mut self,
         interrupted: &AtomicBool,
@@ -164,7 +164,7 @@ impl Processes {
         let workers = self.all.iter().filter(|process| process.role.is_measured()).count();
         while measured.len() < workers {
             let said = self.lines.recv_timeout(LOOK);
-            // First: a terminal interrupts the processes as well, and their end is no other failure.
+            // This comes first: a terminal interrupts the processes too, which is not another failure.
             if interrupted.load(Ordering::Relaxed) {
                 return Err(Failure::no("interrupted: nothing is reported"));
             }
@@ -190,11 +190,11 @@ impl Processes {
                 Ok(Said::Done(stored)) => {
                     let told = |what| Failure::new(Exit::Io, format_args!("a process: {what}"));
                     measured.push(stored.load().map_err(told)?);
-                    // Its end is no surprise any more.
+                    // From here on its end is expected.
                     self.all[number].stdin = None;
                 }
                 Err(error) => {
-                    return Err(Failure::new(Exit::Io, format_args!("a process says {error}")))
+                    return Err(Failure::new(Exit::Io, format_args!("a process reports {error}")))
                 }
             }
         }
@@ -211,19 +211,19 @@ impl Processes {
     fn begin(&mut self) -> Result<(), Failure> {
         for process in &mut self.all {
             if let Some(stdin) = &mut process.stdin {
-                // One that has ended is met by its end.
+                // If it has ended, its end is handled elsewhere.
                 drop(writeln!(stdin, "{}", worker::BEGIN));
             }
         }
         Ok(())
     }
 
-    /// Why a process has ended, in its own words.
+    /// The reason why a process has ended, in its own words.
     fn ended_early(&mut self, number: usize) -> Failure {
         let child = &mut self.all[number].child;
         let mut said = String::new();
         if let Some(stderr) = &mut child.stderr {
-            // The exit status is told all the same.
+            // The exit status is reported anyway.
             drop(stderr.read_to_string(&mut said));
         }
         let status = match child.wait() {

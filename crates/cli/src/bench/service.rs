@@ -11,11 +11,11 @@ use super::worker::{Operation, LOOK};
 use crate::failure::{Exit, Failure};
 
 const NAME: &str = "echo";
-/// So many threads of servers have work at a time at most. As many as a service has by default.
+/// The lanes of the service, so at most this many threads have work at a time: the default number.
 pub(super) const LANES: u32 = 64;
 const CALLBACK: &str = "done";
 
-/// What a client's thread does again and again: until there is one more reply.
+/// The operation that a client's thread repeats: it runs until there is one more reply.
 pub(super) fn request(
     case: &Case,
     log: &Log,
@@ -50,7 +50,7 @@ fn check(done: &Completed) -> Result<(), Failure> {
     }
 }
 
-/// From the sending of a request, which its context says, to its callback.
+/// The time from the sending of a request, which its context holds, to its callback.
 fn took(done: &Completed, epoch: Instant) -> Result<Duration, Failure> {
     check(done)?;
     let sent_at = done.context().try_into().map(u64::from_le_bytes);
@@ -63,9 +63,9 @@ struct Sender {
     client: Client,
     record: Record,
     epoch: Instant,
-    /// What callbacks have noted and [`Sender::next`] has not returned.
+    /// Replies that callbacks have recorded and [`Sender::next`] has not returned.
     replies: Receiver<Result<Duration, Failure>>,
-    /// Requests that were sent, less replies that were returned.
+    /// Requests that were sent, minus replies that were returned.
     open: u32,
 }
 
@@ -77,7 +77,7 @@ impl Sender {
         Ok(Sender { client, record, epoch, replies, open: 0 })
     }
 
-    /// Sends what may be outstanding, and waits for one reply; none if it is to stop.
+    /// Sends as many requests as may be outstanding, and waits for one reply; none if it has to stop.
     fn next(&mut self, outstanding: u32, stop: &Stop) -> Result<Option<Duration>, Failure> {
         while self.open < outstanding {
             let now = self.epoch.elapsed().as_nanos() as u64;
@@ -96,13 +96,13 @@ impl Sender {
     }
 }
 
-/// Topics of a service keep what an open request may need, so they have no retention.
+/// Topics of a service keep all records that an open request may need, so they have no retention.
 fn topic_options(case: &Case) -> Result<TopicOptions, Failure> {
     Ok(TopicOptions { retention: Default::default(), ..case.topic_options()? })
 }
 
-/// Answers until it is stopped. `is_first`: is the one server of the case that trims. `ready` returns
-/// when all is to begin.
+/// Answers until it is stopped. `is_first`: whether this is the one server of the case that trims.
+/// `ready` returns when all processes are to begin.
 pub(super) fn serve(
     case: &Case,
     log: &Log,
@@ -131,7 +131,7 @@ pub(super) fn serve(
     Ok(running.stop()?)
 }
 
-/// Drops what client and server are done with, once it takes more room than a bench may.
+/// Drops the records that client and server no longer need, once they take more room than a bench may.
 fn trim(topic: &Topic) -> Result<(), Failure> {
     let bytes: u64 = crate::ls::segments(topic).iter().map(|segment| segment.bytes).sum();
     if bytes <= KEPT_BYTES {
@@ -145,7 +145,7 @@ fn trim(topic: &Topic) -> Result<(), Failure> {
         floor = floor.min(group?.committed);
     }
     match topic.trim_before(floor.min(topic.high_watermark()?)) {
-        // Another look comes.
+        // A later pass drops them.
         Ok(_) | Err(Error::TimedOut { .. }) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -175,7 +175,7 @@ mod tests {
         let (stop, stopped) = (Stop::new(), Stop::new());
         stopped.stop();
         for _ in 0..2 {
-            assert_eq!(sender.next(5, &stopped).unwrap(), None, "nobody answers");
+            assert_eq!(sender.next(5, &stopped).unwrap(), None, "no server answers");
             assert_eq!(sent(), 5);
         }
         let all_sent = Instant::now();
@@ -192,7 +192,7 @@ mod tests {
             let waited = all_sent.elapsed();
             let answered: Vec<_> =
                 (0..5).map(|_| (sender.next(5, stop).map(Option::unwrap), sent())).collect();
-            // First: a failed assertion would wait for the server.
+            // This comes first: a failed assertion would wait for the server.
             stop.stop();
             server.join().unwrap().unwrap();
             assert!(answered[0].0.as_ref().unwrap() > &waited);

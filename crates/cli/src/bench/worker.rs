@@ -1,5 +1,5 @@
-//! A process of a case, started by `bench`: it says when it is ready, waits to be told to begin, and
-//! says what it measured. It ends when its standard input does, so it never outlives its parent.
+//! A process of a case, started by `bench`: it reports that it is ready, waits for the signal to begin,
+//! and reports its results. It ends when its standard input does, so it never outlives its parent.
 
 use std::hint::black_box;
 use std::io::{BufRead, Write};
@@ -20,14 +20,14 @@ use crate::Global;
 
 /// The topic of the cases that need one.
 pub(super) const TOPIC: &str = "bench";
-/// What a parent writes when all are ready.
+/// The line that a parent writes when all are ready.
 pub(super) const BEGIN: &str = "begin";
-/// How often a worker says how far it is.
+/// How often a worker reports its progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-/// How often a waiting thread looks whether it should end.
+/// How often a waiting thread checks whether it should end.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
 
-/// What a process of a case has to do.
+/// The task of a process of a case.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Task {
     pub(super) case: Case,
@@ -39,9 +39,9 @@ pub(super) struct Task {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Role {
-    /// Answers requests until it is told to end.
+    /// Answers requests until it is stopped.
     Serve { number: u32 },
-    /// Is process `number` of those that are measured.
+    /// The process `number` of those that are measured.
     Work { number: u32 },
 }
 
@@ -81,14 +81,14 @@ impl Worker {
 }
 
 fn say(out: &mut Out, said: &Said) -> Result<(), Failure> {
-    // For the parent only: no object of those that are documented, so without their version.
+    // For the parent only: not one of the documented objects, so without their version.
     serde_json::to_writer(&mut *out, said).map_err(std::io::Error::from)?;
     out.write_all(b"\n")?;
     Ok(out.flush()?)
 }
 
-/// Waits for the word to begin; false if the parent has gone. From then on the end of standard input
-/// stops the work.
+/// Waits for the line to begin; returns false if the parent has gone. From then on the end of standard
+/// input stops the work.
 fn wait_to_begin(stop: &Stop) -> Result<bool, Failure> {
     let mut line = String::new();
     std::io::stdin()
@@ -97,7 +97,7 @@ fn wait_to_begin(stop: &Stop) -> Result<bool, Failure> {
         .map_err(|error| Failure::io("reading", Path::new("standard input"), &error))?;
     let stop = stop.clone();
     std::thread::spawn(move || {
-        // An error is an end as well.
+        // An error ends it as well.
         drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
         stop.stop();
     });
@@ -107,7 +107,7 @@ fn wait_to_begin(stop: &Stop) -> Result<bool, Failure> {
 /// Fills the topic of a case before its processes start.
 pub(super) fn prepare(case: &Case, log: &Log) -> Result<(), Failure> {
     if case.workload == Workload::Request {
-        // Also where the service's topics could not be made, that is said before anything runs.
+        // If the service's topics could not be created, that is reported before anything runs.
         log.create_topic("probe", case.topic_options()?)?;
         return Ok(());
     }
@@ -129,7 +129,7 @@ fn payload(size: u64) -> Vec<u8> {
     (0..size).map(|index| (index % 251) as u8).collect()
 }
 
-/// What a thread does again and again, and how long it took if that is not since the last time.
+/// The operation that a thread repeats; returns its duration, if that is not the time since the last one.
 pub(super) type Operation = Box<dyn FnMut() -> Result<Option<Duration>, Failure> + Send>;
 
 fn work(task: &Task, number: u32, log: &Log, out: &mut Out) -> Result<(), Failure> {
@@ -143,7 +143,7 @@ fn work(task: &Task, number: u32, log: &Log, out: &mut Out) -> Result<(), Failur
         return Ok(());
     }
     let begun = Instant::now() + Duration::from_secs_f64(task.warm_up_seconds);
-    // Millionths, of the thread that is furthest.
+    // Millionths, of the thread with the most progress.
     let progress = AtomicU64::new(0);
     let mut total = Measurement::empty()?;
     std::thread::scope(|scope| -> Result<(), Failure> {
@@ -219,7 +219,7 @@ fn consume(topic: &Topic, name: &str) -> Result<Operation, Failure> {
                 black_box(record.payload());
                 consumer.commit()?;
             }
-            // Round again: the topic is filled, so the next look finds a record.
+            // Start again: the topic is filled, so the next read finds a record.
             None => {
                 consumer.seek(Start::First)?;
                 black_box(consumer.next()?.map(|record| record.offset()));

@@ -1,4 +1,4 @@
-//! The inventory service: answers whether articles are there, and reserves them.
+//! The inventory service: answers whether articles are in stock, and reserves them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,13 +12,13 @@ use crate::args::demo::InventoryService;
 use crate::failure::{Exit, Failure};
 use crate::Global;
 
-/// So many of each article are there at first.
+/// The initial stock of each article.
 pub(super) const STOCK: u32 = 250;
 
 /// How many of each article are left.
 ///
-/// Kept in memory only: it is what the replies in the log add up to, so a service that was killed
-/// counts them and knows what it had promised.
+/// Kept in memory only: it is the sum of the replies in the log, so a restarted service counts these and
+/// knows what its predecessor promised.
 #[derive(Debug, Default)]
 pub(super) struct Shelf {
     taken: HashMap<String, u32>,
@@ -29,7 +29,7 @@ impl Shelf {
         STOCK.saturating_sub(self.taken.get(sku).copied().unwrap_or(0))
     }
 
-    /// Takes out what a reply has promised; the articles of which more was promised than there were.
+    /// Subtracts the items of a reply; returns the articles of which more was promised than there were.
     pub(super) fn take(&mut self, items: &[Item]) -> Vec<String> {
         let mut oversold = Vec::new();
         for item in items {
@@ -42,7 +42,7 @@ impl Shelf {
         oversold
     }
 
-    /// Reserves all that is asked for, or nothing.
+    /// Reserves all requested items, or nothing.
     fn answer(&mut self, check: Check) -> Answer {
         let mut wanted: HashMap<&str, u32> = HashMap::new();
         for item in &check.items {
@@ -75,7 +75,7 @@ impl InventoryService {
             let answer = stock.lock().unwrap_or_else(PoisonError::into_inner).answer(check);
             Ok(Reply::json(&answer)?)
         })?;
-        // Opening the server has settled what its predecessor had in hand: all replies are there.
+        // Opening the server has settled its predecessor's requests in flight: all replies are there.
         let replies = log.existing_topic(REPLIES)?;
         let mut reader = replies.reader(Start::First)?;
         while let Some(reply) = reader.next()? {

@@ -12,7 +12,7 @@ use crate::args::demo::OrderService;
 use crate::failure::{Exit, Failure};
 use crate::Global;
 
-/// How often it looks whether all outcomes are there.
+/// How often it checks whether all outcomes have arrived.
 const LOOK: Duration = Duration::from_millis(5);
 
 impl OrderService {
@@ -26,7 +26,7 @@ impl OrderService {
             .topic_options(self.setting.topic_options())
             .on(CALLBACK, move |done| note(&notes, done))
             .open()?;
-        // From here on outcomes come, also those of requests that a predecessor has sent.
+        // From here on outcomes arrive, including those of requests that a predecessor sent.
         let running = client.spawn()?;
         let requested = requested(&log)?;
         let open = orders.iter().filter(|order| !requested.contains(order.order.as_bytes()));
@@ -49,8 +49,8 @@ impl OrderService {
 /// The orders that were requested already, by this or an earlier process.
 ///
 /// A request is one append, and its record carries the order as its key. So the request topic itself
-/// says what was requested: there is no second place that could say something else, whenever this
-/// process is killed. Opening the client has settled what a killed predecessor was just writing.
+/// shows which orders were requested, and no second place can contradict it, whenever this process is
+/// killed. Opening the client has settled the append that a killed predecessor was just writing.
 fn requested(log: &Log) -> Result<HashSet<Vec<u8>>, Failure> {
     let mut requested = HashSet::new();
     let topic = match log.existing_topic(REQUESTS) {
@@ -92,8 +92,8 @@ fn wait_for_outcomes(
     Ok(())
 }
 
-/// The callback. It may run twice for one outcome if the process is killed in between; the notes then
-/// say the same twice.
+/// The callback. It may run twice for one outcome if the process is killed in between; it then notes the
+/// same outcome twice.
 fn note(notes: &Topic, done: &Completed) -> Result<(), HandlerError> {
     let context: Context = done.context_json()?;
     let status = match done.outcome() {

@@ -1,4 +1,4 @@
-//! What the services say to each other.
+//! The messages that the services exchange.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -10,41 +10,41 @@ use crate::failure::Failure;
 /// Ten thousand orders of a shop for tea and paper.
 static SHIPPED: &[u8] = include_bytes!("../../data/orders.ndjson");
 
-/// An order, as the shop gets it. Other fields are of no concern here.
+/// An order, as the shop gets it. Other fields do not matter here.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Order {
     pub(super) order: String,
     pub(super) items: Vec<Item>,
 }
 
-/// So many of an article. Its price is of no concern to the inventory.
+/// A quantity of an article. The inventory does not need its price.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Item {
     pub(super) sku: String,
     pub(super) quantity: u32,
 }
 
-/// What the order service asks: are these there? If so, they are reserved.
+/// The order service's question: are these in stock? If so, they are reserved.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Check {
     pub(super) order: String,
     pub(super) items: Vec<Item>,
 }
 
-/// What the inventory answers.
+/// The answer of the inventory.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Answer {
     pub(super) order: String,
     pub(super) reserved: bool,
-    /// What was reserved: all or nothing.
+    /// The reserved items: all that were requested, or none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) items: Vec<Item>,
-    /// What there was not enough of.
+    /// The articles of which there was not enough.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) missing: Vec<String>,
 }
 
-/// What comes back to the callback with the outcome.
+/// The context that returns to the callback with the outcome.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Context {
     pub(super) order: String,
@@ -52,7 +52,7 @@ pub(super) struct Context {
     pub(super) sent_at: u64,
 }
 
-/// What the order service notes when an outcome has come.
+/// The order service's note of an outcome.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Note {
     pub(super) order: String,
@@ -64,10 +64,10 @@ pub(super) struct Note {
 pub(super) const RESERVED: &str = "reserved";
 pub(super) const REJECTED: &str = "rejected";
 
-/// The orders of a file, or those that are shipped.
+/// The orders of a file, or the built-in ones.
 pub(super) fn read(path: Option<&Path>) -> Result<Vec<Order>, Failure> {
     let (bytes, name) = match path {
-        None => (SHIPPED.to_owned(), "the shipped orders".to_owned()),
+        None => (SHIPPED.to_owned(), "the built-in orders".to_owned()),
         Some(path) => {
             let read = std::fs::read(path);
             let bytes = read.map_err(|error| Failure::io("reading", path, &error))?;
@@ -82,14 +82,14 @@ pub(super) fn read(path: Option<&Path>) -> Result<Vec<Order>, Failure> {
         }
         let order: Order = serde_json::from_slice(line).map_err(|error| {
             Failure::usage(format_args!(
-                "line {} of {name} is no order: {error}; \
+                "line {} of {name} is not an order: {error}; \
                  {{\"order\":\"ORD-1\",\"items\":[{{\"sku\":\"TEA-1\",\"quantity\":2}}]}} is one",
                 index + 1
             ))
         })?;
         if !known.insert(order.order.clone()) {
             return Err(Failure::usage(format_args!(
-                "line {} of {name}: order {} is there twice",
+                "line {} of {name}: order {} occurs twice",
                 index + 1,
                 order.order
             )));
@@ -97,7 +97,7 @@ pub(super) fn read(path: Option<&Path>) -> Result<Vec<Order>, Failure> {
         orders.push(order);
     }
     if orders.is_empty() {
-        return Err(Failure::usage(format_args!("{name} holds no order")));
+        return Err(Failure::usage(format_args!("{name} contains no order")));
     }
     Ok(orders)
 }

@@ -1,4 +1,4 @@
-//! The parent of the demo: starts the services, kills them, and has the end checked.
+//! The parent of the demo: starts the services, kills them, and has the result checked.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -17,7 +17,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::{Colour, Out};
 use crate::units::{self, count, grouped};
 
-/// How often the parent looks at the log.
+/// How often the parent reads the log.
 const LOOK: Duration = Duration::from_millis(2);
 /// No demo takes longer, unless something is wrong.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -30,7 +30,7 @@ struct Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // It may have ended, which is as good.
+        // It may have ended already, which is just as good.
         drop(self.child.kill());
         drop(self.child.wait());
     }
@@ -77,7 +77,7 @@ impl Play<'_> {
         kill(&mut inventory)?;
         let counts = Counts { noted: counts.noted, ..self.watch.counts()? };
         let undisturbed = counts.noted;
-        let text = "SIGKILL; the order service does not notice and goes on";
+        let text = "SIGKILL; the order service does not notice and continues";
         self.watch.say("inventory killed", &counts, text)?;
 
         self.wait(&mut orders, |counts, total| counts.requested >= total / 2)?;
@@ -88,7 +88,7 @@ impl Play<'_> {
         let text = format!("waiting for it in the log: {}", count(backlog, "request"));
         self.watch.say("inventory started", &counts, &text)?;
         let counts = self.wait(&mut orders, |counts, total| {
-            // New ones come all the time: nearly all is caught up.
+            // New ones arrive all the time: it has nearly caught up.
             counts.answered + total / 500 >= counts.requested
         })?;
         let text = format!("they are answered {:.0} ms later", millis(restarted));
@@ -97,12 +97,12 @@ impl Play<'_> {
         self.wait(&mut orders, |counts, total| counts.requested >= total * 7 / 10)?;
         kill(&mut inventory)?;
         let counts = self.watch.counts()?;
-        self.watch.say("inventory killed", &counts, "SIGKILL, once more")?;
+        self.watch.say("inventory killed", &counts, "SIGKILL, again")?;
         self.wait(&mut orders, |counts, total| counts.requested >= total * 4 / 5)?;
         kill(&mut orders)?;
         let counts = self.watch.counts()?;
         let left = count(self.total.saturating_sub(counts.requested), "order");
-        let text = format!("SIGKILL; now nobody runs; still to come: {left}");
+        let text = format!("SIGKILL; now neither runs; not yet requested: {left}");
         self.watch.say("order service killed", &counts, &text)?;
         let mut inventory = self.start("inventory", "demo-inventory-service")?;
         let backlog = count(counts.requested.saturating_sub(counts.answered), "request");
@@ -110,13 +110,13 @@ impl Play<'_> {
         self.watch.say("inventory started", &counts, &text)?;
         let counts = self.wait(&mut inventory, |counts, _| counts.answered >= counts.requested)?;
         let unseen = count(counts.answered.saturating_sub(counts.noted), "outcome");
-        let text = format!("waiting in the log for whoever asked: {unseen}");
+        let text = format!("waiting in the log for the order service: {unseen}");
         self.watch.say("inventory caught up", &counts, &text)?;
         let mut orders = self.start("order service", "demo-order-service")?;
-        let text = "the log tells it what it had asked for and what came of it; it goes on";
+        let text = "it reads its requests and their outcomes from the log, and continues";
         self.watch.say("order service started", &counts, text)?;
         self.finish(&mut orders)?;
-        // Its input ends: it finishes what it has in hand.
+        // Its input ends: it finishes the outcomes that are in flight.
         drop(inventory.child.stdin.take());
         expect_success(&mut inventory)?;
         Ok(undisturbed)
@@ -137,14 +137,14 @@ impl Play<'_> {
         Ok(Service { name, child })
     }
 
-    /// Looks until `reached`, or until a service ends that is to do it.
+    /// Polls until `reached`, or until a service that is needed for it ends.
     fn wait(
         &mut self,
         service: &mut Service,
         reached: impl Fn(&Counts, u64) -> bool,
     ) -> Result<Counts, Failure> {
         loop {
-            // First: what it did before it ended counts.
+            // This comes first: what a service did before it ended counts.
             let ended = has_ended(service)?;
             let counts = self.watch.counts()?;
             self.watch.show(&counts)?;
@@ -177,7 +177,7 @@ impl Play<'_> {
         Err(Failure::new(
             Exit::Io,
             format_args!(
-                "the services do not get on: {} requested, {} answered; look into {}",
+                "the services make no progress: {} requested, {} answered; inspect {}",
                 counts.requested,
                 counts.answered,
                 self.dir.display()
@@ -185,7 +185,7 @@ impl Play<'_> {
         ))
     }
 
-    /// Throughput and latencies, from what the order service has noted.
+    /// Throughput and latencies, from the notes of the order service.
     fn report(&mut self, undisturbed: u64) -> Result<(), Failure> {
         let seconds = self.watch.elapsed().as_secs_f64();
         let (mut calm, mut all) = (histogram()?, histogram()?);
@@ -230,7 +230,7 @@ impl Play<'_> {
             grouped(seen.len() as u64 - reserved)
         )?;
         let row = |name: &str, histogram: &Histogram<u64>| {
-            // Of nothing there is no latency.
+            // Without values there is no latency.
             let or_dash = |us| if histogram.is_empty() { "-".to_owned() } else { duration(us) };
             let at = |quantile| or_dash(histogram.value_at_quantile(quantile));
             let max = or_dash(histogram.max());
@@ -241,14 +241,14 @@ impl Play<'_> {
         Ok(out.table(&heading, &[1, 2, 3, 4, 5], &rows)?)
     }
 
-    /// Has a fresh process check the log.
+    /// Has a new process check the log.
     fn prove(&mut self) -> Result<bool, Failure> {
         let exe = std::env::current_exe()
             .map_err(|error| Failure::io("finding", Path::new("this program"), &error))?;
         let out = self.watch.out();
         let json = out.is_json();
         if !json {
-            writeln!(out, "\nA fresh process reads the log and nothing else:")?;
+            writeln!(out, "\nA new process reads the log and nothing else:")?;
         }
         out.flush()?;
         let mut command = Command::new(&exe);
@@ -268,9 +268,9 @@ impl Play<'_> {
             out.object(&json!({ "event": "left", "dir": dir }))?;
             return Ok(());
         }
-        // As it was called: `cargo run` does not put it on the path.
+        // As the user called it: `cargo run` does not put it on the path.
         let program = std::env::args().next().unwrap_or_else(|| "deaddrop".into());
-        writeln!(out, "\nThe log is left in {dir}. Look into it:")?;
+        writeln!(out, "\nThe log is kept in {dir}. Inspect it:")?;
         for command in [
             "ls",
             "groups inventory.requests",

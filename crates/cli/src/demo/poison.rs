@@ -1,4 +1,4 @@
-//! The last scene of the demo: a request that nobody can answer, and how it is told.
+//! The last scene of the demo: a request that cannot be answered, and how the tool shows it.
 
 use std::io::Write;
 use std::path::Path;
@@ -15,14 +15,13 @@ const ATTEMPTS: u32 = 3;
 /// No attempt waits longer, unless something is wrong.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Has a request fail until it is a dead letter, then shows it by the tool's own commands.
+/// Lets a request fail until it is dead-lettered, then shows it with the tool's own commands.
 pub(super) fn play(dir: &Path, out: &mut Out) -> Result<Exit, Failure> {
     let log = Log::open(dir)?;
     let topic = TopicOptions::durability(Durability::ProcessCrash);
     let client = log.client("order-service-2").topic_options(topic).open()?;
-    let request =
-        client.request("pricing", &Record::new("{\"sku\":\"item that nobody knows\"}"))?;
-    let mut call = request.key("item that nobody knows").call()?;
+    let request = client.request("pricing", &Record::new("{\"sku\":\"unknown item\"}"))?;
+    let mut call = request.key("unknown item").call()?;
     let options = ServerOptions {
         topic: Some(topic),
         max_attempts: ATTEMPTS,
@@ -30,7 +29,7 @@ pub(super) fn play(dir: &Path, out: &mut Out) -> Result<Exit, Failure> {
         ..ServerOptions::default()
     };
     let mut server = log.server_with("pricing", options, |_| {
-        Err(HandlerError::retry("the price list is not to be had"))
+        Err(HandlerError::retry("the price list is not available"))
     })?;
     let begun = Instant::now();
     let done = loop {

@@ -1,4 +1,4 @@
-//! What the log proves about a demo: read by a process that knows nothing else.
+//! The proof of a demo, from the log: read by a process that knows nothing else.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
@@ -15,10 +15,10 @@ use crate::failure::{Exit, Failure};
 use crate::output::{Colour, Out};
 use crate::Global;
 
-/// Of the offending ids so many are named.
+/// At most this many offending ids are named.
 const NAMED: usize = 20;
 
-/// One thing that is to hold, and what speaks against it.
+/// One claim that has to hold, and the orders that contradict it.
 struct Claim {
     text: String,
     against: Vec<String>,
@@ -75,7 +75,7 @@ fn prove(log: &Log, orders: &[Order]) -> Result<Vec<Claim>, Failure> {
     let mut requests = requests(&log.existing_topic(REQUESTS)?, orders, &mut once)?;
     let mut strays = Claim { text: "every reply names a request".to_owned(), against: Vec::new() };
     let mut stock =
-        Claim { text: "nothing was sold that was not there".to_owned(), against: Vec::new() };
+        Claim { text: "nothing was sold that was not in stock".to_owned(), against: Vec::new() };
     replies(&log.existing_topic(REPLIES)?, &mut requests, &mut strays, &mut stock)?;
     let mut answered = Claim {
         text: "every request has exactly one outcome, and it is a reply about its order".to_owned(),
@@ -94,7 +94,7 @@ fn prove(log: &Log, orders: &[Order]) -> Result<Vec<Claim>, Failure> {
     Ok(vec![once, answered, strays, stock, noted])
 }
 
-/// The requests by id. Speaks against `once` if an order has none or several.
+/// The requests by id. Adds to `once` each order that has none or several.
 fn requests(
     topic: &Topic,
     orders: &[Order],
@@ -110,7 +110,7 @@ fn requests(
         let envelope = match Envelope::of(&record) {
             Some(Ok(envelope)) if envelope.kind == Kind::Request => envelope,
             _ => {
-                once.against.push(format!("offset {offset}: no request"));
+                once.against.push(format!("offset {offset}: not a request"));
                 continue;
             }
         };
@@ -131,7 +131,7 @@ fn requests(
     Ok(requests)
 }
 
-/// Counts the outcomes of each request, and what was sold.
+/// Counts the outcomes of each request, and the articles that were sold.
 fn replies(
     topic: &Topic,
     requests: &mut HashMap<RequestId, Requested>,
@@ -143,7 +143,7 @@ fn replies(
     while let Some(record) = reader.next()? {
         let offset = record.offset();
         let Some(Ok(envelope)) = Envelope::of(&record) else {
-            strays.against.push(format!("offset {offset}: no outcome"));
+            strays.against.push(format!("offset {offset}: not an outcome"));
             continue;
         };
         let Some(request) = requests.get_mut(&envelope.id) else {
@@ -166,13 +166,13 @@ fn replies(
                     REJECTED
                 }
             }
-            _ => ", and it is no reply about this order",
+            _ => ", and it is not a reply about this order",
         };
     }
     Ok(())
 }
 
-/// The callback ran for every order, and was told its outcome.
+/// The callback ran for every order, and got its outcome.
 fn notes(topic: &Topic, requests: &HashMap<RequestId, Requested>) -> Result<Claim, Failure> {
     let mut against = Vec::new();
     let outcomes: HashMap<&str, &str> =
@@ -185,7 +185,7 @@ fn notes(topic: &Topic, requests: &HashMap<RequestId, Requested>) -> Result<Clai
         match outcomes.get(note.order.as_str()) {
             Some(status) if *status == note.status => {}
             status => against.push(format!(
-                "{}: {} was noted, the outcome is {}",
+                "{}: noted as {}, but the outcome is {}",
                 note.order,
                 note.status,
                 status.copied().unwrap_or("unknown")

@@ -1,4 +1,4 @@
-//! What the demo's parent sees: it reads the log beside the services, and says what happens.
+//! The view of the demo's parent: it reads the log beside the services, and reports events.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::output::{Colour, Out};
 use crate::units::grouped;
 
-/// How far the services are.
+/// The progress of the services.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) requested: u64,
@@ -20,7 +20,7 @@ pub(super) struct Counts {
     pub(super) noted: u64,
 }
 
-/// Looks at the log, and prints.
+/// Reads the log, and prints.
 pub(super) struct Watch<'a> {
     out: &'a mut Out,
     log: Log,
@@ -52,7 +52,7 @@ impl<'a> Watch<'a> {
     }
 
     pub(super) fn counts(&self) -> Result<Counts, Failure> {
-        // Opened anew each time: a topic that was just being made is seen when it is ready.
+        // Opened again each time: a topic that was just being created is seen when it is ready.
         let end = |name: &str| match self.log.existing_topic(name) {
             Ok(topic) => topic.high_watermark(),
             Err(deaddrop::Error::NotFound { .. }) => Ok(0),
@@ -80,7 +80,7 @@ impl<'a> Watch<'a> {
         self.out.flush()
     }
 
-    /// Something that happened, on a line that stays.
+    /// An event, on a line that stays.
     pub(super) fn say(&mut self, event: &str, counts: &Counts, text: &str) -> io::Result<()> {
         let seconds = self.started.elapsed().as_secs_f64();
         if self.out.is_json() {

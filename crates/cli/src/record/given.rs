@@ -1,13 +1,13 @@
-//! Records as they are given in JSON: read by hand, so that what is written twice, or in another shape, is
-//! refused and not guessed, in words of JSON.
+//! Records as users give them in JSON. They are parsed by hand, so that a repeated field or a wrong shape
+//! is refused, not guessed, and the message uses JSON's terms.
 
 use std::fmt;
 
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::Deserialize;
 
-/// A record to append, as JSON: what `cat --json` and `export` print, or less. Unknown fields are passed
-/// over.
+/// A record to append, as JSON: an object that `cat --json` or `export` printed, or a part of it. Unknown
+/// fields are ignored.
 #[derive(Debug, Default)]
 pub(crate) struct GivenRecord {
     pub(super) v: Option<u32>,
@@ -21,7 +21,7 @@ pub(crate) struct GivenRecord {
     pub(super) payload_base64: Option<String>,
 }
 
-/// `{"name": "value"}`, or a list of `{"name": .., "value": ..}` that keeps order and repetitions; or null.
+/// `{"name": "value"}`, or a list of `{"name": .., "value": ..}` that keeps order and duplicates; or null.
 #[derive(Debug, Default)]
 pub(super) struct GivenHeaders(pub(super) Vec<GivenHeader>);
 
@@ -32,7 +32,7 @@ pub(super) struct GivenHeader {
     pub(super) value_base64: Option<String>,
 }
 
-/// Takes the value of a field that must not have one yet.
+/// Takes the value of a field, which must not have one yet.
 fn take<'de, M: MapAccess<'de>, T: Deserialize<'de>>(
     map: &mut M,
     field: &str,

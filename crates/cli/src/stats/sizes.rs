@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::failure::{note, Failure};
 
-/// Stretches that a sample is made of, and the records in each.
+/// The number of stretches in a sample, and the records in each.
 const STRETCHES: u64 = 100;
 const STRETCH_LEN: u64 = 100;
 /// No record is larger.
@@ -17,7 +17,7 @@ const BUCKETS: usize = 65;
 
 /// Sizes of payloads.
 pub(super) struct Sizes {
-    /// Records that were looked at.
+    /// Records that were read.
     pub(super) seen: u64,
     pub(super) payload_bytes: u64,
     /// Records that could not be read.
@@ -37,7 +37,7 @@ pub(super) struct Bucket {
 }
 
 impl Sizes {
-    /// Looks at the records of `offsets`: at all, or at stretches evenly spread over them.
+    /// Reads the records of `offsets`: all of them, or stretches evenly spread over them.
     pub(super) fn of(
         topic: &Topic,
         offsets: std::ops::Range<u64>,
@@ -74,7 +74,7 @@ impl Sizes {
         offsets: std::ops::Range<u64>,
         bar: &ProgressBar,
     ) -> Result<(), Failure> {
-        // Retention may have dropped the first of them since the end was looked up.
+        // Retention may have dropped the first of them after the end was read.
         let from = offsets.start.max(topic.first_offset()?);
         if from >= offsets.end {
             return Ok(());
@@ -89,7 +89,7 @@ impl Sizes {
                     let skipped = reader.skip_damage()?;
                     self.damaged += skipped.end - skipped.start;
                 }
-                // It stands behind them already.
+                // The reader has moved past them already.
                 Err(error @ Error::Lost { .. }) => note(&error),
                 Err(Error::Trimmed { .. }) => reader.seek(Start::First)?,
                 Err(error) => return Err(error.into()),

@@ -1,4 +1,4 @@
-//! A view on a screen: its tables one below the other, scrolled as a whole.
+//! A view on a screen: its tables one under the other, scrolled as a whole.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use ratatui::Frame;
 use super::tables::{tables, Shown, Table, Tone};
 use super::view::View;
 
-/// In front of an error, which stands under the row that it is of.
+/// Put before an error, which is shown under its row.
 const INDENT: &str = "  ";
 
 /// How a view is drawn.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Manner {
-    /// Lines that are scrolled down.
+    /// The number of lines that the view is scrolled down.
     pub(super) scroll: u16,
     pub(super) has_colour: bool,
     /// Includes the topics, positions and members of services and clients.
     pub(super) all: bool,
 }
 
-/// Draws the view; returns how far down it makes sense to scroll.
+/// Draws the view; returns the largest useful number of lines to scroll.
 pub(super) fn draw(frame: &mut Frame<'_>, view: &View, interval: Duration, manner: &Manner) -> u16 {
     let [top, middle, bottom] =
         Layout::vertical([Constraint::Length(2), Constraint::Min(0), Constraint::Length(1)])
@@ -71,8 +71,8 @@ fn lines(view: &View, manner: &Manner, width: usize) -> Vec<Line<'static>> {
     lines
 }
 
-/// The columns whose heading is empty are errors: each gets lines of its own under its row, where a
-/// narrow screen shows it whole.
+/// Columns with an empty heading hold errors: each error gets its own lines under its row, where a narrow
+/// screen shows it whole.
 fn table_lines(
     table: &Table,
     has_colour: bool,
@@ -214,8 +214,8 @@ mod tests {
             "billing   orders          -    7           -  process 12",
             "  its slot\\nis bad",
             "",
-            "GROUP     TOPIC   COMMITTED  LAG  PER SECOND  LANES  HELD  PROCESSES  IN HAND",
-            "shipping  orders         40    2           0      2     2          1        2",
+            "GROUP     TOPIC   COMMITTED  LAG  PER SECOND  LANES  HELD  PROCESSES  IN FLIGHT",
+            "shipping  orders         40    2           0      2     2          1          2",
             "",
             "LANE  GROUP     TOPIC   RECORD  ATTEMPT  OWNER      STATE",
             "   1  shipping  orders      41        3  process 7  suspect",
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(most, 18 - 5);
         assert!(rows[6].starts_with("process 99"), "{rows:?}");
         assert_eq!(rows[7], "q quit  up down scroll  a all  every 2s  line 14 of 18");
-        // An error that is wider than the screen goes on in the next line.
+        // An error that is wider than the screen continues in the next line.
         let (rows, _) = screen(&view(), 12, 30, 0);
         let at = rows.iter().position(|row| row == "  its slot\\n").unwrap();
         assert_eq!(rows[at + 1], "  is bad");

@@ -1,13 +1,13 @@
-//! What was seen of a log at one moment.
+//! The state of a log, as read at one moment.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// What was seen of a log at one moment.
+/// The state of a log, as read at one moment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Look {
-    /// Since the first look, by a clock that does not jump.
+    /// Time since the first poll, by a clock that does not jump.
     pub(super) at: Duration,
     /// The wall clock, nanoseconds since the Unix epoch.
     pub(super) wall_nanos: u64,
@@ -55,7 +55,7 @@ pub(super) struct Lane {
     pub(super) in_hand: Option<InHand>,
 }
 
-/// The record that a lane is at.
+/// The record at which a lane is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct InHand {
     pub(super) offset: u64,
@@ -67,16 +67,16 @@ pub(super) struct InHand {
 pub(super) struct ServiceLook {
     pub(super) name: String,
     pub(super) outstanding: u64,
-    /// There are more that were not looked at yet.
+    /// There are more that were not read yet.
     pub(super) is_behind: bool,
     /// When the oldest of them was sent, nanoseconds since the Unix epoch.
     pub(super) oldest_nanos: Option<u64>,
-    /// Of the outcomes seen since the last look, in microseconds.
+    /// Of the outcomes read since the last poll, in microseconds.
     pub(super) latencies_micros: Vec<u64>,
     pub(super) problem: Option<Problem>,
 }
 
-/// Why something could not be looked at.
+/// The reason why something could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
     pub(super) text: String,
@@ -94,7 +94,7 @@ impl Problem {
 pub(super) struct Member {
     pub(super) slot: usize,
     pub(super) pid: u32,
-    /// The name of the process; empty if it cannot be seen from here.
+    /// The name of the process; empty if it is not visible here.
     pub(super) command: String,
     pub(super) state: State,
 }
@@ -105,9 +105,9 @@ pub(super) enum State {
     Idle,
     Appending,
     Syncing,
-    /// By a signal or a debugger: if it holds the append lock, writers wait for it.
+    /// Stopped by a signal or a debugger: if it owns the append lock, writers wait for it.
     Stopped,
-    /// What it held was not taken over yet.
+    /// The lock or slot that it owned was not taken over yet.
     Dead,
 }
 

@@ -1,4 +1,4 @@
-//! From two looks at a log to what is shown: rates, lags, latencies. Knows no log and no terminal.
+//! Computes the view from two polls of a log: rates, lags, latencies. Knows no log and no terminal.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,12 +9,12 @@ use super::view::{ConsumerView, GroupView, Latency, ServiceView, TopicView, View
 use crate::failure::Failure;
 use crate::owner::Owner;
 
-/// Looks that are remembered.
+/// The number of polls that are remembered.
 const HISTORY_MAX: usize = 60;
-/// A latency is told as at most an hour.
+/// A latency is counted as at most an hour.
 const LATENCY_MAX_MICROS: u64 = 3_600_000_000;
 
-/// What must be known of earlier looks.
+/// State that is kept from earlier polls.
 pub(super) struct Model {
     dir: String,
     last: Option<Look>,
@@ -27,7 +27,7 @@ impl Model {
         Model { dir, last: None, rates: BTreeMap::new(), latencies: BTreeMap::new() }
     }
 
-    /// Takes the next look.
+    /// Takes the next poll.
     pub(super) fn update(&mut self, look: Look) -> Result<View, Failure> {
         let last = self.last.take().unwrap_or_else(|| Look { at: look.at, ..Look::default() });
         let seconds = look.at.saturating_sub(last.at).as_secs_f64();
@@ -180,8 +180,8 @@ fn remember<T>(history: &mut VecDeque<T>, value: T) {
     history.push_back(value);
 }
 
-/// None without an earlier look, or if the number went down: the topic was made anew, or a position
-/// was set back.
+/// None without an earlier poll, or if the number went down: the topic was deleted and created again, or
+/// a position was set back.
 fn rate(before: Option<u64>, now: u64, interval: Option<f64>) -> Option<f64> {
     Some(now.checked_sub(before?)? as f64 / interval?)
 }

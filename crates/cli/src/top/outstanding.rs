@@ -8,13 +8,13 @@ use deaddrop::{Error, Log, Reader, RecordRef, Result, Start, Topic};
 
 use super::look::{Problem, ServiceLook};
 
-/// Of requests that were answered before the first look, so many are read for their latencies.
+/// Of requests that were answered before the first poll, at most this many are read for their latencies.
 const HISTORY_COUNT: u64 = 10_000;
-/// So many requests are held in memory; of more, it is said that there are more.
+/// At most this many requests are held in memory; if there are more, the view says so.
 const OPEN_MAX: usize = 1_000_000;
 /// Records between two readings of the clock.
 const PIECE: u32 = 256;
-/// An outcome can be stamped that much before its request: two processes read the clock.
+/// An outcome can be stamped this much before its request, because two processes read the clock.
 const CLOCK_MARGIN: Duration = Duration::from_secs(1);
 
 /// Follows one service.
@@ -34,10 +34,10 @@ impl Follower {
         let reply_topic = format!("{name}.replies");
         let requests = log.existing_topic(&format!("{name}.requests"))?;
         let replies = log.existing_topic(&reply_topic)?;
-        // Before the requests are looked at: the outcomes of those that come now lie behind it.
+        // Read before the requests: outcomes of requests that arrive from now on are after it.
         let replies_end = replies.high_watermark()?;
         let end = requests.high_watermark()?;
-        // What all lanes have committed past has its outcome. Without a server everything is open.
+        // A request that all lanes have committed past has an outcome. Without a server all are open.
         let mut floor = None;
         for (_, group) in requests.groups()? {
             if let Ok(group) = group {
@@ -67,7 +67,7 @@ impl Follower {
         })
     }
 
-    /// Reads what came, for at most `limit`.
+    /// Reads new records, for at most `limit`.
     pub(super) fn look(&mut self, limit: Duration) -> ServiceLook {
         let mut seen = ServiceLook { name: self.name.clone(), ..ServiceLook::default() };
         let until = Instant::now() + limit;
@@ -83,8 +83,8 @@ impl Follower {
         seen
     }
 
-    /// Requests first, outcomes after them and only as far as they were there before: so the request
-    /// of every outcome was read. True if both are read to their ends.
+    /// Reads requests first, then outcomes only up to the end that they had before: so the request of
+    /// every outcome was read. True if both are read to their ends.
     fn read(&mut self, until: Instant, latencies: &mut Vec<u64>) -> Result<bool> {
         let replies_end = self.replies.high_watermark()?;
         let (open, is_full, reply_topic) = (&mut self.open, &mut self.is_full, &self.reply_topic);
@@ -113,13 +113,13 @@ impl Follower {
     }
 }
 
-/// A record without an envelope, or with one of a later release, is nobody's request.
+/// A record without an envelope, or with one of a later release, is not counted as a request.
 fn envelope(record: &RecordRef<'_>) -> Option<Envelope> {
     Envelope::of(record)?.ok()
 }
 
-/// Reads up to the offset `end`, or until a time. True if there is no more. What was trimmed is passed
-/// over; damage is told once, and the next look goes on behind it.
+/// Reads up to the offset `end`, or until a time. True if there is no more. Trimmed records are skipped;
+/// damage is reported once, and the next poll continues after it.
 fn read_each(
     reader: &mut Reader,
     end: u64,

@@ -6,7 +6,7 @@ use super::tables::{tables, Shown};
 use super::view::View;
 use crate::output::{Colour, Out};
 
-/// Prints the tables under a line with the time. An empty line sets them apart from those before.
+/// Prints the tables under a line with the time. An empty line separates them from the previous ones.
 pub(super) fn print(view: &View, all: bool, is_next: bool, out: &mut Out) -> io::Result<()> {
     if is_next {
         writeln!(out)?;

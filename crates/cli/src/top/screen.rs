@@ -1,4 +1,4 @@
-//! The terminal: taken over, drawn on, and given back, whatever ends the view.
+//! The terminal: taken over, drawn on, and restored, however the view ends.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,16 +15,16 @@ use super::draw::{draw, Manner};
 use super::view::View;
 use crate::failure::{Exit, Failure};
 
-/// The most columns and rows that are drawn on. Each of them takes memory, and a terminal can claim any
+/// The most columns and rows that are drawn on. Each of them needs memory, and a terminal can claim any
 /// number of them up to 65,535.
 const WIDTH_MAX: u16 = 1_000;
 const HEIGHT_MAX: u16 = 500;
 
-/// The terminal in the hands of this program. Given back when it is dropped, and by the panic hook
-/// that ratatui sets.
+/// The terminal while this program owns it. Restored when this is dropped, and by the panic hook that
+/// ratatui sets.
 pub(super) struct Screen {
     terminal: DefaultTerminal,
-    /// Raised by a signal that ends this program.
+    /// Set by a signal that ends this program.
     ended: Arc<AtomicBool>,
     has_colour: bool,
     /// Includes the topics, positions and members of services and clients.
@@ -36,12 +36,12 @@ pub(super) struct Screen {
     area: Rect,
 }
 
-/// What whoever sits at the terminal wants.
+/// The action that the user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
     Nothing,
     ToQuit,
-    /// To see other lines: so far down, or up.
+    /// To scroll this many lines down, or up.
     ToScroll(i32),
     /// To show the topics of services and clients, or to hide them.
     ToShowAll,
@@ -50,7 +50,7 @@ pub(super) enum Asked {
 impl Screen {
     pub(super) fn open(has_colour: bool, all: bool) -> Result<Screen, Failure> {
         let ended = Arc::new(AtomicBool::new(false));
-        // Before the terminal is taken: from then on none of these ends the program at once.
+        // Before the terminal is taken over: from then on none of these signals ends the program at once.
         for signal in [
             signal_hook::consts::SIGTERM,
             signal_hook::consts::SIGINT,
@@ -63,7 +63,7 @@ impl Screen {
         }
         let area = area().map_err(failed)?;
         let terminal = take(area).map_err(|error| {
-            // It may have been taken in part.
+            // It may have been taken over in part.
             ratatui::restore();
             failed(error)
         })?;
@@ -83,14 +83,14 @@ impl Screen {
                 scroll_max = draw(frame, view, interval, &Manner { scroll, has_colour, all })
             })
             .map_err(failed)?;
-        // Of what is drawn, three lines stay where they are.
+        // Three of the drawn lines do not scroll.
         self.page = area.height.saturating_sub(3).max(1);
         self.scroll_max = scroll_max;
         self.scroll = scroll.min(scroll_max);
         Ok(())
     }
 
-    /// Waits for a key, a new size or a signal, at most so long.
+    /// Waits for a key, a new size or a signal, at most this long.
     pub(super) fn wait(&mut self, timeout: Duration) -> Result<Asked, Failure> {
         if self.ended.load(Ordering::Relaxed) {
             return Ok(Asked::ToQuit);
@@ -115,7 +115,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // A terminal that has gone needs nothing back; this says so on stderr.
+        // A terminal that has gone need not be restored; ratatui reports that on stderr.
         ratatui::restore();
     }
 }
@@ -133,7 +133,7 @@ fn take(area: Rect) -> std::io::Result<DefaultTerminal> {
     Ok(terminal)
 }
 
-/// What a key asks for, where a page has so many lines.
+/// The action of a key, where a page has this many lines.
 fn meaning(key: KeyEvent, page: u16) -> Asked {
     if key.kind == KeyEventKind::Release {
         return Asked::Nothing;
@@ -172,7 +172,7 @@ mod tests {
     use super::super::model::Model;
     use super::*;
 
-    /// Tells the child of a test from the test that does nothing.
+    /// Distinguishes the child of a test from the test, which does nothing.
     const CHILD: &str = "DEADDROP_CHILD";
     const SAID: &str = "in the middle of the view";
     /// A child that hangs is a failure, not a hung test.
@@ -196,7 +196,7 @@ mod tests {
         panic!("{SAID}");
     }
 
-    /// What the child writes to its terminal, and whether that is as it was lent when it has ended.
+    /// The child's output to its terminal, and whether the terminal is restored when it has ended.
     fn panic_on_a_terminal() -> (Vec<u8>, bool) {
         let mut screen = File::from(pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap());
         pty::grantpt(&screen).unwrap();
@@ -228,7 +228,7 @@ mod tests {
             } else if has_ended {
                 break;
             } else {
-                // What it has written before is read by the next turn.
+                // Output from before its end is read by the next iteration.
                 has_ended = child.try_wait().unwrap().is_some();
             }
         }
@@ -244,7 +244,7 @@ mod tests {
         let (enter, leave) = (last("\x1b[?1049h"), last("\x1b[?1049l"));
         assert!(is_cooked, "{text}");
         assert!(enter < leave, "{text}");
-        // On the alternate screen it would be gone with it.
+        // On the alternate screen it would vanish with it.
         let told = text.find(SAID).unwrap_or_else(|| panic!("{text}"));
         let left = text.find("\x1b[?1049l").unwrap();
         assert!(left < told && enter < told, "{text}");

@@ -1,4 +1,4 @@
-//! The tables of a view: what both the screen and plain output show.
+//! The tables of a view, for both the screen and plain output.
 
 use std::collections::BTreeSet;
 
@@ -19,11 +19,11 @@ pub(super) struct Cell {
     pub(super) tone: Tone,
 }
 
-/// What a reader's eye should do with a cell.
+/// How a cell draws the user's attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,
-    /// Look here.
+    /// Needs attention.
     Bad,
     /// A history.
     Graph,
@@ -45,7 +45,7 @@ fn graph(history: &[f64]) -> Cell {
 }
 
 fn error(error: &Option<String>) -> Cell {
-    // One line: a table's row must stay one.
+    // One line: a row of a table must stay one line.
     bad(error.as_deref().map_or(String::new(), |text| crate::output::escape(text.as_bytes())))
 }
 
@@ -64,7 +64,7 @@ impl Shown {
     }
 }
 
-/// All tables but those without a row.
+/// All tables except those without rows.
 pub(super) fn tables(view: &View, shown: Shown) -> Vec<Table> {
     let mut tables = vec![
         topics(view, shown),
@@ -225,7 +225,7 @@ fn groups(view: &View, shown: Shown) -> Table {
             "LANES",
             "HELD",
             "PROCESSES",
-            "IN HAND",
+            "IN FLIGHT",
             "",
         ],
         right: vec![2, 3, 4, 5, 6, 7, 8],
@@ -233,8 +233,8 @@ fn groups(view: &View, shown: Shown) -> Table {
     }
 }
 
-/// The lanes that are not simply at work: a record that failed, that is suspected of killing its
-/// handler, or that stops its lane.
+/// The lanes in an unusual state: a record that failed, that is suspected of killing its handler, or that
+/// stops its lane.
 fn lanes(view: &View) -> Table {
     let mut rows = Vec::new();
     for topic in &view.topics {
@@ -263,7 +263,7 @@ fn lanes(view: &View) -> Table {
     }
 }
 
-/// As `deaddrop::group::InHand::state` says it of a record that is handled as any other.
+/// The value of `deaddrop::group::InHand::state` for a record that is handled normally.
 const RUNNING: &str = "running";
 
 fn members(view: &View, shown: Shown) -> Table {
@@ -277,7 +277,7 @@ fn members(view: &View, shown: Shown) -> Table {
         };
         for member in &topic.members {
             let is_bad = matches!(member.state, State::Stopped | State::Dead);
-            // A process has several topics of a service open, and is shown once.
+            // A process has several topics of a service open, and is shown only once.
             if owner.is_some() && !is_bad && !seen.insert((member.pid, owner.clone())) {
                 continue;
             }
@@ -304,7 +304,7 @@ fn rate(per_second: Option<f64>) -> String {
     }
 }
 
-/// The clock of the records ticks at least a hundred times a second, and tells no more than that.
+/// The clock of the records ticks at least a hundred times a second, and is not more precise than that.
 fn micros(micros: u64) -> String {
     match micros.saturating_add(500) / 1000 {
         0 => "<10 ms".to_owned(),

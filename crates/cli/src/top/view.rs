@@ -1,15 +1,15 @@
-//! What is shown of a log.
+//! The view of a log.
 
 use serde::Serialize;
 
 use super::look::{Lane, Member};
 
-/// What is shown; as JSON, a line of `--json`.
+/// The view; as JSON, a line of `--json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct View {
     pub(super) at: String,
     pub(super) dir: String,
-    /// The time that rates are of; none at the first look.
+    /// The period that rates refer to; none at the first poll.
     pub(super) interval_seconds: Option<f64>,
     pub(super) topics: Vec<TopicView>,
     pub(super) services: Vec<ServiceView>,
@@ -26,7 +26,7 @@ pub(super) struct TopicView {
     pub(super) high_watermark: u64,
     pub(super) disk_bytes: u64,
     pub(super) per_second: Option<f64>,
-    /// The rates of the last looks, the newest last.
+    /// The rates of the last polls, the newest last.
     #[serde(skip)]
     pub(super) history: Vec<f64>,
     pub(super) consumers: Vec<ConsumerView>,
@@ -71,7 +71,7 @@ pub(super) struct ServiceView {
     pub(super) oldest_seconds: Option<f64>,
     pub(super) outcomes_per_second: Option<f64>,
     pub(super) latency_micros: Option<Latency>,
-    /// The 99th percentiles of the last looks that saw outcomes, in microseconds.
+    /// The 99th percentiles of the last polls that saw outcomes, in microseconds.
     #[serde(skip)]
     pub(super) history: Vec<f64>,
     pub(super) error: Option<String>,

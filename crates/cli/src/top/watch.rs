@@ -1,4 +1,4 @@
-//! Looks at a log that is open read-only, again and again.
+//! Polls a log that is open read-only.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -14,8 +14,8 @@ use super::outstanding::Follower;
 use crate::failure::Failure;
 use crate::{ls, units};
 
-/// A log, and what of it is held open between two looks: to open a topic that no process has open for
-/// writing costs reading its newest segment.
+/// A log, and the parts of it that stay open between two polls: opening a topic that no process has open
+/// for writing requires reading its newest segment.
 pub(super) struct Watch {
     log: Log,
     begun: Instant,
@@ -25,7 +25,7 @@ pub(super) struct Watch {
 
 struct Held {
     topic: Topic,
-    /// Tells a topic that was deleted and made anew.
+    /// Distinguishes a topic that was deleted and created again.
     inode: u64,
 }
 
@@ -38,10 +38,10 @@ impl Watch {
         self.log.dir().display().to_string()
     }
 
-    /// One look at everything. `reading_max`: how long it may read in each service.
+    /// Polls everything once. `reading_max`: how long it may read in each service.
     pub(super) fn look(&mut self, reading_max: Duration) -> Result<Look, Failure> {
         let dir = self.log.dir();
-        // A directory that has gone would look like a log without topics.
+        // A directory that was deleted would look like a log without topics.
         std::fs::metadata(dir).map_err(|error| Failure::io("looking at", dir, &error))?;
         let names = self.log.topics()?;
         self.topics.retain(|name, _| names.contains(name));
@@ -49,7 +49,7 @@ impl Watch {
         for name in &names {
             match self.topic(name).and_then(|topic| look_at(&topic)) {
                 Ok(topic) => topics.push(topic),
-                // Deleted between the listing and the look, or not yet made.
+                // Deleted after the topics were listed, or not created yet.
                 Err(Error::NotFound { .. }) => {}
                 Err(error) => topics.push(TopicLook {
                     name: name.clone(),
@@ -76,7 +76,7 @@ impl Watch {
             }
             self.topics.remove(name);
             let service = name.strip_suffix(".requests").or(name.strip_suffix(".replies"));
-            // It holds the same topic open.
+            // It keeps the same topic open.
             service.map(|service| self.followers.remove(service));
         }
         let topic = self.log.existing_topic(name)?;
@@ -167,7 +167,7 @@ fn lane((number, info): (usize, &LaneInfo)) -> Lane {
 }
 
 fn member(info: &deaddrop::MemberInfo) -> Member {
-    // Of another container this is another process, or none: a hint for people.
+    // In another container this is another process, or none: it is only a hint for the user.
     let of_process = |file: &str| {
         std::fs::read_to_string(format!("/proc/{}/{file}", info.pid)).unwrap_or_default()
     };
@@ -182,8 +182,8 @@ fn member(info: &deaddrop::MemberInfo) -> Member {
     Member { slot: info.slot, pid: info.pid, command, state }
 }
 
-/// Whether a line of `/proc/PID/stat` is that of a stopped process. The name before the state can hold
-/// anything, also parentheses.
+/// Whether a line of `/proc/PID/stat` is that of a stopped process. The name before the state can contain
+/// anything, including parentheses.
 fn is_stopped(stat: &str) -> bool {
     let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
     state.is_some_and(|rest| rest.starts_with(['T', 't']))

@@ -267,7 +267,7 @@ fn an_invalid_or_changed_report_is_refused() {
         std::fs::write(scratch.path().join("x.json"), text).unwrap();
         let args = ["bench", "--compare", "a.json", "x.json"];
         let ran = Ran::of(&command(&scratch, &args).output().unwrap()).expect(2);
-        assert!(ran.stderr.contains("x.json is no report of bench"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("x.json is not a report of bench"), "{}", ran.stderr);
         assert!(ran.stderr.contains(why), "{why}: {}", ran.stderr);
     };
     refused(String::new(), "EOF");
@@ -278,7 +278,7 @@ fn an_invalid_or_changed_report_is_refused() {
         report.to_string()
     };
     refused(changed("/format_version", 2.into()), "deaddrop-bench 2");
-    refused(changed("/cases/0/operations", 7.into()), "it says 7");
+    refused(changed("/cases/0/operations", 7.into()), "its count is 7");
     refused(changed("/cases/0/histogram", "////".into()), "its histogram");
     refused(changed("/cases/0/series/slot_nanos", 0.into()), "slots");
     let args = ["bench", "--compare", "a.json", "missing.json"];
@@ -296,15 +296,15 @@ fn a_case_that_cannot_be_measured_is_code_2_with_the_reason() {
         (vec!["--seconds", "1", "--count", "5"], "cannot be used with"),
         (vec!["--count", "0"], "--count 0"),
         (vec!["--count", "3", "--threads", "4"], "less than one operation for each thread"),
-        (vec!["--threads", "0"], "--threads 0: it must be from 1 to 256"),
+        (vec!["--threads", "0"], "--threads 0 is out of range: use 1 to 256"),
         (vec!["--processes", "1,9999"], "--processes 9999"),
-        (vec!["--servers", "0"], "--servers 0: it must be from 1 to 64"),
+        (vec!["--servers", "0"], "--servers 0 is out of range: use 1 to 64"),
         (vec!["--server-threads", "65"], "--server-threads 65"),
         (vec!["--servers", "2,9", "--server-threads", "8"], "the service has 64 lanes"),
-        (vec!["--outstanding", "1,9999"], "--outstanding 9999: it must be from 1 to 4096"),
+        (vec!["--outstanding", "1,9999"], "--outstanding 9999 is out of range: use 1 to 4096"),
         (vec!["--outstanding", "x"], "invalid digit"),
-        (vec!["--workload", "append", "--servers", "2"], "--servers is about the workload request"),
-        (vec!["--workload", "consume", "--outstanding", "1,8"], "--outstanding is about"),
+        (vec!["--workload", "append", "--servers", "2"], "--servers needs the workload request"),
+        (vec!["--workload", "consume", "--outstanding", "1,8"], "--outstanding needs"),
         (vec!["--size", "1G"], "--size"),
         (vec!["--size", "1.5k"], "unit"),
         (vec!["--workload", "sleep"], "append, consume, request"),

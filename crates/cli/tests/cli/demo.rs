@@ -152,9 +152,9 @@ impl WaitWithStdin for Child {
 fn an_invalid_order_file_is_refused() {
     let scratch = Scratch::new();
     for (text, expected) in [
-        ("", "holds no order"),
+        ("", "contains no order"),
         ("{\"order\":\"a\"}\n", "line 1"),
-        ("{\"order\":\"a\",\"items\":[]}\n{\"order\":\"a\",\"items\":[]}\n", "is there twice"),
+        ("{\"order\":\"a\",\"items\":[]}\n{\"order\":\"a\",\"items\":[]}\n", "occurs twice"),
     ] {
         let path = scratch.path().join("bad.ndjson");
         std::fs::write(&path, text).unwrap();

@@ -42,7 +42,7 @@ impl Serving {
     fn line(&mut self) -> String {
         let mut line = String::new();
         self.stderr.read_line(&mut line).unwrap();
-        match line.starts_with("deaddrop: made a new log in ") {
+        match line.starts_with("deaddrop: created a new log in ") {
             true => self.line(),
             false => line.trim_end().to_owned(),
         }
@@ -87,7 +87,7 @@ fn a_signal_lets_the_command_that_runs_finish_and_takes_no_more_requests() {
             let (first, second) = (send("one"), send("two"));
             wait_for(&scratch, "begin\n");
             server.signal(signal);
-            let said = "deaddrop: ending as soon as 1 request is done; another signal ends at once";
+            let said = "deaddrop: exiting once 1 request is done; a second signal exits at once";
             assert_eq!(server.line(), said, "{signal:?}");
             std::fs::write(&go, "").unwrap();
             let line = server.line();
@@ -131,7 +131,7 @@ fn a_second_signal_ends_the_server_and_its_command_at_once() {
     // Opened when the command has it open too.
     let mut held = std::fs::File::open(fifo).unwrap();
     server.signal(Signal::TERM);
-    assert!(server.line().contains("another signal"));
+    assert!(server.line().contains("a second signal"));
     server.signal(Signal::INT);
     assert_eq!(server.end().signal(), Some(Signal::INT.as_raw()));
     // Its end is read once no command has it open.
@@ -165,7 +165,7 @@ fn a_failed_attempt_is_reported_with_its_request_and_its_number() {
     let mut server = Serving::start(&scratch, &args, script);
     let send = |payload| scratch.run(&["request", "echo", payload, "--no-wait"]).expect(0).text();
     let id = send("poison");
-    let (id, again) = (id.trim(), "it will be tried again");
+    let (id, again) = (id.trim(), "it will be retried");
     for (attempt, next) in [(1, again), (2, again), (3, "the request is dead-lettered")] {
         assert_eq!(server.line(), "oh poison");
         let line = server.line();

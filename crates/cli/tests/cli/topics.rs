@@ -25,7 +25,7 @@ fn a_topic_is_made_with_the_settings_that_were_asked_for() {
     // Created again with all settings or none, it exists already; with others, they are refused.
     for args in [[&asked[..], &kept].concat(), vec!["create", "t"]] {
         let again = scratch.run(&args).expect(0).text();
-        assert!(again.starts_with("t was there already: within:2s, segments of 64 KiB"), "{again}");
+        assert!(again.starts_with("t exists already: within:2s, segments of 64 KiB"), "{again}");
     }
     let other = scratch.run(&["create", "t", "--retain-age", "1d"]).expect(2);
     assert!(other.stderr.contains("other settings (within:2s"), "{}", other.stderr);
@@ -80,9 +80,9 @@ fn a_trim_names_consumers_that_lose_records_and_drops_whole_segments_only_when_e
     let would = scratch.run(&["trim", "t", "--before", &before]).expect(0).text();
     let expected = format!(
         "t: offsets 0..{}, 2 segments, 32 KiB: would be dropped\n\
-         consumer slow stands at 3 and would lose what it has not read\n\
-         consumer unreadable cannot be read: where it stands is not known\n\
-         group packing stands at 4 and would lose what it has not read\n\
+         consumer slow is at 3 and would lose records it has not read\n\
+         consumer unreadable cannot be read: its position is not known\n\
+         group packing is at 4 and would lose records it has not read\n\
          nothing was changed: add --execute to do it\n",
         base(2)
     );
@@ -96,13 +96,13 @@ fn a_trim_names_consumers_that_lose_records_and_drops_whole_segments_only_when_e
     assert_eq!(done["behind"][0]["name"], "slow");
     assert_eq!(scratch.segments("t"), files[2..]);
     let nothing = scratch.run(&["trim", "t", "--before", &before, "--execute"]).expect(0).text();
-    assert!(nothing.contains("no whole segment is below that"), "{nothing}");
+    assert!(nothing.contains("no whole segment is before that"), "{nothing}");
 
     // The newest segment stays.
     scratch.run(&["trim", "t", "--before", "end", "--execute"]).expect(0);
     assert_eq!(scratch.segments("t"), files[files.len() - 1..]);
     let behind = scratch.run(&["trim", "t", "--before", "1501"]).expect(1);
-    assert!(behind.stderr.contains("behind the end of topic t"), "{}", behind.stderr);
+    assert!(behind.stderr.contains("past the end of topic t"), "{}", behind.stderr);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_topic_that_cannot_be_opened_can_be_deleted() {
     for (topic, code) in [("damaged", 4), ("half-made", 1)] {
         scratch.run(&["delete", topic]).expect(code);
         let done = scratch.run(&["delete", topic, "--execute"]).expect(0);
-        assert!(done.stderr.contains("what was in it is not known"), "{}", done.stderr);
+        assert!(done.stderr.contains("its contents are not known"), "{}", done.stderr);
         assert!(!scratch.log().join("topics").join(topic).exists());
         scratch.run(&["delete", topic, "--execute"]).expect(1);
     }

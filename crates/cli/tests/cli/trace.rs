@@ -309,7 +309,7 @@ fn a_request_to_a_service_without_a_server_reports_that() {
     let wait = ["request", "new", "x", "--timeout", "1ms"];
     let said = || scratch.run(&wait).stderr;
     let first = said();
-    assert!(first.contains("nobody has served or asked new before"), "{first}");
+    assert!(first.contains("new is a new service"), "{first}");
     let second = said();
     assert!(second.contains("no server of new is running"), "{second}");
     let server = log.server("new", echo).unwrap().spawn().unwrap();

@@ -97,9 +97,9 @@ fn a_new_log_is_reported_and_so_is_a_missing_one() {
         "{}",
         ran.stderr
     );
-    let made = format!("made a new log in {}", scratch.log().display());
+    let made = format!("created a new log in {}", scratch.log().display());
     assert!(scratch.run_with(&["append", "t"], b"").expect(0).stderr.contains(&made));
-    assert!(!scratch.run_with(&["append", "t"], b"").expect(0).stderr.contains("made"));
+    assert!(!scratch.run_with(&["append", "t"], b"").expect(0).stderr.contains("created"));
 }
 
 #[test]
@@ -174,7 +174,8 @@ fn a_consumer_before_the_first_offset_is_reported() {
     assert_eq!(row["missed"], first - 2);
     for args in [vec!["consumers", "t"], vec!["info", "t"], vec!["stats", "t"]] {
         let text = scratch.run(&args).expect(0).text();
-        let said = format!("before the first offset, {first}: {} records gone unread", first - 2);
+        let said =
+            format!("before the first offset ({first}): {} records dropped unread", first - 2);
         assert!(text.contains(&said), "{text}");
     }
 }

@@ -141,7 +141,7 @@ fn demo(line: &str) -> String {
         return format!("{head}(N a second){tail}");
     }
     match line.trim_start().strip_prefix("SPAN ") {
-        Some(story) if story.contains("waiting ") || story.contains("to come") => {
+        Some(story) if story.contains("waiting ") || story.contains("not yet requested") => {
             format!(" SPAN {}s", digits(story).trim_end_matches('s'))
         }
         _ => line.to_owned(),
