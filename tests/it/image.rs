@@ -103,7 +103,7 @@ impl Image {
         Blocks(extents(&File::open(path).unwrap()).into_iter().map(read).collect())
     }
 
-    /// Undoes every write since then, behind the file system's back.
+    /// Undoes every write since then without the file system's knowledge.
     pub(crate) fn restore(&self, blocks: &Blocks) {
         let image = File::options().write(true).open(self.file()).unwrap();
         for (at, bytes) in &blocks.0 {

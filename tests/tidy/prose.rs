@@ -50,9 +50,15 @@ const CLAUSE: &[&str] = &["is", "are", "was", "were", "has", "had"];
 
 /// Sources whose comments are not rewritten yet: files, or folders with a slash at their end. The list only
 /// shrinks: when a file is rewritten, the other files of its folder replace the folder.
-const EXEMPT: &[&str] = &["benches/", "crates/", "examples/", "tests/"];
+const EXEMPT: &[&str] = &[
+    "crates/cli/src/dump.rs",
+    "crates/cli/src/dump/",
+    "crates/cli/src/frames.rs",
+    "crates/cli/src/verify.rs",
+    "crates/cli/src/verify/",
+];
 /// The phrases in all of them. Lower it with every file that is rewritten.
-const EXEMPT_PHRASES_MAX: usize = 550;
+const EXEMPT_PHRASES_MAX: usize = 36;
 
 /// The sentences of Markdown lines: paragraphs, headings, items and cells, without code.
 fn sentences<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
