@@ -163,12 +163,44 @@ impl Reader {
     #[allow(clippy::should_implement_trait)]
     #[inline]
     pub fn next(&mut self) -> Result<Option<RecordRef<'_>>> {
-        match self.advance(|walk, limit, far| walk.step(limit, far))? {
-            Some(fixed) => {
-                let walk = self.walk.as_ref().expect("a frame was just read from it");
-                Ok(Some(RecordRef::new(fixed, walk.frame())))
-            }
-            None => Ok(None),
+        self.topic.not_forked()?;
+        let fixed = match self.next_in_buffer() {
+            Some(fixed) => fixed,
+            None => match self.advance_far()? {
+                Some(fixed) => fixed,
+                None => return Ok(None),
+            },
+        };
+        let walk = self.walk.as_ref().expect("a frame was just read from it");
+        Ok(Some(RecordRef::new(fixed, walk.frame())))
+    }
+
+    /// Moves past the next record's frame, if it is already in the buffer and is published.
+    #[inline(always)]
+    fn next_in_buffer(&mut self) -> Option<frame::Fixed> {
+        let (next, limit) = (self.next, self.limit());
+        if next >= self.frontier.high_watermark.min(self.segment_end.unwrap_or(u64::MAX)) {
+            return None;
+        }
+        let is_next = |fixed: &frame::Fixed| meaning(fixed, next, next) == Meaning::Record;
+        let fixed = self.walk.as_mut()?.step_in_buffer(limit, is_next)?;
+        self.next += 1;
+        Some(fixed)
+    }
+
+    /// Moves past the next record's frame, wherever it is.
+    #[inline(never)]
+    fn advance_far(&mut self) -> Result<Option<frame::Fixed>> {
+        self.advance(|walk, limit, far| walk.step(limit, far))
+    }
+
+    /// The position up to which bytes of the segment being walked do not change.
+    #[inline(always)]
+    fn limit(&self) -> u64 {
+        if self.segment_end.is_some() {
+            u64::MAX
+        } else {
+            self.frontier.position
         }
     }
 
@@ -267,8 +299,8 @@ impl Reader {
             {
                 return Ok(None);
             }
+            let limit = self.limit();
             let walk = self.walk.as_mut().expect("just set");
-            let limit = if self.segment_end.is_some() { u64::MAX } else { self.frontier.position };
             let far = self.frontier.high_watermark - self.next > FAR;
             let position = walk.position;
             let bound = self.segment_end.unwrap_or(self.frontier.end);

@@ -110,7 +110,16 @@ impl Segment {
     }
 
     /// Returns the shared writable mapping, created at the first call.
+    #[inline]
     pub(crate) fn map(&self) -> Result<&Map> {
+        match self.map.get() {
+            Some(map) => Ok(map),
+            None => self.make_map(),
+        }
+    }
+
+    #[cold]
+    fn make_map(&self) -> Result<&Map> {
         if self.has_blocks.get().is_none() {
             let filled = self.file.fill_holes(self.len).at("allocating", &self.path)?;
             self.has_blocks.get_or_init(|| filled);

@@ -103,20 +103,25 @@ impl Walk {
     /// a little, unless `far` says that many frames will be read.
     #[inline(always)]
     pub(crate) fn step(&mut self, limit: u64, far: bool) -> Result<Step> {
-        match self.step_in_buffer(limit) {
+        match self.step_in_buffer(limit, |_| true) {
             Some(fixed) => Ok(Step::Frame(fixed)),
             None => self.step_far(limit, far),
         }
     }
 
-    /// Returns the next frame, if it is whole and entirely in the buffer. Inlined, as its callers are:
-    /// passing a frame's fields through memory costs a third of the time of a small record.
+    /// Returns the next frame if it is whole, entirely in the buffer, and `wanted`; the walk has not moved
+    /// otherwise. Inlined, as its callers are: passing a frame's fields through memory costs a third of the
+    /// time of a small record.
     #[inline(always)]
-    fn step_in_buffer(&mut self, limit: u64) -> Option<Fixed> {
+    pub(crate) fn step_in_buffer(
+        &mut self,
+        limit: u64,
+        wanted: impl FnOnce(&Fixed) -> bool,
+    ) -> Option<Fixed> {
         let start = usize::try_from(self.position.checked_sub(self.buffer_at)?).ok()?;
         let here = self.buffer.first(self.filled).get(start..)?;
         let room = limit.saturating_sub(self.position).min(here.len() as u64);
-        let fixed = Fixed::decode(here, room as usize).ok()?;
+        let fixed = Fixed::decode(here, room as usize).ok().filter(wanted)?;
         fixed.verify(here, self.segment.header.salt, self.position).ok()?;
         self.last = start;
         self.position += fixed.padded_len() as u64;

@@ -123,7 +123,7 @@ fn what_is_not_an_export_is_refused_with_its_line_and_earlier_lines_are_kept() {
     for (bad, why) in [
         (r#"{"v":2,"payload":"x"}"#, "version 2"),
         (r#"{"v":1}"#, "no payload"),
-        (r#"{"payload":"a","payload_base64":"YQ=="}"#, "which?"),
+        (r#"{"payload":"a","payload_base64":"YQ=="}"#, "give only one"),
         (r#"{"payload_base64":"%"}"#, "payload"),
         (r#"{"payload":"cut"#, "its JSON is cut off"),
         ("[]", "line 2"),
