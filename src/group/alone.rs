@@ -3,7 +3,11 @@
 //! A record whose process died twice while its handler ran runs alone the next time: no other handler
 //! runs in this process meanwhile, and the lane's page says so. If the process dies again, this record is
 //! to blame and not a bystander. A handler that no longer waits for a suspect to end first takes back the
-//! word that says that the suspect runs alone.
+//! word that says that the suspect runs alone. Both wait longer for a suspect that has seen more deaths, so
+//! that slow handlers do not keep a record that ends its process from being found.
+//!
+//! A handler that is called inside another one, on the same thread, runs in its caller's place: the caller
+//! does not run alone before it returns.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -11,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::lane::{decode_trial, encode_trial, State, Trial};
+use super::lane::{decode_trial, encode_trial, State, Trial, DEATHS_OF_A_SUSPECT};
 use crate::sys::atomic::Ordering;
 use crate::sys::Map;
 
@@ -19,52 +23,80 @@ use crate::sys::Map;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a suspect has the process to itself at most: it may be waiting for one of the other handlers.
 const SOLITUDE: Duration = Duration::from_secs(1);
+/// Both are longer by this factor with each further death of a suspect's process, up to so many times.
+const LONGER: u32 = 4;
+const LONGER_MOST: u32 = 5;
 
 /// The handlers of the process, which end when it dies.
-static HANDLERS: Mutex<Handlers> =
-    Mutex::new(Handlers { running: 0, seeking: 0, entered: 0, alone: None });
+static HANDLERS: Mutex<Handlers> = Mutex::new(Handlers {
+    running: 0,
+    seeking: 0,
+    entered: 0,
+    alone: Vec::new(),
+    solitude: SOLITUDE,
+});
 static CHANGED: Condvar = Condvar::new();
 
 struct Handlers {
-    /// Running handlers, except for one that runs alone.
+    /// Threads that run handlers; none, if a suspect runs alone.
     running: usize,
     /// Suspects that wait for running handlers to finish.
     seeking: usize,
     /// Numbers the handlers in the order in which they entered.
     entered: u64,
-    alone: Option<(u64, Suspect)>,
+    /// The handlers of the only thread that runs any, if one of them is a suspect that runs alone: from that
+    /// one on, each called by the one before it.
+    alone: Vec<(u64, Option<Suspect>)>,
+    /// How long a new handler waits for the suspects that seek to run alone, or do.
+    solitude: Duration,
 }
 
 /// The word of a lane's page that says that a suspect runs alone.
 pub(super) struct Suspect {
     pub(super) map: Arc<Map>,
     pub(super) trial_at: usize,
+    /// The deaths of its process beside other handlers.
+    pub(super) deaths: u8,
 }
 
 impl Suspect {
-    /// Stores that another handler runs beside it: from here on its process's death does not count.
-    fn is_accompanied(&self) {
+    /// Stores that it does not run alone any more, or does again.
+    fn turn(&self, from: State, to: State) {
         let word = self.map.word(self.trial_at);
         let seen = word.load(Ordering::Acquire);
         let trial = decode_trial(seen);
-        if trial.state == State::Alone {
-            let beside = encode_trial(Trial { state: State::Running, ..trial });
+        if trial.state == from {
+            let turned = encode_trial(Trial { state: to, ..trial });
             // Fails if its handler has just ended: then there is nothing to take back.
-            let taken_back =
-                word.compare_exchange(seen, beside, Ordering::AcqRel, Ordering::Relaxed);
+            let result = word.compare_exchange(seen, turned, Ordering::AcqRel, Ordering::Relaxed);
             debug_assert!(
-                taken_back.is_ok()
-                    || decode_trial(word.load(Ordering::Acquire)).state != State::Alone
+                result.is_ok() || decode_trial(word.load(Ordering::Acquire)).state != from
             );
         }
+    }
+
+    fn longer(&self) -> u32 {
+        LONGER.pow(u32::from(self.deaths.saturating_sub(DEATHS_OF_A_SUSPECT)).min(LONGER_MOST))
     }
 }
 
 impl Handlers {
-    /// Ends a suspect's time alone: it becomes one of the running handlers.
+    fn has_suspect(&self) -> bool {
+        self.seeking > 0 || !self.alone.is_empty()
+    }
+
+    /// The innermost handler of the thread that has the process to itself.
+    fn turn_innermost(&self, from: State, to: State) {
+        if let Some((_, Some(suspect))) = self.alone.last() {
+            suspect.turn(from, to);
+        }
+    }
+
+    /// Ends a suspect's time alone: its thread is one of those that run handlers.
     fn accompany(&mut self) {
-        if let Some((_, suspect)) = self.alone.take() {
-            suspect.is_accompanied();
+        if !self.alone.is_empty() {
+            self.turn_innermost(State::Alone, State::Running);
+            self.alone.clear();
             self.running += 1;
         }
     }
@@ -89,22 +121,33 @@ pub(super) fn enter(suspect: Option<Suspect>) -> Option<Inside> {
     handlers.entered += 1;
     let number = handlers.entered;
     match suspect {
-        _ if nested => handlers.accompany(),
+        // If a suspect runs alone, it is on this thread.
+        suspect if nested && !handlers.alone.is_empty() => {
+            handlers.turn_innermost(State::Alone, State::Running);
+            handlers.alone.push((number, suspect));
+        }
+        None if nested => {}
         None => {
-            wait(&mut handlers, SOLITUDE, |all| all.alone.is_none() && all.seeking == 0);
+            let solitude = handlers.solitude;
+            wait(&mut handlers, solitude, |all| !all.has_suspect());
             handlers.accompany();
             handlers.running += 1;
         }
         Some(suspect) => {
+            let solitude = SOLITUDE * suspect.longer();
+            let others = if handlers.has_suspect() { handlers.solitude } else { SOLITUDE };
+            handlers.solitude = solitude.max(others);
             handlers.seeking += 1;
-            let found =
-                wait(&mut handlers, PATIENCE, |all| all.alone.is_none() && all.running == 0);
+            let own = usize::from(nested);
+            let is_alone = |all: &Handlers| all.alone.is_empty() && all.running == own;
+            let found = wait(&mut handlers, PATIENCE * suspect.longer(), is_alone);
             handlers.seeking -= 1;
             if !found {
                 CHANGED.notify_all();
                 return None;
             }
-            handlers.alone = Some((number, suspect));
+            handlers.running -= own;
+            handlers.alone.push((number, Some(suspect)));
         }
     }
     IS_INSIDE.set(true);
@@ -130,8 +173,8 @@ impl Inside {
     /// Calls `store` with the way in which the handler runs, before that can change.
     pub(super) fn tell(&self, store: impl FnOnce(State)) {
         let handlers = HANDLERS.lock();
-        store(match &handlers.alone {
-            Some((number, _)) if *number == self.number => State::Alone,
+        store(match handlers.alone.last() {
+            Some((number, Some(_))) if *number == self.number => State::Alone,
             _ => State::Running,
         });
     }
@@ -139,14 +182,15 @@ impl Inside {
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        if self.nested {
-            return;
-        }
-        IS_INSIDE.set(false);
+        IS_INSIDE.set(self.nested);
         let mut handlers = HANDLERS.lock();
-        match &handlers.alone {
-            Some((number, _)) if *number == self.number => handlers.alone = None,
-            _ => handlers.running -= 1,
+        if handlers.alone.last().is_some_and(|(number, _)| *number == self.number) {
+            handlers.alone.pop();
+            handlers.turn_innermost(State::Running, State::Alone);
+            // Its caller runs beside others from here on.
+            handlers.running += usize::from(self.nested && handlers.alone.is_empty());
+        } else if !self.nested {
+            handlers.running -= 1;
         }
         drop(handlers);
         CHANGED.notify_all();

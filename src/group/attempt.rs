@@ -59,11 +59,13 @@ impl Dispatch {
         note: Note,
         handler: impl FnOnce() -> Result<T, HandlerError>,
     ) -> Result<Called<T>> {
-        let suspect =
-            (job.is_suspect && self.lane(job).postponed < MAX_POSTPONED).then(|| Suspect {
-                map: Arc::clone(&self.group.map),
-                trial_at: lane_at(job.lane) + LANE_TRIAL_AT,
-            });
+        let map = Arc::clone(&self.group.map);
+        let lane = self.lane(job);
+        let suspect = (job.is_suspect && lane.postponed < MAX_POSTPONED).then(|| Suspect {
+            map,
+            trial_at: lane_at(job.lane) + LANE_TRIAL_AT,
+            deaths: lane.deaths,
+        });
         let Some(inside) = alone::enter(suspect) else {
             let lane = self.lane(job);
             lane.postponed += 1;

@@ -13,7 +13,7 @@ use crate::sys::{clock, Access};
 
 /// After this many deaths beside other handlers, the record runs alone. Any of the handlers may have caused
 /// the first death, and the records that were in flight then are not to wait.
-const DEATHS_OF_A_SUSPECT: u8 = 2;
+pub(super) const DEATHS_OF_A_SUSPECT: u8 = 2;
 
 /// The state of an attempt that was begun, as stored in the lane's page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

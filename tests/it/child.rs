@@ -30,6 +30,8 @@ fn entry() {
         "answers" => crate::remount::answers(&words[1..]),
         "tells-state" => crate::trials::tells_state(&words[1..]),
         "committer" => crate::positions::committer(&words[1..]),
+        "slow-handlers" => crate::suspects::slow(&words[1..]),
+        "nested-handlers" => crate::suspects::nested(&words[1..]),
         "mortal" => crate::group::mortal(&words[1..]),
         "mortal-server" => crate::fleet::mortal(&words[1..]),
         "fleet-server" => crate::fleet::server(&words[1..]),

@@ -62,6 +62,7 @@ mod silent_cuts;
 mod spans;
 mod stale_words;
 mod storm;
+mod suspects;
 mod sync;
 mod takeover;
 mod trials;

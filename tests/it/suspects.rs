@@ -1,0 +1,130 @@
+//! Records that end their process beside slow handlers, or inside another handler, are found.
+
+use std::path::Path;
+use std::time::Duration;
+
+use deaddrop::group::{DeadLetter, GroupOptions, HandlerError, Job, Worker, WorkerOptions};
+use deaddrop::{Durability, Log, Record, Start, Topic, TopicOptions};
+
+use crate::child::{self, Child, GUARD};
+
+/// More deaths than it takes to find the record.
+const DEATHS_MOST: u32 = 8;
+
+fn open_worker(
+    topic: &Topic,
+    handler: impl FnMut(&Job) -> Result<(), HandlerError> + Send + 'static,
+) -> Worker {
+    let options = WorkerOptions { max_attempts: 1, ..WorkerOptions::default() };
+    topic.group("g", GroupOptions::default()).unwrap().worker(options, handler).unwrap()
+}
+
+fn die_of(job: &Job) {
+    if job.payload() == b"deadly" {
+        child::raise(libc::SIGKILL);
+    }
+}
+
+/// Role: five workers, whose handlers take longer than a suspect first waits for them.
+pub(crate) fn slow(words: &[&str]) {
+    let log = Log::open(words[0]).unwrap();
+    let topic = log.existing_topic("orders").unwrap();
+    let work = |_| {
+        let worker = open_worker(&topic, |job| {
+            die_of(job);
+            std::thread::sleep(Duration::from_millis(400));
+            Ok(())
+        });
+        worker.spawn().unwrap()
+    };
+    let workers: Vec<_> = (0..5).map(work).collect();
+    child::listen();
+    drop(workers);
+}
+
+/// Role: a worker whose handler works on another topic, and may die afterwards.
+pub(crate) fn nested(words: &[&str]) {
+    let log = Log::open(words[0]).unwrap();
+    let inner = log.existing_topic("inner").unwrap();
+    let group = inner.group("g", GroupOptions::default()).unwrap();
+    let mut within = open_worker(&inner, |job| {
+        die_of(job);
+        Ok(())
+    });
+    let mut outer = open_worker(&log.existing_topic("orders").unwrap(), move |job| {
+        inner.append(&Record::new("good"))?;
+        while group.info()?.lag > 0 {
+            within.poll(Duration::from_millis(10))?;
+        }
+        die_of(job);
+        Ok(())
+    });
+    assert_eq!(outer.poll(GUARD).unwrap(), 1);
+}
+
+fn topics(dir: &Path) -> (Log, Topic, Topic) {
+    let log = Log::open(dir).unwrap();
+    let options = TopicOptions::durability(Durability::ProcessCrash);
+    let topic = |name| log.create_topic(name, options).unwrap();
+    let (orders, inner) = (topic("orders"), topic("inner"));
+    (log, orders, inner)
+}
+
+/// The payloads of the dead letters of a topic's group.
+fn letters(log: &Log, topic: &Topic) -> Vec<Vec<u8>> {
+    let Ok(dead) = log.existing_topic(&format!("{}.g.dead", topic.name())) else { return vec![] };
+    let mut reader = dead.reader(Start::First).unwrap();
+    let mut found = Vec::new();
+    while let Some(record) = reader.next().unwrap() {
+        assert_eq!(
+            DeadLetter::of(&record).unwrap().reason,
+            "its handler died with the process"
+        );
+        found.push(record.payload().to_vec());
+    }
+    found
+}
+
+#[test]
+fn a_record_that_kills_its_process_beside_slow_handlers_is_found() {
+    let dir = crate::dir();
+    let (log, orders, _) = topics(dir.path());
+    for number in 0..2000 {
+        let payload = if number == 3 { "deadly" } else { "slow" };
+        orders.append(&Record::new(payload).key(format!("key-{number}"))).unwrap();
+    }
+    let mut deaths = 0;
+    while letters(&log, &orders).is_empty() {
+        let mut child = Child::spawn(&["slow-handlers", dir.path().to_str().unwrap()]);
+        while letters(&log, &orders).is_empty() {
+            match child.hear_for(Duration::from_millis(50)) {
+                Ok(None) => {
+                    deaths += 1;
+                    break;
+                }
+                Ok(Some(_)) | Err(()) => {}
+            }
+        }
+        assert!(deaths <= DEATHS_MOST, "it is never blamed");
+    }
+    assert_eq!(letters(&log, &orders), [b"deadly"], "and no bystander with it");
+}
+
+#[test]
+fn of_a_handler_and_the_one_that_it_calls_the_one_that_kills_the_process_is_found() {
+    for of_outer in [false, true] {
+        let dir = crate::dir();
+        let (log, orders, inner) = topics(dir.path());
+        let (outer, within) = if of_outer { ("deadly", "good") } else { ("good", "deadly") };
+        orders.append(&Record::new(outer)).unwrap();
+        inner.append(&Record::new(within)).unwrap();
+        let mut deaths = 0;
+        while !Child::spawn(&["nested-handlers", dir.path().to_str().unwrap()]).wait().success() {
+            deaths += 1;
+            assert!(deaths <= DEATHS_MOST, "it is never blamed");
+        }
+        let expected = |is_it: bool| if is_it { vec![b"deadly".to_vec()] } else { vec![] };
+        assert_eq!(letters(&log, &orders), expected(of_outer));
+        assert_eq!(letters(&log, &inner), expected(!of_outer));
+    }
+}
