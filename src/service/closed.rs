@@ -1,16 +1,22 @@
 //! Requests that were cancelled, or that expired, before a server reached them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 use super::envelope::{Envelope, Kind};
 use super::record_at;
 use super::request_id::RequestId;
 use super::server::Server;
 use crate::error::{Error, Result};
+use crate::group::Job;
 use crate::record::OwnedRecord;
 
-/// Most requests that are remembered without being in the request topic yet.
+/// Most requests of a lane that are remembered.
+const OF_A_LANE_MOST: usize = 4096;
+/// Most requests that are remembered without being in the request topic yet, and for how long: their sending
+/// has begun, or failed.
 const UNPLACED_MOST: usize = 1024;
+const UNPLACED_FOR: Duration = Duration::from_secs(10 * 60);
 
 /// The closed requests; see the module. It holds only requests of this server's lanes, and only until the
 /// lane has passed them. Another owner reads the reply topic from the lane's floor on, which stays below
@@ -20,8 +26,9 @@ pub(super) struct Closed {
     /// The requests, with the offset of the record that closes each.
     by_id: HashMap<RequestId, u64>,
     by_offset: BTreeMap<u64, Place>,
-    /// Redrives that were cancelled before they were sent.
-    unplaced: HashSet<RequestId>,
+    lanes: HashMap<u32, OfLane>,
+    /// Requests that are not visible where the record that closes them says, by the offset of that record.
+    unplaced: BTreeMap<u64, (RequestId, Instant)>,
 }
 
 #[derive(Debug)]
@@ -31,29 +38,64 @@ struct Place {
     request_offset: u64,
 }
 
+/// The closed requests of a lane.
+#[derive(Debug, Default)]
+struct OfLane {
+    /// By the offset of the request: the offset of the record that closes it.
+    requests: BTreeMap<u64, u64>,
+    /// If there are too many: the first of the other requests, and the first record that closes one of them.
+    left_out: Option<(u64, u64)>,
+}
+
 impl Closed {
     /// Records that the record at `offset` closes a request at `request_offset`, in `lane`.
     pub(super) fn insert(&mut self, offset: u64, id: RequestId, lane: u32, request_offset: u64) {
-        if !self.by_id.contains_key(&id) {
-            self.by_id.insert(id.clone(), offset);
-            self.by_offset.insert(offset, Place { id, lane, request_offset });
+        if self.by_id.contains_key(&id) {
+            return;
+        }
+        let of = self.lanes.entry(lane).or_default();
+        of.requests.insert(request_offset, offset);
+        self.by_id.insert(id.clone(), offset);
+        self.by_offset.insert(offset, Place { id, lane, request_offset });
+        let (from, at) = of.left_out.unwrap_or((u64::MAX, u64::MAX));
+        if of.requests.len() > OF_A_LANE_MOST || request_offset >= from {
+            if let Some((last, closed_at)) = of.requests.pop_last() {
+                of.left_out = Some((from.min(last), at.min(closed_at)));
+                let place = self.by_offset.remove(&closed_at);
+                place.map(|place| self.by_id.remove(&place.id));
+            }
         }
     }
 
-    /// Records a closed request that is not at the offset that the record names.
-    pub(super) fn insert_unplaced(&mut self, id: RequestId) {
+    /// Records a closed request that is not at the offset that the record at `offset` names.
+    pub(super) fn insert_unplaced(&mut self, offset: u64, id: RequestId) {
         if self.unplaced.len() < UNPLACED_MOST {
-            self.unplaced.insert(id);
+            self.unplaced.entry(offset).or_insert((id, Instant::now()));
         }
     }
 
     /// Returns whether a request is closed, and forgets it.
     pub(super) fn remove(&mut self, id: &RequestId) -> bool {
-        let is_unplaced = self.unplaced.remove(id);
-        match self.by_id.remove(id) {
-            Some(offset) => self.by_offset.remove(&offset).is_some(),
-            None => is_unplaced,
+        let unplaced = self.unplaced.len();
+        self.unplaced.retain(|_, (other, _)| other != id);
+        let Some(offset) = self.by_id.remove(id) else { return self.unplaced.len() < unplaced };
+        let place = self.by_offset.remove(&offset);
+        let of = place.as_ref().and_then(|place| self.lanes.get_mut(&place.lane));
+        of.zip(place).map(|(of, place)| of.requests.remove(&place.request_offset));
+        true
+    }
+
+    /// If a request may be closed without being remembered: from where on the reply topic must be read for it.
+    /// The caller reads it.
+    pub(super) fn take_left_out(&mut self, lane: u32, request_offset: u64) -> Option<u64> {
+        let (from, at) = self.lanes.get(&lane)?.left_out?;
+        if request_offset < from {
+            return None;
         }
+        for of in self.lanes.values_mut() {
+            of.left_out.take_if(|(_, other)| *other >= at);
+        }
+        Some(at)
     }
 
     /// Forgets requests, by lane and offset, that this server will not reach any more.
@@ -65,11 +107,19 @@ impl Closed {
             }
             stays
         });
+        self.lanes.retain(|lane, of| {
+            of.requests.retain(|offset, _| is_to_come(*lane, *offset));
+            is_to_come(*lane, u64::MAX) && (of.left_out.is_some() || !of.requests.is_empty())
+        });
+        self.unplaced.retain(|_, (_, since)| since.elapsed() < UNPLACED_FOR);
     }
 
     /// Returns the offset of the first record that the next owner of a lane must read.
     pub(super) fn first(&self) -> Option<u64> {
-        self.by_offset.keys().next().copied()
+        let placed = self.by_offset.keys().next().copied();
+        let unplaced = self.unplaced.keys().next().copied();
+        let left_out = self.lanes.values().filter_map(|of| Some(of.left_out?.1)).min();
+        [placed, unplaced, left_out].into_iter().flatten().min()
     }
 
     #[cfg(test)]
@@ -79,6 +129,16 @@ impl Closed {
 }
 
 impl Server {
+    /// Returns whether a request was expired or cancelled.
+    pub(super) fn is_closed(&mut self, job: &Job, id: &RequestId) -> Result<bool> {
+        self.look_for_closed()?;
+        if let Some(at) = self.closed.take_left_out(job.lane(), job.offset()) {
+            self.reply_reader.seek_to(at.max(self.replies.first_offset()?));
+            self.look_for_closed()?;
+        }
+        Ok(self.closed.remove(id))
+    }
+
     /// Reads which requests clients have expired or cancelled since the last call.
     pub(super) fn look_for_closed(&mut self) -> Result<()> {
         if let Some(floor) = self.dispatch.take_taken_floor() {
@@ -132,7 +192,7 @@ impl Server {
                 }
             }
             None if request_offset >= self.requests.first_offset()? => {
-                self.closed.insert_unplaced(envelope.id.clone());
+                self.closed.insert_unplaced(offset, envelope.id.clone());
             }
             // The request was trimmed.
             None => {}
@@ -159,8 +219,39 @@ mod tests {
         assert_eq!((closed.first(), closed.len()), (Some(13), 1));
         assert!(!closed.remove(&id(1)) && closed.remove(&id(3)) && !closed.remove(&id(3)));
         assert_eq!((closed.first(), closed.len()), (None, 0));
-        closed.insert_unplaced(id(9));
-        assert_eq!(closed.first(), None, "it holds nothing back");
+        closed.insert_unplaced(20, id(9));
+        assert_eq!(closed.first(), Some(20), "its request may become visible later");
         assert!(closed.remove(&id(9)) && !closed.remove(&id(9)));
+        assert_eq!(closed.first(), None);
+    }
+
+    #[test]
+    fn a_lane_that_waits_remembers_the_next_closed_requests_and_where_to_read_of_the_others() {
+        const MOST: u64 = OF_A_LANE_MOST as u64;
+        let id = |number| RequestId::new("c", 1, number);
+        let mut closed = Closed::default();
+        // Closed from the last request to the first: the first ones are kept.
+        let read = |closed: &mut Closed, from: u64| {
+            for at in from..3 * MOST {
+                let request = 3 * MOST - 1 - at;
+                closed.insert(at, id(request), 7, request);
+            }
+        };
+        closed.insert(5 * MOST, id(5 * MOST), 8, 0);
+        read(&mut closed, 0);
+        assert_eq!((closed.len(), closed.first()), (OF_A_LANE_MOST + 1, Some(0)));
+        for request in 0..MOST {
+            assert_eq!(closed.take_left_out(7, request), None);
+            assert!(closed.remove(&id(request)), "{request}");
+        }
+        assert_eq!(closed.take_left_out(8, u64::MAX), None, "another lane waits for none");
+        assert_eq!(closed.take_left_out(7, MOST), Some(0));
+        read(&mut closed, 0);
+        closed.retain(|lane, offset| lane == 8 || offset >= MOST);
+        for request in MOST..2 * MOST {
+            assert!(closed.remove(&id(request)), "{request}");
+        }
+        let left_out = closed.take_left_out(7, 2 * MOST);
+        assert_eq!(left_out, Some(0));
     }
 }

@@ -321,6 +321,9 @@ impl Server {
     }
 
     fn settle_request(&mut self, job: &Job, envelope: &Envelope, replies: &Topic) -> Result<bool> {
+        if self.is_closed(job, &envelope.id)? {
+            return Ok(true);
+        }
         let is_own = envelope.reply_topic.is_none();
         match self.past.settle(job, &envelope.id, replies, is_own)? {
             Doubt::Answered => return Ok(true),
@@ -332,10 +335,6 @@ impl Server {
                 return Ok(true);
             }
             Doubt::Open => {}
-        }
-        self.look_for_closed()?;
-        if self.closed.remove(&envelope.id) {
-            return Ok(true);
         }
         let bytes = encode_note(&envelope.id, envelope.reply_topic.as_deref());
         let note = Note { floor: replies.end_offset()?, bytes };

@@ -281,16 +281,52 @@ fn a_letter_is_sent_again_after_its_request_was_trimmed() {
 pub(crate) fn killed(words: &[&str]) {
     let log = Log::open(words[0]).unwrap();
     let point = words[1].to_owned();
+    let signal = words[2].parse().unwrap();
     deaddrop::arm_crash_points(Some(Box::new(move |name| {
         if name == point {
-            child::raise(libc::SIGKILL);
+            child::raise(signal);
         }
     })));
     redrive(&log.existing_topic("s.dead").unwrap(), 0).unwrap();
 }
 
+/// A redrive that gets this signal at a crash point.
+fn redrive_until(dir: &Path, point: &str, signal: i32) -> Child {
+    Child::spawn(&["redrive", dir.to_str().unwrap(), point, &signal.to_string()])
+}
+
 fn kill_at(dir: &Path, point: &str) {
-    Child::spawn(&["redrive", dir.to_str().unwrap(), point]).wait_for_death();
+    redrive_until(dir, point, libc::SIGKILL).wait_for_death();
+}
+
+#[test]
+fn a_redrive_that_is_taken_back_before_it_is_visible_is_not_handled_by_a_later_server() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let (done, late) = (Seen::default(), Seen::default());
+    let (client, _) = with_letter(&log, &done, &late);
+    let sending = redrive_until(dir.path(), "redrive.announced", libc::SIGSTOP);
+    sending.wait_until_stopped();
+    poll_all(&client);
+    client.cancel(&client.outstanding().unwrap()[0].id).unwrap();
+    client.request("s", &Record::new("other")).unwrap().send("done").unwrap();
+    serve(&log, "", 1);
+    drain(&client);
+    sending.signal(libc::SIGCONT);
+    assert!(sending.wait().success());
+    assert_eq!(redrives(&log).len(), 1);
+    let handled = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&handled);
+    let mut server = log
+        .server("s", move |request: &Request<'_>| {
+            *counted.lock().unwrap() += 1;
+            Ok(Reply::new(request.payload()))
+        })
+        .unwrap();
+    assert_eq!(server.poll(LONG).unwrap(), 1);
+    assert_eq!(*handled.lock().unwrap(), 0, "its outcome is that it was cancelled");
+    poll_all(&client);
+    assert_eq!(late.take(), []);
 }
 
 #[test]
