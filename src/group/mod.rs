@@ -56,6 +56,7 @@ use crate::format::group::{
     lane_at, lane_of, LANE_RETRY_AT, LANE_STOPPED_AT, LANE_TRIAL_AT, MAX_LANES,
 };
 use crate::reader::{Reader, Start};
+use crate::record::RecordRef;
 use crate::store::{Handle, Store, GROUPS};
 use crate::sys::atomic::Ordering;
 use crate::sys::Access;
@@ -187,6 +188,24 @@ pub struct GroupInfo {
     pub trimmed: u64,
     /// The group's lanes, in order.
     pub lanes: Vec<LaneInfo>,
+}
+
+impl GroupInfo {
+    /// If a record waits in a stopped lane, returns the offset of the record that the lane was stopped at:
+    /// this one, or one before it. See [`Group::resume`].
+    pub fn stopped_at(&self, record: &RecordRef<'_>) -> Option<u64> {
+        let lane = lane_of(record.key(), record.offset(), self.lanes.len() as u32);
+        let at = self.lanes.get(lane as usize)?.stopped_at()?;
+        (at <= record.offset()).then_some(at)
+    }
+}
+
+impl LaneInfo {
+    /// Returns the offset of the record that the lane was stopped at, if it was.
+    pub fn stopped_at(&self) -> Option<u64> {
+        let stopped = self.in_hand.as_ref().filter(|hand| hand.state == State::Stopped.name());
+        stopped.map(|hand| hand.offset)
+    }
 }
 
 /// The state of a lane.
@@ -431,12 +450,16 @@ fn info(topic: &Store, name: &str, file: &GroupFile) -> Result<GroupInfo> {
     Ok(GroupInfo { name: name.to_owned(), committed, durable, lag, trimmed, lanes })
 }
 
+/// Returns the state of a group.
+pub(crate) fn look(topic: &Store, name: &str) -> Result<GroupInfo> {
+    GroupFile::open(topic, name, Access::Read).and_then(|file| info(topic, name, &file))
+}
+
 /// Returns the state of all groups of a topic, or why a group's file is unreadable.
 pub(crate) fn list(topic: &Store) -> Result<Vec<(String, Result<GroupInfo>)>> {
     let mut all = Vec::new();
     for name in file::names_of(topic)? {
-        let found =
-            GroupFile::open(topic, &name, Access::Read).and_then(|file| info(topic, &name, &file));
+        let found = look(topic, &name);
         if !matches!(found, Err(Error::NotFound { .. })) {
             all.push((name, found));
         }

@@ -257,14 +257,19 @@ impl Client {
         }
     }
 
-    /// Returns all requests without an outcome, oldest first for each service.
+    /// Returns all requests without an outcome, oldest first for each service, and whether they wait in a
+    /// stopped lane.
     ///
     /// # Errors
     ///
-    /// None at present.
+    /// [`Error::Io`].
     pub fn outstanding(&self) -> Result<Vec<Outstanding>> {
         let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
-        Ok(links.iter().flat_map(|link| link.outstanding()).collect())
+        let mut all = Vec::new();
+        for link in links {
+            all.extend(link.outstanding()?);
+        }
+        Ok(all)
     }
 
     /// Returns the number of requests without an outcome: the length of [`outstanding`](Self::outstanding).

@@ -15,9 +15,10 @@ use parking_lot::{Condvar, Mutex};
 use super::delivery::Delivery;
 use super::pending::{Outstanding, State};
 use super::stats::Counters;
-use super::{open_topic, replies_of, requests_of};
+use super::{open_topic, record_at, replies_of, requests_of};
 use crate::consumer::Consumer;
 use crate::error::{Error, Result};
+use crate::group::{self, LaneInfo};
 use crate::log::Log;
 use crate::reader::Start;
 use crate::sys::clock;
@@ -152,7 +153,7 @@ impl Link {
         Ok(())
     }
 
-    pub(super) fn outstanding(&self) -> Vec<Outstanding> {
+    pub(super) fn outstanding(&self) -> Result<Vec<Outstanding>> {
         let time = |nanos| SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos);
         let state = self.state.lock();
         let mut all: Vec<Outstanding> = state
@@ -164,10 +165,33 @@ impl Link {
                 offset: pending.offset,
                 sent_at: time(pending.sent_at),
                 deadline: pending.envelope.deadline.map(time),
+                stopped_at: None,
             })
             .collect();
+        drop(state);
         all.sort_by_key(|outstanding| outstanding.offset);
-        all
+        if !all.is_empty() {
+            self.find_stopped(&mut all)?;
+        }
+        Ok(all)
+    }
+
+    /// Finds which requests wait in a stopped lane.
+    fn find_stopped(&self, all: &mut [Outstanding]) -> Result<()> {
+        let servers = match group::look(self.requests.inner(), group::SERVERS) {
+            // No server has run yet; or none can, and its error says why.
+            Err(Error::NotFound { .. } | Error::Corrupt { .. }) => return Ok(()),
+            other => other?,
+        };
+        let Some(first) = servers.lanes.iter().filter_map(LaneInfo::stopped_at).min() else {
+            return Ok(());
+        };
+        for outstanding in all.iter_mut().filter(|outstanding| outstanding.offset >= first) {
+            let record = record_at(&self.requests, outstanding.offset)?;
+            outstanding.stopped_at =
+                record.and_then(|record| servers.stopped_at(&record.as_ref()));
+        }
+        Ok(())
     }
 }
 

@@ -43,6 +43,11 @@ pub struct Outstanding {
     pub sent_at: SystemTime,
     /// When the request expires, if it has a deadline.
     pub deadline: Option<SystemTime>,
+    /// If the request waits in a lane that a server stopped ([`Poison::StopLane`](super::Poison::StopLane)):
+    /// the offset of the request that the lane was stopped at. No server handles either of them before
+    /// [`Group::resume`](crate::group::Group::resume) or
+    /// [`Group::skip_stopped`](crate::group::Group::skip_stopped) of the group `server` of the request topic.
+    pub stopped_at: Option<u64>,
 }
 
 /// The requests in flight, and the call handles that wait for them.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use deaddrop::group::{GroupOptions, Poison};
 use deaddrop::service::{Completed, Envelope, HandlerError, Kind, Outcome, Reply, ServerOptions};
 use deaddrop::{Durability, Error, Log, Record, Retention, Start, TopicOptions};
 
@@ -68,6 +69,50 @@ pub(crate) fn reply_kinds(log: &Log, service: &str) -> Vec<Kind> {
         kinds.push(Envelope::of(&record).unwrap().unwrap().kind);
     }
     kinds
+}
+
+#[test]
+fn requests_in_a_stopped_lane_say_so_until_it_is_resumed() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let client = log.client("c").on("done", |_| Ok(())).open().unwrap();
+    let send = |payload: &str, key: &str| {
+        client.request("s", &Record::new(payload)).unwrap().key(key).send("done").unwrap()
+    };
+    let stopped = || {
+        let all = client.outstanding().unwrap();
+        all.iter().map(|one| (one.offset, one.stopped_at)).collect::<Vec<_>>()
+    };
+    let is_mended = Arc::new(AtomicU32::new(0));
+    let mended = Arc::clone(&is_mended);
+    let handler = move |request: &deaddrop::service::Request<'_>| match request.payload() {
+        b"bad" if mended.load(Ordering::Relaxed) == 0 => Err(HandlerError::retry("down")),
+        other => Ok(Reply::new(other)),
+    };
+    send("before", "a");
+    send("bad", "a");
+    send("after", "a");
+    send("other", "another key");
+    assert_eq!(stopped(), [(0, None), (1, None), (2, None), (3, None)], "no server has run yet");
+    let options =
+        ServerOptions { max_attempts: 1, poison: Poison::StopLane, ..ServerOptions::default() };
+    let mut server = log.server_with("s", options, handler).unwrap();
+    while client.outstanding_count() > 2 {
+        server.poll(Duration::from_millis(1)).unwrap();
+        client.poll(Duration::from_millis(1)).unwrap();
+    }
+    assert_eq!(stopped(), [(1, Some(1)), (2, Some(1))]);
+    is_mended.store(1, Ordering::Relaxed);
+    let group = log.topic("s.requests").unwrap();
+    let group = group.group("server", GroupOptions::default()).unwrap();
+    let lane = group.info().unwrap().lanes.iter().position(|lane| lane.stopped_at() == Some(1));
+    assert!(group.resume(lane.unwrap() as u32).unwrap());
+    assert_eq!(stopped(), [(1, None), (2, None)]);
+    while client.outstanding_count() > 0 {
+        server.poll(Duration::from_millis(1)).unwrap();
+        client.poll(Duration::from_millis(1)).unwrap();
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use deaddrop::format::segment::{self as layout, Header};
-use deaddrop::group::GroupInfo;
+use deaddrop::group::{GroupInfo, LaneInfo};
 use deaddrop::{ConsumerInfo, Topic};
 use serde::Serialize;
 
@@ -57,6 +57,8 @@ struct Group {
     committed: Option<u64>,
     lag: Option<u64>,
     lanes: usize,
+    /// Lanes that a record has stopped.
+    stopped: usize,
     /// The reason why its file is unreadable.
     error: Option<String>,
 }
@@ -71,6 +73,7 @@ impl Group {
             group,
             committed: info.as_ref().map(|info| info.committed),
             lag: info.as_ref().map(|info| info.lag),
+            stopped: info.as_ref().map_or(0, |info| info.lanes.iter().filter_map(LaneInfo::stopped_at).count()),
             lanes: info.map_or(0, |info| info.lanes.len()),
             error,
         }
@@ -78,7 +81,8 @@ impl Group {
 
     fn cells(&self, out: &Out) -> Vec<String> {
         let number = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
-        let error = self.error.clone().unwrap_or_default();
+        let stopped = (self.stopped > 0).then(|| format!("{} stopped", self.stopped));
+        let error = self.error.clone().or(stopped).unwrap_or_default();
         vec![
             self.group.clone(),
             number(self.committed),

@@ -23,6 +23,7 @@ struct Row {
     sent_at: Option<u64>,
     deadline: Option<u64>,
     state: &'static str,
+    is_stopped: bool,
 }
 
 impl Pending {
@@ -59,6 +60,9 @@ impl Pending {
         floors.retain(|name, _| self.client.as_ref().is_none_or(|only| only == name));
         clients.extend(floors.keys().cloned());
         let from = floors.values().copied().min().unwrap_or(u64::MAX);
+        let servers = requests.groups()?.into_iter().find(|(name, _)| name == "server");
+        // A file that cannot be read is for `groups` to tell.
+        let servers = servers.and_then(|(_, info)| info.ok());
         let mut open: HashMap<RequestId, Row> = HashMap::new();
         let mut exit = for_each(&requests, from, |record, envelope| {
             let floor = floors.get(envelope.id.client());
@@ -71,6 +75,7 @@ impl Pending {
                     sent_at: Some(record.timestamp_nanos()),
                     deadline: envelope.deadline,
                     state: "waiting",
+                    is_stopped: servers.as_ref().is_some_and(|all| all.stopped_at(record).is_some()),
                 };
                 open.entry(envelope.id).or_insert(row);
             }
@@ -95,6 +100,9 @@ impl Pending {
             })?;
             exit = worse(exit, damage);
         }
+        for row in open.values_mut().filter(|row| row.is_stopped && row.state == "waiting") {
+            row.state = "stopped";
+        }
         Ok((open.into_iter().collect(), exit))
     }
 
@@ -118,6 +126,7 @@ impl Pending {
                     sent_at: None,
                     deadline: None,
                     state: "parked",
+                    is_stopped: false,
                 };
                 // Of two records with one id, the first one counts.
                 parked.entry(envelope.id).or_insert(row);

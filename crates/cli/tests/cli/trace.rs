@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deaddrop::service::{Client, HandlerError, Reply, Request, ServerOptions};
+use deaddrop::service::{Client, HandlerError, Poison, Reply, Request, ServerOptions};
 use deaddrop::{Durability, Log, Record, TopicOptions};
 
 use crate::support::{flip, snapshot, Scratch};
@@ -144,6 +144,26 @@ fn pending_shows_waiting_answered_and_parked_requests() {
         "nothing is pending\n"
     );
     scratch.run(&["pending", "--service", "nobody"]).expect(1);
+}
+
+#[test]
+fn a_stopped_lane_is_shown_where_requests_wait_in_it() {
+    let scratch = Scratch::new();
+    let log = open(&scratch);
+    let shop = client(&log, "shop");
+    for _ in 0..2 {
+        shop.request("stock", &Record::new("x")).unwrap().key("k").send("done").unwrap();
+    }
+    let options =
+        ServerOptions { max_attempts: 1, poison: Poison::StopLane, ..ServerOptions::default() };
+    let mut server = log.server_with("stock", options, |_| Err(HandlerError::retry("no"))).unwrap();
+    while server.stats().stopped == 0 {
+        server.poll(Duration::from_millis(1)).unwrap();
+    }
+    let text = scratch.run(&["pending"]).expect(0).text();
+    assert_eq!(text.lines().filter(|line| line.ends_with("  stopped")).count(), 2, "{text}");
+    let info = scratch.run(&["info", "stock.requests"]).expect(0).text();
+    assert!(info.contains("  1 stopped\n"), "{info}");
 }
 
 #[test]
