@@ -8,7 +8,7 @@ use super::envelope::{Envelope, Kind};
 use super::link::{cursor_name, patient, GUARD_PREFIX};
 use super::request_id::RequestId;
 use super::settle::{is_outcome, scan};
-use super::{replies_of, requests_of};
+use super::{replies_of, requests_of, topic_if_there};
 use crate::consumer::{Consumer, ConsumerInfo};
 use crate::error::{Error, Result};
 use crate::log::Log;
@@ -71,12 +71,9 @@ struct Open {
 
 impl Positions {
     fn of(log: &Log, client: &str, service: &str) -> Result<Option<Positions>> {
-        let existing = |name: &str| match log.existing_topic(name) {
-            Err(Error::NotFound { .. }) => Ok(None),
-            other => other.map(Some),
-        };
-        let Some(requests) = existing(&requests_of(service))? else { return Ok(None) };
-        let Some(replies) = existing(&replies_of(service))? else { return Ok(None) };
+        let existing = |name: String| topic_if_there(log, &name);
+        let Some(requests) = existing(requests_of(service))? else { return Ok(None) };
+        let Some(replies) = existing(replies_of(service))? else { return Ok(None) };
         let mut is_damaged = false;
         let mut find = |all: Vec<ConsumerInfo>, name: &str| {
             let found = all.into_iter().find(|info| info.name == name);
@@ -178,11 +175,7 @@ impl Log {
         let _owned = Ownership::take(self.inner(), "clients", name)?;
         let client = self.clients()?.into_iter().find(|client| client.name == name);
         let parked = format!("{name}.parked");
-        let has_parked = match self.existing_topic(&parked) {
-            Ok(_) => true,
-            Err(Error::NotFound { .. }) => false,
-            Err(error) => return Err(error),
-        };
+        let has_parked = topic_if_there(self, &parked)?.is_some();
         if client.is_none() && !has_parked {
             return Err(Error::NotFound { what: format!("client {name}") });
         }

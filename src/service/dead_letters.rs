@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use super::record_at;
 use super::redrive::{Begun, Redrive};
+use super::{record_at, topic_if_there};
 use crate::error::{Error, Result};
 use crate::group::DeadLetter;
 use crate::log::Log;
@@ -321,10 +321,7 @@ impl DeadLetters {
     /// Returns the topic of marks, if any letter was marked.
     fn book(&mut self) -> Result<Option<Topic>> {
         if self.book.is_none() {
-            self.book = match self.log.existing_topic(&self.book_name()) {
-                Err(Error::NotFound { .. }) => None,
-                other => Some(other?),
-            };
+            self.book = topic_if_there(&self.log, &self.book_name())?;
         }
         Ok(self.book.clone())
     }

@@ -103,6 +103,14 @@ pub(crate) fn open_topic(log: &Log, name: &str, options: Option<TopicOptions>) -
     Ok(topic)
 }
 
+/// Opens a topic; returns `None` if it does not exist.
+pub(crate) fn topic_if_there(log: &Log, name: &str) -> Result<Option<Topic>> {
+    match log.existing_topic(name) {
+        Err(Error::NotFound { .. }) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// Returns the name of the topic that takes the requests of a service.
 pub(crate) fn requests_of(service: &str) -> String {
     format!("{service}.requests")

@@ -12,7 +12,7 @@ use super::outcome::{Outcome, Parked};
 use super::request_id::RequestId;
 use super::spans;
 use super::stats::Counters;
-use super::{open_topic, record_at, requests_of};
+use super::{open_topic, record_at, requests_of, topic_if_there};
 use crate::consumer::Consumer;
 use crate::error::{Error, Result};
 use crate::log::Log;
@@ -72,10 +72,10 @@ impl ParkedTopic {
         counters: &Counters,
     ) -> Result<Option<ParkedTopic>> {
         let name = ParkedTopic::name(client);
-        let topic = match log.existing_topic(&name) {
-            Err(Error::NotFound { .. }) if !create => return Ok(None),
-            Err(Error::NotFound { .. }) => open_topic(log, &name, options)?,
-            other => other?,
+        let topic = match topic_if_there(log, &name)? {
+            None if !create => return Ok(None),
+            None => open_topic(log, &name, options)?,
+            Some(topic) => topic,
         };
         let mut cursor = topic.consumer("client", Start::First)?;
         cursor.reader().pass_over_lost();
@@ -270,7 +270,7 @@ impl ParkedTopic {
         let Some(Ok(envelope)) = Envelope::of(&record.as_ref()) else { return Ok(None) };
         let Some(outcome) = Outcome::of(&envelope, &record) else { return Ok(None) };
         let service = entry.parked.service.clone();
-        let requests = log.existing_topic(&requests_of(&service)).ok();
+        let requests = topic_if_there(log, &requests_of(&service))?;
         Ok(Some(Found { envelope, outcome, service, requests }))
     }
 

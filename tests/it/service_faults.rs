@@ -72,6 +72,40 @@ fn an_outcome_that_could_not_be_parked_is_delivered_by_the_next_poll() {
 }
 
 #[test]
+fn a_parked_outcome_whose_request_topic_cannot_be_opened_waits_for_it() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let open = |log: &Log| log.client("c").topic_options(options());
+    {
+        let client = open(&log).on("old", |_| Ok(())).open().unwrap();
+        client.request("s", &Record::new("x")).unwrap().send("old").unwrap();
+        log.server("s", echo).unwrap().poll(LONG).unwrap();
+    }
+    assert_eq!(open(&log).open().unwrap().poll(LONG).unwrap(), 1, "it is parked");
+    // So that the client does not open the topic itself.
+    log.topic("s.requests").unwrap().delete_consumer("client.c").unwrap();
+    drop(log);
+    let settings = dir.path().join("topics/s.requests/settings");
+    let whole = std::fs::read(&settings).unwrap();
+    std::fs::write(&settings, vec![0; whole.len()]).unwrap();
+    let log = Log::open(dir.path()).unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&seen);
+    let client = open(&log).on("old", move |done| {
+        noted.lock().unwrap().push(done.request()?.is_some());
+        Ok(())
+    });
+    let client = client.open().unwrap();
+    let failed = client.poll(Duration::ZERO).unwrap_err();
+    assert!(matches!(failed, Error::Corrupt { .. }), "{failed}");
+    assert_eq!(client.parked().unwrap().len(), 1);
+    std::fs::write(&settings, whole).unwrap();
+    while client.poll(LONG).unwrap() == 0 {}
+    assert_eq!(*seen.lock().unwrap(), [true], "with its request");
+}
+
+#[test]
 fn a_request_whose_expiry_met_a_full_disk_expires_at_the_next_poll() {
     let disk = SimDisk::new();
     let log = Log::open_sim(&disk, "/log").unwrap();
