@@ -179,7 +179,7 @@ impl Topic {
     ///
     /// [`Error::ReadOnly`], [`Error::Io`].
     pub fn trim(&self) -> Result<u64> {
-        self.inner.trim_by_retention()
+        self.inner.trim_by_retention(&[])
     }
 
     /// Returns information about the clocks that stamped the records. Reads the newest segment.

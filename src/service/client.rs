@@ -139,7 +139,9 @@ impl ClientInner {
 /// `client-floor.NAME` in the reply topic. Retention drops nothing above them. They advance while the
 /// client delivers, even if it has nothing outstanding, and when it is dropped. The servers of a service
 /// advance those of a client that was killed with nothing outstanding. A client that never comes back,
-/// and has something outstanding, holds its positions until it is retired: [`Log::retire_client`].
+/// and has something outstanding, holds its positions until it is retired ([`Log::retire_client`]); one
+/// whose process lives and does not deliver, for as long as that lasts. Servers can be told to end both:
+/// [`ServerOptions::abandoned_after`](super::ServerOptions::abandoned_after).
 #[derive(Clone)]
 pub struct Client {
     pub(super) inner: Arc<ClientInner>,

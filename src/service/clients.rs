@@ -11,6 +11,7 @@ use super::settle::{is_outcome, scan};
 use super::{replies_of, requests_of, topic_if_there};
 use crate::consumer::{Consumer, ConsumerInfo};
 use crate::error::{Error, Result};
+use crate::events;
 use crate::log::Log;
 use crate::ownership::Ownership;
 use crate::reader::Start;
@@ -243,6 +244,9 @@ const FOLLOW_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Gone {
     /// The clients, with their positions when they were last examined.
     seen: HashMap<String, (u64, u64, Instant)>,
+    /// The clients that have replies to read, with their positions in the reply topic, and since when they have
+    /// been there.
+    unread: HashMap<String, (u64, Instant)>,
 }
 
 impl Gone {
@@ -279,6 +283,43 @@ impl Gone {
             }
             // Not with its new positions, so that it is examined again.
             self.seen.insert(client.to_owned(), (u64::MAX, u64::MAX, Instant::now()));
+        }
+        Ok(())
+    }
+}
+
+impl Gone {
+    /// Lets retention drop what only clients hold that have not read a reply for this long.
+    pub(super) fn abandon(
+        &mut self,
+        after: Duration,
+        requests: &Topic,
+        replies: &Topic,
+    ) -> Result<()> {
+        let end = replies.high_watermark()?;
+        let (mut unread, mut despite) = (HashMap::new(), Vec::new());
+        for info in replies.consumers()? {
+            let Some(client) = info.name.strip_prefix("client.") else { continue };
+            // An operator decides about a damaged position.
+            let Ok(at) = info.committed else { continue };
+            if at >= end {
+                continue;
+            }
+            let before = self.unread.get(client).filter(|(same, _)| *same == at);
+            let since = before.map_or_else(Instant::now, |(_, since)| *since);
+            if since.elapsed() >= after {
+                despite.push(format!("{GUARD_PREFIX}{client}"));
+                despite.push(cursor_name(client));
+            }
+            unread.insert(client.to_owned(), (at, since));
+        }
+        self.unread = unread;
+        for topic in [requests, replies].into_iter().filter(|_| !despite.is_empty()) {
+            let before = topic.first_offset()?;
+            let first = topic.inner().trim_by_retention(&despite)?;
+            if first > before {
+                events::abandoned(topic.name(), first, &despite);
+            }
         }
         Ok(())
     }

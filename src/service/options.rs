@@ -26,12 +26,20 @@ pub struct ServerOptions {
     pub retry_first: Duration,
     /// The longest wait between attempts.
     pub retry_most: Duration,
+    /// If a client has not read a reply for this long although there is one, retention drops what only that
+    /// client needs, as if it were not there: the client has died with requests outstanding, or its process
+    /// lives and does not deliver. The next [`Client::poll`](super::Client::poll) of the client returns
+    /// [`Error::Trimmed`](crate::Error::Trimmed), and its requests whose outcomes were dropped stay
+    /// outstanding until their deadline, or until they are cancelled. A server measures this time while it
+    /// runs. `None`: such a client holds records until it delivers, or is
+    /// [retired](crate::Log::retire_client).
+    pub abandoned_after: Option<Duration>,
     /// How long a wait spins before it sleeps; see [`Reader::set_spin`](crate::Reader::set_spin).
     pub spin: Duration,
 }
 
 impl Default for ServerOptions {
-    /// One thread; ten attempts, 10 ms to 10 s apart, then the dead-letter topic.
+    /// One thread; ten attempts, 10 ms to 10 s apart, then the dead-letter topic; no client is abandoned.
     fn default() -> ServerOptions {
         ServerOptions {
             topic: None,
@@ -41,6 +49,7 @@ impl Default for ServerOptions {
             poison: Poison::DeadLetter,
             retry_first: Duration::from_millis(10),
             retry_most: Duration::from_secs(10),
+            abandoned_after: None,
             spin: Duration::from_micros(5),
         }
     }

@@ -442,6 +442,10 @@ impl Server {
             guard.set_position(floor)?;
             guard.sync()?;
         }
-        self.gone.let_go(&self.log, &self.service, &self.requests)
+        self.gone.let_go(&self.log, &self.service, &self.requests)?;
+        match self.options.abandoned_after {
+            Some(after) => self.gone.abandon(after, &self.requests, &self.replies),
+            None => Ok(()),
+        }
     }
 }

@@ -43,12 +43,15 @@ pub(crate) fn durable_slots<'a>(
 }
 
 /// Returns the smallest durable position of all consumers and lanes; `None` if there are none. An unreadable
-/// file or page keeps everything.
-pub(super) fn durable_floor(topic: &Store) -> Result<Option<u64>> {
+/// file or page keeps everything. The consumers of these names are left out.
+pub(super) fn durable_floor(topic: &Store, without: &[String]) -> Result<Option<u64>> {
     let mut floor: Option<u64> = None;
     for kind in [CONSUMERS, GROUPS] {
         let dir = topic.dir.join(kind);
         for name in names_in(&*topic.files, &dir)? {
+            if kind == CONSUMERS && without.contains(&name) {
+                continue;
+            }
             let path = dir.join(name);
             let file = topic.files.open(&path, Access::Read).not_found_is_none();
             let Some(file) = file.at("reading", &path)? else { continue };

@@ -55,9 +55,9 @@ impl Retaining {
         topic.first_offset()
     }
 
-    /// Drops the segments that the topic's settings allow to drop.
-    fn trim_by_retention(&self, topic: &Store) -> Result<u64> {
-        let dropped = self.drop_by_retention(topic)?;
+    /// Drops the segments that the topic's settings allow to drop, without regard to these consumers.
+    fn trim_by_retention(&self, topic: &Store, despite: &[String]) -> Result<u64> {
+        let dropped = self.drop_by_retention(topic, despite)?;
         remove_files(topic, &dropped)?;
         topic.first_offset()
     }
@@ -72,7 +72,7 @@ impl Retaining {
             // Before the job looks: segments that become droppable from here on are another job's.
             drop(scheduled);
             // A failure is retried at the next roll, or when the timer is due.
-            let dropped = topic.retaining.drop_by_retention(topic).unwrap_or_default();
+            let dropped = topic.retaining.drop_by_retention(topic, &[]).unwrap_or_default();
             remove_in_turns(topic, dropped);
         });
     }
@@ -83,7 +83,7 @@ impl Retaining {
             && self.rolls_ahead.fetch_add(1, Local::Relaxed) >= MOST_AHEAD
         {
             // A failure is retried at the next roll; a failed sync stops the next append.
-            drop(self.trim_by_retention(topic));
+            drop(self.trim_by_retention(topic, &[]));
         }
     }
 
@@ -111,7 +111,7 @@ impl Retaining {
     }
 
     /// See [`trim_by_retention`](Self::trim_by_retention); returns the names of the files to remove.
-    fn drop_by_retention(&self, topic: &Store) -> Result<Vec<String>> {
+    fn drop_by_retention(&self, topic: &Store, despite: &[String]) -> Result<Vec<String>> {
         let retention = topic.options.retention;
         if retention == super::Retention::default() {
             return Ok(Vec::new());
@@ -120,7 +120,8 @@ impl Retaining {
         drop(roll_if_old(topic));
         let _turn = self.turn.lock();
         let rolls = self.rolls_ahead.swap(0, Local::Relaxed);
-        let dropped = self.keep_from(topic).and_then(|offset| self.drop_before(topic, offset));
+        let keep_from = self.keep_from(topic, despite);
+        let dropped = keep_from.and_then(|offset| self.drop_before(topic, offset));
         if dropped.is_err() {
             self.rolls_ahead.fetch_add(rolls, Local::Relaxed);
         }
@@ -128,14 +129,14 @@ impl Retaining {
     }
 
     /// Returns the offset below which the topic's settings allow to drop segments.
-    fn keep_from(&self, topic: &Store) -> Result<u64> {
+    fn keep_from(&self, topic: &Store, despite: &[String]) -> Result<u64> {
         let retention = topic.options.retention;
         let active = topic.member()?.control.tail.place().active;
         let bases: Vec<u64> =
             topic.refresh_bases()?.into_iter().filter(|&base| base <= active).collect();
         let floor = match retention.consumed {
             // No consumer has committed anything yet: nothing is dropped.
-            true => durable_floor(topic)?.unwrap_or(0),
+            true => durable_floor(topic, despite)?.unwrap_or(0),
             false => u64::MAX,
         };
         let by_age = retention.age.map_or(Ok(0), |age| self.keep_by_age(topic, &bases, age))?;
@@ -197,9 +198,9 @@ impl Store {
         self.retaining.trim_before(self, offset)
     }
 
-    /// Drops the segments that the topic's settings allow to drop.
-    pub(crate) fn trim_by_retention(&self) -> Result<u64> {
-        self.retaining.trim_by_retention(self)
+    /// Drops the segments that the topic's settings allow to drop, without regard to these consumers.
+    pub(crate) fn trim_by_retention(&self, despite: &[String]) -> Result<u64> {
+        self.retaining.trim_by_retention(self, despite)
     }
 
     /// Whether this process drops nothing for its age now.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use deaddrop::service::{Client, Outcome};
+use deaddrop::service::{Client, Outcome, ServerOptions};
 use deaddrop::{Durability, Error, Log, Record, Retention, Topic, TopicOptions};
 
 use crate::child::{self, Child, Watchdog};
@@ -124,6 +124,50 @@ fn an_idle_client_holds_no_records_and_one_that_never_returns_holds_them_until_d
     replies.delete_consumer("client-floor.gone").unwrap();
     let firsts = (requests.trim().unwrap(), replies.trim().unwrap());
     assert!(firsts.0 > 40 && firsts.1 > 40, "{firsts:?}");
+}
+
+#[test]
+fn a_client_that_does_not_deliver_is_abandoned_after_a_time_if_servers_are_told_to_and_learns_it() {
+    let _watchdog = Watchdog::new();
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let (requests, replies) = make_topics(&log);
+    let stuck = client(&log, "stuck");
+    let lost = stuck.request("s", &Record::new("x")).unwrap().send("done").unwrap();
+    serve_until(&log, &requests, None);
+    for _ in 0..2 {
+        noise(&client(&log, "busy"));
+        serve_until(&log, &requests, None);
+    }
+    let firsts = || (requests.trim().unwrap(), replies.trim().unwrap());
+    assert_eq!(firsts(), (0, 0), "it holds both topics");
+    let dropped = || requests.first_offset().unwrap() > 0 && replies.first_offset().unwrap() > 0;
+    serve_until(&log, &requests, Some(&dropped));
+    // Its outcome was in what was dropped.
+    assert!(matches!(stuck.poll(Duration::ZERO), Err(Error::Trimmed { .. })));
+    assert_eq!(stuck.poll(Duration::ZERO).unwrap(), 0);
+    assert!(stuck.stats().damaged > 0);
+    assert_eq!(stuck.outstanding().unwrap()[0].id, lost);
+    stuck.cancel(&lost).unwrap();
+    drain(&stuck);
+    stuck.request("s", &Record::new("x")).unwrap().send("done").unwrap();
+    serve_until(&log, &requests, None);
+    drain(&stuck);
+}
+
+/// Serves until all requests are done; or, if clients are abandoned at once, until that is so.
+fn serve_until(log: &Log, requests: &Topic, until: Option<&dyn Fn() -> bool>) {
+    let abandoned_after = until.map(|_| Duration::ZERO);
+    let options = ServerOptions { abandoned_after, ..ServerOptions::default() };
+    let server = log.server_with("s", options, echo).unwrap().spawn().unwrap();
+    let is_served = || {
+        let groups = requests.groups().unwrap();
+        groups.iter().all(|(_, info)| info.as_ref().unwrap().lag == 0)
+    };
+    while !until.map_or_else(is_served, |until| until()) {
+        std::thread::yield_now();
+    }
+    server.stop().unwrap();
 }
 
 #[test]

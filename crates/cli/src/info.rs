@@ -32,6 +32,8 @@ struct JsonInfo {
     sync_failed: bool,
     /// The reason why a clock must have been wrong.
     clock: Option<String>,
+    /// Which consumer or group keeps retention from dropping more.
+    held_by: Option<String>,
     segments: Vec<Segment>,
     consumers: Vec<crate::consumers::Row>,
     groups: Vec<Group>,
@@ -126,6 +128,7 @@ impl Info {
             beyond,
             sync_failed,
             clock: clock(&topic)?,
+            held_by: held_by(&topic, &consumers)?,
             segments,
             consumers: consumers
                 .iter()
@@ -141,6 +144,18 @@ impl Info {
         }
         Ok(if damaged { Exit::Corruption } else { Exit::Ok })
     }
+}
+
+/// Of a topic that keeps what is not consumed: the consumer or group with the lowest durable position.
+fn held_by(topic: &Topic, consumers: &[ConsumerInfo]) -> Result<Option<String>, Failure> {
+    if !topic.options().retention.consumed {
+        return Ok(None);
+    }
+    let groups = topic.groups()?.into_iter();
+    let groups = groups.map(|(name, info)| (info.map_or(0, |info| info.durable), "group", name));
+    let consumers = consumers.iter().map(|info| (info.durable, "consumer", info.name.clone()));
+    let least = groups.chain(consumers).min();
+    Ok(least.map(|(at, kind, name)| format!("{kind} {name}, from offset {at} on")))
 }
 
 /// Records below it are known to survive power loss.
@@ -231,6 +246,9 @@ fn print(out: &mut Out, info: &JsonInfo, consumers: &[ConsumerInfo]) -> std::io:
     if let Some(clock) = &info.clock {
         let clock = out.paint(Colour::Bad, clock.as_str());
         writeln!(out, "{:<16}{clock}", "clock")?;
+    }
+    if let Some(held_by) = &info.held_by {
+        writeln!(out, "{:<16}{held_by}", "held by")?;
     }
     for epoch in &info.epochs {
         writeln!(

@@ -36,6 +36,7 @@ impl Serve {
                 Fate::StopLane => Poison::StopLane,
             },
             retry_first: self.retry_first,
+            abandoned_after: self.abandoned_after,
             ..ServerOptions::default()
         };
         let stop = Stop::new();

@@ -42,6 +42,10 @@ pub(crate) struct Serve {
     /// Wait this long before a second attempt; the wait doubles with each
     #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = super::time::parse_duration)]
     pub(crate) retry_first: Duration,
+    /// Drop records that only clients hold which have not read a reply for this long; such a client gets
+    /// an error at its next poll
+    #[arg(long, value_name = "DURATION", value_parser = super::time::parse_duration)]
+    pub(crate) abandoned_after: Option<Duration>,
     /// Print a line to standard error for each request, not only for failures
     #[arg(short, long)]
     pub(crate) verbose: bool,
