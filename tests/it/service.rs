@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use deaddrop::group::{GroupOptions, Poison};
+use deaddrop::group::{DeadLetter, GroupOptions, Poison, WorkerOptions};
 use deaddrop::service::{Completed, Envelope, HandlerError, Kind, Outcome, Reply, ServerOptions};
 use deaddrop::{Durability, Error, Log, Record, Retention, Start, TopicOptions};
 
@@ -316,6 +316,52 @@ fn errors_and_panics_are_retried_and_terminal_errors_are_answered() {
     let record = reader.next().unwrap().unwrap();
     assert_eq!(record.payload(), b"never");
     assert_eq!(record.header("dead-letter-reason"), Some(&b"never"[..]));
+}
+
+#[derive(serde::Deserialize)]
+struct Order {
+    #[serde(rename = "item_count")]
+    _item_count: u32,
+}
+
+#[test]
+fn json_that_is_not_what_a_handler_expects_is_not_tried_again_and_its_error_names_the_field() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let called = Arc::new(AtomicU32::new(0));
+    let [of_server, of_worker] = [(); 2].map(|()| Arc::clone(&called));
+    let client = log.client("c").open().unwrap();
+    let mut server = log
+        .server("s", move |request| {
+            of_server.fetch_add(1, Ordering::Relaxed);
+            request.json::<Order>()?;
+            Ok(Reply::default())
+        })
+        .unwrap();
+    let wrong = Record::new(r#"{"items": 3}"#);
+    let mut call = client.request("s", &wrong).unwrap().call().unwrap();
+    assert_eq!(server.poll(LONG).unwrap(), 1);
+    let done = call.wait_timeout(LONG).unwrap().unwrap();
+    let Outcome::Failed(why) = done.outcome() else { panic!("{done:?}") };
+    assert!(why.contains("item_count"), "{why}");
+
+    let topic = log.create_topic("orders", options()).unwrap();
+    topic.append(&wrong).unwrap();
+    let group = topic.group("g", GroupOptions::default()).unwrap();
+    let mut worker = group
+        .worker(WorkerOptions::default(), move |job| {
+            of_worker.fetch_add(1, Ordering::Relaxed);
+            job.json::<Order>()?;
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(worker.poll(LONG).unwrap(), 1);
+    let dead = log.existing_topic("orders.g.dead").unwrap();
+    let mut reader = dead.reader(Start::First).unwrap();
+    let letter = DeadLetter::of(&reader.next().unwrap().unwrap()).unwrap();
+    assert!(letter.reason.contains("item_count"), "{}", letter.reason);
+    assert_eq!(called.load(Ordering::Relaxed), 2, "each is called once");
 }
 
 #[test]
