@@ -35,8 +35,11 @@ impl Server {
         envelope: Option<&Envelope>,
         why: &str,
     ) -> Result<()> {
-        let dead =
-            open_topic(&self.log, &Claim::Service(&self.service).dead_topic(), self.options.topic)?;
+        if self.dead.is_none() {
+            let name = Claim::Service(&self.service).dead_topic();
+            self.dead = Some(open_topic(&self.log, &name, self.options.topic)?);
+        }
+        let dead = self.dead.as_ref().expect("opened above");
         let id = envelope.map(|envelope| envelope.id.to_string());
         let letter = DeadLetter {
             id: id.unwrap_or_else(|| DeadLetter::id_of(&self.requests, &job.record)),
@@ -48,7 +51,7 @@ impl Server {
             reason: why.to_owned(),
         };
         let is_repeated = job.may_be_kept || job.attempt > 1;
-        letter.keep(&dead, &job.record, is_repeated.then_some(&mut self.kept))
+        letter.keep(dead, &job.record, is_repeated.then_some(&mut self.kept))
     }
 }
 

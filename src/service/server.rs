@@ -86,6 +86,8 @@ pub struct Server {
     pub(super) reply_reader: Reader,
     pub(super) closed: Closed,
     past: Past,
+    /// The topic of dead letters, open while there are many: each opening reads its newest segment.
+    pub(super) dead: Option<Topic>,
     /// The dead letters that already exist.
     pub(super) kept: Kept,
     guarded_at: Instant,
@@ -143,6 +145,7 @@ impl Server {
             dispatch,
             closed: Closed::default(),
             past: Past::default(),
+            dead: None,
             kept: Kept::default(),
             guarded_at: Instant::now(),
             gone: Gone::default(),
@@ -423,6 +426,8 @@ impl Server {
             return Ok(());
         }
         self.guarded_at = Instant::now();
+        // An operator may delete it while none is written.
+        self.dead = None;
         // Even when there is nothing to do: the lanes' floors follow the position that was read.
         self.look_for_closed()?;
         self.closed.retain(|lane, offset| self.dispatch.awaits(lane, offset));
