@@ -158,6 +158,6 @@ mod on {
 }
 
 pub(crate) use on::{
-    abandoned, attempt_failed, ended, given_up, interrupted, lane_stopped, lanes_taken, position_not_synced,
-    recovered, sync_failed, sync_was_slow,
+    abandoned, attempt_failed, ended, given_up, interrupted, lane_stopped, lanes_taken,
+    position_not_synced, recovered, sync_failed, sync_was_slow,
 };

@@ -188,8 +188,7 @@ impl Link {
         };
         for outstanding in all.iter_mut().filter(|outstanding| outstanding.offset >= first) {
             let record = record_at(&self.requests, outstanding.offset)?;
-            outstanding.stopped_at =
-                record.and_then(|record| servers.stopped_at(&record.as_ref()));
+            outstanding.stopped_at = record.and_then(|record| servers.stopped_at(&record.as_ref()));
         }
         Ok(())
     }

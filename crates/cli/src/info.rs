@@ -75,7 +75,9 @@ impl Group {
             group,
             committed: info.as_ref().map(|info| info.committed),
             lag: info.as_ref().map(|info| info.lag),
-            stopped: info.as_ref().map_or(0, |info| info.lanes.iter().filter_map(LaneInfo::stopped_at).count()),
+            stopped: info
+                .as_ref()
+                .map_or(0, |info| info.lanes.iter().filter_map(LaneInfo::stopped_at).count()),
             lanes: info.map_or(0, |info| info.lanes.len()),
             error,
         }

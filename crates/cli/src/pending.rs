@@ -75,7 +75,9 @@ impl Pending {
                     sent_at: Some(record.timestamp_nanos()),
                     deadline: envelope.deadline,
                     state: "waiting",
-                    is_stopped: servers.as_ref().is_some_and(|all| all.stopped_at(record).is_some()),
+                    is_stopped: servers
+                        .as_ref()
+                        .is_some_and(|all| all.stopped_at(record).is_some()),
                 };
                 open.entry(envelope.id).or_insert(row);
             }
