@@ -98,7 +98,14 @@ impl Store {
         if words.durable.end.load(Ordering::Acquire) < end {
             words.sync.suspect_end.fetch_max(end, Ordering::AcqRel);
             if self.options.durability == Durability::PowerLoss {
-                self.wait_durable(end)?;
+                match self.wait_durable(end) {
+                    // As at the next opening, which finds the topic latched: blocks that cannot be written
+                    // where they are, are copied.
+                    Err(Error::SyncFailed { .. }) => {
+                        return self.recover(words, Some(self.possible_end(&bases, shown)));
+                    }
+                    waited => waited?,
+                }
             }
         }
         Ok(())

@@ -229,3 +229,29 @@ fn a_full_disk_refuses_appends_until_there_is_room_and_loses_nothing() {
         assert!(reader.next().unwrap().is_none());
     }
 }
+
+#[test]
+fn the_first_opening_after_a_writer_was_killed_recovers_from_a_sync_that_fails_once() {
+    let disk = SimDisk::new();
+    let process = disk.process();
+    let options = TopicOptions { segment_len: 16 << 10, ..TopicOptions::default() };
+    let topic = Log::open_sim(&process, DIR).unwrap().create_topic("t", options).unwrap();
+    for number in 0..20 {
+        topic.append_unsynced(&Record::new(payload(number))).unwrap();
+    }
+    process.kill();
+    drop(topic);
+    // The kernel takes the pages for clean afterwards.
+    disk.fail(Op::SyncData, 0, libc::EIO);
+    let topic = Log::open_sim(&disk.process(), DIR).unwrap().topic("t").unwrap();
+    for seed in 0..10 {
+        let image = disk.power_cut(seed);
+        let found = Log::open_sim(&image.process(), DIR).unwrap().topic("t").unwrap();
+        assert_eq!(found.end_offset().unwrap(), 20, "seed {seed}");
+    }
+    let mut reader = topic.reader(Start::First).unwrap();
+    for number in 0..20 {
+        assert_eq!(reader.next().unwrap().unwrap().payload(), payload(number));
+    }
+    assert_eq!(topic.append(&Record::new("after")).unwrap(), 20);
+}
