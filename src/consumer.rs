@@ -145,10 +145,6 @@ impl Consumer {
         let path = path_of(topic, name)?;
         let (file, is_new) = open_or_create(topic, name, &path, start)?;
         let file: Arc<dyn DiskFile> = Arc::from(file);
-        if file.len().at("mapping", &path)? < cursor::LEN as u64 {
-            return Err(cursor_is_short(&path));
-        }
-        file.fill_holes(cursor::LEN as u64).at("mapping", &path)?;
         let map = file.map(cursor::LEN, true).at("mapping", &path)?;
         sys::populate(&*file, &map, 0, cursor::LEN).at("mapping", &path)?;
         let identity = file.identity().at("identifying", &path)?;
@@ -347,7 +343,7 @@ fn open_or_create(
     start: Option<Start>,
 ) -> Result<(Box<dyn DiskFile>, bool)> {
     let files = &*topic.files;
-    let mut is_new = false;
+    let (mut is_new, mut is_copied) = (false, false);
     for _ in 0..100 {
         let file = files.open(path, Access::ReadWrite).not_found_is_none().at("opening", path)?;
         let Some(file) = file else {
@@ -368,13 +364,30 @@ fn open_or_create(
             }
             None => false,
         };
-        if same {
+        if same && (is_written(path, &*file)? || is_copied) {
             return Ok((file, is_new));
+        }
+        if same {
+            sys::replace_by_copy(files, path, &*file, cursor::LEN).at("copying", path)?;
+            is_copied = true;
         }
     }
     Err(Error::TimedOut {
         what: format!("consumer {name}, which is repeatedly deleted and created again"),
     })
+}
+
+/// Allocates the holes of an offset file, and returns whether all of its blocks were written. If not, it was
+/// restored with holes, or copied a moment ago: should the first write to such a block fail, later syncs would
+/// succeed and lose the position (see `sys::extents`).
+fn is_written(path: &std::path::Path, file: &dyn DiskFile) -> Result<bool> {
+    const LEN: u64 = cursor::LEN as u64;
+    if file.len().at("mapping", path)? < LEN {
+        return Err(cursor_is_short(path));
+    }
+    file.fill_holes(LEN).at("mapping", path)?;
+    let unwritten = file.has_unwritten_blocks(0, LEN).at("asking for the blocks of", path)?;
+    Ok(!unwritten)
 }
 
 /// Creates an offset file; false if another process was faster.
@@ -456,4 +469,21 @@ fn remove_file(topic: &Store, path: &std::path::Path) -> Result<()> {
     topic.files.remove_file(path).at("deleting", path)?;
     let dir = topic.dir.join(CONSUMERS);
     topic.files.sync_dir(&dir).at("syncing", &dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Log;
+
+    #[test]
+    fn a_name_is_free_when_its_owner_was_dropped_though_the_background_still_has_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let topic = Log::open(dir.path()).unwrap().topic("orders").unwrap();
+        let billing = topic.consumer("billing", Start::First).unwrap();
+        let _held_by_the_background = Arc::clone(&billing.book);
+        assert!(matches!(topic.consumer("billing", Start::First), Err(Error::Locked { .. })));
+        drop(billing);
+        topic.consumer("billing", Start::First).unwrap();
+    }
 }

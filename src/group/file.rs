@@ -12,6 +12,12 @@ use crate::reader::{self, Start};
 use crate::store::{names_in, Book, Closable, Handle, Store, GROUPS};
 use crate::sys::{self, Access, DiskFile, FileIdentity, Map};
 
+/// Every byte that a worker locks.
+const ALL_LOCKS: u64 = 3 << 32;
+
+/// How often a group file is opened again before it is used as it is.
+const MOST_REOPENINGS: usize = 100;
+
 /// An open group file, with an open file description of its own, whose locks belong to one worker.
 #[derive(Debug)]
 pub(super) struct GroupFile {
@@ -31,8 +37,46 @@ pub(super) fn path_of(topic: &Store, name: &str) -> Result<PathBuf> {
 }
 
 impl GroupFile {
-    /// Opens the file of an existing group.
+    /// Opens the file of an existing group. If blocks of it were never written, a copy takes its place first.
     pub(super) fn open(topic: &Store, name: &str, access: Access) -> Result<GroupFile> {
+        let mut group = GroupFile::open_as_it_is(topic, name, access)?;
+        for _ in 0..MOST_REOPENINGS {
+            if access == Access::Read || group.is_written()? {
+                break;
+            }
+            let is_copied = group.copy(topic)?;
+            group = GroupFile::open_as_it_is(topic, name, access)?;
+            if is_copied {
+                break;
+            }
+        }
+        Ok(group)
+    }
+
+    /// Returns whether all of its blocks were written. If not, it was restored with holes, or copied a moment
+    /// ago: should the first write to such a block fail, later syncs would succeed and lose the positions
+    /// (see `sys::extents`).
+    fn is_written(&self) -> Result<bool> {
+        let unwritten = self.file.has_unwritten_blocks(0, group::file_len(self.lanes) as u64);
+        Ok(!unwritten.at("asking for the blocks of", &self.path)?)
+    }
+
+    /// Puts a copy in its place. Returns false if another process has a lock on it: either that process is
+    /// doing the same, or it is one of an older release, which uses the file as it is.
+    fn copy(&self, topic: &Store) -> Result<bool> {
+        if !self.file.try_lock(0, ALL_LOCKS).at("locking", &self.path)? {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            return Ok(false);
+        }
+        if self.has_its_name(topic)? {
+            let len = group::file_len(self.lanes);
+            let copied = sys::replace_by_copy(&*topic.files, &self.path, &*self.file, len);
+            copied.at("copying", &self.path)?;
+        }
+        Ok(true)
+    }
+
+    fn open_as_it_is(topic: &Store, name: &str, access: Access) -> Result<GroupFile> {
         let path = path_of(topic, name)?;
         let file = topic.files.open(&path, access).not_found_is_none().at("opening", &path)?;
         let what = || format!("group {name} of topic {}", topic.name);
@@ -74,10 +118,14 @@ impl GroupFile {
         Book::of_worker(Arc::clone(&self.file), Arc::clone(&self.map), &self.path, effects)
     }
 
+    fn has_its_name(&self, topic: &Store) -> Result<bool> {
+        let now = topic.files.open(&self.path, Access::Read).at("opening", &self.path)?;
+        Ok(now.identity().at("opening", &self.path)? == self.identity)
+    }
+
     /// Checks that its name still leads to it: it may have been deleted before a lock was taken.
     pub(super) fn check_not_deleted(&self, topic: &Store) -> Result<()> {
-        let now = topic.files.open(&self.path, Access::Read).at("opening", &self.path)?;
-        if now.identity().at("opening", &self.path)? != self.identity {
+        if !self.has_its_name(topic)? {
             let what = format!("{} any more: it was created again", self.path.display());
             return Err(Error::NotFound { what });
         }
@@ -126,7 +174,7 @@ pub(super) fn names_of(topic: &Store) -> Result<Vec<String>> {
 /// Opens a group that no worker has open, and keeps workers out as long as it is open.
 fn open_idle(topic: &Store, name: &str) -> Result<GroupFile> {
     let group = GroupFile::open(topic, name, Access::ReadWrite)?;
-    if !group.file.try_lock(0, 3 << 32).at("locking", &group.path)? {
+    if !group.file.try_lock(0, ALL_LOCKS).at("locking", &group.path)? {
         let mut pid = 0;
         for lane in 0..group.lanes {
             if group.is_held(lane)? {

@@ -195,13 +195,34 @@ pub(crate) fn create_durably(
     bytes: &[u8],
     unique: u64,
 ) -> io::Result<()> {
+    put_durably(files, path, bytes, unique, |temporary| files.rename_no_replace(temporary, path))
+}
+
+/// Puts a copy of the first `len` bytes of a small file in its place, in one step: durable on return.
+pub(crate) fn replace_by_copy(
+    files: &dyn Directory,
+    path: &Path,
+    file: &dyn DiskFile,
+    len: usize,
+) -> io::Result<()> {
+    let bytes = read_start(file, len)?;
+    put_durably(files, path, &bytes, random(), |temporary| files.replace(temporary, path))
+}
+
+fn put_durably(
+    files: &dyn Directory,
+    path: &Path,
+    bytes: &[u8],
+    unique: u64,
+    rename: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     let temporary = with_suffix(path, &format!(".{unique:016x}.tmp"));
     let written = (|| {
         let file = files.open(&temporary, Access::CreateNew)?;
         file.allocate(bytes.len() as u64)?;
         file.write_all_at(bytes, 0)?;
         file.sync_data()?;
-        files.rename_no_replace(&temporary, path)
+        rename(&temporary)
     })();
     if let Err(error) = written {
         return match files.remove_file(&temporary) {

@@ -4,9 +4,10 @@
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use deaddrop::group::{GroupOptions, Job, WorkerOptions};
 use deaddrop::{Durability, Error, Log, Record, Start, Topic, TopicOptions};
 
-use crate::child::{self, Child};
+use crate::child::{self, Child, GUARD};
 use crate::field::on_every_file_system;
 
 fn payload(offset: u64) -> String {
@@ -58,9 +59,15 @@ fn records_in_blocks_that_were_only_allocated_survive_a_write_error_and_a_power_
 
 /// Role: its sync fails, and it dies before it can latch the topic.
 pub(crate) fn dies_in_a_sync(words: &[&str]) {
-    let [dir] = words else { panic!("{words:?}") };
-    let topic = open(Path::new(dir), Durability::ProcessCrash);
-    append(&topic, 0..200);
+    let [dir, survives] = words else { panic!("{words:?}") };
+    let durability = match *survives {
+        "power-loss" => Durability::PowerLoss,
+        _ => Durability::ProcessCrash,
+    };
+    let topic = open(Path::new(dir), durability);
+    for offset in 0..200 {
+        topic.append_unsynced(&Record::new(payload(offset))).unwrap();
+    }
     child::say("appended");
     child::listen();
     deaddrop::arm_crash_points(Some(Box::new(|name| {
@@ -79,7 +86,8 @@ fn a_write_error_that_died_with_the_syncer_that_saw_it_costs_nothing_that_is_dur
             let dir = disk.path().join("log");
             let about = format!("{file_system:?}, a living member: {has_member}");
             let member = has_member.then(|| open(&dir, Durability::ProcessCrash));
-            let mut child = Child::spawn(&["dies-in-a-sync", dir.to_str().unwrap()]);
+            let mut child =
+                Child::spawn(&["dies-in-a-sync", dir.to_str().unwrap(), "process-crash"]);
             assert_eq!(child.hear().as_deref(), Some("appended"));
             disk.tell("fail writes 1 record");
             child.tell("sync");
@@ -103,6 +111,98 @@ fn a_write_error_that_died_with_the_syncer_that_saw_it_costs_nothing_that_is_dur
     }
 }
 
+#[test]
+fn the_first_opening_after_a_write_error_that_died_with_its_syncer_recovers() {
+    on_every_file_system(|file_system, mut disk| {
+        let dir = disk.path().join("log");
+        let about = format!("{file_system:?}");
+        // Sparse files: the records are in blocks that were only allocated.
+        drop(open(&dir, Durability::PowerLoss));
+        let path = dir.join("topics/t/00000000000000000000.seg");
+        punch(&path, 16 << 10, 240 << 10);
+        let mut child = Child::spawn(&["dies-in-a-sync", dir.to_str().unwrap(), "power-loss"]);
+        assert_eq!(child.hear().as_deref(), Some("appended"));
+        disk.tell("fail writes 1 record 150");
+        child.tell("sync");
+        child.wait_for_death();
+        let topic = open(&dir, Durability::PowerLoss);
+        check(&topic, 200, &about);
+        append(&topic, 200..201);
+        drop(topic);
+        disk.cut(None);
+        disk.restart();
+        check(&open(&dir, Durability::PowerLoss), 201, &about);
+    });
+}
+
+/// Makes a hole in a file.
+fn punch(path: &Path, start: i64, len: i64) {
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: an open descriptor and plain integers.
+    assert_eq!(unsafe { libc::fallocate(file.as_raw_fd(), mode, start, len) }, 0);
+}
+
+/// Puts a copy in the place of a file, as a restore does. No sync has reached it: a rename over the file would be
+/// one on ext4.
+fn restore(path: &Path) {
+    let bytes = std::fs::read(path).unwrap();
+    std::fs::remove_file(path).unwrap();
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Calls until there is no error, which is at most once.
+fn twice<T>(about: &str, mut call: impl FnMut() -> deaddrop::Result<T>) -> T {
+    match call() {
+        Ok(done) => done,
+        Err(Error::Io { .. }) => call().unwrap_or_else(|error| panic!("{about}: {error}")),
+        Err(error) => panic!("{about}: {error}"),
+    }
+}
+
+#[test]
+fn positions_in_restored_files_survive_a_write_error_and_a_power_cut() {
+    on_every_file_system(|file_system, mut disk| {
+        let dir = disk.path().join("log");
+        let about = format!("{file_system:?}");
+        let topic = open(&dir, Durability::PowerLoss);
+        append(&topic, 0..20);
+        let options = GroupOptions { lanes: Some(1), ..GroupOptions::default() };
+        drop(topic.consumer("c", Start::First).unwrap());
+        drop(topic.group("g", options).unwrap());
+        drop(topic);
+        restore(&dir.join("topics/t/consumers/c"));
+        restore(&dir.join("topics/t/groups/g"));
+
+        let topic = open(&dir, Durability::PowerLoss);
+        // Whatever is written first of either file.
+        disk.tell("fail writes 1 ddropOFF");
+        let mut consumer = twice(&about, || topic.consumer("c", Start::First));
+        for _ in 0..10 {
+            consumer.next().unwrap().unwrap();
+        }
+        consumer.commit().unwrap();
+        twice(&about, || consumer.sync());
+        disk.tell("resume");
+        disk.tell("fail writes 1 ddropOFF");
+        let group = twice(&about, || topic.group("g", options));
+        let mut worker = group.worker(WorkerOptions::default(), |_: &Job| Ok(())).unwrap();
+        let mut done = 0;
+        while done < 20 {
+            done += worker.poll(GUARD).unwrap();
+        }
+        twice(&about, || worker.sync());
+        disk.cut(None);
+        drop((worker, group, consumer, topic));
+        disk.restart();
+        let topic = open(&dir, Durability::PowerLoss);
+        let committed = topic.consumer("c", Start::First).map(|consumer| consumer.committed());
+        assert_eq!(committed.unwrap_or_else(|error| panic!("{about}: {error}")), 10, "{about}");
+        let info = topic.group("g", options).unwrap().info().unwrap();
+        assert_eq!(info.lanes[0].committed, 20, "{about}");
+    });
+}
+
 /// A restored sparse copy of a log: where a segment was zero, its file has a hole.
 #[test]
 fn records_in_the_holes_of_a_restored_log_survive_a_write_error_and_a_power_cut() {
@@ -113,12 +213,7 @@ fn records_in_the_holes_of_a_restored_log_survive_a_write_error_and_a_power_cut(
         append(&topic, 0..10);
         let path = topic.dir().join("00000000000000000000.seg");
         drop(topic);
-        let file = std::fs::File::options().write(true).open(path).unwrap();
-        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        // SAFETY: an open descriptor and plain integers.
-        let punched = unsafe { libc::fallocate(file.as_raw_fd(), mode, 16 << 10, 240 << 10) };
-        assert_eq!(punched, 0, "{about}");
-        drop(file);
+        punch(&path, 16 << 10, 240 << 10);
 
         let topic = open(&dir, Durability::PowerLoss);
         for offset in 10..200 {
