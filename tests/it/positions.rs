@@ -9,7 +9,7 @@ use std::time::Duration;
 use deaddrop::format::cursor;
 use deaddrop::group::{GroupOptions, WorkerOptions};
 use deaddrop::sim::{Op, SimDisk};
-use deaddrop::{Consumer, Durability, Error, Log, Record, Retention, Start, Topic, TopicOptions};
+use deaddrop::{Consumer, Durability, Log, Record, Retention, Start, Topic, TopicOptions};
 
 use crate::child::{self, Child};
 
@@ -61,22 +61,24 @@ fn wait_until(mut is_so: impl FnMut() -> bool) {
 }
 
 #[test]
-fn a_closed_consumer_continues_in_a_copy_where_it_was() {
+fn a_consumer_that_was_closed_goes_on_where_it_was_in_a_copy_and_after_a_power_cut() {
     for durability in DURABILITIES {
-        let dir = crate::dir();
+        let disk = SimDisk::new();
         {
-            let orders = topic(&Log::open(dir.path()).unwrap(), durability);
+            let orders = topic(&Log::open_sim(&disk.process(), DIR).unwrap(), durability);
             fill(&orders, 5);
             let mut billing = orders.consumer("billing", Start::First).unwrap();
             while billing.next().unwrap().is_some() {
                 billing.commit().unwrap();
             }
         }
-        let (_holder, copy) = copy_of(dir.path());
-        let orders = topic(&Log::open(&copy).unwrap(), durability);
-        let mut billing = orders.consumer("billing", Start::First).unwrap();
-        let again = billing.next().unwrap().map(|record| record.offset());
-        assert_eq!((again, billing.committed()), (None, 5), "{durability:?}");
+        let cuts = (0..10).map(|seed| disk.power_cut(seed));
+        for found in cuts.chain([disk.copy()]) {
+            let orders = topic(&Log::open_sim(&found.process(), DIR).unwrap(), durability);
+            let mut billing = orders.consumer("billing", Start::First).unwrap();
+            let again = billing.next().unwrap().map(|record| record.offset());
+            assert_eq!((again, billing.committed()), (None, 5), "{durability:?}");
+        }
     }
 }
 
@@ -355,18 +357,4 @@ fn positions_of_a_worker_are_durable_soon_even_if_it_is_no_longer_polled() {
     polled(&orders, &seen).poll(Duration::ZERO).unwrap();
     assert_eq!(*seen.lock().unwrap(), [0; 0]);
     drop(worker);
-}
-
-#[test]
-fn a_name_is_free_when_its_owner_was_dropped_though_the_background_syncs() {
-    let dir = crate::dir();
-    let orders = topic(&Log::open(dir.path()).unwrap(), Durability::PowerLoss);
-    fill(&orders, 400);
-    for count in 1..=200 {
-        let mut billing = orders.consumer("billing", Start::First).unwrap();
-        take(&mut billing, 1);
-        assert_eq!(billing.committed(), count);
-        let locked = orders.consumer("billing", Start::First).unwrap_err();
-        assert!(matches!(locked, Error::Locked { .. }), "{locked}");
-    }
 }
