@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::args::cancel::Cancel;
 use crate::failure::{Exit, Failure};
+use crate::missing::say_recovery_of_client;
 use crate::output::Out;
 use crate::Global;
 
@@ -15,7 +16,9 @@ impl Cancel {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
         let id: RequestId =
             self.id.parse().map_err(|error| Failure::invalid(&self.id, "<ID>", error))?;
-        let client = global.open_existing()?.client(id.client()).open()?;
+        let log = global.open_existing()?;
+        let _held = say_recovery_of_client(&log, id.client(), false)?;
+        let client = log.client(id.client()).open()?;
         client.cancel(&id).map_err(|error| match error {
             Error::NotFound { .. } => {
                 Failure::no(format_args!("{id} is not outstanding: `deaddrop trace {id}` shows it"))

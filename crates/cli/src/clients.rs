@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::args::clients::{Action, Clients};
 use crate::failure::{Exit, Failure};
+use crate::missing::say_recovery_of_client;
 use crate::output::Out;
 use crate::Global;
 
@@ -68,7 +69,9 @@ fn retire(
     execute: bool,
 ) -> Result<Exit, Failure> {
     if execute {
-        global.open_existing()?.retire_client(name, discard)?;
+        let log = global.open_existing()?;
+        let _held = say_recovery_of_client(&log, name, true)?;
+        log.retire_client(name, discard)?;
     } else {
         let found = global.open_read_only()?.clients()?.into_iter().find(|one| one.name == name);
         let client = found

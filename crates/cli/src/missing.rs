@@ -222,3 +222,25 @@ pub(crate) fn say_recovery_of_service(log: &Log, service: &str) -> Result<(), Fa
     }
     Ok(())
 }
+
+/// Reports the same for the topics that are opened as a client, or to retire it, and keeps them open: an
+/// opening after this one finds nothing to report.
+pub(crate) fn say_recovery_of_client(
+    log: &Log,
+    client: &str,
+    is_retired: bool,
+) -> Result<Vec<Topic>, Failure> {
+    let mut held = Vec::new();
+    for name in log.topics()? {
+        let position = format!("topics/{name}/consumers/client.{client}");
+        if log.dir().join(position).exists()
+            || name == format!("{client}.parked")
+            || is_retired && name.ends_with(".requests")
+        {
+            let topic = log.existing_topic(&name)?;
+            say_recovery(&topic);
+            held.push(topic);
+        }
+    }
+    Ok(held)
+}

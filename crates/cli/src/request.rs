@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::args::request::Request;
 use crate::exchange::topic_if_there;
 use crate::failure::{note, Exit, Failure};
-use crate::missing::say_recovery_of_service;
+use crate::missing::{say_recovery_of_client, say_recovery_of_service};
 use crate::output::Out;
 use crate::record::json_payload;
 use crate::Global;
@@ -23,7 +23,9 @@ impl Request {
         if let Some(id) = &self.attach {
             let id: &RequestId =
                 &id.parse().map_err(|error| Failure::invalid(id, "--attach <ID>", error))?;
-            let client = global.open_existing()?.client(id.client()).open()?;
+            let log = global.open_existing()?;
+            let _held = say_recovery_of_client(&log, id.client(), false)?;
+            let client = log.client(id.client()).open()?;
             let call = client.attach(id).map_err(|error| match error {
                 Error::NotFound { .. } => Failure::no(format_args!(
                     "{id} is not a waiting request, or its outcome was taken: `deaddrop dump \

@@ -13,7 +13,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::args::verify::Verify;
-use crate::failure::{Exit, Failure};
+use crate::exchange::worse;
+use crate::failure::{note, Exit, Failure};
 use crate::ls::segment_files;
 use crate::missing::clock;
 use crate::output::{Colour, Out};
@@ -96,6 +97,7 @@ impl Verify {
         let topics = if self.topics.is_empty() { log.topics()? } else { self.topics.clone() };
         let progress = progress(&log, &topics, out);
         let mut damaged = Vec::new();
+        let mut exit = Exit::Ok;
         for name in &topics {
             let mut check = Check {
                 topic: name.clone(),
@@ -110,7 +112,15 @@ impl Verify {
                 progress: progress.clone(),
             };
             progress.set_message(name.clone());
-            let segments = check.topic(&log)?;
+            let segments = match check.topic(&log) {
+                // The other topics are checked all the same.
+                Err(failure) if topics.len() > 1 => {
+                    exit = worse(exit, failure.exit());
+                    progress.suspend(|| note(format_args!("{name}: {failure}")));
+                    continue;
+                }
+                checked => checked?,
+            };
             if !check.damages.is_empty() {
                 damaged.push(name.as_str());
             }
@@ -118,7 +128,7 @@ impl Verify {
         }
         progress.finish_and_clear();
         if damaged.is_empty() {
-            return Ok(Exit::Ok);
+            return Ok(exit);
         }
         if !out.is_json() {
             let names = damaged.join(" ");

@@ -138,6 +138,39 @@ fn records_that_a_recovery_cut_off_are_reported_once_with_their_files() {
 }
 
 #[test]
+fn commands_that_act_as_a_client_report_what_their_opening_cut_off() {
+    let options = TopicOptions {
+        segment_len: 256 << 10,
+        ..TopicOptions::durability(Durability::ProcessCrash)
+    };
+    for args in [
+        &["cancel", "ID"][..],
+        &["request", "--attach", "ID", "--timeout", "1ms"],
+        &["clients", "retire", "c", "--discard", "--execute"],
+    ] {
+        let source = Scratch::new();
+        let log = Log::open(source.log()).unwrap();
+        let client = log.client("c").topic_options(options).open().unwrap();
+        let call = client.request("s", &Record::new("x")).unwrap().call().unwrap();
+        let requests = log.existing_topic("s.requests").unwrap();
+        for index in 0..2000 {
+            requests.append(&Record::new(format!("record {index}"))).unwrap();
+        }
+        let scratch = Scratch::new();
+        copy_dir(&source.log(), &scratch.log());
+        let path = scratch.segments("s.requests").remove(0);
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0; 512], 8192).unwrap();
+        let id = call.id().to_string();
+        let args: Vec<&str> = args.iter().map(|&arg| if arg == "ID" { &id } else { arg }).collect();
+        let ran = scratch.run(&args);
+        assert!(matches!(ran.code, Some(0 | 124)), "{args:?}: {:?}, {}", ran.code, ran.stderr);
+        let said = "topic s.requests was cut at offset";
+        assert_eq!(ran.stderr.matches(said).count(), 1, "{args:?}: {}", ran.stderr);
+    }
+}
+
+#[test]
 fn a_torn_tail_is_not_damage() {
     let scratch = Scratch::new();
     // Not closed: none of its records was promised to survive more than its process.
