@@ -53,6 +53,11 @@ mod on {
         event!(WARN, topic, "a sync was slow", deaddrop.sync_ms = nanos / 1_000_000);
     }
 
+    pub(crate) fn no_thread(topic: &str, error: &std::io::Error) {
+        event!(WARN, topic, "no thread can be started: appends do the background's work, retention waits",
+            error = %error);
+    }
+
     pub(crate) fn position_not_synced(topic: &str, error: &Error) {
         event!(ERROR, topic, "a position could not be made durable", error = %error);
     }
@@ -140,6 +145,8 @@ mod on {
 
     pub(crate) fn sync_was_slow(_: &str, _: u64) {}
 
+    pub(crate) fn no_thread(_: &str, _: &std::io::Error) {}
+
     pub(crate) fn position_not_synced(_: &str, _: &Error) {}
 
     pub(crate) fn attempt_failed(_: &str, _: &str, _: u64, _: u32, _: &str) {}
@@ -158,6 +165,6 @@ mod on {
 }
 
 pub(crate) use on::{
-    abandoned, attempt_failed, ended, given_up, interrupted, lane_stopped, lanes_taken,
+    abandoned, attempt_failed, ended, given_up, interrupted, lane_stopped, lanes_taken, no_thread,
     position_not_synced, recovered, sync_failed, sync_was_slow,
 };

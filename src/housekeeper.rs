@@ -8,6 +8,7 @@
 mod timers;
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -65,33 +66,39 @@ pub(crate) struct Housekeeper {
 }
 
 impl Housekeeper {
-    /// Queues `job`. If no thread can be started, the job is dropped: see the module.
-    pub(crate) fn submit(&self, duty: Duty, job: Job) {
+    /// Queues `job`.
+    ///
+    /// # Errors
+    ///
+    /// If no thread can be started: then the job is dropped, see the module.
+    pub(crate) fn submit(&self, duty: Duty, job: Job) -> io::Result<()> {
         let worker = match duty {
             Duty::Prepare => &self.prepare,
             Duty::Seal => &self.seal,
             Duty::Trim => &self.trim,
         };
         worker.queue.lock().jobs.push_back(job);
-        if !Worker::start(worker, duty) {
+        let started = Worker::start(worker, duty);
+        if started.is_err() {
             let dropped = std::mem::take(&mut worker.queue.lock().jobs);
             drop(dropped);
         }
         worker.wake.notify_one();
+        started
     }
 }
 
 impl Worker {
-    /// Starts the thread if none runs. Returns false if none can be started.
-    fn start(worker: &Arc<Worker>, duty: Duty) -> bool {
+    /// Starts the thread if none runs.
+    fn start(worker: &Arc<Worker>, duty: Duty) -> io::Result<()> {
         let mut thread = worker.thread.lock();
         // A thread that a panic has ended is replaced.
         if thread.as_ref().is_none_or(JoinHandle::is_finished) {
             let worker = Arc::clone(worker);
             let builder = std::thread::Builder::new().name(duty.thread_name().into());
-            *thread = builder.spawn(move || worker.run()).ok();
+            *thread = Some(builder.spawn(move || worker.run())?);
         }
-        thread.is_some()
+        Ok(())
     }
 
     fn run(&self) {

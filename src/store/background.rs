@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use super::{Durability, LogInner, Retention, Store};
 use crate::control::Words;
 use crate::error::{Error, IoResultExt, Result};
+use crate::events;
 use crate::housekeeper::{Due, Duty, Timer};
 use crate::sys::atomic::Ordering as Shared;
 
@@ -122,18 +123,32 @@ pub(super) struct Background {
     log: Arc<LogInner>,
     topic: Weak<Store>,
     jobs: Arc<Jobs>,
+    /// Since the last job that had a thread, one had none, and an event reported it.
+    is_reported: AtomicBool,
 }
 
 impl Background {
     /// Creates the background of `topic`, on the threads of `log`.
     pub(super) fn new(log: &Arc<LogInner>, topic: &Weak<Store>) -> Background {
-        Background { log: Arc::clone(log), topic: Weak::clone(topic), jobs: Arc::default() }
+        let (log, topic, jobs) = (Arc::clone(log), Weak::clone(topic), Arc::default());
+        Background { log, topic, jobs, is_reported: AtomicBool::new(false) }
     }
 
-    /// Queues `job` after those that wait already. It does not run if the topic is closed before it begins.
+    /// Queues `job` after those that wait already. It does not run if the topic is closed before it begins. Without a
+    /// thread for it, the thread that needs its result does the work.
     pub(super) fn submit(&self, duty: Duty, job: impl FnOnce(&Store) + Send + 'static) {
         let topic = self.closable();
-        self.log.housekeeper.submit(duty, Box::new(move || topic.with(job).unwrap_or_default()));
+        let job = move || topic.with(job).unwrap_or_default();
+        let submitted = self.log.housekeeper.submit(duty, Box::new(job));
+        // A preparation is asked for under the append lock, where no subscriber may run: the roll that comes
+        // after it asks for more.
+        if duty == Duty::Prepare {
+            return;
+        }
+        let was_reported = self.is_reported.swap(submitted.is_err(), Ordering::Relaxed);
+        if let (Err(error), false, Some(topic)) = (submitted, was_reported, self.topic.upgrade()) {
+            events::no_thread(&topic.name, &error);
+        }
     }
 
     /// Runs `work` every `interval`, first after `delay`, each time that `look` returns true, until `work`

@@ -82,6 +82,7 @@ fn entry() {
         "roller" => crate::listing::roller(&words[1..]),
         "unlucky" => crate::lost_writes::unlucky(&words[1..]),
         "runs-program" => crate::documents::runs_program(&words[1..]),
+        "without-threads" => crate::spans::without_threads(&words[1..]),
         "unlucky-consumer" => crate::lost_writes::unlucky_consumer(&words[1..]),
         other => panic!("no role {other}"),
     }

@@ -15,7 +15,7 @@ const GROUP: u32 = 65_533;
 
 /// Tests of another user need root, because only root can make files for others. Returns true if
 /// the test must be skipped; a run that is to check everything does not skip.
-fn is_no_root(test: &str) -> bool {
+pub(crate) fn is_no_root(test: &str) -> bool {
     // SAFETY: takes nothing and cannot fail.
     if unsafe { libc::geteuid() } == 0 {
         return false;
@@ -35,9 +35,8 @@ fn append(topic: &Topic, count: usize) {
     }
 }
 
-/// Role: the owner, a user without rights to anything else.
-pub(crate) fn owner(words: &[&str]) {
-    let [dir] = words else { panic!("{words:?}") };
+/// Gives up the rights of root.
+pub(crate) fn become_user() {
     // SAFETY: plain integers; no other thread of this process would keep the rights.
     let left = unsafe {
         libc::setgroups(0, std::ptr::null()) == 0
@@ -45,6 +44,12 @@ pub(crate) fn owner(words: &[&str]) {
             && libc::setuid(USER) == 0
     };
     assert!(left, "{}", std::io::Error::last_os_error());
+}
+
+/// Role: the owner, a user without rights to anything else.
+pub(crate) fn owner(words: &[&str]) {
+    let [dir] = words else { panic!("{words:?}") };
+    become_user();
     let log = Log::open(dir).unwrap();
     let topic = log.create_topic("t", options()).unwrap();
     append(&topic, 1);
@@ -96,7 +101,7 @@ fn check_owned(dir: &Path) {
 }
 
 /// A directory that the owner may reach and write to.
-fn home() -> tempfile::TempDir {
+pub(crate) fn home() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     chown(dir.path(), Some(USER), Some(GROUP)).unwrap();

@@ -11,6 +11,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record as Values};
 use tracing::{Event, Metadata, Subscriber};
 
+use crate::child::Child;
 use crate::service::{drain, echo, make_topics, options};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -158,4 +159,48 @@ fn a_worker_reports_failed_attempts_dead_letters_stopped_lanes_and_taken_lanes()
     collected.take("event", &["a record is no longer retried", of_group, "deaddrop.offset=0"]);
     collected.take("event", &["a lane is stopped", of_group, "deaddrop.offset=1"]);
     collected.take("event", &["lanes were taken over", of_group, "deaddrop.taken=64"]);
+}
+
+/// Role: as a user whose threads are limited, appends while no thread can be started.
+pub(crate) fn without_threads(words: &[&str]) {
+    let [dir] = words else { panic!("{words:?}") };
+    crate::owner::become_user();
+    let collected = Collected::default();
+    let _second = tracing::Dispatch::new(collected.clone());
+    let limit_threads_to = |count: Option<libc::rlim_t>| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is live for both calls.
+        let done = unsafe {
+            libc::getrlimit(libc::RLIMIT_NPROC, &mut limit) == 0 && {
+                limit.rlim_cur = count.unwrap_or(limit.rlim_max);
+                libc::setrlimit(libc::RLIMIT_NPROC, &limit) == 0
+            }
+        };
+        assert!(done, "{}", std::io::Error::last_os_error());
+    };
+    tracing::subscriber::with_default(collected.clone(), || {
+        limit_threads_to(Some(0));
+        let topic = Log::open(dir).unwrap().create_topic("t", options()).unwrap();
+        let segments = |count: u64| {
+            for _ in 0..count * 13 {
+                topic.append(&Record::new([1; 5_000])).unwrap();
+            }
+        };
+        segments(8);
+        limit_threads_to(None);
+        segments(2);
+    });
+    let parts = ["no thread can be started", "messaging.destination.name=\"t\"", "error="];
+    collected.take("event", &parts);
+    assert!(collected.lines.lock().unwrap().is_empty(), "it is reported once");
+}
+
+#[test]
+fn a_background_thread_that_cannot_be_started_is_reported_once_and_stops_no_append() {
+    if crate::owner::is_no_root("a_background_thread_that_cannot_be_started_is_reported_once") {
+        return;
+    }
+    let home = crate::owner::home();
+    let dir = home.path().join("log");
+    assert!(Child::spawn(&["without-threads", dir.to_str().unwrap()]).wait().success());
 }
