@@ -136,11 +136,12 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidName`], [`Error::Corrupt`] if its files are damaged so that a recovery cannot pass
-    /// over the damage, [`Error::NotFound`] if the log is read-only and there is no such topic,
+    /// [`Error::InvalidName`], also if there is no such topic and its name ends with `.dead.marks` or `.parked`:
+    /// only the library creates those. [`Error::Corrupt`] if its files are damaged so that a recovery cannot
+    /// pass over the damage, [`Error::NotFound`] if the log is read-only and there is no such topic,
     /// [`Error::Io`].
     pub fn topic(&self, name: &str) -> Result<Topic> {
-        self.open_topic(name, None, true)
+        self.open_or_create(name, None)
     }
 
     /// Opens the topic of this name, if there is one.
@@ -159,7 +160,29 @@ impl Log {
     /// As [`topic`](Self::topic); [`Error::Conflict`], which names both values, if it has other settings than
     /// these.
     pub fn create_topic(&self, name: &str, options: TopicOptions) -> Result<Topic> {
+        self.open_or_create(name, Some(options))
+    }
+
+    /// As [`create_topic`](Self::create_topic), and creates topics of every name: for tools that restore a
+    /// log.
+    ///
+    /// # Errors
+    ///
+    /// As [`create_topic`](Self::create_topic).
+    pub fn restore_topic(&self, name: &str, options: TopicOptions) -> Result<Topic> {
         self.open_topic(name, Some(options), true)
+    }
+
+    fn open_or_create(&self, name: &str, wanted: Option<TopicOptions>) -> Result<Topic> {
+        let create = self.inner.read_only || !names::is_reserved(name);
+        match self.open_topic(name, wanted, create) {
+            Err(Error::NotFound { .. }) if !create => Err(Error::InvalidName {
+                name: name.to_owned(),
+                why: "topics whose names end with .dead.marks or .parked are those of dead letters and clients, \
+                      which create them: choose another ending",
+            }),
+            other => other,
+        }
     }
 
     fn open_topic(&self, name: &str, wanted: Option<TopicOptions>, create: bool) -> Result<Topic> {

@@ -25,6 +25,12 @@ pub fn check(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Returns whether only the library creates topics of this name, for the parked outcomes of a client or the marks
+/// of dead letters: records of other kinds would be mixed with them.
+pub fn is_reserved(topic: &str) -> bool {
+    [".dead.marks", ".parked"].iter().any(|ending| topic.ends_with(ending))
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -308,7 +308,7 @@ impl DeadLetters {
         };
         let book = match self.book()? {
             Some(book) => book,
-            None => self.log.create_topic(&self.book_name(), book_options(&self.topic))?,
+            None => self.log.restore_topic(&self.book_name(), book_options(&self.topic))?,
         };
         let at = book.append(&record)?;
         book.wait_durable(at)

@@ -207,7 +207,7 @@ fn requests_that_name_a_hostile_reply_topic_are_kept_dead_and_those_behind_them_
 #[test]
 fn a_request_whose_reply_goes_to_a_clients_parked_topic_does_not_reach_its_callbacks() {
     let service = Service::new();
-    service.log.create_topic("c.parked", options()).unwrap();
+    service.log.restore_topic("c.parked", options()).unwrap();
     let client = service.client("c");
     send(&client, "warm");
     let mut envelope = Envelope::new(Kind::Request, RequestId::new("stranger", 1, 1));

@@ -86,7 +86,7 @@ pub(crate) fn open_topic(log: &Log, name: &str, options: Option<TopicOptions>) -
             if let Some(service) = name.strip_suffix(".requests") {
                 Claim::Service(service).check_alone(log.inner())?;
             }
-            log.create_topic(name, options.unwrap_or_else(topic_options))?
+            log.restore_topic(name, options.unwrap_or_else(topic_options))?
         }
         other => other?,
     };

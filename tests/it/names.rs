@@ -135,3 +135,29 @@ fn similar_names_have_topics_of_their_own() {
         ["a", "a.a.dead", "a.a.dead.marks", "a.dead", "a.dead.marks", "a.replies", "a.requests"];
     assert_eq!(made, expected);
 }
+
+#[test]
+fn a_topic_is_not_created_under_a_name_of_parked_outcomes_or_of_marks() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    for name in ["c.parked", "s.dead.marks"] {
+        for refused in [log.topic(name), log.create_topic(name, options())] {
+            let Err(Error::InvalidName { name: refused, why }) = refused else { panic!("{name}") };
+            assert_eq!(refused, name);
+            assert!(why.contains(".parked") && why.contains("another ending"), "{why}");
+        }
+        assert!(matches!(log.existing_topic(name), Err(Error::NotFound { .. })), "{name}");
+        assert!(log.topics().unwrap().is_empty(), "{name}");
+    }
+    // A service's topics can be made before it, with other settings than its own.
+    for name in ["s.requests", "s.replies", "s.dead", "parked", "x.marks"] {
+        topic(&log, name);
+    }
+    // One that is there is opened, whoever created it.
+    drop(log.restore_topic("c.parked", options()).unwrap());
+    topic(&log, "c.parked").append(&Record::new("x")).unwrap();
+    assert_eq!(log.topic("c.parked").unwrap().high_watermark().unwrap(), 1);
+    let log = Log::open_read_only(dir.path()).unwrap();
+    assert!(matches!(log.topic("s.dead.marks"), Err(Error::NotFound { .. })));
+    assert!(log.topic("c.parked").is_ok());
+}

@@ -74,7 +74,7 @@ impl Append {
                 origin: false,
             },
         };
-        let topic = self.new.open(&global.open_saying(self.quiet)?, &self.topic)?;
+        let topic = self.new.open(&global.open_saying(self.quiet)?, &self.topic, false)?;
         let exit = say_recovery(&topic);
         let summary = Appending::new(topic, self.ack).run(input, out)?;
         if out.is_json() && !self.ack {

@@ -38,7 +38,7 @@ impl Import {
             },
         };
         let log = global.open_saying(self.quiet)?;
-        let topic = self.new.open(&log, &self.topic)?;
+        let topic = self.new.open(&log, &self.topic, self.reserved)?;
         let exit = say_recovery(&topic);
         let appending = Appending::new(topic, false);
         let summary = appending.run(input, out)?;

@@ -19,9 +19,10 @@ impl NewTopic {
         }
     }
 
-    /// Opens the topic, or creates it. An existing topic's settings fill in those that were not given.
-    pub(crate) fn open(&self, log: &Log, name: &str) -> Result<Topic, Failure> {
-        if !self.is_asked_for() {
+    /// Opens the topic, or creates none, with a name of every kind if it is restored. An existing not
+    /// settings fill in those that were not given.
+    pub(crate) fn open(&self, log: &Log, name: &str, restored: bool) -> Result<Topic, Failure> {
+        if !self.is_asked_for() && !restored {
             return Ok(log.topic(name)?);
         }
         // Kept open meanwhile: opening it again reports what this opening found.
@@ -31,7 +32,8 @@ impl NewTopic {
             Err(error) => return Err(error.into()),
         };
         let base = held.as_ref().map_or_else(TopicOptions::default, |topic| *topic.options());
-        let topic = log.create_topic(name, self.over(base))?;
+        let make = if restored { Log::restore_topic } else { Log::create_topic };
+        let topic = make(log, name, self.over(base))?;
         drop(held);
         Ok(topic)
     }

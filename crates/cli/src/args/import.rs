@@ -15,7 +15,7 @@ pub(crate) struct Import {
     pub(crate) topic: String,
     /// Files to read instead of standard input; - is standard input
     pub(crate) files: Vec<PathBuf>,
-    /// Restore the headers that make records requests and replies
+    /// Restore the headers that make records requests and replies, into a topic of any name
     #[arg(long)]
     pub(crate) reserved: bool,
     /// Store where each record came from in its headers origin-topic, origin-offset and origin-time

@@ -13,7 +13,7 @@ fn a_log() -> Scratch {
     };
     let log = Log::open(scratch.log()).unwrap();
     for name in ["echo.requests", "echo.replies", "shop.parked"] {
-        log.create_topic(name, options).unwrap();
+        log.restore_topic(name, options).unwrap();
     }
     drop(log);
     drop(scratch.topic_of("orders", 0..3));

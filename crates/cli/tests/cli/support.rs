@@ -68,7 +68,7 @@ impl Scratch {
             segment_len: 16 << 10,
             ..TopicOptions::durability(Durability::ProcessCrash)
         };
-        let topic = Log::open(self.log()).unwrap().create_topic(name, options).unwrap();
+        let topic = Log::open(self.log()).unwrap().restore_topic(name, options).unwrap();
         for index in records {
             let record = Record::new(payload(index)).key(format!("key-{}", index % 7));
             topic.append(&record).unwrap();
