@@ -25,6 +25,7 @@ fn entry() {
         "tail" => crate::storm::tail(&words[1..]),
         "server" => crate::service_kill::server(&words[1..]),
         "client" => crate::service_kill::client(&words[1..]),
+        "dies-replied" => crate::service_kill::dies_replied(&words[1..]),
         "killed-consumer" => crate::consumer::killed_consumer(&words[1..]),
         "waiter" => crate::consumer::waiter(&words[1..]),
         "answers" => crate::remount::answers(&words[1..]),

@@ -5,7 +5,9 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use deaddrop::service::{Client, Completed, Envelope, HandlerError, Kind, Outcome, Reply};
+use deaddrop::service::{
+    Client, Completed, Envelope, HandlerError, Kind, Outcome, Reply, Request, ServerOptions,
+};
 use deaddrop::sim::SimDisk;
 use deaddrop::{Durability, Log, Record, Start, TopicOptions};
 
@@ -168,9 +170,6 @@ fn a_server_killed_at_any_point_of_a_request_never_answers_twice() {
                 // taking that slot would settle its intent.
                 let lower_slots = Log::open(&dir).unwrap();
                 let held = ["s.requests", "s.replies"].map(|name| lower_slots.topic(name).unwrap());
-                // Beside a living server, the next one trusts the pages of the lanes.
-                let living = log.server("s", |request| Ok(Reply::new(request.payload())));
-                let _living = (arrival == "3").then_some(living.unwrap());
                 Child::spawn(&["server", directory, point, arrival]).wait_for_death();
                 drop(held);
                 let mut server = Child::spawn(&["server", directory]);
@@ -187,6 +186,53 @@ fn a_server_killed_at_any_point_of_a_request_never_answers_twice() {
             assert!((1..=2).contains(&begun), "{id} was begun {begun} times");
         }
     }
+}
+
+fn one_lane() -> ServerOptions {
+    let topic = Some(TopicOptions::durability(Durability::ProcessCrash));
+    ServerOptions { lanes: Some(1), topic, ..ServerOptions::default() }
+}
+
+/// Role: owns the only lane, answers a request, and dies before the lane's position says so.
+pub(crate) fn dies_replied(words: &[&str]) {
+    let log = Log::open(words[0]).unwrap();
+    let answer = |request: &Request<'_>| Ok(Reply::new(request.payload()));
+    let mut server = log.server_with("s", one_lane(), answer).unwrap();
+    let requests = log.existing_topic("s.requests").unwrap();
+    let owner = || requests.groups().unwrap().remove(0).1.unwrap().lanes[0].owner;
+    for polls in 0.. {
+        // It is the share of the other server, which does not take it.
+        server.poll(Duration::from_millis(1)).unwrap();
+        if owner() == Some(std::process::id()) {
+            break;
+        }
+        assert!(polls < 30_000, "it gets no lane");
+    }
+    deaddrop::arm_crash_points(Some(Box::new(|name| {
+        if name == "serve.replied" {
+            child::raise(libc::SIGKILL);
+        }
+    })));
+    child::say("ready");
+    server.poll(LONG).unwrap();
+}
+
+#[test]
+fn a_request_that_was_answered_before_its_attempt_was_ended_is_settled_by_the_attempt_alone() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    // It was there before the request, so the lanes are in no doubt but for the attempt.
+    let refuse = |_: &Request<'_>| panic!("the request was answered");
+    let mut living = log.server_with("s", one_lane(), refuse).unwrap();
+    let mut dying = Child::spawn(&["dies-replied", dir.path().to_str().unwrap()]);
+    assert_eq!(dying.hear().as_deref(), Some("ready"));
+    let client = open_client(&log, false);
+    let request = client.request("s", &Record::new("x")).unwrap();
+    request.context("x").send("done").unwrap();
+    dying.wait_for_death();
+    assert_eq!(living.poll(LONG).unwrap(), 1);
+    drain(&client);
+    assert_eq!(check_replies(&log).len(), 1);
 }
 
 #[test]

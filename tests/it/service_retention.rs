@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use deaddrop::format::cursor;
 use deaddrop::service::{Client, Outcome, ServerOptions};
+use deaddrop::sim::{Op, SimDisk};
 use deaddrop::{Durability, Error, Log, Record, Retention, Topic, TopicOptions};
 
 use crate::child::{self, Child, Watchdog};
@@ -287,5 +289,47 @@ fn a_damaged_position_of_a_killed_client_stops_no_server_and_can_be_retired() {
         assert_eq!(gone.services.len(), 1, "{file}");
         log.retire_client("gone-", true).unwrap();
         assert!(log.clients().unwrap().iter().all(|client| client.name == "busy"), "{file}");
+    }
+}
+
+/// What the durable slots of an offset file say: the position, and the second position.
+fn slot(disk: &SimDisk, topic: &str, name: &str) -> (u64, u64) {
+    let page = disk.read(format!("/log/topics/{topic}/consumers/{name}")).unwrap();
+    let slot = cursor::newest_slot(&page).unwrap();
+    (slot.offset, slot.floor)
+}
+
+/// A client makes its positions durable, and a sync on the way fails, and the power: for every sync.
+#[test]
+fn no_power_loss_leaves_a_position_of_a_client_past_its_records_or_its_guard_past_its_floor() {
+    for nth in 0..8 {
+        let disk = SimDisk::new();
+        let process = disk.process();
+        let log = Log::open_sim(&process, "/log").unwrap();
+        make_topics(&log);
+        let client = client(&log, "c");
+        let mut server = log.server("s", echo).unwrap();
+        for _ in 0..5 {
+            client.request("s", &Record::new("x")).unwrap().send("done").unwrap();
+        }
+        while client.outstanding_count() > 0 {
+            server.poll(Duration::from_millis(1)).unwrap();
+            client.poll(Duration::ZERO).unwrap();
+        }
+        disk.fail(Op::SyncData, nth, libc::EIO);
+        drop(client);
+        process.kill();
+        for seed in 0..12 {
+            let about = format!("sync {nth}, seed {seed}");
+            let image = disk.power_cut(seed);
+            let (oldest, floor) = slot(&image, "s.requests", "client.c");
+            let (guard, _) = slot(&image, "s.replies", "client-floor.c");
+            assert!(guard <= floor, "{about}: {guard} is past {floor}");
+            let log = Log::open_sim(&image.process(), "/log").unwrap();
+            let end = |name| log.existing_topic(name).unwrap().end_offset().unwrap();
+            let (requests, replies) = (end("s.requests"), end("s.replies"));
+            assert!(oldest <= requests, "{about}: {oldest} of {requests} requests");
+            assert!(floor <= replies, "{about}: {floor} of {replies} replies");
+        }
     }
 }
