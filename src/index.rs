@@ -70,11 +70,6 @@ impl Index {
         }
     }
 
-    /// Returns all entries, in order.
-    pub(crate) fn entries(&self) -> &[Entry] {
-        &self.entries
-    }
-
     /// Returns the last entry at or before `offset`.
     pub(crate) fn before_offset(&self, offset: u64) -> Entry {
         let behind = self.entries.partition_point(|entry| entry.offset <= offset);

@@ -101,6 +101,9 @@ pub mod group;
 mod housekeeper;
 mod index;
 #[cfg(not(loom))]
+#[doc(hidden)]
+pub mod inspect;
+#[cfg(not(loom))]
 mod log;
 #[cfg(not(loom))]
 mod ownership;

@@ -449,7 +449,7 @@ impl Reader {
                 let found = frames.seek(from)?;
                 if found.is_some() {
                     frames.walk.forget();
-                    self.walk = Some(frames.walk);
+                    self.walk = Some(frames.walk.holding_all());
                     self.segment_end = end;
                 }
                 found

@@ -10,10 +10,10 @@
 //! range either damaged or repaired.
 
 mod header;
-mod plan;
+pub(crate) mod plan;
 mod quarantine;
 mod segments;
-mod survey;
+pub(crate) mod survey;
 
 use std::cell::OnceCell;
 use std::ops::Range;
@@ -24,13 +24,17 @@ use crate::consumer;
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::{group, names};
 use crate::log::Log;
-use crate::recovery::RecoveryReport;
-use crate::segment::Walk;
+use crate::recovery::{Cut, RecoveryReport};
+use crate::segment::{list_bases, Frames, Seen};
 use crate::store::{names_in, Frontier, Store, GROUPS};
 use crate::sys::{self, Access};
 use header::Headers;
 use quarantine::Quarantine;
 use segments::{End, Repair};
+
+/// Follows the description of damage after the end of a log, where nothing was promised.
+const DOUBT: &str =
+    "; whole records follow: damage, or a write that was torn, or a copy that was taken while it was written";
 
 /// What a repair may do besides marking damaged ranges lost.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,6 +67,8 @@ pub enum Remedy {
     SetConsumerAside,
     /// Opening the topic cuts a torn tail off. It stays in its file.
     Open,
+    /// A sync has failed: every process closes the topic, and one opens it again.
+    Reopen,
     /// None: the former bytes cannot be known. Restore the file from a backup.
     None,
 }
@@ -101,6 +107,30 @@ pub struct Stranded {
     pub goes_on_at: u64,
 }
 
+/// The contents of a topic's segments.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Contents {
+    /// Segment files.
+    pub segments: usize,
+    /// Records that readers get.
+    pub records: u64,
+    /// Offsets that an earlier repair marked lost.
+    pub lost: u64,
+    /// Bytes of frames.
+    pub frames_len: u64,
+}
+
+/// A fact about a file that is not damage, and that an operator may want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Note {
+    /// The file.
+    pub path: PathBuf,
+    /// The fact.
+    pub what: String,
+}
+
 /// The damage in a topic, and the remedies applied.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -111,6 +141,12 @@ pub struct Report {
     pub stranded: Vec<Stranded>,
     /// The findings of the recovery, if opening the topic needed one.
     pub recovery: Option<RecoveryReport>,
+    /// The contents of the segments, besides the damage.
+    pub contents: Contents,
+    /// Whole records that recoveries cut off and that are still in the files.
+    pub cuts: Vec<Cut>,
+    /// Facts that are not damage.
+    pub notes: Vec<Note>,
 }
 
 /// Looks for everything that [`execute`] would do. Writes and locks nothing, and may run beside processes
@@ -123,27 +159,53 @@ pub struct Report {
 pub fn plan(log: &Log, topic: &str) -> Result<Report> {
     let inner = log.inner();
     names::check(topic).map_err(|why| Error::InvalidName { name: topic.to_owned(), why })?;
-    let topic = Store::open_read_only(inner, topic)?;
+    plan_of(&*Store::open_read_only(inner, topic)?, &mut |_| {})
+}
+
+/// As [`plan`], for a topic that is open read-only. `progress` gets the number of bytes that were read since its
+/// last call.
+pub(crate) fn plan_of(topic: &Store, progress: &mut dyn FnMut(u64)) -> Result<Report> {
     let mut headers = Headers::of(&*topic.files, &topic.dir, &topic.settings, false);
     headers.look()?;
     let mut repair = headers.repair();
     let frontier = topic.frontier()?;
     if topic.words().is_some() {
-        repair.segments(End::Known(frontier))?;
+        repair.segments(End::Known(frontier), progress)?;
     } else {
         let published = match topic.published() {
             0 => 0,
             // On a topic that survives power loss, whole frames can follow those that readers saw.
             published => published.max(frontier.end),
         };
-        let end = repair.segments(End::Unknown { published, found: frontier.end })?;
-        tail(&topic, &frontier, end, &mut repair)?;
+        let (found, visible) = (frontier.end, frontier.high_watermark);
+        let end = repair.segments(End::Unknown { published, found, visible }, progress)?;
+        tail(topic, &frontier, end, &mut repair)?;
+        for finding in &mut repair.report.findings {
+            if !finding.lost.is_empty() && finding.lost.start >= found.max(published) {
+                finding.what.push_str(DOUBT);
+            }
+        }
     }
+    first_segment(topic, &mut repair.report)?;
+    repair.set_aside()?;
     repair.epochs()?;
-    let mut report = Report { findings: repair.findings, ..Report::default() };
-    consumers(&topic, None, &repair.given_up, &mut report)?;
-    groups(&topic, None, &mut report)?;
+    let mut report = repair.report;
+    consumers(topic, None, &repair.given_up, &mut report)?;
+    groups(topic, None, &mut report)?;
     Ok(report)
+}
+
+/// Reports that the segment with the first record is missing. Only the words of a living process name that.
+fn first_segment(topic: &Store, report: &mut Report) -> Result<()> {
+    let bases = list_bases(&*topic.files, &topic.dir)?;
+    // After the list: retention may drop segments meanwhile.
+    let first = topic.first_offset()?;
+    if let Some(&base) = bases.first().filter(|&&base| base > first) {
+        let what = "the first segment file is missing".to_owned();
+        let finding = Finding { lost: first..base, ..finding(&topic.dir, 0, 0, what) };
+        report.findings.push(finding);
+    }
+    Ok(())
 }
 
 /// Reports what opening the topic will find after `end`: a torn tail to cut off, or that promised records are
@@ -153,30 +215,38 @@ fn tail(topic: &Store, frontier: &Frontier, end: u64, repair: &mut Repair<'_>) -
         Ok(segment) => segment,
         Err(Error::Corrupt { path, what, .. }) => {
             let lost = frontier.active..frontier.end;
-            if !repair.findings.iter().any(|finding| finding.path == path) && !lost.is_empty() {
+            let findings = &mut repair.report.findings;
+            if !findings.iter().any(|finding| finding.path == path) && !lost.is_empty() {
                 let mut finding = finding(&path, 0, 0, what);
                 (finding.remedy, finding.lost) = (Remedy::GiveUpSegment, lost);
                 repair.given_up.push(finding.lost.clone());
-                repair.findings.push(finding);
+                findings.push(finding);
             }
             return Ok(());
         }
         Err(other) => return Err(other),
     };
-    let is_damaged = repair.findings.iter().any(|finding| finding.path == segment.path);
+    let findings = &mut repair.report.findings;
+    let is_damaged = findings.iter().any(|finding| finding.path == segment.path);
     if frontier.end > end {
         let what = "the frames end here, before the promised boundary".to_owned();
         let mut finding = finding(&segment.path, frontier.position, 0, what);
         (finding.remedy, finding.lost) = (Remedy::GiveUp, end..frontier.end);
         repair.given_up.push(finding.lost.clone());
-        repair.findings.push(finding);
-    } else if !is_damaged
-        && !Walk::new(Arc::clone(&segment), frontier.position, false).rest_is_zero()?
-    {
+        findings.push(finding);
+    } else if !is_damaged && !segment.is_zero_from(frontier.position)? {
         let len = segment.len().saturating_sub(frontier.position);
         let what = "a torn tail: opening the topic continues in a new segment".to_owned();
-        let finding = finding(&segment.path, frontier.position, len, what);
-        repair.findings.push(Finding { remedy: Remedy::Open, ..finding });
+        let mut finding = finding(&segment.path, frontier.position, len, what);
+        finding.remedy = Remedy::Open;
+        // Whole frames may begin it: those of a batch that is not whole.
+        let mut frames = Frames::from(&segment, frontier.position, frontier.end);
+        while !matches!(frames.step()?, Seen::Bad(_) | Seen::End) {}
+        let passed = frames.pass()?;
+        if let Some(next) = passed.found {
+            (finding.position, finding.lost) = (passed.positions.start, passed.expected..next);
+        }
+        findings.push(finding);
     }
     Ok(())
 }
@@ -273,16 +343,16 @@ pub fn execute(log: &Log, topic: &str, options: Options) -> Result<Report> {
         let mut headers = Headers::of(&**files, files.path(), settings, true);
         headers.look()?;
         let mut repair = headers.repair();
-        repair.segments(End::Unknown { published, found: 0 })?;
+        repair.segments(End::Unknown { published, found: 0, visible: 0 }, &mut |_| {})?;
         before = Some(repair);
         Ok(())
     })?;
     let mut repair = before.expect("looked at before the topic was opened");
-    repair.given_up.clear();
-    repair.segments(End::Known(topic.frontier()?))?;
+    repair.segments(End::Known(topic.frontier()?), &mut |_| {})?;
+    repair.set_aside()?;
     repair.epochs()?;
-    let recovery = topic.recovery.get().cloned();
-    let mut report = Report { findings: repair.findings, recovery, ..Report::default() };
+    let mut report = repair.report;
+    report.recovery = topic.recovery.get().cloned();
     consumers(&topic, Some(options), &repair.given_up, &mut report)?;
     groups(&topic, Some(options), &mut report)?;
     Ok(report)

@@ -17,7 +17,7 @@ use crate::format::{Malformed, PAGE_LEN, SECTOR_LEN};
 use crate::sys::{Access, Directory, DiskFile, Map};
 
 pub(crate) use batches::{meaning, Batches, Found, Frames, Meaning, Seen};
-pub(crate) use walk::{Step, Walk};
+pub(crate) use walk::{Step, Walk, HELD_LEN};
 
 /// An open segment file.
 #[derive(Debug)]
@@ -215,6 +215,18 @@ impl Segment {
             }
             None => self.file.read_at(out, position),
         }
+    }
+
+    /// Returns the position after the last byte of a range that is not zero, a multiple of 8; the start of the range
+    /// if there is none.
+    pub(crate) fn end_of_bytes(&self, positions: std::ops::Range<u64>) -> Result<u64> {
+        let end = crate::sys::end_of_bytes(&*self.file, positions).at("reading", &self.path)?;
+        Ok(end.next_multiple_of(8))
+    }
+
+    /// Returns whether every byte at `position` and later is zero.
+    pub(crate) fn is_zero_from(&self, position: u64) -> Result<bool> {
+        Ok(self.end_of_bytes(position..self.len())? <= position)
     }
 
     /// Whether the range begins with zeros, or one of its sectors ends with zeros: such a sector was never

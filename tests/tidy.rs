@@ -21,7 +21,7 @@ const STAIRCASE: &[&[&str]] = &[
     &["log", "reader", "cursor"],
     &["consumer", "ownership"],
     &["group", "repair"],
-    &["service"],
+    &["service", "inspect"],
 ];
 
 /// The parts of lower steps that each part names. Exact: a name that is not used leaves the table.
@@ -72,10 +72,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "sys", "topic",
         ],
     ),
-    (
-        "repair",
-        &["consumer", "error", "format", "index", "log", "recovery", "segment", "store", "sys"],
-    ),
+    ("repair", &["consumer", "error", "format", "log", "recovery", "segment", "store", "sys"]),
+    ("inspect", &["error", "format", "repair", "segment", "sys", "topic"]),
     (
         "service",
         &[

@@ -183,9 +183,14 @@ pub fn seed(salt: u64, position: u64) -> u32 {
 /// Returns the checksum of the bytes of a frame that follow its checksum field.
 #[inline]
 pub fn checksum(bytes: &[u8], salt: u64, position: u64) -> u32 {
-    let mut hasher = crc32fast::Hasher::new_with_initial(seed(salt, position));
+    let mut hasher = hasher(salt, position);
     hasher.update(bytes);
     hasher.finalize()
+}
+
+/// Returns the beginning of a [`checksum`] over bytes that come in pieces.
+pub fn hasher(salt: u64, position: u64) -> crc32fast::Hasher {
+    crc32fast::Hasher::new_with_initial(seed(salt, position))
 }
 
 /// Returns a salt with which `crc` is the right checksum of `bytes`, which follow it, at `position`: for a

@@ -70,7 +70,7 @@ pub const MIN_LEN: u64 = 16 << 10;
 pub const MAX_LEN: u64 = 2 << 30;
 
 /// Sector 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// See [`EPOCH_AT`].
     pub epoch: u32,

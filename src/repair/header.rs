@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::plan::{self, HeaderPage};
 use super::quarantine::Quarantine;
 use super::segments::Repair;
-use super::{finding, survey, Finding, Remedy};
+use super::{finding, survey, Finding, Note, Remedy, Report};
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment::{self as layout, Header};
 use crate::format::settings::Settings;
@@ -24,6 +24,7 @@ pub(super) struct Headers<'a> {
     topic_id: u64,
     execute: bool,
     findings: Vec<Finding>,
+    notes: Vec<Note>,
     /// Headers that are not in their files, or were not before this repair.
     rebuilt: HashMap<u64, Header>,
 }
@@ -36,7 +37,8 @@ impl<'a> Headers<'a> {
         execute: bool,
     ) -> Headers<'a> {
         let topic_id = settings.topic_id;
-        Headers { files, dir, topic_id, execute, findings: Vec::new(), rebuilt: HashMap::new() }
+        let (findings, notes, rebuilt) = (Vec::new(), Vec::new(), HashMap::new());
+        Headers { files, dir, topic_id, execute, findings, notes, rebuilt }
     }
 
     /// Continues with the repair of the rest of the topic.
@@ -47,7 +49,7 @@ impl<'a> Headers<'a> {
             topic_id: self.topic_id,
             execute: self.execute,
             rebuilt: self.rebuilt,
-            findings: self.findings,
+            report: Report { findings: self.findings, notes: self.notes, ..Report::default() },
             given_up: Vec::new(),
         }
     }
@@ -86,7 +88,7 @@ impl<'a> Headers<'a> {
         let header = match found {
             HeaderPage::Whole(header) => header,
             HeaderPage::OneSector(header, at) => {
-                let what = "one of the two header sectors is damaged".to_owned();
+                let what = plan::damaged_sector(at).to_owned();
                 let finding = finding(&path, at as u64, SECTOR_LEN as u64, what);
                 self.write(
                     &*file,
@@ -95,21 +97,29 @@ impl<'a> Headers<'a> {
                 )?;
                 header
             }
-            // The newest segment, and never begun: opening sets it aside.
-            HeaderPage::Unreadable { blank: true } if is_newest => return Ok(None),
-            HeaderPage::Unreadable { .. } => {
+            HeaderPage::Unreadable { blank: true, .. } if is_newest => {
+                let what = "no header has reached the disk: opening the topic sets the file aside";
+                self.notes.push(Note { path, what: what.into() });
+                return Ok(None);
+            }
+            HeaderPage::Unreadable { what, .. } => {
                 let Some(salt) = survey::salt(&*file).at("reading", &path)? else {
                     return Ok(None);
                 };
                 let header = self.rebuild(&*file, &path, base, salt, previous)?;
                 self.rebuilt.insert(base, header);
-                let what = "the header is unreadable".to_owned();
                 let finding = finding(&path, 0, PAGE_LEN as u64, what);
                 let both = [(0, header), (layout::HEADER_COPY_AT, header)];
                 self.write(&*file, Finding { remedy: Remedy::RebuildHeader, ..finding }, &both)?;
                 header
             }
         };
+        // A repair opens the topic, which does what is needed.
+        if layout::is_latched(&page) && !self.execute {
+            let what = "a sync failed here: check the disk, close the topic in every process and open it again";
+            let finding = finding(&path, layout::LATCH_AT as u64, 8, what.to_owned());
+            self.findings.push(Finding { remedy: Remedy::Reopen, ..finding });
+        }
         let len = file.len().at("reading", &path)?;
         if len < header.file_len {
             let what = format!("{} bytes expected, {len} found", header.file_len);
@@ -158,7 +168,7 @@ impl<'a> Headers<'a> {
         let mut batches = Batches::of(Frames::of(&segment).before(Some(next)));
         loop {
             let is_over = match batches.next()? {
-                Found::Batch(_) | Found::GivenUp(_) => false,
+                Found::Batch(_) | Found::GivenUp => false,
                 Found::Bad(_) => batches.pass()?.found.is_none(),
                 Found::End => true,
             };

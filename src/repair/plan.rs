@@ -7,14 +7,22 @@ use crate::format::segment::{self as layout, Header};
 use crate::format::{Malformed, SECTOR_LEN};
 
 /// The repair that a header page needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum HeaderPage {
     /// Nothing.
     Whole(Header),
     /// The sector at this position is written again from the other one.
     OneSector(Header, usize),
     /// Neither sector describes the segment. `blank`: neither was ever written.
-    Unreadable { blank: bool },
+    Unreadable { blank: bool, what: String },
+}
+
+/// Describes the damage if the header sector at this position is damaged and the other one is not.
+pub(crate) fn damaged_sector(at: usize) -> &'static str {
+    match at {
+        0 => "the segment header is unreadable in its first sector, its copy is whole",
+        _ => "the copy of the segment header is damaged",
+    }
 }
 
 /// Looks at a header page of the segment that is named `base` in a topic of this identity. A header of
@@ -30,7 +38,16 @@ pub(super) fn header_page(page: &[u8], base: u64, topic_id: u64) -> Result<Heade
         (Ok(Some(header)), Ok(Some(copy))) if header == copy => HeaderPage::Whole(header),
         (Ok(Some(header)), _) => HeaderPage::OneSector(header, layout::HEADER_COPY_AT),
         (_, Ok(Some(header))) => HeaderPage::OneSector(header, 0),
-        (Ok(None), Ok(None)) => HeaderPage::Unreadable { blank: layout::is_blank(page) },
+        (Ok(None), Ok(None)) => {
+            let what = match Header::decode_page(page) {
+                Err(what) => format!("the segment header is unreadable: {what}"),
+                Ok(header) if header.topic_id != topic_id => {
+                    "the segment belongs to another topic".into()
+                }
+                Ok(header) => format!("the header has base {}, the name {base}", header.base),
+            };
+            HeaderPage::Unreadable { blank: layout::is_blank(page), what }
+        }
         (Err(version), _) | (_, Err(version)) => return Err(version),
     })
 }
@@ -87,12 +104,22 @@ mod tests {
             (Some(right), None, HeaderPage::OneSector(right, copy_at)),
             (None, Some(right), HeaderPage::OneSector(right, 0)),
             (Some(wrong), Some(right), HeaderPage::OneSector(right, 0)),
-            (Some(wrong), Some(wrong), HeaderPage::Unreadable { blank: false }),
-            (None, None, HeaderPage::Unreadable { blank: true }),
         ] {
             assert_eq!(header_page(&page(first, copy), 5, 9), Ok(expected));
         }
-        assert_eq!(header_page(&[], 5, 9), Ok(HeaderPage::Unreadable { blank: true }));
+        for (page, topic_id, is_blank, why) in [
+            (page(Some(wrong), Some(wrong)), 9, false, "has base 6, the name 5"),
+            (page(Some(right), Some(right)), 8, false, "belongs to another topic"),
+            (page(None, None), 9, true, "is unreadable"),
+            (Vec::new(), 9, true, "is unreadable"),
+        ] {
+            match header_page(&page, 5, topic_id) {
+                Ok(HeaderPage::Unreadable { blank, what }) => {
+                    assert!(blank == is_blank && what.contains(why), "{what}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]

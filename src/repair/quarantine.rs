@@ -6,8 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, IoResultExt, Result};
-use crate::repair::survey;
-use crate::sys::{Access, Directory, DiskFile};
+use crate::sys::{self, Access, Directory, DiskFile};
 
 const QUARANTINE: &str = "quarantine";
 const CHUNK_LEN: usize = 1 << 20;
@@ -36,7 +35,7 @@ impl<'a> Quarantine<'a> {
     ) -> Result<Option<PathBuf>> {
         let end = range.end.min(file.len().at("sizing", path)?);
         let range = range.start..end.max(range.start);
-        let used = survey::end_of_bytes_in(file, range.clone()).at("reading", path)?;
+        let used = sys::end_of_bytes(file, range.clone()).at("reading", path)?;
         if used == range.start {
             return Ok(None);
         }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use super::plan::Gap;
 use super::quarantine::Quarantine;
-use super::{finding, survey, Finding, Remedy};
+use super::survey::{self, Bounds};
+use super::{finding, Contents, Note, Remedy, Report};
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment::{self as layout, Header};
 use crate::format::{epochs, frame, index, PAGE_LEN, SECTOR_LEN};
-use crate::index::Index;
 use crate::segment::{list_bases, Segment, Walk};
 use crate::store::Frontier;
 use crate::sys::crash_point::crash_point;
@@ -22,8 +22,8 @@ use crate::sys::{self, clock, Access, Directory, DiskFile};
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End {
     /// Opening will find it. Everything below `published` was published on this boot; `found`: opening is
-    /// known to find the end there.
-    Unknown { published: u64, found: u64 },
+    /// known to find the end there. Readers get records below `visible`.
+    Unknown { published: u64, found: u64, visible: u64 },
     /// Here.
     Known(Frontier),
 }
@@ -36,14 +36,15 @@ pub(super) struct Repair<'a> {
     pub(super) execute: bool,
     /// Headers that are not in their files.
     pub(super) rebuilt: HashMap<u64, Header>,
-    pub(super) findings: Vec<Finding>,
+    pub(super) report: Report,
     /// Offsets marked lost, now or by an earlier repair.
     pub(super) given_up: Vec<Range<u64>>,
 }
 
 impl Repair<'_> {
-    /// Checks all segments, and repairs them if `execute` is set. Returns the end that was found.
-    pub(super) fn segments(&mut self, end: End) -> Result<u64> {
+    /// Checks all segments, and repairs them if `execute` is set. Returns the end that was found. `progress` gets
+    /// the number of bytes that were read since its last call.
+    pub(super) fn segments(&mut self, end: End, progress: &mut dyn FnMut(u64)) -> Result<u64> {
         let mut bases = list_bases(self.files, self.dir)?;
         if matches!(end, End::Unknown { .. }) && !self.execute {
             // A writer may have opened the topic since no process was found alive.
@@ -56,29 +57,24 @@ impl Repair<'_> {
             // was read while they were made may contain some of them and not all.
             bases.retain(|&base| base <= frontier.active);
         }
-        let mut segments = Vec::new();
-        for (at, &base) in bases.iter().enumerate() {
-            let next = bases.get(at + 1).copied();
-            if let Some(opened) = self.open(base)? {
-                segments.push((base, next, opened));
-            }
-        }
-        // The bytes before a segment without a record may be a tail in which no record was promised.
-        let mut last = 0;
-        for (at, (_, _, segment)) in segments.iter().enumerate() {
-            if let Ok(segment) = segment {
-                let start = layout::FIRST_FRAME_AT;
-                let mut walk = Walk::new(Arc::clone(segment), start, false);
-                if walk.resync(u64::MAX, segment.base()..u64::MAX)?.is_some() {
-                    last = at;
-                }
-            }
-        }
+        let (last, visible) = match end {
+            End::Unknown { visible, .. } => (self.last_with_a_record(&bases)?, visible),
+            End::Known(frontier) => (0, frontier.high_watermark),
+        };
+        self.given_up.clear();
+        self.report.cuts.clear();
+        self.report.contents = Contents { segments: bases.len(), ..Contents::default() };
         let mut found_end = bases.first().copied().unwrap_or(0);
-        for (at, (base, next, segment)) in segments.into_iter().enumerate() {
+        for (at, &base) in bases.iter().enumerate() {
+            let Some(segment) = self.open(base)? else { continue };
+            let next = bases.get(at + 1).copied();
             let (stop, limit) = match (next, end) {
                 (Some(next), _) => (next, u64::MAX),
-                (None, End::Known(frontier)) => (frontier.end, frontier.position),
+                (None, End::Known(frontier)) if base == frontier.active => {
+                    (frontier.end, frontier.position)
+                }
+                // The active segment is missing.
+                (None, End::Known(frontier)) => (frontier.end, u64::MAX),
                 (None, End::Unknown { published: 0, .. }) => (u64::MAX, u64::MAX),
                 (None, End::Unknown { published, .. }) => (published, u64::MAX),
             };
@@ -87,8 +83,9 @@ impl Repair<'_> {
                 (None, End::Unknown { .. }) => 0,
                 _ => u64::MAX,
             };
+            let bounds = Bounds { next, stop, limit, visible };
             found_end = match segment {
-                Ok(segment) => self.segment(&segment, next, stop, limit, open_from)?,
+                Ok(segment) => self.segment(&segment, bounds, open_from, progress)?,
                 Err(_) if open_from <= base => found_end,
                 Err((path, what)) => {
                     self.give_segment_up(&path, base..stop, what)?;
@@ -97,6 +94,19 @@ impl Repair<'_> {
             };
         }
         Ok(found_end)
+    }
+
+    /// Returns the index of the last segment with a whole record, or 0: the bytes before a segment without one
+    /// may be a tail in which no record was promised.
+    fn last_with_a_record(&self, bases: &[u64]) -> Result<usize> {
+        for (at, &base) in bases.iter().enumerate().rev() {
+            let Some(Ok(segment)) = self.open(base)? else { continue };
+            let mut walk = Walk::new(segment, layout::FIRST_FRAME_AT, false);
+            if walk.resync(u64::MAX, base..u64::MAX)?.is_some() {
+                return Ok(at);
+            }
+        }
+        Ok(0)
     }
 
     /// Opens a segment; if its content cannot be determined, returns its path and the reason. None if it was
@@ -120,7 +130,9 @@ impl Repair<'_> {
                 Ok(Some(Ok(Arc::new(segment))))
             }
             Ok(_) => Ok(Some(Err((path, "the segment belongs to another topic".into())))),
-            Err(Error::Corrupt { what, .. }) => Ok(Some(Err((path, what)))),
+            Err(Error::Corrupt { what, .. }) => {
+                Ok(Some(Err((path, format!("the segment header is unreadable: {what}")))))
+            }
             Err(error) if error.is_file_not_found() && !self.execute => Ok(None),
             Err(other) => Err(other),
         }
@@ -131,23 +143,53 @@ impl Repair<'_> {
     fn segment(
         &mut self,
         segment: &Arc<Segment>,
-        next: Option<u64>,
-        stop: u64,
-        limit: u64,
+        bounds: Bounds,
         open_from: u64,
+        progress: &mut dyn FnMut(u64),
     ) -> Result<u64> {
-        let mut found = survey::segment(segment, stop, limit)?;
+        let (index_len, entries) = self.index(segment, bounds.next)?.unwrap_or_default();
+        let mut found = survey::segment(segment, bounds, entries, progress)?;
+        if let Some(what) = found.astray {
+            self.remove_index(segment.base(), index_len, what)?;
+        }
+        let contents = &mut self.report.contents;
+        contents.records += found.records;
+        contents.frames_len += found.frames_len;
+        contents.lost += found.given_up.iter().map(|lost| lost.end - lost.start).sum::<u64>();
+        self.report.cuts.extend(found.cut);
         self.given_up.extend(found.given_up);
-        let mut end = stop;
+        let mut end = bounds.stop;
         let is_tail = |gap: &Gap| gap.reaches_the_end && gap.lost.start >= open_from;
         if found.gaps.last().is_some_and(is_tail) {
-            end = found.gaps.pop().map_or(stop, |tail| tail.lost.start);
+            end = found.gaps.pop().map_or(end, |tail| tail.lost.start);
         }
-        self.index(segment, next)?;
         if !found.gaps.is_empty() {
             self.give_up(segment, &found.gaps)?;
         }
         Ok(end)
+    }
+
+    /// Counts the whole records in the files that recoveries have set aside.
+    pub(super) fn set_aside(&mut self) -> Result<()> {
+        for name in self.files.list(self.dir).at("listing", self.dir)? {
+            if layout::epoch_of_cut(&name).is_none() {
+                continue;
+            }
+            let path = self.dir.join(name);
+            // Its retention may end meanwhile.
+            let file =
+                self.files.open(&path, Access::Read).not_found_is_none().at("opening", &path)?;
+            let Some(file) = file else { continue };
+            match Segment::of_file(path, file) {
+                Ok(segment) => {
+                    let mut walk = Walk::new(Arc::new(segment), layout::FIRST_FRAME_AT, false);
+                    self.report.cuts.extend(survey::cut(&mut walk, 0)?);
+                }
+                Err(Error::Corrupt { .. }) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
     }
 
     /// Marks the damaged ranges of a segment lost.
@@ -173,7 +215,7 @@ impl Repair<'_> {
                 finding.kept = quarantine.keep(segment.file(), path, gap.range.clone())?;
                 finding.done = true;
             }
-            self.findings.push(finding);
+            self.report.findings.push(finding);
         }
         if !self.execute || voids.is_empty() {
             return Ok(());
@@ -236,13 +278,13 @@ impl Repair<'_> {
             let base = lost.start;
             self.write_lost_segment(&*file, path, lost)?;
             // The index of the frames that were there.
-            match self.remove_index(&self.dir.join(index::file_name(base))) {
+            match self.remove_index_file(&self.dir.join(index::file_name(base))) {
                 Err(error) if error.is_file_not_found() => {}
                 other => other?,
             }
             finding.done = true;
         }
-        self.findings.push(finding);
+        self.report.findings.push(finding);
         Ok(())
     }
 
@@ -266,8 +308,11 @@ impl Repair<'_> {
             file_len,
         };
         let start = layout::FIRST_FRAME_AT;
-        let end = survey::end_of_bytes_in(file, start..file_len).at("writing", path)?;
-        let end = end.min(file_len & !7).max(start + frame::FIXED_LEN as u64);
+        let end = sys::end_of_bytes(file, start..file_len).at("writing", path)?;
+        let end = end
+            .next_multiple_of(frame::ALIGN as u64)
+            .min(file_len & !7)
+            .max(start + frame::FIXED_LEN as u64);
         let gap = Gap { range: start..end, lost, what: String::new(), reaches_the_end: true };
         let void = gap.void(clock::wall_coarse(), header.salt, file_len);
         file.write_all_at(&void.expect("a segment has room for it"), start).at("writing", path)?;
@@ -283,48 +328,55 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Removes the index of a sealed segment if it is unreadable or leads to wrong positions, before any of
-    /// those positions is written over.
-    fn index(&mut self, segment: &Arc<Segment>, next: Option<u64>) -> Result<()> {
-        let files = self.files;
+    /// Returns the length and the entries of a sealed segment's index that is in use; removes an unreadable one.
+    fn index(
+        &mut self,
+        segment: &Segment,
+        next: Option<u64>,
+    ) -> Result<Option<(u64, Vec<index::Entry>)>> {
         let path = self.dir.join(index::file_name(segment.base()));
-        let Some(next) = next else { return Ok(()) };
-        let bytes = match files.open(&path, Access::Read) {
+        let Some(next) = next else { return Ok(None) };
+        let bytes = match self.files.open(&path, Access::Read) {
             Ok(file) => {
                 let most = (segment.len() / index::SPACING + 2) as usize;
                 sys::read_start(&*file, index::HEADER_LEN + most * index::ENTRY_LEN)
             }
-            Err(error) if error.kind() == NotFound => return Ok(()),
+            Err(error) if error.kind() == NotFound => return Ok(None),
             Err(error) => Err(error),
         };
         let bytes = bytes.at("reading", &path)?;
-        let what = match index::decode(&bytes) {
-            // It is built again when it is needed.
-            Err(_) if index::is_unfinished(&bytes) => return Ok(()),
-            Err(what) => format!("the index is unreadable: {what}"),
+        match index::decode(&bytes) {
             // It belongs to another use of the name, or to another end: it is built again in any case.
-            Ok((salt, end, _)) if salt != segment.header.salt || end != next => return Ok(()),
-            Ok((_, _, entries)) => {
-                // The new index ends at damage: an entry after that in the old one is wrong.
-                let mut index = Index::new(segment);
-                index.extend(segment, Some(next), segment.len(), false)?;
-                if index.entries() == entries {
-                    return Ok(());
-                }
-                "the index has wrong entries".into()
+            Ok((salt, end, _)) if salt != segment.header.salt || end != next => Ok(None),
+            Ok((_, _, entries)) => Ok(Some((bytes.len() as u64, entries))),
+            Err(_) if index::is_unfinished(&bytes) => {
+                let what = "the index was not finished: it is built again when it is needed".into();
+                self.report.notes.push(Note { path, what });
+                Ok(None)
             }
-        };
-        let mut finding = finding(&path, 0, bytes.len() as u64, what);
+            Err(what) => {
+                let what = format!("the index is unreadable: {what}");
+                self.remove_index(segment.base(), bytes.len() as u64, what)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Removes an index that is unreadable or leads to wrong positions, before any of those positions is written
+    /// over.
+    fn remove_index(&mut self, base: u64, len: u64, what: String) -> Result<()> {
+        let path = self.dir.join(index::file_name(base));
+        let mut finding = finding(&path, 0, len, what);
         finding.remedy = Remedy::RemoveIndex;
         if self.execute {
-            self.remove_index(&path)?;
+            self.remove_index_file(&path)?;
             finding.done = true;
         }
-        self.findings.push(finding);
+        self.report.findings.push(finding);
         Ok(())
     }
 
-    fn remove_index(&self, path: &Path) -> Result<()> {
+    fn remove_index_file(&self, path: &Path) -> Result<()> {
         let (files, dir) = (self.files, self.dir);
         files.remove_file(path).at("removing", path)?;
         files.sync_dir(dir).at("syncing", dir)?;
@@ -332,7 +384,8 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Reports entries of the list of epochs that cannot be read. Their content cannot be recovered.
+    /// Reports entries of the list of epochs that cannot be read, or are out of order. Their content cannot be
+    /// recovered.
     pub(super) fn epochs(&mut self) -> Result<()> {
         let path = self.dir.join("epochs");
         let bytes = match self.files.open(&path, Access::Read) {
@@ -344,15 +397,24 @@ impl Repair<'_> {
         let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
         let entries = bytes[..used].chunks(epochs::ENTRY_LEN);
         let last = entries.len().saturating_sub(1);
-        for (at, entry) in entries.enumerate().take(last) {
-            if epochs::decode(entry).is_empty() {
-                let what =
-                    "an entry is unreadable: consumers that committed before that recovery may be \
-                     past the end at which it cut the log";
-                let position = (at * epochs::ENTRY_LEN) as u64;
-                let len = epochs::ENTRY_LEN as u64;
-                self.findings.push(finding(&path, position, len, what.to_owned()));
-            }
+        let mut newest = 0;
+        for (at, entry) in entries.enumerate() {
+            let what = match epochs::decode(entry).first() {
+                Some(entry) if entry.epoch <= newest => {
+                    format!("epoch {} follows epoch {newest}", entry.epoch)
+                }
+                Some(entry) => {
+                    newest = entry.epoch;
+                    continue;
+                }
+                // A last entry whose write was cut off never counted.
+                None if at == last => continue,
+                None => "an entry is unreadable: consumers that committed before that recovery may be past \
+                         what it cut"
+                    .to_owned(),
+            };
+            let (position, len) = ((at * epochs::ENTRY_LEN) as u64, epochs::ENTRY_LEN as u64);
+            self.report.findings.push(finding(&path, position, len, what));
         }
         Ok(())
     }

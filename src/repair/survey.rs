@@ -4,10 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::plan::Gap;
-use crate::error::{IoResultExt, Result};
+use crate::error::Result;
 use crate::format::frame::{self, Fixed, FIXED_LEN};
+use crate::format::index::Entry;
 use crate::format::segment as layout;
-use crate::segment::{Batches, Found, Frames, Segment};
+use crate::recovery::Cut;
+use crate::segment::{Frames, Seen, Segment, Walk};
 use crate::sys::DiskFile;
 
 /// Frames are only guessed from when they are at most so long.
@@ -15,75 +17,162 @@ const GUESS_LEN: u64 = 1 << 20;
 /// Bytes read at once.
 const CHUNK_LEN: usize = 1 << 20;
 
-/// What a segment holds besides its records.
+/// How far a segment goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// The base of the next segment.
+    pub(super) next: Option<u64>,
+    /// Records have offsets below this.
+    pub(super) stop: u64,
+    /// Bytes at this position and later do not count.
+    pub(super) limit: u64,
+    /// Readers get records below this offset.
+    pub(super) visible: u64,
+}
+
+/// The contents of a segment.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     pub(super) gaps: Vec<Gap>,
     /// Offsets that an earlier repair marked lost.
     pub(super) given_up: Vec<Range<u64>>,
+    /// Records that readers get.
+    pub(super) records: u64,
+    /// Whole records after the end of the segment.
+    pub(super) cut: Option<Cut>,
+    /// Bytes of frames, including damaged ones before the last whole one.
+    pub(super) frames_len: u64,
+    /// What is wrong with the index.
+    pub(super) astray: Option<String>,
 }
 
-/// Walks the frames of a segment up to the offset `stop`; bytes at `limit` and past it do not count.
-pub(super) fn segment(segment: &Arc<Segment>, stop: u64, limit: u64) -> Result<Survey> {
-    let limit = limit.min(segment.len());
+/// Walks the frames of a segment, and compares the entries of its index with them. `progress` gets the number
+/// of bytes that were read since its last call.
+pub(super) fn segment(
+    segment: &Arc<Segment>,
+    bounds: Bounds,
+    entries: Vec<Entry>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Survey> {
+    let limit = bounds.limit.min(segment.len());
+    let stop = (bounds.stop < u64::MAX).then_some(bounds.stop);
+    let mut frames = Frames::of(segment).before(stop).up_to(limit);
     let mut survey = Survey::default();
-    let mut batches =
-        Batches::of(Frames::of(segment).before((stop < u64::MAX).then_some(stop)).up_to(limit));
+    let mut entries = Entries { entries: entries.into_iter().peekable(), newest: 0, astray: None };
+    let mut reported = 0;
     loop {
-        let what = match batches.next()? {
-            Found::Batch(_) => continue,
-            Found::GivenUp(offsets) => {
+        let start = frames.walk.position;
+        let what = match frames.step()? {
+            Seen::Record(fixed) => {
+                entries.pass(start, &fixed);
+                if frames.next <= bounds.visible {
+                    survey.records += 1;
+                    survey.frames_len = frames.walk.position - layout::FIRST_FRAME_AT;
+                }
+                if start - reported >= CHUNK_LEN as u64 {
+                    progress(start - reported);
+                    reported = start;
+                }
+                continue;
+            }
+            Seen::Covers => continue,
+            Seen::GivesUp(offsets) => {
+                survey.frames_len = frames.walk.position - layout::FIRST_FRAME_AT;
                 survey.given_up.push(offsets);
                 continue;
             }
-            Found::Bad(why) => why.to_string(),
-            Found::End if batches.is_complete() => break,
-            Found::End => "the frames end here".into(),
+            Seen::Bad(why) => Some(why.to_string()),
+            Seen::End if frames.is_complete() => break,
+            Seen::End => None,
         };
-        let passed = batches.pass()?;
-        let start = passed.positions.start;
-        let end = match passed.found {
-            Some(_) => passed.positions.end,
-            // Zeros after the damage are what a segment is filled with.
-            None => end_of_bytes(segment, start..limit)?.max(start + FIXED_LEN as u64),
-        };
-        let lost = passed.expected..passed.found.unwrap_or(stop);
-        let reaches_the_end = passed.found.is_none();
-        survey.gaps.push(Gap { range: start..end, lost, what, reaches_the_end });
+        let gap = gap(&mut frames, what, limit, bounds.stop)?;
+        let reaches_the_end = gap.reaches_the_end;
+        survey.gaps.push(gap);
         if reaches_the_end {
             break;
         }
     }
+    if let Some(next) = bounds.next {
+        survey.cut = cut(&mut frames.walk, next)?;
+        survey.astray = entries.end(next);
+    }
+    progress(segment.len() - reported);
     Ok(survey)
 }
 
-/// Returns the position after the last nonzero byte of a range of a segment, rounded up to a multiple of 8;
-/// the range's start if there is none.
-fn end_of_bytes(segment: &Segment, range: Range<u64>) -> Result<u64> {
-    end_of_bytes_in(segment.file(), range).at("reading", &segment.path)
+/// Counts the whole records from a walk's position on that have the offset `from` or a later one: a recovery has
+/// cut them off.
+pub(super) fn cut(walk: &mut Walk, from: u64) -> Result<Option<Cut>> {
+    let (path, position) = (walk.segment.path.clone(), walk.position);
+    let frames = walk.count_records(from)?;
+    Ok((frames > 0).then_some(Cut { path, position, frames }))
 }
 
-/// The same of a file.
-pub(super) fn end_of_bytes_in(file: &dyn DiskFile, range: Range<u64>) -> std::io::Result<u64> {
-    let mut chunk = vec![0; CHUNK_LEN];
-    let mut end = range.start;
-    let mut at = range.start;
-    while at < range.end {
-        let wanted = chunk.len().min((range.end - at) as usize);
-        let read = file.read_at(&mut chunk[..wanted], at)?;
-        if read == 0 {
-            break;
+/// Passes the bytes at which a walk found no frame of the log. `what`: why; `None` at the end of the bytes.
+fn gap(frames: &mut Frames, what: Option<String>, limit: u64, stop: u64) -> Result<Gap> {
+    let passed = frames.pass()?;
+    let start = passed.positions.start;
+    let (used, end) = match passed.found {
+        Some(_) => (true, passed.positions.end),
+        // Zeros after the damage are what a segment is filled with.
+        None => {
+            let end = frames.walk.segment.end_of_bytes(start..limit)?;
+            (end > start, end.max(start + FIXED_LEN as u64))
         }
-        if let Some(last) = chunk[..read].iter().rposition(|&byte| byte != 0) {
-            end = at + last as u64 + 1;
+    };
+    Ok(Gap {
+        range: start..end,
+        lost: passed.expected..passed.found.unwrap_or(stop),
+        what: what.filter(|_| used).unwrap_or_else(|| "the frames end here".into()),
+        reaches_the_end: passed.found.is_none(),
+    })
+}
+
+/// The entries of an index whose frames were not met yet.
+struct Entries {
+    entries: std::iter::Peekable<std::vec::IntoIter<Entry>>,
+    /// The newest time of the records that were met.
+    newest: u64,
+    astray: Option<String>,
+}
+
+impl Entries {
+    /// Compares the entries up to a record with it.
+    fn pass(&mut self, position: u64, fixed: &Fixed) {
+        while let Some(entry) = self.entries.next_if(|entry| entry.position <= position) {
+            let is_right = entry.position == position
+                && entry.offset == fixed.offset
+                && entry.max_timestamp >= self.newest;
+            // That of the first record leads to the first frame even if another record is there.
+            let is_first = entry.position == layout::FIRST_FRAME_AT;
+            if !is_first && !is_right {
+                self.lead_astray(&entry, "where there is no such frame");
+            }
         }
-        at += read as u64;
+        self.newest = self.newest.max(fixed.timestamp);
     }
-    Ok(end.next_multiple_of(frame::ALIGN as u64))
+
+    /// All records were met; the next segment begins at the offset `next`.
+    fn end(mut self, next: u64) -> Option<String> {
+        let position = |entry: &Entry| entry.position != layout::FIRST_FRAME_AT;
+        while let Some(entry) = self.entries.find(position) {
+            let is_after = entry.offset >= next;
+            let why =
+                if is_after { "past the segment's end" } else { "where there is no such frame" };
+            self.lead_astray(&entry, why);
+        }
+        self.astray
+    }
+
+    fn lead_astray(&mut self, entry: &Entry, why: &str) {
+        let Entry { offset, position, .. } = entry;
+        let what = || format!("the index leads to offset {offset} at position {position}, {why}");
+        self.astray.get_or_insert_with(what);
+    }
 }
 
-/// A salt that gives the seeds of the one in a lost header, if two frames in a row agree on it.
-pub(super) fn salt(file: &dyn DiskFile) -> std::io::Result<Option<u64>> {
+/// Returns a salt that gives the same seeds as the one in a lost header, if two consecutive frames agree on it.
+pub(crate) fn salt(file: &dyn DiskFile) -> std::io::Result<Option<u64>> {
     let len = file.len()?;
     // However hostile the bytes are, checksums are computed over a few times the file's length.
     let mut budget = 8 * len;
@@ -114,8 +203,8 @@ pub(super) fn salt(file: &dyn DiskFile) -> std::io::Result<Option<u64>> {
     Ok(None)
 }
 
-/// The salt that would make the bytes at `position` a frame, and the frame's length with padding.
-/// `here`: these bytes, as far as they were read.
+/// Returns the salt that would make the bytes at `position` a frame, and the frame's length with padding. `here`:
+/// those of these bytes that were read.
 fn salt_at(
     file: &dyn DiskFile,
     position: u64,

@@ -228,9 +228,9 @@ pub(crate) struct Batch {
 pub(crate) enum Found {
     /// A whole batch, or the remaining frames of one that was once whole.
     Batch(Batch),
-    /// A void frame marks these offsets lost.
-    GivenUp(Range<u64>),
-    /// There is no frame of the log at [`Batches::position`].
+    /// A void frame marks offsets lost.
+    GivenUp,
+    /// No frame of the log at [`Batches::position`].
     Bad(Why),
     /// The offset or the position at which the walk was to end.
     End,
@@ -317,7 +317,7 @@ impl Batches {
                 }
                 Seen::GivesUp(offsets) => {
                     (self.end, self.end_position) = (offsets.end, self.frames.walk.position);
-                    return Ok(Found::GivenUp(offsets));
+                    return Ok(Found::GivenUp);
                 }
                 Seen::Bad(why) => return Ok(Found::Bad(why)),
                 Seen::End => return Ok(Found::End),

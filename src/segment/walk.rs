@@ -26,6 +26,9 @@ const HOT_CHUNK: usize = 4 << 10;
 const ENTER_LEN: u64 = 1 << 20;
 /// Bytes that are read at once from a file.
 const COLD_CHUNK: usize = 128 << 10;
+/// Bytes of one frame in memory, unless all of them are wanted: enough for its key, its headers and the first
+/// MiB of its payload. The rest of a longer frame is checked in pieces.
+pub(crate) const HELD_LEN: usize = frame::MAX_HEADERS_LEN + (2 << 20);
 
 /// Memory that starts on a cache line: the kernel's copies into other places are slower by half.
 #[derive(Debug, Default)]
@@ -69,6 +72,8 @@ pub(crate) struct Walk {
     /// Where the next frame starts.
     pub(crate) position: u64,
     hot: bool,
+    /// Bytes of one frame that the buffer may hold.
+    held_max: usize,
     buffer: Buffer,
     /// Position of the first byte in `buffer`.
     buffer_at: u64,
@@ -90,6 +95,7 @@ impl Walk {
             segment,
             position,
             hot,
+            held_max: HELD_LEN,
             buffer: Buffer::default(),
             buffer_at: 0,
             filled: 0,
@@ -97,6 +103,12 @@ impl Walk {
             resync_budget,
             entered: 0,
         }
+    }
+
+    /// Has all bytes of every frame in memory: see [`frame`](Self::frame).
+    pub(crate) fn holding_all(mut self) -> Walk {
+        self.held_max = usize::MAX;
+        self
     }
 
     /// Returns the next frame below `limit`, a position below which bytes no longer change. Reads ahead only
@@ -144,18 +156,48 @@ impl Walk {
             Ok(fixed) => fixed,
             Err(error) => return Ok(Step::Bad(error)),
         };
-        if !self.ensure(fixed.checked_len(), room, far)? {
-            return Ok(Step::Bad(Malformed::Short {
-                needed: fixed.checked_len(),
-                found: room as usize,
-            }));
-        }
-        if let Err(error) = fixed.verify(self.here(), self.segment.header.salt, self.position) {
-            return Ok(Step::Bad(error));
+        if let Err(what) = self.check(&fixed, room, far, self.held_max)? {
+            return Ok(Step::Bad(what));
         }
         self.last = (self.position - self.buffer_at) as usize;
         self.position += fixed.padded_len() as u64;
         Ok(Step::Frame(fixed))
+    }
+
+    /// Checks the frame at the position, with at most `held` of its bytes in the buffer.
+    fn check(
+        &mut self,
+        fixed: &Fixed,
+        room: u64,
+        far: bool,
+        held: usize,
+    ) -> Result<std::result::Result<(), Malformed>> {
+        let (salt, position, len) = (self.segment.header.salt, self.position, fixed.checked_len());
+        if !self.ensure(len.min(held), room, far)? {
+            return Ok(Err(Malformed::Short { needed: len, found: room as usize }));
+        }
+        if len <= held {
+            return Ok(fixed.verify(self.here(), salt, position));
+        }
+        let mut hasher = frame::hasher(salt, position);
+        hasher.update(&self.here()[frame::LEN_AT..held]);
+        let mut piece = vec![0; COLD_CHUNK];
+        let mut at = held;
+        while at < len {
+            let wanted = piece.len().min(len - at);
+            let read = self.segment.read(position + at as u64, &mut piece[..wanted], self.hot);
+            let read = read.at("reading", &self.segment.path)?;
+            if read == 0 {
+                return Ok(Err(Malformed::Short { needed: len, found: at }));
+            }
+            hasher.update(&piece[..read]);
+            at += read;
+        }
+        let computed = hasher.finalize();
+        Ok(match computed == fixed.crc {
+            true => Ok(()),
+            false => Err(Malformed::Checksum { stored: fixed.crc, computed }),
+        })
     }
 
     /// The same, but checks the frame in place in a mapping, without a copy.
@@ -203,7 +245,8 @@ impl Walk {
         Ok(unsafe { self.segment.map_to_read()?.slice(start as usize, fixed.len) })
     }
 
-    /// Returns the bytes of the frame that the last [`step`](Self::step) returned.
+    /// The bytes of the frame that the last [`step`](Self::step) returned: all of them or [`HELD_LEN`], and
+    /// possibly bytes after them.
     pub(crate) fn frame(&self) -> &[u8] {
         &self.buffer.first(self.filled)[self.last..]
     }
@@ -268,17 +311,20 @@ impl Walk {
             if !self.ensure(frame::FIXED_LEN, room, true)? {
                 return Ok(None);
             }
+            // A frame's first eight bytes contain its length: they are not all zeros.
+            let words = self.here().chunks_exact(frame::ALIGN);
+            let zeros = words.take_while(|word| *word == [0; frame::ALIGN]).count();
+            if zeros > 0 {
+                self.position += (zeros * frame::ALIGN) as u64;
+                continue;
+            }
             if let Ok(fixed) = Fixed::decode(self.here(), room as usize) {
                 let plausible = fixed.kind == frame::KIND_RECORD
                     && offsets.contains(&fixed.offset)
                     && fixed.checked_len() as u64 <= self.resync_budget;
                 if plausible {
                     self.resync_budget -= fixed.checked_len() as u64;
-                    if self.ensure(fixed.checked_len(), room, true)?
-                        && fixed
-                            .verify(self.here(), self.segment.header.salt, self.position)
-                            .is_ok()
-                    {
+                    if self.check(&fixed, room, true, HELD_LEN)?.is_ok() {
                         return Ok(Some(fixed.offset));
                     }
                 }
@@ -289,8 +335,21 @@ impl Walk {
         Ok(None)
     }
 
-    /// Returns where the frame at `position` ends if its length is plausible, else the position after the
-    /// last byte of the file that is not zero.
+    /// Counts the whole records from the position to the end of the file that have the offset `from` or a
+    /// later one.
+    pub(crate) fn count_records(&mut self, from: u64) -> Result<u64> {
+        let mut count = 0;
+        while self.resync(u64::MAX, from..u64::MAX)?.is_some() {
+            match self.step(u64::MAX, true)? {
+                Step::Frame(_) => count += 1,
+                Step::End | Step::Bad(_) => break,
+            }
+        }
+        Ok(count)
+    }
+
+    /// Returns the position after the frame if its length is plausible, or after the last byte of the file that is
+    /// not zero.
     pub(crate) fn end_of_frame(&self) -> Result<u64> {
         let mut fixed = [0; frame::FIXED_LEN];
         let room = self.segment.len().saturating_sub(self.position);
@@ -301,41 +360,8 @@ impl Walk {
         if let Ok(fixed) = Fixed::decode(&fixed[..read], room as usize) {
             return Ok(self.position + fixed.padded_len() as u64);
         }
-        let mut chunk = vec![0; COLD_CHUNK];
-        let (mut at, mut end) = (self.position, self.position);
-        while at < self.segment.len() {
-            let read =
-                self.segment.read(at, &mut chunk, false).at("reading", &self.segment.path)?;
-            if read == 0 {
-                break;
-            }
-            if let Some(last) = chunk[..read].iter().rposition(|&byte| byte != 0) {
-                end = at + last as u64 + 1;
-            }
-            at += read as u64;
-        }
         // Zeros in the fixed part belong to a sector that was never written.
-        Ok(end.next_multiple_of(frame::ALIGN as u64).max(self.position + frame::FIXED_LEN as u64))
-    }
-
-    /// Whether every byte from `position` to the end of the file is zero.
-    pub(crate) fn rest_is_zero(&self) -> Result<bool> {
-        let mut chunk = vec![0; COLD_CHUNK];
-        let mut position = self.position;
-        while position < self.segment.len() {
-            let wanted = chunk.len().min((self.segment.len() - position) as usize);
-            let read = self
-                .segment
-                .read(position, &mut chunk[..wanted], false)
-                .at("reading", &self.segment.path)?;
-            if read == 0 {
-                return Ok(true);
-            }
-            if chunk[..read].iter().any(|&byte| byte != 0) {
-                return Ok(false);
-            }
-            position += read as u64;
-        }
-        Ok(true)
+        let end = self.segment.end_of_bytes(self.position..self.segment.len())?;
+        Ok(end.max(self.position + frame::FIXED_LEN as u64))
     }
 }

@@ -242,6 +242,6 @@ fn whole_batches(segment: &Arc<Segment>, range: Range<u64>, offset: u64) -> Resu
     segment.map()?;
     let frames = Frames::from(segment, range.start, offset).up_to(range.end).hot();
     let mut batches = Batches::of(frames);
-    while let Found::Batch(_) | Found::GivenUp(_) = batches.next()? {}
+    while let Found::Batch(_) | Found::GivenUp = batches.next()? {}
     Ok(batches)
 }

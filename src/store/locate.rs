@@ -89,7 +89,7 @@ impl Store {
         let batches = &mut found.batches;
         batches.retry();
         loop {
-            if let segment::Found::Batch(_) | segment::Found::GivenUp(_) = batches.next()? {
+            if let segment::Found::Batch(_) | segment::Found::GivenUp = batches.next()? {
                 continue;
             }
             let (base, end) = (batches.segment().base(), batches.end);
@@ -286,8 +286,8 @@ impl Store {
         }
     }
 
-    /// Returns a walk at the frame of `offset`, or at void frames before it, and the base of the next segment
-    /// if there is one. `offset` may be the end.
+    /// Returns a walk at the frame of `offset`, or at void frames before it, for a reader, and the base of the
+    /// next segment if there is one. `offset` may be the end.
     pub(crate) fn walk_at(&self, offset: u64, frontier: &Frontier) -> Result<(Walk, Option<u64>)> {
         let first = self.first_offset()?;
         if offset < first {
@@ -307,7 +307,7 @@ impl Store {
             segment.map()?;
         }
         let entry = self.entry_before(&segment, next, frontier, offset)?;
-        Ok((Walk::new(segment, entry.position, hot), next))
+        Ok((Walk::new(segment, entry.position, hot).holding_all(), next))
     }
 
     /// Returns the place of a frame in a segment before which all frames have offsets below `offset`.

@@ -49,11 +49,11 @@ impl Store {
             }
         }
         for (segment, position) in places {
-            let mut walk = Walk::new(segment, position, false);
+            let mut walk = Walk::new(Arc::clone(&segment), position, false);
             // If the page cache was not lost, the words are as new as the bytes. If it may have been lost, a
             // frame can be missing here while later frames exist.
-            let is_empty = || Walk::new(Arc::clone(&walk.segment), position, false).rest_is_zero();
-            if !words.identity.is_on(self.files.mount()) && !is_empty()? {
+            let is_same_mount = words.identity.is_on(self.files.mount());
+            if !is_same_mount && !segment.is_zero_from(position)? {
                 return Ok(true);
             }
             if matches!(walk.step(u64::MAX, false)?, Step::Frame(_)) {
@@ -149,7 +149,7 @@ impl Store {
         }
         let offset = words.intent.offset.load(Ordering::Relaxed);
         let mut batches = Batches::of(Frames::from(&segment, start, offset).up_to(position));
-        while let Found::Batch(_) | Found::GivenUp(_) = batches.next()? {}
+        while let Found::Batch(_) | Found::GivenUp = batches.next()? {}
         Ok((batches.end, batches.end_position) == (end, position))
     }
 
@@ -171,7 +171,7 @@ impl Store {
             let limit = if next.is_some() { u64::MAX } else { frontier.position };
             let frames = Frames::from(&segment, start.position, start.offset);
             let mut batches = Batches::of(frames.before(next).up_to(limit));
-            while let Found::Batch(_) | Found::GivenUp(_) = batches.next()? {}
+            while let Found::Batch(_) | Found::GivenUp = batches.next()? {}
             let is_whole = next.map_or(batches.end_position == limit, |next| batches.end == next);
             if !is_whole {
                 return Ok(false);

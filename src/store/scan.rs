@@ -41,13 +41,7 @@ impl Scan {
     /// Counts the whole frames from the walk's position to the end of its segment. All of them are cut off,
     /// from `position` on.
     fn count_cut(&mut self, mut walk: Walk, position: u64, from: u64) -> Result<()> {
-        let mut frames = 0;
-        while walk.resync(u64::MAX, from..u64::MAX)?.is_some() {
-            match walk.step(u64::MAX, true)? {
-                Step::Frame(_) => frames += 1,
-                Step::End | Step::Bad(_) => break,
-            }
-        }
+        let frames = walk.count_records(from)?;
         self.frames_behind += frames;
         self.cuts.push(Cut { path: walk.segment.path.clone(), position, frames });
         Ok(())
@@ -251,7 +245,7 @@ impl Store {
                     scan.pass_promised(batch.offsets.end <= boundary, batch.positions.end);
                     continue;
                 }
-                Found::GivenUp(_) => continue,
+                Found::GivenUp => continue,
                 Found::Bad(why) => why.to_string(),
                 Found::End => "the file ends".into(),
             };
@@ -305,7 +299,7 @@ impl Store {
     /// the first bad byte, which is after the end if a batch is cut in two.
     fn scan_behind_end(&self, scan: &mut Scan, batches: &Batches, next: Option<u64>) -> Result<()> {
         let walk = |position| Walk::new(Arc::clone(batches.segment()), position, false);
-        scan.clean = next.is_none() && walk(scan.position).rest_is_zero()?;
+        scan.clean = next.is_none() && batches.segment().is_zero_from(scan.position)?;
         if scan.clean {
             return Ok(());
         }

@@ -152,6 +152,12 @@ pub(crate) fn is_symbolic_link(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ELOOP)
 }
 
+/// Opens the file at `path` for reading. Symbolic links are followed.
+pub(crate) fn open_path(path: &Path) -> io::Result<Box<dyn DiskFile>> {
+    let opened_at = fork::Moment::now();
+    Ok(Box::new(real::RealFile::new(std::fs::File::open(path)?, opened_at)))
+}
+
 /// Reads the first `limit` bytes of a file, or all of it if it is shorter.
 pub(crate) fn read_start(file: &dyn DiskFile, limit: usize) -> io::Result<Vec<u8>> {
     let len = file.len()?.min(limit as u64) as usize;
@@ -159,6 +165,28 @@ pub(crate) fn read_start(file: &dyn DiskFile, limit: usize) -> io::Result<Vec<u8
     let read = file.read_at(&mut bytes, 0)?;
     bytes.truncate(read);
     Ok(bytes)
+}
+
+/// Returns the position after the last byte of a range of a file that is not zero; the start of the range if there
+/// is none.
+pub(crate) fn end_of_bytes(file: &dyn DiskFile, range: std::ops::Range<u64>) -> io::Result<u64> {
+    const CHUNK_LEN: u64 = 128 << 10;
+    let mut chunk = vec![0; CHUNK_LEN.min(range.end.saturating_sub(range.start)) as usize];
+    let (mut at, mut end) = (range.start, range.start);
+    while at < range.end {
+        let wanted = chunk.len().min((range.end - at) as usize);
+        let read = file.read_at(&mut chunk[..wanted], at)?;
+        if read == 0 {
+            break;
+        }
+        // A sum without branches first: it is taken many bytes at a time.
+        if chunk[..read].iter().fold(0, |all, byte| all | byte) != 0 {
+            let last = chunk[..read].iter().rposition(|&byte| byte != 0);
+            end = at + last.map_or(0, |last| last as u64 + 1);
+        }
+        at += read as u64;
+    }
+    Ok(end)
 }
 
 /// Makes the pages of a range of a mapped file resident and writable; if this succeeds, a store there takes

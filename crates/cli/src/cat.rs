@@ -80,7 +80,7 @@ pub(crate) fn say_beyond(topic: &Topic, end: u64, exit: Exit) -> Result<Exit, Fa
     if end < topic.high_watermark()? {
         return Ok(exit);
     }
-    Ok(Beyond::of(topic)?.map_or(exit, |beyond| worse(exit, beyond.say(topic.name()))))
+    Ok(Beyond::of(topic).map_or(exit, |beyond| worse(exit, beyond.say(topic.name()))))
 }
 
 /// A reader at an offset that the user named; an offset past the end is a negative answer.

@@ -1,51 +1,66 @@
-//! `dump`: what is in the files, byte by byte: every frame with its position and checksums, and what
-//! is no frame.
+//! `dump`: prints the contents of files: every frame with its position and checksum, and bytes that are not
+//! frames.
 
 mod segment;
 mod small;
 
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
-use deaddrop::format::{frame, headers};
+use deaddrop::format::frame::{self, Fixed};
+use deaddrop::format::headers;
+use deaddrop::inspect::{SegmentFile, Stretch};
 use deaddrop::service::Envelope;
 use serde::Serialize;
 
 use crate::args::dump::Dump;
 use crate::args::range::Point;
 use crate::failure::{Exit, Failure};
-use crate::frames::{Frame, Frames, Invalid};
-use crate::ls::segment_files;
+use crate::ls::{open_listed, segment_files};
 use crate::output::{escape, Colour, Out};
 use crate::record::{json_header, json_key, json_payload, JsonHeader, Key, Payload};
 use crate::{units, Global};
 use segment::Bounds;
 
-/// The header in which a request or an outcome names itself.
+/// The header that describes a request or an outcome.
 const ENVELOPE: &str = "deaddrop.service";
-/// Of a payload so much is shown.
+/// The most bytes of a payload that are printed.
 const PREVIEW_LEN: usize = 160;
-/// Of a whole payload at most so much.
+/// The same with `--full`.
 const FULL_LEN: usize = 1 << 20;
 
-/// What was seen.
+/// The counts of a dump.
 #[derive(Debug, Default, Serialize)]
 struct Counts {
     kind: &'static str,
     frames: u64,
     void_frames: u64,
-    /// Offsets that void frames give up.
+    /// Offsets that void frames mark lost.
     given_up: u64,
     payload_bytes: u64,
-    /// Stretches of bytes before the last frame of a file that are no frame.
+    /// Stretches of bytes before the last frame of a file that are not frames.
     damaged: u64,
     damaged_bytes: u64,
-    /// Bytes behind the last frame of a file that are neither a frame nor zeros.
+    /// Bytes after the last frame of a file that are neither a frame nor zeros.
     torn_bytes: u64,
     /// Headers that are unreadable.
     damaged_headers: u64,
+}
+
+impl Counts {
+    fn count(&mut self, frame: &Frame<'_>) {
+        match frame.is_record() {
+            true => {
+                self.frames += 1;
+                self.payload_bytes += frame.payload_len() as u64;
+            }
+            false => self.void_frames += 1,
+        }
+        self.given_up += frame.lost.end - frame.lost.start;
+    }
 }
 
 /// A frame, as JSON.
@@ -62,7 +77,7 @@ struct JsonFrame<'a> {
     computed: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'static str>,
-    /// Of a void frame: these offsets are lost.
+    /// Of a void frame: the offsets that it marks lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     gives_up: Option<[u64; 2]>,
     #[serde(flatten)]
@@ -80,6 +95,44 @@ struct JsonFrame<'a> {
     payload_json: Option<serde_json::Value>,
 }
 
+/// A frame, and as many of its bytes as are held in memory.
+#[derive(Debug, Clone)]
+struct Frame<'a> {
+    position: u64,
+    fixed: Fixed,
+    held: &'a [u8],
+    /// The offsets that a void frame marks lost.
+    lost: Range<u64>,
+}
+
+impl<'a> Frame<'a> {
+    fn key(&self) -> Option<&'a [u8]> {
+        self.fixed.key_range().map(|range| self.part(range))
+    }
+
+    fn headers(&self) -> &'a [u8] {
+        self.part(self.fixed.headers_range())
+    }
+
+    /// The payload, or its first bytes.
+    fn payload(&self) -> &'a [u8] {
+        self.part(self.fixed.payload_range())
+    }
+
+    fn payload_len(&self) -> usize {
+        self.fixed.payload_range().len()
+    }
+
+    fn is_record(&self) -> bool {
+        self.fixed.kind == frame::KIND_RECORD
+    }
+
+    fn part(&self, range: Range<usize>) -> &'a [u8] {
+        let end = range.end.min(self.held.len());
+        &self.held[range.start.min(end)..end]
+    }
+}
+
 impl Dump {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
         let mut counts = Counts { kind: "summary", ..Counts::default() };
@@ -93,19 +146,20 @@ impl Dump {
         Ok(if damaged { Exit::Corruption } else { Exit::Ok })
     }
 
-    /// A file of whatever kind its first bytes say.
+    /// Prints a file of the kind that its first bytes or its name say.
     fn file(&self, out: &mut Out, path: &Path, counts: &mut Counts) -> Result<(), Failure> {
         let is_segment = path.extension().is_some_and(|extension| extension == "seg");
         if is_segment || !small::dump(out, path)? {
             let bounds = Bounds { only: self.offsets_of_a_file()?, ..Bounds::default() };
-            self.segment(out, Frames::open(path)?, bounds, counts)?;
+            self.segment(out, SegmentFile::open(path)?, bounds, counts)?;
             self.summary(out, counts)?;
         }
         Ok(())
     }
 
-    /// The range, for a file without its topic: no other file says where the log ends, or when.
-    fn offsets_of_a_file(&self) -> Result<Option<std::ops::Range<u64>>, Failure> {
+    /// The range of a file without its topic: it has offsets only, because nothing says where the topic ends, or
+    /// when.
+    fn offsets_of_a_file(&self) -> Result<Option<Range<u64>>, Failure> {
         let Some(range) = self.range else { return Ok(None) };
         let no_topic = || Failure::usage("of a file alone, name a range of offsets: 10:20, 10:+5");
         let from = match range.from {
@@ -129,19 +183,18 @@ impl Dump {
             .map_err(|error| Failure::io("listing", topic.dir(), &error))?;
         for (index, file) in files.iter().enumerate() {
             let next = files.get(index + 1).map(|next| next.base);
-            let behind = only.as_ref().is_some_and(|only| file.base >= only.end);
-            if behind || only.as_ref().zip(next).is_some_and(|(only, next)| next <= only.start) {
+            let is_after = only.as_ref().is_some_and(|only| file.base >= only.end);
+            if is_after || only.as_ref().zip(next).is_some_and(|(only, next)| next <= only.start) {
                 continue;
             }
             let published = match next {
                 Some(_) => None,
-                // What is behind the high watermark is being written, or was not finished.
-                None => Some(topic.high_watermark()?),
+                // Frames after the high watermark are being written, or were not finished.
+                None => Some((&topic, topic.high_watermark()?)),
             };
             let bounds = Bounds { cut: next, published, only: only.clone() };
-            let path = topic.dir().join(&file.file);
-            if let Some(frames) = Frames::open_listed(Some(&topic), &path, file.base)? {
-                self.segment(out, frames, bounds, counts)?;
+            if let Some(file) = open_listed(&topic, file)? {
+                self.segment(out, file, bounds, counts)?;
             }
         }
         self.summary(out, counts)
@@ -183,19 +236,16 @@ impl Dump {
         file: &str,
         frame: &Frame<'_>,
         state: Option<&'static str>,
-        lost: u64,
     ) -> io::Result<()> {
         if out.is_json() {
-            let mut object = self.json_frame(file, frame, state);
-            object.gives_up = (lost > 0).then_some([frame.fixed.offset - lost, frame.fixed.offset]);
-            return out.object(&object);
+            return out.object(&self.json_frame(file, frame, state));
         }
         let fixed = &frame.fixed;
         let position = out.paint(Colour::Faint, format!("{file} @{}", frame.position));
         let offset = out.paint(Colour::Strong, fixed.offset.to_string());
         let state = state.map_or(String::new(), |state| format!(" [{state}]"));
         if !frame.is_record() {
-            let lost = match lost {
+            let lost = match frame.lost.end - frame.lost.start {
                 0 => String::new(),
                 some => format!(", gives up {}", units::count(some, "lost record")),
             };
@@ -275,7 +325,7 @@ impl Dump {
             computed: crc.clone(),
             checksum: crc,
             state,
-            gives_up: None,
+            gives_up: (!frame.lost.is_empty()).then_some([frame.lost.start, frame.lost.end]),
             key: frame.key().map(json_key),
             headers: if record {
                 all().map(|(name, value)| json_header(name, value)).collect()
@@ -302,7 +352,7 @@ fn flags(flags: u8) -> Vec<&'static str> {
     names
 }
 
-/// What a header of the request/reply layer says.
+/// The contents of a header of the request/reply layer.
 fn envelope(name: &str, value: &[u8]) -> Option<String> {
     if !name.starts_with(headers::RESERVED) {
         return None;
@@ -331,24 +381,24 @@ fn hex_line(bytes: &[u8]) -> String {
     format!("{line} |{}|", text.collect::<String>())
 }
 
-/// Bytes that are no frame, as text. `before_frames`: whole frames stand behind them.
-fn describe(invalid: &Invalid, before_frames: bool) -> String {
-    let len = invalid.range.end - invalid.range.start;
-    let zeros = invalid.range.end - invalid.zeros_from;
-    let what = match (invalid.is_zeros(), before_frames) {
+/// Describes bytes that are not frames. `before_frames`: whole frames follow them.
+fn describe(bytes: &Stretch, what: &str, before_frames: bool) -> String {
+    let (len, is_zeros) = (bytes.len(), bytes.is_zeros());
+    let zeros = bytes.positions.end - bytes.zeros_from;
+    let what = match (is_zeros, before_frames) {
         (true, true) => "zeros where a frame should be".to_owned(),
         (true, false) => "zeros: not used yet".to_owned(),
-        (false, true) => format!("damaged: {}", invalid.what),
-        (false, false) => format!("torn tail or damage: {}", invalid.what),
+        (false, true) => format!("damaged: {what}"),
+        (false, false) => format!("torn tail or damage: {what}"),
     };
-    if zeros > 0 && !invalid.is_zeros() {
+    if zeros > 0 && !is_zeros {
         format!("{len} bytes {what}; the last {zeros} are zeros")
     } else {
         format!("{len} bytes {what}")
     }
 }
 
-/// Base64 of bytes that are shown as they are.
+/// Base64 of bytes as they are.
 fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }

@@ -9,8 +9,7 @@ use serde::Serialize;
 
 use crate::args::info::Info;
 use crate::failure::{Exit, Failure};
-use crate::frames::Frames;
-use crate::ls::{segments, SegmentFile};
+use crate::ls::{open_listed, segments, SegmentFile};
 use crate::missing::{clock, say_missing};
 use crate::output::{Colour, Out};
 use crate::{hint, units, Global};
@@ -188,19 +187,18 @@ fn describe_segments(topic: &Topic) -> Result<(Vec<Segment>, bool), Failure> {
     let mut described = Vec::new();
     let mut sync_failed = false;
     for (file, end) in files.into_iter().zip(ends) {
-        let path = topic.dir().join(&file.file);
-        let Some(frames) = Frames::open_listed(Some(topic), &path, file.base)? else { continue };
-        sync_failed = layout::is_latched(&frames.page);
-        let header: Option<Header> = frames.header.as_ref().ok().copied();
-        let slot = header.and_then(|header| layout::newest_slot(&frames.page, header.salt));
+        let Some(opened) = open_listed(topic, &file)? else { continue };
+        sync_failed = layout::is_latched(&opened.page);
+        let header: Option<Header> = opened.header.as_ref().ok().copied();
+        let slot = header.and_then(|header| layout::newest_slot(&opened.page, header.salt));
         let durable = header.map(|h| h.durable_end.max(slot.map_or(0, |slot| slot.durable_end)));
         described.push(Segment {
             records: end.saturating_sub(file.base),
             file,
             epoch: header.map(|header| header.epoch),
             durable_end: durable,
-            damage: match &frames.header {
-                Ok(_) => frames.damaged_sector().map(|(_, what)| what.to_owned()),
+            damage: match &opened.header {
+                Ok(_) => opened.damaged_sector().map(|(_, what)| what.to_owned()),
                 Err(what) => Some(what.to_string()),
             },
         });

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use deaddrop::format::segment as layout;
-use deaddrop::Topic;
+use deaddrop::{inspect, Topic};
 use serde::Serialize;
 
 use crate::args::ls::Ls;
@@ -189,6 +189,19 @@ pub(crate) fn segment_files(dir: &Path) -> std::io::Result<Vec<SegmentFile>> {
     let mut found = list(dir)?;
     found.retain(|file| Some(file.base) <= named);
     Ok(found)
+}
+
+/// Opens a segment file that was listed; `None` if the topic has trimmed it since then.
+pub(crate) fn open_listed(
+    topic: &Topic,
+    file: &SegmentFile,
+) -> Result<Option<inspect::SegmentFile>, Failure> {
+    let path = topic.dir().join(&file.file);
+    match inspect::SegmentFile::open(&path) {
+        Ok(file) => Ok(Some(file)),
+        Err(_) if topic.first_offset()? > file.base && !path.exists() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn list(dir: &Path) -> std::io::Result<Vec<SegmentFile>> {

@@ -20,7 +20,6 @@ mod exchange;
 mod export;
 mod failure;
 mod format;
-mod frames;
 mod groups;
 mod hint;
 mod import;

@@ -1,104 +1,60 @@
 //! Records that are in a topic's files but not in the topic: those that a recovery cut off, and those
 //! that one would cut off.
 
-use std::path::PathBuf;
-
-use deaddrop::{Durability, Log, Topic};
+use deaddrop::{Cut, Durability, Log, Topic};
 use serde::Serialize;
 
 use crate::args::time;
 use crate::exchange::topic_if_there;
 use crate::failure::{note, Exit, Failure};
-use crate::frames::{Found, Frames};
-use crate::ls::segment_files;
 use crate::units;
 
 /// Clocks of records tick every few milliseconds, and those of two processors differ a little.
 const CLOCK_TICK: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Whole frames after invalid bytes, at which the end of a topic without writers was found.
-#[derive(Debug, Serialize)]
+/// Whole records after the end of a topic without writers.
+#[derive(Debug)]
 pub(crate) struct Beyond {
-    /// The file, and the position of the invalid bytes in it.
-    pub(crate) file: PathBuf,
-    pub(crate) position: u64,
-    /// Where the topic was found to end.
-    pub(crate) end: u64,
-    /// Whole frames of records after that.
-    pub(crate) frames: u64,
-    pub(crate) what: String,
+    /// The offset at which the topic ends.
+    end: u64,
+    /// How many there are.
+    pub(crate) records: u64,
+    /// The first bytes that an opening for writing would cut off.
+    cut: Cut,
 }
 
 impl Beyond {
-    /// Reads the files of a topic from its end on. Beside a writer there is nothing to report: the writer
-    /// knows the end. Nor is there for a topic that survives power loss: records after its end were never
-    /// acknowledged, and an ordinary power cut leaves them.
-    pub(crate) fn of(topic: &Topic) -> Result<Option<Beyond>, Failure> {
+    /// Returns what opening a topic for reading found after its end. Beside a writer there is nothing to report: the
+    /// writer knows the end. The same holds for a topic that survives a power loss: the records after its end were
+    /// never acknowledged, and an ordinary power cut leaves them.
+    pub(crate) fn of(topic: &Topic) -> Option<Beyond> {
         if topic.is_live() || topic.options().durability == Durability::PowerLoss {
-            return Ok(None);
+            return None;
         }
-        let end = topic.high_watermark()?;
-        let files = segment_files(topic.dir())
-            .map_err(|error| Failure::io("listing", topic.dir(), &error))?;
-        let mut found = None;
-        let holds_end = files.partition_point(|file| file.base <= end).saturating_sub(1);
-        for file in files.iter().skip(holds_end) {
-            let path = topic.dir().join(&file.file);
-            let Some(frames) = Frames::open_listed(Some(topic), &path, file.base)? else {
-                continue;
-            };
-            found = count(frames, end, found)?;
-        }
-        Ok(found.filter(|beyond: &Beyond| beyond.frames > 0))
+        let report = topic.recovery().filter(|report| report.frames_behind_cut > 0)?;
+        let cut = report.cuts.first()?.clone();
+        Some(Beyond { end: report.end, records: report.frames_behind_cut, cut })
     }
 
     /// Reports it on standard error, and returns the exit code for it.
     pub(crate) fn say(&self, topic: &str) -> Exit {
         note(format_args!(
-            "topic {topic} ends at offset {} because of the bytes in {} at position {}: {}; {}: \
-             damage or a torn write; nothing was deleted: check with `deaddrop verify {topic}` and \
-             run `deaddrop repair {topic}`, which shows the remedy, before anything is appended",
+            "topic {topic} ends at offset {} because of the bytes in {} at position {}; {} after it: damage, or a \
+             write that was torn; nothing was deleted: look with `deaddrop verify {topic}`, and see \
+             `deaddrop repair {topic}` before anything is appended",
             self.end,
-            self.file.display(),
-            self.position,
-            self.what,
-            match self.frames {
-                1 => "a whole record follows".to_owned(),
-                some => format!("{} whole records follow", units::grouped(some)),
+            self.cut.path.display(),
+            self.cut.position,
+            match self.records {
+                1 => "there is a whole record".to_owned(),
+                some => format!("there are {} whole records", units::grouped(some)),
             },
         ));
         Exit::Corruption
     }
 }
 
-/// Adds the whole records of a file after its first invalid bytes at or past `end`.
-fn count(
-    mut frames: Frames,
-    end: u64,
-    mut found: Option<Beyond>,
-) -> Result<Option<Beyond>, Failure> {
-    let path = frames.path.clone();
-    while let Some(next) = frames.next()? {
-        match (next, &mut found) {
-            (Found::Invalid(invalid), None) => {
-                let (position, what) = (invalid.range.start, invalid.what.to_string());
-                found = Some(Beyond { file: path.clone(), position, end, frames: 0, what });
-            }
-            (Found::Frame(frame), Some(beyond)) if frame.is_record() => {
-                if frame.fixed.offset >= end {
-                    beyond.frames += 1;
-                } else {
-                    // The bytes before it are not where the topic ends.
-                    found = None;
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(found)
-}
-
-/// The message for a topic whose newest record has a time in the future.
+/// What is said of a topic whose newest record is stamped with a time to come.
 pub(crate) fn clock(topic: &Topic) -> Result<Option<String>, Failure> {
     let clocks = topic.clocks()?;
     let Some(newest) = clocks.newest.filter(|_| clocks.ahead > CLOCK_TICK) else { return Ok(None) };
@@ -114,10 +70,11 @@ pub(crate) fn clock(topic: &Topic) -> Result<Option<String>, Failure> {
 /// Reports the missing records of a topic that a command reads: returns the number of whole records after
 /// its end, and the exit code.
 pub(crate) fn say_missing(topic: &Topic) -> Result<(u64, Exit), Failure> {
-    let beyond = Beyond::of(topic)?;
+    // Looks for the end, if that was not done yet.
+    topic.high_watermark()?;
     let exit = say_damage(topic);
-    Ok(match beyond {
-        Some(beyond) => (beyond.frames, beyond.say(topic.name())),
+    Ok(match Beyond::of(topic) {
+        Some(beyond) => (beyond.records, beyond.say(topic.name())),
         None => (0, exit),
     })
 }

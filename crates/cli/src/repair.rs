@@ -144,6 +144,7 @@ fn name(remedy: Remedy) -> &'static str {
         Remedy::RemoveIndex => "remove-index",
         Remedy::SetConsumerAside => "set-consumer-aside",
         Remedy::Open => "open",
+        Remedy::Reopen => "reopen",
         _ => "none",
     }
 }
@@ -161,6 +162,7 @@ fn remedy(remedy: Remedy) -> &'static str {
             "with --consumers, move the file into the quarantine; its positions are then gone"
         }
         Remedy::Open => "open the topic, which cuts the tail off and keeps it in its file",
+        Remedy::Reopen => "close the topic in every process, and open it again",
         _ => "nothing: restore the file from a backup",
     }
 }

@@ -1,14 +1,12 @@
-//! `verify`: every frame of every segment by its checksum, and everything beside them.
-
-mod files;
-mod segment;
+//! `verify`: prints what the library finds when it reads all of a topic.
 
 use std::io::{IsTerminal, Write};
 use std::ops::Range;
 use std::path::Path;
 
-use deaddrop::format::settings::Settings;
-use deaddrop::{Error, Log};
+use deaddrop::format::cursor;
+use deaddrop::repair::{Remedy, Report};
+use deaddrop::{inspect, Error, Log, Topic};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -20,7 +18,7 @@ use crate::missing::clock;
 use crate::output::{Colour, Out};
 use crate::{hint, units, Global};
 
-/// Something wrong.
+/// A damaged place.
 #[derive(Debug, Serialize)]
 struct Damage {
     kind: &'static str,
@@ -33,14 +31,14 @@ struct Damage {
     what: String,
 }
 
-/// What a topic came to.
+/// The result for a topic.
 #[derive(Debug, Serialize)]
 struct Verdict {
     kind: &'static str,
     topic: String,
     segments: usize,
     records: u64,
-    /// Offsets without a record, which a repair gave up.
+    /// Offsets without a record, which a repair marked lost.
     given_up: u64,
     /// Whole records that recoveries have cut off, and that are still in the files.
     cut: u64,
@@ -48,7 +46,7 @@ struct Verdict {
     damages: usize,
 }
 
-/// Something that is no damage and may puzzle whoever sees it.
+/// A fact that is not damage.
 #[derive(Debug, Serialize)]
 struct Note {
     kind: &'static str,
@@ -57,23 +55,16 @@ struct Note {
     what: String,
 }
 
-/// The state of checking one topic.
-struct Check {
+/// The lines about one topic.
+#[derive(Debug)]
+struct Checked {
     topic: String,
     damages: Vec<Damage>,
     notes: Vec<Note>,
-    records: u64,
-    given_up: u64,
-    cut: u64,
-    bytes: u64,
-    /// Everything below it was promised, by the segments' headers.
-    promised: u64,
-    settings: Option<Settings>,
-    progress: ProgressBar,
 }
 
-impl Check {
-    fn damage(&mut self, path: &Path, position: u64, lost: Range<u64>, what: impl Into<String>) {
+impl Checked {
+    fn damage(&mut self, path: &Path, position: u64, lost: Range<u64>, what: String) {
         self.damages.push(Damage {
             kind: "damage",
             topic: self.topic.clone(),
@@ -81,13 +72,13 @@ impl Check {
             position,
             first_lost: lost.start,
             lost_end: lost.end,
-            what: what.into(),
+            what,
         });
     }
 
-    fn note(&mut self, path: &Path, what: impl Into<String>) {
+    fn note(&mut self, path: &Path, what: String) {
         let (topic, file) = (self.topic.clone(), path.display().to_string());
-        self.notes.push(Note { kind: "note", topic, file, what: what.into() });
+        self.notes.push(Note { kind: "note", topic, file, what });
     }
 }
 
@@ -99,32 +90,22 @@ impl Verify {
         let mut damaged = Vec::new();
         let mut exit = Exit::Ok;
         for name in &topics {
-            let mut check = Check {
-                topic: name.clone(),
-                damages: Vec::new(),
-                notes: Vec::new(),
-                records: 0,
-                given_up: 0,
-                cut: 0,
-                bytes: 0,
-                promised: 0,
-                settings: None,
-                progress: progress.clone(),
-            };
             progress.set_message(name.clone());
-            let segments = match check.topic(&log) {
-                // The other topics are checked all the same.
-                Err(failure) if topics.len() > 1 => {
-                    exit = worse(exit, failure.exit());
-                    progress.suspend(|| note(format_args!("{name}: {failure}")));
-                    continue;
+            let mut checked =
+                Checked { topic: name.clone(), damages: Vec::new(), notes: Vec::new() };
+            let report = match log.existing_topic(name) {
+                Ok(topic) => checked.check(&topic, &progress)?,
+                // Without its settings, nothing can be said of the rest.
+                Err(Error::Corrupt { path, position, what, .. }) => {
+                    checked.damage(&path, position, 0..0, what);
+                    Report::default()
                 }
-                checked => checked?,
+                Err(error) => return Err(error.into()),
             };
-            if !check.damages.is_empty() {
+            if !checked.damages.is_empty() {
                 damaged.push(name.as_str());
             }
-            progress.suspend(|| report(out, &check, segments))?;
+            progress.suspend(|| print(out, &checked, &report))?;
         }
         progress.finish_and_clear();
         if damaged.is_empty() {
@@ -144,7 +125,8 @@ fn progress(log: &Log, topics: &[String], out: &Out) -> ProgressBar {
     if out.is_json() || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let files = topics.iter().filter_map(|name| segment_files(&topic_dir(log, name)).ok());
+    let dir = |name| log.dir().join("topics").join(name);
+    let files = topics.iter().filter_map(|name| segment_files(&dir(name)).ok());
     let bytes = files.flatten().map(|file| file.bytes).sum();
     let bar = ProgressBar::new(bytes);
     let style = "{msg:20!} {bar:30} {bytes} of {total_bytes} {binary_bytes_per_sec} {eta} left";
@@ -154,134 +136,87 @@ fn progress(log: &Log, topics: &[String], out: &Out) -> ProgressBar {
     bar
 }
 
-fn topic_dir(log: &Log, name: &str) -> std::path::PathBuf {
-    log.dir().join("topics").join(name)
-}
-
-impl Check {
-    /// Checks a topic; returns the number of its segments.
-    fn topic(&mut self, log: &Log) -> Result<usize, Failure> {
-        // With a damaged newest segment the topic does not open: its files are checked all the same.
-        let topic = match log.existing_topic(&self.topic) {
-            Ok(topic) => Some(topic),
-            Err(error @ Error::Corrupt { .. }) => {
-                if let Error::Corrupt { path, position, what, .. } = &error {
-                    if path.extension().is_none_or(|extension| extension != "seg") {
-                        self.damage(path, *position, 0..0, what);
-                    }
+impl Checked {
+    fn check(&mut self, topic: &Topic, progress: &ProgressBar) -> Result<Report, Failure> {
+        let report = inspect::check(topic, &mut |bytes| progress.inc(bytes))?;
+        for finding in &report.findings {
+            // A torn tail is not damage, unless whole records follow it.
+            if finding.remedy != Remedy::Open || !finding.lost.is_empty() {
+                let mut what = hint::with_dir(&finding.what);
+                if finding.remedy == Remedy::RestoreHeader {
+                    let repair = hint::command(&format!("repair {}", self.topic));
+                    what += &format!(": `{repair}` restores it");
                 }
-                None
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let dir = topic_dir(log, &self.topic);
-        self.settings = files::settings(self, &dir)?;
-        let live = topic.as_ref().is_some_and(deaddrop::Topic::is_live);
-        // The high watermark first: everything below it is in the files from now on.
-        let end = match &topic {
-            Some(topic) => Some(topic.high_watermark()?),
-            None => None,
-        };
-        let files = segment_files(&dir).map_err(|error| Failure::io("listing", &dir, &error))?;
-        // Those before it may have been trimmed while they were listed.
-        let first = match &topic {
-            Some(topic) => Some(topic.first_offset()?),
-            None => None,
-        };
-        // Beside a writer, a segment that begins at the end or behind it is newer than the look at the
-        // end.
-        let newer = |base: u64| live && end.is_some_and(|end| base >= end);
-        let files: Vec<_> = files
-            .into_iter()
-            .enumerate()
-            .filter(|(index, file)| *index == 0 || !newer(file.base))
-            .map(|(_, file)| file)
-            .collect();
-        self.bases(&dir, &files, first, end);
-        // Without a writer the end was found by reading up to the first damage: all files count.
-        let newest = files.last().map_or(0, |file| file.base);
-        let end = end.filter(|&end| live || end > newest);
-        let mut end_found = None;
-        for (index, file) in files.iter().enumerate() {
-            let bounds =
-                segment::Bounds { next: files.get(index + 1).map(|next| next.base), end, live };
-            end_found = self.segment(topic.as_ref(), &dir, file, &bounds)?;
-        }
-        if let Some((path, position, end)) = end_found {
-            if end < self.promised {
-                let what = format!("records up to {} were promised", self.promised);
-                self.damage(&path, position, end..self.promised, what);
+                self.damage(&finding.path, finding.position, finding.lost.clone(), what);
             }
         }
-        if let Some(Ok(Some(what))) = topic.as_ref().map(clock) {
-            self.note(&dir, what);
+        self.consumers(topic)?;
+        for note in &report.notes {
+            self.note(&note.path, note.what.clone());
         }
-        files::cut(self, &dir)?;
-        files::epochs(self, &dir)?;
-        files::consumers(self, &dir, topic.as_ref())?;
-        files::groups(self, &dir)?;
-        Ok(files.len())
+        for cut in &report.cuts {
+            let records = match cut.frames {
+                1 => "a whole record was".to_owned(),
+                some => format!("{} whole records were", units::grouped(some)),
+            };
+            let what = format!(
+                "{records} cut off by a recovery, at position {}: `dump` shows them, nothing deletes them",
+                cut.position
+            );
+            self.note(&cut.path, what);
+        }
+        if let Some(what) = clock(topic).ok().flatten() {
+            self.note(topic.dir(), what);
+        }
+        Ok(report)
     }
 
-    /// The segments at both ends must be there.
-    fn bases(
-        &mut self,
-        dir: &Path,
-        files: &[crate::ls::SegmentFile],
-        first: Option<u64>,
-        end: Option<u64>,
-    ) {
-        match (files.first(), first, end) {
-            (None, first, end) => {
-                let lost = first.unwrap_or(0)..end.unwrap_or(0);
-                self.damage(dir, 0, lost, "there is no segment file");
+    /// Beside a writer, no consumer is past the end of the topic.
+    fn consumers(&mut self, topic: &Topic) -> Result<(), Failure> {
+        for consumer in topic.consumers()? {
+            let Ok(committed) = consumer.committed else { continue };
+            // The consumer may have read more since the end was read.
+            let end = topic.high_watermark()?;
+            if committed > end && topic.is_live() {
+                let path = topic.dir().join("consumers").join(&consumer.name);
+                let what = format!("committed {committed}, but the topic ends at {end}");
+                self.damage(&path, cursor::LIVE_OFFSET_AT as u64, 0..0, what);
             }
-            (Some(file), Some(first), _) if file.base > first => {
-                self.damage(dir, 0, first..file.base, "the first segment file is missing");
-            }
-            _ => {}
         }
+        Ok(())
     }
 }
 
-fn given_up(count: u64) -> String {
+fn more(count: u64, what: &str) -> String {
     match count {
         0 => String::new(),
-        some => format!(" ({} more lost and given up by a repair)", units::grouped(some)),
+        some => format!(" ({} more {what})", units::grouped(some)),
     }
 }
 
-fn cut(count: u64) -> String {
-    match count {
-        0 => String::new(),
-        some => format!(" ({} more cut off by recoveries)", units::grouped(some)),
-    }
-}
-
-fn report(out: &mut Out, check: &Check, segments: usize) -> Result<(), Failure> {
+fn print(out: &mut Out, checked: &Checked, report: &Report) -> Result<(), Failure> {
     let verdict = Verdict {
         kind: "topic",
-        topic: check.topic.clone(),
-        segments,
-        records: check.records,
-        given_up: check.given_up,
-        cut: check.cut,
-        bytes: check.bytes,
-        damages: check.damages.len(),
+        topic: checked.topic.clone(),
+        segments: report.contents.segments,
+        records: report.contents.records,
+        given_up: report.contents.lost,
+        cut: report.cuts.iter().map(|cut| cut.frames).sum(),
+        bytes: report.contents.frames_len,
+        damages: checked.damages.len(),
     };
     if out.is_json() {
-        for damage in &check.damages {
+        for damage in &checked.damages {
             out.object(damage)?;
         }
-        for note in &check.notes {
+        for note in &checked.notes {
             out.object(note)?;
         }
         out.object(&verdict)?;
         return Ok(out.flush()?);
     }
-    for damage in &check.damages {
-        let lost = damage.lost_end.saturating_sub(damage.first_lost);
-        let lost = match lost {
+    for damage in &checked.damages {
+        let lost = match damage.lost_end.saturating_sub(damage.first_lost) {
             0 => String::new(),
             1 => format!(", offset {}", damage.first_lost),
             _ => format!(", offsets {}..{}", damage.first_lost, damage.lost_end),
@@ -290,10 +225,10 @@ fn report(out: &mut Out, check: &Check, segments: usize) -> Result<(), Failure> 
         let text = out.paint(Colour::Bad, text);
         writeln!(out, "{text}")?;
     }
-    for note in &check.notes {
+    for note in &checked.notes {
         writeln!(out, "{}: {}", note.file, note.what)?;
     }
-    let word = match check.damages.len() {
+    let word = match checked.damages.len() {
         0 => out.paint(Colour::Good, "ok"),
         some => {
             let places = units::count(some as u64, "place");
@@ -306,8 +241,8 @@ fn report(out: &mut Out, check: &Check, segments: usize) -> Result<(), Failure> 
         verdict.topic,
         units::count(verdict.segments as u64, "segment"),
         units::count(verdict.records, "record"),
-        given_up(verdict.given_up),
-        cut(verdict.cut),
+        more(verdict.given_up, "lost and given up by a repair"),
+        more(verdict.cut, "cut off by recoveries"),
         units::size(verdict.bytes)
     )?;
     Ok(out.flush()?)

@@ -1,137 +1,142 @@
 //! The frames of one segment file.
 
 use std::io::Write;
+use std::ops::Range;
 
 use deaddrop::format::segment as layout;
+use deaddrop::inspect::{Found, Frames, SegmentFile, Stretch};
+use deaddrop::Topic;
 use serde_json::json;
 
-use super::{describe, Counts, Dump};
+use super::{describe, Counts, Dump, Frame};
 use crate::failure::Failure;
-use crate::frames::{Found, Frames, Invalid};
 use crate::output::{Colour, Out};
 use crate::{hint, units};
 
-/// What the rest of the topic says about a segment.
+/// How far a segment goes, according to the rest of its topic.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Bounds {
-    /// Frames at this offset and above do not count: the next segment starts here.
+pub(super) struct Bounds<'a> {
+    /// The base of the next segment: frames at this offset and later do not count.
     pub(super) cut: Option<u64>,
-    /// Frames at this offset and above are not visible to readers.
-    pub(super) published: Option<u64>,
-    /// Only frames of these offsets were asked for.
-    pub(super) only: Option<std::ops::Range<u64>>,
+    /// The topic and its high watermark: readers do not get records at this offset and later.
+    pub(super) published: Option<(&'a Topic, u64)>,
+    /// The offsets whose frames were asked for.
+    pub(super) only: Option<Range<u64>>,
 }
 
-impl Bounds {
+impl Bounds<'_> {
     fn state(&self, offset: u64) -> Option<&'static str> {
         match (self.cut, self.published) {
             (Some(cut), _) if offset >= cut => Some("cut by a recovery"),
-            (_, Some(end)) if offset >= end => Some("not published"),
+            (_, Some((_, end))) if offset >= end => Some("not published"),
             _ => None,
         }
     }
+
+    /// Returns whether a writer may be storing the record at `offset` now.
+    fn is_being_written(&self, offset: u64) -> Result<bool, Failure> {
+        let Some((topic, _)) = self.published.filter(|(_, end)| offset >= *end) else {
+            return Ok(false);
+        };
+        // Looks for a writer that has come since the topic was opened.
+        topic.high_watermark()?;
+        Ok(topic.is_live())
+    }
+}
+
+/// Bytes that are not frames, before the next frame is known.
+struct Pending {
+    bytes: Stretch,
+    /// Why there is no frame at their start.
+    what: String,
+    /// The offset of the record that was expected there.
+    expected: u64,
 }
 
 impl Dump {
     pub(super) fn segment(
         &self,
         out: &mut Out,
-        mut frames: Frames,
-        bounds: Bounds,
+        mut file: SegmentFile,
+        bounds: Bounds<'_>,
         counts: &mut Counts,
     ) -> Result<(), Failure> {
-        let path = &frames.path;
+        let path = &file.path;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        print_header(out, &name, &frames)?;
-        counts.damaged_headers +=
-            u64::from(frames.header.is_err() || frames.damaged_sector().is_some());
-        // Whether bytes are damage or a torn tail is known when the next frame is found, or not.
-        let mut pending: Option<Invalid> = None;
-        let mut stands_at = frames.header.as_ref().map_or(0, |header| header.base);
-        while let Some(found) = frames.next()? {
-            let frame = match found {
-                Found::Invalid(invalid) => {
-                    pending = Some(invalid);
+        let frames = file.frames(bounds.cut)?;
+        print_header(out, &name, &file, frames.as_ref().is_some_and(Frames::is_checked))?;
+        let is_damaged = file.header.is_err() || file.damaged_sector().is_some();
+        counts.damaged_headers += u64::from(is_damaged);
+        let Some(mut frames) = frames else { return Ok(()) };
+        let only = bounds.only.clone().unwrap_or(0..u64::MAX);
+        // Whether bytes are damage or a torn tail is known at the next frame, or at the end.
+        let mut pending: Option<Pending> = None;
+        loop {
+            let expected = frames.next_offset();
+            let (fixed, position, lost) = match frames.next()? {
+                Found::Frame { fixed, position, lost } => (fixed, position, lost),
+                Found::Bad(what) => {
+                    // A search could miss records that are written meanwhile, and find later ones.
+                    let bytes = match bounds.is_being_written(expected)? {
+                        true => frames.pass_all()?,
+                        false => frames.pass()?,
+                    };
+                    pending = Some(Pending { bytes, what, expected });
                     continue;
                 }
-                Found::Frame(frame) => frame,
+                Found::End => break,
             };
+            let held = frames.frame(&fixed);
+            let frame = Frame { position, fixed, held, lost };
             let offset = frame.fixed.offset;
-            if let Some(only) = bounds.only.as_ref().filter(|only| offset <= only.start) {
-                // Damage before the first frame wanted has taken earlier ones.
-                if stands_at < only.start {
-                    pending = None;
-                }
-                if offset < only.start {
-                    stands_at = offset + u64::from(frame.is_record());
-                    continue;
-                }
+            // Damage before the first frame that was asked for has destroyed earlier ones.
+            pending =
+                pending.filter(|pending| offset > only.start || pending.expected >= only.start);
+            if offset < only.start {
+                continue;
             }
-            let is_behind = bounds.only.as_ref().is_some_and(|only| offset >= only.end);
-            if let Some(invalid) = pending.take() {
-                // Behind the published end a writer may be at work, so nothing there is damage.
-                let state = bounds.state(stands_at);
+            if let Some(pending) = pending.take() {
+                let state = bounds.state(pending.expected);
                 if state.is_none() {
                     counts.damaged += 1;
-                    counts.damaged_bytes += invalid.range.end - invalid.range.start;
+                    counts.damaged_bytes += pending.bytes.len();
                 }
-                print_invalid(out, &name, &invalid, true, state)?;
+                print_stretch(out, &name, &pending, true, state)?;
             }
-            if is_behind {
+            if offset >= only.end {
                 return Ok(());
             }
-            if frame.is_record() {
-                counts.frames += 1;
-                counts.payload_bytes += frame.payload_len() as u64;
-                stands_at = offset + 1;
-            } else {
-                counts.void_frames += 1;
-            }
-            let lost = if frame.is_record() { 0 } else { offset.saturating_sub(stands_at) };
-            stands_at = stands_at.max(offset);
-            counts.given_up += lost;
+            counts.count(&frame);
             if !self.quiet {
-                self.print_frame(out, &name, &frame, bounds.state(offset), lost)?;
+                self.print_frame(out, &name, &frame, bounds.state(offset))?;
             }
         }
-        if let Some(invalid) = pending {
-            counts.torn_bytes += invalid.zeros_from - invalid.range.start;
-            if !(self.quiet && invalid.is_zeros()) {
-                print_invalid(out, &name, &invalid, false, None)?;
+        if let Some(pending) = pending {
+            counts.torn_bytes += pending.bytes.zeros_from - pending.bytes.positions.start;
+            if !(self.quiet && pending.bytes.is_zeros()) {
+                print_stretch(out, &name, &pending, false, None)?;
             }
         }
         Ok(())
     }
 }
 
-fn print_header(out: &mut Out, name: &str, frames: &Frames) -> Result<(), Failure> {
-    let header = match &frames.header {
+fn print_header(
+    out: &mut Out,
+    name: &str,
+    file: &SegmentFile,
+    is_checked: bool,
+) -> Result<(), Failure> {
+    let header = match &file.header {
         Ok(header) => header,
-        Err(what) => {
-            let how = if frames.is_unreadable() {
-                "no frame can be checked without it"
-            } else {
-                "frames are checked with a seed that two of them agree on"
-            };
-            if out.is_json() {
-                out.object(&json!({
-                    "file": name, "kind": "segment", "damaged": true, "bytes": frames.len,
-                    "what": what.to_string(), "recovered": !frames.is_unreadable(),
-                }))?;
-            } else {
-                let text = format!("{name} segment header damaged: {what}; {how}");
-                let text = out.paint(Colour::Bad, text);
-                writeln!(out, "{text}")?;
-            }
-            return Ok(());
-        }
+        Err(what) => return print_lost_header(out, name, file, &what.to_string(), is_checked),
     };
-    let slot = layout::newest_slot(&frames.page, header.salt);
-    let latched = layout::is_latched(&frames.page);
+    let slot = layout::newest_slot(&file.page, header.salt);
+    let latched = layout::is_latched(&file.page);
     let misnamed = layout::parse_file_name(name).is_some_and(|base| base != header.base);
     if out.is_json() {
         out.object(&json!({
-            "file": name, "kind": "segment", "damaged": false, "bytes": frames.len,
+            "file": name, "kind": "segment", "damaged": false, "bytes": file.len,
             "base": header.base, "epoch": header.epoch,
             "salt": format!("{:016x}", header.salt),
             "topic_id": format!("{:016x}", header.topic_id),
@@ -139,8 +144,8 @@ fn print_header(out: &mut Out, name: &str, frames: &Frames) -> Result<(), Failur
             "checkpoint": slot.map(|slot| slot.durable_end),
             "max_timestamp": units::newest(header.max_timestamp),
             "file_len": header.file_len, "sync_failed": latched, "misnamed": misnamed,
-            "copy_damaged": frames.damaged_sector().is_some_and(|(at, _)| at > 0),
-            "first_sector_damaged": frames.damaged_sector().is_some_and(|(at, _)| at == 0),
+            "copy_damaged": file.damaged_sector().is_some_and(|(at, _)| at > 0),
+            "first_sector_damaged": file.damaged_sector().is_some_and(|(at, _)| at == 0),
         }))?;
         return Ok(());
     }
@@ -152,11 +157,11 @@ fn print_header(out: &mut Out, name: &str, frames: &Frames) -> Result<(), Failur
         header.topic_id,
         header.durable_end,
         slot.map_or(String::new(), |slot| format!(" (checkpoint {})", slot.durable_end)),
-        frames.len,
+        file.len,
     );
     let text = out.paint(Colour::Strong, text);
     writeln!(out, "{text}")?;
-    if let Some((_, what)) = frames.damaged_sector() {
+    if let Some((_, what)) = file.damaged_sector() {
         let repair = hint::command("repair TOPIC");
         let text = format!("    {what}: `{repair}` restores it");
         let text = out.paint(Colour::Bad, text);
@@ -173,28 +178,54 @@ fn print_header(out: &mut Out, name: &str, frames: &Frames) -> Result<(), Failur
     Ok(())
 }
 
-fn print_invalid(
+fn print_lost_header(
     out: &mut Out,
     name: &str,
-    invalid: &Invalid,
+    file: &SegmentFile,
+    what: &str,
+    is_checked: bool,
+) -> Result<(), Failure> {
+    if out.is_json() {
+        out.object(&json!({
+            "file": name, "kind": "segment", "damaged": true, "bytes": file.len,
+            "what": what, "recovered": is_checked,
+        }))?;
+        return Ok(());
+    }
+    let how = match is_checked {
+        true => "frames are checked with a salt that two of them agree on",
+        false => "no frame can be checked without it",
+    };
+    let text = format!("{name} segment header damaged: {what}; {how}");
+    let text = out.paint(Colour::Bad, text);
+    Ok(writeln!(out, "{text}")?)
+}
+
+fn print_stretch(
+    out: &mut Out,
+    name: &str,
+    pending: &Pending,
     before_frames: bool,
     state: Option<&'static str>,
 ) -> Result<(), Failure> {
-    let damaged = before_frames && state.is_none();
+    let Pending { bytes, what, .. } = pending;
+    let is_damaged = before_frames && state.is_none();
     if out.is_json() {
-        let kind = match (damaged, invalid.is_zeros()) {
+        let kind = match (is_damaged, bytes.is_zeros()) {
             (true, _) => "damaged",
             (false, true) => "zeros",
             (false, false) => "torn",
         };
+        let Range { start, end } = bytes.positions;
         out.object(&json!({
-            "file": name, "position": invalid.range.start, "end": invalid.range.end, "kind": kind,
-            "zeros_from": invalid.zeros_from, "what": invalid.what.to_string(), "state": state,
+            "file": name, "position": start, "end": end, "kind": kind,
+            "zeros_from": bytes.zeros_from, "what": what, "state": state,
         }))?;
         return Ok(());
     }
-    let text = format!("{name} @{} {}", invalid.range.start, describe(invalid, before_frames));
+    let start = bytes.positions.start;
+    let text = format!("{name} @{start} {}", describe(bytes, what, before_frames));
     let text = state.map_or(text.clone(), |state| format!("{text} [{state}]"));
-    let text = out.paint(if damaged { Colour::Bad } else { Colour::Faint }, text);
+    let text = out.paint(if is_damaged { Colour::Bad } else { Colour::Faint }, text);
     Ok(writeln!(out, "{text}")?)
 }

@@ -11,10 +11,10 @@ use crate::failure::{Exit, Failure};
 use crate::output::Out;
 use crate::units;
 
-/// No small file is larger: a group has up to 4096 lanes, of a page each.
+/// No small file is larger: a group has up to 4096 lanes of one page each.
 const MAX_LEN: u64 = 17 << 20;
 
-/// Prints a file by its magic number, or by its name; false if it is none of these.
+/// Prints a file whose kind its magic number or its name says; returns false if it is not a small file.
 pub(super) fn dump(out: &mut Out, path: &Path) -> Result<bool, Failure> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)
@@ -132,8 +132,8 @@ fn group_fields(bytes: &[u8]) -> Result<Vec<Value>, Malformed> {
     Ok(objects)
 }
 
-/// The words of a control page. They are those of the moment, and count on the boot and for the file
-/// that they name only.
+/// The words of a control page, as of this moment. They are valid only on the boot and for the file that they
+/// name.
 fn control_fields(bytes: &[u8]) -> Result<Vec<Value>, Malformed> {
     if !bytes.starts_with(&deaddrop::CONTROL_MAGIC) {
         return Err(Malformed::Magic);

@@ -1,6 +1,7 @@
 //! The `deaddrop` binary from outside: arguments, bytes in, bytes out, exit codes.
 #![allow(clippy::unwrap_used)]
 
+mod agreement;
 mod append;
 mod bench;
 mod consumers;

@@ -83,10 +83,11 @@ impl Scratch {
         let lines = self.run(&["dump", "--json", path.to_str().unwrap()]).json();
         let salt = u64::from_str_radix(lines[0]["salt"].as_str().unwrap(), 16).unwrap();
         let records: Vec<&Value> = lines.iter().filter(|line| line["kind"] == "record").collect();
-        let entry = |record: &&Value| Entry {
-            offset: record["offset"].as_u64().unwrap(),
-            max_timestamp: 0,
-            position: record["position"].as_u64().unwrap(),
+        let entry = |record: &&Value| {
+            let offset = record["offset"].as_u64().unwrap();
+            // Before the first record there is none; the others are not older than this.
+            let max_timestamp = if offset == 0 { 0 } else { u64::MAX };
+            Entry { offset, max_timestamp, position: record["position"].as_u64().unwrap() }
         };
         let mut entries: Vec<Entry> = records.iter().step_by(100).map(entry).collect();
         change(&mut entries);

@@ -196,8 +196,8 @@ fn an_index_with_wrong_positions_is_found() {
         entries[1].position = 16376;
     });
     let found = damages(&scratch);
-    assert!(found[0]["what"].as_str().unwrap().contains("behind the segment's end"), "{found:?}");
-    // A process that was killed while it stored an index; it is made again when needed.
+    assert!(found[0]["what"].as_str().unwrap().contains("past the segment's end"), "{found:?}");
+    // A process that was killed while it stored one: it is built again when it is needed.
     let index = scratch.segments("t")[0].with_extension("idx");
     for bytes in [vec![], vec![0; 160]] {
         std::fs::write(&index, bytes).unwrap();
