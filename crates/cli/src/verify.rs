@@ -94,13 +94,22 @@ impl Verify {
             let mut checked =
                 Checked { topic: name.clone(), damages: Vec::new(), notes: Vec::new() };
             let report = match log.existing_topic(name) {
-                Ok(topic) => checked.check(&topic, &progress)?,
+                Ok(topic) => checked.check(&topic, &progress),
                 // Without its settings, nothing can be said of the rest.
                 Err(Error::Corrupt { path, position, what, .. }) => {
                     checked.damage(&path, position, 0..0, what);
-                    Report::default()
+                    Ok(Report::default())
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => Err(error.into()),
+            };
+            let report = match report {
+                // The other topics are checked all the same.
+                Err(failure) if topics.len() > 1 => {
+                    exit = worse(exit, failure.exit());
+                    progress.suspend(|| note(format_args!("{name}: {failure}")));
+                    continue;
+                }
+                report => report?,
             };
             if !checked.damages.is_empty() {
                 damaged.push(name.as_str());
