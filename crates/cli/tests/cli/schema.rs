@@ -66,6 +66,7 @@ fn commands_that_show_topics_print_what_they_document() {
     scratch.append("ahead", "of its time");
     scratch.date_back("ahead", u64::MAX / 4);
     info.extend(json(&scratch, 0, &["info", "ahead"]));
+    info.extend(json(&scratch, 0, &["info", "echo.requests"]));
     check(&scratch, "info", &info);
 }
 
