@@ -86,7 +86,7 @@ fn completions(out: &Path) -> Result<()> {
 
 const ROOT: &str = "deaddrop";
 /// Arguments that name a file. For others a shell offers no files.
-const PATHS: &[&str] = &["compare", "file", "files", "html", "orders", "output", "what"];
+const PATHS: &[&str] = &["compare", "file", "files", "html", "output", "what"];
 /// Arguments that name a directory.
 const DIRECTORIES: &[&str] = &["dir", "target"];
 /// Arguments that accept more than a few words, and the words.

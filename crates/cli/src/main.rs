@@ -14,7 +14,6 @@ mod consumers;
 mod create;
 mod dead;
 mod delete;
-mod demo;
 mod dump;
 mod exchange;
 mod export;
@@ -206,10 +205,6 @@ fn run(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         Command::Man(command) => command.run(),
         Command::Top(command) => command.run(global, out),
         Command::Bench(command) => command.run(global, out),
-        Command::Demo(command) => command.run(global, out),
-        Command::DemoOrderService(command) => command.run(global),
-        Command::DemoInventoryService(command) => command.run(global),
-        Command::DemoVerify(command) => command.run(global, out),
         Command::BenchWorker(command) => command.run(global, out),
     }
 }

@@ -33,7 +33,6 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("dead", include_str!("schema/dead.txt")),
     ("bench", include_str!("schema/bench.txt")),
     ("top", include_str!("schema/top.txt")),
-    ("demo", include_str!("schema/demo.txt")),
 ];
 
 /// The text that all schemas share.

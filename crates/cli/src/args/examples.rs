@@ -197,13 +197,6 @@ const EXAMPLES: &[(&str, &str)] = &[
   deaddrop man ~/.local/share/man/man1
   deaddrop man ./man1",
     ),
-    (
-        "demo",
-        "\
-  deaddrop demo
-  deaddrop -d ./my-demo demo --over 0s
-  deaddrop demo --durability power-loss --json",
-    ),
 ];
 
 /// What the help of a command says about ranges and formats.

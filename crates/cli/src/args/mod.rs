@@ -14,7 +14,6 @@ pub(crate) mod consumers;
 pub(crate) mod create;
 pub(crate) mod dead;
 pub(crate) mod delete;
-pub(crate) mod demo;
 pub(crate) mod dump;
 pub(crate) mod durability;
 mod examples;
@@ -67,7 +66,7 @@ const GLOBAL: &str = "Global options";
 /// Options of every command.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Global {
-    /// The log's directory [default: ./drop; demo and bench choose their own]
+    /// The log's directory [default: ./drop; bench chooses its own]
     #[arg(short = 'd', long = "dir", global = true, help_heading = GLOBAL, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     /// Print one JSON object per line
@@ -137,13 +136,6 @@ pub(crate) enum Command {
     Man(man::Man),
     Top(top::Top),
     Bench(bench::Bench),
-    Demo(demo::Demo),
-    #[command(hide = true)]
-    DemoOrderService(demo::OrderService),
-    #[command(hide = true)]
-    DemoInventoryService(demo::InventoryService),
-    #[command(hide = true)]
-    DemoVerify(demo::Proof),
     #[command(hide = true)]
     BenchWorker(bench::Worker),
 }

@@ -5,7 +5,6 @@ mod agreement;
 mod append;
 mod bench;
 mod consumers;
-mod demo;
 mod dump;
 mod ending;
 mod export;

@@ -80,7 +80,6 @@ const COMMANDS: &[(&str, Does, &[&str])] = &[
         Nothing,
         &["--workload append --durability process-crash --count 20 --warm-up 0s -o NEW"],
     ),
-    ("demo", Nothing, &["--over 0s --orders ORDERS"]),
 ];
 
 /// Commands that print no JSON.
@@ -160,7 +159,6 @@ pub(crate) fn lines(scratch: &Scratch, topic: &str) -> Vec<Line> {
             let word = |word: &str| match word {
                 "T" => topic.to_owned(),
                 "NEW" => path_of_nothing(scratch.path()),
-                "ORDERS" => orders(scratch.path()),
                 path if path.starts_with("LOG/") => {
                     path.replace("LOG", &log).replace("/T/", &format!("/{topic}/"))
                 }
@@ -177,13 +175,6 @@ pub(crate) fn lines(scratch: &Scratch, topic: &str) -> Vec<Line> {
 fn path_of_nothing(dir: &Path) -> String {
     let path = (0..).map(|number| dir.join(format!("new-{number}"))).find(|path| !path.exists());
     path.unwrap().display().to_string()
-}
-
-fn orders(dir: &Path) -> String {
-    let path = dir.join("orders.ndjson");
-    std::fs::write(&path, "{\"order\":\"O-1\",\"items\":[{\"sku\":\"S-1\",\"quantity\":3}]}\n")
-        .unwrap();
-    path.display().to_string()
 }
 
 #[test]

@@ -366,19 +366,6 @@ fn commands_about_requests_print_what_they_document() {
     check(&scratch, "pending", &json(&scratch, 0, &["pending"]));
 }
 
-#[test]
-fn the_demo_prints_what_it_documents() {
-    let scratch = Scratch::new();
-    let orders = scratch.path().join("orders");
-    let order = r#"{"order":"O-1","items":[{"sku":"S-1","quantity":3}]}"#;
-    std::fs::write(&orders, order).unwrap();
-    let args = ["demo", "--over", "0s", "--orders", orders.to_str().unwrap()];
-    let mut printed = json(&scratch, 0, &args);
-    std::fs::write(&orders, order.replace("O-1", "O-2")).unwrap();
-    printed.extend(json(&scratch, 1, &["demo-verify", orders.to_str().unwrap()]));
-    check(&scratch, "demo", &printed);
-}
-
 /// Commands without records, with a missing argument or file, and with damage, with their exit
 /// codes and the number of objects that they print.
 const POOR: &[(&str, i32, usize)] = &[
@@ -436,7 +423,6 @@ const POOR: &[(&str, i32, usize)] = &[
     ("man pages", 2, 0),
     ("top --once --interval 10ms", 4, 1),
     ("bench --compare no-such-file neither", 3, 0),
-    ("demo", 2, 0),
     ("ls --no-such-option", 2, 0),
 ];
 

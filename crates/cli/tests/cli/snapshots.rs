@@ -84,11 +84,9 @@ fn a_service(scratch: &Scratch) {
     request("third", &["--no-wait"], 0);
 }
 
-/// Not a log: an empty directory, and the orders of a demo.
+/// No log: a directory that is there and empty.
 fn an_empty_directory(scratch: &Scratch) {
     std::fs::create_dir(scratch.log()).unwrap();
-    let order = r#"{"order":"O-1","items":[{"sku":"S-1","quantity":3}]}"#;
-    std::fs::write(scratch.path().join("orders"), order).unwrap();
 }
 
 /// A function that makes a log, and the command lines that are run with it.
@@ -140,14 +138,6 @@ const RUNS_WITHOUT_A_LOG: &[(&str, &[&str])] = &[
     ),
     ("completions", &["completions fish", "completions tcsh", "completions zsh --json"]),
     ("man", &["man pages", "man pages --json", "< pages/deaddrop-dead-redrive.1"]),
-    (
-        "demo",
-        &[
-            "demo --over 0s --orders orders",
-            "demo --over 0s --orders orders",
-            "demo --over 0s --orders no-such-file",
-        ],
-    ),
 ];
 
 /// The arguments that each command is run with. Those that write come last.

@@ -51,9 +51,7 @@ fn printing(scratch: &Scratch) -> Vec<(Line, bool)> {
     let both =
         lines(scratch, "t").into_iter().flat_map(|line| [(line.clone(), false), (line, true)]);
     both.filter(|(line, json)| prints(line, *json))
-        .filter(|(line, _)| {
-            !matches!(line.command, "demo" | "bench") && !line.is("request", "--timeout")
-        })
+        .filter(|(line, _)| line.command != "bench" && !line.is("request", "--timeout"))
         // Changes can be made only once.
         .filter(|(line, json)| line.does != Does::Change || !json)
         .collect()

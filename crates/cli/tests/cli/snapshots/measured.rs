@@ -21,7 +21,6 @@ const FIELDS: &[(&str, &[&str])] = &[
     ("pending", &[]),
     ("top", &["interval_seconds", "oldest_seconds", "p50", "p90", "p99", "max"]),
     ("trace", &["queueing_nanos", "handler_nanos"]),
-    ("demo", &[]),
 ];
 
 /// Returns the text of a command that measures, without the measured values. The widths of columns
@@ -39,11 +38,9 @@ pub(super) fn normalise(command: &str, text: &str) -> String {
             }
         } else if !line.starts_with('$') {
             line = spans(&line);
-            line = match command {
-                "bench" => bench(&line),
-                "demo" => demo(&line),
-                _ => line,
-            };
+            if command == "bench" {
+                line = bench(&line);
+            }
         }
         out += line.trim_end();
         out.push('\n');
@@ -119,31 +116,4 @@ fn bench(line: &str) -> String {
     ["B", "KiB", "MiB", "GiB"]
         .iter()
         .fold(out, |out, unit| out.replace(&format!("N {unit}"), "SIZE"))
-}
-
-/// Replaces how far the services were when they were killed, and how long it took.
-fn demo(line: &str) -> String {
-    let digits = |text: &str| {
-        let words = text.split(' ').map(|word| if is_number(word) { "N" } else { word });
-        words.collect::<Vec<_>>().join(" ")
-    };
-    if line.starts_with("before the first kill") {
-        return "before the first kill SPAN".to_owned();
-    }
-    if let Some((head, tail)) =
-        line.split_once(" (").filter(|_| line.contains("again after the kill"))
-    {
-        let (_, tail) = tail.split_once(')').unwrap_or_default();
-        return format!("{head}{tail}");
-    }
-    if let Some((head, tail)) = line.split_once(" a second)") {
-        let (head, _) = head.rsplit_once('(').unwrap_or_default();
-        return format!("{head}(N a second){tail}");
-    }
-    match line.trim_start().strip_prefix("SPAN ") {
-        Some(story) if story.contains("waiting ") || story.contains("not yet requested") => {
-            format!(" SPAN {}s", digits(story).trim_end_matches('s'))
-        }
-        _ => line.to_owned(),
-    }
 }

@@ -6,44 +6,38 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use deaddrop::service::{Client, Completed, Envelope, HandlerError, Kind, Outcome};
 use deaddrop::{Log, Record, Start, Stop, Topic};
 
-use super::orders::{self, Answer, Check, Context, Note, Order, REJECTED, RESERVED};
-use super::{stop_at_end_of_input, CALLBACK, CLIENT, NOTES, REQUESTS, SERVICE};
-use crate::args::demo::OrderService;
-use crate::failure::{Exit, Failure};
-use crate::Global;
+use crate::orders::{Answer, Check, Context, Note, Order, REJECTED, RESERVED};
+use crate::{stop_at_end_of_input, Result, Setting, CALLBACK, CLIENT, NOTES, REQUESTS, SERVICE};
 
 /// How often it checks whether all outcomes have arrived.
 const LOOK: Duration = Duration::from_millis(5);
 
-impl OrderService {
-    pub(crate) fn run(&self, global: &Global) -> Result<Exit, Failure> {
-        let stop = stop_at_end_of_input();
-        let orders = orders::read(self.setting.orders.as_deref())?;
-        let log = Log::open(global.dir())?;
-        let notes = log.create_topic(NOTES, self.setting.topic_options())?;
-        let client = log
-            .client(CLIENT)
-            .topic_options(self.setting.topic_options())
-            .on(CALLBACK, move |done| note(&notes, done))
-            .open()?;
-        // From here on outcomes arrive, including those of requests that a predecessor sent.
-        let running = client.spawn()?;
-        let requested = requested(&log)?;
-        let open = orders.iter().filter(|order| !requested.contains(order.order.as_bytes()));
-        let pause = self.setting.over / u32::try_from(orders.len()).unwrap_or(u32::MAX);
-        let started = Instant::now();
-        for (index, order) in open.enumerate() {
-            if stop.is_stopped() {
-                return Ok(Exit::Ok);
-            }
-            let due = pause * u32::try_from(index).unwrap_or(u32::MAX);
-            std::thread::sleep(due.saturating_sub(started.elapsed()));
-            request(&client, order)?;
+pub(crate) fn run(setting: &Setting, orders: &[Order]) -> Result<()> {
+    let stop = stop_at_end_of_input();
+    let log = Log::open(&setting.dir)?;
+    let notes = log.create_topic(NOTES, setting.topic_options())?;
+    let client = log
+        .client(CLIENT)
+        .topic_options(setting.topic_options())
+        .on(CALLBACK, move |done| note(&notes, done))
+        .open()?;
+    // From here on outcomes arrive, including those of requests that a predecessor sent.
+    let running = client.spawn()?;
+    let requested = requested(&log)?;
+    let open = orders.iter().filter(|order| !requested.contains(order.order.as_bytes()));
+    let pause = setting.over / u32::try_from(orders.len()).unwrap_or(u32::MAX);
+    let started = Instant::now();
+    for (index, order) in open.enumerate() {
+        if stop.is_stopped() {
+            return Ok(());
         }
-        wait_for_outcomes(&client, &stop, || running.has_ended())?;
-        running.stop()?;
-        Ok(Exit::Ok)
+        let due = pause * u32::try_from(index).unwrap_or(u32::MAX);
+        std::thread::sleep(due.saturating_sub(started.elapsed()));
+        request(&client, order)?;
     }
+    wait_for_outcomes(&client, &stop, || running.has_ended())?;
+    running.stop()?;
+    Ok(())
 }
 
 /// The orders that were requested already, by this or an earlier process.
@@ -51,7 +45,7 @@ impl OrderService {
 /// A request is one append, and its record carries the order as its key. So the request topic itself
 /// shows which orders were requested, and no second place can contradict it, whenever this process is
 /// killed. Opening the client has settled the append that a killed predecessor was just writing.
-fn requested(log: &Log) -> Result<HashSet<Vec<u8>>, Failure> {
+fn requested(log: &Log) -> Result<HashSet<Vec<u8>>> {
     let mut requested = HashSet::new();
     let topic = match log.existing_topic(REQUESTS) {
         Err(deaddrop::Error::NotFound { .. }) => return Ok(requested),
@@ -67,7 +61,7 @@ fn requested(log: &Log) -> Result<HashSet<Vec<u8>>, Failure> {
     Ok(requested)
 }
 
-fn request(client: &Client, order: &Order) -> Result<(), Failure> {
+fn request(client: &Client, order: &Order) -> Result<()> {
     let check = Check { order: order.order.clone(), items: order.items.clone() };
     let context = Context { order: order.order.clone(), sent_at: now() };
     client
@@ -78,11 +72,7 @@ fn request(client: &Client, order: &Order) -> Result<(), Failure> {
     Ok(())
 }
 
-fn wait_for_outcomes(
-    client: &Client,
-    stop: &Stop,
-    has_ended: impl Fn() -> bool,
-) -> Result<(), Failure> {
+fn wait_for_outcomes(client: &Client, stop: &Stop, has_ended: impl Fn() -> bool) -> Result<()> {
     while !stop.is_stopped() && !has_ended() {
         if client.outstanding()?.is_empty() {
             return Ok(());
@@ -94,7 +84,7 @@ fn wait_for_outcomes(
 
 /// The callback. It may run twice for one outcome if the process is killed in between; it then notes the
 /// same outcome twice.
-fn note(notes: &Topic, done: &Completed) -> Result<(), HandlerError> {
+fn note(notes: &Topic, done: &Completed) -> std::result::Result<(), HandlerError> {
     let context: Context = done.context_json()?;
     let status = match done.outcome() {
         Outcome::Reply(reply) => {

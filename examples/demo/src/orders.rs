@@ -5,72 +5,72 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Failure;
+use crate::{failed, Result};
 
 /// Ten thousand orders of a shop for tea and paper.
-static SHIPPED: &[u8] = include_bytes!("../../data/orders.ndjson");
+static SHIPPED: &[u8] = include_bytes!("../orders.ndjson");
 
 /// An order, as the shop gets it. Other fields do not matter here.
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct Order {
-    pub(super) order: String,
-    pub(super) items: Vec<Item>,
+pub(crate) struct Order {
+    pub(crate) order: String,
+    pub(crate) items: Vec<Item>,
 }
 
 /// A quantity of an article. The inventory does not need its price.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Item {
-    pub(super) sku: String,
-    pub(super) quantity: u32,
+pub(crate) struct Item {
+    pub(crate) sku: String,
+    pub(crate) quantity: u32,
 }
 
 /// The order service's question: are these in stock? If so, they are reserved.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Check {
-    pub(super) order: String,
-    pub(super) items: Vec<Item>,
+pub(crate) struct Check {
+    pub(crate) order: String,
+    pub(crate) items: Vec<Item>,
 }
 
 /// The answer of the inventory.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Answer {
-    pub(super) order: String,
-    pub(super) reserved: bool,
+pub(crate) struct Answer {
+    pub(crate) order: String,
+    pub(crate) reserved: bool,
     /// The reserved items: all that were requested, or none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) items: Vec<Item>,
+    pub(crate) items: Vec<Item>,
     /// The articles of which there was not enough.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) missing: Vec<String>,
+    pub(crate) missing: Vec<String>,
 }
 
 /// The context that returns to the callback with the outcome.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Context {
-    pub(super) order: String,
+pub(crate) struct Context {
+    pub(crate) order: String,
     /// Nanoseconds since the Unix epoch.
-    pub(super) sent_at: u64,
+    pub(crate) sent_at: u64,
 }
 
 /// The order service's note of an outcome.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Note {
-    pub(super) order: String,
-    pub(super) status: String,
+pub(crate) struct Note {
+    pub(crate) order: String,
+    pub(crate) status: String,
     /// From before the request was sent until its callback ran.
-    pub(super) latency_us: u64,
+    pub(crate) latency_us: u64,
 }
 
-pub(super) const RESERVED: &str = "reserved";
-pub(super) const REJECTED: &str = "rejected";
+pub(crate) const RESERVED: &str = "reserved";
+pub(crate) const REJECTED: &str = "rejected";
 
 /// The orders of a file, or the built-in ones.
-pub(super) fn read(path: Option<&Path>) -> Result<Vec<Order>, Failure> {
+pub(crate) fn read(path: Option<&Path>) -> Result<Vec<Order>> {
     let (bytes, name) = match path {
         None => (SHIPPED.to_owned(), "the built-in orders".to_owned()),
         Some(path) => {
             let read = std::fs::read(path);
-            let bytes = read.map_err(|error| Failure::io("reading", path, &error))?;
+            let bytes = read.map_err(|error| failed("reading", path, &error))?;
             (bytes, path.display().to_string())
         }
     };
@@ -81,23 +81,20 @@ pub(super) fn read(path: Option<&Path>) -> Result<Vec<Order>, Failure> {
             continue;
         }
         let order: Order = serde_json::from_slice(line).map_err(|error| {
-            Failure::usage(format_args!(
+            format!(
                 "line {} of {name} is not an order: {error}; \
                  {{\"order\":\"ORD-1\",\"items\":[{{\"sku\":\"TEA-1\",\"quantity\":2}}]}} is one",
                 index + 1
-            ))
+            )
         })?;
         if !known.insert(order.order.clone()) {
-            return Err(Failure::usage(format_args!(
-                "line {} of {name}: order {} occurs twice",
-                index + 1,
-                order.order
-            )));
+            let (line, order) = (index + 1, order.order);
+            return Err(format!("line {line} of {name}: order {order} occurs twice").into());
         }
         orders.push(order);
     }
     if orders.is_empty() {
-        return Err(Failure::usage(format_args!("{name} contains no order")));
+        return Err(format!("{name} contains no order").into());
     }
     Ok(orders)
 }

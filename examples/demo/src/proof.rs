@@ -1,19 +1,15 @@
 //! The proof of a demo, from the log: read by a process that knows nothing else.
 
 use std::collections::{HashMap, HashSet};
-use std::io::Write;
+use std::path::Path;
 
 use deaddrop::service::{Envelope, Kind, RequestId};
 use deaddrop::{Log, Start, Topic};
-use serde_json::json;
 
-use super::inventory::Shelf;
-use super::orders::{self, Answer, Note, Order, REJECTED, RESERVED};
-use super::{CLIENT, NOTES, REPLIES, REQUESTS};
-use crate::args::demo::Proof;
-use crate::failure::{Exit, Failure};
-use crate::output::{Colour, Out};
-use crate::Global;
+use crate::inventory::Shelf;
+use crate::orders::{Answer, Note, Order, REJECTED, RESERVED};
+use crate::watch::strong;
+use crate::{Result, CLIENT, NOTES, REPLIES, REQUESTS};
 
 /// At most this many offending ids are named.
 const NAMED: usize = 20;
@@ -31,42 +27,26 @@ struct Requested {
     status: &'static str,
 }
 
-impl Proof {
-    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
-        let orders = orders::read(self.orders.as_deref())?;
-        let log = global.open_read_only()?;
-        let claims = prove(&log, &orders)?;
-        for claim in &claims {
-            print(out, claim)?;
+/// Returns whether every claim holds.
+pub(crate) fn run(dir: &Path, orders: &[Order]) -> Result<bool> {
+    let claims = prove(&Log::open_read_only(dir)?, orders)?;
+    for claim in &claims {
+        let holds = match claim.against.len() {
+            0 => "holds".to_owned(),
+            count => format!("DOES NOT HOLD for {count}"),
+        };
+        println!("  {}: {}", claim.text, strong(&holds));
+        for id in claim.against.iter().take(NAMED) {
+            println!("    {id}");
         }
-        let holds = claims.iter().all(|claim| claim.against.is_empty());
-        Ok(if holds { Exit::Ok } else { Exit::No })
+        if claim.against.len() > NAMED {
+            println!("    and {} more", claim.against.len() - NAMED);
+        }
     }
+    Ok(claims.iter().all(|claim| claim.against.is_empty()))
 }
 
-fn print(out: &mut Out, claim: &Claim) -> std::io::Result<()> {
-    let holds = claim.against.is_empty();
-    if out.is_json() {
-        return out.object(&json!({
-            "claim": claim.text, "holds": holds, "offending": claim.against.len(),
-            "ids": claim.against,
-        }));
-    }
-    let word = match holds {
-        true => out.paint(Colour::Good, "holds"),
-        false => out.paint(Colour::Bad, format!("DOES NOT HOLD for {}", claim.against.len())),
-    };
-    writeln!(out, "  {}: {word}", claim.text)?;
-    for id in claim.against.iter().take(NAMED) {
-        writeln!(out, "    {id}")?;
-    }
-    if claim.against.len() > NAMED {
-        writeln!(out, "    and {} more", claim.against.len() - NAMED)?;
-    }
-    Ok(())
-}
-
-fn prove(log: &Log, orders: &[Order]) -> Result<Vec<Claim>, Failure> {
+fn prove(log: &Log, orders: &[Order]) -> Result<Vec<Claim>> {
     let count = orders.len();
     let mut once = Claim {
         text: format!("each of the {count} orders was requested exactly once"),
@@ -99,7 +79,7 @@ fn requests(
     topic: &Topic,
     orders: &[Order],
     once: &mut Claim,
-) -> Result<HashMap<RequestId, Requested>, Failure> {
+) -> Result<HashMap<RequestId, Requested>> {
     let mut requests = HashMap::new();
     let mut of_order: HashMap<&str, u32> =
         orders.iter().map(|order| (order.order.as_str(), 0)).collect();
@@ -137,7 +117,7 @@ fn replies(
     requests: &mut HashMap<RequestId, Requested>,
     strays: &mut Claim,
     stock: &mut Claim,
-) -> Result<(), Failure> {
+) -> Result<()> {
     let mut shelf = Shelf::default();
     let mut reader = topic.reader(Start::First)?;
     while let Some(record) = reader.next()? {
@@ -173,7 +153,7 @@ fn replies(
 }
 
 /// The callback ran for every order, and got its outcome.
-fn notes(topic: &Topic, requests: &HashMap<RequestId, Requested>) -> Result<Claim, Failure> {
+fn notes(topic: &Topic, requests: &HashMap<RequestId, Requested>) -> Result<Claim> {
     let mut against = Vec::new();
     let outcomes: HashMap<&str, &str> =
         requests.values().map(|request| (request.order.as_str(), request.status)).collect();

@@ -6,21 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use deaddrop::service::{Envelope, Kind, Reply, ServerOptions};
 use deaddrop::{Log, Start};
 
-use super::orders::{Answer, Check, Item};
-use super::{stop_at_end_of_input, REPLIES, SERVICE};
-use crate::args::demo::InventoryService;
-use crate::failure::{Exit, Failure};
-use crate::Global;
+use crate::orders::{Answer, Check, Item};
+use crate::{stop_at_end_of_input, Result, Setting, REPLIES, SERVICE};
 
 /// The initial stock of each article.
-pub(super) const STOCK: u32 = 250;
+pub(crate) const STOCK: u32 = 250;
 
 /// How many of each article are left.
 ///
 /// Kept in memory only: it is the sum of the replies in the log, so a restarted service counts these and
 /// knows what its predecessor promised.
 #[derive(Debug, Default)]
-pub(super) struct Shelf {
+pub(crate) struct Shelf {
     taken: HashMap<String, u32>,
 }
 
@@ -30,7 +27,7 @@ impl Shelf {
     }
 
     /// Subtracts the items of a reply; returns the articles of which more was promised than there were.
-    pub(super) fn take(&mut self, items: &[Item]) -> Vec<String> {
+    pub(crate) fn take(&mut self, items: &[Item]) -> Vec<String> {
         let mut oversold = Vec::new();
         for item in items {
             let taken = self.taken.entry(item.sku.clone()).or_default();
@@ -62,31 +59,29 @@ impl Shelf {
     }
 }
 
-impl InventoryService {
-    pub(crate) fn run(&self, global: &Global) -> Result<Exit, Failure> {
-        let stop = stop_at_end_of_input();
-        let log = Log::open(global.dir())?;
-        let shelf = Arc::new(Mutex::new(Shelf::default()));
-        let options =
-            ServerOptions { topic: Some(self.setting.topic_options()), ..ServerOptions::default() };
-        let stock = Arc::clone(&shelf);
-        let mut server = log.server_with(SERVICE, options, move |request| {
-            let check: Check = request.json()?;
-            let answer = stock.lock().unwrap_or_else(PoisonError::into_inner).answer(check);
-            Ok(Reply::json(&answer)?)
-        })?;
-        // Opening the server has settled its predecessor's requests in flight: all replies are there.
-        let replies = log.existing_topic(REPLIES)?;
-        let mut reader = replies.reader(Start::First)?;
-        while let Some(reply) = reader.next()? {
-            if let Some(Ok(Envelope { kind: Kind::Reply, .. })) = Envelope::of(&reply) {
-                let answer: Answer = reply.json()?;
-                shelf.lock().unwrap_or_else(PoisonError::into_inner).take(&answer.items);
-            }
+pub(crate) fn run(setting: &Setting) -> Result<()> {
+    let stop = stop_at_end_of_input();
+    let log = Log::open(&setting.dir)?;
+    let shelf = Arc::new(Mutex::new(Shelf::default()));
+    let options =
+        ServerOptions { topic: Some(setting.topic_options()), ..ServerOptions::default() };
+    let stock = Arc::clone(&shelf);
+    let mut server = log.server_with(SERVICE, options, move |request| {
+        let check: Check = request.json()?;
+        let answer = stock.lock().unwrap_or_else(PoisonError::into_inner).answer(check);
+        Ok(Reply::json(&answer)?)
+    })?;
+    // Opening the server has settled its predecessor's requests in flight: all replies are there.
+    let replies = log.existing_topic(REPLIES)?;
+    let mut reader = replies.reader(Start::First)?;
+    while let Some(reply) = reader.next()? {
+        if let Some(Ok(Envelope { kind: Kind::Reply, .. })) = Envelope::of(&reply) {
+            let answer: Answer = reply.json()?;
+            shelf.lock().unwrap_or_else(PoisonError::into_inner).take(&answer.items);
         }
-        server.run(&stop)?;
-        Ok(Exit::Ok)
     }
+    server.run(&stop)?;
+    Ok(())
 }
 
 #[cfg(test)]
