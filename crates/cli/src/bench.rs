@@ -1,26 +1,23 @@
 //! `bench`: how fast a log is on this machine, with this disk: appends, reading, request and reply.
 
-mod case;
-mod chart;
-mod comparison;
-mod machine;
-mod measurement;
-mod page;
-mod report;
-mod run;
-mod service;
-mod worker;
-
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
 
-use crate::args::bench::{Bench, Workload};
-use crate::failure::{Exit, Failure};
-use crate::output::Out;
+use deaddrop_bench::{
+    Case, CaseReport, ComparedCase, Error, Report, Service, Setting, Window, LANES,
+};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args::bench::{Bench, Worker, Workload};
+use crate::failure::{note, Exit, Failure};
+use crate::output::{Colour, Out};
 use crate::Global;
-use case::{Case, Service, Window};
-use report::Report;
-use service::LANES;
 
+/// Steps of the progress bar for each case.
+const STEPS: u64 = 1000;
 /// A longer run is a typing error.
 const SECONDS_MAX: f64 = 86_400.0;
 const COUNT_MAX: u64 = 1 << 40;
@@ -34,22 +31,22 @@ const CASES_MAX: usize = 1000;
 impl Bench {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
         if let Some([a, b]) = self.compare.as_deref() {
-            return comparison::compare(&Report::read(a)?, &Report::read(b)?, out);
+            return compare(&Report::read(a)?, &Report::read(b)?, out);
         }
         let cases = self.cases()?;
         for file in [&self.output, &self.html].into_iter().flatten() {
             check_output(file)?;
         }
         let base = base_dir(global.dir.as_deref())?;
-        let setting = run::Setting { window: self.window(), warm_up: self.warm_up.as_secs_f64() };
-        let report = run::run(&cases, setting, &base)?;
+        let setting = Setting { window: self.window(), warm_up: self.warm_up.as_secs_f64() };
+        let report = run(&cases, setting, &base)?;
         if let Some(path) = &self.output {
             write(path, &report.to_json()?)?;
         }
         if let Some(path) = &self.html {
-            write(path, &page::page(&report)?)?;
+            write(path, &report.to_html()?)?;
         }
-        report.print(out)?;
+        print(&report, out)?;
         Ok(Exit::Ok)
     }
 
@@ -70,7 +67,7 @@ impl Bench {
                             for &service in &services {
                                 let durability = durability.to_string();
                                 let case = Case {
-                                    workload,
+                                    workload: workload.into(),
                                     durability,
                                     size,
                                     processes,
@@ -155,6 +152,110 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+impl From<Workload> for deaddrop_bench::Workload {
+    fn from(asked: Workload) -> deaddrop_bench::Workload {
+        match asked {
+            Workload::Append => deaddrop_bench::Workload::Append,
+            Workload::Consume => deaddrop_bench::Workload::Consume,
+            Workload::Request => deaddrop_bench::Workload::Request,
+        }
+    }
+}
+
+impl Worker {
+    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
+        deaddrop_bench::work(&self.task, global.dir(), out)?;
+        Ok(Exit::Ok)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        let exit = match &error {
+            Error::Invalid(_) => Exit::Usage,
+            Error::Process(Some(code), _) => Exit::of_code(*code).unwrap_or(Exit::Io),
+            Error::Interrupted => Exit::No,
+            _ => Exit::Io,
+        };
+        match error {
+            Error::Log(error) => error.into(),
+            other => Failure::new(exit, other),
+        }
+    }
+}
+
+/// Measures the cases, and draws the progress on a terminal: on stderr.
+fn run(cases: &[Case], setting: Setting, base: &Path) -> Result<Report, Failure> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // Otherwise the directory, perhaps gigabytes, would be left.
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))
+            .map_err(|error| Failure::new(Exit::Io, format_args!("watching signals: {error}")))?;
+    }
+    let bar = ProgressBar::new(cases.len() as u64 * STEPS);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %  {elapsed}  {msg}") {
+        bar.set_style(style);
+    }
+    let tell = |case: usize, fraction: f64| {
+        bar.set_message(cases[case].to_string());
+        let steps = (fraction.clamp(0.0, 1.0) * STEPS as f64) as u64;
+        bar.set_position(case as u64 * STEPS + steps);
+    };
+    let worker = |log: &Path| {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("-d").arg(log).arg("bench-worker");
+        Ok(command)
+    };
+    let report = deaddrop_bench::run(cases, setting, base, &worker, &interrupted, &tell)?;
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+fn print(report: &Report, out: &mut Out) -> Result<(), Failure> {
+    if out.is_json() {
+        for case in report.cases() {
+            // Fields that only a program that merges reports needs are in the file.
+            let mut value = serde_json::to_value(case).unwrap_or_default();
+            if let Some(object) = value.as_object_mut() {
+                object.remove("histogram");
+                object.remove("series");
+            }
+            out.object(&value)?;
+        }
+        return Ok(());
+    }
+    for (name, fact) in report.facts() {
+        let name = out.paint(Colour::Faint, format!("{name:<13}"));
+        writeln!(out, "{name}{fact}")?;
+    }
+    writeln!(out)?;
+    let rows: Vec<Vec<String>> = report.cases().iter().map(CaseReport::row).collect();
+    let right: Vec<usize> = (2..CaseReport::HEADING.len()).collect();
+    Ok(out.table(&CaseReport::HEADING, &right, &rows)?)
+}
+
+/// Prints B divided by A for all cases that both have. The exit code is 1 if they have none in common.
+fn compare(a: &Report, b: &Report, out: &mut Out) -> Result<Exit, Failure> {
+    let compared = deaddrop_bench::compare(a, b);
+    for message in &compared.notes {
+        note(message);
+    }
+    if compared.cases.is_empty() {
+        return Err(Failure::no("the two reports have no case in common"));
+    }
+    if out.is_json() {
+        for case in &compared.cases {
+            out.object(case)?;
+        }
+        return Ok(Exit::Ok);
+    }
+    let rows: Vec<Vec<String>> = compared.cases.iter().map(ComparedCase::row).collect();
+    let right: Vec<usize> = (1..ComparedCase::HEADING.len()).collect();
+    out.table(&ComparedCase::HEADING, &right, &rows)?;
+    writeln!(out, "\nper second: above 1 is faster; latencies: below 1 is faster")?;
+    Ok(Exit::Ok)
 }
 
 fn within<T: PartialOrd + std::fmt::Display + Copy>(

@@ -5,26 +5,27 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Failure;
+use crate::error::{Error, Result};
+use crate::units;
 
 /// The machine, and the file system that was measured. Facts that the system does not provide are empty.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Machine {
-    pub(super) cpu: String,
-    pub(super) cpus: u64,
-    pub(super) memory_bytes: u64,
-    pub(super) kernel: String,
-    pub(super) file_system: String,
+pub(crate) struct Machine {
+    pub(crate) cpu: String,
+    pub(crate) cpus: u64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) kernel: String,
+    pub(crate) file_system: String,
     /// What it is mounted from.
-    pub(super) device: String,
+    pub(crate) device: String,
     /// The time that one reading of the clock takes; each operation includes one.
-    pub(super) clock_nanos: f64,
+    pub(crate) clock_nanos: f64,
 }
 
 impl Machine {
     /// Queries the system for its properties and those of the file system of `dir`.
-    pub(super) fn look(dir: &Path) -> Result<Machine, Failure> {
-        let dir = dir.canonicalize().map_err(|error| Failure::io("finding", dir, &error))?;
+    pub(crate) fn look(dir: &Path) -> Result<Machine> {
+        let dir = dir.canonicalize().map_err(|error| Error::io("finding", dir, &error))?;
         // Facts for a reader: one that a container hides stays empty.
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let (file_system, device) =
@@ -43,14 +44,14 @@ impl Machine {
     }
 
     /// The facts with their names, for people.
-    pub(super) fn facts(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn facts(&self) -> Vec<(&'static str, String)> {
         let known = |text: &str| match text {
             "" => "unknown".to_owned(),
             text => text.to_owned(),
         };
         vec![
             ("processor", format!("{} ({} CPUs)", known(&self.cpu), self.cpus)),
-            ("memory", crate::units::size(self.memory_bytes)),
+            ("memory", units::size(self.memory_bytes)),
             ("kernel", known(&self.kernel)),
             ("file system", format!("{} on {}", known(&self.file_system), known(&self.device))),
             ("clock", format!("{:.0} ns per reading, one for each operation", self.clock_nanos)),

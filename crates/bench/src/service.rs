@@ -1,28 +1,29 @@
 //! The workload of requests: clients that keep some outstanding, and servers that echo.
 
+use std::fs::DirEntry;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use deaddrop::service::{Client, ClientBuilder, Completed, Outcome, Reply, Request, ServerOptions};
-use deaddrop::{Error, Log, Record, Stop, Topic, TopicOptions};
+use deaddrop::{Log, Record, Stop, Topic, TopicOptions};
 
-use super::case::{Case, KEPT_BYTES};
-use super::worker::{Operation, LOOK};
-use crate::failure::{Exit, Failure};
+use crate::case::{Case, KEPT_BYTES};
+use crate::error::{Error, Result};
+use crate::worker::{Operation, LOOK};
 
 const NAME: &str = "echo";
 /// The lanes of the service, so at most this many threads have work at a time: the default number.
-pub(super) const LANES: u32 = 64;
+pub const LANES: u32 = 64;
 const CALLBACK: &str = "done";
 
 /// The operation that a client's thread repeats: it runs until there is one more reply.
-pub(super) fn request(
+pub(crate) fn request(
     case: &Case,
     log: &Log,
     name: &str,
     record: Record,
     stop: Stop,
-) -> Result<Operation, Failure> {
+) -> Result<Operation> {
     let client = log.client(&format!("bench-{name}")).topic_options(topic_options(case)?);
     let outstanding = case.service.unwrap_or_default().outstanding;
     if outstanding == 1 {
@@ -33,7 +34,7 @@ pub(super) fn request(
     Ok(Box::new(move || sender.next(outstanding, &stop)))
 }
 
-fn call(client: &Client, record: &Record, stop: &Stop) -> Result<(), Failure> {
+fn call(client: &Client, record: &Record, stop: &Stop) -> Result<()> {
     let mut call = client.request(NAME, record)?.call()?;
     while !stop.is_stopped() {
         if let Some(done) = call.wait_timeout(LOOK)? {
@@ -43,18 +44,18 @@ fn call(client: &Client, record: &Record, stop: &Stop) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check(done: &Completed) -> Result<(), Failure> {
+fn check(done: &Completed) -> Result<()> {
     match done.outcome() {
         Outcome::Reply(_) => Ok(()),
-        other => Err(Failure::new(Exit::Io, format_args!("the echo service: {other:?}"))),
+        other => Err(Error::Failed(format!("the echo service: {other:?}"))),
     }
 }
 
 /// The time from the sending of a request, which its context holds, to its callback.
-fn took(done: &Completed, epoch: Instant) -> Result<Duration, Failure> {
+fn took(done: &Completed, epoch: Instant) -> Result<Duration> {
     check(done)?;
     let sent_at = done.context().try_into().map(u64::from_le_bytes);
-    let sent_at = sent_at.map_err(|_| Failure::new(Exit::Io, "a context came back changed"))?;
+    let sent_at = sent_at.map_err(|_| Error::Failed("a context came back changed".into()))?;
     Ok(epoch.elapsed().saturating_sub(Duration::from_nanos(sent_at)))
 }
 
@@ -64,13 +65,13 @@ struct Sender {
     record: Record,
     epoch: Instant,
     /// Replies that callbacks have recorded and [`Sender::next`] has not returned.
-    replies: Receiver<Result<Duration, Failure>>,
+    replies: Receiver<Result<Duration>>,
     /// Requests that were sent, minus replies that were returned.
     open: u32,
 }
 
 impl Sender {
-    fn open(client: ClientBuilder, record: Record) -> Result<Sender, Failure> {
+    fn open(client: ClientBuilder, record: Record) -> Result<Sender> {
         let epoch = Instant::now();
         let (sender, replies) = mpsc::channel();
         let client = client.on(CALLBACK, move |done| Ok(sender.send(took(done, epoch))?)).open()?;
@@ -78,7 +79,7 @@ impl Sender {
     }
 
     /// Sends as many requests as may be outstanding, and waits for one reply; none if it has to stop.
-    fn next(&mut self, outstanding: u32, stop: &Stop) -> Result<Option<Duration>, Failure> {
+    fn next(&mut self, outstanding: u32, stop: &Stop) -> Result<Option<Duration>> {
         while self.open < outstanding {
             let now = self.epoch.elapsed().as_nanos() as u64;
             let request = self.client.request(NAME, &self.record)?;
@@ -97,19 +98,19 @@ impl Sender {
 }
 
 /// Topics of a service keep all records that an open request may need, so they have no retention.
-fn topic_options(case: &Case) -> Result<TopicOptions, Failure> {
+fn topic_options(case: &Case) -> Result<TopicOptions> {
     Ok(TopicOptions { retention: Default::default(), ..case.topic_options()? })
 }
 
 /// Answers until it is stopped. `is_first`: whether this is the one server of the case that trims.
 /// `ready` returns when all processes are to begin.
-pub(super) fn serve(
+pub(crate) fn serve(
     case: &Case,
     log: &Log,
     is_first: bool,
     stop: &Stop,
-    ready: impl FnOnce() -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    ready: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let options = ServerOptions {
         topic: Some(topic_options(case)?),
         lanes: Some(LANES),
@@ -132,9 +133,12 @@ pub(super) fn serve(
 }
 
 /// Drops the records that client and server no longer need, once they take more room than a bench may.
-fn trim(topic: &Topic) -> Result<(), Failure> {
-    let bytes: u64 = crate::ls::segments(topic).iter().map(|segment| segment.bytes).sum();
-    if bytes <= KEPT_BYTES {
+fn trim(topic: &Topic) -> Result<()> {
+    let files = std::fs::read_dir(topic.dir());
+    let files = files.map_err(|error| Error::io("listing", topic.dir(), &error))?;
+    // A file that is removed meanwhile takes no room.
+    let len = |file: DirEntry| file.metadata().map_or(0, |metadata| metadata.len());
+    if files.filter_map(|file| file.ok()).map(len).sum::<u64>() <= KEPT_BYTES {
         return Ok(());
     }
     let mut floor = u64::MAX;
@@ -146,7 +150,7 @@ fn trim(topic: &Topic) -> Result<(), Failure> {
     }
     match topic.trim_before(floor.min(topic.high_watermark()?)) {
         // A later pass drops them.
-        Ok(_) | Err(Error::TimedOut { .. }) => Ok(()),
+        Ok(_) | Err(deaddrop::Error::TimedOut { .. }) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
@@ -154,8 +158,7 @@ fn trim(topic: &Topic) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::bench::Workload;
-    use crate::bench::case::Service;
+    use crate::case::{Service, Workload};
 
     #[test]
     fn a_sender_has_so_many_requests_outstanding_and_times_each_from_its_sending() {

@@ -1,51 +1,59 @@
 //! The parent of a run: one directory, and for each case its processes, started, released and merged.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::Arc;
 use std::time::Duration;
 
 use deaddrop::Log;
-use indicatif::{ProgressBar, ProgressStyle};
 
-use super::case::{Case, Window};
-use super::machine::Machine;
-use super::measurement::Measurement;
-use super::report::{CaseReport, Report};
-use super::worker::{self, Role, Said, Task};
-use crate::failure::{Exit, Failure};
+use crate::case::{Case, Window};
+use crate::error::{Error, Result};
+use crate::machine::Machine;
+use crate::measurement::Measurement;
+use crate::report::{CaseReport, Report};
+use crate::worker::{self, Role, Said, Task};
 
 /// The settings that all cases share.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Setting {
-    pub(super) window: Window,
-    /// In seconds.
-    pub(super) warm_up: f64,
+pub struct Setting {
+    /// How long each case is measured.
+    pub window: Window,
+    /// How long each case runs unmeasured before, in seconds.
+    pub warm_up: f64,
 }
 
 /// How often the parent checks whether it was interrupted.
 const LOOK: Duration = Duration::from_millis(100);
-/// Steps of the progress bar for each case.
-const STEPS: u64 = 1000;
+/// What a run needs of its caller.
+struct Caller<'a> {
+    worker: &'a dyn Fn(&Path) -> io::Result<Command>,
+    interrupted: &'a AtomicBool,
+}
 
-/// Measures all cases, one after the other.
-pub(super) fn run(cases: &[Case], setting: Setting, base: &Path) -> Result<Report, Failure> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // Otherwise the directory, perhaps gigabytes, would be left.
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))
-            .map_err(|error| Failure::new(Exit::Io, format_args!("watching signals: {error}")))?;
-    }
+/// Measures all cases, one after the other, in a directory of its own in `base`, which it removes.
+///
+/// `worker` gives the command of a process that calls [`work`](crate::work) with its last argument on the log
+/// of this path. `interrupted` ends the run. `tell` is called with the number of the case and the fraction of
+/// it that is measured.
+pub fn run(
+    cases: &[Case],
+    setting: Setting,
+    base: &Path,
+    worker: &dyn Fn(&Path) -> io::Result<Command>,
+    interrupted: &AtomicBool,
+    tell: &dyn Fn(usize, f64),
+) -> Result<Report> {
+    let caller = Caller { worker, interrupted };
     let dir = tempfile::Builder::new()
         .prefix("deaddrop-bench-")
         .tempdir_in(base)
-        .map_err(|error| Failure::io("making a directory in", base, &error))?;
-    let measured = run_in(cases, setting, dir.path(), &interrupted);
+        .map_err(|error| Error::io("making a directory in", base, &error))?;
+    let measured = run_in(cases, setting, dir.path(), &caller, tell);
     let path = dir.path().to_owned();
-    dir.close().map_err(|error| Failure::io("removing", &path, &error))?;
+    dir.close().map_err(|error| Error::io("removing", &path, &error))?;
     measured
 }
 
@@ -53,8 +61,9 @@ fn run_in(
     cases: &[Case],
     setting: Setting,
     dir: &Path,
-    interrupted: &AtomicBool,
-) -> Result<Report, Failure> {
+    caller: &Caller<'_>,
+    tell: &dyn Fn(usize, f64),
+) -> Result<Report> {
     // This comes first: an impossible case is reported before minutes of measuring.
     for (number, case) in cases.iter().enumerate() {
         if !cases[..number].iter().any(|other| other.durability == case.durability) {
@@ -64,38 +73,30 @@ fn run_in(
         }
     }
     let machine = Machine::look(dir)?;
-    // Drawn on a terminal only, and there on stderr.
-    let bar = ProgressBar::new(cases.len() as u64 * STEPS);
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %  {elapsed}  {msg}") {
-        bar.set_style(style);
-    }
     let mut reports = Vec::new();
     for (number, case) in cases.iter().enumerate() {
-        bar.set_message(case.to_string());
+        tell(number, 0.0);
         let log = dir.join(format!("case-{number}"));
         settle(dir)?;
         let mut measured = Vec::new();
-        let tell = |fraction: f64| {
-            let steps = (fraction.clamp(0.0, 1.0) * STEPS as f64) as u64;
-            bar.set_position(number as u64 * STEPS + steps);
-        };
-        Processes::start(case, setting, &log)?.measure(interrupted, &tell, &mut measured)?;
+        let tell = |fraction| tell(number, fraction);
+        let processes = Processes::start(case, setting, &log, caller)?;
+        processes.measure(caller.interrupted, &tell, &mut measured)?;
         reports.push(CaseReport::of(case, &measured)?);
         remove(&log)?;
     }
-    bar.finish_and_clear();
     Ok(Report::new(machine, setting, reports))
 }
 
 /// Writes out dirty pages that earlier cases left, whose cost would be charged to the next case.
-fn settle(dir: &Path) -> Result<(), Failure> {
+fn settle(dir: &Path) -> Result<()> {
     let open = std::fs::File::open(dir);
     open.and_then(|file| Ok(rustix::fs::syncfs(file)?))
-        .map_err(|error| Failure::io("syncing the file system of", dir, &error))
+        .map_err(|error| Error::io("syncing the file system of", dir, &error))
 }
 
-fn remove(dir: &Path) -> Result<(), Failure> {
-    std::fs::remove_dir_all(dir).map_err(|error| Failure::io("removing", dir, &error))
+fn remove(dir: &Path) -> Result<()> {
+    std::fs::remove_dir_all(dir).map_err(|error| Error::io("removing", dir, &error))
 }
 
 /// A process of a case; killed if the case ends early.
@@ -122,7 +123,7 @@ struct Processes {
 }
 
 impl Processes {
-    fn start(case: &Case, setting: Setting, log: &Path) -> Result<Processes, Failure> {
+    fn start(case: &Case, setting: Setting, log: &Path, caller: &Caller<'_>) -> Result<Processes> {
         worker::prepare(case, &Log::open(log)?)?;
         let servers = case.service.map_or(0, |service| service.servers);
         let serve = (0..servers).map(|number| Role::Serve { number });
@@ -136,7 +137,7 @@ impl Processes {
                 warm_up_seconds: setting.warm_up,
                 role,
             };
-            let mut process = start(&task, log)?;
+            let mut process = start(&task, log, caller)?;
             if let Some(stdout) = process.child.stdout.take() {
                 let sender = sender.clone();
                 std::thread::spawn(move || {
@@ -160,13 +161,13 @@ impl Processes {
         interrupted: &AtomicBool,
         tell: &dyn Fn(f64),
         measured: &mut Vec<Measurement>,
-    ) -> Result<(), Failure> {
+    ) -> Result<()> {
         let workers = self.all.iter().filter(|process| process.role.is_measured()).count();
         while measured.len() < workers {
             let said = self.lines.recv_timeout(LOOK);
             // This comes first: a terminal interrupts the processes too, which is not another failure.
             if interrupted.load(Ordering::Relaxed) {
-                return Err(Failure::no("interrupted: nothing is reported"));
+                return Err(Error::Interrupted);
             }
             let (number, line) = match said {
                 Ok(said) => said,
@@ -188,14 +189,12 @@ impl Processes {
                 }
                 Ok(Said::Progress(fraction)) => tell(fraction),
                 Ok(Said::Done(stored)) => {
-                    let told = |what| Failure::new(Exit::Io, format_args!("a process: {what}"));
+                    let told = |what| Error::Failed(format!("a process: {what}"));
                     measured.push(stored.load().map_err(told)?);
                     // From here on its end is expected.
                     self.all[number].stdin = None;
                 }
-                Err(error) => {
-                    return Err(Failure::new(Exit::Io, format_args!("a process reports {error}")))
-                }
+                Err(error) => return Err(Error::Failed(format!("a process reports {error}"))),
             }
         }
         for process in &mut self.all {
@@ -203,12 +202,12 @@ impl Processes {
             process
                 .child
                 .wait()
-                .map_err(|error| Failure::io("waiting for", Path::new("a process"), &error))?;
+                .map_err(|error| Error::io("waiting for", Path::new("a process"), &error))?;
         }
         Ok(())
     }
 
-    fn begin(&mut self) -> Result<(), Failure> {
+    fn begin(&mut self) -> Result<()> {
         for process in &mut self.all {
             if let Some(stdin) = &mut process.stdin {
                 // If it has ended, its end is handled elsewhere.
@@ -219,7 +218,7 @@ impl Processes {
     }
 
     /// The reason why a process has ended, in its own words.
-    fn ended_early(&mut self, number: usize) -> Failure {
+    fn ended_early(&mut self, number: usize) -> Error {
         let child = &mut self.all[number].child;
         let mut said = String::new();
         if let Some(stderr) = &mut child.stderr {
@@ -228,32 +227,29 @@ impl Processes {
         }
         let status = match child.wait() {
             Ok(status) => status,
-            Err(error) => return Failure::io("waiting for", Path::new("a process"), &error),
+            Err(error) => return Error::io("waiting for", Path::new("a process"), &error),
         };
         let said = said.trim().trim_start_matches("deaddrop: ");
-        let exit = status.code().and_then(Exit::of_code).unwrap_or(Exit::Io);
-        match said {
-            "" => Failure::new(exit, format_args!("a process of the case ended with {status}")),
-            said => Failure::new(exit, said),
-        }
+        let said = match said {
+            "" => format!("a process of the case ended with {status}"),
+            said => said.to_owned(),
+        };
+        Error::Process(status.code(), said)
     }
 }
 
-fn start(task: &Task, log: &Path) -> Result<Process, Failure> {
-    let exe = std::env::current_exe()
-        .map_err(|error| Failure::io("finding", Path::new("this program"), &error))?;
-    let text = serde_json::to_string(task)
-        .map_err(|error| Failure::new(Exit::Io, format_args!("a task: {error}")))?;
-    let mut child = Command::new(&exe)
-        .arg("-d")
-        .arg(log)
-        .arg("bench-worker")
+fn start(task: &Task, log: &Path, caller: &Caller<'_>) -> Result<Process> {
+    let mut command = (caller.worker)(log)
+        .map_err(|error| Error::io("finding", Path::new("this program"), &error))?;
+    let text =
+        serde_json::to_string(task).map_err(|error| Error::Failed(format!("a task: {error}")))?;
+    let mut child = command
         .arg(text)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| Failure::io("starting", &exe, &error))?;
+        .map_err(|error| Error::io("starting", Path::new(command.get_program()), &error))?;
     let stdin = child.stdin.take();
     Ok(Process { child, stdin, role: task.role, is_ready: false })
 }

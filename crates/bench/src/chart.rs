@@ -1,18 +1,18 @@
 //! Charts as inline SVG: lines over two axes, and bars.
 
 /// One axis: its range in the units of the data, and where it has ticks.
-pub(super) struct Axis {
-    pub(super) label: &'static str,
-    pub(super) min: f64,
-    pub(super) max: f64,
-    pub(super) is_log: bool,
-    pub(super) ticks: Vec<(f64, String)>,
+pub(crate) struct Axis {
+    pub(crate) label: &'static str,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+    pub(crate) is_log: bool,
+    pub(crate) ticks: Vec<(f64, String)>,
 }
 
 /// A named line through points, in the order of the legend.
-pub(super) struct Line {
-    pub(super) name: String,
-    pub(super) points: Vec<(f64, f64)>,
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) points: Vec<(f64, f64)>,
 }
 
 const WIDTH: f64 = 900.0;
@@ -22,11 +22,11 @@ const RIGHT: f64 = 640.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 250.0;
 /// Distinguishable for colour-blind readers as well; `page` has the colours.
-pub(super) const COLOURS: usize = 7;
+pub(crate) const COLOURS: usize = 7;
 
 impl Axis {
     /// A logarithmic axis around positive values, with `name` for the ticks at powers of ten.
-    pub(super) fn log(
+    pub(crate) fn log(
         label: &'static str,
         values: impl Iterator<Item = f64>,
         name: impl Fn(f64) -> String,
@@ -46,7 +46,7 @@ impl Axis {
     }
 
     /// From zero to `max`, with about five round ticks.
-    pub(super) fn linear(label: &'static str, max: f64, name: impl Fn(f64) -> String) -> Axis {
+    pub(crate) fn linear(label: &'static str, max: f64, name: impl Fn(f64) -> String) -> Axis {
         let max = if max.is_finite() && max > 0.0 { max } else { 1.0 };
         let rough = max / 5.0;
         let power = 10f64.powf(rough.log10().floor());
@@ -75,7 +75,7 @@ impl Axis {
 }
 
 /// A chart of lines with a legend beside it.
-pub(super) fn lines(title: &str, x: &Axis, y: &Axis, lines: &[Line]) -> String {
+pub(crate) fn lines(title: &str, x: &Axis, y: &Axis, lines: &[Line]) -> String {
     let height = HEIGHT.max(TOP + 18.0 * lines.len() as f64 + 10.0);
     let mut svg = open(title, height);
     for (value, name) in &x.ticks {
@@ -121,7 +121,7 @@ pub(super) fn lines(title: &str, x: &Axis, y: &Axis, lines: &[Line]) -> String {
 }
 
 /// Horizontal bars, each with its value as text.
-pub(super) fn bars(title: &str, bars: &[(String, f64, String)]) -> String {
+pub(crate) fn bars(title: &str, bars: &[(String, f64, String)]) -> String {
     const ROW: f64 = 24.0;
     const START: f64 = 220.0;
     const END: f64 = 760.0;
@@ -186,7 +186,7 @@ fn text(svg: &mut String, at: (f64, f64), anchor: &str, text: &str) {
 }
 
 /// Text as HTML.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     text.replace('"', "&quot;")
 }

@@ -10,35 +10,32 @@ use std::time::{Duration, Instant};
 use deaddrop::{Log, Record, Start, Stop, Topic};
 use serde::{Deserialize, Serialize};
 
-use super::case::{Case, Window};
-use super::measurement::{Measurement, Stored};
-use super::service;
-use crate::args::bench::{Worker, Workload};
-use crate::failure::{Exit, Failure};
-use crate::output::Out;
-use crate::Global;
+use crate::case::{Case, Window, Workload};
+use crate::error::{Error, Result};
+use crate::measurement::{Measurement, Stored};
+use crate::service;
 
 /// The topic of the cases that need one.
-pub(super) const TOPIC: &str = "bench";
+pub(crate) const TOPIC: &str = "bench";
 /// The line that a parent writes when all are ready.
-pub(super) const BEGIN: &str = "begin";
+pub(crate) const BEGIN: &str = "begin";
 /// How often a worker reports its progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a waiting thread checks whether it should end.
-pub(super) const LOOK: Duration = Duration::from_millis(100);
+pub(crate) const LOOK: Duration = Duration::from_millis(100);
 
 /// The task of a process of a case.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Task {
-    pub(super) case: Case,
-    pub(super) window: Window,
-    pub(super) warm_up_seconds: f64,
-    pub(super) role: Role,
+pub(crate) struct Task {
+    pub(crate) case: Case,
+    pub(crate) window: Window,
+    pub(crate) warm_up_seconds: f64,
+    pub(crate) role: Role,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Role {
+pub(crate) enum Role {
     /// Answers requests until it is stopped.
     Serve { number: u32 },
     /// The process `number` of those that are measured.
@@ -46,7 +43,7 @@ pub(super) enum Role {
 }
 
 impl Role {
-    pub(super) fn is_measured(self) -> bool {
+    pub(crate) fn is_measured(self) -> bool {
         matches!(self, Role::Work { .. })
     }
 }
@@ -54,47 +51,46 @@ impl Role {
 /// A line from a worker.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Said {
+pub(crate) enum Said {
     Ready,
     /// A fraction of the window is over.
     Progress(f64),
     Done(Stored),
 }
 
-impl Worker {
-    pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
-        let task: Task = serde_json::from_str(&self.task)
-            .map_err(|error| Failure::usage(format_args!("not a task of bench: {error}")))?;
-        let log = Log::open(global.dir())?;
-        match task.role {
-            Role::Serve { number } => {
-                let stop = Stop::new();
-                service::serve(&task.case, &log, number == 0, &stop, || {
-                    say(out, &Said::Ready)?;
-                    wait_to_begin(&stop).map(drop)
-                })
-            }
-            Role::Work { number } => work(&task, number, &log, out),
+/// Does a task of [`run`](crate::run) on the log in `dir`, in a process of its own: reads standard input, and
+/// writes lines for the parent to `out`.
+pub fn work(task: &str, dir: &Path, out: &mut dyn Write) -> Result<()> {
+    let task: Task = serde_json::from_str(task)
+        .map_err(|error| Error::Invalid(format!("not a task of bench: {error}")))?;
+    let log = Log::open(dir)?;
+    match task.role {
+        Role::Serve { number } => {
+            let stop = Stop::new();
+            service::serve(&task.case, &log, number == 0, &stop, || {
+                say(out, &Said::Ready)?;
+                wait_to_begin(&stop).map(drop)
+            })
         }
-        .map(|()| Exit::Ok)
+        Role::Work { number } => measure_all(&task, number, &log, out),
     }
 }
 
-fn say(out: &mut Out, said: &Said) -> Result<(), Failure> {
-    // For the parent only: not one of the documented objects, so without their version.
-    serde_json::to_writer(&mut *out, said).map_err(std::io::Error::from)?;
-    out.write_all(b"\n")?;
-    Ok(out.flush()?)
+fn say(out: &mut dyn Write, said: &Said) -> Result<()> {
+    let line = serde_json::to_string(said).map_err(|error| Error::Failed(error.to_string()))?;
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .map_err(|error| Error::io("writing to", Path::new("standard output"), &error))
 }
 
 /// Waits for the line to begin; returns false if the parent has gone. From then on the end of standard
 /// input stops the work.
-fn wait_to_begin(stop: &Stop) -> Result<bool, Failure> {
+fn wait_to_begin(stop: &Stop) -> Result<bool> {
     let mut line = String::new();
     std::io::stdin()
         .lock()
         .read_line(&mut line)
-        .map_err(|error| Failure::io("reading", Path::new("standard input"), &error))?;
+        .map_err(|error| Error::io("reading", Path::new("standard input"), &error))?;
     let stop = stop.clone();
     std::thread::spawn(move || {
         // An error ends it as well.
@@ -105,7 +101,7 @@ fn wait_to_begin(stop: &Stop) -> Result<bool, Failure> {
 }
 
 /// Fills the topic of a case before its processes start.
-pub(super) fn prepare(case: &Case, log: &Log) -> Result<(), Failure> {
+pub(crate) fn prepare(case: &Case, log: &Log) -> Result<()> {
     if case.workload == Workload::Request {
         // If the service's topics could not be created, that is reported before anything runs.
         log.create_topic("probe", case.topic_options()?)?;
@@ -130,9 +126,9 @@ fn payload(size: u64) -> Vec<u8> {
 }
 
 /// The operation that a thread repeats; returns its duration, if that is not the time since the last one.
-pub(super) type Operation = Box<dyn FnMut() -> Result<Option<Duration>, Failure> + Send>;
+pub(crate) type Operation = Box<dyn FnMut() -> Result<Option<Duration>> + Send>;
 
-fn work(task: &Task, number: u32, log: &Log, out: &mut Out) -> Result<(), Failure> {
+fn measure_all(task: &Task, number: u32, log: &Log, out: &mut dyn Write) -> Result<()> {
     let stop = Stop::new();
     let threads = u64::from(task.case.threads);
     let operations: Vec<Operation> = (0..threads)
@@ -146,7 +142,7 @@ fn work(task: &Task, number: u32, log: &Log, out: &mut Out) -> Result<(), Failur
     // Millionths, of the thread with the most progress.
     let progress = AtomicU64::new(0);
     let mut total = Measurement::empty()?;
-    std::thread::scope(|scope| -> Result<(), Failure> {
+    std::thread::scope(|scope| -> Result<()> {
         let mut running = Vec::new();
         for (thread, operation) in (0u64..).zip(operations) {
             let window = match task.window {
@@ -185,7 +181,7 @@ fn measure(
     stop: &Stop,
     progress: &AtomicU64,
     mut operation: Operation,
-) -> Result<Measurement, Failure> {
+) -> Result<Measurement> {
     while Instant::now() < begun && !stop.is_stopped() {
         operation()?;
     }
@@ -195,7 +191,7 @@ fn measure(
     Measurement::take(window, begun, &|| stop.is_stopped(), &tell, operation)
 }
 
-fn operation(task: &Task, log: &Log, name: &str, stop: &Stop) -> Result<Operation, Failure> {
+fn operation(task: &Task, log: &Log, name: &str, stop: &Stop) -> Result<Operation> {
     let case = &task.case;
     let record = Record::new(payload(case.size));
     Ok(match case.workload {
@@ -211,7 +207,7 @@ fn operation(task: &Task, log: &Log, name: &str, stop: &Stop) -> Result<Operatio
     })
 }
 
-fn consume(topic: &Topic, name: &str) -> Result<Operation, Failure> {
+fn consume(topic: &Topic, name: &str) -> Result<Operation> {
     let mut consumer = topic.consumer(name, Start::First)?;
     Ok(Box::new(move || {
         match consumer.next()? {

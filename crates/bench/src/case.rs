@@ -2,17 +2,26 @@
 
 use std::fmt;
 
-use clap::ValueEnum;
 use deaddrop::{Durability, Retention, TopicOptions};
-use serde::{de, Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use crate::args::bench::Workload;
-use crate::args::durability;
-use crate::failure::Failure;
+use crate::error::{Error, Result};
 use crate::units;
 
+/// What the threads of a case do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Workload {
+    /// All append to one topic, a record at a time.
+    Append,
+    /// Each is a consumer of one topic: it takes a record and commits it.
+    Consume,
+    /// Each is a client of one service: it sends requests and waits for the replies.
+    Request,
+}
+
 impl Workload {
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Workload::Append => "append",
             Workload::Consume => "consume",
@@ -21,23 +30,11 @@ impl Workload {
     }
 }
 
-impl Serialize for Workload {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
-impl<'de> Deserialize<'de> for Workload {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Workload, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        Workload::from_str(&name, false).map_err(de::Error::custom)
-    }
-}
-
 /// How long a case is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Window {
+pub enum Window {
+    /// For this time.
     Seconds(f64),
     /// Operations of all threads together.
     Count(u64),
@@ -46,13 +43,13 @@ pub(super) enum Window {
 /// The servers, and how many requests are outstanding. One of each is the case of reports that were
 /// written before these could be chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Service {
+pub struct Service {
     /// Processes.
-    pub(super) servers: u32,
+    pub servers: u32,
     /// Threads in each of them.
-    pub(super) threads: u32,
+    pub threads: u32,
     /// Requests that each thread of a client has sent and has not received a reply to.
-    pub(super) outstanding: u32,
+    pub outstanding: u32,
 }
 
 impl Default for Service {
@@ -63,37 +60,40 @@ impl Default for Service {
 
 /// One combination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Case {
-    pub(super) workload: Workload,
-    /// As [`units::durability`] writes it.
-    pub(super) durability: String,
+pub struct Case {
+    /// What its threads do.
+    pub workload: Workload,
+    /// `power-loss`, `process-crash`, or `within:` and an interval.
+    pub durability: String,
     /// Bytes of a payload.
-    pub(super) size: u64,
-    pub(super) processes: u32,
+    pub size: u64,
+    /// Processes at work.
+    pub processes: u32,
     /// Threads in each process.
-    pub(super) threads: u32,
+    pub threads: u32,
     /// Only of the workload request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) service: Option<Service>,
+    pub service: Option<Service>,
 }
 
 /// Topics keep at most this on the disk while they are measured.
-pub(super) const KEPT_BYTES: u64 = 1 << 30;
+pub(crate) const KEPT_BYTES: u64 = 1 << 30;
 
 impl Case {
-    pub(super) fn threads_total(&self) -> u64 {
+    /// Threads at work, in all processes.
+    pub fn threads_total(&self) -> u64 {
         u64::from(self.processes) * u64::from(self.threads)
     }
 
     /// Adds the fields that a report from before [`Service`] lacks.
-    pub(super) fn complete(&mut self) {
+    pub(crate) fn complete(&mut self) {
         if self.workload == Workload::Request {
             self.service.get_or_insert_default();
         }
     }
 
     /// What one operation is.
-    pub(super) fn operation(&self) -> &'static str {
+    pub(crate) fn operation(&self) -> &'static str {
         match (self.workload, self.service.unwrap_or_default().outstanding) {
             (Workload::Append, _) => "append() until it returns: the record is acknowledged",
             (Workload::Consume, _) => "next() and commit() of one record, records read in order",
@@ -103,21 +103,26 @@ impl Case {
     }
 
     /// How many of `count` operations the thread `number` of all threads performs.
-    pub(super) fn share(&self, count: u64, number: u64) -> u64 {
+    pub(crate) fn share(&self, count: u64, number: u64) -> u64 {
         let total = self.threads_total();
         count / total + u64::from(number < count % total)
     }
 
     /// Records that the consumers read again and again.
-    pub(super) fn filled_count(&self) -> u64 {
+    pub(crate) fn filled_count(&self) -> u64 {
         const FILLED_BYTES: u64 = 64 << 20;
         (FILLED_BYTES / self.size.max(64)).clamp(1, 100_000)
     }
 
-    pub(super) fn topic_options(&self) -> Result<TopicOptions, Failure> {
-        let durability =
-            self.durability.parse::<durability::Durability>().map_err(Failure::usage)?;
-        let mut options = TopicOptions::durability(Durability::from(durability));
+    pub(crate) fn topic_options(&self) -> Result<TopicOptions> {
+        let interval = self.durability.strip_prefix("within:").map(humantime::parse_duration);
+        let durability = match (self.durability.as_str(), interval) {
+            ("power-loss", _) => Durability::PowerLoss,
+            ("process-crash", _) => Durability::ProcessCrash,
+            (_, Some(Ok(interval))) => Durability::PowerLossWithin(interval),
+            (other, _) => return Err(Error::Invalid(format!("{other} is not a durability"))),
+        };
+        let mut options = TopicOptions::durability(durability);
         if self.workload == Workload::Append {
             options.retention = Retention { bytes: Some(KEPT_BYTES), ..Retention::default() };
         }
@@ -125,7 +130,7 @@ impl Case {
     }
 
     /// When an operation of this case syncs.
-    pub(super) fn sync_mode(&self) -> String {
+    pub(crate) fn sync_mode(&self) -> String {
         let what = match self.workload {
             Workload::Append => "append returns",
             Workload::Consume => {

@@ -7,15 +7,15 @@ use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::case::Window;
-use crate::failure::{Exit, Failure};
+use crate::case::Window;
+use crate::error::{Error, Result};
 
 /// Operations in each slot of time since the start of the window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Series {
+pub(crate) struct Series {
     /// A power of two times [`SLOT_NANOS`], so that any two series can be added.
-    pub(super) slot_nanos: u64,
-    pub(super) counts: Vec<u64>,
+    pub(crate) slot_nanos: u64,
+    pub(crate) counts: Vec<u64>,
 }
 
 /// The shortest slot.
@@ -24,7 +24,7 @@ const SLOT_NANOS: u64 = 1 << 20;
 const SLOTS_MAX: usize = 128;
 
 impl Series {
-    pub(super) fn new() -> Series {
+    pub(crate) fn new() -> Series {
         Series { slot_nanos: SLOT_NANOS, counts: Vec::new() }
     }
 
@@ -43,12 +43,12 @@ impl Series {
     }
 
     /// Merges each two slots into one.
-    pub(super) fn coarsen(&mut self) {
+    pub(crate) fn coarsen(&mut self) {
         self.counts = self.counts.chunks(2).map(|pair| pair.iter().sum()).collect();
         self.slot_nanos *= 2;
     }
 
-    pub(super) fn add(&mut self, mut other: Series) {
+    pub(crate) fn add(&mut self, mut other: Series) {
         while self.slot_nanos < other.slot_nanos {
             self.coarsen();
         }
@@ -66,47 +66,47 @@ impl Series {
 
 /// The results of one thread, one process or one case.
 #[derive(Debug, Clone)]
-pub(super) struct Measurement {
+pub(crate) struct Measurement {
     /// Nanoseconds of each operation.
-    pub(super) latencies: Histogram<u64>,
-    pub(super) series: Series,
+    pub(crate) latencies: Histogram<u64>,
+    pub(crate) series: Series,
     /// From the start of the window to the end of the last operation.
-    pub(super) seconds: f64,
+    pub(crate) seconds: f64,
 }
 
 /// The same, as it is sent and stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Stored {
-    pub(super) operations: u64,
-    pub(super) seconds: f64,
-    pub(super) series: Series,
+pub(crate) struct Stored {
+    pub(crate) operations: u64,
+    pub(crate) seconds: f64,
+    pub(crate) series: Series,
     /// An HDR histogram of nanoseconds, serialised as V2, in base64.
-    pub(super) histogram: String,
+    pub(crate) histogram: String,
 }
 
 /// A latency is at most this, about 18 minutes.
 const LATENCY_MAX_NANOS: u64 = 1 << 40;
 
 /// An empty histogram: three digits, nanoseconds.
-fn histogram() -> Result<Histogram<u64>, Failure> {
+fn histogram() -> Result<Histogram<u64>> {
     Histogram::new_with_bounds(1, LATENCY_MAX_NANOS, 3)
-        .map_err(|error| Failure::usage(error.to_string()))
+        .map_err(|error| Error::Invalid(error.to_string()))
 }
 
 impl Measurement {
-    pub(super) fn empty() -> Result<Measurement, Failure> {
+    pub(crate) fn empty() -> Result<Measurement> {
         Ok(Measurement { latencies: histogram()?, series: Series::new(), seconds: 0.0 })
     }
 
     /// Runs `operation` until the window is over, or `is_stopped`. It returns its duration, unless it began
     /// when the one before it ended: one clock reading then serves both. `progress` gets the fraction.
-    pub(super) fn take(
+    pub(crate) fn take(
         window: Window,
         begun: Instant,
         is_stopped: &dyn Fn() -> bool,
         progress: &dyn Fn(f64),
-        mut operation: impl FnMut() -> Result<Option<Duration>, Failure>,
-    ) -> Result<Measurement, Failure> {
+        mut operation: impl FnMut() -> Result<Option<Duration>>,
+    ) -> Result<Measurement> {
         let mut taken = Measurement::empty()?;
         let (limit, count) = match window {
             Window::Seconds(seconds) => (Duration::from_secs_f64(seconds), u64::MAX),
@@ -137,18 +137,18 @@ impl Measurement {
         Ok(taken)
     }
 
-    pub(super) fn add(&mut self, other: Measurement) -> Result<(), Failure> {
-        self.latencies.add(&other.latencies).map_err(|error| Failure::usage(error.to_string()))?;
+    pub(crate) fn add(&mut self, other: Measurement) -> Result<()> {
+        self.latencies.add(&other.latencies).map_err(|error| Error::Invalid(error.to_string()))?;
         self.series.add(other.series);
         self.seconds = self.seconds.max(other.seconds);
         Ok(())
     }
 
-    pub(super) fn store(&self) -> Result<Stored, Failure> {
+    pub(crate) fn store(&self) -> Result<Stored> {
         let mut bytes = Vec::new();
         V2Serializer::new()
             .serialize(&self.latencies, &mut bytes)
-            .map_err(|error| Failure::new(Exit::Io, format_args!("serialising: {error}")))?;
+            .map_err(|error| Error::Failed(format!("serialising: {error}")))?;
         Ok(Stored {
             operations: self.latencies.len(),
             seconds: self.seconds,
@@ -163,7 +163,7 @@ const STORED_MAX: usize = 512 << 10;
 
 impl Stored {
     /// Stored bytes can come from any program: an inconsistency is an error.
-    pub(super) fn load(&self) -> Result<Measurement, String> {
+    pub(crate) fn load(&self) -> Result<Measurement, String> {
         if self.histogram.len() > STORED_MAX {
             return Err("its histogram is too long".into());
         }

@@ -1,11 +1,10 @@
 //! The report as one HTML file: tables, and charts as inline SVG. It loads no other file.
 
-use super::case::Case;
-use super::chart::{self, escape, Axis, Line};
-use super::measurement::Measurement;
-use super::report::{row, CaseReport, Report, HEADING};
-use crate::args::bench::Workload;
-use crate::failure::{Exit, Failure};
+use crate::case::{Case, Workload};
+use crate::chart::{self, escape, Axis, Line};
+use crate::error::{Error, Result};
+use crate::measurement::Measurement;
+use crate::report::{CaseReport, Report};
 use crate::units;
 
 /// The colours are those of Okabe and Ito, for readers who cannot distinguish red from green.
@@ -37,9 +36,8 @@ line.s6, polyline.s6, circle.s6 { stroke: #999999; } .bar.s6 { fill: #999999; }
 ";
 
 /// The whole page.
-pub(super) fn page(report: &Report) -> Result<String, Failure> {
-    let mut facts = report.machine.facts();
-    facts.push(("measured", report.window()));
+pub(crate) fn page(report: &Report) -> Result<String> {
+    let mut facts = report.facts();
     facts.push(("at", format!("{} with deaddrop {}", report.at, report.deaddrop)));
     let facts: String = facts
         .iter()
@@ -69,9 +67,9 @@ fn table(report: &Report) -> String {
             cells.map(|cell| format!("<{name}>{}</{name}>", escape(&cell))).collect();
         format!("<tr>{cells}</tr>\n")
     };
-    let heading = cells(&mut HEADING.iter().map(|name| name.to_lowercase()), "th");
+    let heading = cells(&mut CaseReport::HEADING.iter().map(|name| name.to_lowercase()), "th");
     let rows: String =
-        report.cases.iter().map(|case| cells(&mut row(case).into_iter(), "td")).collect();
+        report.cases.iter().map(|case| cells(&mut case.row().into_iter(), "td")).collect();
     format!("<div class=\"wide\"><table>\n{heading}{rows}</table></div>")
 }
 
@@ -91,7 +89,7 @@ fn groups(report: &Report) -> Vec<Vec<&CaseReport>> {
     groups
 }
 
-fn section(group: &[&CaseReport]) -> Result<String, Failure> {
+fn section(group: &[&CaseReport]) -> Result<String> {
     let case = &group[0].case;
     let name = match case.workload {
         Workload::Append => "Append",
@@ -100,7 +98,7 @@ fn section(group: &[&CaseReport]) -> Result<String, Failure> {
     };
     let measured: Vec<Measurement> = group
         .iter()
-        .map(|report| report.measured.load().map_err(|what| Failure::new(Exit::Io, what)))
+        .map(|report| report.measured.load().map_err(Error::Failed))
         .collect::<Result<_, _>>()?;
     let names = short_names(group);
     let rates: Vec<(String, f64, String)> = names
