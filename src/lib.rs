@@ -139,7 +139,7 @@ pub use recovery::{Cut, Damage, RecoveryReport};
 pub use stop::Stop;
 #[cfg(feature = "sim")]
 #[doc(hidden)]
-pub use sys::clock::shift_wall_clock;
+pub use sys::{blocks as blocks_of, clock::shift_wall_clock};
 #[cfg(feature = "sim")]
 pub use sys::{crash_point::arm as arm_crash_points, sim};
 #[cfg(not(loom))]

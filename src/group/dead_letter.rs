@@ -134,7 +134,7 @@ impl Kept {
         let end = dead.settled_end()?;
         // Offsets are used again only after a power loss, which no server survives.
         let from = self.read_to.min(end);
-        for_each(dead, from, end, |record| {
+        for_each_letter(dead, from, end, |record| {
             if let Some(id) = record.header(ID) {
                 self.found.entry(self.hasher.hash_one(id)).or_insert(record.offset());
             }
@@ -146,12 +146,12 @@ impl Kept {
         };
         let is_it = |record: &RecordRef<'_>| record.header(ID) == Some(id.as_bytes());
         // A letter with another id of the same hash may be before it.
-        Ok(for_each(dead, at, at + 1, is_it)? || for_each(dead, 0, end, is_it)?)
+        Ok(for_each_letter(dead, at, at + 1, is_it)? || for_each_letter(dead, 0, end, is_it)?)
     }
 }
 
 /// Calls `is_it` for the records of a range until it returns true. Damage is skipped.
-fn for_each(
+pub(crate) fn for_each_letter(
     dead: &Topic,
     from: u64,
     end: u64,

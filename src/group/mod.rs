@@ -64,7 +64,7 @@ use crate::topic::{Topic, TopicOptions};
 
 pub(crate) use attempt::{Called, Fate, Note};
 pub use dead_letter::DeadLetter;
-pub(crate) use dead_letter::{shortened, Kept};
+pub(crate) use dead_letter::{for_each_letter, shortened, Kept};
 pub(crate) use dispatch::Dispatch;
 pub use guard::LaneGuard;
 pub use handler::HandlerError;

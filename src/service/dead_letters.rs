@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use super::redrive::{Begun, Redrive};
 use super::{record_at, topic_if_there};
 use crate::error::{Error, Result};
-use crate::group::DeadLetter;
+use crate::group::{for_each_letter, DeadLetter};
 use crate::log::Log;
 use crate::ownership::Ownership;
 use crate::reader::Start;
@@ -235,28 +235,14 @@ impl DeadLetters {
 
     /// Returns the offset of the letter of the record at `offset` of `topic`: the last one, if there are several.
     pub(super) fn find(&self, topic: &str, offset: u64) -> Result<Option<u64>> {
-        let end = self.topic.high_watermark()?;
-        let mut reader = self.topic.reader(Start::First)?;
-        reader.pass_over_lost();
         let mut found = None;
-        while reader.offset() < end {
-            let record = match reader.next() {
-                Err(Error::Corrupt { .. }) => {
-                    reader.skip_damage()?;
-                    continue;
-                }
-                Err(Error::Trimmed { first, .. }) => {
-                    reader.seek_to(first);
-                    continue;
-                }
-                other => other?,
-            };
-            let Some(record) = record else { break };
+        for_each_letter(&self.topic, 0, self.topic.high_watermark()?, |record| {
             let is_it = |letter: &DeadLetter| letter.topic == topic && letter.offset == offset;
-            if DeadLetter::of(&record).filter(is_it).is_some() {
+            if DeadLetter::of(record).filter(is_it).is_some() {
                 found = Some(record.offset());
             }
-        }
+            false
+        })?;
         Ok(found)
     }
 

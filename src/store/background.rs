@@ -151,26 +151,6 @@ impl Background {
         }
     }
 
-    /// Runs `work` every `interval`, first after `delay`, each time that `look` returns true, until `work`
-    /// returns false or the topic is closed.
-    pub(super) fn every(
-        &self,
-        delay: Duration,
-        interval: Duration,
-        look: impl Fn(&Store) -> bool + Send + 'static,
-        work: impl Fn(&Store) -> bool + Send + 'static,
-    ) -> std::io::Result<()> {
-        let (looked_at, topic) = (self.closable(), self.closable());
-        let look = move || match looked_at.with(&look) {
-            None => Due::Ended,
-            Some(false) => Due::Nothing,
-            Some(true) => Due::Work,
-        };
-        let work = move || topic.with(&work).unwrap_or(false);
-        let timer = Timer { interval, look: Box::new(look), work: Box::new(work) };
-        self.log.housekeeper.timers.add(delay, timer)
-    }
-
     /// Returns a reference that does not keep the topic open.
     pub(super) fn closable(&self) -> Closable {
         Closable { topic: Weak::clone(&self.topic), jobs: Arc::clone(&self.jobs) }
@@ -201,7 +181,15 @@ impl Store {
         look: impl Fn(&Store) -> bool + Send + 'static,
         work: impl Fn(&Store) -> bool + Send + 'static,
     ) -> Result<()> {
-        let added = self.background.every(delay, interval, look, work);
+        let (looked_at, topic) = (self.closable(), self.closable());
+        let look = move || match looked_at.with(&look) {
+            None => Due::Ended,
+            Some(false) => Due::Nothing,
+            Some(true) => Due::Work,
+        };
+        let work = move || topic.with(&work).unwrap_or(false);
+        let timer = Timer { interval, look: Box::new(look), work: Box::new(work) };
+        let added = self.background.log.housekeeper.timers.add(delay, timer);
         added.at("starting a thread for", &self.dir)
     }
 

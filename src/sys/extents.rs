@@ -45,7 +45,32 @@ const _: () = {
 };
 
 /// See [`DiskFile::has_unwritten_blocks`](super::DiskFile::has_unwritten_blocks).
-pub(super) fn any_unwritten(file: &File, mut start: u64, end: u64) -> io::Result<bool> {
+pub(super) fn any_unwritten(file: &File, start: u64, end: u64) -> io::Result<bool> {
+    let found = any(file, start, end, |extent| extent.flags & EXTENT_IS_UNWRITTEN != 0);
+    found.or_else(|error| match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::ENOSYS) => Ok(false),
+        _ => Err(error),
+    })
+}
+
+/// Returns the positions and lengths of a file's blocks on its device, for tests that change the device.
+#[cfg(feature = "sim")]
+pub fn blocks(file: &File) -> io::Result<Vec<(u64, u64)>> {
+    let mut found = Vec::new();
+    any(file, 0, u64::MAX, |extent| {
+        found.push((extent.physical, extent.len));
+        false
+    })?;
+    Ok(found)
+}
+
+/// Whether any extent in a range is one of those.
+fn any(
+    file: &File,
+    mut start: u64,
+    end: u64,
+    mut is_it: impl FnMut(&Extent) -> bool,
+) -> io::Result<bool> {
     while start < end {
         let extent_count = AT_ONCE as u32;
         let mut request = Request { start, len: end - start, extent_count, ..Request::default() };
@@ -53,14 +78,13 @@ pub(super) fn any_unwritten(file: &File, mut start: u64, end: u64) -> io::Result
         let done = unsafe { libc::ioctl(file.as_raw_fd(), FIEMAP, &mut request) };
         if done != 0 {
             let error = io::Error::last_os_error();
-            match error.raw_os_error() {
-                Some(libc::EINTR) => continue,
-                Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::ENOSYS) => return Ok(false),
-                _ => return Err(error),
+            if error.raw_os_error() == Some(libc::EINTR) {
+                continue;
             }
+            return Err(error);
         }
         let found = &request.extents[..AT_ONCE.min(request.mapped_extents as usize)];
-        if found.iter().any(|extent| extent.flags & EXTENT_IS_UNWRITTEN != 0) {
+        if found.iter().any(&mut is_it) {
             return Ok(true);
         }
         match found.last() {

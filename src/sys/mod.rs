@@ -22,6 +22,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+#[cfg(feature = "sim")]
+pub use extents::blocks;
 pub(crate) use inherited::InheritableLock;
 pub(crate) use map::Map;
 

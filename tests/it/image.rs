@@ -100,7 +100,9 @@ impl Image {
             image.read_exact_at(&mut bytes, at).unwrap();
             (at, bytes)
         };
-        Blocks(extents(&File::open(path).unwrap()).into_iter().map(read).collect())
+        let blocks = deaddrop::blocks_of(&File::open(path).unwrap()).unwrap();
+        assert!(!blocks.is_empty(), "{} has no blocks", path.display());
+        Blocks(blocks.into_iter().map(read).collect())
     }
 
     /// Undoes every write since then without the file system's knowledge.
@@ -122,44 +124,4 @@ impl Drop for Image {
             assert!(result == 0 || std::thread::panicking(), "unmounting");
         }
     }
-}
-
-/// Where the blocks of a file lie: positions and lengths on its device.
-fn extents(file: &File) -> Vec<(u64, u64)> {
-    const FIEMAP: libc::c_ulong = 0xc020_660b;
-    const MOST: usize = 64;
-    #[repr(C)]
-    #[derive(Clone, Copy, Default)]
-    struct Extent {
-        logical: u64,
-        physical: u64,
-        len: u64,
-        reserved: [u64; 2],
-        flags: u32,
-        more: [u32; 3],
-    }
-    #[repr(C)]
-    struct Map {
-        start: u64,
-        len: u64,
-        flags: u32,
-        found: u32,
-        room: u32,
-        reserved: u32,
-        extents: [Extent; MOST],
-    }
-    let mut map = Map {
-        start: 0,
-        len: u64::MAX,
-        flags: 0,
-        found: 0,
-        room: MOST as u32,
-        reserved: 0,
-        extents: [Extent::default(); MOST],
-    };
-    // SAFETY: an open descriptor; the structure is as linux/fiemap.h has it, with the room it names.
-    assert_eq!(unsafe { libc::ioctl(file.as_raw_fd(), FIEMAP, &mut map) }, 0);
-    let found = &map.extents[..map.found as usize];
-    assert!(!found.is_empty() && found.len() < MOST, "{} extents", found.len());
-    found.iter().map(|extent| (extent.physical, extent.len)).collect()
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use deaddrop::group::{DeadLetter, GroupOptions, WorkerOptions};
 use deaddrop::service::{
     redrive, Client, DeadLetters, Envelope, HandlerError, Kind, LetterState, Outcome, Reply,
-    Request, RequestId, ServerOptions,
+    Request, RequestId, Server, ServerOptions,
 };
 use deaddrop::{Error, Log, Record, Start};
 
@@ -21,16 +21,19 @@ fn open_client(log: &Log, done: &Seen, late: &Seen) -> Client {
     client.on_late(late.callback()).open().unwrap()
 }
 
-/// Serves until `count` requests are settled; those with this payload are dead-lettered at once.
-fn serve(log: &Log, refused: &'static str, count: u64) {
-    let handler = move |request: &Request<'_>| -> Result<Reply, HandlerError> {
-        match request.payload() == refused.as_bytes() {
-            true => Err(HandlerError::retry("down")),
-            false => Ok(Reply::new(request.payload())),
-        }
+/// An empty log, the outcomes of a client, and its late ones.
+fn scene() -> (tempfile::TempDir, Log, Seen, Seen) {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    (dir, log, Seen::default(), Seen::default())
+}
+
+/// Serves until `count` requests are settled; those of this payload fail.
+fn serve_with(log: &Log, options: ServerOptions, refused: &'static str, count: u64) -> Server {
+    let handler = move |request: &Request<'_>| match request.payload() == refused.as_bytes() {
+        true => Err(HandlerError::retry("down")),
+        false => Ok(Reply::new(request.payload())),
     };
-    let options =
-        ServerOptions { topic: Some(options()), max_attempts: 1, ..ServerOptions::default() };
     let mut server = log.server_with("s", options, handler).unwrap();
     let mut done = 0;
     while done < count {
@@ -38,6 +41,14 @@ fn serve(log: &Log, refused: &'static str, count: u64) {
         assert_ne!(more, 0, "{done} of {count}");
         done += more;
     }
+    server
+}
+
+/// Serves until `count` requests are settled; those of this payload are dead-lettered at once.
+fn serve(log: &Log, refused: &'static str, count: u64) {
+    let options =
+        ServerOptions { topic: Some(options()), max_attempts: 1, ..ServerOptions::default() };
+    let mut server = serve_with(log, options, refused, count);
     assert_eq!(server.poll(Duration::ZERO).unwrap(), 0, "more than {count}");
 }
 
@@ -73,9 +84,7 @@ fn redrives(log: &Log) -> Vec<(u64, Envelope)> {
 #[test]
 fn a_redriven_request_is_a_new_one_whose_outcome_reaches_the_callback_of_the_old_one() {
     for restarts in [false, true] {
-        let dir = crate::dir();
-        let log = Log::open(dir.path()).unwrap();
-        let (done, late) = (Seen::default(), Seen::default());
+        let (_dir, log, done, late) = scene();
         let (client, id) = with_letter(&log, &done, &late);
         let mut client = Some(client).filter(|_| !restarts);
         let sent = DeadLetters::open(&log, "s.dead").unwrap().redrive(0).unwrap();
@@ -115,9 +124,7 @@ fn a_redriven_request_is_a_new_one_whose_outcome_reaches_the_callback_of_the_old
 
 #[test]
 fn a_redrive_leaves_the_other_open_requests_of_its_client_alone() {
-    let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let (done, late) = (Seen::default(), Seen::default());
+    let (_dir, log, done, late) = scene();
     make_topics(&log, "s");
     let client = open_client(&log, &done, &late);
     let send = |client: &Client, what: &str| {
@@ -153,10 +160,8 @@ fn a_redrive_leaves_the_other_open_requests_of_its_client_alone() {
 
 #[test]
 fn a_redriven_request_gets_the_same_time_again_and_its_client_can_restart() {
-    let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let (_dir, log, done, late) = scene();
     make_topics(&log, "s");
-    let (done, late) = (Seen::default(), Seen::default());
     let client = open_client(&log, &done, &late);
     let hour = Duration::from_secs(3600);
     let request = client.request("s", &Record::new("x")).unwrap();
@@ -188,9 +193,7 @@ fn a_redriven_request_gets_the_same_time_again_and_its_client_can_restart() {
 
 #[test]
 fn a_letter_is_sent_again_once_unless_more_is_asked_for() {
-    let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let (done, late) = (Seen::default(), Seen::default());
+    let (_dir, log, done, late) = scene();
     let (client, id) = with_letter(&log, &done, &late);
     let mut letters = DeadLetters::open(&log, "s.dead").unwrap();
     assert_eq!(letters.state(0).unwrap(), LetterState::Open);
@@ -227,9 +230,7 @@ fn a_letter_is_sent_again_once_unless_more_is_asked_for() {
 
 #[test]
 fn a_redriven_request_that_fails_again_leaves_a_dead_letter_of_its_own() {
-    let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let (done, late) = (Seen::default(), Seen::default());
+    let (_dir, log, done, late) = scene();
     let (client, id) = with_letter(&log, &done, &late);
     let mut letters = DeadLetters::open(&log, "s.dead").unwrap();
     let sent = letters.redrive(0).unwrap();
@@ -257,9 +258,7 @@ fn a_redriven_request_that_fails_again_leaves_a_dead_letter_of_its_own() {
 
 #[test]
 fn a_letter_is_sent_again_after_its_request_was_trimmed() {
-    let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let (done, late) = (Seen::default(), Seen::default());
+    let (_dir, log, done, late) = scene();
     let (client, _) = with_letter(&log, &done, &late);
     let requests = log.existing_topic("s.requests").unwrap();
     let fill = Record::new(vec![b'x'; 30 << 10]);
@@ -333,9 +332,7 @@ fn a_redrive_that_is_taken_back_before_it_is_visible_is_not_handled_by_a_later_s
 fn a_redrive_killed_at_any_step_and_repeated_sends_one_request() {
     for point in ["redrive.marked", "redrive.announced", "redrive.sent"] {
         for answers_between in [false, true] {
-            let dir = crate::dir();
-            let log = Log::open(dir.path()).unwrap();
-            let (done, late) = (Seen::default(), Seen::default());
+            let (dir, log, done, late) = scene();
             let (client, _) = with_letter(&log, &done, &late);
             kill_at(dir.path(), point);
             let is_sent = point == "redrive.sent";
@@ -432,9 +429,7 @@ fn the_letter_of_a_worker_group_becomes_a_new_record_of_its_topic_with_a_letter_
 
 #[test]
 fn a_lost_mark_does_not_send_a_letter_twice() {
-    let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let (done, late) = (Seen::default(), Seen::default());
+    let (dir, log, done, late) = scene();
     let (client, _) = with_letter(&log, &done, &late);
     let mut letters = DeadLetters::open(&log, "s.dead").unwrap();
     let sent = letters.redrive(0).unwrap();
@@ -461,9 +456,7 @@ fn a_lost_mark_does_not_send_a_letter_twice() {
 
 #[test]
 fn doubled_announcements_bring_no_second_outcome() {
-    let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let (done, late) = (Seen::default(), Seen::default());
+    let (_dir, log, done, late) = scene();
     let (client, _) = with_letter(&log, &done, &late);
     redrive(&log.existing_topic("s.dead").unwrap(), 0).unwrap();
     serve(&log, "", 1);
@@ -491,9 +484,7 @@ fn doubled_announcements_bring_no_second_outcome() {
 
 #[test]
 fn a_redrive_that_was_cancelled_before_it_was_sent_is_sent_as_another_request() {
-    let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let (done, late) = (Seen::default(), Seen::default());
+    let (dir, log, done, late) = scene();
     let (client, _) = with_letter(&log, &done, &late);
     kill_at(dir.path(), "redrive.announced");
     poll_all(&client);
@@ -512,9 +503,7 @@ fn a_redrive_that_was_cancelled_before_it_was_sent_is_sent_as_another_request() 
 
 #[test]
 fn a_damaged_letter_does_not_hide_those_after_it() {
-    let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let (done, late) = (Seen::default(), Seen::default());
+    let (dir, log, done, late) = scene();
     make_topics(&log, "s");
     let client = open_client(&log, &done, &late);
     for payload in ["first-letter", "second-letter"] {
@@ -538,17 +527,7 @@ fn serve_but(log: &Log, held: &'static str, count: u64) {
         retry_most: hour,
         ..ServerOptions::default()
     };
-    let handler = move |request: &Request<'_>| match request.payload() == held.as_bytes() {
-        true => Err(HandlerError::retry("not yet")),
-        false => Ok(Reply::new(request.payload())),
-    };
-    let mut server = log.server_with("s", options, handler).unwrap();
-    let mut done = 0;
-    while done < count {
-        let more = server.poll(LONG).unwrap();
-        assert_ne!(more, 0, "{done} of {count}");
-        done += more;
-    }
+    drop(serve_with(log, options, held, count));
 }
 
 fn ids(client: &Client) -> Vec<String> {
@@ -557,9 +536,7 @@ fn ids(client: &Client) -> Vec<String> {
 
 #[test]
 fn a_redrive_that_was_answered_is_not_open_for_a_client_that_still_waits_for_an_older_request() {
-    let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let (done, late) = (Seen::default(), Seen::default());
+    let (_dir, log, done, late) = scene();
     let (client, _) = with_letter(&log, &done, &late);
     let held = client.request("s", &Record::new("held")).unwrap().send("done").unwrap();
     redrive(&log.existing_topic("s.dead").unwrap(), 0).unwrap();
@@ -576,9 +553,7 @@ fn a_redrive_that_was_answered_is_not_open_for_a_client_that_still_waits_for_an_
 fn a_redrive_that_is_announced_is_open_after_restarts_whatever_else_the_client_waits_for() {
     // Their random ids decide which of two requests is the older one.
     for _ in 0..8 {
-        let dir = crate::dir();
-        let log = Log::open(dir.path()).unwrap();
-        let (done, late) = (Seen::default(), Seen::default());
+        let (dir, log, done, late) = scene();
         let (client, _) = with_letter(&log, &done, &late);
         kill_at(dir.path(), "redrive.announced");
         poll_all(&client);

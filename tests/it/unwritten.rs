@@ -6,6 +6,7 @@ use std::path::Path;
 
 use deaddrop::group::{GroupOptions, Job, WorkerOptions};
 use deaddrop::{Durability, Error, Log, Record, Start, Topic, TopicOptions};
+use deaddrop_disk::Disk;
 
 use crate::child::{self, Child, GUARD};
 use crate::field::on_every_file_system;
@@ -36,6 +37,20 @@ fn check(topic: &Topic, count: u64, about: &str) {
     assert!(reader.next().unwrap().is_none(), "{about}");
 }
 
+/// Its sync fails; then it is opened again.
+fn open_after_failed_sync(dir: &Path, topic: Topic, durability: Durability, about: &str) -> Topic {
+    let failed = topic.wait_durable(199).unwrap_err();
+    assert!(matches!(failed, Error::SyncFailed { .. }), "{about}: {failed}");
+    drop(topic);
+    open(dir, durability)
+}
+
+fn check_after_cut(disk: &mut Disk, durability: Durability, about: &str) {
+    disk.cut(None);
+    disk.restart();
+    check(&open(&disk.path().join("log"), durability), 201, about);
+}
+
 #[test]
 fn records_in_blocks_that_were_only_allocated_survive_a_write_error_and_a_power_cut() {
     on_every_file_system(|file_system, mut disk| {
@@ -44,16 +59,11 @@ fn records_in_blocks_that_were_only_allocated_survive_a_write_error_and_a_power_
         let topic = open(&dir, Durability::ProcessCrash);
         append(&topic, 0..200);
         disk.tell("fail writes 1 record");
-        let failed = topic.wait_durable(199).unwrap_err();
-        assert!(matches!(failed, Error::SyncFailed { .. }), "{about}: {failed}");
-        drop(topic);
-        let topic = open(&dir, Durability::ProcessCrash);
+        let topic = open_after_failed_sync(&dir, topic, Durability::ProcessCrash, &about);
         append(&topic, 200..201);
         topic.wait_durable(200).unwrap();
         drop(topic);
-        disk.cut(None);
-        disk.restart();
-        check(&open(&dir, Durability::ProcessCrash), 201, &about);
+        check_after_cut(&mut disk, Durability::ProcessCrash, &about);
     });
 }
 
@@ -104,9 +114,7 @@ fn a_write_error_that_died_with_the_syncer_that_saw_it_costs_nothing_that_is_dur
             append(&topic, 200..201);
             topic.wait_durable(200).unwrap();
             drop(topic);
-            disk.cut(None);
-            disk.restart();
-            check(&open(&dir, Durability::ProcessCrash), 201, &about);
+            check_after_cut(&mut disk, Durability::ProcessCrash, &about);
         });
     }
 }
@@ -221,15 +229,10 @@ fn records_in_the_holes_of_a_restored_log_survive_a_write_error_and_a_power_cut(
         }
         // This record is in the hole.
         disk.tell("fail writes 1 record 150");
-        let failed = topic.wait_durable(199).unwrap_err();
-        assert!(matches!(failed, Error::SyncFailed { .. }), "{about}: {failed}");
-        drop(topic);
-        let topic = open(&dir, Durability::PowerLoss);
+        let topic = open_after_failed_sync(&dir, topic, Durability::PowerLoss, &about);
         append(&topic, 200..201);
         drop(topic);
-        disk.cut(None);
-        disk.restart();
-        check(&open(&dir, Durability::PowerLoss), 201, &about);
+        check_after_cut(&mut disk, Durability::PowerLoss, &about);
     });
 }
 

@@ -11,10 +11,10 @@ use crate::settle::settle;
 const WITHIN: Durability = Durability::PowerLossWithin(Duration::from_secs(3600));
 
 fn create(disk: &SimDisk, durability: Durability) -> (Log, Topic) {
-    create_as(&disk.process(), durability)
+    create_in(&disk.process(), durability)
 }
 
-fn create_as(process: &SimDisk, durability: Durability) -> (Log, Topic) {
+fn create_in(process: &SimDisk, durability: Durability) -> (Log, Topic) {
     let log = Log::open_sim(process, DIR).unwrap();
     let options = TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(durability) };
     let topic = log.create_topic(TOPIC, options).unwrap();
@@ -90,14 +90,43 @@ fn numbered(range: std::ops::Range<u64>) -> Vec<String> {
     range.map(|number| format!("r{number}")).collect()
 }
 
+fn append(topic: &Topic, numbers: std::ops::Range<u64>) {
+    for name in numbered(numbers) {
+        topic.append(&record(&name)).unwrap();
+    }
+}
+
+/// Every image of this disk after a power cut holds exactly these records.
+#[track_caller]
+fn assert_after_cuts(disk: &SimDisk, seeds: u64, expected: &[String]) {
+    for seed in 0..seeds {
+        let (_log, topic) = open(&disk.power_cut(seed));
+        assert_eq!(names(&topic), expected, "seed {seed}");
+    }
+}
+
+/// Opens the topic again and again, each time with a later sync that fails, until none does.
+fn open_after_failed_syncs(disk: &SimDisk) -> (Log, Topic) {
+    let mut failures = 0;
+    loop {
+        disk.fail(Op::SyncData, failures, libc::EIO);
+        let log = Log::open_sim(&disk.process(), DIR).unwrap();
+        match log.existing_topic(TOPIC) {
+            Ok(topic) => {
+                assert!(failures >= 2, "{failures}");
+                return (log, topic);
+            }
+            Err(_) => failures += 1,
+        }
+    }
+}
+
 #[test]
 fn c1_a_rotten_sector_below_the_durable_end_is_reported_and_no_later_record_is_lost_or_reused() {
     for rotten in [3, 90, 150, 280] {
         let disk = SimDisk::new();
         let (log, topic) = create(&disk, Durability::PowerLoss);
-        for name in numbered(0..300) {
-            topic.append(&record(&name)).unwrap();
-        }
+        append(&topic, 0..300);
         drop((topic, log));
         let image = disk.power_cut(rotten);
         let (path, position) = find(&image, &format!("r{rotten}"));
@@ -130,15 +159,8 @@ fn c1_a_rotten_sector_below_the_durable_end_is_reported_and_no_later_record_is_l
 fn c1_a_flipped_byte_after_a_kill_costs_one_record_of_a_topic_that_never_synced() {
     let disk = SimDisk::new();
     let doomed = disk.process();
-    let log = Log::open_sim(&doomed, DIR).unwrap();
-    let options = TopicOptions {
-        segment_len: 16 << 10,
-        ..TopicOptions::durability(Durability::ProcessCrash)
-    };
-    let topic = log.create_topic(TOPIC, options).unwrap();
-    for name in numbered(0..60) {
-        topic.append(&record(&name)).unwrap();
-    }
+    let (log, topic) = create_in(&doomed, Durability::ProcessCrash);
+    append(&topic, 0..60);
     doomed.kill();
     std::mem::forget((topic, log));
     let (path, position) = find(&disk, "r59");
@@ -158,9 +180,7 @@ fn c1_one_copy_of_a_header_is_enough_and_without_any_no_offset_is_used_again() {
     for copies in [1, 2] {
         let disk = SimDisk::new();
         let (log, topic) = create(&disk, Durability::PowerLoss);
-        for name in numbered(0..150) {
-            topic.append(&record(&name)).unwrap();
-        }
+        append(&topic, 0..150);
         drop((topic, log));
         let image = disk.power_cut(copies);
         let (path, _) = find(&image, "r149");
@@ -189,9 +209,7 @@ fn c2_frames_after_a_cut_never_come_back_even_if_a_new_record_fits_before_them()
     for durability in [Durability::ProcessCrash, WITHIN] {
         let disk = SimDisk::new();
         let (log, topic) = create(&disk, durability);
-        for name in numbered(0..10) {
-            topic.append(&record(&name)).unwrap();
-        }
+        append(&topic, 0..10);
         let cut = disk.reboot();
         drop((topic, log));
         // Of ten records, the sixth did not reach the disk.
@@ -208,10 +226,7 @@ fn c2_frames_after_a_cut_never_come_back_even_if_a_new_record_fits_before_them()
         let expected = [numbered(0..5), vec!["y5".into()]].concat();
         assert_eq!(names(&topic), expected);
         drop((topic, log));
-        for seed in 0..50 {
-            let (_log, topic) = open(&cut.power_cut(seed));
-            assert_eq!(names(&topic), expected, "seed {seed}");
-        }
+        assert_after_cuts(&cut, 50, &expected);
     }
 }
 
@@ -228,10 +243,7 @@ fn c3_a_sync_after_a_roll_covers_the_segment_that_was_left() {
         }
     }
     topic.wait_durable(count - 1).unwrap();
-    for seed in 0..200 {
-        let (_log, topic) = open(&disk.power_cut(seed));
-        assert_eq!(names(&topic), numbered(0..count), "seed {seed}");
-    }
+    assert_after_cuts(&disk, 200, &numbered(0..count));
 }
 
 #[test]
@@ -269,10 +281,7 @@ fn c4_after_a_failed_sync_a_reopened_topic_keeps_shown_records_through_a_power_c
         topic.append(&record("more")).unwrap();
         topic.wait_durable(shown.len() as u64).unwrap();
         let expected = [shown, vec!["more".into()]].concat();
-        for seed in 0..100 {
-            let (_log, topic) = open(&disk.power_cut(seed));
-            assert_eq!(names(&topic), expected, "{durability:?}, seed {seed}");
-        }
+        assert_after_cuts(&disk, 100, &expected);
     }
 }
 
@@ -286,21 +295,9 @@ fn c4_a_recovery_whose_sync_fails_promises_nothing_and_the_next_one_does() {
     assert!(topic.wait_durable(1).is_err());
     drop((topic, log));
     settle(&disk, format!("{DIR}/topics/{TOPIC}"));
-    let mut failures = 0;
-    let (_log, topic) = loop {
-        disk.fail(Op::SyncData, failures, libc::EIO);
-        let log = Log::open_sim(&disk.process(), DIR).unwrap();
-        match log.existing_topic(TOPIC) {
-            Ok(topic) => break (log, topic),
-            Err(_) => failures += 1,
-        }
-    };
-    assert!(failures >= 2, "{failures}");
+    let (_log, topic) = open_after_failed_syncs(&disk);
     let shown = names(&topic);
-    for seed in 0..100 {
-        let (_log, topic) = open(&disk.power_cut(seed));
-        assert_eq!(names(&topic), shown, "seed {seed}");
-    }
+    assert_after_cuts(&disk, 100, &shown);
 }
 
 #[test]
@@ -310,28 +307,14 @@ fn c4_a_recovery_without_words_whose_sync_fails_promises_nothing_and_the_next_on
     let log = Log::open_sim(&writer, DIR).unwrap();
     let topic =
         log.create_topic(TOPIC, TopicOptions::durability(Durability::ProcessCrash)).unwrap();
-    for name in numbered(0..300) {
-        topic.append(&record(&name)).unwrap();
-    }
+    append(&topic, 0..300);
     // Killed: none of its records was synced, and nothing latches the topic.
     writer.kill();
     disk.remove(format!("{DIR}/topics/{TOPIC}/control"));
-    let mut failures = 0;
-    let (_log, again) = loop {
-        disk.fail(Op::SyncData, failures, libc::EIO);
-        let log = Log::open_sim(&disk.process(), DIR).unwrap();
-        match log.existing_topic(TOPIC) {
-            Ok(topic) => break (log, topic),
-            Err(_) => failures += 1,
-        }
-    };
-    assert!(failures >= 2, "{failures}");
+    let (_log, again) = open_after_failed_syncs(&disk);
     let shown = names(&again);
     assert_eq!(shown.len(), 300);
-    for seed in 0..100 {
-        let (_log, topic) = open(&disk.power_cut(seed));
-        assert_eq!(names(&topic), shown, "seed {seed}");
-    }
+    assert_after_cuts(&disk, 100, &shown);
     drop((topic, log));
 }
 
@@ -339,14 +322,10 @@ fn c4_a_recovery_without_words_whose_sync_fails_promises_nothing_and_the_next_on
 fn c8_a_consumer_opened_long_after_a_cut_is_set_back_to_it_though_the_log_has_grown_past_it() {
     let disk = SimDisk::new();
     let (log, topic) = create(&disk, Durability::ProcessCrash);
-    for name in numbered(0..1000) {
-        topic.append(&record(&name)).unwrap();
-    }
+    append(&topic, 0..1000);
     topic.wait_durable(999).unwrap();
     // The consumer begins after records that only the page cache has.
-    for name in numbered(1000..1010) {
-        topic.append(&record(&name)).unwrap();
-    }
+    append(&topic, 1000..1010);
     drop(topic.consumer("billing", Start::End).unwrap());
     let cuts = (0..200).map(|seed| disk.power_cut(seed));
     let (image, end) = cuts
@@ -411,9 +390,7 @@ fn h10_a_torn_slot_of_an_offset_file_leaves_the_position_that_was_synced() {
         let disk = SimDisk::new();
         let process = disk.process();
         let (_log, topic) = create_as(&process, Durability::PowerLoss);
-        for name in numbered(0..40) {
-            topic.append(&record(&name)).unwrap();
-        }
+        append(&topic, 0..40);
         let mut consumer = topic.consumer("c", Start::First).unwrap();
         let mut consume_and_sync = |count: u64| {
             for _ in 0..count {
@@ -474,12 +451,7 @@ fn h12_the_control_words_of_a_copy_made_at_another_instant_are_not_trusted() {
 fn a_closed_topic_with_a_sync_interval_is_durable() {
     let disk = SimDisk::new();
     let (log, topic) = create(&disk, WITHIN);
-    for name in numbered(0..20) {
-        topic.append(&record(&name)).unwrap();
-    }
+    append(&topic, 0..20);
     drop((topic, log));
-    for seed in 0..20 {
-        let (_log, topic) = open(&disk.power_cut(seed));
-        assert_eq!(names(&topic), numbered(0..20), "seed {seed}");
-    }
+    assert_after_cuts(&disk, 20, &numbered(0..20));
 }
