@@ -8,7 +8,6 @@ use crate::cursor::{Cursor, Meaning};
 use crate::error::{Error, IoResultExt, Result};
 use crate::events;
 use crate::format::cursor;
-use crate::format::names;
 use crate::reader::{self, Reader, Start};
 use crate::record::RecordRef;
 use crate::stop::Stop;
@@ -314,7 +313,7 @@ impl Drop for Consumer {
 }
 
 fn path_of(topic: &Store, name: &str) -> Result<PathBuf> {
-    names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
+    Error::check_name(name)?;
     Ok(topic.dir.join(CONSUMERS).join(name))
 }
 

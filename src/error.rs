@@ -196,6 +196,12 @@ impl Error {
         matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
     }
 
+    /// Refuses a name that is not valid.
+    pub(crate) fn check_name(name: &str) -> Result<()> {
+        let checked = crate::format::names::check(name);
+        checked.map_err(|why| Error::InvalidName { name: name.to_owned(), why })
+    }
+
     /// Wraps an error of the operating system; a full disk gets its own variant.
     pub(crate) fn io(doing: &'static str, path: &Path, source: io::Error) -> Error {
         match source.kind() {

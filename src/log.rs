@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, IoResultExt, Result};
-use crate::format::{marker, names};
+use crate::format::marker;
 use crate::store::{self, medium_of, names_in, Handle, LogInner, Store, MARKER, TOPICS};
 use crate::sys::directory::RealDirectory;
 use crate::sys::{self, Access, Directory};
@@ -186,7 +186,7 @@ impl Log {
     }
 
     fn open_topic(&self, name: &str, wanted: Option<TopicOptions>, create: bool) -> Result<Topic> {
-        names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
+        Error::check_name(name)?;
         if self.inner.made_in.is_parents() {
             return Err(Error::Forked);
         }
@@ -228,7 +228,7 @@ impl Log {
     /// [`Error::Io`]: if the name is free, the topic is deleted, but not all of its files are removed; the
     /// next opening of the log for writing removes the rest.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
-        names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
+        Error::check_name(name)?;
         self.writable()?;
         store::delete_topic(&self.inner, name)
     }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, IoResultExt, Result};
-use crate::format::names;
 use crate::store::LogInner;
 use crate::sys::fork::Generation;
 use crate::sys::{Access, DiskFile};
@@ -18,7 +17,7 @@ pub(crate) struct Ownership {
 impl Ownership {
     /// Makes this process the owner of `name` among the names of `kind`.
     pub(crate) fn take(log: &LogInner, kind: &'static str, name: &str) -> Result<Ownership> {
-        names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
+        Error::check_name(name)?;
         let dir = log.dir.join(kind);
         log.check_not_replaced()?;
         log.files.make_dir(&dir).at("creating", &dir)?;

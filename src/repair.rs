@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use crate::consumer;
 use crate::error::{Error, IoResultExt, Result};
-use crate::format::{group, names};
+use crate::format::group;
 use crate::log::Log;
 use crate::recovery::{Cut, RecoveryReport};
 use crate::segment::{list_bases, Frames, Seen};
@@ -158,13 +158,8 @@ pub struct Report {
 /// [`Error::Io`].
 pub fn plan(log: &Log, topic: &str) -> Result<Report> {
     let inner = log.inner();
-    names::check(topic).map_err(|why| Error::InvalidName { name: topic.to_owned(), why })?;
-    plan_of(&*Store::open_read_only(inner, topic)?, &mut |_| {})
-}
-
-/// As [`plan`], for a topic that is open read-only. `progress` gets the number of bytes that were read since its
-/// last call.
-pub(crate) fn plan_of(topic: &Store, progress: &mut dyn FnMut(u64)) -> Result<Report> {
+    Error::check_name(topic)?;
+    let topic = Store::open_read_only(inner, topic)?;
     let mut headers = Headers::of(&*topic.files, &topic.dir, &topic.settings, false);
     headers.look()?;
     let mut repair = headers.repair();
@@ -333,7 +328,7 @@ fn consumers(
 pub fn execute(log: &Log, topic: &str, options: Options) -> Result<Report> {
     log.writable()?;
     let inner = log.inner();
-    names::check(topic).map_err(|why| Error::InvalidName { name: topic.to_owned(), why })?;
+    Error::check_name(topic)?;
     let opened = OnceCell::new();
     let mut before = None;
     // Before the topic is opened, because opening marks a segment lost if its header is unreadable, and sets

@@ -64,7 +64,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "topic",
         ],
     ),
-    ("ownership", &["error", "format", "store", "sys"]),
+    ("ownership", &["error", "store", "sys"]),
     (
         "group",
         &[

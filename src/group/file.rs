@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::cursor::{self, Cursor, Meaning, Seen};
 use crate::error::{Error, IoResultExt, Result};
-use crate::format::{group, names, PAGE_LEN};
+use crate::format::{group, PAGE_LEN};
 use crate::reader::{self, Start};
 use crate::store::{names_in, Book, Closable, Handle, Store, GROUPS};
 use crate::sys::{self, Access, DiskFile, FileIdentity, Map};
@@ -32,7 +32,7 @@ pub(super) struct GroupFile {
 
 /// Returns the path of a group's file.
 pub(super) fn path_of(topic: &Store, name: &str) -> Result<PathBuf> {
-    names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
+    Error::check_name(name)?;
     Ok(topic.dir.join(GROUPS).join(name))
 }
 

@@ -13,7 +13,6 @@ use super::running::persist;
 use super::stats::{Counters, WorkerStats};
 use super::{Group, HandlerError, Job, Running, WorkerOptions};
 use crate::error::{Error, IoResultExt, Result};
-use crate::format::names;
 use crate::log::Log;
 use crate::stop::Stop;
 use crate::topic::{Topic, TopicOptions};
@@ -47,7 +46,7 @@ impl Worker {
     pub(super) fn open(group: &Group, options: WorkerOptions, handler: Handler) -> Result<Worker> {
         let claim = Claim::Group(group.topic.name(), &group.name);
         let dead = claim.dead_topic();
-        names::check(&dead).map_err(|why| Error::InvalidName { name: dead.clone(), why })?;
+        Error::check_name(&dead)?;
         if claim.is_of_servers() {
             let what =
                 format!("{claim} is reserved for the service's servers: choose another name");

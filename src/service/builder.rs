@@ -104,7 +104,7 @@ impl ClientBuilder {
     pub fn open(self) -> Result<Client> {
         self.log.writable()?;
         if let Some(name) = self.duplicate {
-            names::check(&name).map_err(|why| Error::InvalidName { name: name.clone(), why })?;
+            Error::check_name(&name)?;
             return Err(Error::Invalid {
                 what: format!("two callbacks are registered under the name {name:?}"),
             });

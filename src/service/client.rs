@@ -20,7 +20,6 @@ use super::request_id::RequestId;
 use super::stats::ClientStats;
 use super::{Running, LOOK};
 use crate::error::{Error, IoResultExt, Result};
-use crate::format::names;
 use crate::group::{persist, Counters};
 use crate::log::Log;
 use crate::ownership::Ownership;
@@ -160,8 +159,7 @@ impl Client {
     ///
     /// [`Error::InvalidName`], and as [`Log::topic`].
     pub fn request(&self, service: &str, record: &Record) -> Result<RequestBuilder<'_>> {
-        names::check(service)
-            .map_err(|why| Error::InvalidName { name: service.to_owned(), why })?;
+        Error::check_name(service)?;
         let link = self.inner.link(service)?;
         Ok(RequestBuilder {
             client: self,

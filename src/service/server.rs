@@ -20,7 +20,6 @@ use super::options::ServerOptions;
 use super::settle::{encode_note, Doubt, Past};
 use super::{open_topic, replies_of, requests_of, spans};
 use crate::error::{Error, IoResultExt, Result};
-use crate::format::names;
 use crate::group::claim::Claim;
 use crate::group::{
     persist, Called, Counters, Dispatch, Fate, Group, GroupOptions, HandlerError, Job, Kept, Note,
@@ -416,7 +415,7 @@ impl Server {
     /// Opens the reply topic that a request names. The request's bytes must be a valid name, and the topic
     /// must exist.
     fn reply_topic(&self, name: &str) -> Result<Topic> {
-        names::check(name).map_err(|why| Error::InvalidName { name: name.to_owned(), why })?;
+        Error::check_name(name)?;
         self.log.existing_topic(name)
     }
 
