@@ -74,13 +74,8 @@ pub(crate) struct Identity {
 impl Identity {
     /// Returns whether the words are complete, of this layout and boot, and of this very file.
     pub(crate) fn is_of(&self, boot: [u64; 2], file: FileIdentity) -> bool {
-        // Acquire: pairs with the Release in `stamp`.
-        self.ready.load(Ordering::Acquire) == 1
+        are_of(&self.ready, [&self.boot[0], &self.boot[1], &self.dev, &self.ino], boot, file)
             && self.magic.load(Ordering::Relaxed) == MAGIC
-            && self.boot[0].load(Ordering::Relaxed) == boot[0]
-            && self.boot[1].load(Ordering::Relaxed) == boot[1]
-            && self.dev.load(Ordering::Relaxed) == file.dev
-            && self.ino.load(Ordering::Relaxed) == file.ino
     }
 
     /// Marks the words as those of this boot and file; they count once `ready` is set.
@@ -97,6 +92,20 @@ impl Identity {
     pub(crate) fn is_on(&self, mount: Option<u64>) -> bool {
         mount.is_some_and(|mount| mount == self.mount.load(Ordering::Relaxed))
     }
+}
+
+/// Returns whether words can be trusted: whether they are complete, and name this boot and this very file.
+/// `words`: the boot, the device and the inode that they name.
+#[cfg(not(loom))]
+pub(crate) fn are_of(
+    ready: &AtomicU64,
+    words: [&AtomicU64; 4],
+    boot: [u64; 2],
+    file: FileIdentity,
+) -> bool {
+    // Acquire: pairs with the Release that sets `ready` after all other words.
+    ready.load(Ordering::Acquire) == 1
+        && words.map(|word| word.load(Ordering::Relaxed)) == [boot[0], boot[1], file.dev, file.ino]
 }
 
 #[repr(C, align(128))]

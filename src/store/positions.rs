@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use super::{names_in, Store};
+use crate::control::are_of;
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::{cursor, group, Malformed, PAGE_LEN};
 use crate::sys::atomic::Ordering;
@@ -23,12 +24,10 @@ pub(crate) fn is_live_trusted(
     base: usize,
     identity: FileIdentity,
 ) -> bool {
-    let word = |at: usize| map.word(base + at).load(Ordering::Acquire);
-    word(cursor::LIVE_READY_AT) == 1
-        && word(cursor::LIVE_BOOT_AT) == store.log.boot[0]
-        && word(cursor::LIVE_BOOT_AT + 8) == store.log.boot[1]
-        && word(cursor::LIVE_DEV_AT) == identity.dev
-        && word(cursor::LIVE_INO_AT) == identity.ino
+    let word = |at: usize| map.word(base + at);
+    let boot_at = cursor::LIVE_BOOT_AT;
+    let words = [boot_at, boot_at + 8, cursor::LIVE_DEV_AT, cursor::LIVE_INO_AT].map(word);
+    are_of(word(cursor::LIVE_READY_AT), words, store.log.boot, identity)
 }
 
 /// Returns the slots of the page at `base`, read before as `bytes`, of which a power loss leaves one.
