@@ -101,7 +101,7 @@ pub(crate) struct ScanFacts {
     /// After the last whole frame there are only zeros, and no segment follows.
     pub(crate) rest_is_clean: bool,
     /// There are whole frames after the first invalid byte that is at or after the boundary.
-    pub(crate) whole_frames_behind: bool,
+    pub(crate) whole_frames_after: bool,
 }
 
 /// Where the log continues, and what opening reports.
@@ -122,7 +122,7 @@ pub(crate) enum Ending {
 struct EndingRow {
     boundary_reached: Option<bool>,
     rest_is_clean: Option<bool>,
-    whole_frames_behind: Option<bool>,
+    whole_frames_after: Option<bool>,
     plan: Ending,
 }
 
@@ -132,10 +132,10 @@ const ENDINGS: [EndingRow; 4] = {
     const fn row(
         boundary_reached: Option<bool>,
         rest_is_clean: Option<bool>,
-        whole_frames_behind: Option<bool>,
+        whole_frames_after: Option<bool>,
         plan: Ending,
     ) -> EndingRow {
-        EndingRow { boundary_reached, rest_is_clean, whole_frames_behind, plan }
+        EndingRow { boundary_reached, rest_is_clean, whole_frames_after, plan }
     }
     [
         row(YES, YES, None, Ending::Continue),
@@ -149,7 +149,7 @@ impl EndingRow {
     fn matches(&self, facts: ScanFacts) -> bool {
         fits(self.boundary_reached, facts.boundary_reached)
             && fits(self.rest_is_clean, facts.rest_is_clean)
-            && fits(self.whole_frames_behind, facts.whole_frames_behind)
+            && fits(self.whole_frames_after, facts.whole_frames_after)
     }
 }
 
@@ -238,7 +238,7 @@ mod tests {
             let facts = ScanFacts {
                 boundary_reached: facts[0],
                 rest_is_clean: facts[1],
-                whole_frames_behind: facts[2],
+                whole_frames_after: facts[2],
             };
             assert_eq!(ENDINGS.iter().filter(|row| row.matches(facts)).count(), 1, "{facts:?}");
         }
@@ -251,7 +251,7 @@ mod tests {
                 ending(ScanFacts {
                     boundary_reached: facts[0],
                     rest_is_clean: facts[1],
-                    whole_frames_behind: facts[2],
+                    whole_frames_after: facts[2],
                 })
             })
             .collect();

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
 
 use crate::error::{Error, IoResultExt, Result};
-use crate::format::segment::{self as layout, Header};
+use crate::format::segment::{self as layout, Header, Slot};
 use crate::format::{Malformed, PAGE_LEN, SECTOR_LEN};
 use crate::sys::{Access, Directory, DiskFile, Map};
 
@@ -177,6 +177,11 @@ impl Segment {
     /// Reads the header page as it is now.
     pub(crate) fn header_page(&self) -> Result<Vec<u8>> {
         crate::sys::read_start(&*self.file, PAGE_LEN).at("reading", &self.path)
+    }
+
+    /// Returns the newest valid checkpoint slot of the header page, as it is now.
+    pub(crate) fn newest_slot(&self) -> Result<Option<Slot>> {
+        Ok(layout::newest_slot(&self.header_page()?, self.header.salt))
     }
 
     /// Returns the position below which pages are resident.

@@ -52,6 +52,33 @@ pub(crate) struct Words {
     pub(crate) members: [Member; MAX_MEMBERS],
 }
 
+#[cfg(not(loom))]
+impl Words {
+    /// Sets every word to its first value, except the identity, the epoch and the generations. It also leaves
+    /// the ends and the first offset, which read-only handles see: the caller stores those when they are
+    /// known.
+    pub(crate) fn reset(&self) {
+        self.lock.word.store(0, Ordering::Relaxed);
+        for word in [
+            &self.intent.start,
+            &self.intent.offset,
+            &self.intent.end,
+            &self.intent.roll,
+            &self.intent.max_timestamp,
+            &self.sync.slot_sequence,
+            &self.sync.begun_at,
+            &self.sync.recent,
+            &self.sync.suspect_end,
+            &self.sync.names_durable,
+            &self.prepared.word,
+            &self.identity.latched,
+        ] {
+            word.store(0, Ordering::Relaxed);
+        }
+        self.sync.owner.store(0, Ordering::Relaxed);
+    }
+}
+
 /// The boot and the file to which the words belong. Written under the gate by a process that is alone.
 #[repr(C, align(128))]
 #[derive(Debug)]

@@ -325,6 +325,12 @@ impl Batches {
         }
     }
 
+    /// Walks to the first bad frame, or to the end.
+    pub(crate) fn walk(&mut self) -> Result<()> {
+        while let Found::Batch(_) | Found::GivenUp = self.next()? {}
+        Ok(())
+    }
+
     /// Passes the bytes at the walk's position: see [`Frames::pass`]. The log continues after them, so the
     /// frames of an unfinished batch before them count.
     pub(crate) fn pass(&mut self) -> Result<Passed> {

@@ -4,8 +4,8 @@ use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 
-use super::resume::shown_by;
-use super::{locate, Local, Store};
+use super::recover::FoundEnd;
+use super::{Frontier, Local, Store};
 use crate::control::member::Membership;
 use crate::control::{Control, Words};
 use crate::error::{Error, Result};
@@ -18,11 +18,7 @@ pub(crate) enum Access {
     Live(Control),
     /// Read-only, without living members: the end is found by walking the frames. `left`: the words of dead
     /// members, if they are of this boot and file. `live`: the words of members that came later.
-    Still {
-        left: Option<Control>,
-        found: Box<Mutex<Option<locate::Found>>>,
-        live: OnceLock<Control>,
-    },
+    Still { left: Option<Control>, found: Box<Mutex<Option<FoundEnd>>>, live: OnceLock<Control> },
 }
 
 impl std::fmt::Debug for Access {
@@ -48,7 +44,9 @@ impl Store {
     /// Returns the end of what readers could see on this boot, as far as dead members' words can be trusted.
     pub(crate) fn published(&self) -> u64 {
         match &self.access {
-            Access::Still { left: Some(words), .. } => shown_by(words, self.options.durability),
+            Access::Still { left: Some(words), .. } => {
+                Frontier::of(words, self.options.durability).high_watermark
+            }
             _ => 0,
         }
     }

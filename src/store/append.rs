@@ -16,7 +16,7 @@ use crate::control::Place;
 use crate::error::{Error, Result};
 use crate::format::{frame, segment as layout};
 use crate::record::Record;
-use crate::segment::{Batches, Found, Frames, Segment};
+use crate::segment::{Batches, Frames, Segment};
 use crate::sys::atomic::{fence, Ordering};
 use crate::sys::clock;
 use crate::sys::crash_point::crash_point;
@@ -242,6 +242,6 @@ fn whole_batches(segment: &Arc<Segment>, range: Range<u64>, offset: u64) -> Resu
     segment.map()?;
     let frames = Frames::from(segment, range.start, offset).up_to(range.end).hot();
     let mut batches = Batches::of(frames);
-    while let Found::Batch(_) | Found::GivenUp = batches.next()? {}
+    batches.walk()?;
     Ok(batches)
 }

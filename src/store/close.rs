@@ -8,7 +8,6 @@ use super::{Access, Durability, Local, Store};
 use crate::control::member::{self, Membership};
 use crate::control::Words;
 use crate::error::Result;
-use crate::format::segment as layout;
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
 
@@ -73,7 +72,7 @@ fn is_last(member: &Membership<Local>) -> bool {
 fn promise(topic: &Store, words: &Words) -> Result<()> {
     let durable = words.durable.end.load(Ordering::Acquire);
     let segment = topic.segment(words.tail.place().active)?;
-    let slot = layout::newest_slot(&segment.header_page()?, segment.header.salt);
+    let slot = segment.newest_slot()?;
     let said = slot.map_or(0, |slot| slot.durable_end).max(segment.header.durable_end);
     if said >= durable {
         return Ok(());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::open::living_control;
+use super::recover::find_end;
 use super::segments::around;
 use super::{Access, Durability, Store};
 use crate::control::{Place, Words};
@@ -10,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::index::Entry;
 use crate::format::{segment as layout, Malformed};
 use crate::index::Index;
-use crate::segment::{self, Batches, Frames, Segment, Walk};
+use crate::segment::{Segment, Walk};
 use crate::sys::atomic::Ordering;
 
 /// How far the topic goes, at one instant.
@@ -28,22 +29,28 @@ pub(crate) struct Frontier {
     pub(crate) position: u64,
 }
 
-/// The end of a topic without trusted words, as last found by walking its frames.
-#[derive(Debug)]
-pub(crate) struct Found {
-    pub(super) batches: Batches,
-    /// Readers see no further, because the rest was not durable when its writers died.
-    pub(super) visible: u64,
-    pub(super) durable_end: u64,
+impl Frontier {
+    /// Returns how far a topic with these words goes.
+    pub(super) fn of(words: &Words, durability: Durability) -> Frontier {
+        // Acquire: pairs with the Release stores that publish records; the place that is read after them is
+        // at least as new.
+        let durable_end = words.durable.end.load(Ordering::Acquire);
+        let end = words.tail.end.load(Ordering::Acquire);
+        let Place { active, position } = words.tail.place();
+        let synced = durability == Durability::PowerLoss;
+        let high_watermark = if synced { durable_end } else { end };
+        Frontier { high_watermark, end, durable_end, active, position }
+    }
 }
 
 impl Store {
     /// Returns how far the topic goes now.
     pub(crate) fn frontier(&self) -> Result<Frontier> {
         self.not_forked()?;
+        let durability = self.options.durability;
         match &self.access {
-            Access::Member(member) => Ok(self.frontier_of(&member.control)),
-            Access::Live(control) => Ok(self.frontier_of(control)),
+            Access::Member(member) => Ok(Frontier::of(&member.control, durability)),
+            Access::Live(control) => Ok(Frontier::of(control, durability)),
             Access::Still { left, found, live } => {
                 if live.get().is_none() {
                     if let Some(control) = living_control(&self.log, &*self.files) {
@@ -52,8 +59,8 @@ impl Store {
                     }
                 }
                 match live.get() {
-                    Some(control) => Ok(self.frontier_of(control)),
-                    None => self.find_end(left.as_deref(), &mut found.lock()),
+                    Some(control) => Ok(Frontier::of(control, durability)),
+                    None => find_end(self, left.as_deref(), &mut found.lock()),
                 }
             }
         }
@@ -64,91 +71,6 @@ impl Store {
         let frontier = self.frontier()?;
         self.check_when_idle()?;
         Ok(frontier)
-    }
-
-    pub(super) fn frontier_of(&self, words: &Words) -> Frontier {
-        // Acquire: pairs with the Release stores that publish records; the place that is read after them is
-        // at least as new.
-        let durable_end = words.durable.end.load(Ordering::Acquire);
-        let end = words.tail.end.load(Ordering::Acquire);
-        let Place { active, position } = words.tail.place();
-        let synced = self.options.durability == Durability::PowerLoss;
-        let high_watermark = if synced { durable_end } else { end };
-        Frontier { high_watermark, end, durable_end, active, position }
-    }
-
-    /// Scans for the end as a recovery would; later calls continue from there, into new segments.
-    fn find_end(&self, left: Option<&Words>, found: &mut Option<Found>) -> Result<Frontier> {
-        let found = match found {
-            Some(found) => found,
-            None => match self.scan_for_end(left)? {
-                Ok(scanned) => found.insert(scanned),
-                Err(frontier) => return Ok(frontier),
-            },
-        };
-        let batches = &mut found.batches;
-        batches.retry();
-        loop {
-            if let segment::Found::Batch(_) | segment::Found::GivenUp = batches.next()? {
-                continue;
-            }
-            let (base, end) = (batches.segment().base(), batches.end);
-            let frames = if !self.is_current(batches.segment())? {
-                // Extended for a record larger than a segment, or copied by a recovery.
-                Frames::from(&self.segment(base)?, batches.end_position, end)
-            } else if end == base || !self.segments.has_file(end) {
-                break;
-            } else {
-                let segment = match self.segment(end) {
-                    // It has a name but no header, so no record in it was promised.
-                    Err(Error::Corrupt { path, .. }) if self.look_at_header(&path)?.0 => break,
-                    segment => segment?,
-                };
-                Frames::of(&segment)
-            };
-            *batches = Batches::of(frames);
-        }
-        let end = batches.end;
-        Ok(Frontier {
-            high_watermark: end.min(found.visible),
-            end,
-            durable_end: found.durable_end.min(end),
-            active: batches.segment().base(),
-            position: batches.end_position,
-        })
-    }
-
-    /// Finds the end as a recovery would, or how far the log goes if the newest header is damaged.
-    fn scan_for_end(&self, left: Option<&Words>) -> Result<std::result::Result<Found, Frontier>> {
-        let bases = self.refresh_bases()?;
-        let left = match left {
-            // They may lack the last writes of the last member.
-            Some(words) if !self.is_overtaken(words, &bases)? => Some(words),
-            _ => None,
-        };
-        let shown = left.map_or(0, |words| super::resume::shown_by(words, self.options.durability));
-        let durable_end = self.promised_boundary(&bases)?;
-        let boundary = durable_end.max(self.possible_end(&bases, shown));
-        let is_synced = self.options.durability == Durability::PowerLoss;
-        let visible = if left.is_some() && is_synced { boundary } else { u64::MAX };
-        let scan = self.scan(&bases, boundary)?;
-        // The report of any thread that scans will do.
-        self.recovery.get_or_init(|| scan.report(boundary));
-        let (end, position) = (scan.end, scan.position);
-        Ok(match scan.segment {
-            Some(segment) => {
-                let batches = Batches::of(Frames::from(&segment, position, end));
-                Ok(Found { batches, visible, durable_end })
-            }
-            // The bytes after the newest header cannot be checked.
-            None => Err(Frontier {
-                high_watermark: end,
-                end,
-                durable_end: 0,
-                active: bases.last().copied().unwrap_or(0),
-                position: layout::FIRST_FRAME_AT,
-            }),
-        })
     }
 
     /// Returns the open segment that starts at `base`.

@@ -4,10 +4,8 @@
 //! | file here | what it does |
 //! |---|---|
 //! | `options`, `access` | settings; how a process reaches a topic: as a member, or reading only |
-//! | `open`, `directory` | opening: gate, decide, recover, take a slot; are the files still in place |
-//! | `resume` | continuing from the words of dead members |
-//! | `scan` | reading after a crash: where the log ends |
-//! | `aside` | segments that a recovery sets aside |
+//! | `open`, `directory` | opening: gate, slot, recovery; are the files still in place |
+//! | `recover` | after a crash or a reboot: continuing from the words of dead members, or from a scan |
 //! | `segments`, `epochs` | which segments exist, and which are open; the list of epochs |
 //! | `draft` | the frames of an append, put together before the lock is taken |
 //! | `append` | the append path, and settling a dead writer's intent |
@@ -19,7 +17,6 @@
 //! | `positions`, `book` | positions in files: they keep records from being trimmed; making them durable |
 //! | `members` | which processes have the topic open for writing |
 //! | `close` | orderly close |
-//! | `copy` | copying a segment into new blocks after a failed write |
 //! | `delete` | deleting a topic |
 //! | `locate` | from an offset to a position; how far readers may go |
 //! | `wait` | waiting for records |
@@ -45,11 +42,9 @@ mod access;
 mod ages;
 mod ahead;
 mod append;
-mod aside;
 mod background;
 mod book;
 mod close;
-mod copy;
 mod delete;
 mod directory;
 mod draft;
@@ -61,9 +56,8 @@ mod members;
 mod open;
 mod options;
 mod positions;
-mod resume;
+mod recover;
 mod roll;
-mod scan;
 mod sealed;
 mod segments;
 mod sync;

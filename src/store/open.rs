@@ -7,26 +7,23 @@ use super::ahead::Ahead;
 use super::background::Background;
 use super::directory::{self, Entered};
 use super::epochs::Epochs;
+use super::recover::Recovery;
 use super::segments::Segments;
-use super::trim::{self, Retaining};
-use super::{
-    medium_of, Access, Durability, Local, LogInner, Store, TopicOptions, CONSUMERS, GROUPS,
-};
+use super::trim::Retaining;
+use super::{medium_of, Access, Durability, Local, LogInner, Store, TopicOptions};
 use crate::control::lock::Owner;
 use crate::control::member::{self, Membership};
 use crate::control::{self, Control, Words};
 use crate::error::{Error, IoResultExt, Result};
-use crate::events;
 use crate::format::{settings, settings::Settings};
-use crate::recovery::{self, Opening, OpeningFacts};
-use crate::segment::{bases_among, list_bases};
+use crate::segment::list_bases;
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, clock, Directory, DiskFile, FileIdentity, Medium};
 
 pub(super) const SETTINGS: &str = "settings";
 pub(super) const LOCK: &str = "lock";
-const CONTROL: &str = "control";
+pub(super) const CONTROL: &str = "control";
 
 impl Store {
     /// Opens a topic for reading and writing; `create` creates it if it does not exist.
@@ -103,7 +100,7 @@ impl Store {
             Membership::new(control, lock_file, Owner::new(slot, generation), Local::default());
         let access = Access::Member(membership);
         let topic = Store::assemble(log, name, files, settings.0, access, (LOCK, lock));
-        decide_and_recover(&topic, alone, settings.1)?;
+        Recovery::run(&topic, alone, settings.1)?;
         settle_slot(&topic, slot)?;
         crash_point!("open.before-gate-is-left");
         Ok(topic)
@@ -183,126 +180,6 @@ impl Store {
         topic.frontier()?;
         Ok(topic)
     }
-}
-
-/// Collects the facts and does what the table says. The gate is held.
-fn decide_and_recover(topic: &Store, alone: bool, existed: bool) -> Result<()> {
-    let words = &topic.member()?.control;
-    // Read before the directory: see `refresh_bases`.
-    let active = words.tail.place().active;
-    // Read once: a large log has many names.
-    let names = topic.files.list(&topic.dir).at("listing", &topic.dir)?;
-    let mut bases = bases_among(&names);
-    if !alone {
-        bases.retain(|&base| base <= active);
-    }
-    topic.segments.set_bases(&bases);
-    let words_trusted = are_trusted(topic, words)?;
-    let latched = words.identity.latched.load(Ordering::Acquire) != 0;
-    let facts = OpeningFacts {
-        alone,
-        words_trusted,
-        latched,
-        has_segments: !bases.is_empty(),
-        overtaken: alone && words_trusted && !latched && topic.is_overtaken(words, &bases)?,
-    };
-    let plan = recovery::opening(facts);
-    if !matches!(plan, Opening::Attach | Opening::Refuse) {
-        // From here on no process trusts the words until all of them are true again.
-        words.identity.ready.store(0, Ordering::Release);
-        crash_point!("open.unready");
-        remove_leftovers(topic, words, facts.words_trusted, &names)?;
-        // Before a segment with one of their names could be set aside.
-        trim::remove_in_turns(topic, trim::leftovers(topic, names)?);
-    }
-    match plan {
-        Opening::Attach => {}
-        Opening::Refuse => {
-            return Err(Error::Corrupt {
-                path: topic.dir.join(CONTROL),
-                position: 0,
-                offset: None,
-                what: "the control file does not belong to the processes that use the topic: \
-                       close the topic in all of them, and the next open rebuilds it"
-                    .into(),
-            })
-        }
-        Opening::Create => topic.create_first_segment(words, facts.words_trusted, existed)?,
-        Opening::Resume => topic.resume(words)?,
-        Opening::ScanFromWords => {
-            let boundary = words.durable.end.load(Ordering::Acquire);
-            topic.recover(words, Some(topic.possible_end(&bases, boundary)))?;
-        }
-        Opening::ScanFromDisk => topic.recover(words, None)?,
-    }
-    topic.epochs.load()?;
-    if let Some(report) = topic.recovery.get() {
-        events::recovered(&topic.name, report);
-    }
-    if plan != Opening::Attach {
-        stamp_identity(topic, words)?;
-    }
-    Ok(())
-}
-
-fn are_trusted(topic: &Store, words: &Words) -> Result<bool> {
-    Ok(words.identity.is_of(topic.log.boot, control_identity(topic)?))
-}
-
-fn control_identity(topic: &Store) -> Result<sys::FileIdentity> {
-    let path = topic.dir.join(CONTROL);
-    topic
-        .files
-        .open(&path, sys::Access::Read)
-        .and_then(|file| file.identity())
-        .at("identifying", &path)
-}
-
-/// Makes the words trusted: the last step of every recovery.
-fn stamp_identity(topic: &Store, words: &Words) -> Result<()> {
-    let identity = &words.identity;
-    identity.stamp(topic.log.boot, control_identity(topic)?, topic.files.mount());
-    crash_point!("open.before-ready");
-    identity.ready.store(1, Ordering::Release);
-    Ok(())
-}
-
-/// Removes files that are not part of the log: those of dead rollers and of preparers that did not finish,
-/// and temporary ones. The gate is held and no other process is a member.
-fn remove_leftovers(
-    topic: &Store,
-    words: &Words,
-    words_trusted: bool,
-    names: &[String],
-) -> Result<()> {
-    if words_trusted {
-        topic.ahead.settle(topic, words, words.prepared.word.load(Ordering::Acquire))?;
-    } else {
-        words.prepared.word.store(0, Ordering::Release);
-    }
-    let kept = Owner::of_word(words.prepared.word.load(Ordering::Acquire) as u32)
-        .map(|owner| format!("next-{}-{}.tmp", owner.slot(), owner.generation()));
-    for name in names {
-        if name.ends_with(".tmp") && Some(name) != kept.as_ref() {
-            topic.remove_if_there(&topic.dir.join(name))?;
-        }
-    }
-    if !words_trusted {
-        // Once per boot: they are few, and small.
-        remove_unfinished(topic, CONSUMERS)?;
-        remove_unfinished(topic, GROUPS)?;
-    }
-    Ok(())
-}
-
-/// Removes unfinished files from a directory of the topic, left by processes that died while they made them.
-fn remove_unfinished(topic: &Store, within: &str) -> Result<()> {
-    let dir = topic.dir.join(within);
-    let names = topic.files.list(&dir).not_found_is_none().at("listing", &dir)?;
-    for name in names.unwrap_or_default().iter().filter(|name| name.ends_with(".tmp")) {
-        topic.remove_if_there(&dir.join(name))?;
-    }
-    Ok(())
 }
 
 /// Settles every word that names an earlier holder of `slot`.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Access, Durability, Store};
+use super::{Access, Durability, Frontier, Store};
 use crate::control::waiters;
 use crate::error::{Error, Result};
 use crate::stop::Stop;
@@ -52,7 +52,8 @@ impl Store {
                     let word = if synced { &words.synced.word } else { &words.appended.word };
                     let slept = Instant::now();
                     waiters::sleep(word, left, || {
-                        self.frontier_of(words).high_watermark > seen || stop.is_stopped()
+                        Frontier::of(words, self.options.durability).high_watermark > seen
+                            || stop.is_stopped()
                     });
                     if synced && slept.elapsed() >= STALLED {
                         help_publish(self, seen)?;

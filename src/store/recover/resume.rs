@@ -3,26 +3,29 @@
 
 use std::sync::Arc;
 
-use super::{Durability, Store};
+use super::scan::possible_end;
+use super::Recovery;
 use crate::control::{Place, Words};
 use crate::error::{Error, Result};
 use crate::format::segment::{self as layout, Slot};
 use crate::format::{frame, MAX_OFFSET};
-use crate::segment::{Batches, Found, Frames, Step, Walk};
+use crate::segment::{Batches, Frames, Step, Walk};
+use crate::store::{Durability, Frontier};
 use crate::sys::atomic::Ordering;
 
-impl Store {
+impl Recovery<'_> {
     /// Whether the files hold something newer than the words say, or the words contradict themselves. If a
     /// file system was shut down and mounted again on the same boot, an older state of the control page comes
     /// back. Writes nothing: even settling the intents in such words would overwrite records.
-    pub(super) fn is_overtaken(&self, words: &Words, bases: &[u64]) -> Result<bool> {
+    pub(super) fn is_overtaken(&self, bases: &[u64]) -> Result<bool> {
+        let (topic, words) = (self.topic, self.words);
         let Place { active, position } = words.tail.place();
         let rolling_to = words.intent.roll.load(Ordering::Acquire).checked_sub(1);
         let newest = bases.last().copied();
         if newest > Some(active) && newest != rolling_to {
             return Ok(true);
         }
-        let segment = match self.segment(active) {
+        let segment = match topic.segment(active) {
             Ok(segment) => segment,
             // The words say more than the files hold: see `words_fit`.
             Err(Error::Corrupt { .. }) => return Ok(false),
@@ -31,7 +34,7 @@ impl Store {
         };
         let Some(written) = written_end(words, position, segment.len()) else { return Ok(true) };
         let durable = words.durable.end.load(Ordering::Acquire);
-        let slot = layout::newest_slot(&segment.header_page()?, segment.header.salt);
+        let slot = segment.newest_slot()?;
         let is_newer = |slot: Slot| {
             slot.durable_end > durable
                 || slot.sequence > words.sync.slot_sequence.load(Ordering::Relaxed)
@@ -41,7 +44,7 @@ impl Store {
         }
         let mut places = vec![(segment, written)];
         if let Some(named) = rolling_to.filter(|&base| newest == Some(base) && base != active) {
-            match self.segment(named) {
+            match topic.segment(named) {
                 Ok(segment) => places.push((segment, layout::FIRST_FRAME_AT)),
                 // The file got its name but not its header.
                 Err(Error::Corrupt { .. }) => return Ok(true),
@@ -52,7 +55,7 @@ impl Store {
             let mut walk = Walk::new(Arc::clone(&segment), position, false);
             // If the page cache was not lost, the words are as new as the bytes. If it may have been lost, a
             // frame can be missing here while later frames exist.
-            let is_same_mount = words.identity.is_on(self.files.mount());
+            let is_same_mount = words.identity.is_on(topic.files.mount());
             if !is_same_mount && !segment.is_zero_from(position)? {
                 return Ok(true);
             }
@@ -65,10 +68,11 @@ impl Store {
 
     /// Continues from the words of this boot. All members are dead: their intents are settled, and records
     /// that they had not synced are synced as if a failure had been reported and lost.
-    pub(super) fn resume(&self, words: &Words) -> Result<()> {
+    pub(super) fn resume(&self) -> Result<()> {
+        let (topic, words) = (self.topic, self.words);
         words.lock.word.store(0, Ordering::Release);
         words.sync.owner.store(0, Ordering::Release);
-        match self.lock_append() {
+        match topic.lock_append() {
             Ok(held) => drop(held),
             // The words contradict the files; the check below finds out how far.
             Err(Error::Corrupt { .. }) => {}
@@ -76,20 +80,20 @@ impl Store {
         }
         let end = words.tail.end.load(Ordering::Acquire);
         // On this boot no record that readers could see can be lost: a missing one is damage.
-        let shown = shown_by(words, self.options.durability);
-        let mut bases = self.segments.bases();
+        let shown = Frontier::of(words, topic.options.durability).high_watermark;
+        let mut bases = topic.segments.bases();
         if bases.last() != Some(&words.tail.place().active) {
             // A settled roll has named one more segment.
-            bases = self.refresh_bases_alone()?;
+            bases = topic.refresh_bases_alone()?;
         }
-        if !self.words_fit(words, &bases)? || !self.is_whole_behind(shown, words, &bases)? {
-            return self.recover(words, Some(self.possible_end(&bases, shown)));
+        if !self.words_fit(&bases)? || !self.is_whole_from(shown, &bases)? {
+            return self.rebuild(Some(possible_end(topic, &bases, shown)));
         }
-        let epoch = match self.may_have_lost_records(words) {
-            true => self.epochs.begin(end)?,
+        let epoch = match self.may_have_lost_records() {
+            true => topic.epochs.begin(end)?,
             false => {
-                self.epochs.load()?;
-                self.epoch()
+                topic.epochs.load()?;
+                topic.epoch()
             }
         };
         words.identity.epoch.store(epoch.into(), Ordering::Relaxed);
@@ -97,12 +101,12 @@ impl Store {
         words.sync.names_durable.store(0, Ordering::Release);
         if words.durable.end.load(Ordering::Acquire) < end {
             words.sync.suspect_end.fetch_max(end, Ordering::AcqRel);
-            if self.options.durability == Durability::PowerLoss {
-                match self.wait_durable(end) {
+            if topic.options.durability == Durability::PowerLoss {
+                match topic.wait_durable(end) {
                     // As at the next opening, which finds the topic latched: blocks that cannot be written
                     // where they are, are copied.
                     Err(Error::SyncFailed { .. }) => {
-                        return self.recover(words, Some(self.possible_end(&bases, shown)));
+                        return self.rebuild(Some(possible_end(topic, &bases, shown)));
                     }
                     waited => waited?,
                 }
@@ -114,27 +118,21 @@ impl Store {
     /// Whether the files, and the words with them, may be older than positions that were stored in the same
     /// epoch: the file system may have been shut down and mounted again. On a topic that survives power loss
     /// no position is past the durable end, and a later end would have been found on the disk.
-    fn may_have_lost_records(&self, words: &Words) -> bool {
-        self.options.durability != Durability::PowerLoss
-            && !words.identity.is_on(self.files.mount())
-    }
-
-    /// Returns `end`, limited to what the newest segment has room for: words have no checksum.
-    pub(super) fn possible_end(&self, bases: &[u64], end: u64) -> u64 {
-        let Some(&last) = bases.last() else { return 0 };
-        let len = self.segment(last).map_or(0, |segment| segment.len());
-        end.min(last.saturating_add(layout::most_records(len.max(self.settings.segment_len))))
+    fn may_have_lost_records(&self) -> bool {
+        self.topic.options.durability != Durability::PowerLoss
+            && !self.words.identity.is_on(self.topic.files.mount())
     }
 
     /// Whether the tail's words agree with the frames: the last appended batch leads from its start to the
     /// end, in the newest segment. Its checksums cover offsets and, by their seed, positions.
-    fn words_fit(&self, words: &Words, bases: &[u64]) -> Result<bool> {
+    fn words_fit(&self, bases: &[u64]) -> Result<bool> {
+        let words = self.words;
         let Place { active, position } = words.tail.place();
         let end = words.tail.end.load(Ordering::Acquire);
         if bases.last() != Some(&active) || words.durable.end.load(Ordering::Acquire) > end {
             return Ok(false);
         }
-        let segment = match self.segment(active) {
+        let segment = match self.topic.segment(active) {
             Ok(segment) => segment,
             Err(Error::Corrupt { .. }) => return Ok(false),
             Err(other) => return Err(other),
@@ -149,29 +147,30 @@ impl Store {
         }
         let offset = words.intent.offset.load(Ordering::Relaxed);
         let mut batches = Batches::of(Frames::from(&segment, start, offset).up_to(position));
-        while let Found::Batch(_) | Found::GivenUp = batches.next()? {}
+        batches.walk()?;
         Ok((batches.end, batches.end_position) == (end, position))
     }
 
     /// Whether all frames from the offset `shown` to the end are whole.
-    fn is_whole_behind(&self, shown: u64, words: &Words, bases: &[u64]) -> Result<bool> {
-        let frontier = self.frontier()?;
+    fn is_whole_from(&self, shown: u64, bases: &[u64]) -> Result<bool> {
+        let topic = self.topic;
+        let frontier = topic.frontier()?;
         let first = bases.partition_point(|&base| base <= shown).saturating_sub(1);
         for (index, &base) in bases.iter().enumerate().skip(first) {
-            if shown >= words.tail.end.load(Ordering::Acquire) {
+            if shown >= self.words.tail.end.load(Ordering::Acquire) {
                 break;
             }
             let next = bases.get(index + 1).copied();
-            let segment = match self.segment(base) {
+            let segment = match topic.segment(base) {
                 Ok(segment) => segment,
                 Err(Error::Corrupt { .. }) => return Ok(false),
                 Err(other) => return Err(other),
             };
-            let start = self.entry_before(&segment, next, &frontier, shown)?;
+            let start = topic.entry_before(&segment, next, &frontier, shown)?;
             let limit = if next.is_some() { u64::MAX } else { frontier.position };
             let frames = Frames::from(&segment, start.position, start.offset);
             let mut batches = Batches::of(frames.before(next).up_to(limit));
-            while let Found::Batch(_) | Found::GivenUp = batches.next()? {}
+            batches.walk()?;
             let is_whole = next.map_or(batches.end_position == limit, |next| batches.end == next);
             if !is_whole {
                 return Ok(false);
@@ -182,18 +181,14 @@ impl Store {
 
     /// Creates the first segment of a new topic, or of a topic that has lost all its segments: its offsets
     /// are not used again as far as the words know them, and its stored positions are clamped.
-    pub(super) fn create_first_segment(
-        &self,
-        words: &Words,
-        words_trusted: bool,
-        existed: bool,
-    ) -> Result<()> {
+    pub(super) fn create_first_segment(&self, words_trusted: bool, existed: bool) -> Result<()> {
+        let (topic, words) = (self.topic, self.words);
         let base = if words_trusted { words.tail.end.load(Ordering::Acquire) } else { 0 };
         let base = base.min(MAX_OFFSET);
-        let epoch = if existed { self.epochs.begin(base)? } else { 0 };
-        reset(words);
+        let epoch = if existed { topic.epochs.begin(base)? } else { 0 };
+        words.reset();
         words.identity.epoch.store(epoch.into(), Ordering::Relaxed);
-        self.start_segment(words, base, (epoch, 0), self.settings.segment_len)?;
+        self.start_segment(base, (epoch, 0), topic.settings.segment_len)?;
         words.tail.first.store(base, Ordering::Release);
         Ok(())
     }
@@ -214,35 +209,4 @@ fn written_end(words: &Words, position: u64, segment_len: u64) -> Option<u64> {
     let is_positioned = position == end && next >= offset;
     let is_aligned = (start | end) % frame::ALIGN as u64 == 0;
     (is_possible && is_aligned && (is_begun || is_positioned)).then_some(end)
-}
-
-/// Returns the end of the records that readers could see, by these words.
-pub(super) fn shown_by(words: &Words, durability: Durability) -> u64 {
-    match durability {
-        Durability::PowerLoss => words.durable.end.load(Ordering::Acquire),
-        _ => words.tail.end.load(Ordering::Acquire),
-    }
-}
-
-/// Sets every word to its first value, except the identity, the epoch and the generations. It also leaves the
-/// ends and the first offset, which read-only handles see: the caller stores those when they are known.
-pub(super) fn reset(words: &Words) {
-    words.lock.word.store(0, Ordering::Relaxed);
-    for word in [
-        &words.intent.start,
-        &words.intent.offset,
-        &words.intent.end,
-        &words.intent.roll,
-        &words.intent.max_timestamp,
-        &words.sync.slot_sequence,
-        &words.sync.begun_at,
-        &words.sync.recent,
-        &words.sync.suspect_end,
-        &words.sync.names_durable,
-        &words.prepared.word,
-        &words.identity.latched,
-    ] {
-        word.store(0, Ordering::Relaxed);
-    }
-    words.sync.owner.store(0, Ordering::Relaxed);
 }

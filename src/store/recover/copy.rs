@@ -5,7 +5,7 @@
 //! bytes to the same blocks again succeeds, and a power cut leaves zeros. Only a new file gets blocks without
 //! that problem.
 
-use super::Store;
+use super::Recovery;
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment as layout;
 use crate::segment::Segment;
@@ -14,16 +14,17 @@ use crate::sys::crash_point::crash_point;
 
 const CHUNK_LEN: usize = 128 << 10;
 
-impl Store {
+impl Recovery<'_> {
     /// Replaces a segment, under its name, with a durable copy of all its bytes except the latch. The name is
-    /// durable with the next sync of the directory. The gate is held and no other process is a member.
+    /// durable with the next sync of the directory. No other process is a member.
     pub(super) fn copy_into_new_blocks(&self, segment: &Segment) -> Result<()> {
-        let temporary = self.dir.join("copy.tmp");
-        self.remove_if_there(&temporary)?;
+        let topic = self.topic;
+        let temporary = topic.dir.join("copy.tmp");
+        topic.remove_if_there(&temporary)?;
         let len = segment.len();
         let file =
-            self.files.open(&temporary, sys::Access::CreateNew).at("creating", &temporary)?;
-        file.allocate(len).map_err(|error| self.allocation_failed(&temporary, len, error))?;
+            topic.files.open(&temporary, sys::Access::CreateNew).at("creating", &temporary)?;
+        file.allocate(len).map_err(|error| topic.allocation_failed(&temporary, len, error))?;
         let mut chunk = vec![0; CHUNK_LEN];
         let mut position = 0;
         while position < len {
@@ -45,11 +46,11 @@ impl Store {
             position += read as u64;
         }
         if file.sync_data().is_err() {
-            return Err(Error::SyncFailed { path: self.dir.clone() });
+            return Err(Error::SyncFailed { path: topic.dir.clone() });
         }
         crash_point!("recover.copied");
-        self.files.replace(&temporary, &segment.path).at("copying", &segment.path)?;
-        self.segments.forget(segment.base());
+        topic.files.replace(&temporary, &segment.path).at("copying", &segment.path)?;
+        topic.segments.forget(segment.base());
         Ok(())
     }
 }

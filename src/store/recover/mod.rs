@@ -1,0 +1,154 @@
+//! Recovery: how a topic is opened after a crash or a reboot.
+//!
+//! | file here | what it does |
+//! |---|---|
+//! | this one | collects the facts, and does what the tables of [`recovery`] decide |
+//! | `resume` | continues from the words of dead members |
+//! | `scan` | reads the newest segments: where the log ends. Writes nothing |
+//! | `rebuild` | makes the log end there, and rebuilds the words |
+//! | `aside`, `copy` | sets segments aside; copies a segment into new blocks after a failed write |
+//! | `end` | finds the end for a process that only reads, without living members |
+
+mod aside;
+mod copy;
+mod end;
+mod rebuild;
+mod resume;
+mod scan;
+
+use super::open::CONTROL;
+use super::{trim, Store, CONSUMERS, GROUPS};
+use crate::control::lock::Owner;
+use crate::control::Words;
+use crate::error::{Error, IoResultExt, Result};
+use crate::events;
+use crate::recovery::{self, Opening, OpeningFacts};
+use crate::segment::bases_among;
+use crate::sys::atomic::Ordering;
+use crate::sys::crash_point::crash_point;
+use crate::sys::{self, FileIdentity};
+
+pub(super) use end::{find_end, FoundEnd};
+use scan::possible_end;
+
+/// The recovery of a topic by a process that holds the gate.
+pub(super) struct Recovery<'a> {
+    topic: &'a Store,
+    words: &'a Words,
+}
+
+impl Recovery<'_> {
+    /// Collects the facts and does what the table says. `alone`: no other process is a member. `existed`: the
+    /// topic was not created by this opening.
+    pub(super) fn run(topic: &Store, alone: bool, existed: bool) -> Result<()> {
+        let words = &*topic.member()?.control;
+        let recovery = Recovery { topic, words };
+        // Read before the directory: see `refresh_bases`.
+        let active = words.tail.place().active;
+        // Read once: a large log has many names.
+        let names = topic.files.list(&topic.dir).at("listing", &topic.dir)?;
+        let mut bases = bases_among(&names);
+        if !alone {
+            bases.retain(|&base| base <= active);
+        }
+        topic.segments.set_bases(&bases);
+        let words_trusted = words.identity.is_of(topic.log.boot, recovery.identity()?);
+        let latched = words.identity.latched.load(Ordering::Acquire) != 0;
+        let facts = OpeningFacts {
+            alone,
+            words_trusted,
+            latched,
+            has_segments: !bases.is_empty(),
+            overtaken: alone && words_trusted && !latched && recovery.is_overtaken(&bases)?,
+        };
+        let plan = recovery::opening(facts);
+        if !matches!(plan, Opening::Attach | Opening::Refuse) {
+            // From here on no process trusts the words until all of them are true again.
+            words.identity.ready.store(0, Ordering::Release);
+            crash_point!("open.unready");
+            recovery.remove_leftovers(words_trusted, &names)?;
+            // Before a segment with one of their names could be set aside.
+            trim::remove_in_turns(topic, trim::leftovers(topic, names)?);
+        }
+        match plan {
+            Opening::Attach => {}
+            Opening::Refuse => {
+                return Err(Error::Corrupt {
+                    path: topic.dir.join(CONTROL),
+                    position: 0,
+                    offset: None,
+                    what: "the control file does not belong to the processes that use the topic: \
+                           close the topic in all of them, and the next open rebuilds it"
+                        .into(),
+                })
+            }
+            Opening::Create => recovery.create_first_segment(words_trusted, existed)?,
+            Opening::Resume => recovery.resume()?,
+            Opening::ScanFromWords => {
+                let boundary = words.durable.end.load(Ordering::Acquire);
+                recovery.rebuild(Some(possible_end(topic, &bases, boundary)))?;
+            }
+            Opening::ScanFromDisk => recovery.rebuild(None)?,
+        }
+        topic.epochs.load()?;
+        if let Some(report) = topic.recovery.get() {
+            events::recovered(&topic.name, report);
+        }
+        if plan != Opening::Attach {
+            recovery.make_words_trusted()?;
+        }
+        Ok(())
+    }
+
+    /// Returns the identity of the control file that has its name now.
+    fn identity(&self) -> Result<FileIdentity> {
+        let path = self.topic.dir.join(CONTROL);
+        let file = self.topic.files.open(&path, sys::Access::Read);
+        file.and_then(|file| file.identity()).at("identifying", &path)
+    }
+
+    /// The last step of every recovery.
+    fn make_words_trusted(&self) -> Result<()> {
+        let (topic, identity) = (self.topic, &self.words.identity);
+        identity.stamp(topic.log.boot, self.identity()?, topic.files.mount());
+        crash_point!("open.before-ready");
+        identity.ready.store(1, Ordering::Release);
+        Ok(())
+    }
+
+    /// Removes files that are not part of the log: those of dead rollers and of preparers that did not
+    /// finish, and temporary ones. No other process is a member.
+    fn remove_leftovers(&self, words_trusted: bool, names: &[String]) -> Result<()> {
+        let (topic, prepared) = (self.topic, &self.words.prepared.word);
+        if words_trusted {
+            topic.ahead.settle(topic, self.words, prepared.load(Ordering::Acquire))?;
+        } else {
+            prepared.store(0, Ordering::Release);
+        }
+        let kept = Owner::of_word(prepared.load(Ordering::Acquire) as u32)
+            .map(|owner| format!("next-{}-{}.tmp", owner.slot(), owner.generation()));
+        for name in names {
+            if name.ends_with(".tmp") && Some(name) != kept.as_ref() {
+                topic.remove_if_there(&topic.dir.join(name))?;
+            }
+        }
+        if !words_trusted {
+            // Once per boot: they are few, and small.
+            self.remove_unfinished(CONSUMERS)?;
+            self.remove_unfinished(GROUPS)?;
+        }
+        Ok(())
+    }
+
+    /// Removes unfinished files from a directory of the topic, left by processes that died while they made
+    /// them.
+    fn remove_unfinished(&self, within: &str) -> Result<()> {
+        let topic = self.topic;
+        let dir = topic.dir.join(within);
+        let names = topic.files.list(&dir).not_found_is_none().at("listing", &dir)?;
+        for name in names.unwrap_or_default().iter().filter(|name| name.ends_with(".tmp")) {
+            topic.remove_if_there(&dir.join(name))?;
+        }
+        Ok(())
+    }
+}
