@@ -212,6 +212,14 @@ impl Error {
         }
     }
 
+    /// Wraps an error of allocating `len` bytes for a file.
+    pub(crate) fn allocating(path: &Path, len: u64, source: io::Error) -> Error {
+        match Error::io("allocating", path, source) {
+            Error::NoSpace { path, .. } => Error::NoSpace { path, needed: len },
+            other => other,
+        }
+    }
+
     /// Returns whether the error says that a file does not exist.
     pub(crate) fn is_file_not_found(&self) -> bool {
         matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)

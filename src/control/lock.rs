@@ -3,7 +3,6 @@
 //! The word holds the owner's member slot and generation, and a bit that says that a waiter sleeps. A waiter
 //! spins, then asks whether the owner is alive, then sleeps for a bounded time. It waits until its deadline,
 //! and takes the lock only from a dead owner: it waits for a stopped one.
-//! up, and takes the lock only from an owner that is dead: a stopped one is waited for.
 
 use std::time::{Duration, Instant};
 

@@ -1,21 +1,27 @@
 //! Prepares the next segment's file, and the next pages of the active segment, ahead of the writers. Members
 //! share one prepared file. A word names its maker, and says whether the file is ready.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
 use super::background::Scheduled;
-use super::Store;
+use super::{remove_if_there, Durability, Store};
 use crate::control::lock::{Liveness, Owner};
 use crate::control::Words;
-use crate::error::{IoResultExt, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment as layout;
+use crate::format::PAGE_LEN;
 use crate::housekeeper::Duty;
 use crate::segment::Segment;
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, DiskFile};
+
+/// Zeros are written one page at a time. The page cache keeps the bytes of one write as one unit, and a store
+/// through a mapping makes the whole unit dirty: after larger writes, every sync of a few records would write
+/// a megabyte and more.
+const ZEROS_LEN: usize = PAGE_LEN;
 
 const PREPARING: u64 = 1 << 32;
 const READY: u64 = 2 << 32;
@@ -121,7 +127,7 @@ impl Ahead {
     /// Clears the word `seen`, whose owner is dead, if the owner did not finish the file.
     pub(super) fn settle(&self, topic: &Store, words: &Words, seen: u64) -> Result<()> {
         if let (Some(owner), true) = (Owner::of_word(seen as u32), seen & PREPARING != 0) {
-            topic.remove_if_there(&Ahead::path_of(topic, owner))?;
+            remove_if_there(&*topic.files, &Ahead::path_of(topic, owner))?;
             clear(words, seen);
         }
         Ok(())
@@ -164,14 +170,51 @@ fn prepare_next(topic: &Store) -> Result<bool> {
         return Ok(false);
     }
     if let Some(dead) = Owner::of_word(seen as u32) {
-        topic.remove_if_there(&Ahead::path_of(topic, dead))?;
+        remove_if_there(&*topic.files, &Ahead::path_of(topic, dead))?;
     }
     crash_point!("prepare.claimed");
-    let made = topic.make_file(&Ahead::path_of(topic, member.me), topic.settings.segment_len);
+    let made = make_file(topic, &Ahead::path_of(topic, member.me), topic.settings.segment_len);
     let ready = READY | u64::from(member.me.word());
     word.store(if made.is_ok() { ready } else { 0 }, Ordering::Release);
     crash_point!("prepare.ready");
     made.map(|_| true)
+}
+
+/// Makes a new file of `len` zero bytes. It is allocated, and for topics that sync also written and
+/// synced, so that a later sync has no allocation to make durable. Removes the file if that fails.
+pub(super) fn make_file(topic: &Store, path: &Path, len: u64) -> Result<Box<dyn DiskFile>> {
+    let files = &topic.files;
+    topic.check_in_place()?;
+    let file = match files.open(path, sys::Access::CreateNew) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            // Left by a dead process that had this slot and generation on another boot.
+            files.remove_file(path).at("removing", path)?;
+            files.open(path, sys::Access::CreateNew)
+        }
+        other => other,
+    }
+    .at("creating", path)?;
+    let made = file.allocate(len).and_then(|()| {
+        if topic.options.durability == Durability::ProcessCrash {
+            return Ok(());
+        }
+        let zeros = vec![0; ZEROS_LEN.min(len as usize)];
+        let mut position = 0;
+        while position < len {
+            let piece = zeros.len().min((len - position) as usize);
+            file.write_all_at(&zeros[..piece], position)?;
+            position += piece as u64;
+        }
+        file.sync_data()
+    });
+    match made {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            let failed = Error::allocating(path, len, error);
+            files.remove_file(path).at("removing", path)?;
+            Err(failed)
+        }
+    }
 }
 
 /// Clears the word of a prepared file, unless the word now names another file, of a process that took over

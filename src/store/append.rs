@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::draft::{Draft, Site};
+use super::open::CONTROL;
+use super::roll::Roller;
 use super::{Durability, Local, Store};
+use crate::control::lock::Owner;
 use crate::control::member::{Held, Membership};
 use crate::control::Place;
 use crate::error::{Error, Result};
@@ -29,24 +32,57 @@ impl Store {
     /// Appends records as one batch; they are published on return, durable or not. With `expected`, appends
     /// only if that is the end.
     pub(crate) fn append(&self, records: &[Record], expected: Option<u64>) -> Result<Range<u64>> {
-        let member = self.member()?;
+        Appender::of(self)?.append(records, expected)
+    }
+
+    /// Takes the append lock, and settles a dead owner's intent first.
+    pub(super) fn lock_append(&self) -> Result<Held<'_, Local>> {
+        Appender::of(self)?.lock(self.lock_deadline())
+    }
+
+    /// Returns the end, after everything that a dead process had begun to append was published or covered.
+    pub(crate) fn settled_end(&self) -> Result<u64> {
+        let held = self.lock_append()?;
+        let end = self.member()?.control.tail.end.load(Ordering::Relaxed);
+        drop(held);
+        if self.options.durability == Durability::PowerLoss {
+            self.wait_durable(end)?;
+        }
+        Ok(end)
+    }
+}
+
+/// A thread of a member that appends, or needs the append lock to do something else.
+pub(super) struct Appender<'a> {
+    topic: &'a Store,
+    member: &'a Membership<Local>,
+}
+
+impl<'a> Appender<'a> {
+    #[inline]
+    pub(super) fn of(topic: &'a Store) -> Result<Appender<'a>> {
+        Ok(Appender { topic, member: topic.member()? })
+    }
+
+    #[inline]
+    fn append(&self, records: &[Record], expected: Option<u64>) -> Result<Range<u64>> {
+        let (topic, words) = (self.topic, &*self.member.control);
         let total = checked_len(records)?;
         let mut timestamp = clock::wall_coarse();
-        self.check_in_place_sometimes(timestamp)?;
-        let words = &member.control;
-        let guess = self.last_end.load(Ordering::Relaxed);
+        topic.check_in_place_sometimes(timestamp)?;
+        let guess = topic.last_end.load(Ordering::Relaxed);
         let mut draft = Draft::new(records, timestamp, guess);
         loop {
-            let held = self.lock_append_as(member, self.lock_deadline())?;
+            let held = self.lock(topic.lock_deadline())?;
             if words.identity.latched.load(Ordering::Relaxed) != 0 {
-                return Err(Error::SyncFailed { path: self.dir.clone() });
+                return Err(Error::SyncFailed { path: topic.dir.clone() });
             }
             let Place { active, position } = words.tail.place();
             let segment = match &held.active {
                 Some(segment) if segment.base() == active && segment.len() >= position => segment,
                 _ => {
                     drop(held);
-                    self.adopt_active(active)?;
+                    self.adopt(active)?;
                     continue;
                 }
             };
@@ -57,7 +93,7 @@ impl Store {
             let end = position + total;
             if end > segment.len() {
                 drop(held);
-                self.roll(active, total)?;
+                Roller::of(topic)?.roll(active, total)?;
                 continue;
             }
             if end > segment.resident() {
@@ -87,9 +123,9 @@ impl Store {
             words.tail.end.store(offset + records.len() as u64, Ordering::Release);
             crash_point!("append.published");
             words.intent.end.store(0, Ordering::Release);
-            self.ahead.look(self, segment, end);
+            topic.ahead.look(topic, segment, end);
             let appended = offset..offset + records.len() as u64;
-            self.last_end.store(appended.end, Ordering::Relaxed);
+            topic.last_end.store(appended.end, Ordering::Relaxed);
             drop(held);
             // The release of the lock was a full barrier: a waiter that this thread does not see here sees
             // the new end.
@@ -98,80 +134,55 @@ impl Store {
         }
     }
 
-    /// Takes the append lock, and settles a dead owner's intent first.
-    pub(super) fn lock_append(&self) -> Result<Held<'_, Local>> {
-        self.lock_append_as(self.member()?, self.lock_deadline())
-    }
-
-    /// The same, but waits for the lock until `deadline` at most.
-    pub(super) fn lock_append_until(&self, deadline: Option<Instant>) -> Result<Held<'_, Local>> {
-        self.lock_append_as(self.member()?, deadline)
-    }
-
+    /// Takes the append lock until `deadline` at the latest, and settles a dead owner's intent first.
     #[inline]
-    fn lock_append_as<'a>(
-        &self,
-        member: &'a Membership<Local>,
-        deadline: Option<Instant>,
-    ) -> Result<Held<'a, Local>> {
-        let Some(mut held) = member.lock(deadline) else {
-            return Err(self.lock_timed_out());
+    pub(super) fn lock(&self, deadline: Option<Instant>) -> Result<Held<'a, Local>> {
+        let Some(mut held) = self.member.lock(deadline) else {
+            return Err(self.timed_out());
         };
-        let intent = &member.control.intent;
+        let intent = &self.member.control.intent;
         if intent.end.load(Ordering::Relaxed) | intent.roll.load(Ordering::Relaxed) != 0 {
             self.settle(&mut held)?;
         }
         Ok(held)
     }
 
-    /// Returns the end, after everything that a dead process had begun to append was published or covered.
-    pub(crate) fn settled_end(&self) -> Result<u64> {
-        let held = self.lock_append()?;
-        let end = self.member()?.control.tail.end.load(Ordering::Relaxed);
-        drop(held);
-        if self.options.durability == Durability::PowerLoss {
-            self.wait_durable(end)?;
-        }
-        Ok(end)
-    }
-
     /// Opens the segment that is active now, so that the next attempt under the lock finds it.
-    fn adopt_active(&self, active: u64) -> Result<()> {
-        let place = self.member()?.control.tail.place();
+    fn adopt(&self, active: u64) -> Result<()> {
+        let topic = self.topic;
+        let place = self.member.control.tail.place();
         let needed = if place.active == active { place.position } else { 0 };
-        let segment = self.segment_reaching(active, needed)?;
+        let segment = topic.segment_reaching(active, needed)?;
         segment.map()?;
-        if self.options.durability != Durability::ProcessCrash {
+        if topic.options.durability != Durability::ProcessCrash {
             // Its blocks were written ahead, and every sync write-protects its pages again.
             segment.skip_populate();
         }
-        let mut held = self.lock_append()?;
-        held.active = Some(segment);
+        self.lock(topic.lock_deadline())?.active = Some(segment);
         Ok(())
     }
 
     /// Completes or covers the write that a dead owner of the lock had begun. Idempotent: the intent is
     /// cleared last, so dying here leaves the same work to the next owner.
     #[cold]
-    pub(super) fn settle(&self, held: &mut Held<'_, Local>) -> Result<()> {
-        let member = self.member()?;
-        let words = &member.control;
+    fn settle(&self, held: &mut Held<'_, Local>) -> Result<()> {
+        let (topic, words) = (self.topic, &*self.member.control);
         if words.intent.roll.load(Ordering::Acquire) != 0 {
-            self.settle_roll(held)?;
+            Roller::of(topic)?.settle(held)?;
         }
         let end = words.intent.end.load(Ordering::Acquire);
         if end == 0 {
             return Ok(());
         }
         let start = words.intent.start.load(Ordering::Relaxed);
-        let segment = self.segment(words.tail.place().active)?;
+        let segment = topic.segment(words.tail.place().active)?;
         let plausible = start >= layout::FIRST_FRAME_AT
             && start < end
             && end <= segment.len()
             && (start | end) % frame::ALIGN as u64 == 0;
         if !plausible {
             return Err(Error::Corrupt {
-                path: self.dir.join("control"),
+                path: topic.dir.join(CONTROL),
                 position: 256,
                 offset: None,
                 what: format!(
@@ -205,17 +216,15 @@ impl Store {
     }
 
     #[cold]
-    fn lock_timed_out(&self) -> Error {
-        let word = self.words().map_or(0, |words| words.lock.word.load(Ordering::Relaxed));
-        let owner = crate::control::lock::Owner::of_word(word);
-        let pid = owner.zip(self.words()).and_then(|(owner, words)| {
-            words.members.get(owner.slot()).map(|member| member.pid.load(Ordering::Relaxed))
-        });
+    fn timed_out(&self) -> Error {
+        let words = &*self.member.control;
+        let owner = Owner::of_word(words.lock.word.load(Ordering::Relaxed));
+        let owner = owner.and_then(|owner| words.members.get(owner.slot()));
+        let pid = owner.map_or(0, |member| member.pid.load(Ordering::Relaxed));
         Error::TimedOut {
             what: format!(
-                "the append lock of topic {}: process {} holds it and is alive (perhaps stopped)",
-                self.name,
-                pid.unwrap_or(0)
+                "the append lock of topic {}: process {pid} holds it and is alive (perhaps stopped)",
+                self.topic.name
             ),
         }
     }

@@ -180,6 +180,11 @@ pub(super) fn enter(
     Err(Error::TimedOut { what })
 }
 
+/// Removes a file of a topic, if it exists.
+pub(super) fn remove_if_there(files: &dyn Directory, path: &Path) -> Result<()> {
+    files.remove_file(path).not_found_is_none().at("removing", path).map(drop)
+}
+
 /// Creates the directory of a topic, unless it exists.
 pub(super) fn make(topics: &dyn Directory, dir: &Path) -> Result<Arc<dyn Directory>> {
     topics.make_dir(dir).map_err(|error| refused("creating", dir, error))

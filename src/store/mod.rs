@@ -84,6 +84,7 @@ pub(crate) use background::Closable;
 pub(crate) use book::{Book, Books, Page};
 pub(crate) use delete::{delete_topic, remove_deleted};
 pub(crate) use directory::exists;
+use directory::remove_if_there;
 use epochs::Epochs;
 pub(crate) use handles::{Handle, Handles};
 pub use home::LogOptions;

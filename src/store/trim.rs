@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 use super::ages::Ages;
 use super::background::Scheduled;
 use super::positions::durable_floor;
+use super::roll::Roller;
 use super::times::oldest_of;
-use super::Store;
+use super::{remove_if_there, Store};
 use crate::control::Words;
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment as layout;
@@ -229,7 +230,7 @@ pub(super) fn remove_in_turns(topic: &Store, mut files: Vec<String>) {
 
 fn remove_files(topic: &Store, names: &[String]) -> Result<()> {
     for name in names {
-        topic.remove_if_there(&topic.dir.join(name))?;
+        remove_if_there(&*topic.files, &topic.dir.join(name))?;
         crash_point!("trim.removed");
     }
     Ok(())
@@ -289,7 +290,7 @@ fn roll_if_old(topic: &Store) -> Result<()> {
     let oldest = oldest_of(&*topic.segment(active)?, now)?;
     match oldest {
         Some(oldest) if now.saturating_sub(oldest) > clock::nanos(age / 2) => {
-            topic.roll_in_background(active)
+            Roller::of(topic)?.roll_in_background(active)
         }
         _ => Ok(()),
     }

@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 
-use super::Recovery;
+use super::{remove_if_there, Recovery};
 use crate::error::{IoResultExt, Result};
 use crate::format::segment as layout;
 use crate::sys::Access;
@@ -52,7 +52,7 @@ impl Recovery<'_> {
             bytes = bytes.saturating_add(len.at("sizing", &path)?);
             count += 1;
             if of != epoch && (count > MOST_FILES || bytes > MOST_BYTES) {
-                topic.remove_if_there(&path)?;
+                remove_if_there(&*topic.files, &path)?;
             }
         }
         Ok(())

@@ -5,7 +5,7 @@
 //! bytes to the same blocks again succeeds, and a power cut leaves zeros. Only a new file gets blocks without
 //! that problem.
 
-use super::Recovery;
+use super::{remove_if_there, Recovery};
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment as layout;
 use crate::segment::Segment;
@@ -20,11 +20,11 @@ impl Recovery<'_> {
     pub(super) fn copy_into_new_blocks(&self, segment: &Segment) -> Result<()> {
         let topic = self.topic;
         let temporary = topic.dir.join("copy.tmp");
-        topic.remove_if_there(&temporary)?;
+        remove_if_there(&*topic.files, &temporary)?;
         let len = segment.len();
         let file =
             topic.files.open(&temporary, sys::Access::CreateNew).at("creating", &temporary)?;
-        file.allocate(len).map_err(|error| topic.allocation_failed(&temporary, len, error))?;
+        file.allocate(len).map_err(|error| Error::allocating(&temporary, len, error))?;
         let mut chunk = vec![0; CHUNK_LEN];
         let mut position = 0;
         while position < len {

@@ -17,7 +17,7 @@ mod resume;
 mod scan;
 
 use super::open::CONTROL;
-use super::{trim, Store, CONSUMERS, GROUPS};
+use super::{remove_if_there, trim, Store, CONSUMERS, GROUPS};
 use crate::control::lock::Owner;
 use crate::control::Words;
 use crate::error::{Error, IoResultExt, Result};
@@ -129,7 +129,7 @@ impl Recovery<'_> {
             .map(|owner| format!("next-{}-{}.tmp", owner.slot(), owner.generation()));
         for name in names {
             if name.ends_with(".tmp") && Some(name) != kept.as_ref() {
-                topic.remove_if_there(&topic.dir.join(name))?;
+                remove_if_there(&*topic.files, &topic.dir.join(name))?;
             }
         }
         if !words_trusted {
@@ -147,7 +147,7 @@ impl Recovery<'_> {
         let dir = topic.dir.join(within);
         let names = topic.files.list(&dir).not_found_is_none().at("listing", &dir)?;
         for name in names.unwrap_or_default().iter().filter(|name| name.ends_with(".tmp")) {
-            topic.remove_if_there(&dir.join(name))?;
+            remove_if_there(&*topic.files, &dir.join(name))?;
         }
         Ok(())
     }

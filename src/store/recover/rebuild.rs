@@ -1,12 +1,13 @@
 //! Making the log end where a scan has found its end, and rebuilding the words.
 
 use super::scan::{promised_boundary, Scan};
-use super::Recovery;
+use super::{remove_if_there, Recovery};
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment::{self as layout, Header};
 use crate::format::SECTOR_LEN;
 use crate::recovery::{self, Ending, RecoveryReport};
 use crate::segment::Segment;
+use crate::store::ahead::make_file;
 use crate::store::Durability;
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
@@ -154,8 +155,8 @@ impl Recovery<'_> {
     ) -> Result<()> {
         let (topic, words) = (self.topic, self.words);
         let temporary = topic.dir.join("first.tmp");
-        topic.remove_if_there(&temporary)?;
-        let file = topic.make_file(&temporary, len)?;
+        remove_if_there(&*topic.files, &temporary)?;
+        let file = make_file(topic, &temporary, len)?;
         let header = Header {
             epoch,
             base,
