@@ -88,8 +88,8 @@ impl Cursor {
             _ => word(cursor::LIVE_FLOOR_AT),
         };
         let end = topic.frontier()?.high_watermark;
-        let offset = topic.clamp(epoch, stored).min(end);
-        if (epoch, offset) != (topic.epoch(), stored) || (trusted_live && !is_live) {
+        let offset = topic.epochs.clamp(epoch, stored).min(end);
+        if (epoch, offset) != (topic.epochs.current(), stored) || (trusted_live && !is_live) {
             // The remaining live words belong to an earlier turn.
             turn = turn.max(if trusted_live { live.turn } else { 0 }).saturating_add(1);
         }
@@ -99,7 +99,7 @@ impl Cursor {
             slot_is_durable: trusted_live
                 && slot.is_some_and(|slot| slot.sequence == word(cursor::LIVE_SLOT_AT)),
             synced: slot,
-            epoch: topic.epoch(),
+            epoch: topic.epochs.current(),
         };
         book.pages.lock().insert(base, page);
         let mut taken = Cursor {
@@ -119,7 +119,7 @@ impl Cursor {
     /// Makes the live state this owner's. If the process dies on the way, the live state is untrusted, and
     /// the durable slots count.
     fn stamp_live(&mut self, identity: sys::FileIdentity, floor: u64, is_stopped: bool) {
-        self.seed = cursor::live_seed(self.topic.epoch(), self.turn);
+        self.seed = cursor::live_seed(self.topic.epochs.current(), self.turn);
         let live = |at| self.word(at);
         if !self.trusted_live {
             live(cursor::LIVE_READY_AT).store(0, Ordering::Release);
@@ -138,7 +138,7 @@ impl Cursor {
         // The position is stored before its epoch: if a clamped position has an older epoch, it is clamped
         // again.
         self.store_position(self.committed);
-        live(cursor::LIVE_EPOCH_AT).store(self.topic.epoch().into(), Ordering::Release);
+        live(cursor::LIVE_EPOCH_AT).store(self.topic.epochs.current().into(), Ordering::Release);
         live(cursor::LIVE_FLOOR_AT).store(floor, Ordering::Release);
         live(cursor::LIVE_TURN_AT).store(self.turn.into(), Ordering::Release);
         live(cursor::LIVE_BOOT_AT).store(self.topic.log.boot[0], Ordering::Release);
@@ -179,7 +179,7 @@ impl Cursor {
         // The background must not read a position of one turn with the number of another.
         let _pages = self.book.pages.lock();
         self.turn = self.turn.saturating_add(1);
-        self.seed = cursor::live_seed(self.topic.epoch(), self.turn);
+        self.seed = cursor::live_seed(self.topic.epochs.current(), self.turn);
         self.store_position(offset);
         self.word(cursor::LIVE_TURN_AT).store(self.turn.into(), Ordering::Release);
     }
@@ -293,7 +293,7 @@ impl Drop for Cursor {
 
 /// Returns the bytes of a new page.
 pub(crate) fn new_page(topic: &Store, offset: u64, floor: u64) -> Vec<u8> {
-    let epoch = topic.epoch();
+    let epoch = topic.epochs.current();
     let saved = cursor::Saved { sequence: 1, epoch, turn: 0, offset, floor };
     let mut bytes = vec![0; PAGE_LEN];
     let header = cursor::encode_header(topic.settings.topic_id);

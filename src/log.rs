@@ -198,8 +198,8 @@ impl Log {
             };
             Ok(Handle::new(inner))
         };
-        let timeout = self.inner.options.lock_timeout;
-        let topic = Topic::new(self.inner.topics.get_or_open(name, timeout, open)?);
+        let deadline = self.inner.options.lock_deadline();
+        let topic = Topic::new(self.inner.topics.get_or_open(name, deadline, open)?);
         if let Some(wanted) = wanted {
             topic.check_options(&wanted)?;
         }

@@ -42,11 +42,11 @@ pub(crate) fn look(
     let live = live_in(map, base);
     let found = cursor::position(cursor::newest_slot(&bytes), live, is_live);
     let (epoch, _, offset) = found.ok_or_else(|| unreadable(path, base, "no valid slot"))?;
-    let committed = topic.clamp(epoch, offset);
+    let committed = topic.epochs.clamp(epoch, offset);
     let word = |at: usize| map.word(base + at).load(Ordering::Acquire);
     let durable = durable_slots(map, base, &bytes, is_live);
     let durable: Vec<(u64, u64)> =
-        durable.map(|slot| (topic.clamp(slot.epoch, slot.offset), slot.floor)).collect();
+        durable.map(|slot| (topic.epochs.clamp(slot.epoch, slot.offset), slot.floor)).collect();
     let attempt = attempt_in(map, base);
     let stopped_at = stopped_at(topic, map, base, committed);
     Ok(Seen {
@@ -91,7 +91,7 @@ pub(super) fn stopped_at(topic: &Store, map: &Map, base: usize, committed: u64) 
     let word = |at: usize| map.word(base + at).load(Ordering::Acquire);
     let behind = word(group::LANE_STOPPED_AT);
     let offset = behind.checked_sub(1)?;
-    let is_kept = topic.clamp(word(cursor::LIVE_EPOCH_AT) as u32, behind) == behind;
+    let is_kept = topic.epochs.clamp(word(cursor::LIVE_EPOCH_AT) as u32, behind) == behind;
     (is_kept && offset >= committed && word(cursor::ATTEMPT_AT) == behind).then_some(offset)
 }
 

@@ -37,7 +37,7 @@ impl Store {
 
     /// Takes the append lock, and settles a dead owner's intent first.
     pub(super) fn lock_append(&self) -> Result<Held<'_, Local>> {
-        Appender::of(self)?.lock(self.lock_deadline())
+        Appender::of(self)?.lock(self.log.options.lock_deadline())
     }
 
     /// Returns the end, after everything that a dead process had begun to append was published or covered.
@@ -73,7 +73,7 @@ impl<'a> Appender<'a> {
         let guess = topic.last_end.load(Ordering::Relaxed);
         let mut draft = Draft::new(records, timestamp, guess);
         loop {
-            let held = self.lock(topic.lock_deadline())?;
+            let held = self.lock(topic.log.options.lock_deadline())?;
             if words.identity.latched.load(Ordering::Relaxed) != 0 {
                 return Err(Error::SyncFailed { path: topic.dir.clone() });
             }
@@ -158,7 +158,7 @@ impl<'a> Appender<'a> {
             // Its blocks were written ahead, and every sync write-protects its pages again.
             segment.skip_populate();
         }
-        self.lock(topic.lock_deadline())?.active = Some(segment);
+        self.lock(topic.log.options.lock_deadline())?.active = Some(segment);
         Ok(())
     }
 

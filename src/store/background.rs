@@ -3,6 +3,7 @@
 //! does not wait for a job that has not begun, of this topic or of others: waiting full segments are synced,
 //! but not indexed.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{Durability, LogInner, Retention, Store};
 use crate::control::Words;
-use crate::error::{Error, IoResultExt, Result};
+use crate::error::Error;
 use crate::events;
 use crate::housekeeper::{Due, Duty, Timer};
 use crate::sys::atomic::Ordering as Shared;
@@ -138,17 +139,27 @@ impl Background {
     /// thread for it, the thread that needs its result does the work.
     pub(super) fn submit(&self, duty: Duty, job: impl FnOnce(&Store) + Send + 'static) {
         let topic = self.closable();
-        let job = move || topic.with(job).unwrap_or_default();
-        let submitted = self.log.housekeeper.submit(duty, Box::new(job));
-        // A preparation is asked for under the append lock, where no subscriber may run: the roll that comes
-        // after it asks for more.
-        if duty == Duty::Prepare {
-            return;
-        }
-        let was_reported = self.is_reported.swap(submitted.is_err(), Ordering::Relaxed);
-        if let (Err(error), false, Some(topic)) = (submitted, was_reported, self.topic.upgrade()) {
-            events::no_thread(&topic.name, &error);
-        }
+        self.log.housekeeper.submit(duty, Box::new(move || topic.with(job).unwrap_or_default()));
+    }
+
+    /// Runs `work` every `interval`, first after `delay`, each time that `look` returns true, until `work`
+    /// returns false or the topic is closed. Fails if no thread can be started for it.
+    pub(super) fn every(
+        &self,
+        delay: Duration,
+        interval: Duration,
+        look: impl Fn(&Store) -> bool + Send + 'static,
+        work: impl Fn(&Store) -> bool + Send + 'static,
+    ) -> io::Result<()> {
+        let (looked_at, topic) = (self.closable(), self.closable());
+        let look = move || match looked_at.with(&look) {
+            None => Due::Ended,
+            Some(false) => Due::Nothing,
+            Some(true) => Due::Work,
+        };
+        let work = move || topic.with(&work).unwrap_or(false);
+        let timer = Timer { interval, look: Box::new(look), work: Box::new(work) };
+        self.log.housekeeper.timers.add(delay, timer)
     }
 
     /// Returns a reference that does not keep the topic open.
@@ -161,48 +172,11 @@ impl Background {
         self.jobs.state.lock().closed
     }
 
-    /// Lets no other job begin, and waits for the running ones.
-    pub(super) fn close(&self) {
-        self.jobs.close();
-    }
-}
-
-impl Store {
-    /// Runs `work` every `interval`, first after `delay`, each time that `look` returns true, until `work`
-    /// returns false or the topic is closed.
-    ///
-    /// # Errors
-    ///
-    /// If no thread can be started for it.
-    pub(super) fn every(
-        &self,
-        delay: Duration,
-        interval: Duration,
-        look: impl Fn(&Store) -> bool + Send + 'static,
-        work: impl Fn(&Store) -> bool + Send + 'static,
-    ) -> Result<()> {
-        let (looked_at, topic) = (self.closable(), self.closable());
-        let look = move || match looked_at.with(&look) {
-            None => Due::Ended,
-            Some(false) => Due::Nothing,
-            Some(true) => Due::Work,
-        };
-        let work = move || topic.with(&work).unwrap_or(false);
-        let timer = Timer { interval, look: Box::new(look), work: Box::new(work) };
-        let added = self.background.log.housekeeper.timers.add(delay, timer);
-        added.at("starting a thread for", &self.dir)
-    }
-
-    /// Returns a reference that does not keep the topic open.
-    pub(crate) fn closable(&self) -> Closable {
-        self.background.closable()
-    }
-
     /// Starts the work that is repeated as long as the topic is open.
-    pub(super) fn start_timers(&self) -> Result<()> {
+    pub(super) fn start_timers(&self, topic: &Store) -> io::Result<()> {
         let end =
             |topic: &Store| topic.words().map_or(0, |words| words.tail.end.load(Shared::Acquire));
-        if let Durability::PowerLossWithin(interval) = self.options.durability {
+        if let Durability::PowerLossWithin(interval) = topic.options.durability {
             // A record that has just missed a call is synced by the next call, or by the one after it if a
             // sync takes as long as that: half an interval and a sync later, or two syncs.
             let interval = interval / 2;
@@ -216,9 +190,9 @@ impl Store {
                 !matches!(topic.wait_durable(end(topic)), Err(Error::SyncFailed { .. }))
             })?;
         }
-        if self.options.retention != Retention::default() {
+        if topic.options.retention != Retention::default() {
             // A short age means short-lived records, so they are checked more often.
-            let interval = self.options.retention.age.map_or(LOOK_FOR_OLD, |age| {
+            let interval = topic.options.retention.age.map_or(LOOK_FOR_OLD, |age| {
                 (age / 4).clamp(Duration::from_millis(100), LOOK_FOR_OLD)
             });
             let look = |topic: &Store| {
@@ -229,5 +203,17 @@ impl Store {
             self.every(interval, interval, look, |_| true)?;
         }
         Ok(())
+    }
+
+    /// Lets no other job begin, and waits for the running ones.
+    pub(super) fn close(&self) {
+        self.jobs.close();
+    }
+}
+
+impl Store {
+    /// Returns a reference that does not keep the topic open.
+    pub(crate) fn closable(&self) -> Closable {
+        self.background.closable()
     }
 }

@@ -113,7 +113,10 @@ impl Book {
         }
         if let Some(effects) = &self.effects {
             // If it is closed, its owner is gone, and has done this.
-            let Some(waited) = effects.with(Store::wait_all_durable) else { return Ok(()) };
+            let waited = effects.with(|topic| {
+                topic.wait_durable(topic.member()?.control.tail.end.load(Ordering::Acquire))
+            });
+            let Some(waited) = waited else { return Ok(()) };
             waited?;
         }
         self.write_slots(&mut pages, &due)
@@ -207,10 +210,11 @@ impl Books {
         state.all.push(Arc::downgrade(book));
         if !state.is_timed {
             let look = |topic: &Store| topic.books.all().any(|book| book.has_news());
-            topic.every(SYNC_INTERVAL, SYNC_INTERVAL, look, |topic| {
+            let added = topic.background.every(SYNC_INTERVAL, SYNC_INTERVAL, look, |topic| {
                 topic.books.sync(topic);
                 true
-            })?;
+            });
+            added.at("starting a thread for", &topic.dir)?;
             state.is_timed = true;
         }
         Ok(())

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::sync::write_slot;
+use super::sync::{latch, write_slot};
 use super::{Access, Durability, Local, Store};
 use crate::control::member::{self, Membership};
 use crate::control::Words;
@@ -80,7 +80,7 @@ fn promise(topic: &Store, words: &Words) -> Result<()> {
     write_slot(words, &segment, durable)?;
     crash_point!("close.promised");
     if segment.sync().is_err() {
-        return Err(topic.latch(words, &segment));
+        return Err(latch(topic, words, &segment));
     }
     Ok(())
 }

@@ -161,8 +161,7 @@ pub(super) fn enter(
     name: &str,
     open: impl Fn() -> Result<Arc<dyn Directory>>,
 ) -> Result<Entered> {
-    let timeout = log.options.lock_timeout;
-    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let deadline = log.options.lock_deadline();
     for _ in 0..TRIES {
         let files = open()?;
         let path = files.path().join(LOCK);

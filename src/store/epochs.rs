@@ -15,7 +15,7 @@ const MOST_BYTES: usize = 64 << 20;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Epochs {
+pub(crate) struct Epochs {
     files: Arc<dyn Directory>,
     path: PathBuf,
     list: Mutex<Vec<Entry>>,
@@ -40,12 +40,12 @@ impl Epochs {
     }
 
     /// Returns the epoch in which positions are stored now.
-    pub(super) fn current(&self) -> u32 {
+    pub(crate) fn current(&self) -> u32 {
         self.list.lock().iter().map(|entry| entry.epoch).max().unwrap_or(0)
     }
 
     /// Returns a position stored in `epoch`, set back if a later recovery cut the log below it.
-    pub(super) fn clamp(&self, epoch: u32, position: u64) -> u64 {
+    pub(crate) fn clamp(&self, epoch: u32, position: u64) -> u64 {
         epochs::clamp(&self.list.lock(), epoch, position)
     }
 

@@ -4,10 +4,11 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::sealed::Sealed;
 use super::Store;
 use crate::error::{Error, Result};
 
@@ -37,7 +38,7 @@ impl Drop for Handle {
         // A forked child has no thread that could end the jobs.
         if !self.inner.made_in.is_parents() {
             self.inner.background.close();
-            self.inner.sync_what_waits();
+            Sealed::sync_rest(&self.inner);
         }
     }
 }
@@ -75,14 +76,13 @@ impl Drop for Claim<'_> {
 
 impl Handles {
     /// Returns the topic of this name if it is open and the name still leads to it, or else the result of
-    /// `open`. `timeout` bounds the wait for another thread that is opening it.
+    /// `open`. Waits until `deadline` at most for another thread that is opening it.
     pub(crate) fn get_or_open(
         &self,
         name: &str,
-        timeout: Option<Duration>,
+        deadline: Option<Instant>,
         open: impl FnOnce() -> Result<Arc<Handle>>,
     ) -> Result<Arc<Handle>> {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         // A topic that was moved, deleted or replaced: its name leads elsewhere now.
         let mut stale = None;
         while let Some(topic) = self.known_or_claimed(name, deadline, stale.take())? {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Backlog, Handles};
 use crate::error::{Error, IoResultExt, Result};
@@ -32,6 +32,13 @@ pub struct LogOptions {
     /// Longest wait for a process that is opening the same topic, or that is stopped inside an append.
     /// `None` waits as long as that process lives.
     pub lock_timeout: Option<Duration>,
+}
+
+impl LogOptions {
+    /// Returns the deadline for a wait, starting now, for another process or thread.
+    pub(crate) fn lock_deadline(&self) -> Option<Instant> {
+        self.lock_timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+    }
 }
 
 impl Default for LogOptions {

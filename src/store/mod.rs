@@ -32,7 +32,6 @@
 //! | the files, still in place | `check_in_place`, `check_when_idle`, `displaced`, `sync_names_in` |
 //! | how far the topic goes | `frontier`, `current_frontier`, `first_offset`, `settled_end`, `published` |
 //! | reading | `walk_at`, `segment`, `is_current`, `around`, `is_elsewhere`, `base_behind`, `offset_at_time`, `newest_time` |
-//! | stored positions | `epoch`, `clamp` |
 //! | waiting | `wait_beyond`, `wait_durable` |
 //! | appending | `append`, `acknowledge`, `populate_ahead` |
 //! | retention | `trim_before`, `trim_by_retention`, `is_age_paused` |
@@ -68,7 +67,6 @@ mod wait;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use crate::format::settings::Settings;
 use crate::recovery::RecoveryReport;
@@ -112,7 +110,7 @@ pub(crate) struct Store {
     known_by: (&'static str, FileIdentity),
     segments: Segments,
     pub(crate) recovery: OnceLock<RecoveryReport>,
-    epochs: Epochs,
+    pub(crate) epochs: Epochs,
     ahead: Ahead,
     /// Opened as a member, with trusted words: closing the topic syncs it.
     is_open: AtomicBool,
@@ -135,11 +133,4 @@ pub(crate) struct Store {
 pub(crate) struct Local {
     /// The segment that this process last appended to.
     active: Option<Arc<Segment>>,
-}
-
-impl Store {
-    /// Returns the deadline for a wait, starting now, for another process's lock.
-    pub(super) fn lock_deadline(&self) -> Option<Instant> {
-        self.log.options.lock_timeout.and_then(|timeout| Instant::now().checked_add(timeout))
-    }
 }

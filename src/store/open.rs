@@ -44,11 +44,11 @@ impl Store {
                 return Err(Error::Conflict { topic: name.to_owned(), what });
             }
         }
-        let topic = Store::open_gated(log, name, files, lock_file, settings)?;
+        let topic = open_gated(log, name, files, lock_file, settings)?;
         let member = topic.member()?;
         member::leave_gate(&*member.lock_file).at("locking", &topic.dir.join(LOCK))?;
         topic.is_open.store(true, Ordering::Relaxed);
-        topic.start_timers()?;
+        topic.background.start_timers(&topic).at("starting a thread for", &topic.dir)?;
         Ok(topic)
     }
 
@@ -70,39 +70,8 @@ impl Store {
         let published = trusted_control(log, &*files)
             .map_or(0, |control| control.tail.end.load(Ordering::Acquire));
         before(&files, &settings, published)?;
-        let topic = Store::open_gated(log, name, files, lock_file, (settings, true))?;
+        let topic = open_gated(log, name, files, lock_file, (settings, true))?;
         topic.is_open.store(true, Ordering::Relaxed);
-        Ok(topic)
-    }
-
-    /// Recovers if necessary, and takes a slot. The caller holds the gate, which stays held.
-    fn open_gated(
-        log: &Arc<LogInner>,
-        name: &str,
-        files: Arc<dyn Directory>,
-        lock_file: Box<dyn DiskFile>,
-        settings: (Settings, bool),
-    ) -> Result<Arc<Store>> {
-        check_medium(log, &*files, files.path(), &settings.0)?;
-        check_links(&*files, &*lock_file)?;
-        let control = open_control(&*files)?;
-        let path = files.path().join(LOCK);
-        let alone = member::is_alone(&*lock_file).at("locking", &path)?;
-        let lock = lock_file.identity().at("locking", &path)?;
-        let slot = member::take_slot(&*lock_file).at("locking", &path)?;
-        let slot = slot.ok_or_else(|| Error::Locked {
-            what: format!("every one of the {} member slots of topic {name}", control::MAX_MEMBERS),
-            pid: 0,
-        })?;
-        let generation = introduce(&control, slot);
-        crash_point!("open.slot-taken");
-        let membership =
-            Membership::new(control, lock_file, Owner::new(slot, generation), Local::default());
-        let access = Access::Member(membership);
-        let topic = Store::assemble(log, name, files, settings.0, access, (LOCK, lock));
-        Recovery::run(&topic, alone, settings.1)?;
-        settle_slot(&topic, slot)?;
-        crash_point!("open.before-gate-is-left");
         Ok(topic)
     }
 
@@ -143,16 +112,6 @@ impl Store {
         })
     }
 
-    /// Returns the epoch in which positions are stored now.
-    pub(crate) fn epoch(&self) -> u32 {
-        self.epochs.current()
-    }
-
-    /// Returns a position stored in `epoch`, set back if a later recovery cut the log below it.
-    pub(crate) fn clamp(&self, epoch: u32, position: u64) -> u64 {
-        self.epochs.clamp(epoch, position)
-    }
-
     /// Opens a topic without writing or locking anything.
     pub(crate) fn open_read_only(log: &Arc<LogInner>, name: &str) -> Result<Arc<Store>> {
         let files = directory::existing(log, name)?;
@@ -180,6 +139,37 @@ impl Store {
         topic.frontier()?;
         Ok(topic)
     }
+}
+
+/// Recovers if necessary, and takes a slot. The caller holds the gate, which stays held.
+fn open_gated(
+    log: &Arc<LogInner>,
+    name: &str,
+    files: Arc<dyn Directory>,
+    lock_file: Box<dyn DiskFile>,
+    settings: (Settings, bool),
+) -> Result<Arc<Store>> {
+    check_medium(log, &*files, files.path(), &settings.0)?;
+    check_links(&*files, &*lock_file)?;
+    let control = open_control(&*files)?;
+    let path = files.path().join(LOCK);
+    let alone = member::is_alone(&*lock_file).at("locking", &path)?;
+    let lock = lock_file.identity().at("locking", &path)?;
+    let slot = member::take_slot(&*lock_file).at("locking", &path)?;
+    let slot = slot.ok_or_else(|| Error::Locked {
+        what: format!("every one of the {} member slots of topic {name}", control::MAX_MEMBERS),
+        pid: 0,
+    })?;
+    let generation = introduce(&control, slot);
+    crash_point!("open.slot-taken");
+    let membership =
+        Membership::new(control, lock_file, Owner::new(slot, generation), Local::default());
+    let access = Access::Member(membership);
+    let topic = Store::assemble(log, name, files, settings.0, access, (LOCK, lock));
+    Recovery::run(&topic, alone, settings.1)?;
+    settle_slot(&topic, slot)?;
+    crash_point!("open.before-gate-is-left");
+    Ok(topic)
 }
 
 /// Settles every word that names an earlier holder of `slot`.

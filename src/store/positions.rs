@@ -101,7 +101,7 @@ fn least_durable(
         let is_ours = topic_id == Some(topic.settings.topic_id);
         let is_live = is_live_trusted(topic, map, base, identity);
         let durable = durable_slots(map, base, &bytes, is_live).filter(|_| is_ours);
-        let durable = durable.map(|slot| topic.clamp(slot.epoch, slot.offset));
+        let durable = durable.map(|slot| topic.epochs.clamp(slot.epoch, slot.offset));
         least = least.min(durable.min().unwrap_or(0));
     }
     Ok(least)

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::ahead::{self, make_file, Unnamed};
 use super::append::Appender;
+use super::sealed::Sealed;
 use super::{remove_if_there, Durability, Local, Store};
 use crate::control::member::{Held, Membership};
 use crate::error::{Error, IoResultExt, Result};
@@ -45,7 +46,7 @@ impl<'a> Roller<'a> {
             topic.wait_durable(seen)?;
         }
         topic.sealed.wait_for_room();
-        self.leave(seen, self.unnamed_file(needed)?, topic.lock_deadline())?;
+        self.leave(seen, self.unnamed_file(needed)?, topic.log.options.lock_deadline())?;
         topic.retaining.hold_to_limit(topic);
         Ok(())
     }
@@ -127,7 +128,7 @@ impl<'a> Roller<'a> {
         }
         entered?;
         topic.ahead.may_prepare();
-        topic.seal(seen, base, sealed);
+        Sealed::seal(topic, seen, base, sealed);
         Ok(())
     }
 

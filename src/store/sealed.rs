@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::sync::sync_up_to;
 use super::Store;
 use crate::format::PAGE_LEN;
 use crate::housekeeper::Duty;
@@ -112,17 +113,31 @@ struct State {
 }
 
 impl Sealed {
+    /// Has the segment at `base`, which ends at `next`, synced and indexed in the background, with every
+    /// durability, and starts a trim by retention.
+    pub(super) fn seal(topic: &Store, base: u64, next: u64, segment: Option<Arc<Segment>>) {
+        let full = Full { base, next, hold: Hold::of(&topic.log.backlog, segment) };
+        if let Some(batch) = Sealed::add(&topic.sealed, full) {
+            topic.background.submit(Duty::Seal, move |topic| settle_some(topic, batch));
+        }
+        topic.retaining.trim_in_background(topic);
+    }
+
+    /// Syncs the full segments that still wait when no job will take them, because the topic is closed.
+    pub(super) fn sync_rest(topic: &Store) {
+        let left = std::mem::take(&mut topic.sealed.state.lock().waiting);
+        if let Some(last) = left.back() {
+            // A failed sync latches the topic, and the next process to open it recovers.
+            drop(sync_up_to(topic, last.next, last.next));
+        }
+    }
+
     /// Adds a full segment. Returns a batch to take in a job, unless such a job is scheduled already.
     fn add(sealed: &Arc<Sealed>, full: Full) -> Option<Batch> {
         let mut state = sealed.state.lock();
         state.waiting.push_back(full);
         let was_scheduled = std::mem::replace(&mut state.is_scheduled, true);
         (!was_scheduled).then(|| Batch::of(sealed))
-    }
-
-    /// Takes all waiting segments.
-    fn take_waiting(&self) -> VecDeque<Full> {
-        std::mem::take(&mut self.state.lock().waiting)
     }
 
     /// Waits, for a short time at most, while too many segments wait.
@@ -177,27 +192,6 @@ impl Drop for Batch {
     }
 }
 
-impl Store {
-    /// Has the segment at `base`, which ends at `next`, synced and indexed in the background, with every
-    /// durability, and starts a trim by retention.
-    pub(super) fn seal(&self, base: u64, next: u64, segment: Option<Arc<Segment>>) {
-        let full = Full { base, next, hold: Hold::of(&self.log.backlog, segment) };
-        if let Some(batch) = Sealed::add(&self.sealed, full) {
-            self.background.submit(Duty::Seal, move |topic| settle_some(topic, batch));
-        }
-        self.retaining.trim_in_background(self);
-    }
-
-    /// Syncs the full segments that still wait when no job will take them, because the topic is closed.
-    pub(super) fn sync_what_waits(&self) {
-        let left = self.sealed.take_waiting();
-        if let Some(last) = left.back() {
-            // A failed sync latches the topic, and the next process to open it recovers.
-            drop(self.sync_up_to(last.next, last.next));
-        }
-    }
-}
-
 fn settle_some(topic: &Store, batch: Batch) {
     settle_sealed(topic, batch.take());
     if batch.end() {
@@ -211,7 +205,7 @@ fn settle_sealed(topic: &Store, full: Vec<Full>) {
     // A failure here shows again where it matters: a failed sync latches the topic, and the reader that needs
     // an index builds it.
     let end = full.iter().map(|full| full.next).max().unwrap_or(0);
-    let synced = topic.sync_up_to(end, end);
+    let synced = sync_up_to(topic, end, end);
     for Full { base, next, hold } in full {
         // Dropped segments need no index, and the next process to open the topic builds missing ones.
         let first = topic.first_offset().unwrap_or(0);

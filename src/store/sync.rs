@@ -66,52 +66,46 @@ impl Store {
     pub(crate) fn acknowledge(&self, appended: &Range<u64>) -> Result<()> {
         let waited = match self.options.durability {
             Durability::PowerLoss => self.wait_durable(appended.end),
-            Durability::PowerLossWithin(interval) => self.sync_if_overdue(interval),
+            Durability::PowerLossWithin(interval) => sync_if_overdue(self, interval),
             Durability::ProcessCrash => Ok(()),
         };
         waited.map_err(|source| Error::Unknown { offset: appended.start, source: Box::new(source) })
     }
 
-    /// Syncs if the oldest unsynced record may be older than the topic's interval.
-    fn sync_if_overdue(&self, interval: Duration) -> Result<()> {
-        let words = &self.member()?.control;
-        let begun = words.sync.begun_at.load(Ordering::Relaxed);
-        if clock::monotonic_coarse().saturating_sub(begun) < clock::nanos(interval) {
-            return Ok(());
-        }
-        self.wait_durable(words.tail.end.load(Ordering::Acquire))
-    }
-
     /// Returns when everything below `target` is durable. `target` is at most the end.
     pub(crate) fn wait_durable(&self, target: u64) -> Result<()> {
-        self.sync_up_to(target, u64::MAX)
+        sync_up_to(self, target, u64::MAX)
     }
+}
 
-    /// Returns when everything that was appended before the call is durable.
-    pub(super) fn wait_all_durable(&self) -> Result<()> {
-        self.wait_durable(self.member()?.control.tail.end.load(Ordering::Acquire))
+/// Syncs if the oldest unsynced record may be older than the topic's interval.
+fn sync_if_overdue(topic: &Store, interval: Duration) -> Result<()> {
+    let words = &topic.member()?.control;
+    let begun = words.sync.begun_at.load(Ordering::Relaxed);
+    if clock::monotonic_coarse().saturating_sub(begun) < clock::nanos(interval) {
+        return Ok(());
     }
+    topic.wait_durable(words.tail.end.load(Ordering::Acquire))
+}
 
-    /// Returns when everything below `target` is durable. If this thread syncs, it skips the segments that
-    /// start at or after `limit`.
-    pub(super) fn sync_up_to(&self, target: u64, limit: u64) -> Result<()> {
-        let member = self.member()?;
-        let words = &*member.control;
-        Syncer { topic: self, member, words, watched: None }.up_to(target, limit)
-    }
+/// Returns when everything below `target` is durable. If this thread syncs, it skips the segments that start
+/// at or after `limit`.
+pub(super) fn sync_up_to(topic: &Store, target: u64, limit: u64) -> Result<()> {
+    let member = topic.member()?;
+    Syncer { topic, member, words: &member.control, watched: None }.up_to(target, limit)
+}
 
-    /// Stops all appends of all processes: after a failed sync the page cache holds bytes that are not on the
-    /// disk and marks them clean.
-    pub(super) fn latch(&self, words: &Words, segment: &Segment) -> Error {
-        crash_point!("sync.failed");
-        words.identity.latched.store(1, Ordering::Release);
-        if let Ok(map) = segment.map() {
-            map.word(layout::LATCH_AT).store(layout::LATCHED, Ordering::Release);
-        }
-        crash_point!("sync.latched");
-        events::sync_failed(&self.name);
-        Error::SyncFailed { path: self.dir.clone() }
+/// Stops all appends of all processes: after a failed sync the page cache holds bytes that are not on the disk
+/// and marks them clean.
+pub(super) fn latch(topic: &Store, words: &Words, segment: &Segment) -> Error {
+    crash_point!("sync.failed");
+    words.identity.latched.store(1, Ordering::Release);
+    if let Ok(map) = segment.map() {
+        map.word(layout::LATCH_AT).store(layout::LATCHED, Ordering::Release);
     }
+    crash_point!("sync.latched");
+    events::sync_failed(&topic.name);
+    Error::SyncFailed { path: topic.dir.clone() }
 }
 
 /// A thread that needs records to be durable: it syncs, or waits for another thread that does.
@@ -123,7 +117,7 @@ struct Syncer<'a> {
 }
 
 impl Syncer<'_> {
-    /// See [`Store::sync_up_to`].
+    /// See [`sync_up_to`].
     fn up_to(&mut self, target: u64, limit: u64) -> Result<()> {
         let words = self.words;
         loop {
@@ -281,7 +275,7 @@ impl Syncer<'_> {
         }
         crash_point!("sync.before");
         if segment.sync().is_err() || segment.has_unwritten_blocks(marked)? {
-            return Err(topic.latch(words, &segment));
+            return Err(latch(topic, words, &segment));
         }
         Ok(())
     }
@@ -301,7 +295,7 @@ impl Syncer<'_> {
             return Err(match topic.displaced() {
                 Some(displaced) => displaced,
                 None if error.is_out_of_descriptors() => error,
-                None => topic.latch(words, &*topic.segment(active)?),
+                None => latch(topic, words, &*topic.segment(active)?),
             });
         }
         words.sync.names_durable.fetch_max(active + 1, Ordering::AcqRel);

@@ -16,7 +16,8 @@ use super::ages::Ages;
 use super::background::Scheduled;
 use super::positions::durable_floor;
 use super::roll::Roller;
-use super::times::oldest_of;
+use super::sync::latch;
+use super::times::{newest_of, oldest_of};
 use super::{remove_if_there, Store};
 use crate::control::Words;
 use crate::error::{Error, IoResultExt, Result};
@@ -156,8 +157,8 @@ impl Retaining {
         let now = clock::wall();
         let mut keep_from = 0;
         for (&before, &base) in bases.iter().zip(bases.iter().skip(1)) {
-            let Some(next) = topic.segment_if_kept(base)? else { continue };
-            match topic.newest_of(before, &next, now)? {
+            let Some(next) = segment_if_kept(topic, base)? else { continue };
+            match newest_of(topic, before, &next, now)? {
                 Some(newest) if now - newest > clock::nanos(age) => keep_from = base,
                 Some(_) => break,
                 // Stamped by a clock that was ahead of this one: at least as old as the next segment.
@@ -187,7 +188,7 @@ impl Retaining {
         if let Some(&len) = self.lens.lock().get(&base) {
             return Ok(Some(len));
         }
-        let Some(segment) = topic.segment_if_kept(base)? else { return Ok(None) };
+        let Some(segment) = segment_if_kept(topic, base)? else { return Ok(None) };
         self.lens.lock().insert(base, segment.len());
         Ok(Some(segment.len()))
     }
@@ -208,14 +209,14 @@ impl Store {
     pub(crate) fn is_age_paused(&self) -> bool {
         self.retaining.ages.lock().is_paused()
     }
+}
 
-    /// Returns the segment at `base`; `None` if another thread or process has dropped it since the directory
-    /// was read: every roll trims in the background.
-    pub(super) fn segment_if_kept(&self, base: u64) -> Result<Option<Arc<Segment>>> {
-        match self.segment(base) {
-            Err(Error::Trimmed { .. }) => Ok(None),
-            other => other.map(Some),
-        }
+/// Returns the segment at `base`; `None` if another thread or process has dropped it since the directory was
+/// read: every roll trims in the background.
+pub(super) fn segment_if_kept(topic: &Store, base: u64) -> Result<Option<Arc<Segment>>> {
+    match topic.segment(base) {
+        Err(Error::Trimmed { .. }) => Ok(None),
+        other => other.map(Some),
     }
 }
 
@@ -256,7 +257,7 @@ fn droppable(topic: &Store, words: &Words, bases: &[u64], offset: u64) -> Result
         let segment = topic.segment_of_its_own(last)?;
         segment.redirty(0..layout::FIRST_FRAME_AT)?;
         if segment.sync().is_err() {
-            return Err(topic.latch(words, &segment));
+            return Err(latch(topic, words, &segment));
         }
         return Ok(Some(last));
     }

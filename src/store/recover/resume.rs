@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::scan::possible_end;
+use super::scan::{possible_end, readable};
 use super::Recovery;
 use crate::control::{Place, Words};
 use crate::error::{Error, Result};
@@ -26,11 +26,10 @@ impl Recovery<'_> {
             return Ok(true);
         }
         let segment = match topic.segment(active) {
-            Ok(segment) => segment,
             // The words say more than the files hold: see `words_fit`.
             Err(Error::Corrupt { .. }) => return Ok(false),
             Err(error) if error.is_file_not_found() => return Ok(false),
-            Err(other) => return Err(other),
+            segment => segment?,
         };
         let Some(written) = written_end(words, position, segment.len()) else { return Ok(true) };
         let durable = words.durable.end.load(Ordering::Acquire);
@@ -44,12 +43,9 @@ impl Recovery<'_> {
         }
         let mut places = vec![(segment, written)];
         if let Some(named) = rolling_to.filter(|&base| newest == Some(base) && base != active) {
-            match topic.segment(named) {
-                Ok(segment) => places.push((segment, layout::FIRST_FRAME_AT)),
-                // The file got its name but not its header.
-                Err(Error::Corrupt { .. }) => return Ok(true),
-                Err(other) => return Err(other),
-            }
+            // The file may have got its name but not its header.
+            let Some(segment) = readable(topic, named)? else { return Ok(true) };
+            places.push((segment, layout::FIRST_FRAME_AT));
         }
         for (segment, position) in places {
             let mut walk = Walk::new(Arc::clone(&segment), position, false);
@@ -93,7 +89,7 @@ impl Recovery<'_> {
             true => topic.epochs.begin(end)?,
             false => {
                 topic.epochs.load()?;
-                topic.epoch()
+                topic.epochs.current()
             }
         };
         words.identity.epoch.store(epoch.into(), Ordering::Relaxed);
@@ -132,11 +128,7 @@ impl Recovery<'_> {
         if bases.last() != Some(&active) || words.durable.end.load(Ordering::Acquire) > end {
             return Ok(false);
         }
-        let segment = match self.topic.segment(active) {
-            Ok(segment) => segment,
-            Err(Error::Corrupt { .. }) => return Ok(false),
-            Err(other) => return Err(other),
-        };
+        let Some(segment) = readable(self.topic, active)? else { return Ok(false) };
         if position == layout::FIRST_FRAME_AT {
             return Ok(end == active);
         }
@@ -161,11 +153,7 @@ impl Recovery<'_> {
                 break;
             }
             let next = bases.get(index + 1).copied();
-            let segment = match topic.segment(base) {
-                Ok(segment) => segment,
-                Err(Error::Corrupt { .. }) => return Ok(false),
-                Err(other) => return Err(other),
-            };
+            let Some(segment) = readable(topic, base)? else { return Ok(false) };
             let start = topic.entry_before(&segment, next, &frontier, shown)?;
             let limit = if next.is_some() { u64::MAX } else { frontier.position };
             let frames = Frames::from(&segment, start.position, start.offset);

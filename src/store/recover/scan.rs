@@ -232,11 +232,7 @@ pub(super) fn promised_boundary(topic: &Store, bases: &[u64]) -> Result<u64> {
     // A later header states at least as much as an earlier one, so the newest readable header decides. Its
     // slots, and those of the segment before, are read as well.
     for &base in bases.iter().rev() {
-        let segment = match topic.segment(base) {
-            Ok(segment) => segment,
-            Err(Error::Corrupt { .. }) => continue,
-            Err(other) => return Err(other),
-        };
+        let Some(segment) = readable(topic, base)? else { continue };
         let most = base.saturating_add(layout::most_records(segment.len()));
         let slot_end = segment.newest_slot()?.map(|slot| slot.durable_end);
         let before = boundary;
@@ -248,6 +244,14 @@ pub(super) fn promised_boundary(topic: &Store, bases: &[u64]) -> Result<u64> {
         }
     }
     Ok(boundary)
+}
+
+/// Returns the segment at `base`; `None` if its header is damaged.
+pub(super) fn readable(topic: &Store, base: u64) -> Result<Option<Arc<Segment>>> {
+    match topic.segment(base) {
+        Err(Error::Corrupt { .. }) => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// Returns `end`, limited to what the newest segment has room for: words have no checksum.
