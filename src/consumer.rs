@@ -88,7 +88,7 @@ impl Topic {
     ///
     /// [`Error::Io`]. An unreadable file is an error in its own entry.
     pub fn consumers(&self) -> Result<Vec<ConsumerInfo>> {
-        self.inner().check_in_place()?;
+        self.inner().location.check()?;
         list(self.inner())
     }
     /// Deletes a consumer.
@@ -140,7 +140,7 @@ impl Consumer {
         meaning: Meaning,
     ) -> Result<Consumer> {
         topic.member()?;
-        topic.check_in_place()?;
+        topic.location.check()?;
         let path = path_of(topic, name)?;
         let (file, is_new) = open_or_create(topic, name, &path, start)?;
         let file: Arc<dyn DiskFile> = Arc::from(file);
@@ -149,7 +149,7 @@ impl Consumer {
         let identity = file.identity().at("identifying", &path)?;
         if !is_new && !is_live_trusted(topic, &map, 0, identity) {
             // A process that made it may have died before its name was durable. Once a boot.
-            topic.sync_names_in(CONSUMERS)?;
+            topic.location.sync_names_in(CONSUMERS)?;
         }
         let book = Arc::new(Book::new(file, Arc::new(map), &path));
         let cursor = Cursor::take(topic, &book, 0, meaning)?;
@@ -391,7 +391,7 @@ fn is_written(path: &std::path::Path, file: &dyn DiskFile) -> Result<bool> {
 
 /// Creates an offset file; false if another process was faster.
 fn create(topic: &Store, path: &std::path::Path, start: Start) -> Result<bool> {
-    topic.check_in_place()?;
+    topic.location.check()?;
     let files = &*topic.files;
     let dir = topic.dir.join(CONSUMERS);
     files.make_dir(&dir).at("creating", &dir)?;

@@ -281,7 +281,7 @@ impl Reader {
         if self.next >= self.frontier.high_watermark {
             self.frontier = self.topic.frontier()?;
             if self.next >= self.frontier.high_watermark {
-                return self.topic.check_when_idle().map(|()| None);
+                return self.topic.location.check_when_idle().map(|()| None);
             }
             if let Some(walk) = &self.walk {
                 // The handle is from before the segment grew, or the segment was sealed meanwhile.
@@ -408,7 +408,7 @@ impl Reader {
     /// A segment that was trimmed while it was read is not damaged, nor is one that was removed with its
     /// topic.
     fn trimmed_instead(&self, error: Error) -> Error {
-        if let Some(displaced) = self.topic.displaced() {
+        if let Some(displaced) = self.topic.location.displaced() {
             return displaced;
         }
         match self.topic.first_offset() {

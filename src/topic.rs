@@ -119,7 +119,7 @@ impl Topic {
     ///
     /// [`Error::Io`], [`Error::Forked`].
     pub fn members(&self) -> Result<Vec<MemberInfo>> {
-        self.inner.check_in_place()?;
+        self.inner.location.check()?;
         self.inner.members()
     }
 
@@ -157,7 +157,7 @@ impl Topic {
     ///
     /// [`Error::Io`].
     pub fn first_offset(&self) -> Result<u64> {
-        self.inner.check_when_idle()?;
+        self.inner.location.check_when_idle()?;
         self.inner.first_offset()
     }
 

@@ -146,7 +146,7 @@ impl GroupFile {
 /// Creates the group with all its lanes, all of them at `start`; does nothing if it exists.
 pub(super) fn create(topic: &Store, name: &str, lanes: u32, start: Start) -> Result<()> {
     let path = path_of(topic, name)?;
-    topic.check_in_place()?;
+    topic.location.check()?;
     let files = &*topic.files;
     let dir = topic.dir.join(GROUPS);
     files.make_dir(&dir).at("creating", &dir)?;

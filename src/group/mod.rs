@@ -252,7 +252,7 @@ impl Topic {
     ///
     /// [`Error::Io`].
     pub fn groups(&self) -> Result<Vec<(String, Result<GroupInfo>)>> {
-        self.inner().check_in_place()?;
+        self.inner().location.check()?;
         list(self.inner())
     }
     /// Sets all lanes of a group to `start`, and returns its offset. Records from there on are handled
@@ -301,7 +301,7 @@ impl Group {
             other => other?,
         };
         // A process that made it may have died before its name was durable.
-        open.sync_names_in(GROUPS)?;
+        open.location.sync_names_in(GROUPS)?;
         if options.lanes.is_some_and(|asked| asked != file.lanes) {
             return Err(Error::Conflict {
                 topic: open.name.clone(),

@@ -184,7 +184,7 @@ fn prepare_next(topic: &Store) -> Result<bool> {
 /// synced, so that a later sync has no allocation to make durable. Removes the file if that fails.
 pub(super) fn make_file(topic: &Store, path: &Path, len: u64) -> Result<Box<dyn DiskFile>> {
     let files = &topic.files;
-    topic.check_in_place()?;
+    topic.location.check()?;
     let file = match files.open(path, sys::Access::CreateNew) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             // Left by a dead process that had this slot and generation on another boot.

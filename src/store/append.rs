@@ -69,7 +69,7 @@ impl<'a> Appender<'a> {
         let (topic, words) = (self.topic, &*self.member.control);
         let total = checked_len(records)?;
         let mut timestamp = clock::wall_coarse();
-        topic.check_in_place_sometimes(timestamp)?;
+        topic.location.check_sometimes(timestamp)?;
         let guess = topic.last_end.load(Ordering::Relaxed);
         let mut draft = Draft::new(records, timestamp, guess);
         loop {

@@ -98,7 +98,7 @@ impl Book {
     /// Makes the positions durable that are not durable yet.
     pub(crate) fn sync(&self, topic: &Store) -> Result<()> {
         // In a file that was removed with its topic, no position is kept.
-        topic.check_in_place()?;
+        topic.location.check()?;
         let mut pages = self.pages.lock();
         let due: Vec<(usize, Saved)> = pages
             .iter()

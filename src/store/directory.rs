@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::open::{LOCK, SETTINGS};
-use super::{Access, LogInner, Store};
+use super::LogInner;
 use crate::control::member;
 use crate::error::{Error, IoResultExt, Result};
-use crate::sys::atomic::Ordering;
-use crate::sys::{self, clock, Directory, DiskFile};
+use crate::sys::atomic::{AtomicU64, Ordering};
+use crate::sys::{self, clock, Directory, DiskFile, FileIdentity};
 
 /// An append checks this often, in nanoseconds, that the topic is still where it was opened.
 const CHECK_INTERVAL: u64 = 1_000_000_000;
@@ -24,11 +24,35 @@ pub(super) struct Entered {
     pub(super) lock_file: Box<dyn DiskFile>,
 }
 
-impl Store {
+/// Where a topic was opened, and whether it is still there.
+#[derive(Debug)]
+pub(crate) struct Location {
+    log: Arc<LogInner>,
+    name: String,
+    files: Arc<dyn Directory>,
+    /// The file that identifies the topic: for a member the lock file, in which it holds its slot; for every
+    /// other process the settings file that it has read.
+    known_by: (&'static str, FileIdentity),
+    /// When an append last checked that the topic's files are in place.
+    checked_at: AtomicU64,
+}
+
+impl Location {
+    pub(super) fn new(
+        log: &Arc<LogInner>,
+        name: &str,
+        files: &Arc<dyn Directory>,
+        known_by: (&'static str, FileIdentity),
+    ) -> Location {
+        let (log, name, files) = (Arc::clone(log), name.to_owned(), Arc::clone(files));
+        Location { log, name, files, known_by, checked_at: clock::wall_coarse().into() }
+    }
+
     /// Makes durable the names in a directory of the topic, and the directory's own name. A name that another
     /// process gave before it died may be in the page cache only.
     pub(crate) fn sync_names_in(&self, directory: &str) -> Result<()> {
-        for dir in [&self.dir.join(directory), &self.dir] {
+        let path = self.files.path();
+        for dir in [&path.join(directory), path] {
             self.files.sync_dir(dir).at("syncing", dir)?;
         }
         Ok(())
@@ -39,7 +63,7 @@ impl Store {
         if !is_in_place(&self.log, &*self.files)? {
             return Ok(false);
         }
-        match self.check_in_place() {
+        match self.check() {
             Ok(()) => Ok(true),
             Err(Error::NotFound { .. } | Error::Replaced { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -48,24 +72,26 @@ impl Store {
 
     /// Fails if the topic's files were removed or replaced since it was opened: members that use
     /// the new files would not see this process's records, nor would this process see theirs.
-    pub(crate) fn check_in_place(&self) -> Result<()> {
-        self.not_forked()?;
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.log.made_in.is_parents() {
+            return Err(Error::Forked);
+        }
         let (name, held) = self.known_by;
-        let path = self.dir.join(name);
+        let path = self.files.path().join(name);
         match self.files.identity_of(&path).not_found_is_none().at("looking for", &path)? {
             Some(found) if found == held => Ok(()),
-            Some(_) => Err(Error::Replaced { path: self.dir.clone() }),
-            None => Err(removed(self)),
+            Some(_) => Err(Error::Replaced { path: self.files.path().to_owned() }),
+            None => Err(self.removed()),
         }
     }
 
     /// The same, from time to time: an append to an open segment resolves no name.
     #[inline]
-    pub(super) fn check_in_place_sometimes(&self, now: u64) -> Result<()> {
+    pub(super) fn check_sometimes(&self, now: u64) -> Result<()> {
         if now.abs_diff(self.checked_at.load(Ordering::Relaxed)) < CHECK_INTERVAL {
             return Ok(());
         }
-        self.check_in_place()?;
+        self.check()?;
         self.checked_at.store(now, Ordering::Relaxed);
         Ok(())
     }
@@ -73,15 +99,15 @@ impl Store {
     /// For a caller that finds nothing new, or asks how far the topic goes: without this check, a topic whose
     /// files are gone would look like one to which nothing is appended.
     pub(crate) fn check_when_idle(&self) -> Result<()> {
-        match &self.access {
-            Access::Member(_) => self.check_in_place_sometimes(clock::wall_coarse()),
-            _ => self.check_in_place(),
+        match self.known_by {
+            (LOCK, _) => self.check_sometimes(clock::wall_coarse()),
+            _ => self.check(),
         }
     }
 
     /// Called before the durable end moves: the synced files must still be the topic.
-    pub(super) fn check_in_place_after_sync(&self) -> Result<()> {
-        let checked = self.check_in_place();
+    pub(super) fn check_after_sync(&self) -> Result<()> {
+        let checked = self.check();
         if checked.is_err() {
             // The next append checks again before it writes.
             self.checked_at.store(0, Ordering::Relaxed);
@@ -91,22 +117,22 @@ impl Store {
 
     /// Returns why files are missing if they are not damaged: the topic was removed or replaced.
     pub(crate) fn displaced(&self) -> Option<Error> {
-        let checked = self.check_in_place().err();
+        let checked = self.check().err();
         checked.filter(|error| matches!(error, Error::NotFound { .. } | Error::Replaced { .. }))
     }
-}
 
-/// Returns the error for a topic whose files are gone.
-pub(super) fn removed(topic: &Store) -> Error {
-    let now = match is_in_place(&topic.log, &*topic.files) {
-        Ok(false) if topic.log.names_topic(&topic.dir) => {
-            "another topic was created under its name: open that one"
-        }
-        _ => "close it, and create it again if you need it",
-    };
-    let dir = topic.log.dir.display();
-    let what = "its files were removed while it was open";
-    Error::NotFound { what: format!("topic {} in {dir} any more: {what}; {now}", topic.name) }
+    /// Returns the error for a topic whose files are gone.
+    pub(super) fn removed(&self) -> Error {
+        let now = match is_in_place(&self.log, &*self.files) {
+            Ok(false) if self.log.names_topic(self.files.path()) => {
+                "another topic was created under its name: open that one"
+            }
+            _ => "close it, and create it again if you need it",
+        };
+        let dir = self.log.dir.display();
+        let what = "its files were removed while it was open";
+        Error::NotFound { what: format!("topic {} in {dir} any more: {what}; {now}", self.name) }
+    }
 }
 
 /// Whether a topic is in `dir`, a directory of `topics`.
@@ -218,7 +244,7 @@ fn wait_for_gate(
 }
 
 /// Whether `path` names the file `held`.
-fn is_named(files: &dyn Directory, path: &Path, held: sys::FileIdentity) -> Result<bool> {
+fn is_named(files: &dyn Directory, path: &Path, held: FileIdentity) -> Result<bool> {
     Ok(files.identity_of(path).not_found_is_none().at("looking for", path)? == Some(held))
 }
 

@@ -86,7 +86,7 @@ impl Handles {
         // A topic that was moved, deleted or replaced: its name leads elsewhere now.
         let mut stale = None;
         while let Some(topic) = self.known_or_claimed(name, deadline, stale.take())? {
-            if topic.has_its_name()? {
+            if topic.location.has_its_name()? {
                 return Ok(topic);
             }
             stale = Some(topic);

@@ -69,7 +69,7 @@ impl Store {
     /// The same, for a caller that does not read next: fails if the topic's files are gone.
     pub(crate) fn current_frontier(&self) -> Result<Frontier> {
         let frontier = self.frontier()?;
-        self.check_when_idle()?;
+        self.location.check_when_idle()?;
         Ok(frontier)
     }
 
@@ -109,7 +109,7 @@ impl Store {
     /// Turns a missing segment file below the first retained offset into `Trimmed`, else into damage.
     fn gone(&self, error: Error, base: u64) -> Error {
         let missing = error.is_file_not_found();
-        if let Some(displaced) = self.displaced().filter(|_| missing) {
+        if let Some(displaced) = self.location.displaced().filter(|_| missing) {
             return displaced;
         }
         match self.first_offset() {
@@ -194,7 +194,7 @@ impl Store {
     }
 
     fn no_segment(&self, offset: u64) -> Error {
-        if let Some(displaced) = self.displaced() {
+        if let Some(displaced) = self.location.displaced() {
             return displaced;
         }
         match self.first_offset() {
@@ -273,7 +273,7 @@ impl Store {
         let mut index = Index::new(segment);
         index.extend(segment, Some(end), segment.len(), false)?;
         if matches!(self.access, Access::Member(_)) {
-            self.check_in_place()?;
+            self.location.check()?;
             index.store(&*self.files, &self.dir, segment, end)?;
         }
         Ok(index)

@@ -72,7 +72,7 @@ use crate::format::settings::Settings;
 use crate::recovery::RecoveryReport;
 use crate::segment::Segment;
 use crate::sys::fork::Generation;
-use crate::sys::{Directory, FileIdentity};
+use crate::sys::Directory;
 
 use access::Access;
 pub use ages::Clocks;
@@ -82,7 +82,7 @@ pub(crate) use background::Closable;
 pub(crate) use book::{Book, Books, Page};
 pub(crate) use delete::{delete_topic, remove_deleted};
 pub(crate) use directory::exists;
-use directory::remove_if_there;
+use directory::{remove_if_there, Location};
 use epochs::Epochs;
 pub(crate) use handles::{Handle, Handles};
 pub use home::LogOptions;
@@ -105,9 +105,7 @@ pub(crate) struct Store {
     pub(crate) settings: Settings,
     pub(crate) options: TopicOptions,
     access: Access,
-    /// The file that identifies the topic: for a member the lock file, in which it holds its slot; for
-    /// every other process the settings file that it has read.
-    known_by: (&'static str, FileIdentity),
+    pub(crate) location: Location,
     segments: Segments,
     pub(crate) recovery: OnceLock<RecoveryReport>,
     pub(crate) epochs: Epochs,
@@ -124,8 +122,6 @@ pub(crate) struct Store {
     /// The offset after the record that this process appended last: a guess at the next offset that costs
     /// other writers nothing.
     last_end: AtomicU64,
-    /// When an append last checked that the topic's files are in place.
-    checked_at: AtomicU64,
 }
 
 /// This process's state of the append path; the append lock guards it.

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::ahead::Ahead;
 use super::background::Background;
-use super::directory::{self, Entered};
+use super::directory::{self, Entered, Location};
 use super::epochs::Epochs;
 use super::recover::Recovery;
 use super::segments::Segments;
@@ -19,7 +19,7 @@ use crate::format::{settings, settings::Settings};
 use crate::segment::list_bases;
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
-use crate::sys::{self, clock, Directory, DiskFile, FileIdentity, Medium};
+use crate::sys::{self, Directory, DiskFile, FileIdentity, Medium};
 
 pub(super) const SETTINGS: &str = "settings";
 pub(super) const LOCK: &str = "lock";
@@ -94,7 +94,7 @@ impl Store {
             settings,
             options: TopicOptions::of_settings(&settings),
             access,
-            known_by,
+            location: Location::new(log, name, &files, known_by),
             segments: Segments::new(&files, writable, settings.topic_id),
             epochs: Epochs::new(&files),
             recovery: OnceLock::new(),
@@ -104,7 +104,6 @@ impl Store {
             sealed: Arc::default(),
             books: Default::default(),
             last_end: 0.into(),
-            checked_at: clock::wall_coarse().into(),
             made_in: log.made_in,
             files,
             retaining: Retaining::default(),

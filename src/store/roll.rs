@@ -102,7 +102,7 @@ impl<'a> Roller<'a> {
             drop(held);
             return self.give_back(unnamed);
         }
-        if let Err(error) = topic.check_in_place() {
+        if let Err(error) = topic.location.check() {
             drop(held);
             self.give_back(unnamed)?;
             return Err(error);

@@ -246,7 +246,7 @@ impl Syncer<'_> {
             );
             debug_assert!(cleared.is_ok_and(|was| was == suspect) || cleared.is_err());
         }
-        topic.check_in_place_after_sync()?;
+        topic.location.check_after_sync()?;
         words.durable.end.fetch_max(target, Ordering::AcqRel);
         let took = clock::monotonic_coarse().saturating_sub(begun);
         words.sync.recent.store(took, Ordering::Relaxed);
@@ -292,7 +292,7 @@ impl Syncer<'_> {
         };
         if let Err(error) = synced {
             let error = Error::io("syncing", &topic.dir, error);
-            return Err(match topic.displaced() {
+            return Err(match topic.location.displaced() {
                 Some(displaced) => displaced,
                 None if error.is_out_of_descriptors() => error,
                 None => latch(topic, words, &*topic.segment(active)?),

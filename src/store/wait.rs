@@ -41,7 +41,7 @@ impl Store {
             if self.frontier()?.high_watermark > seen {
                 return Ok(true);
             }
-            self.check_when_idle()?;
+            self.location.check_when_idle()?;
             let left = timeout.map_or(Duration::MAX, |all| all.saturating_sub(started.elapsed()));
             if stop.is_stopped() || left.is_zero() {
                 return Ok(false);

@@ -173,7 +173,7 @@ impl Recovery<'_> {
         file.write_all_at(&begun, layout::BEGUN_AT as u64).at("creating", &path)?;
         file.sync_data().at("creating", &path)?;
         crash_point!("start.headed");
-        topic.check_in_place()?;
+        topic.location.check()?;
         topic.files.rename_no_replace(&temporary, &path).at("creating", &path)?;
         topic.files.sync_dir(&topic.dir).at("creating", &path)?;
         crash_point!("start.named");
