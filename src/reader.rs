@@ -377,8 +377,8 @@ impl Reader {
         let walk = self.walk.as_ref().expect("the walk found the bad frame");
         let error = walk.segment.corrupt(walk.position, Some(self.next), &what);
         let seen = (walk.segment.base(), self.segment_end);
-        if self.topic.is_elsewhere(self.next, self.frontier.active, seen)?
-            || !self.topic.is_current(&walk.segment)?
+        if self.topic.has_moved(self.next, self.frontier.active, seen)?
+            || !self.topic.segments.is_current(&walk.segment)?
         {
             // The list of segments was an older one, or the file is.
             self.walk = None;
@@ -432,7 +432,7 @@ impl Reader {
                 // No file holds this offset: continue with the next file there is.
                 let next = self
                     .topic
-                    .base_behind(from, self.frontier.active)?
+                    .next_base(from, self.frontier.active)?
                     .unwrap_or(self.frontier.high_watermark);
                 self.next = next.max(from);
                 return Ok(from..self.next);

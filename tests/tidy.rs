@@ -2,7 +2,7 @@
 //! give the reasons; a rule that turns out wrong is changed here, in the same commit.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -263,25 +263,65 @@ fn the_service_layer_knows_topics_and_no_files() {
     report("the service layer", &violations);
 }
 
+/// The types that have the store's interface, and the fields of `Store` that are of these types.
+const STORE_PARTS: &[(&str, &str)] =
+    &[("Store", ""), ("Location", "location."), ("Segments", "segments."), ("Epochs", "epochs.")];
+
+/// The most methods that a type has.
+const METHODS_MAX: usize = 35;
+
+#[test]
+fn no_type_has_too_many_methods() {
+    let mut counts = BTreeMap::new();
+    for file in shipped() {
+        let mut of = None;
+        for line in file.text.lines() {
+            if let Some(rest) = line.strip_prefix("impl") {
+                // `Topic` in `impl Topic {` and in `impl<'a> Topic<'a> {`.
+                let rest = match rest.strip_prefix('<') {
+                    Some(rest) => rest.split_once("> ").map_or("", |(_, rest)| rest),
+                    None => rest.trim_start(),
+                };
+                let name = rest.split(['<', ' ']).next().unwrap();
+                let part = file.part().unwrap_or("tool");
+                of = (!line.contains(" for ")).then(|| format!("{part}: {name}"));
+            } else if line == "}" {
+                of = None;
+            }
+            let indented = line.strip_prefix("    ").filter(|line| !line.starts_with(' '));
+            if let (Some(of), true) =
+                (&of, indented.is_some_and(|line| line.split(' ').any(|word| word == "fn")))
+            {
+                *counts.entry(of.clone()).or_insert(0) += 1;
+            }
+        }
+    }
+    counts.retain(|_, count| *count > METHODS_MAX);
+    let many: Vec<String> = counts.iter().map(|(of, count)| format!("{of}: {count}")).collect();
+    report("types with too many methods", &many);
+}
+
 #[test]
 fn the_interface_of_the_store_is_what_its_table_says() {
     let mut asked = BTreeSet::new();
     let mut written = BTreeSet::new();
     for file in sources().iter().filter(|file| file.part() == Some("store")) {
-        let mut is_store = false;
+        let mut part = None;
         for line in file.text.lines() {
             if line.starts_with("impl") || line == "}" {
-                is_store = line == "impl Store {";
+                let found = STORE_PARTS.iter().find(|(name, _)| line == format!("impl {name} {{"));
+                part = found.map(|(_, field)| field);
             }
-            let function = line.strip_prefix("    pub(crate) fn ").filter(|_| is_store);
-            asked.extend(function.map(|rest| rest.split(['(', '<']).next().unwrap().to_owned()));
+            let function = line.strip_prefix("    pub(crate) fn ");
+            let name = function.map(|rest| rest.split(['(', '<']).next().unwrap());
+            asked.extend(part.zip(name).map(|(field, name)| format!("{field}{name}")));
         }
         if file.name == "src/store/mod.rs" {
             let (_, table) = file.text.split_once("# Interface").unwrap();
             let rows = table.lines().skip(1).take_while(|line| line.starts_with("//!"));
             let cells = rows.filter_map(|row| row.split('|').nth(2));
             let names = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
-            written.extend(names.filter(|name| *name != "Store").map(str::to_owned));
+            written.extend(names.map(str::to_owned));
         }
     }
     assert!(asked.len() > 20, "only {} methods were found", asked.len());

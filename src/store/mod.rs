@@ -6,7 +6,8 @@
 //! | `options`, `access` | settings; how a process reaches a topic: as a member, or reading only |
 //! | `open`, `directory` | opening: gate, slot, recovery; are the files still in place |
 //! | `recover` | after a crash or a reboot: continuing from the words of dead members, or from a scan |
-//! | `segments`, `epochs` | which segments exist, and which are open; the list of epochs |
+//! | `segments`, `indexes` | which segments exist, and which are open; their indexes |
+//! | `epochs` | the list of epochs |
 //! | `draft` | the frames of an append, put together before the lock is taken |
 //! | `append` | the append path, and settling a dead writer's intent |
 //! | `roll`, `ahead` | the next segment; its file and the next pages, prepared ahead of the writers |
@@ -23,15 +24,17 @@
 //!
 //! # Interface
 //!
-//! The layers above use these methods and no others; a test compares the table with the code.
+//! The layers above use these methods of `Store` and of its parts, and no others; a test compares the table
+//! with the code.
 //!
-//! | about | methods of `Store` |
+//! | about | methods |
 //! |---|---|
 //! | opening | `open`, `open_read_only`, `open_alone` |
 //! | this process | `member`, `not_forked`, `words`, `closable` |
-//! | the files, still in place | `check_in_place`, `check_when_idle`, `displaced`, `sync_names_in` |
+//! | the files, still in place | `location.check`, `location.check_when_idle`, `location.displaced`, `location.sync_names_in` |
 //! | how far the topic goes | `frontier`, `current_frontier`, `first_offset`, `settled_end`, `published` |
-//! | reading | `walk_at`, `segment`, `is_current`, `around`, `is_elsewhere`, `base_behind`, `offset_at_time`, `newest_time` |
+//! | reading | `walk_at`, `segment`, `segments.is_current`, `around`, `has_moved`, `next_base`, `offset_at_time`, `newest_time` |
+//! | stored positions | `epochs.current`, `epochs.clamp` |
 //! | waiting | `wait_beyond`, `wait_durable` |
 //! | appending | `append`, `acknowledge`, `populate_ahead` |
 //! | retention | `trim_before`, `trim_by_retention`, `is_age_paused` |
@@ -50,6 +53,7 @@ mod draft;
 mod epochs;
 mod handles;
 mod home;
+mod indexes;
 mod locate;
 mod members;
 mod open;
@@ -87,6 +91,7 @@ use epochs::Epochs;
 pub(crate) use handles::{Handle, Handles};
 pub use home::LogOptions;
 pub(crate) use home::{medium_of, names_in, LogInner, MARKER, TOPICS};
+use indexes::Indexes;
 pub(crate) use locate::Frontier;
 pub use members::MemberInfo;
 pub use options::{Durability, Retention, TopicOptions};
@@ -106,7 +111,8 @@ pub(crate) struct Store {
     pub(crate) options: TopicOptions,
     access: Access,
     pub(crate) location: Location,
-    segments: Segments,
+    pub(crate) segments: Segments,
+    indexes: Indexes,
     pub(crate) recovery: OnceLock<RecoveryReport>,
     pub(crate) epochs: Epochs,
     ahead: Ahead,

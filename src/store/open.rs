@@ -96,6 +96,7 @@ impl Store {
             access,
             location: Location::new(log, name, &files, known_by),
             segments: Segments::new(&files, writable, settings.topic_id),
+            indexes: Default::default(),
             epochs: Epochs::new(&files),
             recovery: OnceLock::new(),
             ahead: Ahead::default(),

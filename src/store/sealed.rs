@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::sync::sync_up_to;
-use super::Store;
+use super::{indexes, Store};
 use crate::format::PAGE_LEN;
 use crate::housekeeper::Duty;
 use crate::segment::Segment;
@@ -216,7 +216,7 @@ fn settle_sealed(topic: &Store, full: Vec<Full>) {
             Hold::Open(KeptOpen { segment: Some(segment), .. }) => Ok(Arc::clone(segment)),
             _ => topic.segment(base),
         };
-        drop(segment.and_then(|segment| topic.build_index(&segment, next).map(drop)));
+        drop(segment.and_then(|segment| indexes::build(topic, &segment, next).map(drop)));
     }
     drop(synced);
 }

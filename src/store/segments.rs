@@ -5,23 +5,21 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+use crate::control::Words;
 use crate::error::{IoResultExt, Result};
 use crate::format::{segment as layout, Malformed};
-use crate::index::Index;
 use crate::segment::{list_bases, Segment};
 use crate::sys::{Access, Directory};
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Segments {
+pub(crate) struct Segments {
     files: Arc<dyn Directory>,
     access: Access,
     topic_id: u64,
     open: Mutex<HashMap<u64, Weak<Segment>>>,
     /// The bases that are known to exist, in order.
     bases: Mutex<Vec<u64>>,
-    /// The index of the active segment, as far as it has been built, with its base.
-    active_index: Mutex<Option<(u64, Index)>>,
 }
 
 impl Segments {
@@ -33,7 +31,6 @@ impl Segments {
             topic_id,
             open: Mutex::default(),
             bases: Mutex::default(),
-            active_index: Mutex::default(),
         }
     }
 
@@ -67,7 +64,7 @@ impl Segments {
 
     /// Whether an open segment covers the whole file that has its name. Another process may have extended the
     /// file for a large record. A recovery may have put a copy in its place, beside processes that only read.
-    pub(super) fn is_current(&self, segment: &Segment) -> Result<bool> {
+    pub(crate) fn is_current(&self, segment: &Segment) -> Result<bool> {
         if segment.is_outgrown()? {
             return Ok(false);
         }
@@ -113,8 +110,30 @@ impl Segments {
         self.files.open(&path, Access::Read).is_ok()
     }
 
-    /// Reads from the directory which bases exist.
-    pub(super) fn list(&self) -> Result<Vec<u64>> {
+    /// Reads the directory, and returns the bases up to the segment that was active before. A large directory
+    /// is read in steps. Of segments that get their names between two steps, the read can show a later one
+    /// and miss an earlier one, so a list that goes further could have holes.
+    pub(super) fn refresh(&self, words: Option<&Words>) -> Result<Vec<u64>> {
+        // This segment has its name, and so do all before it.
+        let named = match words {
+            Some(words) => words.tail.place().active,
+            None => self.list()?.last().copied().unwrap_or(0),
+        };
+        let mut bases = self.list()?;
+        bases.retain(|&base| base <= named);
+        self.set_bases(&bases);
+        Ok(bases)
+    }
+
+    /// The same for a process that is alone under the gate, so that no segment gets its name meanwhile:
+    /// returns all bases, whatever the words say.
+    pub(super) fn refresh_alone(&self) -> Result<Vec<u64>> {
+        let bases = self.list()?;
+        self.set_bases(&bases);
+        Ok(bases)
+    }
+
+    fn list(&self) -> Result<Vec<u64>> {
         list_bases(&*self.files, self.files.path())
     }
 
@@ -136,20 +155,6 @@ impl Segments {
     /// Returns the base of the segment that holds `offset` and that of the next one, if both are known.
     pub(super) fn around(&self, offset: u64) -> Option<(u64, u64)> {
         around(&self.bases.lock(), offset)
-    }
-
-    /// Calls `look` with the index of the active segment, as far as it has been built.
-    pub(super) fn with_active_index<T>(
-        &self,
-        segment: &Segment,
-        look: impl FnOnce(&mut Index) -> Result<T>,
-    ) -> Result<T> {
-        let mut active = self.active_index.lock();
-        let index = match &mut *active {
-            Some((base, index)) if *base == segment.base() => index,
-            other => &mut other.insert((segment.base(), Index::new(segment))).1,
-        };
-        look(index)
     }
 }
 

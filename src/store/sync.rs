@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::locate::segment_apart;
 use super::{Durability, Local, Store};
 use crate::control::lock::{Liveness, Owner};
 use crate::control::member::Membership;
@@ -261,7 +262,7 @@ impl Syncer<'_> {
     fn segment(&self, role: Role, (base, next): (u64, Option<u64>), durable: u64) -> Result<()> {
         let (topic, words) = (self.topic, self.words);
         let segment = match role {
-            Role::Overtaker => topic.segment_of_its_own(base)?,
+            Role::Overtaker => segment_apart(topic, base)?,
             Role::Owner | Role::Heir => topic.segment(base)?,
         };
         // Read after the open: an overtaker that got a report of a failure before that has raised it.
@@ -315,7 +316,7 @@ impl Syncer<'_> {
         let is_active = next.is_none() && frontier.active == segment.base();
         let end = if is_active { frontier.position } else { segment.len() };
         segment.redirty(0..layout::FIRST_FRAME_AT)?;
-        let start = topic.entry_before(segment, next, &frontier, durable)?.position;
+        let start = topic.indexes.entry_before(topic, segment, next, &frontier, durable)?.position;
         segment.redirty(start..end)?;
         Ok(start..end)
     }

@@ -83,7 +83,7 @@ impl Store {
     pub(crate) fn newest_time(&self) -> Result<u64> {
         let frontier = self.frontier()?;
         let segment = self.segment_reaching(frontier.active, frontier.position)?;
-        self.with_index(&segment, None, &frontier, |index| index.reached.max_timestamp)
+        self.indexes.with(self, &segment, None, &frontier, |index| index.reached.max_timestamp)
     }
 }
 
@@ -91,7 +91,7 @@ fn search_time(topic: &Store, timestamp: u64, first: u64) -> Result<u64> {
     let frontier = topic.frontier()?;
     let mut bases = topic.segments.bases();
     if bases.last() != Some(&frontier.active) {
-        bases = topic.refresh_bases()?;
+        bases = topic.segments.refresh(topic.words())?;
     }
     // Another process may have trimmed or rolled since the directory was read.
     bases.retain(|base| (first..=frontier.active).contains(base));
@@ -110,8 +110,9 @@ fn search_time(topic: &Store, timestamp: u64, first: u64) -> Result<u64> {
     let Some(&base) = bases.get(low.saturating_sub(1)) else { return Ok(first) };
     let next = bases.get(low.max(1)).copied();
     let segment = topic.segment(base)?;
-    let entry =
-        topic.with_index(&segment, next, &frontier, |index| index.before_time(timestamp))?;
+    let entry = topic
+        .indexes
+        .with(topic, &segment, next, &frontier, |index| index.before_time(timestamp))?;
     let limit = if next.is_some() { u64::MAX } else { frontier.position };
     let frames = Frames::from(&segment, entry.position, entry.offset);
     let mut frames = frames.before(next).up_to(limit);

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use super::ages::Ages;
 use super::background::Scheduled;
+use super::locate::segment_apart;
 use super::positions::durable_floor;
 use super::roll::Roller;
 use super::sync::latch;
@@ -134,8 +135,12 @@ impl Retaining {
     fn keep_from(&self, topic: &Store, despite: &[String]) -> Result<u64> {
         let retention = topic.options.retention;
         let active = topic.member()?.control.tail.place().active;
-        let bases: Vec<u64> =
-            topic.refresh_bases()?.into_iter().filter(|&base| base <= active).collect();
+        let bases: Vec<u64> = topic
+            .segments
+            .refresh(topic.words())?
+            .into_iter()
+            .filter(|&base| base <= active)
+            .collect();
         let floor = match retention.consumed {
             // No consumer has committed anything yet: nothing is dropped.
             true => durable_floor(topic, despite)?.unwrap_or(0),
@@ -254,7 +259,7 @@ fn droppable(topic: &Store, words: &Words, bases: &[u64], offset: u64) -> Result
         // syncing it, so it is opened again: a failure is then reported to both. If this thread dies before
         // it can latch the topic, the next sync writes the header again.
         words.sync.suspect_end.fetch_max(end + 1, Ordering::AcqRel);
-        let segment = topic.segment_of_its_own(last)?;
+        let segment = segment_apart(topic, last)?;
         segment.redirty(0..layout::FIRST_FRAME_AT)?;
         if segment.sync().is_err() {
             return Err(latch(topic, words, &segment));

@@ -42,7 +42,7 @@ impl FoundEnd {
         loop {
             batches.walk()?;
             let (base, end) = (batches.segment().base(), batches.end);
-            let frames = if !topic.is_current(batches.segment())? {
+            let frames = if !topic.segments.is_current(batches.segment())? {
                 // Extended for a record larger than a segment, or copied by a recovery.
                 Frames::from(&topic.segment(base)?, batches.end_position, end)
             } else if end == base || !topic.segments.has_file(end) {
@@ -70,7 +70,7 @@ impl FoundEnd {
 
 /// Finds the end as a recovery would, or how far the log goes if the newest header is damaged.
 fn scan(topic: &Store, left: Option<&Words>) -> Result<std::result::Result<FoundEnd, Frontier>> {
-    let bases = topic.refresh_bases()?;
+    let bases = topic.segments.refresh(topic.words())?;
     let left = match left {
         // They may lack the last writes of the last member.
         Some(words) if !(Recovery { topic, words }).is_overtaken(&bases)? => Some(words),

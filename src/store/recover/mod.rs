@@ -43,7 +43,7 @@ impl Recovery<'_> {
     pub(super) fn run(topic: &Store, alone: bool, existed: bool) -> Result<()> {
         let words = &*topic.member()?.control;
         let recovery = Recovery { topic, words };
-        // Read before the directory: see `refresh_bases`.
+        // Read before the directory: see `Segments::refresh`.
         let active = words.tail.place().active;
         // Read once: a large log has many names.
         let names = topic.files.list(&topic.dir).at("listing", &topic.dir)?;

@@ -18,7 +18,7 @@ impl Recovery<'_> {
     /// `boundary_of_words`: a durable end from trusted control words.
     pub(super) fn rebuild(&self, boundary_of_words: Option<u64>) -> Result<()> {
         let (topic, words) = (self.topic, self.words);
-        let bases = topic.refresh_bases_alone()?;
+        let bases = topic.segments.refresh_alone()?;
         let boundary = promised_boundary(topic, &bases)?.max(boundary_of_words.unwrap_or(0));
         let mut scan = Scan::run(topic, &bases, boundary)?;
         let ending = recovery::ending(scan.facts());
@@ -48,7 +48,7 @@ impl Recovery<'_> {
         }
         words.intent.max_timestamp.store(scan.max_timestamp, Ordering::Relaxed);
         words.durable.end.store(end, Ordering::Release);
-        let first = topic.refresh_bases_alone()?.first().copied().unwrap_or(end);
+        let first = topic.segments.refresh_alone()?.first().copied().unwrap_or(end);
         words.tail.first.store(first, Ordering::Release);
         let mut report = RecoveryReport {
             end,

@@ -80,7 +80,7 @@ impl Recovery<'_> {
         let mut bases = topic.segments.bases();
         if bases.last() != Some(&words.tail.place().active) {
             // A settled roll has named one more segment.
-            bases = topic.refresh_bases_alone()?;
+            bases = topic.segments.refresh_alone()?;
         }
         if !self.words_fit(&bases)? || !self.is_whole_from(shown, &bases)? {
             return self.rebuild(Some(possible_end(topic, &bases, shown)));
@@ -154,7 +154,7 @@ impl Recovery<'_> {
             }
             let next = bases.get(index + 1).copied();
             let Some(segment) = readable(topic, base)? else { return Ok(false) };
-            let start = topic.entry_before(&segment, next, &frontier, shown)?;
+            let start = topic.indexes.entry_before(topic, &segment, next, &frontier, shown)?;
             let limit = if next.is_some() { u64::MAX } else { frontier.position };
             let frames = Frames::from(&segment, start.position, start.offset);
             let mut batches = Batches::of(frames.before(next).up_to(limit));
