@@ -39,57 +39,47 @@ pub(crate) enum Opening {
     ScanFromDisk,
 }
 
-/// A row: `None` matches both values.
-struct OpeningRow {
-    alone: Option<bool>,
-    words_trusted: Option<bool>,
-    latched: Option<bool>,
-    has_segments: Option<bool>,
-    overtaken: Option<bool>,
-    plan: Opening,
+/// A row of a table.
+struct Row<const N: usize, P> {
+    /// The facts that it matches; `None` matches both values.
+    facts: [Option<bool>; N],
+    plan: P,
 }
 
-const OPENING: [OpeningRow; 7] = {
-    const fn row(
-        alone: Option<bool>,
-        words_trusted: Option<bool>,
-        latched: Option<bool>,
-        has_segments: Option<bool>,
-        overtaken: Option<bool>,
-        plan: Opening,
-    ) -> OpeningRow {
-        OpeningRow { alone, words_trusted, latched, has_segments, overtaken, plan }
+const YES: Option<bool> = Some(true);
+const NO: Option<bool> = Some(false);
+const ANY: Option<bool> = None;
+
+impl<const N: usize, P> Row<N, P> {
+    const fn new(facts: [Option<bool>; N], plan: P) -> Row<N, P> {
+        Row { facts, plan }
     }
-    const YES: Option<bool> = Some(true);
-    const NO: Option<bool> = Some(false);
-    [
-        row(NO, YES, None, None, None, Opening::Attach),
-        row(NO, NO, None, None, None, Opening::Refuse),
-        row(YES, None, None, NO, None, Opening::Create),
-        row(YES, YES, NO, YES, NO, Opening::Resume),
-        row(YES, YES, NO, YES, YES, Opening::ScanFromDisk),
-        row(YES, YES, YES, YES, None, Opening::ScanFromWords),
-        row(YES, NO, None, YES, None, Opening::ScanFromDisk),
-    ]
-};
 
-fn fits(pattern: Option<bool>, fact: bool) -> bool {
-    pattern.is_none_or(|pattern| pattern == fact)
+    fn matches(&self, facts: [bool; N]) -> bool {
+        self.facts.iter().zip(facts).all(|(row, fact)| row.is_none_or(|value| value == fact))
+    }
 }
 
-impl OpeningRow {
-    fn matches(&self, facts: OpeningFacts) -> bool {
-        fits(self.alone, facts.alone)
-            && fits(self.words_trusted, facts.words_trusted)
-            && fits(self.latched, facts.latched)
-            && fits(self.has_segments, facts.has_segments)
-            && fits(self.overtaken, facts.overtaken)
+/// Columns: alone, words trusted, latched, has segments, overtaken.
+const OPENING: [Row<5, Opening>; 7] = [
+    Row::new([NO, YES, ANY, ANY, ANY], Opening::Attach),
+    Row::new([NO, NO, ANY, ANY, ANY], Opening::Refuse),
+    Row::new([YES, ANY, ANY, NO, ANY], Opening::Create),
+    Row::new([YES, YES, NO, YES, NO], Opening::Resume),
+    Row::new([YES, YES, NO, YES, YES], Opening::ScanFromDisk),
+    Row::new([YES, YES, YES, YES, ANY], Opening::ScanFromWords),
+    Row::new([YES, NO, ANY, YES, ANY], Opening::ScanFromDisk),
+];
+
+impl OpeningFacts {
+    fn columns(self) -> [bool; 5] {
+        [self.alone, self.words_trusted, self.latched, self.has_segments, self.overtaken]
     }
 }
 
 /// Returns how to open, by the first table.
 pub(crate) fn opening(facts: OpeningFacts) -> Opening {
-    let row = OPENING.iter().find(|row| row.matches(facts));
+    let row = OPENING.iter().find(|row| row.matches(facts.columns()));
     row.expect("every combination of facts has a row").plan
 }
 
@@ -119,43 +109,23 @@ pub(crate) enum Ending {
     RollPastDamage,
 }
 
-struct EndingRow {
-    boundary_reached: Option<bool>,
-    rest_is_clean: Option<bool>,
-    whole_frames_after: Option<bool>,
-    plan: Ending,
-}
+/// Columns: boundary reached, rest is clean, whole frames after.
+const ENDINGS: [Row<3, Ending>; 4] = [
+    Row::new([YES, YES, ANY], Ending::Continue),
+    Row::new([YES, NO, NO], Ending::Cut),
+    Row::new([YES, NO, YES], Ending::CutAndReport),
+    Row::new([NO, ANY, ANY], Ending::RollPastDamage),
+];
 
-const ENDINGS: [EndingRow; 4] = {
-    const YES: Option<bool> = Some(true);
-    const NO: Option<bool> = Some(false);
-    const fn row(
-        boundary_reached: Option<bool>,
-        rest_is_clean: Option<bool>,
-        whole_frames_after: Option<bool>,
-        plan: Ending,
-    ) -> EndingRow {
-        EndingRow { boundary_reached, rest_is_clean, whole_frames_after, plan }
-    }
-    [
-        row(YES, YES, None, Ending::Continue),
-        row(YES, NO, NO, Ending::Cut),
-        row(YES, NO, YES, Ending::CutAndReport),
-        row(NO, None, None, Ending::RollPastDamage),
-    ]
-};
-
-impl EndingRow {
-    fn matches(&self, facts: ScanFacts) -> bool {
-        fits(self.boundary_reached, facts.boundary_reached)
-            && fits(self.rest_is_clean, facts.rest_is_clean)
-            && fits(self.whole_frames_after, facts.whole_frames_after)
+impl ScanFacts {
+    fn columns(self) -> [bool; 3] {
+        [self.boundary_reached, self.rest_is_clean, self.whole_frames_after]
     }
 }
 
 /// Returns what the end means, by the second table.
 pub(crate) fn ending(facts: ScanFacts) -> Ending {
-    let row = ENDINGS.iter().find(|row| row.matches(facts));
+    let row = ENDINGS.iter().find(|row| row.matches(facts.columns()));
     row.expect("every combination of facts has a row").plan
 }
 
@@ -214,63 +184,62 @@ pub struct Damage {
 mod tests {
     use super::*;
 
-    fn combinations(bits: u32) -> impl Iterator<Item = Vec<bool>> {
-        (0..1u32 << bits).map(move |all| (0..bits).map(|bit| all >> bit & 1 == 1).collect())
+    fn combinations<const N: usize>() -> impl Iterator<Item = [bool; N]> {
+        (0..1u32 << N).map(|all| std::array::from_fn(|bit| all >> bit & 1 == 1))
     }
 
     #[test]
-    fn every_combination_of_opening_facts_matches_exactly_one_row() {
-        for facts in combinations(5) {
-            let facts = OpeningFacts {
-                alone: facts[0],
-                words_trusted: facts[1],
-                latched: facts[2],
-                has_segments: facts[3],
-                overtaken: facts[4],
-            };
-            assert_eq!(OPENING.iter().filter(|row| row.matches(facts)).count(), 1, "{facts:?}");
+    fn every_combination_of_facts_matches_exactly_one_row_of_each_table() {
+        for facts in combinations() {
+            let matching = OPENING.iter().filter(|row| row.matches(facts));
+            assert_eq!(matching.count(), 1, "{facts:?}");
         }
-    }
-
-    #[test]
-    fn every_combination_of_scan_facts_matches_exactly_one_row() {
-        for facts in combinations(3) {
-            let facts = ScanFacts {
-                boundary_reached: facts[0],
-                rest_is_clean: facts[1],
-                whole_frames_after: facts[2],
-            };
-            assert_eq!(ENDINGS.iter().filter(|row| row.matches(facts)).count(), 1, "{facts:?}");
+        for facts in combinations() {
+            let matching = ENDINGS.iter().filter(|row| row.matches(facts));
+            assert_eq!(matching.count(), 1, "{facts:?}");
         }
     }
 
     #[test]
     fn every_row_is_needed() {
-        let plans: Vec<_> = combinations(3)
-            .map(|facts| {
-                ending(ScanFacts {
-                    boundary_reached: facts[0],
-                    rest_is_clean: facts[1],
-                    whole_frames_after: facts[2],
-                })
-            })
-            .collect();
-        for row in &ENDINGS {
-            assert!(plans.contains(&row.plan), "{:?}", row.plan);
-        }
+        assert!(OPENING.iter().all(|row| combinations().any(|facts| row.matches(facts))));
+        assert!(ENDINGS.iter().all(|row| combinations().any(|facts| row.matches(facts))));
     }
 
     #[test]
     fn living_members_are_joined_whatever_else_is_seen_and_never_recovered_over() {
-        for facts in combinations(3) {
+        for [latched, has_segments, overtaken] in combinations() {
             let facts = OpeningFacts {
                 alone: false,
                 words_trusted: true,
-                latched: facts[0],
-                has_segments: facts[1],
-                overtaken: facts[2],
+                latched,
+                has_segments,
+                overtaken,
             };
             assert_eq!(opening(facts), Opening::Attach);
         }
+    }
+
+    #[test]
+    fn the_columns_of_a_table_are_its_facts() {
+        let facts = OpeningFacts {
+            alone: true,
+            words_trusted: true,
+            latched: true,
+            has_segments: true,
+            overtaken: false,
+        };
+        assert_eq!(opening(facts), Opening::ScanFromWords);
+        let not_latched = OpeningFacts { latched: false, ..facts };
+        assert_eq!(opening(not_latched), Opening::Resume);
+        assert_eq!(opening(OpeningFacts { overtaken: true, ..not_latched }), Opening::ScanFromDisk);
+        assert_eq!(opening(OpeningFacts { words_trusted: false, ..facts }), Opening::ScanFromDisk);
+        assert_eq!(opening(OpeningFacts { has_segments: false, ..facts }), Opening::Create);
+        let facts =
+            ScanFacts { boundary_reached: true, rest_is_clean: false, whole_frames_after: true };
+        assert_eq!(ending(facts), Ending::CutAndReport);
+        assert_eq!(ending(ScanFacts { rest_is_clean: true, ..facts }), Ending::Continue);
+        assert_eq!(ending(ScanFacts { whole_frames_after: false, ..facts }), Ending::Cut);
+        assert_eq!(ending(ScanFacts { boundary_reached: false, ..facts }), Ending::RollPastDamage);
     }
 }

@@ -199,12 +199,13 @@ fn the_envelope_is_that_of_the_code() {
 /// Returns the rows of the tables in `src/recovery.rs`, as words.
 fn rows_of_code() -> Vec<Vec<String>> {
     let source = read("src/recovery.rs");
-    let rows =
-        source.lines().filter_map(|line| line.trim().strip_prefix("row(")?.strip_suffix("),"));
-    let word = |cell: &str| match cell.trim() {
+    let rows = source
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Row::new([")?.strip_suffix("),"));
+    let word = |cell: &str| match cell.trim().trim_end_matches(']') {
         "YES" => "yes".to_owned(),
         "NO" => "no".to_owned(),
-        "None" => "any".to_owned(),
+        "ANY" => "any".to_owned(),
         plan => format!("`{}`", plan.split("::").last().unwrap()),
     };
     rows.map(|row| row.split(',').map(word).collect()).collect()
