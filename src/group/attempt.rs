@@ -114,7 +114,7 @@ impl Dispatch {
     pub(crate) fn done(&mut self, job: &Job) -> Result<()> {
         let floor = self.effects_floor()?;
         self.lane(job).done(job.offset(), floor)?;
-        self.rejoin(job.lane);
+        self.lanes.rejoin(job.lane);
         count(&self.counters.handled, 1);
         Ok(())
     }
@@ -191,13 +191,13 @@ impl Dispatch {
     /// Makes the job's lane wait, and keeps the job's record meanwhile.
     pub(super) fn wait(&mut self, job: &Job, wait: Duration) {
         let record = job.record.clone();
-        self.keep(job.lane, record, later(Instant::now(), wait));
+        self.lanes.keep(job.lane, record, later(Instant::now(), wait));
     }
 
     /// Returns a job after an error: it comes again, and whether it was done must be settled.
     pub(crate) fn abandon(&mut self, job: &Job) {
         let lane = self.lane(job);
-        if lane.mode != Mode::InHand {
+        if lane.mode != Mode::InFlight {
             return;
         }
         if let Some(attempt) = lane.cursor.attempt().filter(|at| at.offset == job.offset()) {
@@ -205,6 +205,6 @@ impl Dispatch {
         }
         lane.kept = None;
         lane.kept_below = lane.kept_below.max(job.offset() + 1);
-        self.rejoin(job.lane);
+        self.lanes.rejoin(job.lane);
     }
 }

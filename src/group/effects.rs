@@ -11,7 +11,7 @@ use crate::topic::Topic;
 impl Dispatch {
     /// Returns whether a record is yet to come: its lane belongs to this worker and has not passed it.
     pub(crate) fn awaits(&self, lane: u32, offset: u64) -> bool {
-        self.lanes.get(&lane).is_some_and(|lane| lane.cursor.committed() <= offset)
+        self.lanes.get(lane).is_some_and(|lane| lane.cursor.committed() <= offset)
     }
 
     /// Returns the lane of a record.

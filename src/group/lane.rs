@@ -81,7 +81,7 @@ pub(super) enum Mode {
     /// The record that is kept is retried when its turn comes.
     Due,
     /// The record at its position is in flight.
-    InHand,
+    InFlight,
     /// Nothing is handled until the lane is resumed.
     Stopped,
 }

@@ -18,7 +18,8 @@
 //! | `file` | the group file: created whole, and read by processes that own no lane |
 //! | `members` | the workers of a group, counted by locks |
 //! | `lane` | a lane that a worker owns, and the state of its next record |
-//! | `dispatch` | a worker's lanes, and the next record of them |
+//! | `lanes` | the lanes that a worker owns, and their next records |
+//! | `dispatch` | a worker's next job |
 //! | `effects` | which records of the output topic the lanes still need |
 //! | `share` | which lanes a worker owns |
 //! | `attempt` | the fate of a record in flight |
@@ -42,6 +43,7 @@ mod guard;
 mod handler;
 mod job;
 mod lane;
+mod lanes;
 mod members;
 mod running;
 mod share;

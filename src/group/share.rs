@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use super::dispatch::{Dispatch, LOOK};
-use super::lane::{decode_trial, Lane, Mode, State};
+use super::lane::{Lane, Mode};
 use super::stats::count;
 use crate::error::{IoResultExt, Result};
 use crate::events;
@@ -29,7 +29,7 @@ impl Dispatch {
         let (members, rank) = self.member.count()?;
         // Exact, so that no worker that has its share keeps another one from its own.
         let share = (total / members + u64::from(rank < total % members)) as usize;
-        self.resume_stopped();
+        self.lanes.resume_stopped();
         if is_wanted && self.lanes.len() > share {
             return self.release_down_to(share, members, rank);
         }
@@ -40,7 +40,7 @@ impl Dispatch {
         let mut taken = Vec::new();
         let mut is_free_left = false;
         for lane in all {
-            if self.lanes.contains_key(&lane) {
+            if self.lanes.get(lane).is_some() {
                 continue;
             }
             if self.lanes.len() >= most {
@@ -61,7 +61,7 @@ impl Dispatch {
             }
         }
         if !taken.is_empty() {
-            let suspects = taken.iter().filter(|lane| self.lanes[lane].deaths > 0).count();
+            let suspects = taken.iter().filter(|&&lane| self.lanes.lane(lane).deaths > 0).count();
             let (topic, held) = (&self.topic.name, self.lanes.len());
             events::lanes_taken(topic, &self.name, taken.len(), held, suspects);
         }
@@ -75,13 +75,15 @@ impl Dispatch {
     }
 
     fn release_down_to(&mut self, share: usize, members: u64, rank: u64) -> Result<()> {
-        let mut excess: Vec<u32> = self.lanes.keys().copied().collect();
         // First the lanes with nothing in flight: the work of the others would start again elsewhere.
-        let is_at_work = |lane: u32| self.lanes[&lane].mode != Mode::Joined;
-        excess.sort_by_key(|&lane| (is_at_work(lane), Reverse(distance(lane, members, rank))));
+        let order = |(number, lane): (u32, &Lane)| {
+            (lane.mode != Mode::Joined, Reverse(distance(number, members, rank)), number)
+        };
+        let mut excess: Vec<_> = self.lanes.iter().map(order).collect();
+        excess.sort_unstable();
         excess.truncate(self.lanes.len() - share);
         self.advance()?;
-        for lane in excess {
+        for (.., lane) in excess {
             self.release(lane)?;
         }
         Ok(())
@@ -117,19 +119,11 @@ impl Dispatch {
         crate::sys::crash_point::crash_point!("lane.taken");
         count(&self.counters.lanes_taken, 1);
         count(&self.counters.suspects, (lane.deaths > 0 || lane.is_suspect()).into());
-        let at = lane.cursor.committed();
         let floor = lane.cursor.floor();
         self.taken_floor = Some(self.taken_floor.map_or(floor, |least| least.min(floor)));
         // Records that other lanes did not need may concern this one: its floor waits until they are read.
         self.effects_kept = self.effects_kept.min(floor);
-        if self.lanes.is_empty() {
-            self.ahead.seek_to(at);
-        }
-        let is_stopped = lane.mode == Mode::Stopped;
         self.lanes.insert(number, lane);
-        if !is_stopped {
-            self.rejoin(number);
-        }
         Ok(true)
     }
 
@@ -137,8 +131,11 @@ impl Dispatch {
     /// are in, and makes the floors durable, before any record is added there.
     fn settle_floors(&mut self, taken: &[u32]) -> Result<()> {
         let Some(effects) = &self.effects else { return Ok(()) };
-        let lost: Vec<u32> =
-            taken.iter().copied().filter(|lane| self.lanes[lane].cursor.doubt() != 0).collect();
+        let lost: Vec<u32> = taken
+            .iter()
+            .copied()
+            .filter(|&lane| self.lanes.lane(lane).cursor.doubt() != 0)
+            .collect();
         if lost.is_empty() {
             return Ok(());
         }
@@ -147,42 +144,17 @@ impl Dispatch {
             // Below the positions there are also replies of this boot, whose server died.
             effects.wait_durable(last)?;
         }
-        for lane in &lost {
-            let cursor = &self.lanes[lane].cursor;
+        for lane in lost {
+            let cursor = &self.lanes.lane(lane).cursor;
             cursor.set_floor(cursor.floor().min(end));
         }
         self.book.sync(&self.topic)
     }
 
     fn release(&mut self, number: u32) -> Result<()> {
-        let Some(lane) = self.lanes.remove(&number) else { return Ok(()) };
-        match lane.mode {
-            Mode::Behind { .. } => self.behind_count -= 1,
-            Mode::Waiting(until) => {
-                self.waiting.remove(&(until, number));
-            }
-            Mode::Due => self.due.retain(|due| *due != number),
-            Mode::Joined | Mode::InHand | Mode::Stopped => {}
-        }
+        let Some(lane) = self.lanes.remove(number) else { return Ok(()) };
         count(&self.counters.lanes_released, 1);
         drop(lane);
         self.group.file.unlock(number.into(), 1).at("unlocking", &self.group.path)
-    }
-
-    /// Resumes stopped lanes for which an operator called `resume` or `skip_stopped`, by taking the state
-    /// back.
-    fn resume_stopped(&mut self) {
-        let mut resumed = Vec::new();
-        for (number, lane) in &mut self.lanes {
-            let state = decode_trial(lane.cursor.trial()).state;
-            if lane.mode == Mode::Stopped && state != State::Stopped {
-                (lane.blamed, lane.deaths, lane.not_before) = (0, 0, None);
-                lane.is_condemned = state == State::Condemned;
-                resumed.push(*number);
-            }
-        }
-        for number in resumed {
-            self.rejoin(number);
-        }
     }
 }

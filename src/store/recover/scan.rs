@@ -1,4 +1,4 @@
-//! Reading the newest segments after a crash: where the log ends, and what is damaged. Writes nothing.
+//! Reading the newest segments after a crash: where the log ends, and the damage in them. Writes nothing.
 
 use std::ops::Range;
 use std::path::Path;
