@@ -58,25 +58,16 @@ struct Worker {
 /// See the module. Dropping it ends the threads after the running jobs.
 #[derive(Default)]
 pub(crate) struct Housekeeper {
-    prepare: Arc<Worker>,
-    seal: Arc<Worker>,
-    trim: Arc<Worker>,
+    /// One for each duty, in the order of [`Duty`].
+    workers: [Arc<Worker>; 3],
     pub(crate) timers: Timers,
     made_in: Generation,
 }
 
 impl Housekeeper {
-    /// Queues `job`.
-    ///
-    /// # Errors
-    ///
-    /// If no thread can be started: then the job is dropped, see the module.
-    pub(crate) fn submit(&self, duty: Duty, job: Job) -> io::Result<()> {
-        let worker = match duty {
-            Duty::Prepare => &self.prepare,
-            Duty::Seal => &self.seal,
-            Duty::Trim => &self.trim,
-        };
+    /// Queues `job`. If no thread can be started, the job is dropped: see the module.
+    pub(crate) fn submit(&self, duty: Duty, job: Job) {
+        let worker = &self.workers[duty as usize];
         worker.queue.lock().jobs.push_back(job);
         let started = Worker::start(worker, duty);
         if started.is_err() {
@@ -117,7 +108,7 @@ impl Drop for Housekeeper {
         if self.made_in.is_parents() {
             return;
         }
-        for worker in [&self.prepare, &self.seal, &self.trim] {
+        for worker in &self.workers {
             worker.queue.lock().stopped = true;
             worker.wake.notify_one();
             let thread = worker.thread.lock().take();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::file::GroupFile;
 use super::job::Job;
-use super::lane::{later, Lane, Mode};
+use super::lane::{later, EffectsFloor, Lane, Mode};
 use super::lanes::Lanes;
 use super::members::Member;
 use super::stats::Counters;
@@ -14,8 +14,8 @@ use super::WorkerOptions;
 use crate::cursor::Meaning;
 use crate::error::Result;
 use crate::events;
-use crate::format::group::{lane_at, LANE_DOUBT_AT};
-use crate::record::OwnedRecord;
+use crate::format::group::{lane_at, lane_of, LANE_DOUBT_AT};
+use crate::record::{OwnedRecord, RecordRef};
 use crate::stop::Stop;
 use crate::store::{Book, Books, Handle};
 use crate::sys::atomic::Ordering;
@@ -219,6 +219,22 @@ impl Dispatch {
             floor = floor.min(self.group.look(&self.topic, lane)?.durable_floor);
         }
         Ok(floor)
+    }
+
+    /// Returns whether a record is yet to come: its lane belongs to this worker and has not passed it.
+    pub(crate) fn awaits(&self, lane: u32, offset: u64) -> bool {
+        self.lanes.get(lane).is_some_and(|lane| lane.cursor.committed() <= offset)
+    }
+
+    /// Returns the lane of a record.
+    pub(crate) fn lane_of(&self, record: &RecordRef<'_>) -> u32 {
+        lane_of(record.key(), record.offset(), self.group.lanes)
+    }
+
+    /// Returns the current end of the effects, and the floor of lanes that have done everything.
+    pub(super) fn effects_floor(&self) -> Result<Option<EffectsFloor>> {
+        let end = self.effects.as_ref().map(Topic::end_offset).transpose()?;
+        Ok(end.map(|end| EffectsFloor { end, floor: end.min(self.effects_kept) }))
     }
 
     /// Returns the meaning of the lanes' positions: those of a server imply replies.

@@ -20,7 +20,6 @@
 //! | `lane` | a lane that a worker owns, and the state of its next record |
 //! | `lanes` | the lanes that a worker owns, and their next records |
 //! | `dispatch` | a worker's next job |
-//! | `effects` | which records of the output topic the lanes still need |
 //! | `share` | which lanes a worker owns |
 //! | `attempt` | the fate of a record in flight |
 //! | `alone` | a suspect runs alone in its process |
@@ -37,7 +36,6 @@ mod attempt;
 pub(crate) mod claim;
 mod dead_letter;
 mod dispatch;
-mod effects;
 mod file;
 mod guard;
 mod handler;

@@ -44,7 +44,7 @@ impl Dispatch {
                 continue;
             }
             if self.lanes.len() >= most {
-                is_free_left = self.is_free(lane)?;
+                is_free_left = !self.group.is_held(lane)?;
                 if is_free_left {
                     break;
                 }
@@ -89,19 +89,13 @@ impl Dispatch {
         Ok(())
     }
 
-    fn is_free(&self, number: u32) -> Result<bool> {
-        Ok(!self
-            .group
-            .file
-            .locked_by_other(number.into(), 1)
-            .at("asking for locks of", &self.group.path)?)
-    }
-
     /// Takes a lane if no worker owns it.
     fn try_take(&mut self, number: u32) -> Result<bool> {
         let (lane_at, guard_at) = (u64::from(number), GUARD_LOCKS + u64::from(number));
         let file = &self.group.file;
-        if !self.is_free(number)? || !file.try_lock(lane_at, 1).at("locking", &self.group.path)? {
+        if self.group.is_held(number)?
+            || !file.try_lock(lane_at, 1).at("locking", &self.group.path)?
+        {
             return Ok(false);
         }
         // The owner died, but a command that it started may still be running.

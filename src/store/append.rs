@@ -6,7 +6,6 @@
 //! the intent and settles it before it does anything else.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::draft::{Draft, Site};
@@ -19,7 +18,7 @@ use crate::control::Place;
 use crate::error::{Error, Result};
 use crate::format::{frame, segment as layout};
 use crate::record::Record;
-use crate::segment::{Batches, Frames, Segment};
+use crate::segment::{Batches, Frames};
 use crate::sys::atomic::{fence, Ordering};
 use crate::sys::clock;
 use crate::sys::crash_point::crash_point;
@@ -192,7 +191,9 @@ impl<'a> Appender<'a> {
             });
         }
         let offset = words.intent.offset.load(Ordering::Relaxed);
-        let whole = whole_batches(&segment, start..end, offset)?;
+        let map = segment.map()?;
+        let mut whole = Batches::of(Frames::from(&segment, start, offset).up_to(end).hot());
+        whole.walk()?;
         let (next, covered_from) = (whole.end, whole.end_position);
         if covered_from < end {
             let void = frame::void(
@@ -202,7 +203,7 @@ impl<'a> Appender<'a> {
                 segment.header.salt,
                 covered_from,
             );
-            segment.map()?.write(covered_from as usize, &void);
+            map.write(covered_from as usize, &void);
         }
         // Before the records are published, because the next segment's header states it.
         words.intent.max_timestamp.fetch_max(whole.newest, Ordering::Relaxed);
@@ -244,13 +245,4 @@ fn checked_len(records: &[Record]) -> Result<u64> {
         }
     }
     Ok(total as u64)
-}
-
-/// Walks the whole batches in a range of positions; their offsets count up from `offset`.
-fn whole_batches(segment: &Arc<Segment>, range: Range<u64>, offset: u64) -> Result<Batches> {
-    segment.map()?;
-    let frames = Frames::from(segment, range.start, offset).up_to(range.end).hot();
-    let mut batches = Batches::of(frames);
-    batches.walk()?;
-    Ok(batches)
 }

@@ -115,17 +115,14 @@ impl Handles {
         loop {
             match known.get(name) {
                 Some(Known::Open(topic)) => {
-                    let topic = topic.upgrade();
                     let is_stale = |topic: &Arc<Handle>| {
                         stale.as_ref().is_some_and(|stale| Arc::ptr_eq(stale, topic))
                     };
-                    // Not dropped here, because closing it would wait under the lock.
-                    if let Some(topic) = topic {
-                        if !is_stale(&topic) {
-                            return Ok(Some(topic));
-                        }
+                    match topic.upgrade() {
+                        // Not dropped here, because closing it would wait under the lock.
+                        Some(topic) if !is_stale(&topic) => return Ok(Some(topic)),
+                        _ => break,
                     }
-                    break;
                 }
                 Some(Known::Opening) => {
                     let timed_out = match deadline {

@@ -30,34 +30,22 @@ pub(crate) struct Backlog {
     open_count: AtomicUsize,
 }
 
-/// A segment that stays open while it waits.
+/// A place among them; dropping it frees it.
 #[derive(Debug)]
-struct KeptOpen {
-    segment: Option<Arc<Segment>>,
-    backlog: Arc<Backlog>,
-}
+struct Place(Arc<Backlog>);
 
-impl Backlog {
-    /// Keeps `segment` open if there is a place for it; else returns it.
-    fn keep_open(
-        backlog: &Arc<Backlog>,
-        segment: Arc<Segment>,
-    ) -> std::result::Result<KeptOpen, Arc<Segment>> {
-        let taken =
-            backlog.open_count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-                (count < MOST_OPEN).then_some(count + 1)
-            });
-        match taken {
-            Ok(_) => Ok(KeptOpen { segment: Some(segment), backlog: Arc::clone(backlog) }),
-            Err(_) => Err(segment),
-        }
+impl Place {
+    /// `None` if all places are taken.
+    fn take(backlog: &Arc<Backlog>) -> Option<Place> {
+        let more = |count: usize| (count < MOST_OPEN).then_some(count + 1);
+        let taken = backlog.open_count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.is_ok().then(|| Place(Arc::clone(backlog)))
     }
 }
 
-impl Drop for KeptOpen {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.segment = None;
-        self.backlog.open_count.fetch_sub(1, Ordering::Relaxed);
+        self.0.open_count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -65,11 +53,10 @@ impl Drop for KeptOpen {
 /// reports it. If the file left memory before that, a later sync would succeed.
 #[derive(Debug)]
 enum Hold {
-    Open(KeptOpen),
+    /// It stays open. (The segment is dropped before its place is free.)
+    Open { segment: Arc<Segment>, _place: Place },
     /// One page of it.
-    Mapped {
-        _page: Map,
-    },
+    Mapped { _page: Map },
     /// This process did not write to it.
     Not,
 }
@@ -77,14 +64,12 @@ enum Hold {
 impl Hold {
     fn of(backlog: &Arc<Backlog>, segment: Option<Arc<Segment>>) -> Hold {
         let Some(segment) = segment else { return Hold::Not };
-        match Backlog::keep_open(backlog, segment) {
-            Ok(kept) => Hold::Open(kept),
-            // If no page of it can be mapped, the sync may miss an earlier failure.
-            Err(segment) => segment
-                .file()
-                .map(PAGE_LEN, false)
-                .map_or(Hold::Not, |page| Hold::Mapped { _page: page }),
+        if let Some(_place) = Place::take(backlog) {
+            return Hold::Open { segment, _place };
         }
+        // If no page of it can be mapped, the sync may miss an earlier failure.
+        let page = segment.file().map(PAGE_LEN, false);
+        page.map_or(Hold::Not, |_page| Hold::Mapped { _page })
     }
 }
 
@@ -107,7 +92,7 @@ pub(super) struct Sealed {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Full>,
-    in_hand_count: usize,
+    taken_count: usize,
     /// Whether a job will take some of them.
     is_scheduled: bool,
 }
@@ -144,7 +129,7 @@ impl Sealed {
     pub(super) fn wait_for_room(&self) {
         let until = Instant::now() + LONGEST_WAIT;
         let mut state = self.state.lock();
-        while state.waiting.len() + state.in_hand_count > MOST_WAITING {
+        while state.waiting.len() + state.taken_count > MOST_WAITING {
             if self.fewer.wait_until(&mut state, until).timed_out() {
                 return;
             }
@@ -167,7 +152,7 @@ impl Batch {
     fn take(&self) -> Vec<Full> {
         let mut state = self.sealed.state.lock();
         let count = state.waiting.len().min(BATCH);
-        state.in_hand_count = count;
+        state.taken_count = count;
         state.waiting.drain(..count).collect()
     }
 
@@ -175,7 +160,7 @@ impl Batch {
     fn end(mut self) -> bool {
         self.has_run = true;
         let mut state = self.sealed.state.lock();
-        state.in_hand_count = 0;
+        state.taken_count = 0;
         state.is_scheduled = !state.waiting.is_empty();
         self.sealed.fewer.notify_all();
         state.is_scheduled
@@ -213,7 +198,7 @@ fn settle_sealed(topic: &Store, full: Vec<Full>) {
             continue;
         }
         let segment = match &hold {
-            Hold::Open(KeptOpen { segment: Some(segment), .. }) => Ok(Arc::clone(segment)),
+            Hold::Open { segment, .. } => Ok(Arc::clone(segment)),
             _ => topic.segment(base),
         };
         drop(segment.and_then(|segment| indexes::build(topic, &segment, next).map(drop)));

@@ -216,12 +216,11 @@ impl<'a> Scan<'a> {
         RecoveryReport {
             promised_boundary: self.boundary,
             end: self.end.max(self.boundary),
-            epoch: None,
             cut: !self.clean,
             frames_behind_cut: self.frames_cut,
             cuts: self.cuts.clone(),
-            set_aside: Vec::new(),
             damage: self.damage.clone(),
+            ..RecoveryReport::default()
         }
     }
 }
