@@ -49,7 +49,7 @@ pub struct Consumer {
     cursor: Cursor,
     book: Arc<Book>,
     /// The owner decides when the position is made durable.
-    by_hand: bool,
+    has_manual_sync: bool,
 }
 
 /// The state of a consumer, read without owning it.
@@ -114,16 +114,16 @@ impl Consumer {
 
     /// Opens a consumer whose position becomes durable by [`sync`](Self::sync) alone, because it belongs
     /// together with another position.
-    pub(crate) fn open_by_hand(topic: &Arc<Handle>, name: &str, start: Start) -> Result<Consumer> {
+    pub(crate) fn open_manual(topic: &Arc<Handle>, name: &str, start: Start) -> Result<Consumer> {
         let mut consumer = Consumer::take(topic, name, Some(start), Meaning::Answered)?;
-        consumer.by_hand = true;
+        consumer.has_manual_sync = true;
         Ok(consumer)
     }
 
     /// The same, if there is one of this name: it may have been deleted since it was seen.
     pub(crate) fn open_existing(topic: &Arc<Handle>, name: &str) -> Result<Consumer> {
         let mut consumer = Consumer::take(topic, name, None, Meaning::Answered)?;
-        consumer.by_hand = true;
+        consumer.has_manual_sync = true;
         Ok(consumer)
     }
 
@@ -159,7 +159,7 @@ impl Consumer {
             reader: Reader::at(Arc::clone(topic), cursor.committed())?,
             cursor,
             book,
-            by_hand: false,
+            has_manual_sync: false,
         })
     }
 
@@ -303,7 +303,7 @@ impl Drop for Consumer {
         if self.topic.not_forked().is_err() {
             return;
         }
-        if !self.by_hand {
+        if !self.has_manual_sync {
             if let Err(error) = self.cursor.sync() {
                 events::position_not_synced(&self.topic.name, &error);
             }

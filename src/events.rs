@@ -24,14 +24,14 @@ mod on {
     pub(crate) fn recovered(topic: &str, report: &RecoveryReport) {
         let damaged: u64 =
             report.damage.iter().map(|damage| damage.offsets.end - damage.offsets.start).sum();
-        if damaged > 0 || report.frames_behind_cut > 0 {
+        if damaged > 0 || report.frames_cut > 0 {
             event!(
                 ERROR,
                 topic,
                 "a recovery found damage",
                 deaddrop.end = report.end,
                 deaddrop.damaged = damaged,
-                deaddrop.frames_behind_cut = report.frames_behind_cut,
+                deaddrop.frames_behind_cut = report.frames_cut,
                 deaddrop.set_aside = report.set_aside.len()
             );
         } else if report.cut || !report.set_aside.is_empty() {
@@ -74,7 +74,7 @@ mod on {
         );
     }
 
-    pub(crate) fn given_up(topic: &str, group: &str, offset: u64, attempts: u32) {
+    pub(crate) fn dead_lettered(topic: &str, group: &str, offset: u64, attempts: u32) {
         event!(
             ERROR,
             topic,
@@ -151,7 +151,7 @@ mod on {
 
     pub(crate) fn attempt_failed(_: &str, _: &str, _: u64, _: u32, _: &str) {}
 
-    pub(crate) fn given_up(_: &str, _: &str, _: u64, _: u32) {}
+    pub(crate) fn dead_lettered(_: &str, _: &str, _: u64, _: u32) {}
 
     pub(crate) fn abandoned(_: &str, _: u64, _: &[String]) {}
 
@@ -165,6 +165,6 @@ mod on {
 }
 
 pub(crate) use on::{
-    abandoned, attempt_failed, ended, given_up, interrupted, lane_stopped, lanes_taken, no_thread,
+    attempt_failed, dead_lettered, ended, interrupted, lane_stopped, lanes_taken,
     position_not_synced, recovered, sync_failed, sync_was_slow,
 };

@@ -145,7 +145,7 @@ pub struct RecoveryReport {
     pub cut: bool,
     /// Whole frames in the bytes that were cut off, in all files: records that existed and are no longer part
     /// of the log.
-    pub frames_behind_cut: u64,
+    pub frames_cut: u64,
     /// The cuts, one for each file.
     pub cuts: Vec<Cut>,
     /// Segment files in which no record was promised and which were set aside, under these names.

@@ -46,7 +46,7 @@ pub(crate) enum Fate {
     /// It is retried.
     Again,
     /// It is no longer retried: the caller dead-letters it.
-    GivenUp,
+    DeadLetter,
     /// Its lane is stopped.
     Stopped,
 }
@@ -142,7 +142,7 @@ impl Dispatch {
             self.wait(job, wait);
             return Fate::Again;
         }
-        self.give_up(job)
+        self.stop_retrying(job)
     }
 
     /// Marks a job as failed because its answer could not be stored, for a reason of the job's own. Whether it
@@ -169,11 +169,11 @@ impl Dispatch {
     }
 
     /// Stops retrying a job, and returns its fate.
-    pub(crate) fn give_up(&mut self, job: &Job) -> Fate {
+    pub(crate) fn stop_retrying(&mut self, job: &Job) -> Fate {
         if self.options.poison == Poison::DeadLetter || job.is_condemned {
             count(&self.counters.dead, 1);
-            events::given_up(&self.topic.name, &self.name, job.offset(), job.attempt);
-            return Fate::GivenUp;
+            events::dead_lettered(&self.topic.name, &self.name, job.offset(), job.attempt);
+            return Fate::DeadLetter;
         }
         let lane = self.lane(job);
         lane.store(State::Stopped);

@@ -159,7 +159,7 @@ impl Worker {
 
     fn work_on(&mut self, job: &Job) -> Result<bool> {
         let (fate, why) = if self.dispatch.is_over(job) {
-            (self.dispatch.give_up(job), self.dispatch.why_over(job).to_owned())
+            (self.dispatch.stop_retrying(job), self.dispatch.why_over(job).to_owned())
         } else {
             let handler = &mut self.handler;
             match self.dispatch.call(job, Note::default(), || handler(job))? {
@@ -171,7 +171,7 @@ impl Worker {
                 Called::Failed(error) => (self.dispatch.failed(job, error.terminal), error.message),
             }
         };
-        if fate != Fate::GivenUp {
+        if fate != Fate::DeadLetter {
             return Ok(false);
         }
         let letter = DeadLetter {

@@ -334,7 +334,7 @@ impl Positions {
         let mut oldest = Consumer::open_existing(requests, &cursor_name(client))?;
         let mut cursor = self.replies.consumer(&cursor_name(client), Start::First)?;
         let guard = format!("{GUARD_PREFIX}{client}");
-        let mut guard = Consumer::open_by_hand(replies, &guard, Start::First)?;
+        let mut guard = Consumer::open_manual(replies, &guard, Start::First)?;
         let is_as_it_was =
             cursor.committed() == self.delivered && oldest.committed() == self.oldest;
         if !is_as_it_was {

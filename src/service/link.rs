@@ -92,14 +92,14 @@ impl Link {
         cursor.reader().pass_over_lost();
         cursor.set_spin(spin);
         let mut oldest =
-            patient(|| Consumer::open_by_hand(requests.inner(), &cursor_name, Start::End))?;
+            patient(|| Consumer::open_manual(requests.inner(), &cursor_name, Start::End))?;
         if is_known && !is_guarded {
             // The reply topic was deleted: the floor belongs to another topic, and an outcome may be below it.
             // Made durable before the guard is created, because the guard means that this was done.
             oldest.set_floor(0);
             oldest.sync()?;
         }
-        let guard = patient(|| Consumer::open_by_hand(replies.inner(), &guard_name, start))?;
+        let guard = patient(|| Consumer::open_manual(replies.inner(), &guard_name, start))?;
         let floor = Floor { requests: oldest, guard, synced: None };
         let link = Link {
             service: service.to_owned(),

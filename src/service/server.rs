@@ -313,7 +313,7 @@ impl Server {
             // A failure of a topic that the request chose counts against the request, not the service.
             Err(error) => match self.dispatch.troubled(job) {
                 Fate::Again | Fate::Stopped => Ok(false),
-                Fate::GivenUp => {
+                Fate::DeadLetter => {
                     let why = format!("its reply topic: {error}");
                     self.keep_dead(job, Some(envelope), &why)?;
                     Ok(true)
@@ -349,7 +349,7 @@ impl Server {
         if self.dispatch.is_over(job) {
             self.dispatch.begin(job, note)?;
             let why = self.dispatch.why_over(job);
-            return self.give_up(job, envelope, replies, why);
+            return self.stop_retrying(job, envelope, replies, why);
         }
         self.handle(job, envelope, replies, note)
     }
@@ -379,7 +379,7 @@ impl Server {
             Called::Failed(error) => {
                 return match self.dispatch.failed(job, false) {
                     Fate::Again | Fate::Stopped => Ok(false),
-                    Fate::GivenUp => {
+                    Fate::DeadLetter => {
                         self.dead_letter(job, envelope, replies, &error.message)?;
                         Ok(true)
                     }
@@ -396,15 +396,15 @@ impl Server {
         Ok(true)
     }
 
-    fn give_up(
+    fn stop_retrying(
         &mut self,
         job: &Job,
         envelope: &Envelope,
         replies: &Topic,
         why: &str,
     ) -> Result<bool> {
-        match self.dispatch.give_up(job) {
-            Fate::GivenUp => {
+        match self.dispatch.stop_retrying(job) {
+            Fate::DeadLetter => {
                 self.dead_letter(job, envelope, replies, why)?;
                 Ok(true)
             }

@@ -136,10 +136,10 @@ fn records_after_a_hole_of_a_power_cut_are_cut_off_and_reported_with_files_and_c
     let (kept, lost) = read(&topic);
     assert_eq!((kept, lost.len()), (report.end, 0));
     assert!(report.cut && report.damage.is_empty(), "{report:?}");
-    assert_eq!(report.frames_behind_cut, report.cuts.iter().map(|cut| cut.frames).sum::<u64>());
-    assert_eq!(expected.frames_behind_cut, report.frames_behind_cut);
+    assert_eq!(report.frames_cut, report.cuts.iter().map(|cut| cut.frames).sum::<u64>());
+    assert_eq!(expected.frames_cut, report.frames_cut);
     // Every record except those that lost bytes is in a file that the report names.
-    assert!((100 - kept - 4..100 - kept).contains(&report.frames_behind_cut), "{report:?}");
+    assert!((100 - kept - 4..100 - kept).contains(&report.frames_cut), "{report:?}");
     for cut in &report.cuts {
         assert!(image.read(&cut.path).is_some(), "{cut:?}");
     }

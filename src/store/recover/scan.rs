@@ -217,7 +217,7 @@ impl<'a> Scan<'a> {
             promised_boundary: self.boundary,
             end: self.end.max(self.boundary),
             cut: !self.clean,
-            frames_behind_cut: self.frames_cut,
+            frames_cut: self.frames_cut,
             cuts: self.cuts.clone(),
             damage: self.damage.clone(),
             ..RecoveryReport::default()
