@@ -4,11 +4,13 @@ use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 
-use super::recover::FoundEnd;
-use super::{Frontier, Local, Store};
-use crate::control::member::Membership;
-use crate::control::{Control, Words};
+use super::directory::{CONTROL, LOCK};
+use super::frontier::FoundEnd;
+use super::{Frontier, Local, LogInner, Store};
+use crate::control::member::{self, Membership};
+use crate::control::{self, Control, Words};
 use crate::error::{Error, Result};
+use crate::sys::{self, Directory};
 
 /// How this process reaches the topic.
 pub(crate) enum Access {
@@ -69,4 +71,25 @@ impl Store {
             _ => Err(Error::ReadOnly { path: self.log.dir.clone() }),
         }
     }
+}
+
+/// Whether a process has the topic open for writing. True if that is unknown.
+fn has_members(files: &dyn Directory) -> bool {
+    match files.open(&files.path().join(LOCK), sys::Access::Read) {
+        Ok(lock_file) => !member::is_alone(&*lock_file).unwrap_or(false),
+        Err(_) => false,
+    }
+}
+
+/// Returns the control words, mapped read-only, if living members keep them up to date.
+pub(super) fn living_control(log: &LogInner, files: &dyn Directory) -> Option<Control> {
+    trusted_control(log, files).filter(|_| has_members(files))
+}
+
+/// Returns the control words, mapped read-only, if they can be trusted.
+pub(super) fn trusted_control(log: &LogInner, files: &dyn Directory) -> Option<Control> {
+    let file = files.open(&files.path().join(CONTROL), sys::Access::Read).ok()?;
+    let identity = file.identity().ok()?;
+    let control = Control::new(file.map(control::LEN, false).ok()?);
+    control.identity.is_of(log.boot, identity).then_some(control)
 }

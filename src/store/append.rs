@@ -8,8 +8,8 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use super::directory::CONTROL;
 use super::draft::{Draft, Site};
-use super::open::CONTROL;
 use super::roll::Roller;
 use super::{Durability, Local, Store};
 use crate::control::lock::Owner;

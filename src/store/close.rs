@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::sealed::Sealed;
 use super::sync::{latch, write_slot};
-use super::{Access, Durability, Local, Store};
+use super::{Access, Durability, Handle, Local, Store};
 use crate::control::member::{self, Membership};
 use crate::control::Words;
 use crate::error::Result;
@@ -14,6 +15,16 @@ use crate::sys::crash_point::crash_point;
 /// How long a close waits for the gate. Another process that holds it is about to be a member, so this
 /// process is not the last.
 const GATE_WAIT: Duration = Duration::from_millis(100);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // A forked child has no thread that could end the jobs.
+        if !self.inner.made_in.is_parents() {
+            self.inner.background.close();
+            Sealed::sync_rest(&self.inner);
+        }
+    }
+}
 
 impl Drop for Store {
     fn drop(&mut self) {

@@ -5,8 +5,7 @@ use std::io::ErrorKind::IsADirectory;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::directory::{self, Entered};
-use super::open::{LOCK, SETTINGS};
+use super::directory::{self, Entered, LOCK, SETTINGS};
 use super::LogInner;
 use crate::control::member;
 use crate::error::{Error, IoResultExt, Result};

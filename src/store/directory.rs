@@ -6,12 +6,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::open::{LOCK, SETTINGS};
 use super::LogInner;
 use crate::control::member;
 use crate::error::{Error, IoResultExt, Result};
 use crate::sys::atomic::{AtomicU64, Ordering};
 use crate::sys::{self, clock, Directory, DiskFile, FileIdentity};
+
+/// The names of a topic's files.
+pub(super) const SETTINGS: &str = "settings";
+pub(super) const LOCK: &str = "lock";
+pub(super) const CONTROL: &str = "control";
 
 /// An append checks this often, in nanoseconds, that the topic is still where it was opened.
 const CHECK_INTERVAL: u64 = 1_000_000_000;

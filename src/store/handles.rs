@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::sealed::Sealed;
 use super::Store;
 use crate::error::{Error, Result};
 
@@ -16,7 +15,7 @@ use crate::error::{Error, Result};
 /// closes the topic.
 #[derive(Debug)]
 pub(crate) struct Handle {
-    inner: Arc<Store>,
+    pub(super) inner: Arc<Store>,
 }
 
 impl Handle {
@@ -30,16 +29,6 @@ impl Deref for Handle {
 
     fn deref(&self) -> &Store {
         &self.inner
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        // A forked child has no thread that could end the jobs.
-        if !self.inner.made_in.is_parents() {
-            self.inner.background.close();
-            Sealed::sync_rest(&self.inner);
-        }
     }
 }
 

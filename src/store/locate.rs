@@ -2,44 +2,14 @@
 
 use std::sync::Arc;
 
-use super::open::living_control;
+use super::access::living_control;
 use super::recover::find_end;
 use super::segments::around;
-use super::{Access, Durability, Store};
-use crate::control::{Place, Words};
+use super::{Access, Frontier, Store};
 use crate::error::{Error, Result};
 use crate::format::{segment as layout, Malformed};
 use crate::segment::{Segment, Walk};
 use crate::sys::atomic::Ordering;
-
-/// How far the topic goes, at one instant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Frontier {
-    /// The end of the records that readers may see.
-    pub(crate) high_watermark: u64,
-    /// The offset of the next record.
-    pub(crate) end: u64,
-    /// Records below this are known to survive a power loss.
-    pub(crate) durable_end: u64,
-    /// The base of the active segment.
-    pub(crate) active: u64,
-    /// In the active segment, bytes below this position no longer change.
-    pub(crate) position: u64,
-}
-
-impl Frontier {
-    /// Returns how far a topic with these words goes.
-    pub(super) fn of(words: &Words, durability: Durability) -> Frontier {
-        // Acquire: pairs with the Release stores that publish records; the place that is read after them is
-        // at least as new.
-        let durable_end = words.durable.end.load(Ordering::Acquire);
-        let end = words.tail.end.load(Ordering::Acquire);
-        let Place { active, position } = words.tail.place();
-        let synced = durability == Durability::PowerLoss;
-        let high_watermark = if synced { durable_end } else { end };
-        Frontier { high_watermark, end, durable_end, active, position }
-    }
-}
 
 impl Store {
     /// Returns how far the topic goes now.
@@ -200,5 +170,14 @@ fn why_missing(topic: &Store, wanted: u64, damage: impl FnOnce() -> Error) -> Er
     match topic.first_offset() {
         Ok(first) if first > wanted => Error::Trimmed { wanted, first },
         _ => damage(),
+    }
+}
+
+/// Returns the segment at `base`; `None` if another thread or process has dropped it since the directory was
+/// read: every roll trims in the background.
+pub(super) fn segment_if_kept(topic: &Store, base: u64) -> Result<Option<Arc<Segment>>> {
+    match topic.segment(base) {
+        Err(Error::Trimmed { .. }) => Ok(None),
+        other => other.map(Some),
     }
 }

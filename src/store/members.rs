@@ -1,6 +1,6 @@
 //! Which processes have a topic open for writing, as any process can see it.
 
-use super::open::LOCK;
+use super::directory::LOCK;
 use super::{Access, Store};
 use crate::control::lock::Owner;
 use crate::control::member;

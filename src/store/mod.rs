@@ -12,14 +12,14 @@
 //! | `append` | the append path, and settling a dead writer's intent |
 //! | `roll`, `ahead` | the next segment; its file and the next pages, prepared ahead of the writers |
 //! | `home`, `handles` | what the topics of a log share; the topics that a log has open |
-//! | `background`, `sealed` | background work, which ends when a topic is closed; full segments |
+//! | `background`, `sealed`, `backlog` | background work, which ends when a topic is closed; full segments |
 //! | `sync` | durability: group commit, takeover, latch |
-//! | `trim`, `ages`, `times` | retention, and what clocks say |
+//! | `trim`, `dropped`, `ages`, `times` | retention, removing the files, and what clocks say |
 //! | `positions`, `book` | positions in files: they keep records from being trimmed; making them durable |
 //! | `members` | which processes have the topic open for writing |
 //! | `close` | orderly close |
 //! | `delete` | deleting a topic |
-//! | `locate` | from an offset to a position; how far readers may go |
+//! | `frontier`, `locate` | how far readers may go; from an offset to a position |
 //! | `wait` | waiting for records |
 //!
 //! # Interface
@@ -45,12 +45,15 @@ mod ages;
 mod ahead;
 mod append;
 mod background;
+mod backlog;
 mod book;
 mod close;
 mod delete;
 mod directory;
 mod draft;
+mod dropped;
 mod epochs;
+mod frontier;
 mod handles;
 mod home;
 mod indexes;
@@ -83,20 +86,20 @@ pub use ages::Clocks;
 use ahead::Ahead;
 use background::Background;
 pub(crate) use background::Closable;
+use backlog::Backlog;
 pub(crate) use book::{Book, Books, Page};
 pub(crate) use delete::{delete_topic, remove_deleted};
 pub(crate) use directory::exists;
 use directory::{remove_if_there, Location};
 use epochs::Epochs;
+pub(crate) use frontier::Frontier;
 pub(crate) use handles::{Handle, Handles};
 pub use home::LogOptions;
 pub(crate) use home::{medium_of, names_in, LogInner, MARKER, TOPICS};
 use indexes::Indexes;
-pub(crate) use locate::Frontier;
 pub use members::MemberInfo;
 pub use options::{Durability, Retention, TopicOptions};
 pub(crate) use positions::{durable_slots, is_live_trusted, CONSUMERS, GROUPS};
-pub(crate) use sealed::Backlog;
 use segments::Segments;
 use trim::Retaining;
 

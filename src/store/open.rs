@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use super::access::{living_control, trusted_control};
 use super::ahead::Ahead;
 use super::background::Background;
-use super::directory::{self, Entered, Location};
+use super::directory::{self, Entered, Location, CONTROL, LOCK, SETTINGS};
 use super::epochs::Epochs;
 use super::recover::Recovery;
 use super::segments::Segments;
@@ -20,10 +21,6 @@ use crate::segment::list_bases;
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, Directory, DiskFile, FileIdentity, Medium};
-
-pub(super) const SETTINGS: &str = "settings";
-pub(super) const LOCK: &str = "lock";
-pub(super) const CONTROL: &str = "control";
 
 impl Store {
     /// Opens a topic for reading and writing; `create` creates it if it does not exist.
@@ -301,25 +298,4 @@ fn open_control(files: &dyn Directory) -> Result<Control> {
     let map = file.map(control::LEN, true).at("opening", &path)?;
     sys::populate(&*file, &map, 0, control::LEN).at("opening", &path)?;
     Ok(Control::new(map))
-}
-
-/// Whether a process has the topic open for writing. True if that is unknown.
-fn has_members(files: &dyn Directory) -> bool {
-    match files.open(&files.path().join(LOCK), sys::Access::Read) {
-        Ok(lock_file) => !member::is_alone(&*lock_file).unwrap_or(false),
-        Err(_) => false,
-    }
-}
-
-/// Returns the control words, mapped read-only, if living members keep them up to date.
-pub(super) fn living_control(log: &LogInner, files: &dyn Directory) -> Option<Control> {
-    trusted_control(log, files).filter(|_| has_members(files))
-}
-
-/// Returns the control words, mapped read-only, if they can be trusted.
-fn trusted_control(log: &LogInner, files: &dyn Directory) -> Option<Control> {
-    let file = files.open(&files.path().join(CONTROL), sys::Access::Read).ok()?;
-    let identity = file.identity().ok()?;
-    let control = Control::new(file.map(control::LEN, false).ok()?);
-    control.identity.is_of(log.boot, identity).then_some(control)
 }

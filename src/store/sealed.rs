@@ -2,12 +2,12 @@
 //! of that waits a little at each roll. A waiting segment takes no descriptor, because a process has few.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::backlog::{Backlog, Place};
 use super::sync::sync_up_to;
 use super::{indexes, Store};
 use crate::format::PAGE_LEN;
@@ -19,35 +19,8 @@ use crate::sys::Map;
 const MOST_WAITING: usize = 256;
 /// The most segments of a topic that one job takes before it is another topic's turn.
 const BATCH: usize = 16;
-/// The most segments, of all topics of a log, that wait with their files open.
-const MOST_OPEN: usize = 16;
 /// The longest wait in a roll: a disk that hangs slows a writer down, but does not stop it.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
-
-/// The full segments of a log that wait with their files open.
-#[derive(Debug, Default)]
-pub(crate) struct Backlog {
-    open_count: AtomicUsize,
-}
-
-/// A place among them; dropping it frees it.
-#[derive(Debug)]
-struct Place(Arc<Backlog>);
-
-impl Place {
-    /// `None` if all places are taken.
-    fn take(backlog: &Arc<Backlog>) -> Option<Place> {
-        let more = |count: usize| (count < MOST_OPEN).then_some(count + 1);
-        let taken = backlog.open_count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        taken.is_ok().then(|| Place(Arc::clone(backlog)))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.open_count.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// Keeps a full segment's file in memory. The kernel remembers a failed write with the file until a sync
 /// reports it. If the file left memory before that, a later sync would succeed.

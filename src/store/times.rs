@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::trim::segment_if_kept;
+use super::locate::segment_if_kept;
 use super::Store;
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::frame::{self, Fixed};

@@ -14,24 +14,23 @@ use parking_lot::Mutex;
 
 use super::ages::Ages;
 use super::background::Scheduled;
-use super::locate::segment_apart;
+use super::dropped::{leftovers, remove_files, remove_in_turns};
+use super::locate::{segment_apart, segment_if_kept};
 use super::positions::durable_floor;
 use super::roll::Roller;
 use super::sync::latch;
 use super::times::{newest_of, oldest_of};
-use super::{remove_if_there, Store};
+use super::Store;
 use crate::control::Words;
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment as layout;
 use crate::housekeeper::Duty;
-use crate::segment::{bases_among, Segment};
+use crate::segment::bases_among;
 use crate::sys::atomic::Ordering;
 use crate::sys::clock;
 use crate::sys::crash_point::crash_point;
 use crate::sys::Access;
 
-/// Files that are removed before it is another topic's turn.
-const AT_ONCE: usize = 64;
 /// The most rolls since a trim began, on a topic with a limit of bytes; after that many, the roll trims
 /// before the append continues.
 const MOST_AHEAD: u64 = 4;
@@ -216,32 +215,6 @@ impl Store {
     }
 }
 
-/// Returns the segment at `base`; `None` if another thread or process has dropped it since the directory was
-/// read: every roll trims in the background.
-pub(super) fn segment_if_kept(topic: &Store, base: u64) -> Result<Option<Arc<Segment>>> {
-    match topic.segment(base) {
-        Err(Error::Trimmed { .. }) => Ok(None),
-        other => other.map(Some),
-    }
-}
-
-/// Removes files in the background; topics take turns. If the topic is closed first, the next trim removes
-/// the rest.
-pub(super) fn remove_in_turns(topic: &Store, mut files: Vec<String>) {
-    let left = files.split_off(files.len().min(AT_ONCE));
-    if remove_files(topic, &files).is_ok() && !left.is_empty() {
-        topic.background.submit(Duty::Trim, move |topic| remove_in_turns(topic, left));
-    }
-}
-
-fn remove_files(topic: &Store, names: &[String]) -> Result<()> {
-    for name in names {
-        remove_if_there(&*topic.files, &topic.dir.join(name))?;
-        crash_point!("trim.removed");
-    }
-    Ok(())
-}
-
 /// Returns the base of the segment that may become the first: the segment before it is the last one that ends
 /// at or before `offset`.
 fn droppable(topic: &Store, words: &Words, bases: &[u64], offset: u64) -> Result<Option<u64>> {
@@ -300,23 +273,4 @@ fn roll_if_old(topic: &Store) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Returns, among the names in the topic's directory, those of dropped files that were not removed yet. The
-/// note that they were dropped is durable on return: the process that wrote it may have died before it was.
-pub(super) fn leftovers(topic: &Store, names: Vec<String>) -> Result<Vec<String>> {
-    let first = layout::first_among(names.iter().map(String::as_str)).unwrap_or(0);
-    let dropped = dropped_among(names, first);
-    if !dropped.is_empty() {
-        topic.files.sync_dir(&topic.dir).at("syncing", &topic.dir)?;
-    }
-    Ok(dropped)
-}
-
-/// Returns, among the names in a topic's directory, those that belong to segments below `first`.
-fn dropped_among(mut names: Vec<String>, first: u64) -> Vec<String> {
-    names.retain(|name| layout::base_of(name).is_some_and(|base| base < first));
-    // Oldest first, so that readers of the directory see no hole.
-    names.sort();
-    names
 }

@@ -6,16 +6,8 @@ use crate::control::Words;
 use crate::error::{Error, Result};
 use crate::format::segment as layout;
 use crate::segment::{Batches, Frames};
+use crate::store::frontier::FoundEnd;
 use crate::store::{Durability, Frontier, Store};
-
-/// The end as it was last found, by walking frames.
-#[derive(Debug)]
-pub(crate) struct FoundEnd {
-    batches: Batches,
-    /// Readers see no further, because the rest was not durable when its writers died.
-    visible: u64,
-    durable_end: u64,
-}
 
 /// Scans for the end; later calls continue from where it was `found`, into new segments. `left`: the words of
 /// dead members.

@@ -16,8 +16,8 @@ mod rebuild;
 mod resume;
 mod scan;
 
-use super::open::CONTROL;
-use super::{remove_if_there, trim, Store, CONSUMERS, GROUPS};
+use super::directory::CONTROL;
+use super::{dropped, remove_if_there, Store, CONSUMERS, GROUPS};
 use crate::control::lock::Owner;
 use crate::control::Words;
 use crate::error::{Error, IoResultExt, Result};
@@ -28,7 +28,7 @@ use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, FileIdentity};
 
-pub(super) use end::{find_end, FoundEnd};
+pub(super) use end::find_end;
 use scan::possible_end;
 
 /// The recovery of a topic by a process that holds the gate.
@@ -68,7 +68,7 @@ impl Recovery<'_> {
             crash_point!("open.unready");
             recovery.remove_leftovers(words_trusted, &names)?;
             // Before a segment with one of their names could be set aside.
-            trim::remove_in_turns(topic, trim::leftovers(topic, names)?);
+            dropped::remove_in_turns(topic, dropped::leftovers(topic, names)?);
         }
         match plan {
             Opening::Attach => {}
