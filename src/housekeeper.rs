@@ -65,8 +65,12 @@ pub(crate) struct Housekeeper {
 }
 
 impl Housekeeper {
-    /// Queues `job`. If no thread can be started, the job is dropped: see the module.
-    pub(crate) fn submit(&self, duty: Duty, job: Job) {
+    /// Queues `job`.
+    ///
+    /// # Errors
+    ///
+    /// If no thread can be started: then the job is dropped, see the module.
+    pub(crate) fn submit(&self, duty: Duty, job: Job) -> io::Result<()> {
         let worker = &self.workers[duty as usize];
         worker.queue.lock().jobs.push_back(job);
         let started = Worker::start(worker, duty);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, IoResultExt, Result};
-use crate::format::marker;
+use crate::format::{marker, names};
 use crate::store::{self, medium_of, names_in, Handle, LogInner, Store, MARKER, TOPICS};
 use crate::sys::directory::RealDirectory;
 use crate::sys::{self, Access, Directory};

@@ -159,7 +159,12 @@ pub struct Report {
 pub fn plan(log: &Log, topic: &str) -> Result<Report> {
     let inner = log.inner();
     Error::check_name(topic)?;
-    let topic = Store::open_read_only(inner, topic)?;
+    plan_of(&*Store::open_read_only(inner, topic)?, &mut |_| {})
+}
+
+/// As [`plan`], for a topic that is open read-only. `progress` gets the number of bytes that were read since its
+/// last call.
+pub(crate) fn plan_of(topic: &Store, progress: &mut dyn FnMut(u64)) -> Result<Report> {
     let mut headers = Headers::of(&*topic.files, &topic.dir, &topic.settings, false);
     headers.look()?;
     let mut repair = headers.repair();

@@ -139,7 +139,17 @@ impl Background {
     /// thread for it, the thread that needs its result does the work.
     pub(super) fn submit(&self, duty: Duty, job: impl FnOnce(&Store) + Send + 'static) {
         let topic = self.closable();
-        self.log.housekeeper.submit(duty, Box::new(move || topic.with(job).unwrap_or_default()));
+        let job = move || topic.with(job).unwrap_or_default();
+        let submitted = self.log.housekeeper.submit(duty, Box::new(job));
+        // A preparation is asked for under the append lock, where no subscriber may run: the roll that comes
+        // after it asks for more.
+        if duty == Duty::Prepare {
+            return;
+        }
+        let was_reported = self.is_reported.swap(submitted.is_err(), Ordering::Relaxed);
+        if let (Err(error), false, Some(topic)) = (submitted, was_reported, self.topic.upgrade()) {
+            events::no_thread(&topic.name, &error);
+        }
     }
 
     /// Runs `work` every `interval`, first after `delay`, each time that `look` returns true, until `work`

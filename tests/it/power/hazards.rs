@@ -389,7 +389,7 @@ fn h10_a_torn_slot_of_an_offset_file_leaves_the_position_that_was_synced() {
     for failing in 0..3 {
         let disk = SimDisk::new();
         let process = disk.process();
-        let (_log, topic) = create_as(&process, Durability::PowerLoss);
+        let (_log, topic) = create_in(&process, Durability::PowerLoss);
         append(&topic, 0..40);
         let mut consumer = topic.consumer("c", Start::First).unwrap();
         let mut consume_and_sync = |count: u64| {
