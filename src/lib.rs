@@ -134,7 +134,7 @@ pub use error::{Error, Result};
 pub use log::{Log, LogOptions};
 #[cfg(not(loom))]
 pub use reader::{Reader, Start};
-pub use record::{OwnedRecord, Record, RecordRef};
+pub use record::{BorrowedRecord, OwnedRecord, Record, RecordRef};
 pub use recovery::{Cut, Damage, RecoveryReport};
 pub use stop::Stop;
 #[cfg(feature = "sim")]
@@ -143,7 +143,7 @@ pub use sys::{blocks as blocks_of, clock::shift_wall_clock};
 #[cfg(feature = "sim")]
 pub use sys::{crash_point::arm as arm_crash_points, sim};
 #[cfg(not(loom))]
-pub use topic::{Clocks, Durability, MemberInfo, Retention, Topic, TopicOptions};
+pub use topic::{Append, Clocks, Durability, MemberInfo, Retention, Topic, TopicOptions};
 
 /// A directory for the examples in this documentation.
 #[cfg(feature = "sim")]

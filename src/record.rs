@@ -4,9 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, Result};
 use crate::format::frame::{self, Fixed, Parts};
-use crate::format::headers;
+use crate::format::headers::{self, ToEncode};
 
-/// A record to append: a payload, with an optional key and headers.
+/// A record to append: a payload, with an optional key and headers. [`BorrowedRecord`] borrows them instead.
 ///
 /// ```
 /// use deaddrop::Record;
@@ -18,12 +18,16 @@ pub struct Record {
     key: Option<Vec<u8>>,
     headers: Vec<u8>,
     payload: Vec<u8>,
-    /// A part is too large for any frame; the append reports it.
-    oversized: bool,
+    /// The first reason why no frame can hold it; the append reports it.
+    refused: Option<&'static str>,
 }
 
+const LONG_KEY: &str = "a key over 65,535 bytes";
+const LONG_HEADERS: &str = "headers over 16 MiB, or a header name over 65,535 bytes";
+const RESERVED_NAME: &str = "a header name that starts with `deaddrop.`, which is reserved";
+
 impl Record {
-    /// Returns a record with this payload, which is copied.
+    /// Returns a record with this payload: a vector is kept, everything else is copied.
     pub fn new(payload: impl Into<Vec<u8>>) -> Record {
         Record { payload: payload.into(), ..Record::default() }
     }
@@ -40,15 +44,19 @@ impl Record {
 
     /// Sets the record's key, at most 65,535 bytes. Records with the same key are handled in their order.
     pub fn key(mut self, key: impl AsRef<[u8]>) -> Record {
-        self.oversized |= key.as_ref().len() > frame::MAX_KEY_LEN;
+        if key.as_ref().len() > frame::MAX_KEY_LEN {
+            self.refused.get_or_insert(LONG_KEY);
+        }
         self.key = Some(key.as_ref().to_owned());
         self
     }
 
     /// Adds a header. Names that start with `deaddrop.` are reserved: the append refuses them.
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Record {
-        self.oversized |= name.starts_with(headers::RESERVED)
-            || headers::push(&mut self.headers, name, value.as_ref()).is_none();
+        if name.starts_with(headers::RESERVED) {
+            self.refused.get_or_insert(RESERVED_NAME);
+        }
+        self.push(name, value.as_ref());
         self
     }
 
@@ -56,16 +64,22 @@ impl Record {
     /// record with the header of a request is that request to every server and client.
     #[doc(hidden)]
     pub fn header_as_stored(mut self, name: &str, value: impl AsRef<[u8]>) -> Record {
-        self.oversized |= headers::push(&mut self.headers, name, value.as_ref()).is_none();
+        self.push(name, value.as_ref());
         self
+    }
+
+    fn push(&mut self, name: &str, value: &[u8]) {
+        if headers::push(&mut self.headers, name, value).is_none() {
+            self.refused.get_or_insert(LONG_HEADERS);
+        }
     }
 
     /// Adds the header of a higher layer, before the caller's headers.
     pub(crate) fn reserved_header(mut self, name: &str, value: &[u8]) -> Record {
-        let mut all = Vec::with_capacity(self.headers.len() + value.len() + 32);
-        self.oversized |= headers::push(&mut all, name, value).is_none();
-        all.extend_from_slice(&self.headers);
-        self.headers = all;
+        let more = self.headers.len() + value.len() + 32;
+        let later = std::mem::replace(&mut self.headers, Vec::with_capacity(more));
+        self.push(name, value);
+        self.headers.extend_from_slice(&later);
         self
     }
 
@@ -95,25 +109,97 @@ impl Record {
         self.parts().frame_len()
     }
 
-    pub(crate) fn parts(&self) -> Parts<'_> {
-        Parts { key: self.key.as_deref(), headers: &self.headers, payload: &self.payload }
+}
+
+/// A record to append that borrows its parts: nothing is copied or allocated before they are written to the
+/// topic.
+///
+/// ```
+/// # fn main() -> deaddrop::Result<()> {
+/// # let dir = deaddrop::doc_dir();
+/// # let orders = deaddrop::Log::open(&dir)?.topic("orders")?;
+/// use deaddrop::BorrowedRecord;
+/// let line = String::from("customer-12,3 of item 7");
+/// let (customer, order) = line.split_once(',').unwrap();
+/// let headers = [("trace", &b"abc"[..])];
+/// let record = BorrowedRecord::new(order).with_key(customer).with_headers(&headers);
+/// orders.append(&record)?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct BorrowedRecord<'a> {
+    key: Option<&'a [u8]>,
+    headers: &'a [(&'a str, &'a [u8])],
+    payload: &'a [u8],
+}
+
+impl<'a> BorrowedRecord<'a> {
+    /// Returns a record with this payload.
+    pub fn new(payload: &'a (impl AsRef<[u8]> + ?Sized)) -> BorrowedRecord<'a> {
+        BorrowedRecord { key: None, headers: &[], payload: payload.as_ref() }
     }
 
-    /// Refuses a record that no frame can hold.
-    pub(crate) fn check(&self) -> Result<()> {
-        if self.oversized {
-            return Err(Error::Invalid {
-                what: "a key over 65,535 bytes, headers over 16 MiB, or a header name that is \
-                       reserved (deaddrop.*) or over 65,535 bytes: nothing was appended"
-                    .into(),
-            });
-        }
-        let len = self.frame_len();
-        if len > frame::MAX_LEN {
-            return Err(Error::TooLarge { len, limit: frame::MAX_LEN });
-        }
-        Ok(())
+    /// Sets the key, at most 65,535 bytes.
+    pub fn with_key(self, key: &'a (impl AsRef<[u8]> + ?Sized)) -> BorrowedRecord<'a> {
+        BorrowedRecord { key: Some(key.as_ref()), ..self }
     }
+
+    /// Sets the headers. Names that start with `deaddrop.` are reserved: the append refuses them.
+    pub fn with_headers(self, headers: &'a [(&'a str, &'a [u8])]) -> BorrowedRecord<'a> {
+        BorrowedRecord { headers, ..self }
+    }
+}
+
+/// A record whose frame the store can write.
+pub(crate) trait ToFrame {
+    fn parts(&self) -> Parts<'_>;
+
+    /// Returns why no frame can hold a part of it.
+    fn refused(&self) -> Option<&'static str>;
+}
+
+impl ToFrame for Record {
+    #[inline]
+    fn parts(&self) -> Parts<'_> {
+        let headers = ToEncode::Encoded(&self.headers);
+        Parts { key: self.key.as_deref(), headers, payload: &self.payload }
+    }
+
+    #[inline]
+    fn refused(&self) -> Option<&'static str> {
+        self.refused
+    }
+}
+
+impl ToFrame for BorrowedRecord<'_> {
+    #[inline]
+    fn parts(&self) -> Parts<'_> {
+        let headers = ToEncode::Listed(self.headers);
+        Parts { key: self.key, headers, payload: self.payload }
+    }
+
+    fn refused(&self) -> Option<&'static str> {
+        if self.key.is_some_and(|key| key.len() > frame::MAX_KEY_LEN) {
+            return Some(LONG_KEY);
+        }
+        if self.headers.iter().any(|(name, _)| name.starts_with(headers::RESERVED)) {
+            return Some(RESERVED_NAME);
+        }
+        (!ToEncode::Listed(self.headers).fits()).then_some(LONG_HEADERS)
+    }
+}
+
+/// Returns the length of a record's frame; an error if no frame can hold the record.
+#[inline]
+pub(crate) fn checked_len(record: &impl ToFrame) -> Result<usize> {
+    if let Some(why) = record.refused() {
+        return Err(Error::Invalid { what: format!("{why}: nothing was appended") });
+    }
+    let len = record.parts().frame_len();
+    if len > frame::MAX_LEN {
+        return Err(Error::TooLarge { len, limit: frame::MAX_LEN });
+    }
+    Ok(len)
 }
 
 impl From<&[u8]> for Record {
@@ -259,10 +345,10 @@ impl OwnedRecord {
     ) -> Record {
         let mut record = Record { headers: Vec::new(), ..self.to_record() };
         for (name, value) in front {
-            record.oversized |= headers::push(&mut record.headers, name, value).is_none();
+            record.push(name, value);
         }
         for (name, value) in self.as_ref().headers().skip(skipped) {
-            record.oversized |= headers::push(&mut record.headers, name, value).is_none();
+            record.push(name, value);
         }
         record
     }
@@ -273,7 +359,7 @@ impl OwnedRecord {
             key: self.as_ref().key().map(<[u8]>::to_owned),
             headers: self.caller_headers(),
             payload: self.payload().to_owned(),
-            oversized: false,
+            refused: None,
         }
     }
 }

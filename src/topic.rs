@@ -1,10 +1,11 @@
 //! The public handle of one topic.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::record::Record;
+use crate::record::{BorrowedRecord, Record};
 use crate::recovery::RecoveryReport;
 use crate::store::Handle;
 
@@ -18,12 +19,42 @@ pub struct Topic {
     inner: Arc<Handle>,
 }
 
+/// A record that a topic can append: a [`Record`], or a [`BorrowedRecord`].
+pub trait Append: sealed::Append {}
+
+impl Append for Record {}
+impl Append for BorrowedRecord<'_> {}
+
+mod sealed {
+    use std::ops::Range;
+
+    use super::{BorrowedRecord, Record, Result, Topic};
+
+    /// The append path is compiled here, once for each kind of record, and not in each program.
+    #[allow(unreachable_pub)]
+    pub trait Append: Sized {
+        fn publish(records: &[Self], topic: &Topic, end: Option<u64>) -> Result<Range<u64>>;
+    }
+
+    impl Append for Record {
+        fn publish(records: &[Self], topic: &Topic, end: Option<u64>) -> Result<Range<u64>> {
+            topic.inner.append(records, end)
+        }
+    }
+
+    impl Append for BorrowedRecord<'_> {
+        fn publish(records: &[Self], topic: &Topic, end: Option<u64>) -> Result<Range<u64>> {
+            topic.inner.append(records, end)
+        }
+    }
+}
+
 impl Topic {
     pub(crate) fn new(inner: Arc<Handle>) -> Topic {
         Topic { inner }
     }
 
-    /// Appends one record and returns its offset. On return the record survives the failures that the topic's
+    /// Appends one record, a [`Record`] or a [`BorrowedRecord`], and returns its offset. On return the record survives the failures that the topic's
     /// [`Durability`] names, and readers of all processes can see it.
     ///
     /// # Errors
@@ -44,10 +75,8 @@ impl Topic {
     /// assert_eq!(second, first + 1);
     /// # Ok(()) }
     /// ```
-    pub fn append(&self, record: &Record) -> Result<u64> {
-        let appended = self.inner.append(std::slice::from_ref(record), None)?;
-        self.inner.acknowledge(&appended)?;
-        Ok(appended.start)
+    pub fn append(&self, record: &impl Append) -> Result<u64> {
+        Ok(self.append_batch(std::slice::from_ref(record))?.start)
     }
 
     /// Appends all of `records`, one after another without others between them, or none; returns their
@@ -57,8 +86,8 @@ impl Topic {
     /// # Errors
     ///
     /// As [`append`](Self::append).
-    pub fn append_batch(&self, records: &[Record]) -> Result<std::ops::Range<u64>> {
-        let appended = self.inner.append(records, None)?;
+    pub fn append_batch(&self, records: &[impl Append]) -> Result<Range<u64>> {
+        let appended = sealed::Append::publish(records, self, None)?;
         self.inner.acknowledge(&appended)?;
         Ok(appended)
     }
@@ -69,8 +98,8 @@ impl Topic {
     /// # Errors
     ///
     /// [`Error::EndMoved`] with the actual end, and as [`append`](Self::append).
-    pub fn append_if_end(&self, expected: u64, record: &Record) -> Result<u64> {
-        let appended = self.inner.append(std::slice::from_ref(record), Some(expected))?;
+    pub fn append_if_end(&self, expected: u64, record: &impl Append) -> Result<u64> {
+        let appended = sealed::Append::publish(std::slice::from_ref(record), self, Some(expected))?;
         self.inner.acknowledge(&appended)?;
         Ok(appended.start)
     }
@@ -82,8 +111,8 @@ impl Topic {
     /// # Errors
     ///
     /// As [`append`](Self::append), never [`Error::Unknown`].
-    pub fn append_unsynced(&self, record: &Record) -> Result<u64> {
-        Ok(self.inner.append(std::slice::from_ref(record), None)?.start)
+    pub fn append_unsynced(&self, record: &impl Append) -> Result<u64> {
+        Ok(sealed::Append::publish(std::slice::from_ref(record), self, None)?.start)
     }
 
     /// Returns when the record at `offset` survives a power loss, on every [`Durability`]; syncs if no other

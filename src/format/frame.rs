@@ -6,6 +6,7 @@
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
+use super::headers::ToEncode;
 use super::Malformed;
 
 /// CRC-32 over the rest of the frame, padding included.
@@ -216,8 +217,8 @@ pub fn salt_of(crc: u32, bytes: &[u8], position: u64) -> u64 {
 pub struct Parts<'a> {
     /// The key, if the record has one.
     pub key: Option<&'a [u8]>,
-    /// Encoded headers (see [`super::headers`]).
-    pub headers: &'a [u8],
+    /// The headers.
+    pub headers: ToEncode<'a>,
     /// The payload.
     pub payload: &'a [u8],
 }
@@ -226,7 +227,20 @@ impl Parts<'_> {
     /// Returns the length of the frame in bytes, without padding.
     #[inline]
     pub fn frame_len(&self) -> usize {
-        FIXED_LEN + self.key.map_or(0, <[u8]>::len) + self.headers.len() + self.payload.len()
+        FIXED_LEN
+            + self.key.map_or(0, <[u8]>::len)
+            + self.headers.encoded_len()
+            + self.payload.len()
+    }
+
+    /// Calls `each` with the bytes that follow the fixed part, in order, without the padding.
+    #[inline]
+    pub fn for_each_piece(&self, mut each: impl FnMut(&[u8])) {
+        if let Some(key) = self.key {
+            each(key);
+        }
+        self.headers.for_each_piece(&mut each);
+        each(self.payload);
     }
 
     /// Returns the fixed part, including the checksum, for a frame at `position`.
@@ -242,13 +256,7 @@ impl Parts<'_> {
         let mut fixed = self.unsealed(len, offset, timestamp, continues);
         let mut hasher = crc32fast::Hasher::new_with_initial(seed(salt, position));
         hasher.update(&fixed[LEN_AT..]);
-        if let Some(key) = self.key {
-            hasher.update(key);
-        }
-        if !self.headers.is_empty() {
-            hasher.update(self.headers);
-        }
-        hasher.update(self.payload);
+        self.for_each_piece(|piece| hasher.update(piece));
         let padding = padded(len) - len;
         if padding > 0 {
             hasher.update(&[0; ALIGN][..padding]);
@@ -273,13 +281,12 @@ impl Parts<'_> {
         out[last..].fill(0);
         out[..FIXED_LEN].copy_from_slice(&self.unsealed(len, offset, timestamp, continues));
         let mut at = FIXED_LEN;
-        for part in [self.key.unwrap_or_default(), self.headers] {
-            if !part.is_empty() {
-                out[at..at + part.len()].copy_from_slice(part);
-                at += part.len();
+        self.for_each_piece(|piece| {
+            if !piece.is_empty() {
+                out[at..at + piece.len()].copy_from_slice(piece);
+                at += piece.len();
             }
-        }
-        out[at..len].copy_from_slice(self.payload);
+        });
         out.len()
     }
 
@@ -300,7 +307,7 @@ impl Parts<'_> {
         fixed[FLAGS_AT] = if self.key.is_some() { FLAG_KEY } else { 0 }
             | if continues { FLAG_CONTINUES } else { 0 };
         LE::write_u16(&mut fixed[KEY_LEN_AT..], self.key.map_or(0, <[u8]>::len) as u16);
-        LE::write_u32(&mut fixed[HEADERS_LEN_AT..], self.headers.len() as u32);
+        LE::write_u32(&mut fixed[HEADERS_LEN_AT..], self.headers.encoded_len() as u32);
         fixed
     }
 }
@@ -352,9 +359,7 @@ mod tests {
 
     fn frame(parts: Parts<'_>, position: u64) -> Vec<u8> {
         let mut bytes = parts.fixed(7, 9, false, 0x1234_5678_9abc_def0, position).to_vec();
-        bytes.extend(parts.key.unwrap_or_default());
-        bytes.extend(parts.headers);
-        bytes.extend(parts.payload);
+        parts.for_each_piece(|piece| bytes.extend(piece));
         bytes.resize(padded(bytes.len()), 0);
         bytes
     }
@@ -376,7 +381,8 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_is_found() {
-        let parts = Parts { key: Some(b"k"), headers: b"", payload: b"some payload" };
+        let parts =
+            Parts { key: Some(b"k"), headers: ToEncode::Listed(&[]), payload: b"some payload" };
         let bytes = frame(parts, 4096);
         let fixed = Fixed::decode(&bytes, bytes.len()).unwrap();
         fixed.verify(&bytes, 0x1234_5678_9abc_def0, 4096).unwrap();
@@ -391,11 +397,18 @@ mod tests {
 
     #[test]
     fn a_frame_encoded_in_one_piece_is_the_same_as_in_parts() {
+        let listed = [("a", &b"1"[..]), ("", b"")];
+        let mut encoded = Vec::new();
+        for (name, value) in listed {
+            crate::format::headers::push(&mut encoded, name, value).unwrap();
+        }
         for payload_len in 0..40 {
             for key in [None, Some(&b""[..]), Some(b"key")] {
                 let payload = vec![0xa5; payload_len];
-                let parts = Parts { key, headers: b"\x01abc", payload: &payload };
+                let parts = Parts { key, headers: encoded[..].into(), payload: &payload };
                 let in_parts = frame(parts, 8192);
+                let parts = Parts { headers: ToEncode::Listed(&listed), ..parts };
+                assert_eq!(frame(parts, 8192), in_parts);
                 let mut out = [0xff; 128];
                 let len = parts.encode(7, 9, false, &mut out);
                 assert_eq!(encoded_len(&out), len);
@@ -409,7 +422,7 @@ mod tests {
 
     #[test]
     fn a_frame_elsewhere_or_of_another_segment_fails() {
-        let parts = Parts { key: None, headers: b"", payload: b"stale" };
+        let parts = Parts { key: None, headers: ToEncode::Listed(&[]), payload: b"stale" };
         let bytes = frame(parts, 4096);
         let fixed = Fixed::decode(&bytes, bytes.len()).unwrap();
         assert!(fixed.verify(&bytes, 0x1234_5678_9abc_def0, 4104).is_err());

@@ -11,21 +11,71 @@ use super::{frame::MAX_HEADERS_LEN, Malformed};
 pub const RESERVED: &str = "deaddrop.";
 /// Length of the two lengths before each header.
 pub const FIXED_LEN: usize = 6;
+/// The longest name.
+pub const MAX_NAME_LEN: usize = u16::MAX as usize;
 
 /// Appends one header to encoded ones. Returns `None` if the name or the sum is too long.
 pub fn push(encoded: &mut Vec<u8>, name: &str, value: &[u8]) -> Option<()> {
-    let name_len = u16::try_from(name.len()).ok()?;
-    let value_len = u32::try_from(value.len()).ok()?;
-    if encoded.len() + FIXED_LEN + name.len() + value.len() > MAX_HEADERS_LEN {
+    let header = [(name, value)];
+    let header = ToEncode::Listed(&header);
+    if !header.fits() || encoded.len() + header.encoded_len() > MAX_HEADERS_LEN {
         return None;
     }
-    let mut lens = [0; FIXED_LEN];
-    LE::write_u16(&mut lens, name_len);
-    LE::write_u32(&mut lens[2..], value_len);
-    encoded.extend_from_slice(&lens);
-    encoded.extend_from_slice(name.as_bytes());
-    encoded.extend_from_slice(value);
+    header.for_each_piece(&mut |piece| encoded.extend_from_slice(piece));
     Some(())
+}
+
+/// The headers of a record to append.
+#[derive(Debug, Clone, Copy)]
+pub enum ToEncode<'a> {
+    /// As they are stored.
+    Encoded(&'a [u8]),
+    /// As a caller lists them.
+    Listed(&'a [(&'a str, &'a [u8])]),
+}
+
+impl<'a> From<&'a [u8]> for ToEncode<'a> {
+    fn from(encoded: &'a [u8]) -> ToEncode<'a> {
+        ToEncode::Encoded(encoded)
+    }
+}
+
+impl ToEncode<'_> {
+    /// Returns whether no name is too long, nor all of them together.
+    pub fn fits(&self) -> bool {
+        let names_fit = match self {
+            ToEncode::Encoded(_) => true,
+            ToEncode::Listed(list) => list.iter().all(|(name, _)| name.len() <= MAX_NAME_LEN),
+        };
+        names_fit && self.encoded_len() <= MAX_HEADERS_LEN
+    }
+
+    /// Returns their length in a frame, in bytes.
+    #[inline]
+    pub fn encoded_len(&self) -> usize {
+        match self {
+            ToEncode::Encoded(encoded) => encoded.len(),
+            ToEncode::Listed(list) => {
+                list.iter().map(|(name, value)| FIXED_LEN + name.len() + value.len()).sum()
+            }
+        }
+    }
+
+    /// Calls `each` with the bytes that a frame stores, in order. They [fit](Self::fits).
+    #[inline]
+    pub fn for_each_piece(&self, each: &mut impl FnMut(&[u8])) {
+        match self {
+            ToEncode::Encoded(encoded) => each(encoded),
+            ToEncode::Listed(list) => {
+                for (name, value) in *list {
+                    let mut lens = [0; FIXED_LEN];
+                    LE::write_u16(&mut lens, name.len() as u16);
+                    LE::write_u32(&mut lens[2..], value.len() as u32);
+                    [&lens, name.as_bytes(), value].into_iter().for_each(&mut *each);
+                }
+            }
+        }
+    }
 }
 
 /// Iterates over the headers in `encoded`, in order. Ends at the first header that does not fit.

@@ -17,7 +17,7 @@ use crate::control::member::{Held, Membership};
 use crate::control::Place;
 use crate::error::{Error, Result};
 use crate::format::{frame, segment as layout};
-use crate::record::Record;
+use crate::record::{self, ToFrame};
 use crate::segment::{Batches, Frames};
 use crate::sys::atomic::{fence, Ordering};
 use crate::sys::clock;
@@ -28,49 +28,15 @@ use crate::sys::crash_point::crash_point;
 const POPULATE_STEP: u64 = 256 << 10;
 
 impl Store {
-    /// Appends records as one batch; they are published on return, durable or not. With `expected`, appends
-    /// only if that is the end.
-    pub(crate) fn append(&self, records: &[Record], expected: Option<u64>) -> Result<Range<u64>> {
-        Appender::of(self)?.append(records, expected)
-    }
-
-    /// Takes the append lock, and settles a dead owner's intent first.
-    pub(super) fn lock_append(&self) -> Result<Held<'_, Local>> {
-        Appender::of(self)?.lock(self.log.options.lock_deadline())
-    }
-
-    /// Returns the end, after everything that a dead process had begun to append was published or covered.
-    pub(crate) fn settled_end(&self) -> Result<u64> {
-        let held = self.lock_append()?;
-        let end = self.member()?.control.tail.end.load(Ordering::Relaxed);
-        drop(held);
-        if self.options.durability == Durability::PowerLoss {
-            self.wait_durable(end)?;
-        }
-        Ok(end)
-    }
-}
-
-/// A thread of a member that appends, or needs the append lock to do something else.
-pub(super) struct Appender<'a> {
-    topic: &'a Store,
-    member: &'a Membership<Local>,
-}
-
-impl<'a> Appender<'a> {
-    #[inline]
-    pub(super) fn of(topic: &'a Store) -> Result<Appender<'a>> {
-        Ok(Appender { topic, member: topic.member()? })
-    }
-
-    #[inline]
-    fn append(&self, records: &[Record], expected: Option<u64>) -> Result<Range<u64>> {
-        let (topic, words) = (self.topic, &*self.member.control);
+    /// Appends records as one batch; they are published on return, durable or not. With `end`, appends only if
+    /// that is the end.
+    pub(crate) fn append<R: ToFrame>(&self, records: &[R], end: Option<u64>) -> Result<Range<u64>> {
+        let member = self.member()?;
         let total = checked_len(records)?;
         let mut timestamp = clock::wall_coarse();
-        topic.location.check_sometimes(timestamp)?;
-        let guess = topic.last_end.load(Ordering::Relaxed);
-        let mut draft = Draft::new(records, timestamp, guess);
+        self.check_in_place_sometimes(timestamp)?;
+        let words = &member.control;
+        let mut draft = Draft::new(records, timestamp, self.last_end.load(Ordering::Relaxed));
         loop {
             let held = self.lock(topic.log.options.lock_deadline())?;
             if words.identity.latched.load(Ordering::Relaxed) != 0 {
@@ -86,7 +52,7 @@ impl<'a> Appender<'a> {
                 }
             };
             let offset = words.tail.end.load(Ordering::Relaxed);
-            if let Some(expected) = expected.filter(|&expected| expected != offset) {
+            if let Some(expected) = end.filter(|&expected| expected != offset) {
                 return Err(Error::EndMoved { expected, end: offset });
             }
             let end = position + total;
@@ -232,14 +198,13 @@ impl<'a> Appender<'a> {
 }
 
 /// Checks the records and adds up their padded frames.
-fn checked_len(records: &[Record]) -> Result<u64> {
+fn checked_len(records: &[impl ToFrame]) -> Result<u64> {
     if records.is_empty() {
         return Err(Error::Invalid { what: "the batch is empty: nothing was appended".into() });
     }
     let mut total = 0;
     for record in records {
-        record.check()?;
-        total += frame::padded(record.frame_len());
+        total += frame::padded(record::checked_len(record)?);
         if total > frame::MAX_LEN + frame::ALIGN {
             return Err(Error::TooLarge { len: total, limit: frame::MAX_LEN });
         }

@@ -9,7 +9,7 @@
 use std::cell::Cell;
 
 use crate::format::frame::{self, Parts};
-use crate::record::Record;
+use crate::record::ToFrame;
 use crate::sys::crash_point::crash_point;
 use crate::sys::Map;
 
@@ -30,9 +30,9 @@ pub(super) struct Site {
 }
 
 /// See the module's documentation.
-pub(super) struct Draft<'a> {
+pub(super) struct Draft<'a, R: ToFrame> {
     /// The records whose frames are not put together yet.
-    records: &'a [Record],
+    records: &'a [R],
     timestamp: u64,
     scratch: Box<[u8]>,
     /// Length of the frames at the start of the scratch buffer.
@@ -41,10 +41,10 @@ pub(super) struct Draft<'a> {
     offset: u64,
 }
 
-impl<'a> Draft<'a> {
+impl<'a, R: ToFrame> Draft<'a, R> {
     /// Puts the first frames together. `offset`: a guess of the first record's offset.
     #[inline]
-    pub(super) fn new(records: &'a [Record], timestamp: u64, offset: u64) -> Draft<'a> {
+    pub(super) fn new(records: &'a [R], timestamp: u64, offset: u64) -> Draft<'a, R> {
         let scratch = SCRATCH.try_with(Cell::take).ok().flatten();
         let scratch = scratch.unwrap_or_else(|| vec![0; SCRATCH_LEN].into());
         let mut draft = Draft { records, timestamp, scratch, staged_len: 0, offset };
@@ -62,7 +62,7 @@ impl<'a> Draft<'a> {
             self.write_staged(map, &mut site);
             match self.records {
                 [] => return,
-                [large, rest @ ..] if frame::padded(large.frame_len()) > SCRATCH_LEN => {
+                [large, rest @ ..] if frame::padded(large.parts().frame_len()) > SCRATCH_LEN => {
                     crash_point!("append.between-frames");
                     self.records = rest;
                     write_large(map, &large.parts(), &mut site, self.timestamp, !rest.is_empty());
@@ -137,7 +137,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-impl Drop for Draft<'_> {
+impl<R: ToFrame> Drop for Draft<'_, R> {
     #[inline]
     fn drop(&mut self) {
         let scratch = std::mem::take(&mut self.scratch);
@@ -151,12 +151,14 @@ fn write_large(map: &Map, parts: &Parts<'_>, site: &mut Site, timestamp: u64, mo
     let fixed = parts.fixed(site.offset, timestamp, more, site.salt, site.position);
     let mut at = site.position as usize;
     let next = at + frame::padded(parts.frame_len());
-    for part in [&fixed, parts.key.unwrap_or_default(), parts.headers, parts.payload] {
-        if !part.is_empty() {
-            map.write(at, part);
-            at += part.len();
+    let mut write = |piece: &[u8]| {
+        if !piece.is_empty() {
+            map.write(at, piece);
+            at += piece.len();
         }
-    }
+    };
+    write(&fixed);
+    parts.for_each_piece(write);
     if at < next {
         map.write_zeros(at, next - at);
     }

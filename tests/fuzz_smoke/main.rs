@@ -44,7 +44,7 @@ fn valid(target: &str, random: &mut Random) -> Vec<u8> {
             let mut encoded = Vec::new();
             headers::push(&mut encoded, "name", b"value").unwrap();
             let payload = vec![7; random.below(100)];
-            let parts = frame::Parts { key: Some(b"key"), headers: &encoded, payload: &payload };
+            let parts = frame::Parts { key: Some(b"key"), headers: encoded[..].into(), payload: &payload };
             let fixed = parts.fixed(1, 2, false, salt, position.into());
             let body: [&[u8]; 5] = [&fixed, b"key", &encoded, &payload, &[0; 8]];
             [&salt.to_le_bytes()[..], &position.to_le_bytes(), &body.concat()].concat()

@@ -1,6 +1,6 @@
 //! Appending and reading back.
 
-use deaddrop::{Durability, Log, Record, Start, TopicOptions};
+use deaddrop::{BorrowedRecord, Durability, Error, Log, Record, Start, TopicOptions};
 
 fn small(durability: Durability) -> TopicOptions {
     TopicOptions { segment_len: 64 << 10, ..TopicOptions::durability(durability) }
@@ -43,6 +43,49 @@ fn records_come_back_in_order_over_many_segments() {
         assert_eq!(topic.high_watermark().unwrap(), 2000);
         assert_eq!(topic.append(&Record::new("x")).unwrap(), 2000);
     }
+}
+
+#[test]
+fn borrowed_records_come_back_as_owned_ones_do_and_have_the_same_limits() {
+    let dir = crate::dir();
+    let topic =
+        Log::open(dir.path()).unwrap().create_topic("t", small(Durability::ProcessCrash)).unwrap();
+    let headers = [("trace", &b"abc"[..]), ("trace", b""), ("", b"d")];
+    // Smaller and larger than the buffer in which frames are put together, and than a segment.
+    let payloads = [0, 1, 500, 20_000, 100_000].map(|len| vec![7; len]);
+    let mut owned = Vec::new();
+    let mut borrowed = Vec::new();
+    for payload in &payloads {
+        owned.push(Record::new(&payload[..]));
+        borrowed.push(BorrowedRecord::new(payload));
+        let all = Record::new(&payload[..]).key("k").header("trace", "abc");
+        owned.push(all.header("trace", "").header("", "d"));
+        borrowed.push(BorrowedRecord::new(payload).with_key("k").with_headers(&headers));
+    }
+    topic.append_batch(&owned).unwrap();
+    topic.append_batch(&borrowed).unwrap();
+    borrowed.iter().for_each(|record| drop(topic.append(record).unwrap()));
+    let mut reader = topic.reader(Start::First).unwrap();
+    for record in [&owned, &owned, &owned].into_iter().flatten() {
+        assert_eq!(reader.next().unwrap().unwrap().to_owned().to_record(), *record);
+    }
+
+    let long = vec![b'x'; 1 << 16];
+    let name = std::str::from_utf8(&long).unwrap();
+    let reserved = [("deaddrop.x", &b""[..])];
+    let sum = vec![("x", &long[..]); 256];
+    for (record, why) in [
+        (BorrowedRecord::new("").with_key(&long), "a key over"),
+        (BorrowedRecord::new("").with_headers(&[(name, b"")]), "a header name over"),
+        (BorrowedRecord::new("").with_headers(&sum), "headers over 16 MiB"),
+        (BorrowedRecord::new("").with_headers(&reserved), "reserved"),
+    ] {
+        let Err(Error::Invalid { what }) = topic.append(&record) else { panic!("{why}") };
+        assert!(what.contains(why), "{what}");
+        assert!(topic.append_batch(&[BorrowedRecord::new("x"), record]).is_err());
+    }
+    assert_eq!(topic.end_offset().unwrap(), 30);
+    topic.append(&BorrowedRecord::new("").with_key(&long[1..])).unwrap();
 }
 
 #[test]

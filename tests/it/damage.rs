@@ -409,7 +409,7 @@ fn hostile_bytes_with_right_checksums_neither_panic_nor_hang() {
                 }
                 _ => {
                     let payload = random.bytes(8);
-                    let parts = Parts { key: None, headers: &[], payload: &payload };
+                    let parts = Parts { key: None, headers: b""[..].into(), payload: &payload };
                     fake[at + 32..at + 40].copy_from_slice(&payload);
                     let continues = random.one_in(2);
                     parts.fixed(offset, random.next(), continues, header.salt, position)

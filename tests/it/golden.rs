@@ -239,10 +239,10 @@ fn check_segment(stored: &[u8]) -> usize {
         fixed.verify(bytes, header.salt, at as u64).unwrap();
         let parts = frame::Parts {
             key: fixed.key_range().map(|range| &bytes[range]),
-            headers: &bytes[fixed.headers_range()],
+            headers: bytes[fixed.headers_range()].into(),
             payload: &bytes[fixed.payload_range()],
         };
-        headers::check(parts.headers).unwrap();
+        headers::check(&bytes[fixed.headers_range()]).unwrap();
         let again =
             parts.fixed(fixed.offset, fixed.timestamp, fixed.continues(), header.salt, at as u64);
         assert_eq!(again[..], bytes[..frame::FIXED_LEN]);
@@ -272,7 +272,7 @@ fn fixed_values_encode_to_these_bytes() {
         file_len: 65536,
     };
     let slot = segment::Slot { sequence: 7, durable_end: 1005 };
-    let parts = frame::Parts { key: Some(b"key"), headers: b"", payload: b"payload" };
+    let parts = frame::Parts { key: Some(b"key"), headers: b""[..].into(), payload: b"payload" };
     let mut with_headers = Vec::new();
     headers::push(&mut with_headers, "trace", b"abc").unwrap();
     let stored = settings::Settings {
@@ -314,7 +314,7 @@ fn fixed_values_encode_to_these_bytes() {
 #[test]
 fn a_frame_checksum_is_crc_32_started_with_the_seed() {
     let (salt, position) = (0x0123_4567_89ab_cdef_u64, 4096_u64);
-    let parts = frame::Parts { key: None, headers: b"", payload: b"x" };
+    let parts = frame::Parts { key: None, headers: b""[..].into(), payload: b"x" };
     let mut bytes = parts.fixed(5, 6, false, salt, position).to_vec();
     bytes.push(b'x');
     bytes.resize(40, 0);

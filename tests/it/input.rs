@@ -104,7 +104,7 @@ fn records_over_the_limits_are_refused_and_nothing_is_appended() {
         assert_is!(error_says(topic.append(&record), &refused), Error::Invalid { .. });
         assert_is!(error_says(topic.append_batch(&[record]), &refused), Error::Invalid { .. });
     }
-    assert_is!(error_says(topic.append_batch(&[]), &refused), Error::Invalid { .. });
+    assert_is!(error_says(topic.append_batch(&[] as &[Record]), &refused), Error::Invalid { .. });
     // Zero pages that are never touched: no memory is used.
     let large = Record::new(vec![0; 1 << 30]);
     let says = ["over the limit of 1073741824", "nothing was appended"];

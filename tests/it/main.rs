@@ -1,6 +1,7 @@
 //! One module per promise, through the public API. Children are this binary again.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, unreachable_pub)]
 
+mod allocations;
 mod append;
 mod aside;
 mod background;

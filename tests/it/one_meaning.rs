@@ -39,7 +39,7 @@ impl File {
     }
 
     fn record(&mut self, payload: &[u8], continues: bool) {
-        let parts = Parts { key: None, headers: &[], payload };
+        let parts = Parts { key: None, headers: b""[..].into(), payload };
         let position = self.position as u64;
         let fixed = parts.fixed(self.next, 1_000 + self.next, continues, self.salt, position);
         let start = self.position;

@@ -84,10 +84,10 @@ pub fn frame(data: &[u8]) {
     }
     let parts = Parts {
         key: fixed.key_range().map(|range| &bytes[range]),
-        headers: &bytes[fixed.headers_range()],
+        headers: bytes[fixed.headers_range()].into(),
         payload: &bytes[fixed.payload_range()],
     };
-    headers(parts.headers);
+    headers(&bytes[fixed.headers_range()]);
     let padding = &bytes[fixed.len..fixed.padded_len()];
     if padding.iter().all(|&byte| byte == 0) {
         let again = parts.fixed(fixed.offset, fixed.timestamp, fixed.continues(), salt, position);

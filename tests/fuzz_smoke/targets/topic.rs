@@ -240,7 +240,7 @@ pub fn segment(data: &[u8]) {
             code => {
                 let payload = payload(input.below(400).min(room - 48));
                 let named = if code < 96 { offset.wrapping_add(input.number(8)) } else { offset };
-                let parts = Parts { key: None, headers: &[], payload: &payload };
+                let parts = Parts { key: None, headers: b""[..].into(), payload: &payload };
                 let fixed =
                     parts.fixed(named, input.number(8), code % 8 == 0, header.salt, at as u64);
                 bytes[at..at + fixed.len()].copy_from_slice(&fixed);

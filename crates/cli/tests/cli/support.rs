@@ -141,7 +141,7 @@ fn write_frame(path: &Path, header: &Value, record: &Value, position: u64, chang
     let (fixed, mut bytes) = fixed_part(path, record);
     let parts = Parts {
         key: fixed.key_range().map(|range| &bytes[range]),
-        headers: &bytes[fixed.headers_range()],
+        headers: bytes[fixed.headers_range()].into(),
         payload: &bytes[fixed.payload_range()],
     };
     let continues = change.flags & FLAG_CONTINUES != 0;
