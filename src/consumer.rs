@@ -193,6 +193,19 @@ impl Consumer {
         self.reader.wait_timeout(timeout)
     }
 
+    /// Returns the next record, waiting for it. Returns `None` after `timeout`, or if `stop` is set first.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Self::next).
+    pub fn wait_for(
+        &mut self,
+        timeout: Duration,
+        stop: &Stop,
+    ) -> Result<Option<RecordRef<'_>>> {
+        self.reader.wait_for(timeout, stop)
+    }
+
     /// Commits every record returned so far: a store into memory, which survives `kill -9`.
     ///
     /// # Errors

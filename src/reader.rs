@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, Result};
 use crate::format::{frame, Malformed};
-use crate::record::RecordRef;
+use crate::record::{OwnedRecord, RecordRef};
 use crate::segment::{meaning, Frames, Meaning, Segment, Step, Walk};
 use crate::stop::Stop;
 use crate::store::{Frontier, Handle, Store};
@@ -31,7 +31,8 @@ pub enum Start {
 
 /// Reads a topic from its own position.
 ///
-/// A record is lent until the next call; [`RecordRef::to_owned`] keeps it. Every record is checked against
+/// A record is lent until the next call; [`RecordRef::to_owned`] keeps it, and [`records`](Self::records)
+/// iterates over copies. Every record is checked against
 /// its checksum after it was copied, so a returned record is the one that was appended. Damage to the wanted
 /// record is an error that leaves the reader at its position: [`skip_damage`](Self::skip_damage) moves past
 /// it.
@@ -210,7 +211,7 @@ impl Reader {
     ///
     /// As [`next`](Self::next).
     pub fn wait(&mut self, stop: &Stop) -> Result<Option<RecordRef<'_>>> {
-        self.wait_for(None, stop)
+        self.wait_for(Duration::MAX, stop)
     }
 
     /// Returns the next record, waiting at most `timeout` for it. Returns `None` after that.
@@ -219,17 +220,17 @@ impl Reader {
     ///
     /// As [`next`](Self::next).
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<RecordRef<'_>>> {
-        self.wait_for(Some(timeout), &Stop::new())
+        self.wait_for(timeout, &Stop::new())
     }
 
-    /// Sleeps until there is a next record, `timeout` has passed, or `stop` is set.
-    pub(crate) fn wait_until_more(&self, timeout: Duration, stop: &Stop) -> Result<()> {
-        self.topic.wait_beyond(self.next, self.spin, Some(timeout), stop).map(drop)
-    }
-
-    fn wait_for(
+    /// Returns the next record, waiting for it. Returns `None` after `timeout`, or if `stop` is set first.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Self::next).
+    pub fn wait_for(
         &mut self,
-        timeout: Option<Duration>,
+        timeout: Duration,
         stop: &Stop,
     ) -> Result<Option<RecordRef<'_>>> {
         if self.next >= self.frontier.high_watermark
@@ -241,6 +242,37 @@ impl Reader {
             return Ok(None);
         }
         self.next()
+    }
+
+    /// Returns an iterator over copies of the records from here on. It ends where [`next`](Self::next) returns
+    /// `None`, and after the first error; a new iterator continues.
+    ///
+    /// ```
+    /// # fn main() -> deaddrop::Result<()> {
+    /// # let dir = deaddrop::doc_dir();
+    /// # let log = deaddrop::Log::open(&dir)?;
+    /// use deaddrop::{OwnedRecord, Record, Start};
+    /// let orders = log.topic("orders")?;
+    /// orders.append_batch(&[Record::new("a"), Record::new("b")])?;
+    /// for order in orders.reader(Start::First)?.records() {
+    ///     println!("{:?}", order?.payload());
+    /// }
+    /// let all: deaddrop::Result<Vec<OwnedRecord>> = orders.reader(Start::First)?.records().collect();
+    /// assert_eq!(all?.len(), 2);
+    /// # Ok(()) }
+    /// ```
+    pub fn records(&mut self) -> impl Iterator<Item = Result<OwnedRecord>> + '_ {
+        let mut has_failed = false;
+        std::iter::from_fn(move || {
+            let next = if has_failed { Ok(None) } else { self.next() };
+            has_failed |= next.is_err();
+            next.map(|record| record.map(|record| record.to_owned())).transpose()
+        })
+    }
+
+    /// Sleeps until there is a next record, `timeout` has passed, or `stop` is set.
+    pub(crate) fn wait_until_more(&self, timeout: Duration, stop: &Stop) -> Result<()> {
+        self.topic.wait_beyond(self.next, self.spin, timeout, stop).map(drop)
     }
 
     /// Returns the next record, checked and lent in place from the mapped file, without a copy; `None` if

@@ -18,13 +18,13 @@ impl Store {
         &self,
         seen: u64,
         spin: Duration,
-        timeout: Option<Duration>,
+        timeout: Duration,
         stop: &Stop,
     ) -> Result<bool> {
         self.not_forked()?;
         let started = Instant::now();
         // A caller that does not wait does not spin either.
-        let spin = timeout.map_or(spin, |timeout| spin.min(timeout));
+        let spin = spin.min(timeout);
         let synced = self.options.durability == Durability::PowerLoss;
         if let (Some(words), true) = (self.words(), spin > Duration::ZERO) {
             let word = if synced { &words.durable.end } else { &words.tail.end };
@@ -42,7 +42,7 @@ impl Store {
                 return Ok(true);
             }
             self.location.check_when_idle()?;
-            let left = timeout.map_or(Duration::MAX, |all| all.saturating_sub(started.elapsed()));
+            let left = timeout.saturating_sub(started.elapsed());
             if stop.is_stopped() || left.is_zero() {
                 return Ok(false);
             }

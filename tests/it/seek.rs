@@ -3,7 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use deaddrop::sim::SimDisk;
-use deaddrop::{Durability, Error, Log, OwnedRecord, Reader, Record, Start, Topic, TopicOptions};
+use deaddrop::{
+    Durability, Error, Log, OwnedRecord, Reader, Record, Start, Stop, Topic, TopicOptions,
+};
 
 use crate::random::{number_from_env, Random};
 
@@ -216,5 +218,50 @@ fn a_reader_opened_by_time_while_retention_moves_never_finds_its_start_trimmed()
             opened += 1;
         }
         println!("{opened} readers");
+    });
+}
+
+#[test]
+fn an_iterator_over_records_ends_at_the_end_and_after_an_error() {
+    let topic = open(&SimDisk::new(), Durability::ProcessCrash);
+    let append =
+        |count: u64| (0..count).for_each(|_| drop(topic.append(&Record::new("x")).unwrap()));
+    append(3);
+    let mut reader = topic.reader(Start::First).unwrap();
+    let read = |reader: &mut Reader| {
+        reader.records().map(|record| record.unwrap().offset()).collect::<Vec<_>>()
+    };
+    assert_eq!(read(&mut reader), [0, 1, 2]);
+    assert!(read(&mut reader).is_empty());
+    append(2);
+    assert_eq!(read(&mut reader), [3, 4]);
+
+    let mut late = topic.reader(Start::Offset(0)).unwrap();
+    append(1000);
+    assert!(topic.trim_before(u64::MAX).unwrap() > 0);
+    for _ in 0..2 {
+        let mut records = late.records();
+        assert!(matches!(records.next(), Some(Err(Error::Trimmed { .. }))));
+        assert!(records.next().is_none());
+    }
+}
+
+#[test]
+fn a_wait_ends_with_a_record_after_its_timeout_or_when_it_is_stopped() {
+    let topic = open(&SimDisk::new(), Durability::ProcessCrash);
+    let mut reader = topic.reader(Start::First).unwrap();
+    let mut consumer = topic.consumer("c", Start::First).unwrap();
+    let (stop, long) = (Stop::new(), Duration::from_secs(600));
+    assert!(reader.wait_for(Duration::from_millis(2), &stop).unwrap().is_none());
+    assert!(consumer.wait_for(Duration::ZERO, &stop).unwrap().is_none());
+    std::thread::scope(|scope| {
+        scope.spawn(|| topic.append(&Record::new("x")).unwrap());
+        assert_eq!(reader.wait_for(long, &stop).unwrap().unwrap().offset(), 0);
+        assert_eq!(consumer.wait_for(long, &stop).unwrap().unwrap().offset(), 0);
+    });
+    std::thread::scope(|scope| {
+        scope.spawn(|| stop.stop());
+        assert!(reader.wait_for(long, &stop).unwrap().is_none());
+        assert!(consumer.wait_for(long, &stop).unwrap().is_none());
     });
 }
