@@ -70,10 +70,13 @@
 //!
 //! # Features
 //!
-//! - `json` (default): [`Record::json`] and [`RecordRef::json`], payloads through serde.
+//! None is enabled by default.
+//!
+//! - `json`: [`Record::json`] and [`RecordRef::json`], payloads through serde.
 //! - `tracing`: spans of requests and callbacks, with the field names that OpenTelemetry gives messaging.
 //! - `sim`: disks in memory, images of power cuts, faults and crash points, to test code that embeds
 //!   the log. Costs a load at every crash point.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 // A loom build has the words of the control page and their protocols, and nothing above them.
