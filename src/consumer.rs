@@ -79,6 +79,7 @@ impl Topic {
     /// [`Error::Locked`] if it is owned by another process or another value in this one,
     /// [`Error::Corrupt`] if its file is unreadable (it is never reset), [`Error::InvalidName`],
     /// [`Error::Trimmed`], [`Error::Io`].
+    #[doc(alias("subscribe", "subscription", "consume"))]
     pub fn consumer(&self, name: &str, start: Start) -> Result<Consumer> {
         Consumer::open(self.inner(), name, start)
     }
@@ -198,11 +199,7 @@ impl Consumer {
     /// # Errors
     ///
     /// As [`next`](Self::next).
-    pub fn wait_for(
-        &mut self,
-        timeout: Duration,
-        stop: &Stop,
-    ) -> Result<Option<RecordRef<'_>>> {
+    pub fn wait_for(&mut self, timeout: Duration, stop: &Stop) -> Result<Option<RecordRef<'_>>> {
         self.reader.wait_for(timeout, stop)
     }
 
@@ -211,6 +208,7 @@ impl Consumer {
     /// # Errors
     ///
     /// [`Error::Forked`].
+    #[doc(alias("ack", "acknowledge", "offset"))]
     pub fn commit(&mut self) -> Result<()> {
         self.commit_to(self.reader.offset())
     }
@@ -237,6 +235,7 @@ impl Consumer {
     /// # Errors
     ///
     /// [`Error::Io`]: the position that was durable before stays durable.
+    #[doc(alias("flush", "fsync"))]
     pub fn sync(&mut self) -> Result<()> {
         self.cursor.sync()
     }

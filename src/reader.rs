@@ -83,6 +83,7 @@ impl Topic {
     ///
     /// [`Error::Trimmed`] if `start` is an offset that is no longer retained, [`Error::Io`],
     /// [`Error::Corrupt`].
+    #[doc(alias("subscribe", "consume", "iter"))]
     pub fn reader(&self, start: Start) -> Result<Reader> {
         Reader::new(Arc::clone(self.inner()), start)
     }
@@ -210,6 +211,7 @@ impl Reader {
     /// # Errors
     ///
     /// As [`next`](Self::next).
+    #[doc(alias("recv", "poll"))]
     pub fn wait(&mut self, stop: &Stop) -> Result<Option<RecordRef<'_>>> {
         self.wait_for(Duration::MAX, stop)
     }
@@ -228,11 +230,7 @@ impl Reader {
     /// # Errors
     ///
     /// As [`next`](Self::next).
-    pub fn wait_for(
-        &mut self,
-        timeout: Duration,
-        stop: &Stop,
-    ) -> Result<Option<RecordRef<'_>>> {
+    pub fn wait_for(&mut self, timeout: Duration, stop: &Stop) -> Result<Option<RecordRef<'_>>> {
         if self.next >= self.frontier.high_watermark
             && !self.topic.wait_beyond(self.next, self.spin, timeout, stop)?
         {
@@ -261,6 +259,7 @@ impl Reader {
     /// assert_eq!(all?.len(), 2);
     /// # Ok(()) }
     /// ```
+    #[doc(alias("iter", "into_iter"))]
     pub fn records(&mut self) -> impl Iterator<Item = Result<OwnedRecord>> + '_ {
         let mut has_failed = false;
         std::iter::from_fn(move || {

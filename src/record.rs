@@ -14,6 +14,7 @@ use crate::format::headers::{self, ToEncode};
 /// assert_eq!(record.payload(), b"3 of item 7");
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[must_use = "a record is appended by `Topic::append`"]
 pub struct Record {
     key: Option<Vec<u8>>,
     headers: Vec<u8>,
@@ -43,6 +44,7 @@ impl Record {
     }
 
     /// Sets the record's key, at most 65,535 bytes. Records with the same key are handled in their order.
+    #[doc(alias("partition", "ordering"))]
     pub fn key(mut self, key: impl AsRef<[u8]>) -> Record {
         if key.as_ref().len() > frame::MAX_KEY_LEN {
             self.refused.get_or_insert(LONG_KEY);
@@ -108,7 +110,6 @@ impl Record {
     pub fn frame_len(&self) -> usize {
         self.parts().frame_len()
     }
-
 }
 
 /// A record to append that borrows its parts: nothing is copied or allocated before they are written to the
@@ -127,6 +128,7 @@ impl Record {
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[must_use = "a record is appended by `Topic::append`"]
 pub struct BorrowedRecord<'a> {
     key: Option<&'a [u8]>,
     headers: &'a [(&'a str, &'a [u8])],

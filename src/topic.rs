@@ -75,6 +75,7 @@ impl Topic {
     /// assert_eq!(second, first + 1);
     /// # Ok(()) }
     /// ```
+    #[doc(alias("publish", "produce", "send", "write"))]
     pub fn append(&self, record: &impl Append) -> Result<u64> {
         Ok(self.append_batch(std::slice::from_ref(record))?.start)
     }
@@ -86,6 +87,7 @@ impl Topic {
     /// # Errors
     ///
     /// As [`append`](Self::append).
+    #[doc(alias("publish", "produce"))]
     pub fn append_batch(&self, records: &[impl Append]) -> Result<Range<u64>> {
         let appended = sealed::Append::publish(records, self, None)?;
         self.inner.acknowledge(&appended)?;
@@ -121,6 +123,7 @@ impl Topic {
     /// # Errors
     ///
     /// [`Error::SyncFailed`], [`Error::Invalid`] if nothing was appended at `offset`, [`Error::Io`].
+    #[doc(alias("flush", "fsync", "sync"))]
     pub fn wait_durable(&self, offset: u64) -> Result<()> {
         let end = self.end_offset()?;
         if offset >= end {
@@ -158,6 +161,7 @@ impl Topic {
     ///
     /// [`Error::NotFound`] if the topic was deleted while it was open for reading, [`Error::Replaced`],
     /// [`Error::Io`], [`Error::Forked`].
+    #[doc(alias("latest", "newest"))]
     pub fn high_watermark(&self) -> Result<u64> {
         Ok(self.inner.current_frontier()?.high_watermark)
     }
@@ -167,6 +171,7 @@ impl Topic {
     /// # Errors
     ///
     /// [`Error::Io`], [`Error::Forked`].
+    #[doc(alias = "len")]
     pub fn end_offset(&self) -> Result<u64> {
         Ok(self.inner.current_frontier()?.end)
     }

@@ -34,6 +34,7 @@ use crate::sys::{Directory, InheritableLock};
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
+#[must_use = "dropping it releases the lane: pass it to the child process"]
 pub struct LaneGuard {
     lock: InheritableLock,
 }

@@ -85,6 +85,7 @@ use lane::State;
 pub struct GroupOptions {
     /// The number of lanes, fixed when the group is created: the most records in flight at a time, and the
     /// most workers that are useful. `None`: the number of the existing group, or 64.
+    #[doc(alias("partition", "partitions", "shard"))]
     pub lanes: Option<u32>,
     /// Where a new group begins.
     pub start: Start,
@@ -106,6 +107,7 @@ pub(crate) const SERVERS: &str = "server";
 pub enum Poison {
     /// It is copied to the dead-letter topic, and its lane continues.
     #[default]
+    #[doc(alias = "dlq")]
     DeadLetter,
     /// Its lane stops, so that no later record of its key is handled, until [`Group::resume`].
     StopLane,
@@ -243,6 +245,7 @@ impl Topic {
     ///
     /// [`Error::Conflict`] if it has another number of lanes, [`Error::Corrupt`] if its file is
     /// unreadable (it is never reset), [`Error::InvalidName`], [`Error::Trimmed`], [`Error::Io`].
+    #[doc(alias("subscribe", "queue", "workers"))]
     pub fn group(&self, name: &str, options: GroupOptions) -> Result<Group> {
         Group::open(self, self.inner(), name, options)
     }

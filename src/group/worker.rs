@@ -24,6 +24,7 @@ type Handler = Box<dyn FnMut(&Job) -> Result<(), HandlerError> + Send>;
 /// Several workers, in any processes, share the lanes of the group: records with the same key are handled
 /// in order by one of them at a time. Delivery is at least once: after a crash a record that was in flight
 /// is delivered again, with a higher [`Job::attempt`].
+#[must_use = "records are handled by `run`, `poll` or `spawn`"]
 pub struct Worker {
     log: Log,
     topic: Topic,

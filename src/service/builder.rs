@@ -20,6 +20,7 @@ use crate::ownership::Ownership;
 use crate::topic::TopicOptions;
 
 /// Collects the callbacks of a client before it is opened. Made by [`Log::client`].
+#[must_use = "a client is opened by `open`"]
 pub struct ClientBuilder {
     log: Log,
     name: String,

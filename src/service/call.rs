@@ -24,6 +24,7 @@ use crate::reader::Start;
 /// outcome arrives, the next start keeps the outcome like those of calls that were never dropped, and
 /// [`Client::discard_parked`] drops it there.
 /// there.
+#[must_use = "dropping it discards the outcome: use `send` for a callback"]
 pub struct Call {
     pub(super) client: Client,
     pub(super) link: Arc<Link>,

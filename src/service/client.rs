@@ -142,6 +142,7 @@ impl ClientInner {
 /// whose process lives and does not deliver, for as long as that lasts. Servers can be told to end both:
 /// [`ServerOptions::abandoned_after`](super::ServerOptions::abandoned_after).
 #[derive(Clone)]
+#[must_use = "outcomes are delivered while the client exists, by `poll` or `spawn`"]
 pub struct Client {
     pub(super) inner: Arc<ClientInner>,
 }
@@ -158,6 +159,7 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::InvalidName`], and as [`Log::topic`].
+    #[doc(alias("rpc", "send", "call"))]
     pub fn request(&self, service: &str, record: &Record) -> Result<RequestBuilder<'_>> {
         Error::check_name(service)?;
         let link = self.inner.link(service)?;

@@ -367,7 +367,7 @@ mod tests {
         let log = Log::open(dir.path()).unwrap();
         let options = TopicOptions::durability(Durability::ProcessCrash);
         let client = log.client("c").topic_options(options).open().unwrap();
-        client.request("s", &Record::new("x")).unwrap().call().unwrap();
+        drop(client.request("s", &Record::new("x")).unwrap().call().unwrap());
         drop(client);
         let positions = Positions::of(&log, "c", "s").unwrap().unwrap();
         let open = positions.open("c").unwrap();

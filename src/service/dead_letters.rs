@@ -88,6 +88,7 @@ pub struct Redriven {
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
+#[doc(alias("dlq", "redrive"))]
 pub struct DeadLetters {
     pub(super) log: Log,
     pub(super) topic: Topic,

@@ -108,6 +108,7 @@ impl<'a> Request<'a> {
 
 /// The answer of a handler.
 #[derive(Debug, Clone, Default)]
+#[must_use = "a handler returns it"]
 pub struct Reply {
     pub(super) record: Record,
 }

@@ -72,6 +72,7 @@ type Handler = Arc<dyn Fn(&Request<'_>) -> Result<Reply, HandlerError> + Send + 
 /// assert_eq!(reply.payload(), b"item 7 is there");
 /// # Ok(()) }
 /// ```
+#[must_use = "requests are handled by `run`, `poll` or `spawn`"]
 pub struct Server {
     pub(super) log: Log,
     pub(super) service: String,

@@ -44,7 +44,8 @@ fn valid(target: &str, random: &mut Random) -> Vec<u8> {
             let mut encoded = Vec::new();
             headers::push(&mut encoded, "name", b"value").unwrap();
             let payload = vec![7; random.below(100)];
-            let parts = frame::Parts { key: Some(b"key"), headers: encoded[..].into(), payload: &payload };
+            let parts =
+                frame::Parts { key: Some(b"key"), headers: encoded[..].into(), payload: &payload };
             let fixed = parts.fixed(1, 2, false, salt, position.into());
             let body: [&[u8]; 5] = [&fixed, b"key", &encoded, &payload, &[0; 8]];
             [&salt.to_le_bytes()[..], &position.to_le_bytes(), &body.concat()].concat()
@@ -131,7 +132,7 @@ fn envelope() -> Vec<u8> {
         let log = Log::open_sim(&SimDisk::new(), "/log").unwrap();
         let client = log.client("client-7").open().unwrap();
         let deadline = Duration::from_secs(60);
-        client.request("s", &Record::new("x")).unwrap().deadline(deadline).call().unwrap();
+        drop(client.request("s", &Record::new("x")).unwrap().deadline(deadline).call().unwrap());
         let mut sent = log.topic("s.requests").unwrap().reader(Start::First).unwrap();
         let record = sent.next().unwrap().unwrap();
         record.header("deaddrop.service").unwrap().to_vec()

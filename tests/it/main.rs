@@ -66,6 +66,7 @@ mod storm;
 mod suspects;
 mod sync;
 mod takeover;
+mod threads;
 mod trials;
 mod unwinding;
 mod unwritten;

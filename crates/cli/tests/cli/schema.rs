@@ -285,7 +285,7 @@ fn a_live_view_prints_what_it_documents() {
     let client = client(&log);
     for service in ["answered", "open", "broken"] {
         let request = client.request(service, &Record::new("x")).unwrap();
-        request.call().unwrap();
+        drop(request.call().unwrap());
     }
     let mut server = log.server("answered", |_| Ok(Reply::new("y"))).unwrap();
     for _ in 0..100 {
@@ -346,9 +346,9 @@ fn commands_about_requests_print_what_they_document() {
     let (shop, nested) = (client(&log), log.client("nested").open().unwrap());
     let request = shop.request("orders", &Record::new("order")).unwrap();
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    request.traceparent(trace).unwrap().call().unwrap();
+    drop(request.traceparent(trace).unwrap().call().unwrap());
     let handler = move |request: &deaddrop::service::Request<'_>| {
-        nested.request("echo", &Record::new("item"))?.caused_by(request).call()?;
+        drop(nested.request("echo", &Record::new("item"))?.caused_by(request).call()?);
         Ok(Reply::new("ok"))
     };
     assert_eq!(log.server("orders", handler).unwrap().poll(Duration::from_secs(30)).unwrap(), 1);
