@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..3 {
         let shipped = Arc::clone(&shipped);
         let options = WorkerOptions {
-            max_attempts: 3,
+            max_attempts: Some(3),
             retry_first: Duration::from_millis(1),
             ..WorkerOptions::default()
         };

@@ -415,11 +415,11 @@ fn create(topic: &Store, path: &std::path::Path, start: Start) -> Result<bool> {
     }
 }
 
-fn read_pid(file: &dyn DiskFile) -> u32 {
+fn read_pid(file: &dyn DiskFile) -> Option<u32> {
     let mut bytes = [0; 8];
     match file.read_at(&mut bytes, cursor::LIVE_PID_AT as u64) {
-        Ok(8) => u64::from_le_bytes(bytes) as u32,
-        _ => 0,
+        Ok(8) => Some(u64::from_le_bytes(bytes) as u32).filter(|&pid| pid != 0),
+        _ => None,
     }
 }
 

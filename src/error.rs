@@ -26,8 +26,8 @@ pub enum Error {
     NoSpace {
         /// The file that could not be allocated.
         path: PathBuf,
-        /// Bytes needed.
-        needed: u64,
+        /// Bytes needed, if that is known.
+        needed: Option<u64>,
     },
     /// Stored bytes are damaged below the promised boundary. Nothing is deleted; a reader can continue after
     /// the damage with [`Reader::skip_damage`](crate::Reader::skip_damage).
@@ -61,8 +61,8 @@ pub enum Error {
     Locked {
         /// What it owns, such as `consumer "billing"`.
         what: String,
-        /// Its process id, as it stored it; 0 if unknown. For messages only.
-        pid: u32,
+        /// Its process id, as it stored it, if it did. For messages only.
+        pid: Option<u32>,
     },
     /// There is no such topic, consumer or file, or there is none any more.
     NotFound {
@@ -206,7 +206,7 @@ impl Error {
     pub(crate) fn io(doing: &'static str, path: &Path, source: io::Error) -> Error {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Error::NoSpace { path: path.to_owned(), needed: 0 }
+                Error::NoSpace { path: path.to_owned(), needed: None }
             }
             _ => Error::Io { doing, path: path.to_owned(), source },
         }
@@ -260,18 +260,14 @@ impl fmt::Display for Error {
             Error::Io { doing, path, source } => {
                 write!(f, "{doing} {}: {source}{}", path.display(), advice(source))
             }
-            Error::NoSpace { path, needed: 0 } => write!(
-                f,
-                "no space for {}: nothing was written; free some disk space or trim a topic; topics can \
-                 be read meanwhile",
-                path.display()
-            ),
-            Error::NoSpace { path, needed } => write!(
-                f,
-                "no space for {} ({needed} bytes): nothing was written; free some disk space or \
-                 trim a topic; topics can be read meanwhile",
-                path.display()
-            ),
+            Error::NoSpace { path, needed } => {
+                write!(f, "no space for {}", path.display())?;
+                if let Some(needed) = needed {
+                    write!(f, " ({needed} bytes)")?;
+                }
+                write!(f, ": nothing was written; free some disk space or trim a topic; topics ")?;
+                write!(f, "can be read meanwhile")
+            }
             Error::Corrupt { path, position, offset, what } => {
                 write!(f, "corruption in {} at position {position}", path.display())?;
                 if let Some(offset) = offset {
@@ -294,11 +290,12 @@ impl fmt::Display for Error {
                 "offset {wanted} was trimmed, the first one retained is {first}: seek there, or \
                  keep more"
             ),
-            Error::Locked { what, pid: 0 } => {
-                write!(f, "{what} is in use by another process: stop it, or choose another name")
-            }
             Error::Locked { what, pid } => {
-                write!(f, "{what} is in use by process {pid}: stop it, or choose another name")
+                match pid {
+                    Some(pid) => write!(f, "{what} is in use by process {pid}")?,
+                    None => write!(f, "{what} is in use by another process")?,
+                }
+                write!(f, ": stop it, or choose another name")
             }
             Error::NotFound { what } => write!(f, "there is no {what}"),
             Error::Replaced { path } => write!(

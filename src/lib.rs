@@ -89,6 +89,23 @@ compile_error!("deaddrop needs Linux 5.14 or newer on a 64-bit, little-endian pr
 #[doc = include_str!("../README.md")]
 mod readme {}
 
+/// The setters of a struct of options.
+#[cfg(not(loom))]
+macro_rules! setters {
+    ($options:ty: $($set:ident $field:ident: $value:ty,)*) => {
+        impl $options {
+            $(
+                #[doc = concat!("Sets [`", stringify!($field), "`](Self::", stringify!($field), ").")]
+                #[must_use]
+                pub fn $set(mut self, $field: $value) -> Self {
+                    self.$field = $field.into();
+                    self
+                }
+            )*
+        }
+    };
+}
+
 #[cfg(not(loom))]
 mod consumer;
 #[allow(unsafe_code)]

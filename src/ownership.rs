@@ -26,7 +26,7 @@ impl Ownership {
         if !file.try_lock(0, 1).at("locking", &path)? {
             let mut pid = [0; 4];
             let read = file.read_at(&mut pid, 0).at("locking", &path)?;
-            let pid = if read == pid.len() { u32::from_le_bytes(pid) } else { 0 };
+            let pid = (read == pid.len()).then(|| u32::from_le_bytes(pid));
             let kind = kind.trim_end_matches('s');
             return Err(Error::Locked { what: format!("{kind} {name}"), pid });
         }

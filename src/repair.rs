@@ -44,6 +44,10 @@ pub struct Options {
     pub consumers: bool,
 }
 
+setters! { Options:
+    with_consumers consumers: bool,
+}
+
 /// The remedy for one kind of damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

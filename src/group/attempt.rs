@@ -128,12 +128,12 @@ impl Dispatch {
         lane.blamed = job.blamed.saturating_add(1);
         if terminal {
             // If the process is killed before the dead letter exists, the record is not retried.
-            lane.blamed = lane.blamed.max(most);
+            lane.blamed = lane.blamed.max(most.unwrap_or(0));
         }
         // The process did not die of this record.
         lane.deaths = 0;
         lane.postponed = 0;
-        let is_over = terminal || (most != 0 && lane.blamed >= most);
+        let is_over = terminal || most.is_some_and(|most| lane.blamed >= most);
         // Before the state that makes another owner read it.
         let retry_at = clock::boottime().saturating_add(clock::nanos(wait));
         lane.cursor.set_retry_at(if is_over { 0 } else { retry_at });
@@ -156,8 +156,7 @@ impl Dispatch {
 
     /// Returns whether a job has used up its attempts: those that failed, and those during which the process died.
     pub(crate) fn is_over(&self, job: &Job) -> bool {
-        job.is_condemned
-            || (self.options.max_attempts != 0 && job.blamed >= self.options.max_attempts)
+        job.is_condemned || self.options.max_attempts.is_some_and(|most| job.blamed >= most)
     }
 
     /// Returns why a job is no longer retried.

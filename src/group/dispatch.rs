@@ -12,7 +12,7 @@ use super::members::Member;
 use super::stats::Counters;
 use super::WorkerOptions;
 use crate::cursor::Meaning;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::events;
 use crate::format::group::{lane_at, lane_of, LANE_DOUBT_AT};
 use crate::record::{OwnedRecord, RecordRef};
@@ -66,6 +66,10 @@ impl Dispatch {
         counters: Arc<Counters>,
     ) -> Result<Dispatch> {
         topic.member()?;
+        if options.max_attempts == Some(0) {
+            let what = "max_attempts is 0: use `None` for no limit".into();
+            return Err(Error::Invalid { what });
+        }
         let group = Arc::new(GroupFile::open(topic, name, Access::ReadWrite)?);
         let member = Member::join(&group, topic.log.options.lock_timeout, || {
             if effects.is_some() {
@@ -172,8 +176,7 @@ impl Dispatch {
             is_condemned: is_about && lane.is_condemned,
             in_doubt: lane.in_doubt.filter(|_| is_about),
             doubtful,
-            is_last: self.options.max_attempts != 0
-                && blamed.saturating_add(1) >= self.options.max_attempts,
+            is_last: self.options.max_attempts.is_some_and(|most| blamed.saturating_add(1) >= most),
             may_be_kept: offset < lane.kept_below || doubtful.is_some(),
             record,
         })

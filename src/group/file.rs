@@ -175,10 +175,10 @@ pub(super) fn names_of(topic: &Store) -> Result<Vec<String>> {
 fn open_idle(topic: &Store, name: &str) -> Result<GroupFile> {
     let group = GroupFile::open(topic, name, Access::ReadWrite)?;
     if !group.file.try_lock(0, ALL_LOCKS).at("locking", &group.path)? {
-        let mut pid = 0;
+        let mut pid = None;
         for lane in 0..group.lanes {
             if group.is_held(lane)? {
-                pid = group.look(topic, lane)?.pid;
+                pid = Some(group.look(topic, lane)?.pid);
                 break;
             }
         }

@@ -17,7 +17,8 @@ pub(super) const DEATHS_OF_A_SUSPECT: u8 = 2;
 
 /// The state of an attempt that was begun, as stored in the lane's page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+#[non_exhaustive]
+pub enum State {
     /// Its handler was called, with others beside it.
     Running,
     /// Its handler was called, with no other in its process.
@@ -36,7 +37,8 @@ const STATES: [State; 6] =
     [State::Running, State::Alone, State::Failed, State::Suspect, State::Stopped, State::Condemned];
 
 impl State {
-    pub(super) fn name(self) -> &'static str {
+    /// Returns its name, such as `running alone`.
+    pub fn name(self) -> &'static str {
         match self {
             State::Running => "running",
             State::Alone => "running alone",

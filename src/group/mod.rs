@@ -70,6 +70,7 @@ pub use guard::LaneGuard;
 pub use handler::HandlerError;
 pub(crate) use handler::{backoff, guarded};
 pub use job::Job;
+pub use lane::State as AttemptState;
 pub(crate) use running::persist;
 pub use running::Running;
 pub(crate) use stats::Counters;
@@ -98,6 +99,11 @@ impl Default for GroupOptions {
     }
 }
 
+setters! { GroupOptions:
+    with_lanes lanes: impl Into<Option<u32>>,
+    with_start start: Start,
+}
+
 const DEFAULT_LANES: u32 = 64;
 /// The group of a request topic that its servers work in. Other workers there would take requests from them.
 pub(crate) const SERVERS: &str = "server";
@@ -117,8 +123,8 @@ pub enum Poison {
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
     /// Number of attempts after which a record is poison. Counts attempts that failed, and attempts during
-    /// which the process died while running no other handler. 0 means no limit.
-    pub max_attempts: u32,
+    /// which the process died while running no other handler. `None`: no limit.
+    pub max_attempts: Option<u32>,
     /// What happens to a poison record.
     pub poison: Poison,
     /// The wait before the second attempt; it doubles with each attempt, less a random part.
@@ -136,7 +142,7 @@ impl Default for WorkerOptions {
     /// Ten attempts, 10 ms to 10 s apart, then the dead-letter topic.
     fn default() -> WorkerOptions {
         WorkerOptions {
-            max_attempts: 10,
+            max_attempts: Some(10),
             poison: Poison::DeadLetter,
             retry_first: Duration::from_millis(10),
             retry_most: Duration::from_secs(10),
@@ -144,6 +150,15 @@ impl Default for WorkerOptions {
             dead_letter: None,
         }
     }
+}
+
+setters! { WorkerOptions:
+    with_max_attempts max_attempts: impl Into<Option<u32>>,
+    with_poison poison: Poison,
+    with_retry_first retry_first: Duration,
+    with_retry_most retry_most: Duration,
+    with_spin spin: Duration,
+    with_dead_letter dead_letter: impl Into<Option<TopicOptions>>,
 }
 
 /// Workers that share the records of a topic. Made by [`Topic::group`]; clones share one group.
@@ -234,8 +249,8 @@ pub struct InHand {
     pub attempt: u32,
     /// Attempts that count against the record.
     pub blamed: u32,
-    /// `running`, `running alone`, `failed`, `suspect` or `stopped`.
-    pub state: &'static str,
+    /// Its state.
+    pub state: AttemptState,
 }
 
 impl Topic {
@@ -441,7 +456,7 @@ fn info(topic: &Store, name: &str, file: &GroupFile) -> Result<GroupInfo> {
             let lane::Trial { state, blamed, .. } = lane::decode_trial(trial);
             let state =
                 if seen.stopped_at.is_some() && !seen.is_live { State::Stopped } else { state };
-            InHand { offset: attempt.offset, attempt: attempt.count, blamed, state: state.name() }
+            InHand { offset: attempt.offset, attempt: attempt.count, blamed, state }
         });
         let (committed, durable) = (seen.committed, seen.durable);
         lanes.push(LaneInfo { committed, durable, owner, in_hand });

@@ -23,7 +23,6 @@ use crate::reader::Start;
 /// ([`Client::cancel`] does that). The drop is not recorded in the log: if the process ends before the
 /// outcome arrives, the next start keeps the outcome like those of calls that were never dropped, and
 /// [`Client::discard_parked`] drops it there.
-/// there.
 #[must_use = "dropping it discards the outcome: use `send` for a callback"]
 pub struct Call {
     pub(super) client: Client,

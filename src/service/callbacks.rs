@@ -21,7 +21,6 @@ pub(super) type Callback = Box<dyn FnMut(&Completed) -> Result<(), HandlerError>
 /// these retries doubles with each failure, and they continue as long as the process runs. Meanwhile other
 /// outcomes for that callback are parked as well, without a call; when it takes one, all of them follow,
 /// oldest first.
-/// well, without a call; when it takes one, all of them follow, oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallbackRetry {
     /// Calls before an outcome is parked; at least one.
@@ -47,6 +46,14 @@ impl Default for CallbackRetry {
             parked_most: Duration::from_secs(30),
         }
     }
+}
+
+setters! { CallbackRetry:
+    with_attempts attempts: u32,
+    with_first first: Duration,
+    with_most most: Duration,
+    with_parked_first parked_first: Duration,
+    with_parked_most parked_most: Duration,
 }
 
 impl CallbackRetry {

@@ -70,7 +70,7 @@ pub struct Redriven {
 /// let wait = Duration::from_secs(10);
 /// let client = log.client("order-service").open()?;
 /// let mut call = client.request("inventory", &Record::new("item 7"))?.call()?;
-/// let options = ServerOptions { max_attempts: 1, ..ServerOptions::default() };
+/// let options = ServerOptions { max_attempts: Some(1), ..ServerOptions::default() };
 /// let mut broken = log.server_with("inventory", options, |_| Err(HandlerError::retry("down")))?;
 /// broken.poll(wait)?;
 /// assert!(matches!(call.wait_timeout(wait)?.unwrap().outcome(), Outcome::DeadLettered(_)));

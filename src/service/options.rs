@@ -16,8 +16,8 @@ pub struct ServerOptions {
     /// Threads that [`Server::spawn`](super::Server::spawn) starts: at most this many requests run at once.
     pub threads: usize,
     /// Number of attempts after which a request is poison. Counts attempts that failed, and attempts during
-    /// which the process died while running no other handler. 0 means no limit.
-    pub max_attempts: u32,
+    /// which the process died while running no other handler. `None`: no limit.
+    pub max_attempts: Option<u32>,
     /// What happens to a poison request. As a dead letter it goes to the topic `SERVICE.dead`, and its outcome
     /// is `DeadLettered`.
     pub poison: Poison,
@@ -45,7 +45,7 @@ impl Default for ServerOptions {
             topic: None,
             lanes: None,
             threads: 1,
-            max_attempts: 10,
+            max_attempts: Some(10),
             poison: Poison::DeadLetter,
             retry_first: Duration::from_millis(10),
             retry_most: Duration::from_secs(10),
@@ -53,6 +53,17 @@ impl Default for ServerOptions {
             spin: Duration::from_micros(5),
         }
     }
+}
+
+setters! { ServerOptions:
+    with_topic topic: impl Into<Option<TopicOptions>>,
+    with_lanes lanes: impl Into<Option<u32>>,
+    with_threads threads: usize,
+    with_max_attempts max_attempts: impl Into<Option<u32>>,
+    with_poison poison: Poison,
+    with_retry_first retry_first: Duration,
+    with_retry_most retry_most: Duration,
+    with_spin spin: Duration,
 }
 
 impl ServerOptions {

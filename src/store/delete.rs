@@ -23,7 +23,7 @@ pub(crate) fn delete_topic(log: &Arc<LogInner>, name: &str) -> Result<()> {
     let dir = files.path();
     let alone = member::is_alone(&*lock_file).at("locking", &dir.join(LOCK))?;
     if !alone {
-        return Err(Error::Locked { what: format!("topic {name}"), pid: 0 });
+        return Err(Error::Locked { what: format!("topic {name}"), pid: None });
     }
     let aside = topics.path().join(format!(".{name}{DELETED}{:016x}", sys::random()));
     topics.rename_no_replace(dir, &aside).at("deleting", dir)?;

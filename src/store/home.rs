@@ -47,6 +47,12 @@ impl Default for LogOptions {
     }
 }
 
+setters! { LogOptions:
+    with_mode mode: u32,
+    with_allow_network_file_system allow_network_file_system: bool,
+    with_lock_timeout lock_timeout: impl Into<Option<Duration>>,
+}
+
 #[derive(Debug)]
 pub(crate) struct LogInner {
     /// The directory, opened once: the log is this directory, wherever its path leads later.

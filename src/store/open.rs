@@ -61,7 +61,7 @@ impl Store {
         let Entered { files, lock_file } = directory::enter(log, name, open)?;
         let alone = member::is_alone(&*lock_file).at("locking", &files.path().join(LOCK))?;
         if !alone {
-            return Err(Error::Locked { what: format!("topic {name}"), pid: 0 });
+            return Err(Error::Locked { what: format!("topic {name}"), pid: None });
         }
         let (settings, _) = read_settings(&*files)?;
         let published = trusted_control(log, &*files)

@@ -73,6 +73,18 @@ impl Default for TopicOptions {
     }
 }
 
+setters! { Retention:
+    with_age age: impl Into<Option<Duration>>,
+    with_bytes bytes: impl Into<Option<u64>>,
+    with_consumed consumed: bool,
+}
+
+setters! { TopicOptions:
+    with_durability durability: Durability,
+    with_segment_len segment_len: u64,
+    with_retention retention: Retention,
+}
+
 impl TopicOptions {
     /// Returns the defaults with this durability.
     pub fn durability(durability: Durability) -> TopicOptions {

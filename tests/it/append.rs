@@ -64,7 +64,9 @@ fn borrowed_records_come_back_as_owned_ones_do_and_have_the_same_limits() {
     }
     topic.append_batch(&owned).unwrap();
     topic.append_batch(&borrowed).unwrap();
-    borrowed.iter().for_each(|record| drop(topic.append(record).unwrap()));
+    for record in &borrowed {
+        topic.append(record).unwrap();
+    }
     let mut reader = topic.reader(Start::First).unwrap();
     for record in [&owned, &owned, &owned].into_iter().flatten() {
         assert_eq!(reader.next().unwrap().unwrap().to_owned().to_record(), *record);

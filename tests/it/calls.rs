@@ -127,7 +127,7 @@ fn waits_of_the_longest_duration_are_accepted() {
     let mut server = log.server("s", echo).unwrap();
     assert_eq!(server.poll(Duration::MAX).unwrap(), 1);
     assert!(asked.wait_timeout(Duration::MAX).unwrap().is_some());
-    call(&client, "y");
+    drop(call(&client, "y"));
     assert_eq!(server.poll(Duration::MAX).unwrap(), 1);
     assert_eq!(client.poll(Duration::MAX).unwrap(), 1);
     let _running = client.spawn().unwrap();

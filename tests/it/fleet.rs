@@ -16,7 +16,7 @@ const SERVERS: usize = 4;
 const KEYS: u64 = 40;
 
 fn server_options() -> ServerOptions {
-    ServerOptions { threads: 2, max_attempts: 0, ..ServerOptions::default() }
+    ServerOptions { threads: 2, max_attempts: None, ..ServerOptions::default() }
 }
 
 /// Role: serves with two threads; notes key and offset of each call of the handler in a file.
@@ -248,7 +248,7 @@ pub(crate) fn mortal(words: &[&str]) {
         }
         Ok(Reply::new(request.payload()))
     };
-    let options = ServerOptions { threads: 3, max_attempts: 3, ..ServerOptions::default() };
+    let options = ServerOptions { threads: 3, max_attempts: Some(3), ..ServerOptions::default() };
     let running = log.server_with("s", options, handler).unwrap().spawn().unwrap();
     child::listen();
     running.stop().unwrap();

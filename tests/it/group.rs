@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use deaddrop::group::{DeadLetter, GroupOptions, HandlerError, Job, Poison, Worker, WorkerOptions};
+use deaddrop::group::{
+    AttemptState, DeadLetter, GroupOptions, HandlerError, Job, Poison, Worker, WorkerOptions,
+};
 use deaddrop::{Durability, Error, Log, Record, Retention, Start, Topic, TopicOptions};
 
 use crate::child::{self, Child, Watchdog};
@@ -185,7 +187,7 @@ fn a_record_that_fails_delays_its_own_lane_only_and_becomes_a_dead_letter() {
     let order = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&order);
     let options = WorkerOptions {
-        max_attempts: 3,
+        max_attempts: Some(3),
         retry_first: Duration::from_millis(30),
         ..WorkerOptions::default()
     };
@@ -231,8 +233,11 @@ fn a_lane_that_stops_at_poison_continues_when_it_is_resumed() {
     let group = topic.group("g", lanes).unwrap();
     let fails = Arc::new(AtomicU64::new(2));
     let left = Arc::clone(&fails);
-    let options =
-        WorkerOptions { max_attempts: 1, poison: Poison::StopLane, ..WorkerOptions::default() };
+    let options = WorkerOptions {
+        max_attempts: Some(1),
+        poison: Poison::StopLane,
+        ..WorkerOptions::default()
+    };
     let open = |left: Arc<AtomicU64>| {
         let handler = move |job: &Job| match job.payload() {
             b"bad" if left.load(Ordering::Relaxed) > 0 => {
@@ -247,10 +252,9 @@ fn a_lane_that_stops_at_poison_continues_when_it_is_resumed() {
     assert_eq!(worker.poll(LONG).unwrap(), 1);
     let stopped = |group: &deaddrop::group::Group| {
         let lanes = group.info().unwrap().lanes;
-        let is_stopped = |state: &str| state == "stopped";
-        lanes
-            .iter()
-            .position(|lane| lane.in_hand.as_ref().is_some_and(|hand| is_stopped(hand.state)))
+        lanes.iter().position(|lane| {
+            lane.in_hand.as_ref().is_some_and(|hand| hand.state == AttemptState::Stopped)
+        })
     };
     let lane = stopped(&group).unwrap() as u32;
     drop(worker);
@@ -271,7 +275,7 @@ fn a_lane_that_stops_at_poison_continues_when_it_is_resumed() {
 pub(crate) fn mortal(words: &[&str]) {
     let log = Log::open(words[0]).unwrap();
     let group = log.topic("orders").unwrap().group("g", GroupOptions::default()).unwrap();
-    let options = WorkerOptions { max_attempts: 3, ..WorkerOptions::default() };
+    let options = WorkerOptions { max_attempts: Some(3), ..WorkerOptions::default() };
     let work = || {
         let worker = group.worker(options.clone(), |job| {
             let text = String::from_utf8_lossy(job.payload()).into_owned();
@@ -466,7 +470,8 @@ fn attempts_at_a_trimmed_record_do_not_count_against_the_next_one() {
     let attempts = Arc::new(Mutex::new(Vec::new()));
     let open = |retry_first| {
         let (noted, trimmed) = (Arc::clone(&attempts), topic.clone());
-        let options = WorkerOptions { max_attempts: 3, retry_first, ..WorkerOptions::default() };
+        let options =
+            WorkerOptions { max_attempts: Some(3), retry_first, ..WorkerOptions::default() };
         let handler = move |job: &Job| {
             noted.lock().unwrap().push((job.offset(), job.attempt()));
             if job.offset() == 0 {

@@ -21,14 +21,14 @@ fn topic(log: &Log, name: &str) -> Topic {
 }
 
 fn worker(topic: &Topic, group: &str) -> deaddrop::Result<deaddrop::group::Worker> {
-    let options = WorkerOptions { max_attempts: 1, ..WorkerOptions::default() };
+    let options = WorkerOptions { max_attempts: Some(1), ..WorkerOptions::default() };
     let group = topic.group(group, GroupOptions::default())?;
     group.worker(options, |_| Err(HandlerError::retry("no")))
 }
 
 fn server(log: &Log, service: &str) -> deaddrop::Result<deaddrop::service::Server> {
     let options =
-        ServerOptions { topic: Some(options()), max_attempts: 1, ..ServerOptions::default() };
+        ServerOptions { topic: Some(options()), max_attempts: Some(1), ..ServerOptions::default() };
     log.server_with(service, options, |_: &Request<'_>| Err::<Reply, _>(HandlerError::retry("no")))
 }
 
@@ -58,12 +58,12 @@ fn a_service_and_a_group_never_share_a_topic_of_dead_letters() {
             drop(server(&log, "inventory.x").unwrap());
         } else {
             let client = log.client("c").topic_options(options()).open().unwrap();
-            client.request("inventory.x", &Record::new("a")).unwrap().call().unwrap();
+            drop(client.request("inventory.x", &Record::new("a")).unwrap().call().unwrap());
         }
         is_refused(worker(&inventory, "x"), &words);
-        worker(&inventory, "y").unwrap();
+        drop(worker(&inventory, "y").unwrap());
         // The first owner is not affected.
-        server(&log, "inventory.x").unwrap();
+        drop(server(&log, "inventory.x").unwrap());
     }
     // The group came first.
     let dir = crate::dir();
@@ -73,9 +73,9 @@ fn a_service_and_a_group_never_share_a_topic_of_dead_letters() {
     is_refused(server(&log, "inventory.x"), &words);
     let client = log.client("c").topic_options(options()).open().unwrap();
     is_refused(client.request("inventory.x", &Record::new("a")), &words);
-    worker(&inventory, "x").unwrap();
-    server(&log, "inventory.y").unwrap();
-    server(&log, "inventory").unwrap();
+    drop(worker(&inventory, "x").unwrap());
+    drop(server(&log, "inventory.y").unwrap());
+    drop(server(&log, "inventory").unwrap());
 }
 
 #[test]
@@ -86,11 +86,11 @@ fn two_groups_never_share_a_topic_of_dead_letters() {
     drop(worker(&short, "b.c").unwrap());
     let words = ["the group c of the topic a.b", "the group b.c of the topic a", "a.b.c.dead"];
     is_refused(worker(&long, "c"), &words);
-    worker(&long, "d").unwrap();
-    worker(&short, "b.c").unwrap();
+    drop(worker(&long, "d").unwrap());
+    drop(worker(&short, "b.c").unwrap());
     // The name of a deleted group is free.
     short.delete_group("b.c").unwrap();
-    worker(&long, "c").unwrap();
+    drop(worker(&long, "c").unwrap());
     is_refused(worker(&short, "b.c"), &words);
 }
 
@@ -102,8 +102,8 @@ fn a_group_of_workers_is_never_that_of_a_services_servers() {
     let requests = log.existing_topic("echo.requests").unwrap();
     let words = ["the group server of the topic echo.requests", "choose another name"];
     is_refused(worker(&requests, "server"), &words);
-    worker(&requests, "audit").unwrap();
-    worker(&topic(&log, "plain"), "server").unwrap();
+    drop(worker(&requests, "audit").unwrap());
+    drop(worker(&topic(&log, "plain"), "server").unwrap());
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn the_owner_of_a_log_can_use_it_after_root_has_used_it_in_every_way() {
         consumer.commit().unwrap();
         topic.group("packing", GroupOptions::default()).unwrap();
         let client = log.client("shop").open().unwrap();
-        client.request("inventory", &Record::new("7")).unwrap().call().unwrap();
+        drop(client.request("inventory", &Record::new("7")).unwrap().call().unwrap());
         drop(client);
     }
     assert_eq!(owner.ask("go on"), "done");

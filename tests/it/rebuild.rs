@@ -43,7 +43,7 @@ fn serve(log: &Log, held: &'static str, count: u64) {
     let wait = if held.is_empty() { Duration::ZERO } else { HOUR };
     let long = ServerOptions {
         topic: Some(options()),
-        max_attempts: 0,
+        max_attempts: None,
         retry_first: wait,
         retry_most: wait,
         ..ServerOptions::default()

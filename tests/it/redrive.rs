@@ -391,7 +391,7 @@ fn the_letter_of_a_worker_group_becomes_a_new_record_of_its_topic_with_a_letter_
     let topic = log.create_topic("jobs", options()).unwrap();
     topic.append(&Record::new("bad").key("k").header("dead-letter-note", "mine")).unwrap();
     let group = topic.group("g", GroupOptions::default()).unwrap();
-    let once = WorkerOptions { max_attempts: 1, ..WorkerOptions::default() };
+    let once = WorkerOptions { max_attempts: Some(1), ..WorkerOptions::default() };
     let work = |count: u64| {
         let fails = |_: &deaddrop::group::Job| Err(HandlerError::retry("down"));
         let mut worker = group.worker(once.clone(), fails).unwrap();

@@ -65,5 +65,5 @@ fn a_client_whose_name_file_is_removed_keeps_its_positions_to_itself() {
     let error = other.client("shop").on("done", |_| Ok(())).open().unwrap_err();
     assert!(matches!(error, Error::Locked { .. }), "{error}");
     drop(client);
-    other.client("shop").on("done", |_| Ok(())).open().unwrap();
+    drop(other.client("shop").on("done", |_| Ok(())).open().unwrap());
 }

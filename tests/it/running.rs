@@ -22,7 +22,7 @@ fn a_spawned_worker_continues_after_a_full_disk_and_counts_it() {
     let disk = SimDisk::new();
     let (log, topic) = topic(&disk);
     let group = topic.group("g", GroupOptions::default()).unwrap();
-    let options = WorkerOptions { max_attempts: 1, ..WorkerOptions::default() };
+    let options = WorkerOptions { max_attempts: Some(1), ..WorkerOptions::default() };
     let worker = group.worker(options, |_| Err(HandlerError::terminal("no"))).unwrap();
     // There is no room to make the dead-letter topic.
     let len: usize = disk.paths().iter().filter_map(|path| disk.read(path)).map(|b| b.len()).sum();

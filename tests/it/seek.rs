@@ -224,8 +224,11 @@ fn a_reader_opened_by_time_while_retention_moves_never_finds_its_start_trimmed()
 #[test]
 fn an_iterator_over_records_ends_at_the_end_and_after_an_error() {
     let topic = open(&SimDisk::new(), Durability::ProcessCrash);
-    let append =
-        |count: u64| (0..count).for_each(|_| drop(topic.append(&Record::new("x")).unwrap()));
+    let append = |count: u64| {
+        for _ in 0..count {
+            topic.append(&Record::new("x")).unwrap();
+        }
+    };
     append(3);
     let mut reader = topic.reader(Start::First).unwrap();
     let read = |reader: &mut Reader| {

@@ -190,10 +190,10 @@ fn a_server_continues_when_replies_that_it_had_not_read_are_trimmed() {
     make_topics(&log, "s");
     let client = log.client("c").open().unwrap();
     let mut server = log.server("s", echo).unwrap();
-    client.request("s", &Record::new("x")).unwrap().call().unwrap();
+    drop(client.request("s", &Record::new("x")).unwrap().call().unwrap());
     assert_eq!(server.poll(LONG).unwrap(), 1);
     trim_replies(&log);
-    client.request("s", &Record::new("y")).unwrap().call().unwrap();
+    drop(client.request("s", &Record::new("y")).unwrap().call().unwrap());
     assert_eq!(server.poll(LONG).unwrap(), 1);
 }
 
@@ -206,7 +206,8 @@ fn a_stop_between_two_attempts_does_not_forget_the_first() {
     let mut call = client.request("s", &Record::new("x")).unwrap().call().unwrap();
     let (stop, called) = (Stop::new(), Arc::new(AtomicU32::new(0)));
     let (stops, count) = (stop.clone(), Arc::clone(&called));
-    let options = ServerOptions { max_attempts: 2, topic: Some(options()), ..Default::default() };
+    let options =
+        ServerOptions { max_attempts: Some(2), topic: Some(options()), ..Default::default() };
     let mut server = log
         .server_with("s", options, move |_| {
             count.fetch_add(1, Ordering::Relaxed);
@@ -272,7 +273,7 @@ fn a_request_whose_own_reply_topic_is_damaged_is_dead_lettered_and_later_ones_ar
     let request = Record::new("x").header_as_stored("deaddrop.service", &envelope);
     let offset = requests.append(&request).unwrap();
     send("behind");
-    let options = ServerOptions { max_attempts: 3, ..ServerOptions::default() };
+    let options = ServerOptions { max_attempts: Some(3), ..ServerOptions::default() };
     let mut server = log.server_with("s", options, echo).unwrap();
     let mut settled = 0;
     while settled < 3 {

@@ -137,7 +137,7 @@ fn a_worker_reports_failed_attempts_dead_letters_stopped_lanes_and_taken_lanes()
             topic.append(&Record::new("x").key("k")).unwrap();
             let (retry_first, retry_most) = (Duration::ZERO, Duration::ZERO);
             let options = deaddrop::group::WorkerOptions {
-                max_attempts: 2,
+                max_attempts: Some(2),
                 poison,
                 retry_first,
                 retry_most,

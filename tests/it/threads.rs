@@ -36,7 +36,7 @@ fn types_of(file: &str) -> BTreeSet<String> {
 #[test]
 fn every_public_type_can_be_shared_between_threads_except_workers_which_can_be_passed_on() {
     let mut checked = BTreeSet::from(check!(shared:
-        BorrowedRecord<'static> Call CallbackRetry Cause Client ClientBuilder ClientInfo
+        AttemptState BorrowedRecord<'static> Call CallbackRetry Cause Client ClientBuilder ClientInfo
         ClientService ClientStats Clocks Completed Consumer ConsumerInfo Cut Damage DeadLetter
         DeadLetters Durability Envelope Error Finding Group GroupInfo GroupOptions HandlerError
         InHand Job Kind LaneGuard LaneInfo LetterState Log LogOptions MemberInfo Options Outcome
@@ -50,8 +50,8 @@ fn every_public_type_can_be_shared_between_threads_except_workers_which_can_be_p
     for file in ["src/lib.rs", "src/group/mod.rs", "src/repair.rs", "src/service/mod.rs"] {
         public.extend(types_of(file));
     }
-    // A trait, and a type of the caller's.
-    public.retain(|name| name != "Append" && name != "Result");
+    // A trait, a type of the caller's, and a name that is exported as another.
+    public.retain(|name| !["Append", "Result", "State"].contains(&name.as_str()));
     assert!(public.len() > 50);
     assert_eq!(checked.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), public);
 }

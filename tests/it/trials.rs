@@ -36,7 +36,10 @@ fn in_hand(group: &Group) -> Vec<(u32, InHand)> {
 }
 
 fn state_of(group: &Group, offset: u64) -> Option<&'static str> {
-    in_hand(group).into_iter().find(|(_, hand)| hand.offset == offset).map(|(_, hand)| hand.state)
+    in_hand(group)
+        .into_iter()
+        .find(|(_, hand)| hand.offset == offset)
+        .map(|(_, hand)| hand.state.name())
 }
 
 fn failing(group: &Group, options: WorkerOptions, attempts: &Arc<AtomicU64>) -> Worker {
@@ -50,7 +53,7 @@ fn failing(group: &Group, options: WorkerOptions, attempts: &Arc<AtomicU64>) -> 
 }
 
 fn stops() -> WorkerOptions {
-    WorkerOptions { max_attempts: 1, poison: Poison::StopLane, ..WorkerOptions::default() }
+    WorkerOptions { max_attempts: Some(1), poison: Poison::StopLane, ..WorkerOptions::default() }
 }
 
 fn copy_of(dir: &Path) -> tempfile::TempDir {
@@ -145,7 +148,7 @@ fn a_record_that_waits_for_its_next_attempt_keeps_waiting_when_workers_come_and_
     let (log, topic, group) = open(dir.path());
     append(&topic, "x", "k");
     let options = WorkerOptions {
-        max_attempts: 10,
+        max_attempts: Some(10),
         retry_first: Duration::from_secs(3600),
         retry_most: Duration::from_secs(3600),
         ..WorkerOptions::default()
@@ -249,7 +252,7 @@ fn a_record_that_fails_all_the_time_delays_no_other_lane_and_no_end_of_a_poll() 
         topic.append_batch(&batch).unwrap();
     }
     let options = WorkerOptions {
-        max_attempts: 0,
+        max_attempts: None,
         retry_first: Duration::from_millis(1),
         retry_most: Duration::from_millis(1),
         ..WorkerOptions::default()
@@ -287,7 +290,7 @@ fn a_record_that_fails_all_the_time_delays_no_other_lane_and_no_end_of_a_poll() 
 }
 
 #[test]
-fn a_wait_for_ever_is_no_overflow() {
+fn an_endless_wait_does_not_overflow() {
     let dir = crate::dir();
     let (_log, topic, group) = open(dir.path());
     let offset = append(&topic, "x", "k");
@@ -316,7 +319,7 @@ fn key_in(lane: u32) -> String {
 /// the waiting records lag all others.
 fn leave_behind(topic: &Topic, group: &Group, waits: &'static [u64]) {
     let options = WorkerOptions {
-        max_attempts: 0,
+        max_attempts: None,
         retry_first: Duration::from_secs(3600),
         retry_most: Duration::from_secs(3600),
         ..WorkerOptions::default()

@@ -92,8 +92,8 @@ fn retire(
 /// The errors with which retiring would be refused.
 fn check(client: &ClientInfo, discard: bool) -> Result<(), Failure> {
     let name = &client.name;
-    if let Some(pid) = client.owner {
-        return Err(Error::Locked { what: format!("client {name}"), pid }.into());
+    if client.owner.is_some() {
+        return Err(Error::Locked { what: format!("client {name}"), pid: client.owner }.into());
     }
     let outstanding: usize = client.services.iter().map(|at| at.outstanding).sum();
     if outstanding > 0 && !discard {

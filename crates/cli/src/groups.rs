@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use deaddrop::group::{GroupInfo, GroupOptions, InHand, LaneInfo};
+use deaddrop::group::{AttemptState, GroupInfo, GroupOptions, InHand, LaneInfo};
 use deaddrop::{Result as LogResult, Start, Topic};
 use serde::Serialize;
 
@@ -60,14 +60,13 @@ struct Change<'a> {
     executed: bool,
 }
 
-const STOPPED: &str = "stopped";
 /// At most this many records in flight are shown in a row of the table.
 const SHOWN: usize = 3;
 
 impl Hand {
     fn of(lane: usize, hand: &InHand) -> Hand {
         let InHand { offset, attempt, blamed, state, .. } = *hand;
-        Hand { lane, offset, attempt, blamed, state }
+        Hand { lane, offset, attempt, blamed, state: state.name() }
     }
 
     fn text(&self) -> String {
@@ -97,7 +96,10 @@ impl<'a> Row<'a> {
             held: info.lanes.iter().filter(|lane| lane.owner.is_some()).count(),
             owners: owners(info),
             in_hand: hands().collect(),
-            stopped: hands().filter(|hand| hand.state == STOPPED).map(|hand| hand.lane).collect(),
+            stopped: hands()
+                .filter(|hand| hand.state == AttemptState::Stopped.name())
+                .map(|hand| hand.lane)
+                .collect(),
             error: None,
         }
     }
@@ -281,7 +283,7 @@ fn resume(topic: &Topic, of: &Named, lane: u32, global: &Global) -> Result<(), F
         )));
     };
     let no = || Failure::no(format_args!("lane {lane} of group {} is not stopped", of.name));
-    if found.in_hand.as_ref().is_none_or(|hand| hand.state != STOPPED) {
+    if found.in_hand.as_ref().is_none_or(|hand| hand.state != AttemptState::Stopped) {
         return Err(no());
     }
     if of.execute {

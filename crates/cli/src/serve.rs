@@ -30,7 +30,7 @@ impl Serve {
         let (log, is_new) = global.open_or_make()?;
         let options = ServerOptions {
             topic: self.new.of_service(),
-            max_attempts: self.max_attempts,
+            max_attempts: (self.max_attempts != 0).then_some(self.max_attempts),
             poison: match self.poison {
                 Fate::DeadLetter => Poison::DeadLetter,
                 Fate::StopLane => Poison::StopLane,

@@ -22,7 +22,7 @@ pub(crate) fn play(dir: &Path) -> Result<()> {
     let mut call = request.key("an unknown item").call()?;
     let options = ServerOptions {
         topic: Some(topic),
-        max_attempts: ATTEMPTS,
+        max_attempts: Some(ATTEMPTS),
         retry_first: Duration::from_millis(20),
         ..ServerOptions::default()
     };

@@ -161,7 +161,7 @@ fn lane((number, info): (usize, &LaneInfo)) -> Lane {
         in_hand: info.in_hand.as_ref().map(|in_hand| InHand {
             offset: in_hand.offset,
             attempt: in_hand.attempt,
-            state: in_hand.state,
+            state: in_hand.state.name(),
         }),
     }
 }

@@ -22,8 +22,11 @@ fn shipping(scratch: &Scratch) -> (Topic, Group) {
 
 /// A worker whose lane stops at a record that fails.
 fn stopping(group: &Group, fails: impl Fn(u64) -> bool + Send + 'static) -> Worker {
-    let options =
-        WorkerOptions { max_attempts: 1, poison: Poison::StopLane, ..WorkerOptions::default() };
+    let options = WorkerOptions {
+        max_attempts: Some(1),
+        poison: Poison::StopLane,
+        ..WorkerOptions::default()
+    };
     let handler = move |job: &deaddrop::group::Job| match fails(job.offset()) {
         true => Err(HandlerError::retry("refused")),
         false => Ok(()),

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use deaddrop::format::{cursor, segment};
-use deaddrop::group::{GroupOptions, HandlerError, Poison, Worker, WorkerOptions};
+use deaddrop::group::{AttemptState, GroupOptions, HandlerError, Poison, Worker, WorkerOptions};
 use deaddrop::service::{Client, Reply};
 use deaddrop::{Durability, Log, Record, Start, Topic, TopicOptions};
 use serde_json::Value;
@@ -196,12 +196,17 @@ fn dump_of_a_group(scratch: &Scratch) -> Vec<Value> {
 fn stopped_lane(topic: &Topic, lanes: u32) -> Worker {
     let options = GroupOptions { lanes: Some(lanes), start: Start::First };
     let group = topic.group("shipping", options).unwrap();
-    let options =
-        WorkerOptions { max_attempts: 1, poison: Poison::StopLane, ..WorkerOptions::default() };
+    let options = WorkerOptions {
+        max_attempts: Some(1),
+        poison: Poison::StopLane,
+        ..WorkerOptions::default()
+    };
     let handler = |_: &deaddrop::group::Job| Err(HandlerError::terminal("refused"));
     let mut worker = group.worker(options, handler).unwrap();
     let is_stopped = |info: deaddrop::group::GroupInfo| {
-        info.lanes.iter().any(|lane| lane.in_hand.as_ref().is_some_and(|at| at.state == "stopped"))
+        info.lanes
+            .iter()
+            .any(|lane| lane.in_hand.as_ref().is_some_and(|at| at.state == AttemptState::Stopped))
     };
     for _ in 0..1000 {
         worker.poll(Duration::ZERO).unwrap();

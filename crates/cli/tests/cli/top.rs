@@ -123,7 +123,7 @@ fn the_lanes_of_a_group_are_shown_with_the_record_that_stops_one() {
     let options = GroupOptions { lanes: Some(4), start: Start::First };
     let group = topic.group("shipping", options).unwrap();
     let poison = Poison::StopLane;
-    let options = WorkerOptions { max_attempts: 1, poison, ..WorkerOptions::default() };
+    let options = WorkerOptions { max_attempts: Some(1), poison, ..WorkerOptions::default() };
     let mut worker = group
         .worker(options, |job| match job.offset() {
             7 => Err(HandlerError::terminal("poison")),

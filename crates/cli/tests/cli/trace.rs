@@ -186,7 +186,7 @@ fn dead_letters_are_listed_and_their_requests_sent_again_once_asked_to() {
     let shop = client(&log, "shop");
     let options = ServerOptions {
         topic: Some(TopicOptions::durability(Durability::ProcessCrash)),
-        max_attempts: 1,
+        max_attempts: Some(1),
         ..ServerOptions::default()
     };
     let poison = |_: &Request<'_>| Err(HandlerError::retry("too\thot"));

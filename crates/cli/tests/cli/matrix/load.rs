@@ -64,7 +64,7 @@ fn server(log: &Log) {
         b"poison" => Err(HandlerError::retry("poison")),
         payload => Ok(Reply::new(payload)),
     };
-    let options = ServerOptions { threads: 2, max_attempts: 1, ..ServerOptions::default() };
+    let options = ServerOptions { threads: 2, max_attempts: Some(1), ..ServerOptions::default() };
     let serving = log.server_with("echo", options, handler).unwrap().spawn().unwrap();
     let group = log.topic("safe").unwrap().group("workers", GroupOptions::default()).unwrap();
     let handled = Arc::new(AtomicU64::new(0));

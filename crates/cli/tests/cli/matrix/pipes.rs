@@ -20,7 +20,7 @@ fn log() -> Scratch {
         topic.group(group, GroupOptions::default()).unwrap();
     }
     let log = Log::open(scratch.log()).unwrap();
-    let options = ServerOptions { max_attempts: 1, ..ServerOptions::default() };
+    let options = ServerOptions { max_attempts: Some(1), ..ServerOptions::default() };
     let server = log.server_with("echo", options, |_| Err(HandlerError::retry("poison")));
     let server = server.unwrap().spawn().unwrap();
     let ran = scratch.run(&["request", "echo", "hello", "--key", "k"]).expect(1);
