@@ -127,13 +127,15 @@ impl Taken {
     }
 }
 
-const QUICK: CallbackRetry = CallbackRetry {
-    attempts: 2,
-    first: Duration::from_millis(1),
-    most: Duration::from_millis(1),
-    parked_first: Duration::from_millis(2),
-    parked_most: Duration::from_millis(20),
-};
+fn quick() -> CallbackRetry {
+    CallbackRetry {
+        attempts: 2,
+        first: Duration::from_millis(1),
+        most: Duration::from_millis(1),
+        parked_first: Duration::from_millis(2),
+        parked_most: Duration::from_millis(20),
+    }
+}
 
 fn ask(client: &Client, contexts: &[&str], callback: &str) {
     for context in contexts {
@@ -162,7 +164,7 @@ fn outcomes_that_a_callback_could_not_take_are_retried_in_order_while_the_proces
         make_topics(&log, "s");
         let is_down = Arc::new(AtomicBool::new(true));
         let down = Arc::clone(&is_down);
-        let (client, taken) = flaky(&log, QUICK, move |_| down.load(Ordering::Relaxed));
+        let (client, taken) = flaky(&log, quick(), move |_| down.load(Ordering::Relaxed));
         ask(&client, &["1", "2", "3", "4"], "done");
         ask(&client, &["other"], "other");
         assert_eq!(log.server("s", echo).unwrap().poll(LONG).unwrap(), 5);
@@ -201,7 +203,7 @@ fn an_outcome_that_its_callback_never_takes_holds_up_no_other_and_can_be_dropped
     let log = Log::open(dir.path()).unwrap();
     make_topics(&log, "s");
     let mut server = log.server("s", echo).unwrap();
-    let (client, taken) = flaky(&log, QUICK, |context| context == b"bad");
+    let (client, taken) = flaky(&log, quick(), |context| context == b"bad");
     ask(&client, &["1", "bad", "2"], "done");
     assert_eq!(server.poll(LONG).unwrap(), 3);
     drain(&client);
@@ -217,14 +219,14 @@ fn an_outcome_that_its_callback_never_takes_holds_up_no_other_and_can_be_dropped
     assert_eq!(parked.len(), 1);
     drop(client);
     // A start tries it too.
-    let (client, taken) = flaky(&log, QUICK, |_| true);
+    let (client, taken) = flaky(&log, quick(), |_| true);
     client.poll(Duration::ZERO).unwrap();
     assert_eq!(taken.called.load(Ordering::Relaxed), 1, "one attempt per start");
     client.discard_parked(&parked[0].id).unwrap();
     assert!(matches!(client.discard_parked(&parked[0].id), Err(Error::NotFound { .. })));
     assert!(client.parked().unwrap().is_empty());
     drop(client);
-    let (client, taken) = flaky(&log, QUICK, |_| true);
+    let (client, taken) = flaky(&log, quick(), |_| true);
     client.poll(Duration::ZERO).unwrap();
     assert_eq!(taken.called.load(Ordering::Relaxed), 0);
 }
@@ -239,7 +241,7 @@ fn an_outcome_that_a_callback_refuses_is_retried_only_on_request() {
     let client = log
         .client("c")
         .topic_options(options())
-        .callback_retry(QUICK)
+        .callback_retry(quick())
         .on("done", move |_| match count.fetch_add(1, Ordering::Relaxed) {
             0 => Err(HandlerError::terminal("never")),
             _ => Ok(()),
@@ -300,7 +302,7 @@ fn an_outcome_that_comes_while_its_callback_fails_waits_for_the_older_ones() {
     let is_down = Arc::new(AtomicBool::new(true));
     let down = Arc::clone(&is_down);
     let hour = Duration::from_secs(3600);
-    let retry = CallbackRetry { parked_first: hour, parked_most: hour, ..QUICK };
+    let retry = CallbackRetry { parked_first: hour, parked_most: hour, ..quick() };
     let (client, taken) = flaky(&log, retry, move |_| down.load(Ordering::Relaxed));
     let mut server = log.server("s", echo).unwrap();
     for (context, parked) in [("1", 1), ("2", 2)] {

@@ -61,7 +61,7 @@ impl File {
         self.ends.push(self.next);
     }
 
-    fn header(&mut self, topic_id: u64, durable_end: u64) {
+    fn write_header(&mut self, topic_id: u64, durable_end: u64) {
         let header = Header {
             epoch: 0,
             base: self.base,
@@ -109,7 +109,7 @@ fn segments(random: &mut Random, settings: &Settings) -> Vec<File> {
             (None, Durability::ProcessCrash) => 0,
             _ => base,
         };
-        file.header(settings.topic_id, durable_end);
+        file.write_header(settings.topic_id, durable_end);
         for _ in 0..random.below(settings.len as u64 / 600) {
             let records = if random.one_in(3) { 1 + random.below(4) } else { 1 };
             let payloads: Vec<Vec<u8>> =
