@@ -14,6 +14,7 @@ use super::request_id::RequestId;
 use super::LOOK;
 use crate::error::{Error, Result};
 use crate::reader::Start;
+use crate::stop::Stop;
 
 /// Waits for the outcome of one request in this process.
 ///
@@ -49,6 +50,15 @@ impl Call {
     ///
     /// An error of a topic; [`Error::NotFound`] if the outcome was returned before.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Completed>> {
+        self.wait_for(timeout, &Stop::new())
+    }
+
+    /// Does what [`wait_timeout`](Self::wait_timeout) does, but returns `None` when `stop` is set as well.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait_timeout`](Self::wait_timeout).
+    pub fn wait_for(&mut self, timeout: Duration, stop: &Stop) -> Result<Option<Completed>> {
         let until = Instant::now().checked_add(timeout);
         // Even with a timeout of zero: outcomes that are there are delivered.
         let mut has_looked = false;
@@ -66,13 +76,13 @@ impl Call {
                 return self.take_parked();
             };
             let left = left_until(until);
-            if left.is_zero() && has_looked {
+            if (left.is_zero() || stop.is_stopped()) && has_looked {
                 return Ok(None);
             }
             has_looked = true;
             if is_inside() {
                 drop(state);
-                return self.look_for_it(pending, until);
+                return self.look_for_it(pending, until, stop);
             }
             match self.link.delivery.try_lock() {
                 Some(mut delivery) => {
@@ -115,7 +125,12 @@ impl Call {
     }
 
     /// Reads the replies for this request's outcome: inside a callback nothing can be delivered.
-    fn look_for_it(&self, pending: Pending, until: Option<Instant>) -> Result<Option<Completed>> {
+    fn look_for_it(
+        &self,
+        pending: Pending,
+        until: Option<Instant>,
+        stop: &Stop,
+    ) -> Result<Option<Completed>> {
         let (client, link) = (&self.client.inner, &self.link);
         let from = pending.reply_floor.min(link.replies.high_watermark()?);
         let from = from.max(link.replies.first_offset()?);
@@ -132,7 +147,7 @@ impl Call {
                 other => other?,
             };
             let Some(record) = record else {
-                if left.is_zero() {
+                if left.is_zero() || stop.is_stopped() {
                     return Ok(None);
                 }
                 expire(client, link)?;

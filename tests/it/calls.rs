@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deaddrop::service::{Client, Outcome, RequestId};
-use deaddrop::{Error, Log, Record};
+use deaddrop::{Error, Log, Record, Stop};
 
 use crate::child::{self, Child, Watchdog};
 use crate::service::{echo, make_topics, options};
@@ -134,6 +134,23 @@ fn waits_of_the_longest_duration_are_accepted() {
     let mut asked = call(&client, "z");
     assert_eq!(server.poll(Duration::MAX).unwrap(), 1);
     assert!(asked.wait_timeout(Duration::MAX).unwrap().is_some());
+}
+
+#[test]
+fn a_wait_for_an_outcome_ends_when_it_is_stopped() {
+    let _watchdog = Watchdog::new();
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let client = open(&log);
+    let mut asked = call(&client, "x");
+    let stop = Stop::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| stop.stop());
+        assert!(asked.wait_for(Duration::MAX, &stop).unwrap().is_none());
+    });
+    log.server("s", echo).unwrap().poll(LONG).unwrap();
+    assert_eq!(reply_of(&mut asked), b"x");
 }
 
 #[test]
