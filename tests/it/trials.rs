@@ -11,7 +11,7 @@ use deaddrop::format::group::lane_of;
 use deaddrop::group::{
     DeadLetter, Group, GroupOptions, HandlerError, InHand, Job, Poison, Worker, WorkerOptions,
 };
-use deaddrop::{Durability, Log, Record, Start, Topic, TopicOptions};
+use deaddrop::{Durability, Error, Log, Record, Start, Topic, TopicOptions};
 
 use crate::child::{self, Child, Watchdog, GUARD};
 
@@ -406,4 +406,13 @@ fn a_poll_ends_when_its_time_is_over_even_if_a_lane_lags_far() {
         }
         assert!(polls < 30_000, "{:?}", worker.stats());
     }
+}
+
+#[test]
+fn a_worker_without_a_single_attempt_is_refused() {
+    let dir = crate::dir();
+    let topic = Log::open(dir.path()).unwrap().topic("t").unwrap();
+    let group = topic.group("g", GroupOptions::default()).unwrap();
+    let options = WorkerOptions { max_attempts: Some(0), ..WorkerOptions::default() };
+    assert!(matches!(group.worker(options, |_| Ok(())), Err(Error::Invalid { .. })));
 }
