@@ -215,7 +215,7 @@ impl Error {
     /// Wraps an error of allocating `len` bytes for a file.
     pub(crate) fn allocating(path: &Path, len: u64, source: io::Error) -> Error {
         match Error::io("allocating", path, source) {
-            Error::NoSpace { path, .. } => Error::NoSpace { path, needed: len },
+            Error::NoSpace { path, .. } => Error::NoSpace { path, needed: Some(len) },
             other => other,
         }
     }

@@ -1,7 +1,7 @@
 //! Shows the contents of a topic's files, for the tool: the frames of one segment file, even one that was copied
 //! without its topic, and the findings of a check.
 //!
-//! `segment` decides what a frame means, and `repair` what is damage.
+//! `segment` decides what a frame means, and `repair` which bytes are damaged.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -111,7 +111,7 @@ pub struct Frames {
     is_checked: bool,
 }
 
-/// What is at a position.
+/// The frame at a position, or why there is none.
 #[derive(Debug)]
 pub enum Found {
     /// A record, or a void frame that marks `lost` offsets lost.
@@ -157,7 +157,7 @@ impl Frames {
         self.is_checked
     }
 
-    /// Returns what is at the position, and moves past a frame.
+    /// Returns the frame at the position, and moves past it.
     ///
     /// # Errors
     ///

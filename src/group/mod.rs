@@ -220,7 +220,7 @@ impl GroupInfo {
 impl LaneInfo {
     /// Returns the offset of the record that the lane was stopped at, if it was.
     pub fn stopped_at(&self) -> Option<u64> {
-        let stopped = self.in_hand.as_ref().filter(|hand| hand.state == State::Stopped.name());
+        let stopped = self.in_hand.as_ref().filter(|hand| hand.state == State::Stopped);
         stopped.map(|hand| hand.offset)
     }
 }

@@ -114,7 +114,7 @@ impl<'a> Headers<'a> {
                 header
             }
         };
-        // A repair opens the topic, which does what is needed.
+        // A repair opens the topic, which clears the latch.
         if layout::is_latched(&page) && !self.execute {
             let what = "a sync failed here: check the disk, close the topic in every process and open it again";
             let finding = finding(&path, layout::LATCH_AT as u64, 8, what.to_owned());

@@ -42,7 +42,7 @@ pub(super) struct Survey {
     pub(super) cut: Option<Cut>,
     /// Bytes of frames, including damaged ones before the last whole one.
     pub(super) frames_len: u64,
-    /// What is wrong with the index.
+    /// Describes the first wrong entry of the index.
     pub(super) astray: Option<String>,
 }
 
@@ -189,7 +189,8 @@ pub(crate) fn salt(file: &dyn DiskFile) -> std::io::Result<Option<u64>> {
             let Some((salt, frame_len)) = salt_at(file, position, len, &chunk[start..read])? else {
                 continue;
             };
-            let follower = salt_at(file, position + frame_len, len, &[])?;
+            let after = chunk[..read].get(start + frame_len as usize..).unwrap_or_default();
+            let follower = salt_at(file, position + frame_len, len, after)?;
             if follower.is_some_and(|(other, _)| other == salt) {
                 return Ok(Some(salt));
             }
@@ -221,10 +222,17 @@ fn salt_at(
         }
     };
     let Ok(fixed) = Fixed::decode(head, room) else { return Ok(None) };
-    let mut bytes = vec![0; fixed.checked_len()];
-    if file.read_at(&mut bytes, position)? < bytes.len() {
-        return Ok(None);
-    }
+    let mut rest = Vec::new();
+    let bytes = match here.get(..fixed.checked_len()) {
+        Some(bytes) => bytes,
+        None => {
+            rest.resize(fixed.checked_len(), 0);
+            if file.read_at(&mut rest, position)? < rest.len() {
+                return Ok(None);
+            }
+            &rest
+        }
+    };
     let salt = frame::salt_of(fixed.crc, &bytes[frame::LEN_AT..], position);
     Ok(Some((salt, fixed.padded_len() as u64)))
 }

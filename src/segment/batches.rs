@@ -230,7 +230,7 @@ pub(crate) enum Found {
     Batch(Batch),
     /// A void frame marks offsets lost.
     GivenUp,
-    /// No frame of the log at [`Batches::position`].
+    /// There is no frame of the log at [`Batches::position`].
     Bad(Why),
     /// The offset or the position at which the walk was to end.
     End,

@@ -245,7 +245,7 @@ impl Walk {
         Ok(unsafe { self.segment.map_to_read()?.slice(start as usize, fixed.len) })
     }
 
-    /// The bytes of the frame that the last [`step`](Self::step) returned: all of them or [`HELD_LEN`], and
+    /// Returns the bytes of the frame that the last [`step`](Self::step) returned: all of them or [`HELD_LEN`], and
     /// possibly bytes after them.
     pub(crate) fn frame(&self) -> &[u8] {
         &self.buffer.first(self.filled)[self.last..]

@@ -31,12 +31,45 @@ impl Store {
     /// Appends records as one batch; they are published on return, durable or not. With `end`, appends only if
     /// that is the end.
     pub(crate) fn append<R: ToFrame>(&self, records: &[R], end: Option<u64>) -> Result<Range<u64>> {
-        let member = self.member()?;
+        Appender::of(self)?.append(records, end)
+    }
+
+    /// Takes the append lock, and settles a dead owner's intent first.
+    pub(super) fn lock_append(&self) -> Result<Held<'_, Local>> {
+        Appender::of(self)?.lock(self.log.options.lock_deadline())
+    }
+
+    /// Returns the end, after everything that a dead process had begun to append was published or covered.
+    pub(crate) fn settled_end(&self) -> Result<u64> {
+        let held = self.lock_append()?;
+        let end = self.member()?.control.tail.end.load(Ordering::Relaxed);
+        drop(held);
+        if self.options.durability == Durability::PowerLoss {
+            self.wait_durable(end)?;
+        }
+        Ok(end)
+    }
+}
+
+/// A thread of a member that appends, or needs the append lock to do something else.
+pub(super) struct Appender<'a> {
+    topic: &'a Store,
+    member: &'a Membership<Local>,
+}
+
+impl<'a> Appender<'a> {
+    #[inline]
+    pub(super) fn of(topic: &'a Store) -> Result<Appender<'a>> {
+        Ok(Appender { topic, member: topic.member()? })
+    }
+
+    #[inline]
+    fn append<R: ToFrame>(&self, records: &[R], end: Option<u64>) -> Result<Range<u64>> {
+        let (topic, words) = (self.topic, &*self.member.control);
         let total = checked_len(records)?;
         let mut timestamp = clock::wall_coarse();
-        self.check_in_place_sometimes(timestamp)?;
-        let words = &member.control;
-        let mut draft = Draft::new(records, timestamp, self.last_end.load(Ordering::Relaxed));
+        topic.location.check_sometimes(timestamp)?;
+        let mut draft = Draft::new(records, timestamp, topic.last_end.load(Ordering::Relaxed));
         loop {
             let held = self.lock(topic.log.options.lock_deadline())?;
             if words.identity.latched.load(Ordering::Relaxed) != 0 {

@@ -155,7 +155,7 @@ fn open_gated(
     let slot = member::take_slot(&*lock_file).at("locking", &path)?;
     let slot = slot.ok_or_else(|| Error::Locked {
         what: format!("every one of the {} member slots of topic {name}", control::MAX_MEMBERS),
-        pid: 0,
+        pid: None,
     })?;
     let generation = introduce(&control, slot);
     crash_point!("open.slot-taken");

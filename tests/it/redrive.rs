@@ -47,7 +47,7 @@ fn serve_with(log: &Log, options: ServerOptions, refused: &'static str, count: u
 /// Serves until `count` requests are settled; those of this payload are dead-lettered at once.
 fn serve(log: &Log, refused: &'static str, count: u64) {
     let options =
-        ServerOptions { topic: Some(options()), max_attempts: 1, ..ServerOptions::default() };
+        ServerOptions { topic: Some(options()), max_attempts: Some(1), ..ServerOptions::default() };
     let mut server = serve_with(log, options, refused, count);
     assert_eq!(server.poll(Duration::ZERO).unwrap(), 0, "more than {count}");
 }

@@ -95,8 +95,11 @@ fn requests_in_a_stopped_lane_say_so_until_it_is_resumed() {
     send("after", "a");
     send("other", "another key");
     assert_eq!(stopped(), [(0, None), (1, None), (2, None), (3, None)], "no server has run yet");
-    let options =
-        ServerOptions { max_attempts: 1, poison: Poison::StopLane, ..ServerOptions::default() };
+    let options = ServerOptions {
+        max_attempts: Some(1),
+        poison: Poison::StopLane,
+        ..ServerOptions::default()
+    };
     let mut server = log.server_with("s", options, handler).unwrap();
     while client.outstanding_count() > 2 {
         server.poll(Duration::from_millis(1)).unwrap();

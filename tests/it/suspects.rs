@@ -17,7 +17,7 @@ fn open_worker(
     topic: &Topic,
     handler: impl FnMut(&Job) -> Result<(), HandlerError> + Send + 'static,
 ) -> Worker {
-    let options = WorkerOptions { max_attempts: 1, ..WorkerOptions::default() };
+    let options = WorkerOptions { max_attempts: Some(1), ..WorkerOptions::default() };
     topic.group("g", GroupOptions::default()).unwrap().worker(options, handler).unwrap()
 }
 

@@ -1,5 +1,5 @@
 //! Phrases that a reader whose native language is English has to read twice: none in documents, and none in
-//! comments, except for the sources that are not rewritten yet.
+//! comments.
 
 use crate::{files, report, Text};
 
@@ -47,18 +47,6 @@ const NO_ACTOR: &[&str] = &[
 
 /// `what` before one of these begins a clause where a noun belongs.
 const CLAUSE: &[&str] = &["is", "are", "was", "were", "has", "had"];
-
-/// Sources whose comments are not rewritten yet: files, or folders with a slash at their end. The list only
-/// shrinks: when a file is rewritten, the other files of its folder replace the folder.
-const EXEMPT: &[&str] = &[
-    "crates/cli/src/dump.rs",
-    "crates/cli/src/dump/",
-    "crates/cli/src/frames.rs",
-    "crates/cli/src/verify.rs",
-    "crates/cli/src/verify/",
-];
-/// The phrases in all of them. Lower it with every file that is rewritten.
-const EXEMPT_PHRASES_MAX: usize = 36;
 
 /// The sentences of Markdown lines: paragraphs, headings, items and cells, without code.
 fn sentences<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
@@ -182,44 +170,11 @@ fn found_in(file: &Text) -> Vec<String> {
     found.collect()
 }
 
-fn is_in(file: &Text, entry: &str) -> bool {
-    file.name == entry || entry.ends_with('/') && file.name.starts_with(entry)
-}
-
 #[test]
 fn documents_and_comments_are_in_plain_english() {
-    let mut violations = Vec::new();
-    let mut exempt = Vec::new();
-    for file in files("md").iter().chain(&files("rs")) {
-        let is_source = file.name.ends_with(".rs");
-        let is_exempt = is_source && EXEMPT.iter().any(|entry| is_in(file, entry));
-        let into = if is_exempt { &mut exempt } else { &mut violations };
-        into.extend(found_in(file));
-    }
-    for entry in EXEMPT {
-        // A package from the registry does not have all of them.
-        if !exempt.iter().any(|found| found.starts_with(entry))
-            && crate::root().join(entry).exists()
-        {
-            violations.push(format!("{entry} has no such phrase any more: it leaves the list"));
-        }
-    }
-    if exempt.len() > EXEMPT_PHRASES_MAX {
-        let (now, max) = (exempt.len(), EXEMPT_PHRASES_MAX);
-        violations.push(format!(
-            "the sources that are not rewritten yet have {now} of these phrases, {max} at most: write \
-             new comments without them (`cargo test --test tidy -- --ignored` lists all)"
-        ));
-    }
+    let files = files("md").into_iter().chain(files("rs"));
+    let violations: Vec<String> = files.flat_map(|file| found_in(&file)).collect();
     report("phrases that have to be read twice", &violations);
-}
-
-#[test]
-#[ignore = "lists the phrases of the sources that are not rewritten yet"]
-fn list_the_phrases_of_exempt_sources() {
-    let files = files("rs");
-    let exempt = files.iter().filter(|file| EXEMPT.iter().any(|entry| is_in(file, entry)));
-    report("phrases", &exempt.flat_map(found_in).collect::<Vec<_>>());
 }
 
 #[test]

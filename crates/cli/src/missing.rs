@@ -31,30 +31,29 @@ impl Beyond {
         if topic.is_live() || topic.options().durability == Durability::PowerLoss {
             return None;
         }
-        let report = topic.recovery().filter(|report| report.frames_behind_cut > 0)?;
+        let report = topic.recovery().filter(|report| report.frames_cut > 0)?;
         let cut = report.cuts.first()?.clone();
-        Some(Beyond { end: report.end, records: report.frames_behind_cut, cut })
+        Some(Beyond { end: report.end, records: report.frames_cut, cut })
     }
 
     /// Reports it on standard error, and returns the exit code for it.
     pub(crate) fn say(&self, topic: &str) -> Exit {
         note(format_args!(
-            "topic {topic} ends at offset {} because of the bytes in {} at position {}; {} after it: damage, or a \
-             write that was torn; nothing was deleted: look with `deaddrop verify {topic}`, and see \
-             `deaddrop repair {topic}` before anything is appended",
-            self.end,
+            "topic {topic} ends at offset {} because of the bytes in {} at position {}; {}: damage or a \
+             torn write; nothing was deleted: check with `deaddrop verify {topic}` and run \
+             `deaddrop repair {topic}`, which shows the remedy, before anything is appended",
             self.cut.path.display(),
             self.cut.position,
             match self.records {
-                1 => "there is a whole record".to_owned(),
-                some => format!("there are {} whole records", units::grouped(some)),
+                1 => "a whole record follows".to_owned(),
+                some => format!("{} whole records follow", units::grouped(some)),
             },
         ));
         Exit::Corruption
     }
 }
 
-/// What is said of a topic whose newest record is stamped with a time to come.
+/// The message for a topic whose newest record has a time in the future.
 pub(crate) fn clock(topic: &Topic) -> Result<Option<String>, Failure> {
     let clocks = topic.clocks()?;
     let Some(newest) = clocks.newest.filter(|_| clocks.ahead > CLOCK_TICK) else { return Ok(None) };

@@ -4,9 +4,9 @@ use super::range::Range;
 
 /// Show every frame of a topic or of one file: position, checksum, flags, key, headers, payload
 ///
-/// Takes a single segment file too, even one that is damaged or from another machine. Prints what is wrong with
-/// invalid bytes, and continues at the next record. Prints index files, settings, epochs, offset files of
-/// consumers and the control page field by field.
+/// A segment file alone is enough, even a damaged one or one from another machine. Invalid bytes are
+/// reported with their kind, and reading continues at the next record. Index files, settings, epochs,
+/// offset files of consumers and the control page are shown field by field.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Dump {
     /// The topic, or a file: *.seg, *.idx, settings, epochs, consumers/NAME, control
@@ -18,13 +18,13 @@ pub(crate) struct Dump {
     /// Show payloads in hexadecimal
     #[arg(long)]
     pub(crate) hex: bool,
-    /// With --json, show payloads that are JSON as JSON, not as strings
+    /// With --json, show payloads that are JSON as JSON values, not as strings
     #[arg(long, conflicts_with = "hex")]
     pub(crate) payload_json: bool,
-    /// Show whole payloads (up to 1 MiB), not only the first bytes
+    /// Show whole payloads (up to 1 MiB), not only their start
     #[arg(long)]
     pub(crate) full: bool,
-    /// Show only damage and counts, no frames
+    /// Show no frames, only the damage and the counts
     #[arg(short, long)]
     pub(crate) quiet: bool,
 }

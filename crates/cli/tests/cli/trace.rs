@@ -154,8 +154,11 @@ fn a_stopped_lane_is_shown_where_requests_wait_in_it() {
     for _ in 0..2 {
         shop.request("stock", &Record::new("x")).unwrap().key("k").send("done").unwrap();
     }
-    let options =
-        ServerOptions { max_attempts: 1, poison: Poison::StopLane, ..ServerOptions::default() };
+    let options = ServerOptions {
+        max_attempts: Some(1),
+        poison: Poison::StopLane,
+        ..ServerOptions::default()
+    };
     let mut server = log.server_with("stock", options, |_| Err(HandlerError::retry("no"))).unwrap();
     while server.stats().stopped == 0 {
         server.poll(Duration::from_millis(1)).unwrap();
