@@ -85,16 +85,6 @@ mod on {
         );
     }
 
-    pub(crate) fn abandoned(topic: &str, first: u64, despite: &[String]) {
-        event!(
-            ERROR,
-            topic,
-            "records were dropped that clients hold which have not read a reply for long",
-            deaddrop.first = first,
-            deaddrop.consumers = despite.join(" ")
-        );
-    }
-
     pub(crate) fn lane_stopped(topic: &str, group: &str, lane: u32, offset: u64) {
         event!(
             ERROR,
@@ -153,8 +143,6 @@ mod on {
 
     pub(crate) fn dead_lettered(_: &str, _: &str, _: u64, _: u32) {}
 
-    pub(crate) fn abandoned(_: &str, _: u64, _: &[String]) {}
-
     pub(crate) fn lane_stopped(_: &str, _: &str, _: u32, _: u64) {}
 
     pub(crate) fn lanes_taken(_: &str, _: &str, _: usize, _: usize, _: usize) {}
@@ -165,6 +153,6 @@ mod on {
 }
 
 pub(crate) use on::{
-    abandoned, attempt_failed, dead_lettered, ended, interrupted, lane_stopped, lanes_taken,
-    no_thread, position_not_synced, recovered, sync_failed, sync_was_slow,
+    attempt_failed, ended, given_up, interrupted, lane_stopped, lanes_taken, position_not_synced,
+    recovered, sync_failed, sync_was_slow,
 };

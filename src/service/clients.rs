@@ -8,10 +8,10 @@ use super::envelope::{Envelope, Kind};
 use super::link::{cursor_name, patient, GUARD_PREFIX};
 use super::request_id::RequestId;
 use super::settle::{is_outcome, scan};
+use super::spans;
 use super::{replies_of, requests_of, topic_if_there};
 use crate::consumer::{Consumer, ConsumerInfo};
 use crate::error::{Error, Result};
-use crate::events;
 use crate::log::Log;
 use crate::ownership::Ownership;
 use crate::reader::Start;
@@ -318,7 +318,7 @@ impl Gone {
             let before = topic.first_offset()?;
             let first = topic.inner().trim_by_retention(&despite)?;
             if first > before {
-                events::abandoned(topic.name(), first, &despite);
+                spans::abandoned(topic.name(), first, &despite);
             }
         }
         Ok(())

@@ -125,6 +125,20 @@ mod on {
         };
     }
 
+    pub(in super::super) fn abandoned(topic: &str, first: u64, consumers: &[String]) {
+        tracing::event!(
+            target: "deaddrop",
+            tracing::Level::ERROR,
+            {
+                messaging.system = "deaddrop",
+                messaging.destination.name = topic,
+                deaddrop.first_offset = first,
+                deaddrop.consumers = consumers.join(" "),
+            },
+            "records were dropped that only abandoned clients held"
+        );
+    }
+
     pub(in super::super) fn damaged(topic: &str, offsets: &std::ops::Range<u64>) {
         tracing::event!(
             target: "deaddrop",
@@ -159,6 +173,8 @@ mod on {
         Entered {}
     }
 
+    pub(in super::super) fn abandoned(_: &str, _: u64, _: &[String]) {}
+
     pub(in super::super) fn damaged(_: &str, _: &std::ops::Range<u64>) {}
 
     pub(in super::super) fn callback_failed(
@@ -175,4 +191,6 @@ mod on {
 
     pub(in super::super) fn expired(_: &str, _: &Envelope) {}
 }
-pub(super) use on::{callback_failed, damaged, deliver, expired, late, parked, process, send};
+pub(super) use on::{
+    abandoned, callback_failed, damaged, deliver, expired, late, parked, process, send,
+};
