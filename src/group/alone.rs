@@ -23,7 +23,7 @@ use crate::sys::Map;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a suspect has the process to itself at most: it may be waiting for one of the other handlers.
 const SOLITUDE: Duration = Duration::from_secs(1);
-/// Both are longer by this factor with each further death of a suspect's process, up to so many times.
+/// Both are longer by this factor with each further death of a suspect's process, up to `LONGER_MOST` times.
 const LONGER: u32 = 4;
 const LONGER_MOST: u32 = 5;
 

@@ -139,7 +139,7 @@ impl ClientInner {
 /// client delivers, even if it has nothing outstanding, and when it is dropped. The servers of a service
 /// advance those of a client that was killed with nothing outstanding. A client that never comes back,
 /// and has something outstanding, holds its positions until it is retired ([`Log::retire_client`]); one
-/// whose process lives and does not deliver, for as long as that lasts. Servers can be told to end both:
+/// whose process lives and does not deliver, for as long as that lasts. A server ends both if it is opened with
 /// [`ServerOptions::abandoned_after`](super::ServerOptions::abandoned_after).
 #[derive(Clone)]
 #[must_use = "outcomes are delivered while the client exists, by `poll` or `spawn`"]

@@ -129,7 +129,7 @@ fn an_idle_client_holds_no_records_and_one_that_never_returns_holds_them_until_d
 }
 
 #[test]
-fn a_client_that_does_not_deliver_is_abandoned_after_a_time_if_servers_are_told_to_and_learns_it() {
+fn a_client_that_does_not_deliver_is_abandoned_after_a_time_and_learns_it() {
     let _watchdog = Watchdog::new();
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
@@ -145,7 +145,7 @@ fn a_client_that_does_not_deliver_is_abandoned_after_a_time_if_servers_are_told_
     assert_eq!(firsts(), (0, 0), "it holds both topics");
     let dropped = || requests.first_offset().unwrap() > 0 && replies.first_offset().unwrap() > 0;
     serve_until(&log, &requests, Some(&dropped));
-    // Its outcome was in what was dropped.
+    // Its outcome is among the dropped records.
     assert!(matches!(stuck.poll(Duration::ZERO), Err(Error::Trimmed { .. })));
     assert_eq!(stuck.poll(Duration::ZERO).unwrap(), 0);
     assert!(stuck.stats().damaged > 0);
