@@ -153,6 +153,6 @@ mod on {
 }
 
 pub(crate) use on::{
-    attempt_failed, ended, given_up, interrupted, lane_stopped, lanes_taken, position_not_synced,
-    recovered, sync_failed, sync_was_slow,
+    attempt_failed, dead_lettered, ended, interrupted, lane_stopped, lanes_taken, no_thread,
+    position_not_synced, recovered, sync_failed, sync_was_slow,
 };

@@ -42,6 +42,7 @@ impl Beyond {
             "topic {topic} ends at offset {} because of the bytes in {} at position {}; {}: damage or a \
              torn write; nothing was deleted: check with `deaddrop verify {topic}` and run \
              `deaddrop repair {topic}`, which shows the remedy, before anything is appended",
+            self.end,
             self.cut.path.display(),
             self.cut.position,
             match self.records {
