@@ -3,13 +3,14 @@
 use std::fmt;
 
 use deaddrop::{Durability, Retention, TopicOptions};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::units;
 
 /// What the threads of a case do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Workload {
     /// All append to one topic, a record at a time.
@@ -42,13 +43,13 @@ pub enum Window {
 
 /// The servers, and how many requests are outstanding. One of each is the case of reports that were
 /// written before these could be chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Service {
-    /// Processes.
+    /// Server processes.
     pub servers: u32,
     /// Threads in each of them.
     pub threads: u32,
-    /// Requests that each thread of a client has sent and has not received a reply to.
+    /// Requests that each thread of a client keeps unanswered.
     pub outstanding: u32,
 }
 
@@ -59,19 +60,19 @@ impl Default for Service {
 }
 
 /// One combination.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Case {
-    /// What its threads do.
+    /// append, consume, request.
     pub workload: Workload,
-    /// `power-loss`, `process-crash`, or `within:` and an interval.
+    /// What acknowledged records survive: power-loss, process-crash, within:500ms.
     pub durability: String,
     /// Bytes of a payload.
     pub size: u64,
     /// Processes at work.
     pub processes: u32,
-    /// Threads in each process.
+    /// Threads in each of them.
     pub threads: u32,
-    /// Only of the workload request.
+    /// For request, the servers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<Service>,
 }

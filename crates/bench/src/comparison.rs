@@ -1,5 +1,6 @@
 //! `--compare`: how one report differs from another, case by case.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::case::{Case, Service, Workload};
@@ -15,20 +16,32 @@ pub struct Comparison {
     pub notes: Vec<String>,
 }
 
-/// A case that both reports have.
-#[derive(Debug, Serialize)]
+/// With --compare, a case that both reports have.
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct ComparedCase {
+    /// append, consume, request.
     workload: Workload,
+    /// What acknowledged records survive: power-loss, process-crash, within:500ms.
     durability: String,
+    /// Bytes of a payload.
     size: u64,
+    /// Processes at work.
     processes: u32,
+    /// Threads in each of them.
     threads: u32,
+    /// For request, the servers.
     service: Option<Service>,
+    /// Operations a second in A.
     per_second_a: f64,
+    /// The same in B.
     per_second_b: f64,
+    /// B divided by A; null if A is 0.
     per_second_ratio: Option<f64>,
+    /// The same of the median latencies.
     p50_ratio: Option<f64>,
+    /// Of the 99th percentiles.
     p99_ratio: Option<f64>,
+    /// Of the longest operations.
     max_ratio: Option<f64>,
     #[serde(skip)]
     row: Vec<String>,

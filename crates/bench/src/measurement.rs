@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
 use hdrhistogram::Histogram;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::case::Window;
@@ -75,12 +76,17 @@ pub(crate) struct Measurement {
 }
 
 /// The same, as it is sent and stored.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct Stored {
+    /// Operations of all processes.
     pub(crate) operations: u64,
+    /// Time from the start of the window to the end of the last operation.
     pub(crate) seconds: f64,
+    /// Operations over time; in the file of --output only.
+    #[schemars(skip)]
     pub(crate) series: Series,
-    /// An HDR histogram of nanoseconds, serialised as V2, in base64.
+    /// An HDR histogram of nanoseconds, serialised as V2, in base64; in the file of --output only.
+    #[schemars(skip)]
     pub(crate) histogram: String,
 }
 

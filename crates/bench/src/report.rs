@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::SystemTime;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::case::{Case, Service, Window};
@@ -32,15 +33,18 @@ pub struct Report {
     pub(crate) cases: Vec<CaseReport>,
 }
 
-/// The results of one case.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// A case that was measured.
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub struct CaseReport {
     #[serde(flatten)]
     pub(crate) case: Case,
-    /// A description of one operation, and when it syncs.
+    /// What one operation is.
     pub(crate) operation: String,
+    /// When an operation syncs.
     pub(crate) sync: String,
+    /// Operations a second.
     pub(crate) per_second: f64,
+    /// The same in bytes of payload.
     pub(crate) payload_bytes_per_second: f64,
     pub(crate) latency_nanos: Latency,
     /// Operations of each process.
@@ -50,17 +54,25 @@ pub struct CaseReport {
 }
 
 /// Percentiles of the merged histograms, exact to three digits.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct Latency {
+    /// The shortest operation, in nanoseconds.
     pub(crate) min: u64,
+    /// The mean of all.
     pub(crate) mean: f64,
+    /// Half of them took no longer.
     pub(crate) p50: u64,
+    /// Nine of ten took no longer.
     pub(crate) p90: u64,
+    /// 99 of 100.
     pub(crate) p99: u64,
+    /// 999 of 1,000; the field's name is p99.9.
     #[serde(rename = "p99.9")]
     pub(crate) p999: u64,
+    /// 9,999 of 10,000; the field's name is p99.99.
     #[serde(rename = "p99.99")]
     pub(crate) p9999: u64,
+    /// The longest one.
     pub(crate) max: u64,
 }
 

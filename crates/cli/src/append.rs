@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use deaddrop::{Durability, Record, Topic};
 use indicatif::ProgressBar;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::append::Append;
@@ -26,17 +27,30 @@ const BATCH_LEN: u64 = 1 << 20;
 /// At most this many records wait for one sync before they are acknowledged.
 const ACKS_PER_SYNC: usize = 256;
 
-/// The records that were appended.
-#[derive(Debug, Default, Serialize)]
+/// The summary at the end.
+#[derive(Debug, Default, JsonSchema, Serialize)]
 pub(crate) struct Summary {
+    /// The topic.
     topic: String,
+    /// Records appended.
     records: u64,
+    /// Bytes of their payloads.
     payload_bytes: u64,
+    /// Offset of the first one.
     first: Option<u64>,
+    /// Offset of the last one.
     last: Option<u64>,
+    /// Time from the start to the last acknowledgement.
     seconds: f64,
-    /// What the recovery cut off, if opening the topic made one.
+    /// What opening the topic cut off or set aside, if it did.
     recovery: Option<Recovered>,
+}
+
+/// With --ack, instead of the summary, as soon as a record is acknowledged.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Acknowledged {
+    /// Its offset.
+    offset: u64,
 }
 
 impl Summary {
@@ -199,7 +213,7 @@ impl Appending {
 fn acknowledge(offsets: Range<u64>, out: &mut Out) -> io::Result<()> {
     for offset in offsets {
         if out.is_json() {
-            out.object(&serde_json::json!({ "offset": offset }))?;
+            out.object(&Acknowledged { offset })?;
         } else {
             writeln!(out, "{offset}")?;
         }

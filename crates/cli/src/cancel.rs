@@ -4,13 +4,23 @@ use std::io::Write;
 
 use deaddrop::service::RequestId;
 use deaddrop::Error;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::args::cancel::Cancel;
 use crate::failure::{Exit, Failure};
 use crate::missing::say_recovery_of_client;
 use crate::output::Out;
 use crate::Global;
+
+/// The request.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Cancelled {
+    /// Its id.
+    id: String,
+    /// true.
+    cancelled: bool,
+}
 
 impl Cancel {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
@@ -26,7 +36,7 @@ impl Cancel {
             other => other.into(),
         })?;
         if out.is_json() {
-            out.object(&json!({ "id": id.to_string(), "cancelled": true }))?;
+            out.object(&Cancelled { id: id.to_string(), cancelled: true })?;
         } else {
             writeln!(out, "{id} cancelled")?;
         }

@@ -4,7 +4,8 @@ use std::io::Write;
 
 use deaddrop::service::ClientInfo;
 use deaddrop::Error;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::args::clients::{Action, Clients};
 use crate::failure::{Exit, Failure};
@@ -23,21 +24,49 @@ impl Clients {
     }
 }
 
+/// A client at a service.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Row<'a> {
+    /// Its name.
+    client: &'a str,
+    /// The process that is this client.
+    owner: Option<u32>,
+    /// The service.
+    service: &'a str,
+    /// Requests whose outcome it has not taken.
+    outstanding: usize,
+    /// Records of the request topic that its position keeps.
+    requests_held: u64,
+    /// Records of the reply topic that its positions keep.
+    replies_held: u64,
+    /// Whether it has a topic of parked outcomes.
+    parked: bool,
+}
+
+/// The result of retire.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Retired<'a> {
+    /// The client's name.
+    client: &'a str,
+    /// Whether it was done, which takes --execute.
+    executed: bool,
+}
+
 fn list(global: &Global, out: &mut Out) -> Result<Exit, Failure> {
     let clients = global.open_read_only()?.clients()?;
     let mut rows = Vec::new();
     for client in &clients {
         for at in &client.services {
             if out.is_json() {
-                out.object(&json!({
-                    "client": client.name,
-                    "owner": client.owner,
-                    "service": at.service,
-                    "outstanding": at.outstanding,
-                    "requests_held": at.requests_held,
-                    "replies_held": at.replies_held,
-                    "parked": client.has_parked,
-                }))?;
+                out.object(&Row {
+                    client: &client.name,
+                    owner: client.owner,
+                    service: &at.service,
+                    outstanding: at.outstanding,
+                    requests_held: at.requests_held,
+                    replies_held: at.replies_held,
+                    parked: client.has_parked,
+                })?;
                 continue;
             }
             rows.push(vec![
@@ -79,7 +108,7 @@ fn retire(
         check(&client, discard)?;
     }
     if out.is_json() {
-        out.object(&json!({ "client": name, "executed": execute }))?;
+        out.object(&Retired { client: name, executed: execute })?;
     } else if execute {
         writeln!(out, "{name} retired")?;
     } else {

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use deaddrop::{ConsumerInfo, Start, Topic};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::consumers::Consumers;
@@ -12,17 +13,22 @@ use crate::missing::say_recovery;
 use crate::output::{Colour, Out};
 use crate::{hint, units, Global};
 
-/// A consumer, as JSON.
-#[derive(Debug, Serialize)]
+/// A consumer.
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct Row {
+    /// Its name.
     consumer: String,
+    /// Its position.
     committed: Option<u64>,
+    /// Its position after power loss.
     durable: u64,
+    /// Records that it has to read.
     lag: u64,
-    /// Records that retention dropped before the consumer read them.
+    /// Of these, records that retention has dropped: they can no longer be read.
     missed: u64,
-    /// Process id of the owner.
+    /// Process id of its owner.
     owner: Option<u32>,
+    /// Why its position cannot be read.
     error: Option<String>,
 }
 
@@ -46,12 +52,16 @@ fn missed(info: &ConsumerInfo, first: u64) -> u64 {
     info.committed.as_ref().map_or(0, |&committed| first.saturating_sub(committed))
 }
 
-/// A change of a consumer, as JSON.
-#[derive(Debug, Serialize)]
-struct Change<'a> {
+/// With --reset or --delete, the change.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Change<'a> {
+    /// Its name.
     consumer: &'a str,
+    /// Its position before.
     from: Option<u64>,
+    /// Its position after; null if it is deleted.
     to: Option<u64>,
+    /// Whether it was done, which takes --execute.
     executed: bool,
 }
 

@@ -6,13 +6,31 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use deaddrop::{Error, Log, LogOptions, Retention, TopicOptions};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::args::create::Create;
 use crate::failure::{note, Exit, Failure};
 use crate::missing::{say_recovery, Recovered};
 use crate::output::Out;
 use crate::{units, Global};
+
+/// The topic.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Created<'a> {
+    /// Its name.
+    topic: &'a str,
+    /// Whether it was created; if not, it already existed with these settings.
+    created: bool,
+    /// power-loss, process-crash, within:INTERVAL.
+    durability: String,
+    /// Bytes of a segment file.
+    segment_size: u64,
+    /// Which records are kept.
+    retention: String,
+    /// What opening the topic cut off or set aside, if it did.
+    recovery: Option<Recovered>,
+}
 
 impl Create {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
@@ -49,14 +67,14 @@ impl Create {
         };
         let options = topic.options();
         if out.is_json() {
-            out.object(&json!({
-                "topic": self.topic,
-                "created": is_new,
-                "durability": units::durability(options.durability),
-                "segment_size": options.segment_len,
-                "retention": units::retention(options.retention),
-                "recovery": held.as_ref().and_then(Recovered::of),
-            }))?;
+            out.object(&Created {
+                topic: &self.topic,
+                created: is_new,
+                durability: units::durability(options.durability),
+                segment_size: options.segment_len,
+                retention: units::retention(options.retention),
+                recovery: held.as_ref().and_then(Recovered::of),
+            })?;
             return Ok(exit);
         }
         let done = if is_new { "created" } else { "exists already" };

@@ -1,11 +1,13 @@
 //! `dead`: lists dead letters, sends them again, drops them.
 
+use std::borrow::Cow;
 use std::io::Write;
 
 use deaddrop::group::DeadLetter;
 use deaddrop::service::{DeadLetters, LetterState};
 use deaddrop::{Error, Log, RecordRef};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::args::dead::{Action, Dead, Which};
 use crate::args::range::Range;
@@ -140,7 +142,7 @@ fn list(
                 return Ok(());
             }
             match out.is_json() {
-                true => out.object(&to_json(&topic, &row))?,
+                true => out.object(&row.json(&topic))?,
                 false => rows.push(cells(&topic, &row)),
             }
             Ok(())
@@ -156,21 +158,23 @@ fn list(
     Ok(Exit::Ok)
 }
 
-fn to_json(topic: &str, row: &Row) -> serde_json::Value {
-    let letter = row.letter.as_ref();
-    json!({
-        "letters": topic,
-        "offset": row.offset,
-        "time": units::time(row.at),
-        "id": row.id(),
-        "topic": row.topic(),
-        "original_offset": letter.map(|letter| letter.offset),
-        "key": row.key.as_ref().map(|key| String::from_utf8_lossy(key)),
-        "attempts": letter.map(|letter| letter.attempts),
-        "reason": letter.map_or("", |letter| &letter.reason),
-        "state": row.state(),
-        "sent_as": row.sent_as(),
-    })
+impl Row {
+    fn json<'a>(&'a self, topic: &'a str) -> JsonLetter<'a> {
+        let letter = self.letter.as_ref();
+        JsonLetter {
+            letters: topic,
+            offset: self.offset,
+            time: units::time(self.at),
+            id: self.id(),
+            topic: self.topic(),
+            original_offset: letter.map(|letter| letter.offset),
+            key: self.key.as_ref().map(|key| String::from_utf8_lossy(key)),
+            attempts: letter.map(|letter| letter.attempts),
+            reason: letter.map_or("", |letter| &letter.reason),
+            state: self.state(),
+            sent_as: self.sent_as(),
+        }
+    }
 }
 
 fn cells(topic: &str, row: &Row) -> Vec<String> {
@@ -217,7 +221,7 @@ impl Work<'_> {
             if is_done && !self.again {
                 passed += 1;
                 if out.is_json() {
-                    out.object(&self.to_json(&row, Ok(None), false))?;
+                    out.object(&self.json(&row, &Ok(None), false))?;
                 }
                 return Ok(());
             }
@@ -285,7 +289,7 @@ impl Work<'_> {
         };
         if out.is_json() {
             let executed = self.execute && done.is_ok();
-            return Ok(out.object(&self.to_json(row, done, executed))?);
+            return Ok(out.object(&self.json(row, &done, executed))?);
         }
         let (offset, id) = (row.offset, escape(row.id().as_bytes()));
         let topic = escape(row.topic().as_bytes());
@@ -308,22 +312,70 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn to_json(
+    fn json<'a>(
         &self,
-        row: &Row,
-        done: Result<Option<deaddrop::service::Redriven>, Error>,
+        row: &'a Row,
+        done: &'a Result<Option<deaddrop::service::Redriven>, Error>,
         executed: bool,
-    ) -> serde_json::Value {
+    ) -> JsonDone<'a> {
         let sent = done.as_ref().ok().and_then(Option::as_ref);
-        json!({
-            "offset": row.offset,
-            "id": row.id(),
-            "topic": row.topic(),
-            "state": row.state(),
-            "redriven_to": sent.and_then(|sent| sent.offset),
-            "sent_as": sent.map(|sent| sent.id.as_str()).or(row.sent_as()),
-            "executed": executed,
-            "error": done.err().map(|error| hint::error(&error)),
-        })
+        JsonDone {
+            offset: row.offset,
+            id: row.id(),
+            topic: row.topic(),
+            state: row.state(),
+            redriven_to: sent.and_then(|sent| sent.offset),
+            sent_as: sent.map(|sent| sent.id.as_str()).or(row.sent_as()),
+            executed,
+            error: done.as_ref().err().map(hint::error),
+        }
     }
+}
+
+/// A dead letter.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct JsonLetter<'a> {
+    /// The topic of dead letters.
+    letters: &'a str,
+    /// Its offset there.
+    offset: u64,
+    /// When it was dead-lettered: RFC 3339, UTC.
+    time: String,
+    /// The request's id.
+    id: &'a str,
+    /// The topic of the record.
+    topic: &'a str,
+    /// Its offset there.
+    original_offset: Option<u64>,
+    /// Its key.
+    key: Option<Cow<'a, str>>,
+    /// The attempts that it had.
+    attempts: Option<u32>,
+    /// Why it was dead-lettered.
+    reason: &'a str,
+    /// open, sending, sent again, dropped.
+    state: &'static str,
+    /// What it was sent again as: of a request the new id.
+    sent_as: Option<&'a str>,
+}
+
+/// The result of redrive or drop.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct JsonDone<'a> {
+    /// The dead letter's offset.
+    offset: u64,
+    /// The request's id.
+    id: &'a str,
+    /// The topic that it is sent to again.
+    topic: &'a str,
+    /// Before: open, sending, sent again, dropped.
+    state: &'static str,
+    /// Its new offset there.
+    redriven_to: Option<u64>,
+    /// What it was sent again as: of a request the new id.
+    sent_as: Option<&'a str>,
+    /// Whether it was done, which takes --execute.
+    executed: bool,
+    /// Why it was not done.
+    error: Option<String>,
 }

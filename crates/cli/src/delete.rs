@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use deaddrop::Log;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::args::delete::Delete;
 use crate::failure::{note, Exit, Failure};
@@ -11,13 +12,21 @@ use crate::ls::segments;
 use crate::output::Out;
 use crate::{units, Global};
 
-/// The contents that are deleted; zeros if they are not known.
-#[derive(Default)]
-struct Contents {
+/// The contents that are deleted.
+#[derive(Default, JsonSchema, Serialize)]
+pub(crate) struct Contents {
+    /// The topic.
+    topic: String,
+    /// Records that are retained.
     records: u64,
+    /// Bytes on the disk.
     bytes: u64,
+    /// Consumers.
     consumers: usize,
+    /// Groups.
     groups: usize,
+    /// Whether it was done, which takes --execute.
+    executed: bool,
 }
 
 impl Delete {
@@ -30,22 +39,15 @@ impl Delete {
             // A topic that cannot be read can still be deleted.
             Err(failure) if self.execute => {
                 note(format_args!("its contents are not known: {failure}"));
-                Contents::default()
+                Contents { topic: self.topic.clone(), executed: true, ..Contents::default() }
             }
             other => other?,
         };
-        let Contents { records, bytes, consumers, groups } = contents;
         if out.is_json() {
-            out.object(&json!({
-                "topic": self.topic,
-                "records": records,
-                "bytes": bytes,
-                "consumers": consumers,
-                "groups": groups,
-                "executed": self.execute,
-            }))?;
+            out.object(&contents)?;
             return Ok(Exit::Ok);
         }
+        let Contents { records, bytes, consumers, groups, .. } = contents;
         let would = if self.execute { "" } else { "would be " };
         writeln!(
             out,
@@ -65,6 +67,8 @@ impl Delete {
     fn contents(&self, log: &Log) -> Result<Contents, Failure> {
         let topic = log.existing_topic(&self.topic)?;
         Ok(Contents {
+            topic: self.topic.clone(),
+            executed: self.execute,
             records: topic.high_watermark()?.saturating_sub(topic.first_offset()?),
             bytes: segments(&topic).iter().map(|segment| segment.bytes).sum(),
             consumers: topic.consumers()?.len(),

@@ -1,6 +1,7 @@
 //! `dump`: prints the contents of files: every frame with its position and checksum, and bytes that are not
 //! frames.
 
+mod object;
 mod segment;
 mod small;
 
@@ -14,6 +15,7 @@ use deaddrop::format::frame::{self, Fixed};
 use deaddrop::format::headers;
 use deaddrop::inspect::{SegmentFile, Stretch};
 use deaddrop::service::Envelope;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::dump::Dump;
@@ -23,7 +25,9 @@ use crate::ls::{open_listed, segment_files};
 use crate::output::{escape, Colour, Out};
 use crate::record::{json_header, json_key, json_payload, JsonHeader, Key, Payload};
 use crate::{units, Global};
+pub(crate) use object::Object;
 use segment::Bounds;
+pub(crate) use segment::{JsonDamaged, JsonSegment, JsonStretch};
 
 /// The header that describes a request or an outcome.
 const ENVELOPE: &str = "deaddrop.service";
@@ -32,21 +36,26 @@ const PREVIEW_LEN: usize = 160;
 /// The same with `--full`.
 const FULL_LEN: usize = 1 << 20;
 
-/// The counts of a dump.
-#[derive(Debug, Default, Serialize)]
-struct Counts {
+/// The counts, after all frames.
+#[derive(Debug, Default, JsonSchema, Serialize)]
+pub(crate) struct Counts {
+    /// summary.
     kind: &'static str,
+    /// Records.
     frames: u64,
+    /// Void frames.
     void_frames: u64,
-    /// Offsets that void frames mark lost.
+    /// Records that a repair has marked lost.
     given_up: u64,
+    /// Bytes of payload.
     payload_bytes: u64,
     /// Stretches of bytes before the last frame of a file that are not frames.
     damaged: u64,
+    /// Bytes in them.
     damaged_bytes: u64,
     /// Bytes after the last frame of a file that are neither a frame nor zeros.
     torn_bytes: u64,
-    /// Headers that are unreadable.
+    /// Headers that cannot be read.
     damaged_headers: u64,
 }
 
@@ -63,34 +72,49 @@ impl Counts {
     }
 }
 
-/// A frame, as JSON.
-#[derive(Debug, Serialize)]
-struct JsonFrame<'a> {
+/// A frame.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct JsonFrame<'a> {
+    /// The segment file.
     file: &'a str,
+    /// The frame's first byte in it.
     position: u64,
+    /// record, or void: covers bytes that a killed writer left.
     kind: &'static str,
+    /// Offset of the record.
     offset: u64,
+    /// When it was appended: RFC 3339, UTC.
     timestamp: String,
+    /// Bytes of the frame.
     len: usize,
+    /// key: it has one; continues: the batch has more records.
     flags: Vec<&'static str>,
+    /// As stored, in hexadecimal.
     checksum: String,
+    /// As computed.
     computed: String,
+    /// Why readers do not see it.
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'static str>,
-    /// Of a void frame: the offsets that it marks lost.
+    /// Of a void frame: the first lost offset, and the one after the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     gives_up: Option<[u64; 2]>,
     #[serde(flatten)]
-    key: Option<Key<'a>>,
+    key: Key<'a>,
+    /// Headers, in the order of the record; absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     headers: Vec<JsonHeader<'a>>,
+    /// The fields of a request or an outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     about: Option<String>,
+    /// Bytes of the payload.
     payload_len: usize,
     #[serde(flatten)]
-    payload: Option<Payload<'a>>,
+    payload: Payload<'a>,
+    /// The same, with --hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_hex: Option<String>,
+    /// The same, with --payload-json, if it is JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_json: Option<serde_json::Value>,
 }
@@ -326,7 +350,7 @@ impl Dump {
             checksum: crc,
             state,
             gives_up: (!frame.lost.is_empty()).then_some([frame.lost.start, frame.lost.end]),
-            key: frame.key().map(json_key),
+            key: frame.key().map(json_key).unwrap_or_default(),
             headers: if record {
                 all().map(|(name, value)| json_header(name, value)).collect()
             } else {
@@ -334,7 +358,10 @@ impl Dump {
             },
             about: record.then(|| all().find_map(|(name, value)| envelope(name, value))).flatten(),
             payload_len: if record { frame.payload_len() } else { 0 },
-            payload: (record && !self.hex && json.is_none()).then(|| json_payload(payload)),
+            payload: match record && !self.hex && json.is_none() {
+                true => json_payload(payload),
+                false => Payload::default(),
+            },
             payload_json: json,
             payload_hex: (record && self.hex).then(|| hex(payload)),
         }

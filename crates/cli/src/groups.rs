@@ -4,6 +4,7 @@ use std::io::Write;
 
 use deaddrop::group::{AttemptState, GroupInfo, GroupOptions, InHand, LaneInfo};
 use deaddrop::{Result as LogResult, Start, Topic};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::groups::{Action, Groups, Named};
@@ -12,51 +13,76 @@ use crate::missing::say_recovery;
 use crate::output::{Colour, Out};
 use crate::{hint, Global};
 
-/// A group, as JSON.
-#[derive(Debug, Default, Serialize)]
-struct Row<'a> {
+/// A group.
+#[derive(Debug, Default, JsonSchema, Serialize)]
+pub(crate) struct Row<'a> {
+    /// Its topic.
     topic: &'a str,
+    /// Its name.
     group: &'a str,
+    /// Everything below it is handled, in all lanes.
     committed: Option<u64>,
+    /// The same after power loss.
     durable: Option<u64>,
+    /// High watermark less committed: at least as many records as are not done.
     lag: Option<u64>,
+    /// Lanes that it has.
     lanes: usize,
+    /// Lanes that workers hold.
     held: usize,
-    /// Process ids of the workers that own lanes.
+    /// Process ids of those workers.
     owners: Vec<u32>,
     in_hand: Vec<Hand>,
+    /// Lanes that a record has stopped.
     stopped: Vec<usize>,
+    /// Why its file cannot be read.
     error: Option<String>,
 }
 
 /// A record in flight, as JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Hand {
+    /// A lane at work on a record.
     lane: usize,
+    /// The record's offset.
     offset: u64,
+    /// Attempts at it so far.
     attempt: u32,
+    /// Of these, those that count against it.
     blamed: u32,
+    /// running, running alone, failed, suspect, stopped.
     state: &'static str,
 }
 
-/// A lane, as JSON.
-#[derive(Debug, Serialize)]
-struct LaneRow {
+/// With --lanes, a lane.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct LaneRow {
+    /// Its number.
     lane: usize,
+    /// Records of the lane below it are handled.
     committed: u64,
+    /// The same after power loss.
     durable: u64,
+    /// Process id of the worker that holds it.
     owner: Option<u32>,
+    /// The record that it is at work on.
     in_hand: Option<Hand>,
 }
 
-/// A change of a group, as JSON.
-#[derive(Debug, Serialize)]
-struct Change<'a> {
+/// With resume, reset or delete, the change.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Change<'a> {
+    /// The topic.
     topic: &'a str,
+    /// The group.
     group: &'a str,
+    /// With resume, the lane.
     lane: Option<u32>,
+    /// With reset, the position of the group before.
     from: Option<u64>,
+    /// With reset, its position after.
     to: Option<u64>,
+    /// Whether it was done, which takes --execute.
     executed: bool,
 }
 

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::append::{Appending, Input, Kind, Summary};
@@ -13,10 +14,12 @@ use crate::output::Out;
 use crate::record::{Reserved, Taking};
 use crate::{units, Global};
 
-#[derive(Debug, Serialize)]
-struct Imported<'a> {
+/// The summary at the end.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Imported<'a> {
     #[serde(flatten)]
     summary: &'a Summary,
+    /// Reserved headers that were left out, because --reserved was not given.
     reserved_left: u64,
 }
 

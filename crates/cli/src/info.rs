@@ -5,6 +5,7 @@ use std::io::Write;
 use deaddrop::format::segment::{self as layout, Header};
 use deaddrop::group::{GroupInfo, LaneInfo};
 use deaddrop::{ConsumerInfo, Topic};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::info::Info;
@@ -14,24 +15,36 @@ use crate::missing::{clock, say_missing};
 use crate::output::{Colour, Out};
 use crate::{hint, units, Global};
 
-#[derive(Debug, Serialize)]
-struct JsonInfo {
+/// The topic.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct JsonInfo {
+    /// Its name.
     topic: String,
+    /// Its directory.
     dir: String,
+    /// What acknowledged records survive: power-loss, process-crash, within:500ms.
     durability: String,
+    /// Bytes of a segment file.
     segment_size: u64,
+    /// Which records are kept.
     retention: String,
+    /// First offset that is retained.
     first: u64,
+    /// Offset after the newest record that readers see.
     high_watermark: u64,
+    /// Offset after the newest record.
     end: u64,
+    /// Records below it are known to survive power loss; if not live, by the newest checkpoint: more records may.
     durable_end: u64,
+    /// A process has the topic open for writing.
     live: bool,
-    /// Whole records after damage at the end.
+    /// Whole records after damage at the end: they are in the files, but cannot be read.
     beyond: u64,
+    /// A sync failed: appends are refused until all processes have closed the topic.
     sync_failed: bool,
-    /// The reason why a clock must have been wrong.
+    /// Why the newest record's time is in the future, if it is.
     clock: Option<String>,
-    /// Which consumer or group keeps retention from dropping more.
+    /// If the topic keeps records until they are consumed: the consumer or group that keeps the most.
     held_by: Option<String>,
     segments: Vec<Segment>,
     consumers: Vec<crate::consumers::Row>,
@@ -40,27 +53,34 @@ struct JsonInfo {
 }
 
 /// A segment file and the fields of its header.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Segment {
     #[serde(flatten)]
     file: SegmentFile,
+    /// Records in it.
     records: u64,
+    /// The epoch in which it was written.
     epoch: Option<u32>,
+    /// The durable end in its header.
     durable_end: Option<u64>,
-    /// The reason why the header is unreadable.
+    /// Why its header cannot be read.
     damage: Option<String>,
 }
 
 /// A worker group.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Group {
+    /// Name of a worker group.
     group: String,
+    /// All records below it are handled, in all lanes.
     committed: Option<u64>,
+    /// High watermark minus committed.
     lag: Option<u64>,
+    /// Lanes that it has.
     lanes: usize,
-    /// Lanes that a record has stopped.
+    /// Of these, lanes that a record has stopped.
     stopped: usize,
-    /// The reason why its file is unreadable.
+    /// Why its file cannot be read.
     error: Option<String>,
 }
 
@@ -97,9 +117,11 @@ impl Group {
 }
 
 /// A recovery that may have lost records.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Epoch {
+    /// A recovery that may have lost records.
     epoch: u32,
+    /// Offset at which it began.
     start: u64,
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use deaddrop::format::segment as layout;
 use deaddrop::{inspect, Topic};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::ls::Ls;
@@ -16,23 +17,41 @@ use crate::output::{Colour, Out};
 use crate::owner::Owner;
 use crate::{units, Global};
 
-#[derive(Debug, Serialize)]
-struct Row {
+/// A topic.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Row {
+    /// Its name.
     topic: String,
+    /// Records that can be read.
     records: u64,
+    /// Bytes of its segment files.
     bytes: u64,
+    /// Segment files.
     segments: usize,
+    /// First offset that is retained.
     first: u64,
+    /// Offset after the newest record that readers see.
     end: u64,
+    /// What acknowledged records survive: power-loss, process-crash, within:500ms.
     durability: String,
+    /// Consumers.
     consumers: usize,
     /// The service or the client that created it.
     #[serde(skip)]
     owner: Option<Owner>,
+    /// The service that it belongs to, if any.
     service: Option<String>,
+    /// The client whose parked outcomes it holds, if any.
     client: Option<String>,
-    /// Whole records after damage at the end.
+    /// Whole records after damage at the end: they are in the files, but cannot be read.
     beyond: u64,
+}
+
+/// A topic, with --names.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Name<'a> {
+    /// Its name.
+    topic: &'a str,
 }
 
 impl Ls {
@@ -83,7 +102,7 @@ impl Ls {
 fn print_names(out: &mut Out, names: &[String]) -> Result<Exit, Failure> {
     for name in names {
         if out.is_json() {
-            out.object(&serde_json::json!({ "topic": name }))?;
+            out.object(&Name { topic: name })?;
         } else {
             writeln!(out, "{name}")?;
         }
@@ -168,11 +187,13 @@ fn row(topic: &Topic, owner: Option<Owner>, beyond: u64) -> deaddrop::Result<Row
 }
 
 /// A segment file, as the directory shows it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize)]
 pub(crate) struct SegmentFile {
+    /// Name of a segment file.
     pub(crate) file: String,
+    /// Offset of its first record.
     pub(crate) base: u64,
-    /// Bytes allocated for it.
+    /// Its length.
     pub(crate) bytes: u64,
 }
 

@@ -2,6 +2,7 @@
 //! that one would cut off.
 
 use deaddrop::{Cut, Durability, Log, Topic};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::time;
@@ -100,19 +101,21 @@ fn say_damage(topic: &Topic) -> Exit {
 }
 
 /// The part of a recovery report that goes into JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct Recovered {
-    /// The end of the topic after the recovery.
+    /// Offset at which the topic ends since then.
     end: u64,
     cuts: Vec<CutOff>,
 }
 
 /// A file with records that were cut off, or that was set aside as a whole.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct CutOff {
+    /// A file in which something was cut off, or that was set aside; it still exists.
     file: String,
+    /// Where it begins.
     position: u64,
-    /// Whole records.
+    /// Whole records in it.
     records: u64,
 }
 

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use deaddrop::service::{Envelope, Kind, RequestId};
 use deaddrop::{Log, Start};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::args::pending::Pending;
 use crate::exchange::{committed_of, for_each, is_outcome, services, topic_if_there, worse};
@@ -24,6 +25,27 @@ struct Row {
     deadline: Option<u64>,
     state: &'static str,
     is_stopped: bool,
+}
+
+/// A request whose outcome no client has taken.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct JsonRow<'a> {
+    /// Its id.
+    id: String,
+    /// The client that sent it.
+    client: &'a str,
+    /// The service that it is for.
+    service: &'a str,
+    /// Callback of the client.
+    callback: &'a str,
+    /// Its offset in SERVICE.requests.
+    offset: Option<u64>,
+    /// When it was sent: RFC 3339, UTC.
+    sent_at: Option<String>,
+    /// Its deadline.
+    deadline: Option<String>,
+    /// waiting, stopped (its lane was stopped), answered, parked.
+    state: &'static str,
 }
 
 impl Pending {
@@ -160,16 +182,16 @@ fn print(out: &mut Out, rows: &[(RequestId, Row)]) -> Result<(), Failure> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     if out.is_json() {
         for (id, row) in rows {
-            out.object(&json!({
-                "id": id.to_string(),
-                "client": id.client(),
-                "service": row.service,
-                "callback": row.callback,
-                "offset": row.offset,
-                "sent_at": row.sent_at.map(units::time),
-                "deadline": row.deadline.map(units::time),
-                "state": row.state,
-            }))?;
+            out.object(&JsonRow {
+                id: id.to_string(),
+                client: id.client(),
+                service: &row.service,
+                callback: &row.callback,
+                offset: row.offset,
+                sent_at: row.sent_at.map(units::time),
+                deadline: row.deadline.map(units::time),
+                state: row.state,
+            })?;
         }
         return Ok(());
     }

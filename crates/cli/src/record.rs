@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
 use deaddrop::format::headers::RESERVED;
 use deaddrop::{Record, RecordRef};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::append::check_header_name;
@@ -16,69 +17,75 @@ use crate::units;
 pub(crate) use given::GivenRecord;
 use given::{GivenHeader, GivenHeaders};
 
-/// A record as JSON, with everything that the log stores about it. Bytes that are UTF-8 are strings;
-/// others are base64 in the field of the same name with `_base64` appended.
-#[derive(Debug, Serialize)]
+/// A record. Key, payload and header values are text, or base64 if they are not UTF-8.
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct JsonRecord<'a> {
+    /// The topic.
     topic: &'a str,
+    /// The record's offset.
     offset: u64,
+    /// When it was appended: RFC 3339, UTC, to the nanosecond.
     timestamp: String,
     #[serde(flatten)]
-    key: Option<Key<'a>>,
+    key: Key<'a>,
+    /// Headers, in the order of the record; absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     headers: Vec<JsonHeader<'a>>,
     #[serde(flatten)]
     payload: Payload<'a>,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Key<'a> {
-    Key(&'a str),
-    KeyBase64(String),
+#[derive(Debug, Default, JsonSchema, Serialize)]
+pub(crate) struct Key<'a> {
+    /// The key, if the record has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    /// The same, if it is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_base64: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Payload<'a> {
-    Payload(&'a str),
-    PayloadBase64(String),
+#[derive(Debug, Default, JsonSchema, Serialize)]
+pub(crate) struct Payload<'a> {
+    /// The payload.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a str>,
+    /// The same, if it is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_base64: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Value<'a> {
-    Value(&'a str),
-    ValueBase64(String),
-}
-
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct JsonHeader<'a> {
+    /// Name of a header.
     name: &'a str,
-    #[serde(flatten)]
-    value: Value<'a>,
+    /// Its value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+    /// The same, if it is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_base64: Option<String>,
+}
+
+/// Bytes as text, or as base64 if they are not UTF-8.
+fn text_or_base64(bytes: &[u8]) -> (Option<&str>, Option<String>) {
+    let text = std::str::from_utf8(bytes).ok();
+    (text, text.is_none().then(|| STANDARD.encode(bytes)))
 }
 
 pub(crate) fn json_key(bytes: &[u8]) -> Key<'_> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Key::Key(text),
-        Err(_) => Key::KeyBase64(STANDARD.encode(bytes)),
-    }
+    let (key, key_base64) = text_or_base64(bytes);
+    Key { key, key_base64 }
 }
 
 pub(crate) fn json_payload(bytes: &[u8]) -> Payload<'_> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Payload::Payload(text),
-        Err(_) => Payload::PayloadBase64(STANDARD.encode(bytes)),
-    }
+    let (payload, payload_base64) = text_or_base64(bytes);
+    Payload { payload, payload_base64 }
 }
 
 pub(crate) fn json_header<'a>(name: &'a str, value: &'a [u8]) -> JsonHeader<'a> {
-    let value = match std::str::from_utf8(value) {
-        Ok(text) => Value::Value(text),
-        Err(_) => Value::ValueBase64(STANDARD.encode(value)),
-    };
-    JsonHeader { name, value }
+    let (value, value_base64) = text_or_base64(value);
+    JsonHeader { name, value, value_base64 }
 }
 
 impl<'a> JsonRecord<'a> {
@@ -87,7 +94,7 @@ impl<'a> JsonRecord<'a> {
             topic,
             offset: record.offset(),
             timestamp: units::time_nanos(record.timestamp_nanos()),
-            key: record.key().map(json_key),
+            key: record.key().map(json_key).unwrap_or_default(),
             headers: record.headers().map(|(name, value)| json_header(name, value)).collect(),
             payload: json_payload(record.payload()),
         }

@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use deaddrop::repair::{self, Finding, Options, Remedy, Report};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::args::repair::Repair;
 use crate::exchange::worse;
@@ -52,19 +53,25 @@ impl Repair {
         let left = report.findings.iter().filter(|finding| !finding.done).count();
         if out.is_json() {
             for finding in &report.findings {
-                out.object(&self.json(topic, finding))?;
+                out.object(&JsonFinding::of(topic, finding))?;
             }
             for stranded in &report.stranded {
-                out.object(&json!({
-                    "kind": "consumer", "topic": topic, "consumer": stranded.consumer,
-                    "committed": stranded.committed, "goes_on_at": stranded.goes_on_at,
-                }))?;
+                out.object(&JsonConsumer {
+                    kind: "consumer",
+                    topic,
+                    consumer: &stranded.consumer,
+                    committed: stranded.committed,
+                    goes_on_at: stranded.goes_on_at,
+                })?;
             }
-            out.object(&json!({
-                "kind": "topic", "topic": topic, "found": report.findings.len(), "left": left,
-                "executed": self.execute,
-                "cut": report.recovery.as_ref().is_some_and(|recovery| recovery.cut),
-            }))?;
+            out.object(&JsonTopic {
+                kind: "topic",
+                topic,
+                found: report.findings.len(),
+                left,
+                executed: self.execute,
+                cut: report.recovery.as_ref().is_some_and(|recovery| recovery.cut),
+            })?;
             return Ok(out.flush()?);
         }
         for finding in &report.findings {
@@ -121,15 +128,83 @@ impl Repair {
         }
         Ok(())
     }
+}
 
-    fn json(&self, topic: &str, finding: &Finding) -> serde_json::Value {
-        json!({
-            "kind": "finding", "topic": topic, "file": finding.path.display().to_string(),
-            "position": finding.position, "len": finding.len, "first_lost": finding.lost.start,
-            "lost_end": finding.lost.end, "what": finding.what, "remedy": name(finding.remedy),
-            "done": finding.done,
-            "kept": finding.kept.as_ref().map(|kept| kept.display().to_string()),
-        })
+/// Something damaged, and the remedy.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct JsonFinding<'a> {
+    /// finding.
+    kind: &'static str,
+    /// The topic.
+    topic: &'a str,
+    /// The file.
+    file: String,
+    /// The first damaged byte in it.
+    position: u64,
+    /// The number of damaged bytes.
+    len: u64,
+    /// First offset that cannot be read.
+    first_lost: u64,
+    /// The offset after the last one.
+    lost_end: u64,
+    /// A description of the damage.
+    what: &'a str,
+    /// give-up, restore-header, rebuild-header, give-up-segment, make-segment, extend, remove-index,
+    /// set-consumer-aside, open, reopen, none.
+    remedy: &'static str,
+    /// Whether it was done, which needs --execute.
+    done: bool,
+    /// Where the damaged bytes are kept.
+    kept: Option<String>,
+}
+
+/// A consumer whose next record is lost.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct JsonConsumer<'a> {
+    /// consumer.
+    kind: &'static str,
+    /// The topic.
+    topic: &'a str,
+    /// Its name.
+    consumer: &'a str,
+    /// Its position.
+    committed: u64,
+    /// Where it continues, after an error that names the lost records.
+    goes_on_at: u64,
+}
+
+/// The result for a topic, after its findings and consumers.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct JsonTopic<'a> {
+    /// topic.
+    kind: &'static str,
+    /// Its name.
+    topic: &'a str,
+    /// Findings.
+    found: usize,
+    /// Of these, those that were not repaired.
+    left: usize,
+    /// Whether --execute was given.
+    executed: bool,
+    /// A torn tail was cut off.
+    cut: bool,
+}
+
+impl JsonFinding<'_> {
+    fn of<'a>(topic: &'a str, finding: &'a Finding) -> JsonFinding<'a> {
+        JsonFinding {
+            kind: "finding",
+            topic,
+            file: finding.path.display().to_string(),
+            position: finding.position,
+            len: finding.len,
+            first_lost: finding.lost.start,
+            lost_end: finding.lost.end,
+            what: &finding.what,
+            remedy: name(finding.remedy),
+            done: finding.done,
+            kept: finding.kept.as_ref().map(|kept| kept.display().to_string()),
+        }
     }
 }
 

@@ -5,14 +5,15 @@ use std::path::Path;
 
 use deaddrop::service::{Call, Client, Completed, Outcome, RequestId};
 use deaddrop::{Error, Log, Record};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::args::request::Request;
 use crate::exchange::topic_if_there;
 use crate::failure::{note, Exit, Failure};
 use crate::missing::{say_recovery_of_client, say_recovery_of_service};
 use crate::output::Out;
-use crate::record::json_payload;
+use crate::record::{json_payload, Payload};
 use crate::Global;
 
 /// At most this many commands without a name of their own can wait at once.
@@ -51,7 +52,7 @@ impl Request {
         if self.no_wait {
             let id = call.id().to_string();
             if out.is_json() {
-                out.object(&json!({ "id": id }))?;
+                out.object(&Sent { id })?;
             } else {
                 writeln!(out, "{id}")?;
             }
@@ -110,7 +111,7 @@ impl Request {
             None => {
                 let id = call.id();
                 if out.is_json() {
-                    out.object(&json!({ "id": id.to_string(), "outcome": null }))?;
+                    out.object(&Unanswered { id: id.to_string(), outcome: () })?;
                 }
                 out.flush()?;
                 Err(Failure::new(
@@ -143,20 +144,58 @@ fn not_served(log: &Log, service: &str) -> Result<Option<String>, Failure> {
     Ok((!is_served).then_some(warning))
 }
 
+/// A reply.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Replied<'a> {
+    /// The request's id.
+    id: String,
+    /// reply.
+    outcome: &'static str,
+    /// The attempt that it is from.
+    attempt: u32,
+    #[serde(flatten)]
+    payload: Payload<'a>,
+}
+
+/// Another outcome.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Ended<'a> {
+    /// The request's id.
+    id: String,
+    /// failed, dead-lettered, expired, cancelled.
+    outcome: &'static str,
+    /// The last attempt.
+    attempt: u32,
+    /// Why there is no reply.
+    error: &'a str,
+}
+
+/// No outcome in time.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Unanswered {
+    /// The request's id.
+    id: String,
+    /// null.
+    outcome: (),
+}
+
+/// With --no-wait.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Sent {
+    /// The request's id.
+    id: String,
+}
+
 fn print(out: &mut Out, done: &Completed) -> Result<Exit, Failure> {
     let (name, why) = match done.outcome() {
         Outcome::Reply(reply) => {
             if out.is_json() {
-                let mut object = json!({
-                    "id": done.id().to_string(), "outcome": "reply", "attempt": done.attempt(),
-                });
-                let payload = serde_json::to_value(json_payload(reply.payload()));
-                if let (Some(object), Ok(serde_json::Value::Object(payload))) =
-                    (object.as_object_mut(), payload)
-                {
-                    object.extend(payload);
-                }
-                out.object(&object)?;
+                out.object(&Replied {
+                    id: done.id().to_string(),
+                    outcome: "reply",
+                    attempt: done.attempt(),
+                    payload: json_payload(reply.payload()),
+                })?;
             } else {
                 out.write_all(reply.payload())?;
                 if !reply.payload().ends_with(b"\n") {
@@ -172,9 +211,12 @@ fn print(out: &mut Out, done: &Completed) -> Result<Exit, Failure> {
         _ => ("unknown", "this release does not know the outcome: use a newer one"),
     };
     if out.is_json() {
-        out.object(&json!({
-            "id": done.id().to_string(), "outcome": name, "attempt": done.attempt(), "error": why,
-        }))?;
+        out.object(&Ended {
+            id: done.id().to_string(),
+            outcome: name,
+            attempt: done.attempt(),
+            error: why,
+        })?;
         return Ok(Exit::No);
     }
     Err(Failure::no(format_args!("request {} {name}: {why}", done.id())))

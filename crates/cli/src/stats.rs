@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use deaddrop::{ConsumerInfo, Error, Reader, Start, Topic};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::stats::Stats;
@@ -22,44 +23,64 @@ const TRIES: u32 = 100;
 /// The length of the longest bar of the histogram, in characters.
 const BAR_LEN: u64 = 40;
 
-/// A topic, as JSON.
-#[derive(Debug, Serialize)]
-struct Numbers {
+/// A topic.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Numbers {
+    /// Its name.
     topic: String,
+    /// Records that can be read.
     records: u64,
+    /// First offset that is retained.
     first: u64,
+    /// Offset after the newest record that readers see.
     end: u64,
+    /// Records below it are known to survive power loss; without a writer, by the newest checkpoint: more of them
+    /// may.
     durable_end: u64,
+    /// Segment files.
     segments: usize,
+    /// Their bytes.
     bytes: u64,
-    /// Estimated from the sample, unless that has all records.
+    /// Bytes of all payloads; estimated unless exact.
     payload_bytes: u64,
+    /// All records were read.
     exact: bool,
-    /// Bytes of the segment files per byte of payload.
+    /// Bytes of segment files for each byte of payload.
     overhead: Option<f64>,
     last_minute: Rate,
     last_hour: Rate,
+    /// When the first record was appended: RFC 3339, UTC.
     oldest: Option<String>,
+    /// When the last one was appended.
     newest: Option<String>,
     sizes: SizeNumbers,
     consumers: Vec<consumers::Row>,
 }
 
 /// Records that were appended in some period before now.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Rate {
+    /// Records appended in this time.
     records: u64,
+    /// The same as a rate.
     per_second: f64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct SizeNumbers {
+    /// Records whose sizes were looked at.
     records: u64,
+    /// Of these, records that cannot be read.
     damaged: u64,
+    /// Bytes of the smallest payload.
     min: Option<u64>,
+    /// Half of the payloads are not larger.
     p50: Option<u64>,
+    /// Nine of ten are not.
     p90: Option<u64>,
+    /// 99 of 100 are not.
     p99: Option<u64>,
+    /// Bytes of the largest.
     max: Option<u64>,
     histogram: Vec<Bucket>,
 }

@@ -19,6 +19,7 @@ use crate::output::Out;
 use crate::Global;
 use model::Model;
 use screen::{Asked, Screen};
+pub(crate) use view::View;
 use watch::Watch;
 
 const INTERVAL_MIN: Duration = Duration::from_millis(10);

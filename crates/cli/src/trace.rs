@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use deaddrop::service::{Kind, RequestId};
 use deaddrop::Log;
-use serde_json::{json, Value};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::args::trace::Trace;
 use crate::exchange::{for_each, services, worse, Answer, Exchange, Exchanges};
@@ -38,7 +39,7 @@ impl Trace {
         }
         for (depth, exchange) in exchanges.tree() {
             if out.is_json() {
-                out.object(&to_json(depth, exchange))?;
+                out.object(&Row::of(depth, exchange))?;
             } else {
                 print(out, depth, exchange)?;
             }
@@ -168,39 +169,103 @@ fn describe(exchange: &Exchange, answer: &Answer) -> String {
     )
 }
 
-fn answer_json(answer: &Answer) -> Value {
-    let envelope = &answer.envelope;
-    json!({
-        "kind": envelope.kind.to_string(),
-        "offset": answer.offset,
-        "time": units::time(answer.at),
-        "attempt": envelope.attempt,
-        "begun_at": envelope.begun_at.map(units::time),
-        "handler_nanos": envelope.handler_nanos,
-        "error": (!envelope.error.is_empty()).then_some(&envelope.error),
-    })
+/// An outcome.
+#[derive(Debug, JsonSchema, Serialize)]
+struct JsonOutcome<'a> {
+    /// reply, failed, dead-lettered, expired, cancelled.
+    kind: String,
+    /// Its offset in the reply topic.
+    offset: u64,
+    /// When it was appended: RFC 3339, UTC.
+    time: String,
+    /// The attempt that it is from.
+    attempt: u32,
+    /// When that attempt began.
+    begun_at: Option<String>,
+    /// Time that the handler took.
+    handler_nanos: Option<u64>,
+    /// Why there is no reply.
+    error: Option<&'a str>,
 }
 
-fn to_json(depth: usize, exchange: &Exchange) -> Value {
-    let request = &exchange.request;
-    json!({
-        "id": request.id.to_string(),
-        "depth": depth,
-        "conversation": request.conversation().to_string(),
-        "cause": request.cause.as_ref().map(RequestId::to_string),
-        "redrive_of": request.redrive_of.as_ref().map(RequestId::to_string),
-        "traceparent": request.traceparent(),
-        "client": request.id.client(),
-        "service": exchange.service,
-        "offset": exchange.offset,
-        "time": units::time(exchange.at),
-        "payload_len": exchange.payload_len,
-        "deadline": request.deadline.map(units::time),
-        "queueing_nanos": exchange.queueing_nanos(),
-        "outcome": exchange.outcome.as_ref().map(answer_json),
-        "callback": request.callback,
-        "delivery": exchange.delivery.name(),
-        "late": exchange.late.iter().map(answer_json).collect::<Vec<_>>(),
-        "doubled": exchange.doubled,
-    })
+impl JsonOutcome<'_> {
+    fn of(answer: &Answer) -> JsonOutcome<'_> {
+        let envelope = &answer.envelope;
+        JsonOutcome {
+            kind: envelope.kind.to_string(),
+            offset: answer.offset,
+            time: units::time(answer.at),
+            attempt: envelope.attempt,
+            begun_at: envelope.begun_at.map(units::time),
+            handler_nanos: envelope.handler_nanos,
+            error: (!envelope.error.is_empty()).then_some(envelope.error.as_str()),
+        }
+    }
+}
+
+/// A request. The requests that it caused follow it.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Row<'a> {
+    /// Its id.
+    id: String,
+    /// The length of the chain of requests that it comes from.
+    depth: usize,
+    /// Id of the request that began the conversation.
+    conversation: String,
+    /// Id of the request that it comes from.
+    cause: Option<String>,
+    /// Id of the dead-lettered request that it sends again.
+    redrive_of: Option<String>,
+    /// Its W3C trace context.
+    traceparent: Option<&'a str>,
+    /// The client that sent it.
+    client: &'a str,
+    /// The service that it was sent to.
+    service: &'a str,
+    /// Its offset in SERVICE.requests.
+    offset: u64,
+    /// When it was sent: RFC 3339, UTC.
+    time: String,
+    /// Bytes of its payload.
+    payload_len: usize,
+    /// Its deadline.
+    deadline: Option<String>,
+    /// Time until a handler had it, never more than the time until the outcome.
+    queueing_nanos: Option<u64>,
+    /// Its outcome.
+    outcome: Option<JsonOutcome<'a>>,
+    /// Callback of the client.
+    callback: &'a str,
+    /// delivered, not yet delivered, parked.
+    delivery: &'static str,
+    /// Outcomes that came after it.
+    late: Vec<JsonOutcome<'a>>,
+    /// Offsets of copies of it, with its id.
+    doubled: &'a [u64],
+}
+
+impl Row<'_> {
+    fn of(depth: usize, exchange: &Exchange) -> Row<'_> {
+        let request = &exchange.request;
+        Row {
+            id: request.id.to_string(),
+            depth,
+            conversation: request.conversation().to_string(),
+            cause: request.cause.as_ref().map(RequestId::to_string),
+            redrive_of: request.redrive_of.as_ref().map(RequestId::to_string),
+            traceparent: request.traceparent(),
+            client: request.id.client(),
+            service: &exchange.service,
+            offset: exchange.offset,
+            time: units::time(exchange.at),
+            payload_len: exchange.payload_len,
+            deadline: request.deadline.map(units::time),
+            queueing_nanos: exchange.queueing_nanos(),
+            outcome: exchange.outcome.as_ref().map(JsonOutcome::of),
+            callback: &request.callback,
+            delivery: exchange.delivery.name(),
+            late: exchange.late.iter().map(JsonOutcome::of).collect(),
+            doubled: &exchange.doubled,
+        }
+    }
 }

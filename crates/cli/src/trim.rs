@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use deaddrop::Topic;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::trim::Trim;
@@ -13,28 +14,34 @@ use crate::output::Out;
 use crate::{units, Global};
 
 /// The records that are dropped.
-#[derive(Debug, Serialize)]
-struct Change<'a> {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Change<'a> {
+    /// The topic.
     topic: &'a str,
-    /// The first offset before and after.
+    /// Its first offset before.
     from: u64,
+    /// Its first offset after.
     to: u64,
+    /// Segments that are dropped.
     segments: usize,
-    /// Bytes on the disk.
+    /// Bytes on the disk that are freed.
     bytes: u64,
     /// Consumers and groups that have not committed past all of it.
     behind: Vec<Behind>,
+    /// Whether it was done, which takes --execute.
     executed: bool,
-    /// What the recovery cut off, if opening the topic made one.
+    /// What opening the topic cut off or set aside, if it did.
     recovery: Option<Recovered>,
 }
 
 /// A consumer or a group that loses records.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Behind {
+    /// consumer or group: one that has not committed past all of it.
     kind: &'static str,
+    /// Its name.
     name: String,
-    /// `None`: its file is unreadable.
+    /// Its position; null if its file cannot be read.
     committed: Option<u64>,
 }
 

@@ -8,6 +8,7 @@ use deaddrop::format::cursor;
 use deaddrop::repair::{Remedy, Report};
 use deaddrop::{inspect, Error, Log, Topic};
 use indicatif::{ProgressBar, ProgressStyle};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::verify::Verify;
@@ -19,39 +20,55 @@ use crate::output::{Colour, Out};
 use crate::{hint, units, Global};
 
 /// A damaged place.
-#[derive(Debug, Serialize)]
-struct Damage {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Damage {
+    /// damage.
     kind: &'static str,
+    /// The topic.
     topic: String,
+    /// The file.
     file: String,
+    /// The byte in it.
     position: u64,
-    /// The offsets of the records that cannot be read.
+    /// First offset that cannot be read.
     first_lost: u64,
+    /// The offset after the last one.
     lost_end: u64,
+    /// A description of the damage.
     what: String,
 }
 
-/// The result for a topic.
-#[derive(Debug, Serialize)]
-struct Verdict {
+/// The result for a topic, after its damages and notes.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Verdict {
+    /// topic.
     kind: &'static str,
+    /// Its name.
     topic: String,
+    /// Segment files.
     segments: usize,
+    /// Records that readers get.
     records: u64,
-    /// Offsets without a record, which a repair marked lost.
+    /// Records that a repair has marked lost.
     given_up: u64,
-    /// Whole records that recoveries have cut off, and that are still in the files.
+    /// Whole records that recoveries have cut off, and that are still in its files.
     cut: u64,
+    /// Bytes of frames.
     bytes: u64,
+    /// Damages found.
     damages: usize,
 }
 
 /// A fact that is not damage.
-#[derive(Debug, Serialize)]
-struct Note {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Note {
+    /// note.
     kind: &'static str,
+    /// The topic.
     topic: String,
+    /// The file.
     file: String,
+    /// The fact.
     what: String,
 }
 

@@ -6,7 +6,8 @@ use std::ops::Range;
 use deaddrop::format::segment as layout;
 use deaddrop::inspect::{Found, Frames, SegmentFile, Stretch};
 use deaddrop::Topic;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::{describe, Counts, Dump, Frame};
 use crate::failure::Failure;
@@ -121,6 +122,79 @@ impl Dump {
     }
 }
 
+/// A segment file.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct JsonSegment<'a> {
+    /// Its name.
+    file: &'a str,
+    /// segment.
+    kind: &'static str,
+    /// false.
+    damaged: bool,
+    /// Its length.
+    bytes: u64,
+    /// Offset of its first record.
+    base: u64,
+    /// The recovery that it was written after.
+    epoch: u32,
+    /// The seed of its checksums, in hexadecimal.
+    salt: String,
+    /// The topic's id, in hexadecimal.
+    topic_id: String,
+    /// The durable end in its header.
+    durable_end: u64,
+    /// The durable end in its newest checkpoint.
+    checkpoint: Option<u64>,
+    /// The newest time before it: RFC 3339, UTC; null if there is no record.
+    max_timestamp: Option<String>,
+    /// The length that it was created with.
+    file_len: u64,
+    /// A sync of the topic failed.
+    sync_failed: bool,
+    /// Its name has another base.
+    misnamed: bool,
+    /// The copy of its header is damaged, the header is not.
+    copy_damaged: bool,
+    /// Its header is damaged; the copy is not, and replaces it.
+    first_sector_damaged: bool,
+}
+
+/// A segment file whose header cannot be read.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct JsonDamaged<'a> {
+    /// Its name.
+    file: &'a str,
+    /// segment.
+    kind: &'static str,
+    /// true.
+    damaged: bool,
+    /// Its length.
+    bytes: u64,
+    /// A description of the damage.
+    what: &'a str,
+    /// Frames are read nevertheless.
+    recovered: bool,
+}
+
+/// Bytes that are not frames.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct JsonStretch<'a> {
+    /// The segment file.
+    file: &'a str,
+    /// The first of them.
+    position: u64,
+    /// The position after them.
+    end: u64,
+    /// damaged, torn (after the last frame) or zeros.
+    kind: &'static str,
+    /// From this position on they are zeros.
+    zeros_from: u64,
+    /// A description of the damage.
+    what: &'a str,
+    /// Why it is not damage.
+    state: Option<&'static str>,
+}
+
 fn print_header(
     out: &mut Out,
     name: &str,
@@ -135,18 +209,24 @@ fn print_header(
     let latched = layout::is_latched(&file.page);
     let misnamed = layout::parse_file_name(name).is_some_and(|base| base != header.base);
     if out.is_json() {
-        out.object(&json!({
-            "file": name, "kind": "segment", "damaged": false, "bytes": file.len,
-            "base": header.base, "epoch": header.epoch,
-            "salt": format!("{:016x}", header.salt),
-            "topic_id": format!("{:016x}", header.topic_id),
-            "durable_end": header.durable_end,
-            "checkpoint": slot.map(|slot| slot.durable_end),
-            "max_timestamp": units::newest(header.max_timestamp),
-            "file_len": header.file_len, "sync_failed": latched, "misnamed": misnamed,
-            "copy_damaged": file.damaged_sector().is_some_and(|(at, _)| at > 0),
-            "first_sector_damaged": file.damaged_sector().is_some_and(|(at, _)| at == 0),
-        }))?;
+        out.object(&JsonSegment {
+            file: name,
+            kind: "segment",
+            damaged: false,
+            bytes: file.len,
+            base: header.base,
+            epoch: header.epoch,
+            salt: format!("{:016x}", header.salt),
+            topic_id: format!("{:016x}", header.topic_id),
+            durable_end: header.durable_end,
+            checkpoint: slot.map(|slot| slot.durable_end),
+            max_timestamp: units::newest(header.max_timestamp),
+            file_len: header.file_len,
+            sync_failed: latched,
+            misnamed,
+            copy_damaged: file.damaged_sector().is_some_and(|(at, _)| at > 0),
+            first_sector_damaged: file.damaged_sector().is_some_and(|(at, _)| at == 0),
+        })?;
         return Ok(());
     }
     let text = format!(
@@ -186,11 +266,14 @@ fn print_lost_header(
     is_checked: bool,
 ) -> Result<(), Failure> {
     if out.is_json() {
-        out.object(&json!({
-            "file": name, "kind": "segment", "damaged": true, "bytes": file.len,
-            "what": what, "recovered": is_checked,
-        }))?;
-        return Ok(());
+        return Ok(out.object(&JsonDamaged {
+            file: name,
+            kind: "segment",
+            damaged: true,
+            bytes: file.len,
+            what,
+            recovered: is_checked,
+        })?);
     }
     let how = match is_checked {
         true => "frames are checked with a salt that two of them agree on",
@@ -216,11 +299,15 @@ fn print_stretch(
             (false, true) => "zeros",
             (false, false) => "torn",
         };
-        let Range { start, end } = bytes.positions;
-        out.object(&json!({
-            "file": name, "position": start, "end": end, "kind": kind,
-            "zeros_from": bytes.zeros_from, "what": what, "state": state,
-        }))?;
+        out.object(&JsonStretch {
+            file: name,
+            position: bytes.positions.start,
+            end: bytes.positions.end,
+            kind,
+            zeros_from: bytes.zeros_from,
+            what,
+            state,
+        })?;
         return Ok(());
     }
     let start = bytes.positions.start;

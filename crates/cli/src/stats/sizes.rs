@@ -3,6 +3,7 @@
 use deaddrop::{Error, Start, Topic};
 use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::failure::{note, Failure};
@@ -29,10 +30,13 @@ pub(super) struct Sizes {
 }
 
 /// Records whose payloads have `from` to `to - 1` bytes.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(super) struct Bucket {
+    /// The smallest payload in this bucket, in bytes.
     pub(super) from: u64,
+    /// The payload after the largest, in bytes.
     pub(super) to: u64,
+    /// Records that have such a payload.
     pub(super) records: u64,
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// The state of a log, as read at one moment.
@@ -47,19 +48,26 @@ pub(super) struct GroupLook {
 }
 
 /// A lane of a group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema, Serialize)]
 pub(super) struct Lane {
+    /// A lane's number.
     pub(super) lane: usize,
+    /// Records of the lane below it are handled.
     pub(super) committed: u64,
+    /// Process id of the worker that holds it.
     pub(super) owner: Option<u32>,
+    /// The record that it is at work on.
     pub(super) in_hand: Option<InHand>,
 }
 
 /// The record at which a lane is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema, Serialize)]
 pub(super) struct InHand {
+    /// The record's offset.
     pub(super) offset: u64,
+    /// Attempts at it so far.
     pub(super) attempt: u32,
+    /// running, running alone, failed, suspect, stopped.
     pub(super) state: &'static str,
 }
 
@@ -90,16 +98,19 @@ impl Problem {
 }
 
 /// A process that has a topic open for writing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema, Serialize)]
 pub(super) struct Member {
+    /// Slot of a process that has the topic open for writing.
     pub(super) slot: usize,
+    /// Its process id.
     pub(super) pid: u32,
-    /// The name of the process; empty if it is not visible here.
+    /// Its name; empty if it cannot be seen from here.
     pub(super) command: String,
+    /// idle, appending, syncing, stopped, dead.
     pub(super) state: State,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum State {
     Idle,

@@ -75,7 +75,7 @@ fn check_value(path: &str, value: &Value, object: &Object, seen: &mut Seen) -> R
             return Ok(());
         }
         Some(field) if field.kinds.iter().any(|known| known == kind) => {
-            let is_word = |text: &str| field.meaning.split([' ', ',', ':']).any(|w| w == text);
+            let is_word = |text: &str| field.meaning.split([' ', ',', ':', '.']).any(|w| w == text);
             if path == "kind" && !is_word(value.as_str().unwrap()) {
                 return Err(format!("kind {value}"));
             }
