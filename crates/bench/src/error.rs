@@ -28,6 +28,17 @@ impl Error {
     }
 }
 
+/// Adds to an error of the operating system the operation and the file.
+pub(crate) trait At<T> {
+    fn at(self, doing: &str, path: &Path) -> Result<T>;
+}
+
+impl<T> At<T> for std::io::Result<T> {
+    fn at(self, doing: &str, path: &Path) -> Result<T> {
+        self.map_err(|error| Error::io(doing, path, &error))
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{At, Result};
 use crate::units;
 
 /// The machine, and the file system that was measured. Facts that the system does not provide are empty.
@@ -25,7 +25,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// Queries the system for its properties and those of the file system of `dir`.
     pub(crate) fn look(dir: &Path) -> Result<Machine> {
-        let dir = dir.canonicalize().map_err(|error| Error::io("finding", dir, &error))?;
+        let dir = dir.canonicalize().at("finding", dir)?;
         // Facts for a reader: one that a container hides stays empty.
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let (file_system, device) =

@@ -10,7 +10,7 @@ use std::time::Duration;
 use deaddrop::Log;
 
 use crate::case::{Case, Window};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::machine::Machine;
 use crate::measurement::Measurement;
 use crate::report::{CaseReport, Report};
@@ -50,10 +50,10 @@ pub fn run(
     let dir = tempfile::Builder::new()
         .prefix("deaddrop-bench-")
         .tempdir_in(base)
-        .map_err(|error| Error::io("making a directory in", base, &error))?;
+        .at("making a directory in", base)?;
     let measured = run_in(cases, setting, dir.path(), &caller, tell);
     let path = dir.path().to_owned();
-    dir.close().map_err(|error| Error::io("removing", &path, &error))?;
+    dir.close().at("removing", &path)?;
     measured
 }
 
@@ -91,12 +91,11 @@ fn run_in(
 /// Writes out dirty pages that earlier cases left, whose cost would be charged to the next case.
 fn settle(dir: &Path) -> Result<()> {
     let open = std::fs::File::open(dir);
-    open.and_then(|file| Ok(rustix::fs::syncfs(file)?))
-        .map_err(|error| Error::io("syncing the file system of", dir, &error))
+    open.and_then(|file| Ok(rustix::fs::syncfs(file)?)).at("syncing the file system of", dir)
 }
 
 fn remove(dir: &Path) -> Result<()> {
-    std::fs::remove_dir_all(dir).map_err(|error| Error::io("removing", dir, &error))
+    std::fs::remove_dir_all(dir).at("removing", dir)
 }
 
 /// A process of a case; killed if the case ends early.
@@ -199,10 +198,7 @@ impl Processes {
         }
         for process in &mut self.all {
             process.stdin = None;
-            process
-                .child
-                .wait()
-                .map_err(|error| Error::io("waiting for", Path::new("a process"), &error))?;
+            process.child.wait().at("waiting for", Path::new("a process"))?;
         }
         Ok(())
     }
@@ -239,8 +235,7 @@ impl Processes {
 }
 
 fn start(task: &Task, log: &Path, caller: &Caller<'_>) -> Result<Process> {
-    let mut command = (caller.worker)(log)
-        .map_err(|error| Error::io("finding", Path::new("this program"), &error))?;
+    let mut command = (caller.worker)(log).at("finding", Path::new("this program"))?;
     let text =
         serde_json::to_string(task).map_err(|error| Error::Failed(format!("a task: {error}")))?;
     let mut child = command
@@ -249,7 +244,7 @@ fn start(task: &Task, log: &Path, caller: &Caller<'_>) -> Result<Process> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| Error::io("starting", Path::new(command.get_program()), &error))?;
+        .at("starting", Path::new(command.get_program()))?;
     let stdin = child.stdin.take();
     Ok(Process { child, stdin, role: task.role, is_ready: false })
 }

@@ -8,7 +8,7 @@ use deaddrop::service::{Client, ClientBuilder, Completed, Outcome, Reply, Reques
 use deaddrop::{Log, Record, Stop, Topic, TopicOptions};
 
 use crate::case::{Case, KEPT_BYTES};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::worker::{Operation, LOOK};
 
 const NAME: &str = "echo";
@@ -135,7 +135,7 @@ pub(crate) fn serve(
 /// Drops the records that client and server no longer need, once they take more room than a bench may.
 fn trim(topic: &Topic) -> Result<()> {
     let files = std::fs::read_dir(topic.dir());
-    let files = files.map_err(|error| Error::io("listing", topic.dir(), &error))?;
+    let files = files.at("listing", topic.dir())?;
     // A file that is removed meanwhile takes no room.
     let len = |file: DirEntry| file.metadata().map_or(0, |metadata| metadata.len());
     if files.filter_map(|file| file.ok()).map(len).sum::<u64>() <= KEPT_BYTES {

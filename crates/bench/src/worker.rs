@@ -11,7 +11,7 @@ use deaddrop::{Log, Record, Start, Stop, Topic};
 use serde::{Deserialize, Serialize};
 
 use crate::case::{Case, Window, Workload};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::measurement::{Measurement, Stored};
 use crate::service;
 
@@ -80,17 +80,14 @@ fn say(out: &mut dyn Write, said: &Said) -> Result<()> {
     let line = serde_json::to_string(said).map_err(|error| Error::Failed(error.to_string()))?;
     writeln!(out, "{line}")
         .and_then(|()| out.flush())
-        .map_err(|error| Error::io("writing to", Path::new("standard output"), &error))
+        .at("writing to", Path::new("standard output"))
 }
 
 /// Waits for the line to begin; returns false if the parent has gone. From then on the end of standard
 /// input stops the work.
 fn wait_to_begin(stop: &Stop) -> Result<bool> {
     let mut line = String::new();
-    std::io::stdin()
-        .lock()
-        .read_line(&mut line)
-        .map_err(|error| Error::io("reading", Path::new("standard input"), &error))?;
+    std::io::stdin().lock().read_line(&mut line).at("reading", Path::new("standard input"))?;
     let stop = stop.clone();
     std::thread::spawn(move || {
         // An error ends it as well.

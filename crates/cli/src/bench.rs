@@ -12,7 +12,7 @@ use deaddrop_bench::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::bench::{Bench, Worker, Workload};
-use crate::failure::{note, Exit, Failure};
+use crate::failure::{note, At, Exit, Failure};
 use crate::output::{Colour, Out};
 use crate::Global;
 
@@ -311,5 +311,5 @@ fn base_dir(asked: Option<&Path>) -> Result<PathBuf, Failure> {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    std::fs::write(path, text).map_err(|error| Failure::io("writing", path, &error))
+    std::fs::write(path, text).at("writing", path)
 }

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::create::Create;
-use crate::failure::{note, Exit, Failure};
+use crate::failure::{note, At, Exit, Failure};
 use crate::missing::{say_recovery, Recovered};
 use crate::output::Out;
 use crate::{units, Global};
@@ -109,7 +109,7 @@ impl Create {
         for (name, mode) in made.iter().take(if is_there { 2 } else { 3 }) {
             let path = dir.join(name);
             std::fs::set_permissions(&path, Permissions::from_mode(*mode))
-                .map_err(|error| Failure::io("setting the mode of", &path, &error))?;
+                .at("setting the mode of", &path)?;
         }
         drop(log);
         Ok(Log::open(dir)?)

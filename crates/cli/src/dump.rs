@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::args::dump::Dump;
 use crate::args::range::Point;
-use crate::failure::{Exit, Failure};
+use crate::failure::{At, Exit, Failure};
 use crate::ls::{open_listed, segment_files};
 use crate::output::{escape, Colour, Out};
 use crate::record::{json_header, json_key, json_payload, JsonHeader, Key, Payload};
@@ -203,8 +203,7 @@ impl Dump {
     fn topic(&self, global: &Global, out: &mut Out, counts: &mut Counts) -> Result<(), Failure> {
         let topic = global.open_read_only()?.existing_topic(&self.what)?;
         let only = self.range.map(|range| range.resolve(&topic)).transpose()?;
-        let files = segment_files(topic.dir())
-            .map_err(|error| Failure::io("listing", topic.dir(), &error))?;
+        let files = segment_files(topic.dir()).at("listing", topic.dir())?;
         for (index, file) in files.iter().enumerate() {
             let next = files.get(index + 1).map(|next| next.base);
             let is_after = only.as_ref().is_some_and(|only| file.base >= only.end);

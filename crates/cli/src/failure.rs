@@ -104,6 +104,17 @@ impl Failure {
     }
 }
 
+/// Adds to an error of the operating system the operation and the file.
+pub(crate) trait At<T> {
+    fn at(self, doing: &str, path: &Path) -> Result<T, Failure>;
+}
+
+impl<T> At<T> for io::Result<T> {
+    fn at(self, doing: &str, path: &Path) -> Result<T, Failure> {
+        self.map_err(|error| Failure::io(doing, path, &error))
+    }
+}
+
 impl Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.message)

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::args::man::Man;
-use crate::failure::{Exit, Failure};
+use crate::failure::{At, Exit, Failure};
 
 /// The pages: file name and content.
 const PAGES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/man.rs"));
@@ -13,7 +13,7 @@ impl Man {
         let write = |(name, page): &(&str, &str)| fs::write(self.target.join(name), page);
         fs::create_dir_all(&self.target)
             .and_then(|()| PAGES.iter().try_for_each(write))
-            .map_err(|error| Failure::io("writing manual pages to", &self.target, &error))?;
+            .at("writing manual pages to", &self.target)?;
         Ok(Exit::Ok)
     }
 }

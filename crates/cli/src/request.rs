@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::args::request::Request;
 use crate::exchange::topic_if_there;
-use crate::failure::{note, Exit, Failure};
+use crate::failure::{note, At, Exit, Failure};
 use crate::missing::{say_recovery_of_client, say_recovery_of_service};
 use crate::output::Out;
 use crate::record::{json_payload, Payload};
@@ -70,7 +70,7 @@ impl Request {
                 }
                 std::io::stdin()
                     .read_to_end(&mut bytes)
-                    .map_err(|error| Failure::io("reading", Path::new("standard input"), &error))?;
+                    .at("reading", Path::new("standard input"))?;
                 bytes
             }
             Some(payload) => payload.as_bytes().to_owned(),

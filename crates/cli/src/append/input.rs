@@ -8,7 +8,7 @@ use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 use deaddrop::Record;
 use serde_json::error::Category;
 
-use crate::failure::{Exit, Failure};
+use crate::failure::{At, Exit, Failure};
 use crate::record::{GivenRecord, Taking};
 
 /// Records that were read together, or the reason why reading ended.
@@ -198,9 +198,7 @@ impl Input {
 
 fn read_whole(path: &Path, from: &mut impl Read) -> Result<Vec<u8>, Failure> {
     let mut payload = Vec::new();
-    from.take(MAX_LEN as u64 + 1)
-        .read_to_end(&mut payload)
-        .map_err(|error| Failure::io("reading", path, &error))?;
+    from.take(MAX_LEN as u64 + 1).read_to_end(&mut payload).at("reading", path)?;
     if payload.len() > MAX_LEN {
         return Err(too_long(path));
     }

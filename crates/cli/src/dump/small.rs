@@ -7,7 +7,7 @@ use deaddrop::format::{cursor, epochs, group, index, marker, settings, Malformed
 
 use super::base64;
 use super::object::{LanePage, Object, Value, Words};
-use crate::failure::{Exit, Failure};
+use crate::failure::{At, Exit, Failure};
 use crate::output::Out;
 use crate::units;
 
@@ -19,7 +19,7 @@ pub(super) fn dump(out: &mut Out, path: &Path) -> Result<bool, Failure> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_LEN).read_to_end(&mut bytes))
-        .map_err(|error| Failure::io("reading", path, &error))?;
+        .at("reading", path)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let magic: Option<[u8; 8]> = bytes.get(..8).and_then(|magic| magic.try_into().ok());
     let decoded = match (magic, name.as_str()) {

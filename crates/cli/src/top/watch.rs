@@ -11,7 +11,7 @@ use super::look::{
     ConsumerLook, GroupLook, InHand, Lane, Look, Member, Problem, ServiceLook, State, TopicLook,
 };
 use super::outstanding::Follower;
-use crate::failure::Failure;
+use crate::failure::{At, Failure};
 use crate::{ls, units};
 
 /// A log, and the parts of it that stay open between two polls: opening a topic that no process has open
@@ -42,7 +42,7 @@ impl Watch {
     pub(super) fn look(&mut self, reading_max: Duration) -> Result<Look, Failure> {
         let dir = self.log.dir();
         // A directory that was deleted would look like a log without topics.
-        std::fs::metadata(dir).map_err(|error| Failure::io("looking at", dir, &error))?;
+        std::fs::metadata(dir).at("looking at", dir)?;
         let names = self.log.topics()?;
         self.topics.retain(|name, _| names.contains(name));
         let mut topics = Vec::new();
