@@ -126,7 +126,7 @@ impl Play<'_> {
         self.wait(&mut orders, |_, _| false)?;
         orders.expect_success()?;
         self.watch.say("order service done", "every order has its outcome");
-        // Its input ends: it finishes what is in flight.
+        // Its input ends: it finishes the requests in flight.
         drop(inventory.child.stdin.take());
         inventory.expect_success()?;
         Ok(undisturbed)
