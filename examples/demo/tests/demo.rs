@@ -84,7 +84,10 @@ fn repeat(dir: &Path, topic: &str, offset: u64) {
     let topic = Log::open(dir.join("drop")).unwrap().existing_topic(topic).unwrap();
     let mut reader = topic.reader(Start::Offset(offset)).unwrap();
     let found = reader.next().unwrap().unwrap();
-    let mut record = Record::new(found.payload()).key(found.key().unwrap());
+    let mut record = Record::new(found.payload());
+    if let Some(key) = found.key() {
+        record = record.key(key);
+    }
     for (name, value) in found.headers() {
         record = record.header_as_stored(name, value);
     }
