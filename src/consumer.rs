@@ -481,20 +481,3 @@ fn remove_file(topic: &Store, path: &std::path::Path) -> Result<()> {
     let dir = topic.dir.join(CONSUMERS);
     topic.files.sync_dir(&dir).at("syncing", &dir)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::log::Log;
-
-    #[test]
-    fn a_name_is_free_when_its_owner_was_dropped_though_the_background_still_has_its_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let topic = Log::open(dir.path()).unwrap().topic("orders").unwrap();
-        let billing = topic.consumer("billing", Start::First).unwrap();
-        let _held_by_the_background = Arc::clone(&billing.book);
-        assert!(matches!(topic.consumer("billing", Start::First), Err(Error::Locked { .. })));
-        drop(billing);
-        topic.consumer("billing", Start::First).unwrap();
-    }
-}

@@ -136,10 +136,10 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidName`], also if there is no such topic and its name ends with `.dead.marks` or `.parked`:
-    /// only the library creates those. [`Error::Corrupt`] if its files are damaged so that a recovery cannot
-    /// pass over the damage, [`Error::NotFound`] if the log is read-only and there is no such topic,
-    /// [`Error::Io`].
+    /// [`Error::InvalidName`], which is also returned for a missing topic whose name ends with `.dead.marks`
+    /// or `.parked`, because only the library creates those. [`Error::Corrupt`] if its files are damaged so
+    /// that a recovery cannot pass over the damage, [`Error::NotFound`] if the log is read-only and there is
+    /// no such topic, [`Error::Io`].
     pub fn topic(&self, name: &str) -> Result<Topic> {
         self.open_or_create(name, None)
     }

@@ -1,33 +1,20 @@
 //! Reading: a frame is copied out, the copy is checked, and the record is lent from it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::format::{frame, Malformed};
 use crate::record::{OwnedRecord, RecordRef};
 use crate::segment::{meaning, Frames, Meaning, Segment, Step, Walk};
 use crate::stop::Stop;
-use crate::store::{Frontier, Handle, Store};
-use crate::sys::clock::nanos;
+use crate::store::{Frontier, Handle};
 use crate::topic::Topic;
 
-/// Where to begin reading.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// The first record that is retained.
-    First,
-    /// After the newest record: only records appended from now on.
-    End,
-    /// The newest record.
-    Last,
-    /// The newest N records.
-    LastN(u64),
-    /// The record at this offset.
-    Offset(u64),
-    /// The first record that was appended at this time or later.
-    Time(SystemTime),
-}
+mod start;
+
+pub(crate) use start::resolve;
+pub use start::Start;
 
 /// Reads a topic from its own position.
 ///
@@ -502,26 +489,5 @@ fn frames_to(segment: &Arc<Segment>, sure: Option<u64>, next: u64) -> Frames {
     match sure {
         Some(position) => Frames::from(segment, position, next),
         None => Frames::of(segment),
-    }
-}
-
-/// Returns the offset to which `start` resolves now.
-pub(crate) fn resolve(topic: &Store, start: Start) -> Result<u64> {
-    let first = topic.first_offset()?;
-    let high_watermark = topic.current_frontier()?.high_watermark;
-    match start {
-        Start::First => Ok(first),
-        Start::End => Ok(high_watermark),
-        Start::Last => Ok(high_watermark.saturating_sub(1).max(first)),
-        Start::LastN(count) => Ok(high_watermark.saturating_sub(count).max(first)),
-        Start::Offset(offset) if offset < first => Err(Error::Trimmed { wanted: offset, first }),
-        Start::Offset(offset) if offset > high_watermark => Err(Error::Invalid {
-            what: format!("offset {offset} is past the high watermark ({high_watermark})"),
-        }),
-        Start::Offset(offset) => Ok(offset),
-        Start::Time(time) => {
-            let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            topic.offset_at_time(nanos(since))
-        }
     }
 }

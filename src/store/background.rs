@@ -135,8 +135,8 @@ impl Background {
         Background { log, topic, jobs, is_reported: AtomicBool::new(false) }
     }
 
-    /// Queues `job` after those that wait already. It does not run if the topic is closed before it begins. Without a
-    /// thread for it, the thread that needs its result does the work.
+    /// Queues `job` after those that wait already. It does not run if the topic is closed before it begins, or
+    /// if no thread can be started: then the thread that needs its result does the work.
     pub(super) fn submit(&self, duty: Duty, job: impl FnOnce(&Store) + Send + 'static) {
         let topic = self.closable();
         let job = move || topic.with(job).unwrap_or_default();

@@ -234,3 +234,27 @@ impl Books {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::directory::RealDirectory;
+    use crate::sys::{Access, Directory};
+
+    #[test]
+    fn the_locks_of_a_closed_book_are_free_though_the_background_still_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = RealDirectory::make(dir.path(), 0o666).unwrap();
+        let path = files.path().join("billing");
+        let open = || files.open(&path, Access::OpenOrCreate).unwrap();
+        let (file, other) = (open(), open());
+        file.allocate(PAGE_LEN as u64).unwrap();
+        let map = Arc::new(file.map(PAGE_LEN, true).unwrap());
+        assert!(file.try_lock(0, 1).unwrap());
+        let book = Book::new(Arc::from(file), map, &path);
+        assert!(!other.try_lock(0, 1).unwrap());
+        book.close();
+        assert!(other.try_lock(0, 1).unwrap());
+        drop(book);
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deaddrop::service::{Client, Reply, Request, RequestId, Server, ServerOptions};
-use deaddrop::{Log, Record, Stop};
+use deaddrop::{Log, Record, Start, Stop};
 
 use crate::service::{drain, echo, make_topics, options, reply_kinds};
 
@@ -206,19 +206,22 @@ fn a_cancelled_request_whose_lane_changes_hands_twice_is_not_handled() {
 }
 
 #[test]
-fn more_cancelled_requests_than_a_server_remembers_are_not_handled() {
+fn a_server_whose_lanes_were_reset_answers_no_request_twice() {
     let dir = crate::dir();
     let log = Log::open(dir.path()).unwrap();
     let client = begin(&log);
     let handled = Handled::default();
-    send(&client, "first", "k");
-    let all: Vec<_> = (0..5000).map(|_| send(&client, "cancelled", "k")).collect();
-    let cancels = client.clone();
-    let cancel_all = move || all.iter().for_each(|id| cancels.cancel(id).unwrap());
-    let mut server = server(&log, &handled, &Stop::new(), cancel_all);
-    while server.lag().unwrap() > 0 {
-        server.poll(Duration::from_millis(10)).unwrap();
+    for key in ["k", "l", "m"] {
+        send(&client, "x", key);
     }
-    assert_eq!(*handled.lock().unwrap(), ["first"]);
+    serve_rest(&log, &handled, 3);
     drain(&client);
+    let requests = log.existing_topic("s.requests").unwrap();
+    assert_eq!(requests.reset_group("server", Start::First).unwrap(), 0);
+    let mut again = server(&log, &handled, &Stop::new(), || ());
+    let mut settled = 0;
+    while settled < 4 {
+        settled += again.poll(LONG).unwrap();
+    }
+    assert_eq!((reply_kinds(&log, "s").len(), handled.lock().unwrap().len()), (4, 3));
 }

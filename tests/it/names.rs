@@ -153,7 +153,7 @@ fn a_topic_is_not_created_under_a_name_of_parked_outcomes_or_of_marks() {
     for name in ["s.requests", "s.replies", "s.dead", "parked", "x.marks"] {
         topic(&log, name);
     }
-    // One that is there is opened, whoever created it.
+    // An existing topic is opened under any name.
     drop(log.restore_topic("c.parked", options()).unwrap());
     topic(&log, "c.parked").append(&Record::new("x")).unwrap();
     assert_eq!(log.topic("c.parked").unwrap().high_watermark().unwrap(), 1);

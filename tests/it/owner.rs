@@ -35,7 +35,7 @@ fn append(topic: &Topic, count: usize) {
     }
 }
 
-/// Gives up the rights of root.
+/// Drops the rights of root.
 pub(crate) fn become_user() {
     // SAFETY: plain integers; no other thread of this process would keep the rights.
     let left = unsafe {

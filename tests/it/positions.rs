@@ -61,7 +61,7 @@ fn wait_until(mut is_so: impl FnMut() -> bool) {
 }
 
 #[test]
-fn a_consumer_that_was_closed_goes_on_where_it_was_in_a_copy_and_after_a_power_cut() {
+fn a_closed_consumer_continues_where_it_was_in_a_copy_and_after_a_power_cut() {
     for durability in DURABILITIES {
         let disk = SimDisk::new();
         {

@@ -299,6 +299,39 @@ fn slot(disk: &SimDisk, topic: &str, name: &str) -> (u64, u64) {
     (slot.offset, slot.floor)
 }
 
+/// A server makes the position of its lane durable, and a sync on the way fails, and the power: for every sync.
+#[test]
+fn no_power_loss_leaves_a_lane_past_its_requests_or_their_replies() {
+    for nth in 0..8 {
+        let disk = SimDisk::new();
+        let process = disk.process();
+        let log = Log::open_sim(&process, "/log").unwrap();
+        let (requests, _) = make_topics(&log);
+        let client = client(&log, "c");
+        let options = ServerOptions { lanes: Some(1), ..ServerOptions::default() };
+        let mut server = log.server_with("s", options, echo).unwrap();
+        for _ in 0..5 {
+            client.request("s", &Record::new("x")).unwrap().send("done").unwrap();
+        }
+        while requests.groups().unwrap()[0].1.as_ref().unwrap().committed < 5 {
+            server.poll(Duration::from_millis(1)).unwrap();
+        }
+        disk.fail(Op::SyncData, nth, libc::EIO);
+        drop(server);
+        process.kill();
+        for seed in 0..12 {
+            let image = disk.power_cut(seed);
+            let file = image.read("/log/topics/s.requests/groups/server").unwrap();
+            let lane = cursor::newest_slot(&file[4096..]).unwrap().offset;
+            let log = Log::open_sim(&image.process(), "/log").unwrap();
+            for name in ["s.requests", "s.replies"] {
+                let end = log.existing_topic(name).unwrap().end_offset().unwrap();
+                assert!(lane <= end, "sync {nth}, seed {seed}: {lane} of {end} in {name}");
+            }
+        }
+    }
+}
+
 /// A client makes its positions durable, and a sync on the way fails, and the power: for every sync.
 #[test]
 fn no_power_loss_leaves_a_position_of_a_client_past_its_records_or_its_guard_past_its_floor() {

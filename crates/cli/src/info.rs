@@ -169,7 +169,8 @@ impl Info {
     }
 }
 
-/// Of a topic that keeps what is not consumed: the consumer or group with the lowest durable position.
+/// Returns the consumer or group with the lowest durable position, if the topic keeps records until they are
+/// consumed.
 fn held_by(topic: &Topic, consumers: &[ConsumerInfo]) -> Result<Option<String>, Failure> {
     if !topic.options().retention.consumed {
         return Ok(None);

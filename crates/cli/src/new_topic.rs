@@ -19,8 +19,8 @@ impl NewTopic {
         }
     }
 
-    /// Opens the topic, or creates none, with a name of every kind if it is restored. An existing not
-    /// settings fill in those that were not given.
+    /// Opens the topic, or creates it; a restored one may have any name. An existing topic's settings fill in those
+    /// that were not given.
     pub(crate) fn open(&self, log: &Log, name: &str, restored: bool) -> Result<Topic, Failure> {
         if !self.is_asked_for() && !restored {
             return Ok(log.topic(name)?);
