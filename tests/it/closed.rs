@@ -225,3 +225,21 @@ fn a_server_whose_lanes_were_reset_answers_no_request_twice() {
     }
     assert_eq!((reply_kinds(&log, "s").len(), handled.lock().unwrap().len()), (4, 3));
 }
+
+#[test]
+fn more_cancelled_requests_than_a_server_remembers_are_not_handled() {
+    let dir = crate::dir();
+    let log = Log::open(dir.path()).unwrap();
+    let client = begin(&log);
+    let handled = Handled::default();
+    send(&client, "first", "k");
+    let all: Vec<_> = (0..5000).map(|_| send(&client, "cancelled", "k")).collect();
+    let cancels = client.clone();
+    let cancel_all = move || all.iter().for_each(|id| cancels.cancel(id).unwrap());
+    let mut server = server(&log, &handled, &Stop::new(), cancel_all);
+    while server.lag().unwrap() > 0 {
+        server.poll(Duration::from_millis(10)).unwrap();
+    }
+    assert_eq!(*handled.lock().unwrap(), ["first"]);
+    drain(&client);
+}

@@ -37,9 +37,9 @@ fn types_of(file: &str) -> BTreeSet<String> {
 fn every_public_type_can_be_shared_between_threads_except_workers_which_can_be_passed_on() {
     let mut checked = BTreeSet::from(check!(shared:
         AttemptState BorrowedRecord<'static> Call CallbackRetry Cause Client ClientBuilder ClientInfo
-        ClientService ClientStats Clocks Completed Consumer ConsumerInfo Cut Damage DeadLetter
+        ClientService ClientStats Clocks Completed Consumer ConsumerInfo Contents Cut Damage DeadLetter
         DeadLetters Durability Envelope Error Finding Group GroupInfo GroupOptions HandlerError
-        InHand Job Kind LaneGuard LaneInfo LetterState Log LogOptions MemberInfo Options Outcome
+        InHand Job Kind LaneGuard LaneInfo LetterState Log LogOptions MemberInfo Note Options Outcome
         Outstanding OwnedRecord Parked Poison Reader Record RecordRef<'static> RecoveryReport
         Redriven Remedy Reply Report Request<'static> RequestBuilder<'static> RequestId Retention
         Running Server ServerOptions Start Stop Stranded Topic TopicOptions WorkerOptions

@@ -393,3 +393,27 @@ fn a_group_is_shown_lane_by_lane_and_a_damaged_lane_hides_no_other() {
     assert_eq!((&damaged["lane"], &damaged["position"]), (&1.into(), &8192.into()));
     assert_eq!(of_kind(&lines, "slot").filter(|slot| slot["slot"] == "a").count(), 3);
 }
+
+#[test]
+fn a_record_that_is_checked_in_pieces_is_checked_to_its_last_byte() {
+    const LEN: usize = 20 << 20;
+    let scratch = Scratch::new();
+    scratch.run_with(&["append", "t", "--whole"], &vec![b'x'; LEN]).expect(0);
+    scratch.append("t", "next\n");
+    let lines = scratch.run(&["dump", "t", "--json"]).expect(0).json();
+    let long = of_kind(&lines, "record").next().unwrap();
+    assert_eq!(long["payload_len"], LEN);
+    assert_eq!(long["payload"].as_str().unwrap().len(), 1 << 20);
+    scratch.run(&["verify"]).expect(0);
+    assert_eq!(scratch.run(&["cat", "t", "0"]).expect(0).stdout.len(), LEN + 1);
+    let [position, len] = ["position", "len"].map(|name| long[name].as_u64().unwrap());
+    for at in [position + 33, position + (19 << 20), position + len - 1] {
+        let path = &scratch.segments("t")[0];
+        flip(path, at, 0);
+        let lines = scratch.run(&["dump", "t", "--json"]).expect(4).json();
+        assert_eq!(of_kind(&lines, "damaged").next().unwrap()["position"], position);
+        let found = scratch.run(&["verify", "--json"]).expect(4).json();
+        assert_eq!((&found[0]["position"], &found[0]["lost_end"]), (&position.into(), &1.into()));
+        flip(path, at, 0);
+    }
+}
