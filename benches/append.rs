@@ -91,13 +91,12 @@ fn steady(run: &mut Run) {
     let segment_len = run.choose(64 << 20, 1 << 20);
     let mut limit = Resident::new(&run.path("limit-of-steady"), segment_len as usize);
     for (size, name) in [(64, "64 B"), (256, "256 B"), (1 << 10, "1 KiB"), (64 << 10, "64 KiB")] {
-        let options = TopicOptions {
-            durability: Durability::ProcessCrash,
-            segment_len,
-            retention: Retention { bytes: Some(2 * segment_len), ..Retention::default() },
-        };
-        let log = Log::open(run.path("steady")).unwrap();
-        let topic = log.create_topic("steady", options).unwrap();
+        let options = TopicOptions::default()
+            .with_durability(Durability::ProcessCrash)
+            .with_segment_len(segment_len)
+            .with_retention(Retention::default().with_bytes(2 * segment_len));
+        let log = Log::open_or_create(run.path("steady")).unwrap();
+        let topic = log.topic_with("steady", options).unwrap();
         let record = Record::new(payload(size));
         let frame = payload(frame_len(size) as usize);
         let pair = Pair {
@@ -131,8 +130,8 @@ const WINDOW: Duration = Duration::from_millis(60);
 
 /// Appends at the parent's request, with this many threads; reports how many records each appended.
 fn appender(dir: &str, threads: usize) {
-    let log = Log::open(dir).unwrap();
-    let topic = log.existing_topic("shared").unwrap();
+    let log = Log::open_or_create(dir).unwrap();
+    let topic = log.open_topic("shared").unwrap();
     topic.populate(SEGMENT_LEN).unwrap();
     child::say("ready");
     child::hear();
@@ -159,9 +158,9 @@ fn appender(dir: &str, threads: usize) {
 /// Records appended by each of `threads` threads in each of `processes` processes.
 fn appended(run: &Run, processes: usize, threads: usize) -> Vec<f64> {
     let dir = run.path("shared");
-    let log = Log::open(&dir).unwrap();
+    let log = Log::open_or_create(&dir).unwrap();
     let options = support::options(Durability::ProcessCrash, SEGMENT_LEN);
-    let topic = log.create_topic("shared", options).unwrap();
+    let topic = log.topic_with("shared", options).unwrap();
     let dir_name = dir.to_str().unwrap();
     let mut roles: Vec<Role> = (0..processes)
         .map(|_| Role::start("appender", &[dir_name, &threads.to_string()]))

@@ -36,10 +36,10 @@ fn main() {
 /// Opens this many topics and consumers; reports its private memory before, after, and in use.
 fn holder(dir: &str, count: usize) {
     let before = private_kib();
-    let log = Log::open(dir).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
     let options = support::options(Durability::ProcessCrash, 1 << 20);
     let topics: Vec<Topic> =
-        (0..count).map(|n| log.create_topic(&format!("t{n}"), options).unwrap()).collect();
+        (0..count).map(|n| log.topic_with(&format!("t{n}"), options).unwrap()).collect();
     let mut consumers: Vec<Consumer> =
         topics.iter().map(|topic| topic.consumer("c", Start::First).unwrap()).collect();
     let open = private_kib();

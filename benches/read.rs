@@ -18,7 +18,7 @@ fn main() {
     for (size, name) in [(64, "64 B"), (256, "256 B"), (1 << 10, "1 KiB")] {
         let count = run.choose(DATA_LEN, 64 << 10) / frame_len(size);
         for place in [Place::Hot, Place::Sealed, Place::Mapped] {
-            let log = Log::open(run.path("log")).unwrap();
+            let log = Log::open_or_create(run.path("log")).unwrap();
             let topic = fill(&log, place, size, count);
             let mut reader = topic.reader(Start::First).unwrap();
             let mut scan = Scan::new(frame_len(size) as usize, count);
@@ -66,7 +66,7 @@ fn fill(log: &Log, place: Place, size: usize, count: u64) -> Topic {
         Place::Hot => (data_len + 8192).next_multiple_of(4096),
         Place::Sealed | Place::Mapped => (data_len / 4).next_multiple_of(4096),
     };
-    let topic = log.create_topic("t", options(Durability::ProcessCrash, segment_len)).unwrap();
+    let topic = log.topic_with("t", options(Durability::ProcessCrash, segment_len)).unwrap();
     let records = vec![Record::new(payload(size)); 50];
     let mut left = count as usize;
     while left > 0 {

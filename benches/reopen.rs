@@ -48,8 +48,8 @@ fn main() {
 }
 
 fn open(dir: &Path) -> (Log, Topic) {
-    let log = Log::open(dir).unwrap();
-    let topic = log.create_topic("t", options(Durability::ProcessCrash, 16 << 20)).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
+    let topic = log.topic_with("t", options(Durability::ProcessCrash, 16 << 20)).unwrap();
     (log, topic)
 }
 

@@ -194,10 +194,10 @@ fn pin(cpu: usize) {
 
 /// The two topics, and a reader at the end of the topic that is named.
 fn topics(dir: &Path, setting: Setting, read: &str) -> (Log, Topic, Topic, Reader) {
-    let log = Log::open(dir).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
     let options = options(setting.durability(), 16 << 20);
-    let requests = log.create_topic("requests", options).unwrap();
-    let replies = log.create_topic("replies", options).unwrap();
+    let requests = log.topic_with("requests", options).unwrap();
+    let replies = log.topic_with("replies", options).unwrap();
     let to_read = if read == "requests" { &requests } else { &replies };
     let mut reader = to_read.reader(Start::End).unwrap();
     reader.set_spin(setting.spin());
@@ -226,12 +226,10 @@ fn topics_call(dir: &Path, setting: Setting) -> Box<dyn FnMut()> {
 }
 
 fn serve(dir: &Path, setting: Setting) {
-    let log = Log::open(dir).unwrap();
-    let server_options = deaddrop::service::ServerOptions {
-        topic: Some(options(setting.durability(), 16 << 20)),
-        spin: setting.spin(),
-        ..Default::default()
-    };
+    let log = Log::open_or_create(dir).unwrap();
+    let server_options = deaddrop::service::ServerOptions::default()
+        .with_topic(options(setting.durability(), 16 << 20))
+        .with_spin(setting.spin());
     let mut server = log
         .server_with("echo", server_options, |request: &Request<'_>| {
             Ok(Reply::new(request.payload()))
@@ -242,8 +240,8 @@ fn serve(dir: &Path, setting: Setting) {
 }
 
 fn service_call(dir: &Path, setting: Setting) -> Box<dyn FnMut()> {
-    let log = Log::open(dir).unwrap();
-    let client = log.client("bench").spin(setting.spin()).open().unwrap();
+    let log = Log::open_or_create(dir).unwrap();
+    let client = log.client("bench").with_spin(setting.spin()).open().unwrap();
     let record = Record::new(payload(SIZE));
     Box::new(move || {
         let _open = &log;

@@ -150,9 +150,9 @@ struct Asker {
 }
 
 fn make_service(dir: &Path, durability: Durability) -> Asker {
-    let log = Log::open(dir).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
     for name in ["echo.requests", "echo.replies"] {
-        log.create_topic(name, options(durability, 16 << 20)).unwrap();
+        log.topic_with(name, options(durability, 16 << 20)).unwrap();
     }
     let begun = Instant::now();
     let done = Arc::<Mutex<Vec<u64>>>::default();
@@ -181,7 +181,8 @@ impl Asker {
                     let now = asker.begun.elapsed().as_nanos() as u64;
                     let request = asker.client.request("echo", &record).unwrap();
                     key += 1;
-                    let request = request.key(key.to_le_bytes()).context(now.to_le_bytes());
+                    let request =
+                        request.with_key(key.to_le_bytes()).with_context(now.to_le_bytes());
                     request.send("done").unwrap();
                     sent += 1;
                 }
@@ -197,7 +198,7 @@ impl Asker {
 
 /// Role: serves with one thread until it is killed.
 fn serve(dir: &Path) {
-    let log = Log::open(dir).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
     let server = log.server("echo", |request| Ok(Reply::new(request.payload()))).unwrap();
     let running = server.spawn().unwrap();
     child::say("ready");
@@ -244,10 +245,10 @@ fn echo_socket(path: &Path) {
 fn amplification(run: &mut Run, lanes: u32, workers: usize) {
     let count: u64 = run.choose(200_000, 200);
     let dir = run.path(&format!("group-{lanes}-{workers}"));
-    let log = Log::open(&dir).unwrap();
-    let topic = log.create_topic("t", options(Durability::ProcessCrash, 64 << 20)).unwrap();
+    let log = Log::open_or_create(&dir).unwrap();
+    let topic = log.topic_with("t", options(Durability::ProcessCrash, 64 << 20)).unwrap();
     let batch: Vec<Record> = (0..100u64)
-        .map(|number| Record::new(payload(SIZE)).key((number * 7919).to_le_bytes()))
+        .map(|number| Record::new(payload(SIZE)).with_key((number * 7919).to_le_bytes()))
         .collect();
     for _ in 0..count / 100 {
         topic.append_batch(&batch).unwrap();
@@ -264,7 +265,7 @@ fn amplification(run: &mut Run, lanes: u32, workers: usize) {
     for round in 0..run.choose(5, 1) {
         let bare = read_bare();
         let name = format!("g{round}");
-        let options = GroupOptions { lanes: Some(lanes), start: Start::First };
+        let options = GroupOptions::default().with_lanes(lanes).with_start(Start::First);
         let group = topic.group(&name, options).unwrap();
         let handled = Arc::new(AtomicU64::new(0));
         let begun = Instant::now();

@@ -27,12 +27,13 @@ fn start_orders(log: &Log, confirmed: mpsc::Sender<String>) -> deaddrop::Result<
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/target/examples-data");
     let dir = format!("{data}/order_inventory-{}", std::process::id());
-    let log = Log::open(&dir)?;
+    let log = Log::open_or_create(&dir)?;
     let (confirmed, confirmations) = mpsc::channel();
 
     let orders = start_orders(&log, confirmed.clone())?;
-    let request = Record::new("item 7").key("item 7");
-    let id = orders.request("inventory", &request)?.context_json(&4711)?.send("stock-checked")?;
+    let request = Record::new("item 7").with_key("item 7");
+    let id =
+        orders.request("inventory", &request)?.with_context_json(&4711)?.send("stock-checked")?;
     println!("sent {id}; no server runs yet");
     drop(orders);
 

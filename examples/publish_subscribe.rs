@@ -19,7 +19,7 @@ fn catch_up(topic: &Topic, name: &str) -> deaddrop::Result<Vec<String>> {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/target/examples-data");
     let dir = format!("{data}/publish_subscribe-{}", std::process::id());
-    let log = Log::open(&dir)?;
+    let log = Log::open_or_create(&dir)?;
     let orders = log.topic("orders")?;
 
     orders.append(&Record::new("order 1"))?;

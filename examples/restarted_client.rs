@@ -26,7 +26,7 @@ fn order_service(log: &Log) -> deaddrop::Result<()> {
     let client = client.open()?; // finds requests of an earlier run
     if client.outstanding_count() == 0 {
         let request = client.request("inventory", &Record::new("item 7"))?;
-        let id = request.context_json(&4711)?.send("stock-checked")?;
+        let id = request.with_context_json(&4711)?.send("stock-checked")?;
         println!("sent {id}");
         std::thread::sleep(LONG); // killed here
     }
@@ -57,11 +57,11 @@ fn start(dir: &Path) -> Result<(Child, String), Box<dyn std::error::Error>> {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(dir) = std::env::args_os().nth(1) {
-        return Ok(order_service(&Log::open(dir)?)?);
+        return Ok(order_service(&Log::open_or_create(dir)?)?);
     }
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/target/examples-data");
     let dir = Path::new(data).join(format!("restarted_client-{}", std::process::id()));
-    let log = Log::open(&dir)?;
+    let log = Log::open_or_create(&dir)?;
 
     let (mut first, _) = start(&dir)?;
     first.kill()?; // SIGKILL

@@ -26,8 +26,8 @@ fn next(done: &Completed, step: (&str, &str)) -> Result<(), HandlerError> {
     let client = done.client()?;
     let order: u32 = done.context_json()?;
     let (service, callback) = step;
-    let request = client.request(service, &Record::json(&order)?)?.key(order.to_string());
-    request.caused_by(done).context_json(&order)?.send(callback)?;
+    let request = client.request(service, &Record::json(&order)?)?.with_key(order.to_string());
+    request.caused_by(done).with_context_json(&order)?.send(callback)?;
     Ok(())
 }
 
@@ -82,15 +82,15 @@ fn start_services(log: &Log) -> deaddrop::Result<(Vec<Running>, Reserved)> {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/target/examples-data");
     let dir = format!("{data}/saga-{}", std::process::id());
-    let log = Log::open(&dir)?;
+    let log = Log::open_or_create(&dir)?;
     let ends = Ends::default();
     let shop = start_shop(&log, &ends)?;
     let (services, reserved) = start_services(&log)?;
 
     let mut first_requests = Vec::new();
     for order in [1, POOR, 3] {
-        let request = shop.request("reserve", &Record::json(&order)?)?.key(order.to_string());
-        first_requests.push(request.context_json(&order)?.send("reserved")?);
+        let request = shop.request("reserve", &Record::json(&order)?)?.with_key(order.to_string());
+        first_requests.push(request.with_context_json(&order)?.send("reserved")?);
     }
     while shop.outstanding_count() > 0 {
         shop.poll(LONG)?;

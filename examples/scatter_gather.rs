@@ -20,7 +20,7 @@ type Offers = BTreeMap<String, Result<u32, String>>;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/target/examples-data");
     let dir = format!("{data}/scatter_gather-{}", std::process::id());
-    let log = Log::open(&dir)?;
+    let log = Log::open_or_create(&dir)?;
 
     let gathered = Arc::new(Mutex::new(BTreeMap::<u32, Offers>::new()));
     let offers = Arc::clone(&gathered);
@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     for (carrier, _) in CARRIERS {
         let request = shop.request(carrier, &Record::new("2 kg to Kiel"))?;
-        request.context_json(&(4711, carrier))?.deadline(LONG).send("offer")?;
+        request.with_context_json(&(4711, carrier))?.with_deadline(LONG).send("offer")?;
     }
 
     let mut servers = Vec::new();

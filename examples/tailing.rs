@@ -10,10 +10,10 @@ use deaddrop::{Durability, Log, Record, Start, Stop, TopicOptions};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/target/examples-data");
     let dir = format!("{data}/tailing-{}", std::process::id());
-    let log = Log::open(&dir)?;
+    let log = Log::open_or_create(&dir)?;
     // Readings may be lost with the power, but not with a process: an append is a store into memory.
-    let options = TopicOptions::durability(Durability::ProcessCrash);
-    let readings = log.create_topic("readings", options)?;
+    let options = TopicOptions::default().with_durability(Durability::ProcessCrash);
+    let readings = log.topic_with("readings", options)?;
     let stop = Stop::new();
 
     let follower = std::thread::spawn({

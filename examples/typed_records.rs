@@ -17,11 +17,11 @@ struct Order {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/target/examples-data");
     let dir = format!("{data}/typed_records-{}", std::process::id());
-    let log = Log::open(&dir)?;
+    let log = Log::open_or_create(&dir)?;
     let orders = log.topic("orders")?;
 
     let order = Order { customer: "customer-12".into(), item: 7, count: 3 };
-    let record = Record::json(&order)?.key(&order.customer).header("trace", "4bf92f35");
+    let record = Record::json(&order)?.with_key(&order.customer).with_header("trace", "4bf92f35");
     let offset = orders.append(&record)?;
     // Only if no writer has appended in between: the end is then where this writer saw it.
     orders.append_if_end(offset + 1, &Record::new("not JSON"))?;

@@ -20,10 +20,12 @@ const BROKEN: u32 = 17;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/target/examples-data");
     let dir = format!("{data}/work_queue-{}", std::process::id());
-    let log = Log::open(&dir)?;
+    let log = Log::open_or_create(&dir)?;
     let orders = log.topic("orders")?;
     let records: Vec<Record> = (0..ORDERS)
-        .map(|order| Record::new(order.to_string()).key(format!("customer-{}", order % CUSTOMERS)))
+        .map(|order| {
+            Record::new(order.to_string()).with_key(format!("customer-{}", order % CUSTOMERS))
+        })
         .collect();
     let appended = orders.append_batch(&records)?;
 
@@ -33,11 +35,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut workers = Vec::new();
     for _ in 0..3 {
         let shipped = Arc::clone(&shipped);
-        let options = WorkerOptions {
-            max_attempts: Some(3),
-            retry_first: Duration::from_millis(1),
-            ..WorkerOptions::default()
-        };
+        let options = WorkerOptions::default()
+            .with_max_attempts(3)
+            .with_retry_first(Duration::from_millis(1));
         let worker = shipping.worker(options, move |job| {
             let order: u32 = std::str::from_utf8(job.payload())?.parse()?;
             if order == BROKEN {
@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     assert_eq!(shipped.values().map(Vec::len).sum::<usize>(), ORDERS as usize - 1);
 
-    let mut dead = log.existing_topic("orders.shipping.dead")?.reader(Start::First)?;
+    let mut dead = log.open_topic("orders.shipping.dead")?.reader(Start::First)?;
     let record = dead.next()?.ok_or("no dead letter")?;
     let letter = DeadLetter::of(&record).ok_or("it does not say what it is")?;
     println!(

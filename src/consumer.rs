@@ -29,7 +29,7 @@ use crate::topic::Topic;
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
 /// # let dir = deaddrop::doc_dir();
-/// # let log = deaddrop::Log::open(&dir)?;
+/// # let log = deaddrop::Log::open_or_create(&dir)?;
 /// use deaddrop::{Record, Start};
 /// let orders = log.topic("orders")?;
 /// orders.append(&Record::new("a"))?;

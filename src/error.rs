@@ -342,7 +342,7 @@ impl fmt::Display for Error {
             ),
             Error::Unsupported { path, why } => write!(f, "{}: {why}", path.display()),
             Error::ReadOnly { path } => {
-                write!(f, "{} was opened read-only: open it with Log::open", path.display())
+                write!(f, "{} was opened read-only: open it with Log::open_or_create", path.display())
             }
             Error::Decode { what } => write!(f, "not decodable: {what}"),
         }

@@ -62,7 +62,7 @@ impl Index {
                     let newest = self.reached.max_timestamp.max(fixed.timestamp);
                     self.reached.max_timestamp = newest;
                 }
-                Seen::Covers | Seen::GivesUp(..) => {}
+                Seen::Covers | Seen::Lost(..) => {}
                 Seen::Bad(_) | Seen::End => return Ok(()),
             }
             self.reached.offset = frames.next;

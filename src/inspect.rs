@@ -171,7 +171,7 @@ impl Frames {
         let (fixed, lost) = match self.frames.step()? {
             Seen::Record(fixed) => (fixed, 0..0),
             Seen::Covers => (self.void(), 0..0),
-            Seen::GivesUp(lost) => (self.void(), lost),
+            Seen::Lost(lost) => (self.void(), lost),
             Seen::Bad(why) => return Ok(Found::Bad(why.to_string())),
             Seen::End if self.frames.is_complete() && !self.is_cut => {
                 self.go_past_the_end(position);

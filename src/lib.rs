@@ -7,9 +7,9 @@
 //! # let dir = deaddrop::doc_dir();
 //! use deaddrop::{Log, Record, Start};
 //!
-//! let log = Log::open(&dir)?; // any number of processes may open it
+//! let log = Log::open_or_create(&dir)?; // any number of processes may open it
 //! let orders = log.topic("orders")?;
-//! orders.append(&Record::new("3 of item 7").key("customer-12"))?; // durable on return
+//! orders.append(&Record::new("3 of item 7").with_key("customer-12"))?; // durable on return
 //!
 //! // In the same process, in another one, or next week:
 //! let mut billing = orders.consumer("billing", Start::First)?;

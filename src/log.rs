@@ -33,7 +33,7 @@ const LEFT_BY_DESKTOPS: &[&str] = &[
 /// # fn main() -> deaddrop::Result<()> {
 /// # let dir = deaddrop::doc_dir();
 /// use deaddrop::{Log, Record, Start};
-/// let log = Log::open(&dir)?;
+/// let log = Log::open_or_create(&dir)?;
 /// let orders = log.topic("orders")?;
 /// let offset = orders.append(&Record::new("3 of item 7"))?;
 /// let mut reader = orders.reader(Start::First)?;
@@ -54,16 +54,16 @@ impl Log {
     /// [`Error::NotALog`] if the directory has other files in it (what desktops and new file systems
     /// leave, such as `.DS_Store` and `lost+found`, is ignored), [`Error::Unsupported`] on a network
     /// file system, [`Error::Version`] if another version wrote it, [`Error::Io`].
-    pub fn open(dir: impl AsRef<Path>) -> Result<Log> {
-        Log::open_with(dir, LogOptions::default())
+    pub fn open_or_create(dir: impl AsRef<Path>) -> Result<Log> {
+        Log::open_or_create_with(dir, LogOptions::default())
     }
 
     /// Opens the log in `dir` with these options.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
-    pub fn open_with(dir: impl AsRef<Path>, options: LogOptions) -> Result<Log> {
+    /// As [`open_or_create`](Self::open_or_create).
+    pub fn open_or_create_with(dir: impl AsRef<Path>, options: LogOptions) -> Result<Log> {
         let dir = dir.as_ref();
         let mut files =
             RealDirectory::make(dir, options.mode).at("opening or creating the directory", dir)?;
@@ -78,7 +78,7 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// [`Error::NotALog`] if there is no log, and as [`open`](Self::open).
+    /// [`Error::NotALog`] if there is no log, and as [`open_or_create`](Self::open_or_create).
     pub fn open_read_only(dir: impl AsRef<Path>) -> Result<Log> {
         let dir = dir.as_ref();
         let files = RealDirectory::open(dir, 0).map_err(|error| cannot_open(dir, error))?;
@@ -89,7 +89,7 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// As [`open_or_create`](Self::open_or_create).
     #[cfg(feature = "sim")]
     pub fn open_sim(disk: &crate::sys::sim::SimDisk, dir: impl AsRef<Path>) -> Result<Log> {
         let dir = dir.as_ref();
@@ -141,7 +141,7 @@ impl Log {
     /// that a recovery cannot pass over the damage, [`Error::NotFound`] if the log is read-only and there is
     /// no such topic, [`Error::Io`].
     pub fn topic(&self, name: &str) -> Result<Topic> {
-        self.open_or_create(name, None)
+        self.topic_or_create(name, None)
     }
 
     /// Opens the topic of this name, if there is one.
@@ -149,8 +149,8 @@ impl Log {
     /// # Errors
     ///
     /// As [`topic`](Self::topic); [`Error::NotFound`] if there is none.
-    pub fn existing_topic(&self, name: &str) -> Result<Topic> {
-        self.open_topic(name, None, false)
+    pub fn open_topic(&self, name: &str) -> Result<Topic> {
+        self.topic_of(name, None, false)
     }
 
     /// Opens the topic of this name; creates it with these options if there is none.
@@ -159,23 +159,23 @@ impl Log {
     ///
     /// As [`topic`](Self::topic); [`Error::Conflict`], which names both values, if it has other settings than
     /// these.
-    pub fn create_topic(&self, name: &str, options: TopicOptions) -> Result<Topic> {
-        self.open_or_create(name, Some(options))
+    pub fn topic_with(&self, name: &str, options: TopicOptions) -> Result<Topic> {
+        self.topic_or_create(name, Some(options))
     }
 
-    /// As [`create_topic`](Self::create_topic), and creates topics of every name: for tools that restore a
+    /// As [`topic_with`](Self::topic_with), and creates topics of every name: for tools that restore a
     /// log.
     ///
     /// # Errors
     ///
-    /// As [`create_topic`](Self::create_topic).
+    /// As [`topic_with`](Self::topic_with).
     pub fn restore_topic(&self, name: &str, options: TopicOptions) -> Result<Topic> {
-        self.open_topic(name, Some(options), true)
+        self.topic_of(name, Some(options), true)
     }
 
-    fn open_or_create(&self, name: &str, wanted: Option<TopicOptions>) -> Result<Topic> {
+    fn topic_or_create(&self, name: &str, wanted: Option<TopicOptions>) -> Result<Topic> {
         let create = self.inner.read_only || !names::is_reserved(name);
-        match self.open_topic(name, wanted, create) {
+        match self.topic_of(name, wanted, create) {
             Err(Error::NotFound { .. }) if !create => Err(Error::InvalidName {
                 name: name.to_owned(),
                 why: "topics whose names end with .dead.marks or .parked are those of dead letters and clients, \
@@ -185,7 +185,7 @@ impl Log {
         }
     }
 
-    fn open_topic(&self, name: &str, wanted: Option<TopicOptions>, create: bool) -> Result<Topic> {
+    fn topic_of(&self, name: &str, wanted: Option<TopicOptions>, create: bool) -> Result<Topic> {
         Error::check_name(name)?;
         if self.inner.made_in.is_parents() {
             return Err(Error::Forked);

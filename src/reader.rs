@@ -27,7 +27,7 @@ pub use start::Start;
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
 /// # let dir = deaddrop::doc_dir();
-/// # let log = deaddrop::Log::open(&dir)?;
+/// # let log = deaddrop::Log::open_or_create(&dir)?;
 /// use deaddrop::{Record, Start};
 /// let orders = log.topic("orders")?;
 /// orders.append_batch(&[Record::new("a"), Record::new("b")])?;
@@ -235,7 +235,7 @@ impl Reader {
     /// ```
     /// # fn main() -> deaddrop::Result<()> {
     /// # let dir = deaddrop::doc_dir();
-    /// # let log = deaddrop::Log::open(&dir)?;
+    /// # let log = deaddrop::Log::open_or_create(&dir)?;
     /// use deaddrop::{OwnedRecord, Record, Start};
     /// let orders = log.topic("orders")?;
     /// orders.append_batch(&[Record::new("a"), Record::new("b")])?;
@@ -329,7 +329,7 @@ impl Reader {
                         return Ok(Some(fixed));
                     }
                     Meaning::Covers => continue,
-                    Meaning::GivesUp(end) => {
+                    Meaning::Lost(end) => {
                         let offsets = self.next..end;
                         self.next = end;
                         if !self.passes_over_lost {

@@ -10,7 +10,7 @@ use crate::format::headers::{self, ToEncode};
 ///
 /// ```
 /// use deaddrop::Record;
-/// let record = Record::new(b"3 of item 7").key("customer-12").header("trace", "abc");
+/// let record = Record::new(b"3 of item 7").with_key("customer-12").with_header("trace", "abc");
 /// assert_eq!(record.payload(), b"3 of item 7");
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Record {
 
     /// Sets the record's key, at most 65,535 bytes. Records with the same key are handled in their order.
     #[doc(alias("partition", "ordering"))]
-    pub fn key(mut self, key: impl AsRef<[u8]>) -> Record {
+    pub fn with_key(mut self, key: impl AsRef<[u8]>) -> Record {
         if key.as_ref().len() > frame::MAX_KEY_LEN {
             self.refused.get_or_insert(LONG_KEY);
         }
@@ -54,7 +54,7 @@ impl Record {
     }
 
     /// Adds a header. Names that start with `deaddrop.` are reserved: the append refuses them.
-    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Record {
+    pub fn with_header(mut self, name: &str, value: impl AsRef<[u8]>) -> Record {
         if name.starts_with(headers::RESERVED) {
             self.refused.get_or_insert(RESERVED_NAME);
         }
@@ -118,7 +118,7 @@ impl Record {
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
 /// # let dir = deaddrop::doc_dir();
-/// # let orders = deaddrop::Log::open(&dir)?.topic("orders")?;
+/// # let orders = deaddrop::Log::open_or_create(&dir)?.topic("orders")?;
 /// use deaddrop::BorrowedRecord;
 /// let line = String::from("customer-12,3 of item 7");
 /// let (customer, order) = line.split_once(',').unwrap();

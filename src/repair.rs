@@ -38,6 +38,7 @@ const DOUBT: &str =
 
 /// What a repair may do besides marking damaged ranges lost.
 #[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
 pub struct Options {
     /// Moves unreadable files of consumers and groups into the quarantine. Such a consumer no longer exists:
     /// the next call that opens it says where it starts.
@@ -53,13 +54,13 @@ setters! { Options:
 #[non_exhaustive]
 pub enum Remedy {
     /// The bytes are kept in the quarantine; a void frame over them marks their offsets lost.
-    GiveUp,
+    MarkLost,
     /// One of the two header sectors is written again from the other one.
     RestoreHeader,
     /// Both header sectors are written again, from the frames.
     RebuildHeader,
     /// No frame can be checked: the file is kept in the quarantine, and its offsets are marked lost.
-    GiveUpSegment,
+    MarkSegmentLost,
     /// A segment is created that marks the offsets of the missing one lost.
     MakeSegment,
     /// The file is extended to its former length.
@@ -108,7 +109,7 @@ pub struct Stranded {
     /// Its position.
     pub committed: u64,
     /// The position at which it continues.
-    pub goes_on_at: u64,
+    pub continues_at: u64,
 }
 
 /// The contents of a topic's segments.
@@ -194,7 +195,7 @@ pub(crate) fn plan_of(topic: &Store, progress: &mut dyn FnMut(u64)) -> Result<Re
     repair.set_aside()?;
     repair.epochs()?;
     let mut report = repair.report;
-    consumers(topic, None, &repair.given_up, &mut report)?;
+    consumers(topic, None, &repair.marked_lost, &mut report)?;
     groups(topic, None, &mut report)?;
     Ok(report)
 }
@@ -222,8 +223,8 @@ fn tail(topic: &Store, frontier: &Frontier, end: u64, repair: &mut Repair<'_>) -
             let findings = &mut repair.report.findings;
             if !findings.iter().any(|finding| finding.path == path) && !lost.is_empty() {
                 let mut finding = finding(&path, 0, 0, what);
-                (finding.remedy, finding.lost) = (Remedy::GiveUpSegment, lost);
-                repair.given_up.push(finding.lost.clone());
+                (finding.remedy, finding.lost) = (Remedy::MarkSegmentLost, lost);
+                repair.marked_lost.push(finding.lost.clone());
                 findings.push(finding);
             }
             return Ok(());
@@ -235,8 +236,8 @@ fn tail(topic: &Store, frontier: &Frontier, end: u64, repair: &mut Repair<'_>) -
     if frontier.end > end {
         let what = "the frames end here, before the promised boundary".to_owned();
         let mut finding = finding(&segment.path, frontier.position, 0, what);
-        (finding.remedy, finding.lost) = (Remedy::GiveUp, end..frontier.end);
-        repair.given_up.push(finding.lost.clone());
+        (finding.remedy, finding.lost) = (Remedy::MarkLost, end..frontier.end);
+        repair.marked_lost.push(finding.lost.clone());
         findings.push(finding);
     } else if !is_damaged && !segment.is_zero_from(frontier.position)? {
         let len = segment.len().saturating_sub(frontier.position);
@@ -282,7 +283,7 @@ fn groups(topic: &Store, options: Option<Options>, report: &mut Report) -> Resul
 fn consumers(
     topic: &Store,
     options: Option<Options>,
-    given_up: &[Range<u64>],
+    marked_lost: &[Range<u64>],
     report: &mut Report,
 ) -> Result<()> {
     for info in consumer::list(topic)? {
@@ -302,14 +303,14 @@ fn consumers(
             }
             Err(other) => return Err(other),
         };
-        let mut goes_on_at = committed;
-        for lost in given_up {
-            if lost.contains(&goes_on_at) {
-                goes_on_at = lost.end;
+        let mut continues_at = committed;
+        for lost in marked_lost {
+            if lost.contains(&continues_at) {
+                continues_at = lost.end;
             }
         }
-        if goes_on_at > committed {
-            report.stranded.push(Stranded { consumer: info.name, committed, goes_on_at });
+        if continues_at > committed {
+            report.stranded.push(Stranded { consumer: info.name, committed, continues_at });
         }
     }
     Ok(())
@@ -321,7 +322,7 @@ fn consumers(
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
 /// # let dir = deaddrop::doc_dir();
-/// # let log = deaddrop::Log::open(&dir)?;
+/// # let log = deaddrop::Log::open_or_create(&dir)?;
 /// use deaddrop::{repair, Record};
 /// log.topic("orders")?.append(&Record::new("3 of item 7"))?;
 /// let report = repair::execute(&log, "orders", repair::Options::default())?;
@@ -357,7 +358,7 @@ pub fn execute(log: &Log, topic: &str, options: Options) -> Result<Report> {
     repair.epochs()?;
     let mut report = repair.report;
     report.recovery = topic.recovery.get().cloned();
-    consumers(&topic, Some(options), &repair.given_up, &mut report)?;
+    consumers(&topic, Some(options), &repair.marked_lost, &mut report)?;
     groups(&topic, Some(options), &mut report)?;
     Ok(report)
 }

@@ -67,11 +67,11 @@ impl Topic {
     /// ```
     /// # fn main() -> deaddrop::Result<()> {
     /// # let dir = deaddrop::doc_dir();
-    /// # let log = deaddrop::Log::open(&dir)?;
+    /// # let log = deaddrop::Log::open_or_create(&dir)?;
     /// use deaddrop::Record;
     /// let orders = log.topic("orders")?;
-    /// let first = orders.append(&Record::new("a").key("customer-1"))?;
-    /// let second = orders.append(&Record::new("b").key("customer-2"))?;
+    /// let first = orders.append(&Record::new("a").with_key("customer-1"))?;
+    /// let second = orders.append(&Record::new("b").with_key("customer-2"))?;
     /// assert_eq!(second, first + 1);
     /// # Ok(()) }
     /// ```

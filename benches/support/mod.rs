@@ -263,7 +263,10 @@ pub(crate) fn timed(work: impl FnOnce()) -> Duration {
 
 /// Options of a topic for measuring.
 pub(crate) fn options(durability: Durability, segment_len: u64) -> TopicOptions {
-    TopicOptions { durability, segment_len, retention: Retention::default() }
+    TopicOptions::default()
+        .with_durability(durability)
+        .with_segment_len(segment_len)
+        .with_retention(Retention::default())
 }
 
 /// A topic with one resident segment, which is created again when it is full.
@@ -289,9 +292,9 @@ impl Fresh {
                 remove(log, topic);
             }
             self.made += 1;
-            let log = Log::open(self.dir.join(self.made.to_string())).unwrap();
+            let log = Log::open_or_create(self.dir.join(self.made.to_string())).unwrap();
             let options = options(self.durability, self.segment_len);
-            let topic = log.create_topic("t", options).unwrap();
+            let topic = log.topic_with("t", options).unwrap();
             if self.durability == Durability::ProcessCrash {
                 topic.populate(self.segment_len).unwrap();
             }

@@ -58,7 +58,7 @@ fn start(log: &Log, path: &Path, clumsy: bool) -> Result<Server, Box<dyn std::er
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/examples-data");
     let dir = Path::new(data).join(format!("idempotent_sqlite-{}", std::process::id()));
-    let log = Log::open(&dir)?;
+    let log = Log::open_or_create(&dir)?;
     let path = dir.join("inventory.db");
     let stock = open_database(&path)?;
     stock.execute("INSERT INTO stock VALUES ('item 7', 10)", [])?;

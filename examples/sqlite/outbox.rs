@@ -42,7 +42,7 @@ fn relay(
     let rows: Vec<(u64, String)> =
         query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     let Some((last, _)) = rows.last() else { return Ok(()) };
-    let record = |(row, what): &(u64, String)| Record::new(what.as_str()).key(row.to_string());
+    let record = |(row, what): &(u64, String)| Record::new(what.as_str()).with_key(row.to_string());
     topic.append_batch(&rows.iter().map(record).collect::<Vec<_>>())?;
     if !is_killed {
         database.execute("DELETE FROM outbox WHERE row <= ?1", [last])?;
@@ -72,7 +72,7 @@ fn bill(database: &mut Connection, topic: &Topic) -> Result<u32, Box<dyn std::er
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/examples-data");
     let dir = Path::new(data).join(format!("outbox-{}", std::process::id()));
-    let log = Log::open(&dir)?;
+    let log = Log::open_or_create(&dir)?;
     let mut database = open_database(&dir.join("shop.db"))?;
     let placed = log.topic("placed")?;
 

@@ -102,8 +102,8 @@ impl DeadLetter {
             Err(Error::Invalid { .. } | Error::TooLarge { .. }) => {
                 front.insert(0, (BYTES, "in the original"));
                 let headers = front.iter();
-                let copy =
-                    headers.fold(Record::default(), |copy, (name, value)| copy.header(name, value));
+                let copy = headers
+                    .fold(Record::default(), |copy, (name, value)| copy.with_header(name, value));
                 dead.append(&copy)?
             }
             other => other?,
@@ -197,7 +197,7 @@ mod tests {
     use crate::log::Log;
 
     fn letter(topic: &Topic, number: u64) -> (DeadLetter, OwnedRecord) {
-        let at = topic.append(&Record::new("x").key("k").header(ID, "its own")).unwrap();
+        let at = topic.append(&Record::new("x").with_key("k").with_header(ID, "its own")).unwrap();
         let record = topic.reader(Start::Offset(at)).unwrap().next().unwrap().unwrap().to_owned();
         let letter = DeadLetter {
             id: format!("id-{number}"),
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_letter_is_kept_once_for_its_id_and_holds_the_record_as_it_stood() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(dir.path()).unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
         let (topic, dead) = (log.topic("t").unwrap(), log.topic("t.g.dead").unwrap());
         let mut kept = Kept::default();
         for _ in 0..2 {
@@ -227,13 +227,13 @@ mod tests {
         let record = dead.reader(Start::First).unwrap().next().unwrap().unwrap().to_owned();
         assert_eq!(DeadLetter::of(&record.as_ref()).unwrap().id, "id-0");
         let original = DeadLetter::original(&record).unwrap();
-        assert_eq!(original, Record::new("x").key("k").header(ID, "its own"));
+        assert_eq!(original, Record::new("x").with_key("k").with_header(ID, "its own"));
     }
 
     #[test]
     fn a_look_for_an_id_reads_only_what_was_appended_since_the_last_one() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(dir.path()).unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
         let (topic, dead) = (log.topic("t").unwrap(), log.topic("t.g.dead").unwrap());
         let mut kept = Kept::default();
         for number in 0..3 {

@@ -18,7 +18,7 @@ use crate::sys::{Directory, InheritableLock};
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
 /// # let dir = deaddrop::doc_dir();
-/// # let log = deaddrop::Log::open(&dir)?;
+/// # let log = deaddrop::Log::open_or_create(&dir)?;
 /// # use deaddrop::{group::{GroupOptions, WorkerOptions}, Record};
 /// # use std::{process::Command, time::Duration};
 /// let orders = log.topic("orders")?;

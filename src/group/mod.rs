@@ -83,6 +83,7 @@ use lane::State;
 
 /// The options of a group that is created.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct GroupOptions {
     /// The number of lanes, fixed when the group is created: the most records in flight at a time, and the
     /// most workers that are useful. `None`: the number of the existing group, or 64.
@@ -121,6 +122,7 @@ pub enum Poison {
 
 /// The options of a worker.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct WorkerOptions {
     /// Number of attempts after which a record is poison. Counts attempts that failed, and attempts during
     /// which the process died while running no other handler. `None`: no limit.
@@ -166,12 +168,12 @@ setters! { WorkerOptions:
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
 /// # let dir = deaddrop::doc_dir();
-/// # let log = deaddrop::Log::open(&dir)?;
+/// # let log = deaddrop::Log::open_or_create(&dir)?;
 /// use deaddrop::group::{GroupOptions, WorkerOptions};
 /// use deaddrop::Record;
 /// use std::time::Duration;
 /// let orders = log.topic("orders")?;
-/// let last = orders.append(&Record::new("3 of item 7").key("customer-12"))?;
+/// let last = orders.append(&Record::new("3 of item 7").with_key("customer-12"))?;
 /// let shipping = orders.group("shipping", GroupOptions::default())?;
 /// let mut worker = shipping.worker(WorkerOptions::default(), |job| {
 ///     println!("ship {:?}, attempt {}", job.payload(), job.attempt());

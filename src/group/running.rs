@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
 /// # let dir = deaddrop::doc_dir();
-/// # let log = deaddrop::Log::open(&dir)?;
+/// # let log = deaddrop::Log::open_or_create(&dir)?;
 /// # use deaddrop::{group::{GroupOptions, WorkerOptions}, Record};
 /// # use std::time::Duration;
 /// let orders = log.topic("orders")?;

@@ -199,10 +199,8 @@ impl Worker {
                 retention: Default::default(),
                 ..*self.topic.options()
             });
-            let topic = match self.log.existing_topic(&self.dead_name) {
-                Err(Error::NotFound { .. }) => {
-                    self.log.create_topic(&self.dead_name, durability)?
-                }
+            let topic = match self.log.open_topic(&self.dead_name) {
+                Err(Error::NotFound { .. }) => self.log.topic_with(&self.dead_name, durability)?,
                 other => other?,
             };
             self.dead = Some(topic);

@@ -50,7 +50,7 @@ impl<'a> Headers<'a> {
             execute: self.execute,
             rebuilt: self.rebuilt,
             report: Report { findings: self.findings, notes: self.notes, ..Report::default() },
-            given_up: Vec::new(),
+            marked_lost: Vec::new(),
         }
     }
 
@@ -168,7 +168,7 @@ impl<'a> Headers<'a> {
         let mut batches = Batches::of(Frames::of(&segment).before(Some(next)));
         loop {
             let is_over = match batches.next()? {
-                Found::Batch(_) | Found::GivenUp => false,
+                Found::Batch(_) | Found::Lost => false,
                 Found::Bad(_) => batches.pass()?.found.is_none(),
                 Found::End => true,
             };

@@ -38,7 +38,7 @@ pub(super) struct Repair<'a> {
     pub(super) rebuilt: HashMap<u64, Header>,
     pub(super) report: Report,
     /// Offsets marked lost, now or by an earlier repair.
-    pub(super) given_up: Vec<Range<u64>>,
+    pub(super) marked_lost: Vec<Range<u64>>,
 }
 
 impl Repair<'_> {
@@ -61,7 +61,7 @@ impl Repair<'_> {
             End::Unknown { visible, .. } => (self.last_with_a_record(&bases)?, visible),
             End::Known(frontier) => (0, frontier.high_watermark),
         };
-        self.given_up.clear();
+        self.marked_lost.clear();
         self.report.cuts.clear();
         self.report.contents = Contents { segments: bases.len(), ..Contents::default() };
         let mut found_end = bases.first().copied().unwrap_or(0);
@@ -155,9 +155,9 @@ impl Repair<'_> {
         let contents = &mut self.report.contents;
         contents.records += found.records;
         contents.frames_len += found.frames_len;
-        contents.lost += found.given_up.iter().map(|lost| lost.end - lost.start).sum::<u64>();
+        contents.lost += found.marked_lost.iter().map(|lost| lost.end - lost.start).sum::<u64>();
         self.report.cuts.extend(found.cut);
-        self.given_up.extend(found.given_up);
+        self.marked_lost.extend(found.marked_lost);
         let mut end = bounds.stop;
         let is_tail = |gap: &Gap| gap.reaches_the_end && gap.lost.start >= open_from;
         if found.gaps.last().is_some_and(is_tail) {
@@ -201,8 +201,8 @@ impl Repair<'_> {
             let len = gap.range.end - gap.range.start;
             let mut finding = finding(path, gap.range.start, len, gap.what.clone());
             finding.lost = gap.lost.clone();
-            finding.remedy = Remedy::GiveUp;
-            self.given_up.push(gap.lost.clone());
+            finding.remedy = Remedy::MarkLost;
+            self.marked_lost.push(gap.lost.clone());
             match gap.void(now, segment.header.salt, segment.len()) {
                 Some(void) => voids.push((gap.range.start, void)),
                 None => {
@@ -210,7 +210,7 @@ impl Repair<'_> {
                     finding.done = self.make_segment(&segment.header, gap.lost.clone())?;
                 }
             }
-            if self.execute && finding.remedy == Remedy::GiveUp {
+            if self.execute && finding.remedy == Remedy::MarkLost {
                 let quarantine = Quarantine::of(self.files, self.dir);
                 finding.kept = quarantine.keep(segment.file(), path, gap.range.clone())?;
                 finding.done = true;
@@ -270,8 +270,8 @@ impl Repair<'_> {
         let len = file.len().at("writing", path)?;
         let mut finding = finding(path, 0, len, what);
         finding.lost = lost.clone();
-        finding.remedy = Remedy::GiveUpSegment;
-        self.given_up.push(lost.clone());
+        finding.remedy = Remedy::MarkSegmentLost;
+        self.marked_lost.push(lost.clone());
         if self.execute {
             finding.kept = Quarantine::of(self.files, self.dir).keep(&*file, path, 0..len)?;
             crash_point!("repair.kept");

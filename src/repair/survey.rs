@@ -35,7 +35,7 @@ pub(super) struct Bounds {
 pub(super) struct Survey {
     pub(super) gaps: Vec<Gap>,
     /// Offsets that an earlier repair marked lost.
-    pub(super) given_up: Vec<Range<u64>>,
+    pub(super) marked_lost: Vec<Range<u64>>,
     /// Records that readers get.
     pub(super) records: u64,
     /// Whole records after the end of the segment.
@@ -76,9 +76,9 @@ pub(super) fn segment(
                 continue;
             }
             Seen::Covers => continue,
-            Seen::GivesUp(offsets) => {
+            Seen::Lost(offsets) => {
                 survey.frames_len = frames.walk.position - layout::FIRST_FRAME_AT;
-                survey.given_up.push(offsets);
+                survey.marked_lost.push(offsets);
                 continue;
             }
             Seen::Bad(why) => Some(why.to_string()),

@@ -26,7 +26,7 @@ pub(crate) enum Meaning {
     /// A void frame that covers bytes and marks no offset lost.
     Covers,
     /// A void frame that marks lost the offsets from the expected one up to this one.
-    GivesUp(u64),
+    Lost(u64),
     /// A record of another offset, or a void frame with an impossible offset: not a frame of the log.
     Other,
 }
@@ -39,7 +39,7 @@ pub(crate) fn meaning(fixed: &Fixed, next: u64, bound: u64) -> Meaning {
         if fixed.offset <= next {
             Meaning::Covers
         } else if fixed.offset <= bound {
-            Meaning::GivesUp(fixed.offset)
+            Meaning::Lost(fixed.offset)
         } else {
             Meaning::Other
         }
@@ -81,7 +81,7 @@ pub(crate) enum Seen {
     /// A void frame that marks no offset lost.
     Covers,
     /// A void frame that marks these offsets lost.
-    GivesUp(Range<u64>),
+    Lost(Range<u64>),
     /// Not a frame of the log; the walk has not moved.
     Bad(Why),
     /// The offset or the position at which the walk was to end.
@@ -169,10 +169,10 @@ impl Frames {
                 Seen::Record(fixed)
             }
             Meaning::Covers => Seen::Covers,
-            Meaning::GivesUp(end) => {
+            Meaning::Lost(end) => {
                 let offsets = self.next..end;
                 self.next = end;
-                Seen::GivesUp(offsets)
+                Seen::Lost(offsets)
             }
             Meaning::Other => {
                 self.walk.position = position;
@@ -203,11 +203,11 @@ impl Frames {
         while self.next <= offset {
             let before = (self.next, self.walk.position);
             match self.step()? {
-                Seen::Record(_) | Seen::GivesUp(_) if self.next > offset => {
+                Seen::Record(_) | Seen::Lost(_) if self.next > offset => {
                     (self.next, self.walk.position) = before;
                     return Ok(Some(offset));
                 }
-                Seen::Record(_) | Seen::Covers | Seen::GivesUp(_) => {}
+                Seen::Record(_) | Seen::Covers | Seen::Lost(_) => {}
                 Seen::Bad(_) if self.pass()?.found.is_some() => {}
                 Seen::Bad(_) | Seen::End => return Ok(None),
             }
@@ -229,7 +229,7 @@ pub(crate) enum Found {
     /// A whole batch, or the remaining frames of one that was once whole.
     Batch(Batch),
     /// A void frame marks offsets lost.
-    GivenUp,
+    Lost,
     /// There is no frame of the log at [`Batches::position`].
     Bad(Why),
     /// The offset or the position at which the walk was to end.
@@ -310,14 +310,14 @@ impl Batches {
                 }
                 Seen::Covers if self.is_in_batch() => {}
                 Seen::Covers => self.end_position = self.frames.walk.position,
-                Seen::GivesUp(..) if before.0 > self.end => {
+                Seen::Lost(..) if before.0 > self.end => {
                     // The remaining frames of the batch before it count.
                     (self.frames.next, self.frames.walk.position) = before;
                     return Ok(Found::Batch(self.close(before.0, before.1)));
                 }
-                Seen::GivesUp(offsets) => {
+                Seen::Lost(offsets) => {
                     (self.end, self.end_position) = (offsets.end, self.frames.walk.position);
-                    return Ok(Found::GivenUp);
+                    return Ok(Found::Lost);
                 }
                 Seen::Bad(why) => return Ok(Found::Bad(why)),
                 Seen::End => return Ok(Found::End),
@@ -327,7 +327,7 @@ impl Batches {
 
     /// Walks to the first bad frame, or to the end.
     pub(crate) fn walk(&mut self) -> Result<()> {
-        while let Found::Batch(_) | Found::GivenUp = self.next()? {}
+        while let Found::Batch(_) | Found::Lost = self.next()? {}
         Ok(())
     }
 

@@ -54,7 +54,7 @@ impl ClientBuilder {
     /// It runs on the thread that delivers (a thread of [`Client::spawn`], or the caller of
     /// [`Client::poll`] or [`Call::wait_timeout`](super::Call::wait_timeout)), one call at a time, at least
     /// once for each outcome. After an error or a panic it is called again, as
-    /// [`callback_retry`](Self::callback_retry) says. [`Completed::client`] is the client.
+    /// [`with_callback_retry`](Self::with_callback_retry) says. [`Completed::client`] is the client.
     pub fn on<F>(mut self, name: &str, callback: F) -> ClientBuilder
     where
         F: FnMut(&Completed) -> Result<(), HandlerError> + Send + 'static,
@@ -77,20 +77,20 @@ impl ClientBuilder {
     }
 
     /// Sets when a callback that fails is called again; see [`CallbackRetry`].
-    pub fn callback_retry(mut self, retry: CallbackRetry) -> ClientBuilder {
+    pub fn with_callback_retry(mut self, retry: CallbackRetry) -> ClientBuilder {
         self.callbacks.retry = retry;
         self
     }
 
     /// Sets the settings of services' topics that this client creates, instead of
     /// [`topic_options`](super::topic_options). A retention must have `consumed: true`.
-    pub fn topic_options(mut self, options: TopicOptions) -> ClientBuilder {
+    pub fn with_topic_options(mut self, options: TopicOptions) -> ClientBuilder {
         self.topic = Some(options);
         self
     }
 
     /// Sets how long a wait spins before it sleeps; see [`Reader::set_spin`](crate::Reader::set_spin).
-    pub fn spin(mut self, spin: Duration) -> ClientBuilder {
+    pub fn with_spin(mut self, spin: Duration) -> ClientBuilder {
         self.spin = spin;
         self
     }

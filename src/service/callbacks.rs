@@ -22,6 +22,7 @@ pub(super) type Callback = Box<dyn FnMut(&Completed) -> Result<(), HandlerError>
 /// outcomes for that callback are parked as well, without a call; when it takes one, all of them follow,
 /// oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CallbackRetry {
     /// Calls before an outcome is parked; at least one.
     pub attempts: u32,
@@ -122,7 +123,9 @@ impl Callbacks {
     /// Calls the callback for an outcome, several times unless the outcome was parked. Returns true
     /// with `Taken` if the callback's last call had failed.
     pub(super) fn deliver(&self, done: &Completed, is_parked: bool) -> (Given, bool) {
-        let Some(named) = self.named.get(done.callback()) else { return (Given::Refused, false) };
+        let Some(named) = self.named.get(&done.envelope.callback) else {
+            return (Given::Refused, false);
+        };
         let had_failed = named.trouble.lock().failures > 0;
         let attempts = if is_parked || had_failed { 1 } else { self.retry.attempts.max(1) };
         let given = self.call(&named.callback, done, attempts);

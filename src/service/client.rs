@@ -286,27 +286,19 @@ impl Client {
     }
 
     /// Returns all outcomes that no callback and no caller took.
-    ///
-    /// # Errors
-    ///
-    /// None at present.
-    pub fn parked(&self) -> Result<Vec<Parked>> {
-        Ok(self.inner.parked.lock().as_ref().map(ParkedTopic::list).unwrap_or_default())
+    pub fn parked(&self) -> Vec<Parked> {
+        self.inner.parked.lock().as_ref().map(ParkedTopic::list).unwrap_or_default()
     }
 
     /// Makes all parked outcomes that have a callback due now: a thread that delivers, or the next
     /// [`poll`](Self::poll), calls their callbacks, oldest first. Returns how many there are.
     ///
     /// Outcomes whose callback failed become due again without this call, as
-    /// [`callback_retry`](super::ClientBuilder::callback_retry) says; those that a callback refused with a
+    /// [`with_callback_retry`](super::ClientBuilder::with_callback_retry) says; those that a callback refused with a
     /// [terminal](super::HandlerError::terminal) error do not.
-    ///
-    /// # Errors
-    ///
-    /// None at present.
-    pub fn retry_parked(&self) -> Result<usize> {
+    pub fn retry_parked(&self) -> usize {
         self.inner.callbacks.forgive();
-        Ok(self.inner.parked.lock().as_mut().map_or(0, |parked| parked.make_due(None)))
+        self.inner.parked.lock().as_mut().map_or(0, |parked| parked.make_due(None))
     }
 
     /// Drops the parked outcome of a request: no callback and no caller gets it any more.

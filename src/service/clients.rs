@@ -136,7 +136,7 @@ impl Log {
         let mut found: BTreeMap<String, ClientInfo> = BTreeMap::new();
         let topics = self.topics()?;
         for service in topics.iter().filter_map(|topic| topic.strip_suffix(".requests")) {
-            let requests = self.existing_topic(&requests_of(service))?;
+            let requests = self.open_topic(&requests_of(service))?;
             for info in requests.consumers()? {
                 let Some(name) = info.name.strip_prefix("client.") else { continue };
                 let Some(positions) = Positions::of(self, name, service)? else { continue };
@@ -192,8 +192,8 @@ impl Log {
             });
         }
         for ClientService { service, .. } in services {
-            let replies = self.existing_topic(&replies_of(&service))?;
-            let requests = self.existing_topic(&requests_of(&service))?;
+            let replies = self.open_topic(&replies_of(&service))?;
+            let requests = self.open_topic(&requests_of(&service))?;
             // Held until it is deleted: a server that moves the positions would otherwise create the others again.
             let open = || Consumer::open_existing(requests.inner(), &cursor_name(name));
             let held = match patient(open) {
@@ -216,7 +216,7 @@ impl Log {
     }
 
     fn parked_count(&self, name: &str) -> Result<usize> {
-        let topic = self.existing_topic(&format!("{name}.parked"))?;
+        let topic = self.open_topic(&format!("{name}.parked"))?;
         let mut parked = HashSet::new();
         scan(&topic, 0..topic.settled_end()?, |_, _, envelope: Envelope| {
             match envelope.kind {
@@ -364,9 +364,9 @@ mod tests {
     #[test]
     fn a_client_that_is_retired_while_a_server_looks_at_it_does_not_come_back() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(dir.path()).unwrap();
-        let options = TopicOptions::durability(Durability::ProcessCrash);
-        let client = log.client("c").topic_options(options).open().unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
+        let options = TopicOptions::default().with_durability(Durability::ProcessCrash);
+        let client = log.client("c").with_topic_options(options).open().unwrap();
         drop(client.request("s", &Record::new("x")).unwrap().call().unwrap());
         drop(client);
         let positions = Positions::of(&log, "c", "s").unwrap().unwrap();
@@ -374,8 +374,8 @@ mod tests {
         log.retire_client("c", true).unwrap();
         let moved = positions.move_on("c", &open);
         assert!(matches!(moved, Err(Error::NotFound { .. })), "{moved:?}");
-        let requests = log.existing_topic("s.requests").unwrap();
-        let replies = log.existing_topic("s.replies").unwrap();
+        let requests = log.open_topic("s.requests").unwrap();
+        let replies = log.open_topic("s.replies").unwrap();
         assert!(
             requests.consumers().unwrap().is_empty() && replies.consumers().unwrap().is_empty()
         );
@@ -384,9 +384,10 @@ mod tests {
     #[test]
     fn the_positions_of_a_client_that_came_back_meanwhile_are_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(dir.path()).unwrap();
-        let options = TopicOptions::durability(Durability::ProcessCrash);
-        let open = || log.client("c").topic_options(options).on("done", |_| Ok(())).open().unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
+        let options = TopicOptions::default().with_durability(Durability::ProcessCrash);
+        let open =
+            || log.client("c").with_topic_options(options).on("done", |_| Ok(())).open().unwrap();
         open().request("s", &Record::new("x")).unwrap().send("done").unwrap();
         let positions = Positions::of(&log, "c", "s").unwrap().unwrap();
         let seen = positions.open("c").unwrap();

@@ -62,7 +62,7 @@ pub struct Redriven {
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
 /// # let dir = deaddrop::doc_dir();
-/// # let log = deaddrop::Log::open(&dir)?;
+/// # let log = deaddrop::Log::open_or_create(&dir)?;
 /// use deaddrop::group::HandlerError;
 /// use deaddrop::service::{DeadLetters, LetterState, Outcome, Reply, ServerOptions};
 /// use deaddrop::Record;
@@ -70,7 +70,7 @@ pub struct Redriven {
 /// let wait = Duration::from_secs(10);
 /// let client = log.client("order-service").open()?;
 /// let mut call = client.request("inventory", &Record::new("item 7"))?.call()?;
-/// let options = ServerOptions { max_attempts: Some(1), ..ServerOptions::default() };
+/// let options = ServerOptions::default().with_max_attempts(1);
 /// let mut broken = log.server_with("inventory", options, |_| Err(HandlerError::retry("down")))?;
 /// broken.poll(wait)?;
 /// assert!(matches!(call.wait_timeout(wait)?.unwrap().outcome(), Outcome::DeadLettered(_)));
@@ -127,7 +127,7 @@ impl DeadLetters {
     ///
     /// [`Error::NotFound`], and as [`Log::topic`].
     pub fn open(log: &Log, topic: &str) -> Result<DeadLetters> {
-        let topic = log.existing_topic(topic)?;
+        let topic = log.open_topic(topic)?;
         Ok(DeadLetters {
             log: log.clone(),
             topic,
@@ -280,17 +280,17 @@ impl DeadLetters {
             Mark::Dropped { .. } => "dropped",
         };
         let record = Record::default()
-            .header(MARK, name)
-            .header(MARKED, &letter.id)
-            .header(MARKED_OFFSET, offset.to_string());
+            .with_header(MARK, name)
+            .with_header(MARKED, &letter.id)
+            .with_header(MARKED_OFFSET, offset.to_string());
         let record = match mark {
             Mark::Sending { id, from, .. } => {
-                record.header(SENT_AS, id).header(SENT_FROM, from.to_string())
+                record.with_header(SENT_AS, id).with_header(SENT_FROM, from.to_string())
             }
             Mark::Sent { id, offset: Some(offset), .. } => {
-                record.header(SENT_AS, id).header(SENT_TO, offset.to_string())
+                record.with_header(SENT_AS, id).with_header(SENT_TO, offset.to_string())
             }
-            Mark::Sent { id, .. } => record.header(SENT_AS, id),
+            Mark::Sent { id, .. } => record.with_header(SENT_AS, id),
             Mark::Dropped { .. } => record,
         };
         let book = match self.book()? {

@@ -230,7 +230,7 @@ impl Delivery {
     ) -> Result<()> {
         let _span = spans::deliver(&link.service, &done.envelope);
         let callbacks = &client.callbacks;
-        if done.callback().is_empty() {
+        if done.envelope.callback.is_empty() {
             let Some(done) = link.state.lock().hold(offset, done) else {
                 count(&callbacks.counters.completed);
                 link.answered.notify_all();
@@ -242,7 +242,7 @@ impl Delivery {
                 false => Ok(()),
             };
         }
-        if client.must_wait(done.callback()) {
+        if client.must_wait(&done.envelope.callback) {
             // After the parked outcomes, which are older.
             return client.park(&link.service, &done, Some(Duration::ZERO));
         }
@@ -250,7 +250,7 @@ impl Delivery {
             (Given::Taken, had_failed) => {
                 count(&callbacks.counters.completed);
                 if had_failed {
-                    client.make_due(done.callback());
+                    client.make_due(&done.envelope.callback);
                 }
                 Ok(())
             }

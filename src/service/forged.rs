@@ -19,7 +19,10 @@ const OUTCOMES: [Kind; 5] =
     [Kind::Reply, Kind::Failed, Kind::DeadLettered, Kind::Expired, Kind::Cancelled];
 
 fn options() -> TopicOptions {
-    TopicOptions { segment_len: 64 << 10, ..TopicOptions::durability(Durability::ProcessCrash) }
+    TopicOptions {
+        segment_len: 64 << 10,
+        ..TopicOptions::default().with_durability(Durability::ProcessCrash)
+    }
 }
 
 /// The calls of callbacks: which one, for which request, with which content.
@@ -35,7 +38,7 @@ struct Service {
 impl Service {
     fn new() -> Service {
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(dir.path()).unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
         Service { _dir: dir, log, calls: Calls::default() }
     }
 
@@ -51,7 +54,7 @@ impl Service {
                 Ok(())
             }
         };
-        let client = self.log.client(name).topic_options(options());
+        let client = self.log.client(name).with_topic_options(options());
         client.on("done", call("done")).on_late(call("late")).open().unwrap()
     }
 
@@ -62,7 +65,7 @@ impl Service {
     }
 
     fn topic(&self, name: &str) -> Topic {
-        self.log.existing_topic(name).unwrap()
+        self.log.open_topic(name).unwrap()
     }
 
     /// Appends a record of this kind about this request, with the callback `done`.
@@ -142,7 +145,7 @@ fn an_outcome_that_names_an_earlier_start_which_left_no_such_request_is_late_at_
     assert_eq!(late.count(), OUTCOMES.len());
     let stats = client.stats();
     assert_eq!((stats.late, stats.unknown, stats.parked), (5, 0, 0));
-    assert!(client.attach(&unknown).is_err() && client.parked().unwrap().is_empty());
+    assert!(client.attach(&unknown).is_err() && client.parked().is_empty());
 }
 
 #[test]
@@ -220,7 +223,7 @@ fn a_request_whose_reply_goes_to_a_clients_parked_topic_does_not_reach_its_callb
     drop(client);
     let client = service.client("c");
     while client.poll(Duration::ZERO).unwrap() > 0 {}
-    assert!(client.parked().unwrap().is_empty());
+    assert!(client.parked().is_empty());
     let outcomes: Vec<_> = service.take().into_iter().map(|(.., outcome)| outcome).collect();
     assert_eq!(outcomes, ["warm"]);
 }

@@ -130,7 +130,7 @@ impl Reply {
     }
 
     /// Adds a header.
-    pub fn header(self, name: &str, value: impl AsRef<[u8]>) -> Reply {
-        Reply { record: self.record.header(name, value) }
+    pub fn with_header(self, name: &str, value: impl AsRef<[u8]>) -> Reply {
+        Reply { record: self.record.with_header(name, value) }
     }
 }

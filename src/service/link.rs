@@ -161,7 +161,7 @@ impl Link {
             .map(|(id, pending)| Outstanding {
                 id: id.clone(),
                 service: self.service.clone(),
-                callback: pending.envelope.callback.clone(),
+                callback: Some(pending.envelope.callback.clone()).filter(|name| !name.is_empty()),
                 offset: pending.offset,
                 sent_at: time(pending.sent_at),
                 deadline: pending.envelope.deadline.map(time),

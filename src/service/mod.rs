@@ -81,7 +81,7 @@ pub fn topic_options() -> TopicOptions {
 /// [`topic_options`]. Refuses a topic whose retention drops unconsumed records: an open request, or one
 /// in doubt, may need them.
 pub(crate) fn open_topic(log: &Log, name: &str, options: Option<TopicOptions>) -> Result<Topic> {
-    let topic = match log.existing_topic(name) {
+    let topic = match log.open_topic(name) {
         Err(Error::NotFound { .. }) => {
             if let Some(service) = name.strip_suffix(".requests") {
                 Claim::Service(service).check_alone(log.inner())?;
@@ -105,7 +105,7 @@ pub(crate) fn open_topic(log: &Log, name: &str, options: Option<TopicOptions>) -
 
 /// Opens a topic; returns `None` if it does not exist.
 pub(crate) fn topic_if_there(log: &Log, name: &str) -> Result<Option<Topic>> {
-    match log.existing_topic(name) {
+    match log.open_topic(name) {
         Err(Error::NotFound { .. }) => Ok(None),
         other => other.map(Some),
     }

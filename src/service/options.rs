@@ -7,6 +7,7 @@ use crate::topic::TopicOptions;
 
 /// The options of a server.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ServerOptions {
     /// Settings of the service's topics, if this server creates them.
     pub topic: Option<TopicOptions>,
@@ -64,6 +65,7 @@ setters! { ServerOptions:
     with_retry_first retry_first: Duration,
     with_retry_most retry_most: Duration,
     with_spin spin: Duration,
+    with_abandoned_after abandoned_after: impl Into<Option<Duration>>,
 }
 
 impl ServerOptions {

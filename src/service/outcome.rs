@@ -91,9 +91,9 @@ impl Completed {
         self.envelope.traceparent()
     }
 
-    /// Returns the name of the callback that the request was sent with; empty for a call handle.
-    pub fn callback(&self) -> &str {
-        &self.envelope.callback
+    /// Returns the name of the callback that the request was sent with; `None` for a call handle.
+    pub fn callback(&self) -> Option<&str> {
+        Some(self.envelope.callback.as_str()).filter(|name| !name.is_empty())
     }
 
     /// Returns the bytes that the client sent as the context.
@@ -170,8 +170,8 @@ pub struct Parked {
     pub id: RequestId,
     /// The service that the request was sent to.
     pub service: String,
-    /// The name of the callback that it is for; empty if it is for [`Client::attach`](super::Client::attach).
-    pub callback: String,
+    /// The name of the callback that it is for; `None` if it is for [`Client::attach`](super::Client::attach).
+    pub callback: Option<String>,
     /// The kind of the outcome.
     pub kind: Kind,
     /// When it was parked, by the wall clock.

@@ -140,7 +140,7 @@ impl ParkedTopic {
         let parked = Parked {
             id: envelope.id,
             service,
-            callback: envelope.callback,
+            callback: Some(envelope.callback).filter(|name| !name.is_empty()),
             kind: envelope.kind,
             parked_at,
         };
@@ -171,7 +171,7 @@ impl ParkedTopic {
             Outcome::Reply(record) => record.to_record(),
             _ => Record::default(),
         };
-        let sealed = envelope.seal(record.header(SERVICE_HEADER, service));
+        let sealed = envelope.seal(record.with_header(SERVICE_HEADER, service));
         let offset = self.topic.append(&sealed)?;
         self.insert(offset, service.to_owned(), envelope.clone(), SystemTime::now(), due);
         Ok(())
@@ -186,7 +186,7 @@ impl ParkedTopic {
     /// Returns whether an outcome for this callback is parked that will be retried.
     pub(super) fn awaits(&self, callback: &str) -> bool {
         let mut there = self.entries.values().filter(|entry| !entry.is_taken);
-        there.any(|entry| entry.due.is_some() && entry.parked.callback == callback)
+        there.any(|entry| entry.due.is_some() && entry.parked.callback.as_deref() == Some(callback))
     }
 
     /// Returns the oldest outcome that is due and whose callback may be called. It is in flight until
@@ -201,7 +201,10 @@ impl ParkedTopic {
         for entry in self.entries.values_mut().filter(|entry| !entry.is_in_hand) {
             match entry.due {
                 Some(due) if due > now => look_at = look_at.min(due),
-                Some(_) if entry.is_taken || may_call(&entry.parked.callback) => {
+                Some(_)
+                    if entry.is_taken
+                        || entry.parked.callback.as_deref().is_some_and(&may_call) =>
+                {
                     entry.is_in_hand = true;
                     return Some(entry.parked.id.clone());
                 }
@@ -248,8 +251,10 @@ impl ParkedTopic {
         let mut count = 0;
         for entry in self.entries.values_mut().filter(|entry| !entry.is_taken) {
             let is_meant = match callback {
-                Some(callback) => entry.due.is_some() && entry.parked.callback == callback,
-                None => !entry.parked.callback.is_empty(),
+                Some(callback) => {
+                    entry.due.is_some() && entry.parked.callback.as_deref() == Some(callback)
+                }
+                None => entry.parked.callback.is_some(),
             };
             if is_meant {
                 entry.due = Some(now);
@@ -277,7 +282,7 @@ impl ParkedTopic {
     /// Returns whether the outcome of a call is parked.
     pub(super) fn has_call(&self, id: &RequestId) -> bool {
         let entry = self.by_id.get(id).and_then(|offset| self.entries.get(offset));
-        entry.is_some_and(|entry| entry.parked.callback.is_empty())
+        entry.is_some_and(|entry| entry.parked.callback.is_none())
     }
 
     /// Records that an outcome was taken; returns false if it is not parked.

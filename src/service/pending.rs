@@ -35,8 +35,8 @@ pub struct Outstanding {
     pub id: RequestId,
     /// The service that the request was sent to.
     pub service: String,
-    /// The callback that waits for the outcome; empty for a call handle.
-    pub callback: String,
+    /// The callback that waits for the outcome; `None` for a call handle.
+    pub callback: Option<String>,
     /// The request's offset in the request topic.
     pub offset: u64,
     /// When the request was sent, by the wall clock.

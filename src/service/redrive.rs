@@ -64,7 +64,7 @@ pub(super) struct Redrive<'a> {
 
 impl Redrive<'_> {
     pub(super) fn run(mut self, begun: Begun) -> Result<()> {
-        let target = self.letters.log.existing_topic(&self.letter.topic)?;
+        let target = self.letters.log.open_topic(&self.letter.topic)?;
         let record = self.record(&target)?;
         let request = self.request_in(&record)?;
         let end = target.settled_end()?;
@@ -196,7 +196,7 @@ impl Redrive<'_> {
 
     fn replies(&self, target: &Topic) -> Result<Topic> {
         let service = target.name().strip_suffix(".requests").unwrap_or(target.name());
-        self.letters.log.existing_topic(&replies_of(service))
+        self.letters.log.open_topic(&replies_of(service))
     }
 
     fn new_id(&self, request: Option<&Envelope>) -> String {

@@ -41,7 +41,7 @@ impl RequestBuilder<'_> {
     }
 
     /// Sets bytes that come back with the outcome, even after a restart.
-    pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
+    pub fn with_context(mut self, context: impl Into<Vec<u8>>) -> Self {
         self.envelope.context = context.into();
         self
     }
@@ -52,8 +52,8 @@ impl RequestBuilder<'_> {
     ///
     /// [`Error::Decode`] if it cannot be written as JSON.
     #[cfg(feature = "json")]
-    pub fn context_json<T: serde::Serialize + ?Sized>(self, context: &T) -> Result<Self> {
-        Ok(self.context(crate::record::to_json(context)?))
+    pub fn with_context_json<T: serde::Serialize + ?Sized>(self, context: &T) -> Result<Self> {
+        Ok(self.with_context(crate::record::to_json(context)?))
     }
 
     /// Expires the request if it has no outcome after this time. Client and server may both expire it; the
@@ -61,20 +61,20 @@ impl RequestBuilder<'_> {
     /// after a restart the wall clock for the requests that it had sent before. A server checks its wall clock
     /// before it calls the handler. If that clock is fast, the server expires requests too early, each once,
     /// and the log says so; if it is slow, the server handles requests whose outcome is no longer needed.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
     /// Gives the request a key: requests with the same key are handled in order.
-    pub fn key(mut self, key: impl AsRef<[u8]>) -> Self {
-        self.record = self.record.key(key);
+    pub fn with_key(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.record = self.record.with_key(key);
         self
     }
 
     /// Adds a header. Names that start with `deaddrop.` are reserved; sending a request with one fails.
-    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
-        self.record = self.record.header(name, value);
+    pub fn with_header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        self.record = self.record.with_header(name, value);
         self
     }
 
@@ -91,7 +91,7 @@ impl RequestBuilder<'_> {
     /// # Errors
     ///
     /// [`Error::Invalid`] if it is not well-formed.
-    pub fn traceparent(mut self, traceparent: &str) -> Result<Self> {
+    pub fn with_traceparent(mut self, traceparent: &str) -> Result<Self> {
         check_traceparent(traceparent)
             .map_err(|why| Error::Invalid { what: format!("the traceparent: {why}") })?;
         self.envelope.traceparent = traceparent.to_owned();
@@ -112,7 +112,7 @@ impl RequestBuilder<'_> {
     /// ```
     /// # fn main() -> deaddrop::Result<()> {
     /// # let dir = deaddrop::doc_dir();
-    /// # let log = deaddrop::Log::open(&dir)?;
+    /// # let log = deaddrop::Log::open_or_create(&dir)?;
     /// # let client = log.client("order-service").on("checked", |_| Ok(())).open()?;
     /// use deaddrop::{Error, Record};
     /// let request = client.request("inventory", &Record::new("item 7"))?;

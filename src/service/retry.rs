@@ -112,7 +112,7 @@ impl ClientInner {
                     count(&self.callbacks.counters.completed);
                     delivered += 1;
                     if had_failed {
-                        parked.make_due(Some(done.callback()));
+                        parked.make_due(Some(&done.envelope.callback));
                     }
                 }
                 Given::Refused => parked.failed(done.id(), |_| None),

@@ -55,7 +55,7 @@ type Handler = Arc<dyn Fn(&Request<'_>) -> Result<Reply, HandlerError> + Send + 
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
 /// # let dir = deaddrop::doc_dir();
-/// # let log = deaddrop::Log::open(&dir)?;
+/// # let log = deaddrop::Log::open_or_create(&dir)?;
 /// use deaddrop::service::{Outcome, Reply};
 /// use deaddrop::Record;
 /// use std::time::Duration;
@@ -417,7 +417,7 @@ impl Server {
     /// must exist.
     fn reply_topic(&self, name: &str) -> Result<Topic> {
         Error::check_name(name)?;
-        self.log.existing_topic(name)
+        self.log.open_topic(name)
     }
 
     /// Releases replies that no lane needs any more. One server at a time does this.

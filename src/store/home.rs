@@ -18,6 +18,7 @@ pub(crate) const TOPICS: &str = "topics";
 
 /// How to open a log.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct LogOptions {
     /// File mode of a new log, less the umask; directories get the search bits as well. 0600 allows only
     /// the owner. 0640 also lets a group read, 0660 lets it append; users of several groups need a

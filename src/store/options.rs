@@ -28,6 +28,7 @@ pub enum Durability {
 /// What may be dropped from the start of a topic, whole segments at a time. Without a limit of age or size
 /// nothing is dropped, unless `consumed` is set or [`trim_before`](crate::Topic::trim_before) is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Retention {
     /// A segment may be dropped when its newest record is older than this. While a process has the topic
     /// open for writing, a segment is sealed when its oldest record has half of this age, so a record is
@@ -52,6 +53,7 @@ pub struct Retention {
 
 /// A topic's settings. All are stored: opening the topic with others is an error that names both values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TopicOptions {
     /// What an acknowledged record survives.
     pub durability: Durability,
@@ -86,11 +88,6 @@ setters! { TopicOptions:
 }
 
 impl TopicOptions {
-    /// Returns the defaults with this durability.
-    pub fn durability(durability: Durability) -> TopicOptions {
-        TopicOptions { durability, ..TopicOptions::default() }
-    }
-
     /// Returns the stored form, for a new topic with this identity.
     pub(crate) fn to_settings(self, topic_id: u64) -> Result<Settings> {
         let invalid = |what: String| Err(Error::Invalid { what });

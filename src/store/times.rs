@@ -34,7 +34,7 @@ fn newest_in(
                 ends_ahead = fixed.timestamp > now;
                 newest = newest.max(Some(fixed.timestamp).filter(|_| !ends_ahead));
             }
-            Seen::Covers | Seen::GivesUp(..) => {}
+            Seen::Covers | Seen::Lost(..) => {}
             Seen::Bad(_) | Seen::End => break,
         }
     }
@@ -121,7 +121,7 @@ fn search_time(topic: &Store, timestamp: u64, first: u64) -> Result<u64> {
     loop {
         let fixed = match frames.step()? {
             Seen::Record(fixed) => fixed,
-            Seen::Covers | Seen::GivesUp(..) => continue,
+            Seen::Covers | Seen::Lost(..) => continue,
             Seen::Bad(_) | Seen::End => break,
         };
         if fixed.timestamp > sane_until {

@@ -132,7 +132,9 @@ fn envelope() -> Vec<u8> {
         let log = Log::open_sim(&SimDisk::new(), "/log").unwrap();
         let client = log.client("client-7").open().unwrap();
         let deadline = Duration::from_secs(60);
-        drop(client.request("s", &Record::new("x")).unwrap().deadline(deadline).call().unwrap());
+        drop(
+            client.request("s", &Record::new("x")).unwrap().with_deadline(deadline).call().unwrap(),
+        );
         let mut sent = log.topic("s.requests").unwrap().reader(Start::First).unwrap();
         let record = sent.next().unwrap().unwrap();
         record.header("deaddrop.service").unwrap().to_vec()

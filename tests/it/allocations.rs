@@ -44,9 +44,9 @@ unsafe impl GlobalAlloc for Counting {
 #[test]
 fn borrowed_records_are_appended_without_an_allocation() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let options = TopicOptions::durability(Durability::ProcessCrash);
-    let topic = log.create_topic("t", options).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
+    let options = TopicOptions::default().with_durability(Durability::ProcessCrash);
+    let topic = log.topic_with("t", options).unwrap();
     let headers = [("trace", &b"abc"[..])];
     let round = || {
         let before = COUNT.get();

@@ -3,19 +3,19 @@
 use deaddrop::{BorrowedRecord, Durability, Error, Log, Record, Start, TopicOptions};
 
 fn small(durability: Durability) -> TopicOptions {
-    TopicOptions { segment_len: 64 << 10, ..TopicOptions::durability(durability) }
+    TopicOptions::default().with_durability(durability).with_segment_len(64 << 10)
 }
 
 #[test]
 fn records_come_back_in_order_over_many_segments() {
     for durability in [Durability::PowerLoss, Durability::ProcessCrash] {
         let dir = crate::dir();
-        let log = Log::open(dir.path()).unwrap();
-        let topic = log.create_topic("t", small(durability)).unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
+        let topic = log.topic_with("t", small(durability)).unwrap();
         let mut expected = Vec::new();
         for number in 0..2000u32 {
             let payload = vec![number as u8; (number % 700) as usize];
-            let record = Record::new(payload.clone()).key(number.to_le_bytes());
+            let record = Record::new(payload.clone()).with_key(number.to_le_bytes());
             let offset = if durability == Durability::PowerLoss && number % 50 != 0 {
                 topic.append_unsynced(&record).unwrap()
             } else {
@@ -38,8 +38,8 @@ fn records_come_back_in_order_over_many_segments() {
             assert!(reader.next().unwrap().is_none());
         }
         drop((log, topic));
-        let log = Log::open(dir.path()).unwrap();
-        let topic = log.existing_topic("t").unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
+        let topic = log.open_topic("t").unwrap();
         assert_eq!(topic.high_watermark().unwrap(), 2000);
         assert_eq!(topic.append(&Record::new("x")).unwrap(), 2000);
     }
@@ -48,8 +48,10 @@ fn records_come_back_in_order_over_many_segments() {
 #[test]
 fn borrowed_records_come_back_as_owned_ones_do_and_have_the_same_limits() {
     let dir = crate::dir();
-    let topic =
-        Log::open(dir.path()).unwrap().create_topic("t", small(Durability::ProcessCrash)).unwrap();
+    let topic = Log::open_or_create(dir.path())
+        .unwrap()
+        .topic_with("t", small(Durability::ProcessCrash))
+        .unwrap();
     let headers = [("trace", &b"abc"[..]), ("trace", b""), ("", b"d")];
     // Smaller and larger than the buffer in which frames are put together, and than a segment.
     let payloads = [0, 1, 500, 20_000, 100_000].map(|len| vec![7; len]);
@@ -58,8 +60,8 @@ fn borrowed_records_come_back_as_owned_ones_do_and_have_the_same_limits() {
     for payload in &payloads {
         owned.push(Record::new(&payload[..]));
         borrowed.push(BorrowedRecord::new(payload));
-        let all = Record::new(&payload[..]).key("k").header("trace", "abc");
-        owned.push(all.header("trace", "").header("", "d"));
+        let all = Record::new(&payload[..]).with_key("k").with_header("trace", "abc");
+        owned.push(all.with_header("trace", "").with_header("", "d"));
         borrowed.push(BorrowedRecord::new(payload).with_key("k").with_headers(&headers));
     }
     topic.append_batch(&owned).unwrap();
@@ -93,8 +95,8 @@ fn borrowed_records_come_back_as_owned_ones_do_and_have_the_same_limits() {
 #[test]
 fn a_record_larger_than_a_segment_gets_one_of_its_own() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let topic = log.create_topic("t", small(Durability::ProcessCrash)).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
+    let topic = log.topic_with("t", small(Durability::ProcessCrash)).unwrap();
     let big: Vec<u8> = (0..300_000u32).map(|byte| (byte % 251) as u8).collect();
     for round in 0..3 {
         assert_eq!(topic.append(&Record::new(big.clone())).unwrap(), 2 * round);
@@ -111,16 +113,16 @@ fn a_record_larger_than_a_segment_gets_one_of_its_own() {
 #[test]
 fn two_threads_and_two_handles_append_to_one_topic() {
     let dir = crate::dir();
-    let logs = [Log::open(dir.path()).unwrap(), Log::open(dir.path()).unwrap()];
+    let logs = [Log::open_or_create(dir.path()).unwrap(), Log::open_or_create(dir.path()).unwrap()];
     let options = small(Durability::ProcessCrash);
     std::thread::scope(|scope| {
         for (handle, log) in logs.iter().enumerate() {
             for thread in 0..2 {
-                let topic = log.create_topic("t", options).unwrap();
+                let topic = log.topic_with("t", options).unwrap();
                 scope.spawn(move || {
                     for number in 0..5000u32 {
                         let key = [handle as u8, thread];
-                        topic.append(&Record::new(number.to_le_bytes()).key(key)).unwrap();
+                        topic.append(&Record::new(number.to_le_bytes()).with_key(key)).unwrap();
                     }
                 });
             }
@@ -142,11 +144,11 @@ fn two_threads_and_two_handles_append_to_one_topic() {
 #[test]
 fn records_read_in_place_are_those_that_are_copied_in_every_kind_of_segment() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let topic = log.create_topic("t", small(Durability::ProcessCrash)).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
+    let topic = log.topic_with("t", small(Durability::ProcessCrash)).unwrap();
     for number in 0..300usize {
         let len = if number == 150 { 200_000 } else { number * 7 };
-        topic.append(&Record::new(vec![number as u8; len]).key(number.to_le_bytes())).unwrap();
+        topic.append(&Record::new(vec![number as u8; len]).with_key(number.to_le_bytes())).unwrap();
     }
     let read_only = Log::open_read_only(dir.path()).unwrap().topic("t").unwrap();
     for topic in [&topic, &read_only] {
@@ -169,8 +171,8 @@ fn records_read_in_place_are_those_that_are_copied_in_every_kind_of_segment() {
 #[test]
 fn damage_is_found_in_place_too() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let topic = log.create_topic("t", small(Durability::ProcessCrash)).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
+    let topic = log.topic_with("t", small(Durability::ProcessCrash)).unwrap();
     for number in 0..10u8 {
         topic.append(&Record::new(vec![number; 100])).unwrap();
     }

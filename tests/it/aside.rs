@@ -10,7 +10,7 @@ const DIR: &str = "/log";
 const SEGMENT_LEN: u64 = 64 << 10;
 
 fn options() -> TopicOptions {
-    TopicOptions { segment_len: SEGMENT_LEN, ..TopicOptions::durability(Durability::PowerLoss) }
+    TopicOptions::default().with_durability(Durability::PowerLoss).with_segment_len(SEGMENT_LEN)
 }
 
 fn file(topic: &Path, name: &str, len: u64) {
@@ -31,7 +31,7 @@ fn epochs_aside(topic: &Path) -> Vec<u64> {
 /// `earlier` files of `len` bytes that earlier recoveries set aside.
 fn recovered(earlier: u64, len: u64) -> (tempfile::TempDir, Vec<u64>) {
     let dir = crate::dir();
-    let topic = Log::open(dir.path()).unwrap().create_topic("t", options()).unwrap();
+    let topic = Log::open_or_create(dir.path()).unwrap().topic_with("t", options()).unwrap();
     for _ in 0..10 {
         topic.append(&Record::new("x")).unwrap();
     }
@@ -50,7 +50,7 @@ fn recovered(earlier: u64, len: u64) -> (tempfile::TempDir, Vec<u64>) {
     file(&path, "00000000000000000010.seg", SEGMENT_LEN);
     // As after a reboot: the control words are gone.
     std::fs::remove_file(path.join("control")).unwrap();
-    let topic = Log::open(dir.path()).unwrap().existing_topic("t").unwrap();
+    let topic = Log::open_or_create(dir.path()).unwrap().open_topic("t").unwrap();
     let report = topic.recovery().unwrap();
     assert_eq!(report.set_aside, [format!("00000000000000000010.seg.cut-{}", earlier + 1)]);
     assert_eq!(topic.append(&Record::new("on")).unwrap(), 10);
@@ -85,7 +85,7 @@ fn a_topic_whose_end_must_be_cut_off_is_read_on_a_full_disk_and_opened_with_litt
     const ACKNOWLEDGED: usize = 20;
     let disk = SimDisk::new();
     let process = disk.process();
-    let topic = Log::open_sim(&process, DIR).unwrap().create_topic("t", options()).unwrap();
+    let topic = Log::open_sim(&process, DIR).unwrap().topic_with("t", options()).unwrap();
     for _ in 0..ACKNOWLEDGED {
         topic.append(&Record::new([7; 100])).unwrap();
     }
@@ -98,16 +98,16 @@ fn a_topic_whose_end_must_be_cut_off_is_read_on_a_full_disk_and_opened_with_litt
     disk.flip(&path, torn, 1);
     let used: usize = disk.paths().iter().map(|path| disk.read(path).unwrap().len()).sum();
     disk.set_capacity(used as u64);
-    let error = Log::open_sim(&disk, DIR).unwrap().existing_topic("t").unwrap_err();
+    let error = Log::open_sim(&disk, DIR).unwrap().open_topic("t").unwrap_err();
     assert!(matches!(error, Error::NoSpace { .. }), "{error}");
     let said = error.to_string();
     assert!(said.contains("free some disk space"), "{said}");
     assert!(said.contains("can be read meanwhile"), "{said}");
-    let reading = Log::open_sim_read_only(&disk, DIR).unwrap().existing_topic("t").unwrap();
+    let reading = Log::open_sim_read_only(&disk, DIR).unwrap().open_topic("t").unwrap();
     assert_eq!(count(&reading), ACKNOWLEDGED);
     // Less room than a segment of this topic needs.
     disk.set_capacity(used as u64 + SEGMENT_LEN / 2);
-    let topic = Log::open_sim(&disk, DIR).unwrap().existing_topic("t").unwrap();
+    let topic = Log::open_sim(&disk, DIR).unwrap().open_topic("t").unwrap();
     assert!(topic.recovery().unwrap().cut);
     assert_eq!(topic.append(&Record::new("on")).unwrap(), ACKNOWLEDGED as u64);
     let error = (0..100).find_map(|_| topic.append(&Record::new([9; 1000])).err()).unwrap();
@@ -118,7 +118,7 @@ fn a_topic_whose_end_must_be_cut_off_is_read_on_a_full_disk_and_opened_with_litt
     assert!(shown > ACKNOWLEDGED + 2);
     for seed in 0..10 {
         let image = disk.power_cut(seed);
-        let again = Log::open_sim(&image, DIR).unwrap().existing_topic("t").unwrap();
+        let again = Log::open_sim(&image, DIR).unwrap().open_topic("t").unwrap();
         assert_eq!(count(&again), shown);
     }
 }

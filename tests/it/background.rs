@@ -12,7 +12,7 @@ use crate::child::{Child, Watchdog, GUARD};
 const SEGMENT_LEN: u64 = 64 << 10;
 
 fn options(durability: Durability) -> TopicOptions {
-    TopicOptions { segment_len: SEGMENT_LEN, ..TopicOptions::durability(durability) }
+    TopicOptions::default().with_durability(durability).with_segment_len(SEGMENT_LEN)
 }
 
 /// Three of them fill a segment.
@@ -34,7 +34,7 @@ fn a_sync_whose_segments_were_synced_by_another_and_dropped_has_not_failed() {
 /// same and more, and trim.
 pub(crate) fn outdone(words: &[&str]) {
     let [call, dir] = words else { panic!("{words:?}") };
-    let log = Log::open(Path::new(dir)).unwrap();
+    let log = Log::open_or_create(Path::new(dir)).unwrap();
     // The background may sync the first of the two segments earlier; then another attempt follows.
     assert!((0..200).any(|attempt| is_outdone(&log, call, attempt)), "no sync of two segments");
 }
@@ -44,7 +44,7 @@ fn is_outdone(log: &Log, call: &str, attempt: u32) -> bool {
         "append" => Durability::PowerLoss,
         _ => Durability::ProcessCrash,
     };
-    let topic = log.create_topic(&format!("t{attempt}"), options(durability)).unwrap();
+    let topic = log.topic_with(&format!("t{attempt}"), options(durability)).unwrap();
     let (reached, at_point) = channel();
     let (go_on, told) = channel::<()>();
     let mut reached = Some(reached);
@@ -121,15 +121,15 @@ fn the_drop_of_a_handle_does_not_wait_for_the_work_of_another_topic() {
 pub(crate) fn stuck(words: &[&str]) {
     let [story, dir] = words else { panic!("{words:?}") };
     let _watchdog = Watchdog::new();
-    let log = Log::open(Path::new(dir)).unwrap();
+    let log = Log::open_or_create(Path::new(dir)).unwrap();
     let within = options(Durability::PowerLossWithin(Duration::from_millis(10)));
-    let consumed = Retention { consumed: true, ..Retention::default() };
+    let consumed = Retention::default().with_consumed(true);
     let (point, busy_options) = match *story {
         "sync" => ("sync.before", within),
-        _ => ("trim.removed", TopicOptions { retention: consumed, ..within }),
+        _ => ("trim.removed", within.with_retention(consumed)),
     };
-    let busy = log.create_topic("busy", busy_options).unwrap();
-    let other = log.create_topic("other", TopicOptions { retention: consumed, ..within }).unwrap();
+    let busy = log.topic_with("busy", busy_options).unwrap();
+    let other = log.topic_with("other", within.with_retention(consumed)).unwrap();
     let (reached, at_point) = channel();
     let (go_on, told) = channel::<()>();
     let mut reached = Some(reached);
@@ -195,7 +195,7 @@ fn wait_until(is: impl Fn() -> bool) {
 #[test]
 fn an_endless_lock_timeout_never_expires() {
     let dir = crate::dir();
-    let options = LogOptions { lock_timeout: Some(Duration::MAX), ..LogOptions::default() };
-    let topic = Log::open_with(dir.path(), options).unwrap().topic("t").unwrap();
+    let options = LogOptions::default().with_lock_timeout(Duration::MAX);
+    let topic = Log::open_or_create_with(dir.path(), options).unwrap().topic("t").unwrap();
     assert_eq!(topic.append(&Record::new("x")).unwrap(), 0);
 }

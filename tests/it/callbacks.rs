@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_secs(30);
 fn a_callback_sends_requests_and_waits_for_calls_but_is_never_called_inside_itself() {
     let _watchdog = Watchdog::new();
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     make_topics(&log, "t");
     let me: Arc<OnceLock<Client>> = Arc::default();
@@ -46,11 +46,11 @@ fn a_callback_sends_requests_and_waits_for_calls_but_is_never_called_inside_itse
         .unwrap();
     assert!(me.set(client.clone()).is_ok());
     client.request("t", &Record::new("first")).unwrap().send("done").unwrap();
-    client.request("s", &Record::new("x")).unwrap().context("asks").send("done").unwrap();
+    client.request("s", &Record::new("x")).unwrap().with_context("asks").send("done").unwrap();
     let servers = ["s", "t"].map(|name| log.server(name, echo).unwrap().spawn().unwrap());
     drain(&client);
     assert_eq!(called.load(Ordering::Relaxed), 4);
-    assert!(client.parked().unwrap().is_empty());
+    assert!(client.parked().is_empty());
     for server in servers {
         server.stop().unwrap();
     }
@@ -60,7 +60,7 @@ fn a_callback_sends_requests_and_waits_for_calls_but_is_never_called_inside_itse
 fn a_call_inside_a_callback_expires_at_its_deadline() {
     let _watchdog = Watchdog::new();
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     make_topics(&log, "nobody");
     let me: Arc<OnceLock<Client>> = Arc::default();
@@ -70,7 +70,7 @@ fn a_call_inside_a_callback_expires_at_its_deadline() {
         .on("done", move |_| {
             let client = inside.get().expect("set before the first request");
             let request = client.request("nobody", &Record::new("x"))?;
-            let mut call = request.deadline(Duration::from_nanos(1)).call()?;
+            let mut call = request.with_deadline(Duration::from_nanos(1)).call()?;
             let done = call.wait_timeout(LONG)?.expect("it expires");
             assert!(matches!(done.outcome(), Outcome::Expired));
             Ok(())
@@ -81,7 +81,7 @@ fn a_call_inside_a_callback_expires_at_its_deadline() {
     client.request("s", &Record::new("x")).unwrap().send("done").unwrap();
     log.server("s", echo).unwrap().poll(LONG).unwrap();
     drain(&client);
-    assert!(client.parked().unwrap().is_empty());
+    assert!(client.parked().is_empty());
     assert_eq!(reply_kinds(&log, "nobody").len(), 1);
 }
 
@@ -96,8 +96,8 @@ fn flaky(
     let others = Arc::clone(&taken.order);
     let client = log
         .client("c")
-        .topic_options(options())
-        .callback_retry(retry)
+        .with_topic_options(options())
+        .with_callback_retry(retry)
         .on("done", move |done| {
             count.fetch_add(1, Ordering::Relaxed);
             if fails(done.context()) {
@@ -128,26 +128,25 @@ impl Taken {
 }
 
 fn quick() -> CallbackRetry {
-    CallbackRetry {
-        attempts: 2,
-        first: Duration::from_millis(1),
-        most: Duration::from_millis(1),
-        parked_first: Duration::from_millis(2),
-        parked_most: Duration::from_millis(20),
-    }
+    CallbackRetry::default()
+        .with_attempts(2)
+        .with_first(Duration::from_millis(1))
+        .with_most(Duration::from_millis(1))
+        .with_parked_first(Duration::from_millis(2))
+        .with_parked_most(Duration::from_millis(20))
 }
 
 fn ask(client: &Client, contexts: &[&str], callback: &str) {
     for context in contexts {
         let request = client.request("s", &Record::new("x")).unwrap();
-        request.context(*context).send(callback).unwrap();
+        request.with_context(*context).send(callback).unwrap();
     }
 }
 
 /// Polls until nothing is parked any more.
 fn unpark(client: &Client) {
     for _ in 0..10_000 {
-        if client.parked().unwrap().is_empty() {
+        if client.parked().is_empty() {
             return;
         }
         client.poll(Duration::from_millis(5)).unwrap();
@@ -160,7 +159,7 @@ fn outcomes_that_a_callback_could_not_take_are_retried_in_order_while_the_proces
     let _watchdog = Watchdog::new();
     for spawns in [false, true] {
         let dir = crate::dir();
-        let log = Log::open(dir.path()).unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
         make_topics(&log, "s");
         let is_down = Arc::new(AtomicBool::new(true));
         let down = Arc::clone(&is_down);
@@ -170,7 +169,7 @@ fn outcomes_that_a_callback_could_not_take_are_retried_in_order_while_the_proces
         assert_eq!(log.server("s", echo).unwrap().poll(LONG).unwrap(), 5);
         drain(&client);
         assert_eq!(taken.order(), ["other"], "other callbacks are not delayed");
-        let parked = client.parked().unwrap();
+        let parked = client.parked();
         assert_eq!(parked.len(), 4);
         assert!(parked.iter().all(|parked| parked.parked_at <= std::time::SystemTime::now()));
         let before = taken.called.load(Ordering::Relaxed);
@@ -181,7 +180,7 @@ fn outcomes_that_a_callback_could_not_take_are_retried_in_order_while_the_proces
         let running = spawns.then(|| client.spawn().unwrap());
         is_down.store(false, Ordering::Relaxed);
         match &running {
-            Some(_) => while !client.parked().unwrap().is_empty() {},
+            Some(_) => while !client.parked().is_empty() {},
             None => unpark(&client),
         }
         let mut order = taken.order();
@@ -200,7 +199,7 @@ fn outcomes_that_a_callback_could_not_take_are_retried_in_order_while_the_proces
 fn an_outcome_that_its_callback_never_takes_holds_up_no_other_and_can_be_dropped() {
     let _watchdog = Watchdog::new();
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let mut server = log.server("s", echo).unwrap();
     let (client, taken) = flaky(&log, quick(), |context| context == b"bad");
@@ -215,7 +214,7 @@ fn an_outcome_that_its_callback_never_takes_holds_up_no_other_and_can_be_dropped
     }
     assert_eq!(taken.order(), ["1", "2"]);
     assert!(taken.called.load(Ordering::Relaxed) > 8, "it is retried");
-    let parked = client.parked().unwrap();
+    let parked = client.parked();
     assert_eq!(parked.len(), 1);
     drop(client);
     // A start tries it too.
@@ -224,7 +223,7 @@ fn an_outcome_that_its_callback_never_takes_holds_up_no_other_and_can_be_dropped
     assert_eq!(taken.called.load(Ordering::Relaxed), 1, "one attempt per start");
     client.discard_parked(&parked[0].id).unwrap();
     assert!(matches!(client.discard_parked(&parked[0].id), Err(Error::NotFound { .. })));
-    assert!(client.parked().unwrap().is_empty());
+    assert!(client.parked().is_empty());
     drop(client);
     let (client, taken) = flaky(&log, quick(), |_| true);
     client.poll(Duration::ZERO).unwrap();
@@ -234,14 +233,14 @@ fn an_outcome_that_its_callback_never_takes_holds_up_no_other_and_can_be_dropped
 #[test]
 fn an_outcome_that_a_callback_refuses_is_retried_only_on_request() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let called = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&called);
     let client = log
         .client("c")
-        .topic_options(options())
-        .callback_retry(quick())
+        .with_topic_options(options())
+        .with_callback_retry(quick())
         .on("done", move |_| match count.fetch_add(1, Ordering::Relaxed) {
             0 => Err(HandlerError::terminal("never")),
             _ => Ok(()),
@@ -254,20 +253,20 @@ fn an_outcome_that_a_callback_refuses_is_retried_only_on_request() {
     for _ in 0..20 {
         client.poll(Duration::from_millis(2)).unwrap();
     }
-    assert_eq!((called.load(Ordering::Relaxed), client.parked().unwrap().len()), (1, 1));
-    assert_eq!(client.retry_parked().unwrap(), 1);
+    assert_eq!((called.load(Ordering::Relaxed), client.parked().len()), (1, 1));
+    assert_eq!(client.retry_parked(), 1);
     assert_eq!(client.poll(Duration::ZERO).unwrap(), 1);
-    assert_eq!((called.load(Ordering::Relaxed), client.parked().unwrap().len()), (2, 0));
+    assert_eq!((called.load(Ordering::Relaxed), client.parked().len()), (2, 0));
 }
 
 #[test]
 fn a_callback_gets_its_client_and_does_not_keep_it_alive() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let open = || {
         log.client("c")
-            .topic_options(options())
+            .with_topic_options(options())
             .on("first", |done| {
                 let client = done.client()?;
                 client.request("s", &Record::new("more"))?.caused_by(done).send("second")?;
@@ -297,22 +296,22 @@ fn a_callback_gets_its_client_and_does_not_keep_it_alive() {
 #[test]
 fn an_outcome_that_comes_while_its_callback_fails_waits_for_the_older_ones() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let is_down = Arc::new(AtomicBool::new(true));
     let down = Arc::clone(&is_down);
     let hour = Duration::from_secs(3600);
-    let retry = CallbackRetry { parked_first: hour, parked_most: hour, ..quick() };
+    let retry = quick().with_parked_first(hour).with_parked_most(hour);
     let (client, taken) = flaky(&log, retry, move |_| down.load(Ordering::Relaxed));
     let mut server = log.server("s", echo).unwrap();
     for (context, parked) in [("1", 1), ("2", 2)] {
         ask(&client, &[context], "done");
         server.poll(LONG).unwrap();
         drain(&client);
-        assert_eq!((taken.order().len(), client.parked().unwrap().len()), (0, parked));
+        assert_eq!((taken.order().len(), client.parked().len()), (0, parked));
         is_down.store(false, Ordering::Relaxed);
     }
-    assert_eq!(client.retry_parked().unwrap(), 2);
+    assert_eq!(client.retry_parked(), 2);
     unpark(&client);
     assert_eq!(taken.order(), ["1", "2"]);
 }

@@ -11,7 +11,7 @@ use crate::service::{echo, make_topics, options};
 const LONG: Duration = Duration::from_secs(30);
 
 fn open(log: &Log) -> Client {
-    log.client("c").topic_options(options()).open().unwrap()
+    log.client("c").with_topic_options(options()).open().unwrap()
 }
 
 fn call(client: &Client, payload: &str) -> deaddrop::service::Call {
@@ -28,7 +28,7 @@ fn reply_of(call: &mut deaddrop::service::Call) -> Vec<u8> {
 /// Role: has the outcomes of calls delivered, returns the first, and waits to be killed. `DIR
 /// WAITS`: `parked` waits until the others are parked; `alone` has one call, which is not returned.
 pub(crate) fn dies_with_outcomes(words: &[&str]) {
-    let log = Log::open(words[0]).unwrap();
+    let log = Log::open_or_create(words[0]).unwrap();
     let client = open(&log);
     if words[1] == "alone" {
         let call = call(&client, "a");
@@ -45,7 +45,7 @@ pub(crate) fn dies_with_outcomes(words: &[&str]) {
         std::thread::yield_now();
     }
     if words[1] == "parked" {
-        while client.parked().unwrap().len() < 2 {
+        while client.parked().len() < 2 {
             std::thread::yield_now();
         }
     }
@@ -60,7 +60,7 @@ pub(crate) fn dies_with_outcomes(words: &[&str]) {
 fn outcomes_that_no_handle_has_returned_are_attached_to_after_a_kill() {
     for waits in ["at once", "parked"] {
         let dir = crate::dir();
-        let log = Log::open(dir.path()).unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
         make_topics(&log, "s");
         let mut child = Child::spawn(&["dies-with-outcomes", dir.path().to_str().unwrap(), waits]);
         let ids: Vec<RequestId> = (0..3)
@@ -86,7 +86,7 @@ fn outcomes_that_no_handle_has_returned_are_attached_to_after_a_kill() {
         assert_eq!(client.outstanding_count(), 0);
         assert!(ids[1..].iter().all(|id| client.attach(id).is_err()), "a returned outcome is gone");
         // If the kill came right after it was returned, the first outcome may still be parked.
-        let left = client.parked().unwrap();
+        let left = client.parked();
         assert!(left.iter().all(|left| left.id == ids[0]), "{left:?}");
     }
 }
@@ -95,12 +95,12 @@ fn outcomes_that_no_handle_has_returned_are_attached_to_after_a_kill() {
 fn an_outcome_that_was_parked_while_its_handle_lived_is_returned_once_or_dropped_with_it() {
     let _watchdog = Watchdog::new();
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let client = open(&log);
     let mut calls = ["a", "b", "c"].map(|payload| call(&client, payload));
     log.server("s", echo).unwrap().poll(LONG).unwrap();
-    while client.parked().unwrap().len() < 3 {
+    while client.parked().len() < 3 {
         client.poll(Duration::from_millis(1)).unwrap();
     }
     assert_eq!(client.outstanding_count(), 0);
@@ -109,18 +109,18 @@ fn an_outcome_that_was_parked_while_its_handle_lived_is_returned_once_or_dropped
     assert!(matches!(calls[1].wait_timeout(LONG), Err(Error::NotFound { .. })));
     let given_up = calls[2].id().clone();
     drop(calls);
-    assert!(client.parked().unwrap().is_empty(), "dropping a handle discards its outcome");
+    assert!(client.parked().is_empty(), "dropping a handle discards its outcome");
     assert!(client.attach(&given_up).is_err());
     drop((second, client));
     let client = open(&log);
-    assert_eq!((client.parked().unwrap().len(), client.outstanding_count()), (0, 0));
+    assert_eq!((client.parked().len(), client.outstanding_count()), (0, 0));
 }
 
 #[test]
 fn waits_of_the_longest_duration_are_accepted() {
     let _watchdog = Watchdog::new();
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let client = open(&log);
     let mut asked = call(&client, "x");
@@ -140,7 +140,7 @@ fn waits_of_the_longest_duration_are_accepted() {
 fn a_wait_for_an_outcome_ends_when_it_is_stopped() {
     let _watchdog = Watchdog::new();
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let client = open(&log);
     let mut asked = call(&client, "x");
@@ -156,7 +156,7 @@ fn a_wait_for_an_outcome_ends_when_it_is_stopped() {
 #[test]
 fn the_only_outcome_that_no_handle_has_returned_is_attached_to_after_a_kill() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let mut child = Child::spawn(&["dies-with-outcomes", dir.path().to_str().unwrap(), "alone"]);
     let id: RequestId = child.hear().unwrap().parse().unwrap();

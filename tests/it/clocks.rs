@@ -69,11 +69,11 @@ fn client(log: &Log, expired: &Arc<AtomicU64>) -> Client {
 
 fn send(client: &Client, deadline: Duration) {
     let request = client.request("s", &Record::new("x")).unwrap();
-    request.deadline(deadline).send("done").unwrap();
+    request.with_deadline(deadline).send("done").unwrap();
 }
 
 fn a_live_client(dir: &Path) {
-    let log = Log::open(dir).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
     make_topics(&log, "s");
     let expired = Arc::default();
     let client = client(&log, &expired);
@@ -93,7 +93,7 @@ fn a_live_client(dir: &Path) {
 }
 
 fn a_restarted_client(dir: &Path) {
-    let log = Log::open(dir).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
     make_topics(&log, "s");
     let expired = Arc::default();
     send(&client(&log, &expired), HOUR);
@@ -119,7 +119,7 @@ fn a_restarted_client(dir: &Path) {
 }
 
 fn a_server_ahead(dir: &Path) {
-    let log = Log::open(dir).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
     make_topics(&log, "s");
     let expired = Arc::default();
     let client = client(&log, &expired);
@@ -148,14 +148,15 @@ fn fill(topic: &Topic) {
 }
 
 fn retention_by_age(dir: &Path) {
-    let log = Log::open(dir).unwrap();
-    let options = |consumed| TopicOptions {
-        segment_len: 16 << 10,
-        retention: Retention { age: Some(HOUR), bytes: None, consumed },
-        ..TopicOptions::durability(Durability::ProcessCrash)
+    let log = Log::open_or_create(dir).unwrap();
+    let options = |consumed| {
+        TopicOptions::default()
+            .with_durability(Durability::ProcessCrash)
+            .with_segment_len(16 << 10)
+            .with_retention(Retention::default().with_age(HOUR).with_consumed(consumed))
     };
     let (aged, used) = ("aged", "used");
-    let topic = log.create_topic(aged, options(false)).unwrap();
+    let topic = log.topic_with(aged, options(false)).unwrap();
     fill(&topic);
     for shift in [AHEAD_A_YEAR, BACK_AN_HOUR, AHEAD_A_YEAR] {
         shift_wall_clock(shift);
@@ -166,7 +167,7 @@ fn retention_by_age(dir: &Path) {
     assert_eq!(topic.trim().unwrap(), 0, "records stamped meanwhile keep their age");
     drop(topic);
 
-    let topic = log.create_topic(used, options(true)).unwrap();
+    let topic = log.topic_with(used, options(true)).unwrap();
     let mut consumer = topic.consumer("slow", Start::First).unwrap();
     fill(&topic);
     consumer.next().unwrap().unwrap();
@@ -174,7 +175,7 @@ fn retention_by_age(dir: &Path) {
     drop((consumer, topic));
     // A process that opens it with a wrong clock cannot know; it still keeps what a consumer needs.
     shift_wall_clock(AHEAD_A_YEAR);
-    assert_eq!(log.existing_topic(used).unwrap().trim().unwrap(), 0);
-    let trimmed = log.existing_topic(aged).unwrap().trim().unwrap();
+    assert_eq!(log.open_topic(used).unwrap().trim().unwrap(), 0);
+    let trimmed = log.open_topic(aged).unwrap().trim().unwrap();
     assert!(trimmed > 0, "a year has passed by its clock");
 }

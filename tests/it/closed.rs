@@ -22,7 +22,7 @@ fn server(
     at_first: impl Fn() + Send + Sync + 'static,
 ) -> Server {
     let (handled, stop) = (Arc::clone(handled), stop.clone());
-    let options = ServerOptions { topic: Some(options()), ..ServerOptions::default() };
+    let options = ServerOptions::default().with_topic(options());
     log.server_with("s", options, move |request| {
         let payload = String::from_utf8_lossy(request.payload()).into_owned();
         if payload.starts_with("first") {
@@ -36,14 +36,15 @@ fn server(
 }
 
 fn send(client: &Client, payload: &str, key: &str) -> RequestId {
-    let request = client.request("s", &Record::new(payload)).unwrap().key(key);
+    let request = client.request("s", &Record::new(payload)).unwrap().with_key(key);
     request.send("done").unwrap()
 }
 
 /// A service that has run before, so that no request is in doubt.
 fn begin(log: &Log) -> Client {
     make_topics(log, "s");
-    let client = log.client("c").topic_options(options()).on("done", |_| Ok(())).open().unwrap();
+    let client =
+        log.client("c").with_topic_options(options()).on("done", |_| Ok(())).open().unwrap();
     send(&client, "begin", "k");
     let mut server = log.server("s", echo).unwrap();
     assert_eq!(server.poll(LONG).unwrap(), 1);
@@ -71,7 +72,7 @@ fn serve_rest(log: &Log, handled: &Handled, count: usize) {
 fn a_request_that_was_cancelled_while_another_of_its_key_ran_is_not_handled_after_a_restart() {
     for graceful in [true, false] {
         let dir = crate::dir();
-        let log = Log::open(dir.path()).unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
         let client = begin(&log);
         let handled = Handled::default();
         send(&client, "first", "k");
@@ -101,14 +102,14 @@ fn a_request_that_was_cancelled_while_another_of_its_key_ran_is_not_handled_afte
 #[test]
 fn requests_that_expired_after_a_slow_one_are_not_handled_by_the_server_that_takes_the_lane() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let client = begin(&log);
     let handled = Handled::default();
     let keys: Vec<_> = (0..8).map(|number| format!("k{number}")).collect();
     send(&client, "first", "k0");
     for key in &keys {
-        let request = client.request("s", &Record::new("short")).unwrap().key(key);
-        request.deadline(Duration::from_nanos(1)).send("done").unwrap();
+        let request = client.request("s", &Record::new("short")).unwrap().with_key(key);
+        request.with_deadline(Duration::from_nanos(1)).send("done").unwrap();
     }
     let (stop, expires) = (Stop::new(), client.clone());
     // The client reports the expiry while the first request runs.
@@ -141,9 +142,10 @@ fn requests_that_expired_after_a_slow_one_are_not_handled_by_the_server_that_tak
 #[test]
 fn a_cancelled_request_whose_lane_changes_hands_twice_is_not_handled() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
-    let client = log.client("c").topic_options(options()).on("done", |_| Ok(())).open().unwrap();
+    let client =
+        log.client("c").with_topic_options(options()).on("done", |_| Ok(())).open().unwrap();
     let handled = Handled::default();
     let other = Arc::new(Mutex::new(None::<Server>));
     let last = Arc::new(Mutex::new(None::<RequestId>));
@@ -151,8 +153,7 @@ fn a_cancelled_request_whose_lane_changes_hands_twice_is_not_handled() {
     let open = || {
         let (handled, stop, stops_other) = (Arc::clone(&handled), stop.clone(), ends.clone());
         let (other, last, client) = (Arc::clone(&other), Arc::clone(&last), client.clone());
-        let options =
-            ServerOptions { lanes: Some(2), topic: Some(options()), ..ServerOptions::default() };
+        let options = ServerOptions::default().with_lanes(2).with_topic(options());
         let handler = move |request: &Request<'_>| {
             handled.lock().unwrap().push(String::from_utf8_lossy(request.payload()).into_owned());
             match request.payload() {
@@ -208,7 +209,7 @@ fn a_cancelled_request_whose_lane_changes_hands_twice_is_not_handled() {
 #[test]
 fn a_server_whose_lanes_were_reset_answers_no_request_twice() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let client = begin(&log);
     let handled = Handled::default();
     for key in ["k", "l", "m"] {
@@ -216,7 +217,7 @@ fn a_server_whose_lanes_were_reset_answers_no_request_twice() {
     }
     serve_rest(&log, &handled, 3);
     drain(&client);
-    let requests = log.existing_topic("s.requests").unwrap();
+    let requests = log.open_topic("s.requests").unwrap();
     assert_eq!(requests.reset_group("server", Start::First).unwrap(), 0);
     let mut again = server(&log, &handled, &Stop::new(), || ());
     let mut settled = 0;
@@ -229,7 +230,7 @@ fn a_server_whose_lanes_were_reset_answers_no_request_twice() {
 #[test]
 fn more_cancelled_requests_than_a_server_remembers_are_not_handled() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let client = begin(&log);
     let handled = Handled::default();
     send(&client, "first", "k");

@@ -11,11 +11,14 @@ use deaddrop::{
 use crate::child::{self, Child};
 
 fn options(retention: Retention) -> TopicOptions {
-    TopicOptions { durability: Durability::ProcessCrash, segment_len: 16 << 10, retention }
+    TopicOptions::default()
+        .with_durability(Durability::ProcessCrash)
+        .with_segment_len(16 << 10)
+        .with_retention(retention)
 }
 
 fn topic(dir: &std::path::Path, retention: Retention) -> Topic {
-    Log::open(dir).unwrap().create_topic("t", options(retention)).unwrap()
+    Log::open_or_create(dir).unwrap().topic_with("t", options(retention)).unwrap()
 }
 
 /// Appends records of 1000 bytes; twelve fill a segment.
@@ -150,7 +153,7 @@ fn a_consumer_before_the_first_record_gets_an_error_and_is_never_moved() {
 #[test]
 fn nothing_is_trimmed_before_every_consumer_has_durably_committed_it() {
     let dir = crate::dir();
-    let retention = Retention { consumed: true, ..Retention::default() };
+    let retention = Retention::default().with_consumed(true);
     let topic = topic(dir.path(), retention);
     fill(&topic, 60);
     topic.wait_durable(59).unwrap();
@@ -172,7 +175,7 @@ fn nothing_is_trimmed_before_every_consumer_has_durably_committed_it() {
 #[test]
 fn the_oldest_segments_go_by_size_and_by_age() {
     let dir = crate::dir();
-    let by_size = Retention { bytes: Some(40 << 10), ..Retention::default() };
+    let by_size = Retention::default().with_bytes(40 << 10);
     let sized = topic(dir.path(), by_size);
     fill(&sized, 100);
     sized.wait_durable(99).unwrap();
@@ -182,7 +185,7 @@ fn the_oldest_segments_go_by_size_and_by_age() {
     assert_eq!(reader.next().unwrap().unwrap().offset(), first);
 
     let dir = crate::dir();
-    let by_age = Retention { age: Some(Duration::from_nanos(1)), ..Retention::default() };
+    let by_age = Retention::default().with_age(Duration::from_nanos(1));
     let aged = topic(dir.path(), by_age);
     fill(&aged, 100);
     aged.wait_durable(99).unwrap();
@@ -190,7 +193,7 @@ fn the_oldest_segments_go_by_size_and_by_age() {
     assert_eq!(aged.high_watermark().unwrap(), 100);
 
     let dir = crate::dir();
-    let kept = topic(dir.path(), Retention { age: Some(Duration::from_secs(3600)), ..by_age });
+    let kept = topic(dir.path(), by_age.with_age(Duration::from_secs(3600)));
     fill(&kept, 100);
     kept.wait_durable(99).unwrap();
     assert_eq!(kept.trim().unwrap(), 0);
@@ -198,11 +201,8 @@ fn the_oldest_segments_go_by_size_and_by_age() {
 
 #[test]
 fn a_trim_accepts_segments_that_another_trim_drops_meanwhile() {
-    let kept = Retention { consumed: true, ..Retention::default() };
-    for retention in [
-        Retention { age: Some(Duration::from_nanos(1)), ..kept },
-        Retention { bytes: Some(1 << 30), ..kept },
-    ] {
+    let kept = Retention::default().with_consumed(true);
+    for retention in [kept.with_age(Duration::from_nanos(1)), kept.with_bytes(1 << 30)] {
         let dir = crate::dir();
         let topic = topic(dir.path(), retention);
         // Keeps all records from `trim`, which therefore examines every segment.

@@ -17,7 +17,7 @@ type Lineage = (RequestId, Option<RequestId>, Option<String>);
 #[test]
 fn a_conversation_goes_through_a_handler_and_a_callback_and_comes_back() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "first");
     make_topics(&log, "second");
     let nested = log.client("nested").on("done", |_| Ok(())).open().unwrap();
@@ -25,7 +25,7 @@ fn a_conversation_goes_through_a_handler_and_a_callback_and_comes_back() {
     let mut first = log
         .server("first", move |request| {
             let more = asker.request("second", &Record::new("more"))?.caused_by(request);
-            more.header("h", "v").send("done")?;
+            more.with_header("h", "v").send("done")?;
             Ok(Reply::new("ok"))
         })
         .unwrap();
@@ -53,7 +53,7 @@ fn a_conversation_goes_through_a_handler_and_a_callback_and_comes_back() {
         .unwrap();
     assert!(me.set(client.clone()).is_ok());
     let request = client.request("first", &Record::new("1")).unwrap();
-    let root = request.traceparent(TRACE).unwrap().send("again").unwrap();
+    let root = request.with_traceparent(TRACE).unwrap().send("again").unwrap();
     first.poll(LONG).unwrap();
     client.poll(LONG).unwrap();
     let handled: Arc<Mutex<Vec<Lineage>>> = Arc::default();
@@ -79,7 +79,7 @@ fn a_conversation_goes_through_a_handler_and_a_callback_and_comes_back() {
 #[test]
 fn an_outcome_that_the_client_decides_names_the_conversation_too() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let client = log.client("c").open().unwrap();
     let mut root = client.request("s", &Record::new("x")).unwrap().call().unwrap();
@@ -87,11 +87,11 @@ fn an_outcome_that_the_client_decides_names_the_conversation_too() {
     let done = root.wait_timeout(LONG).unwrap().unwrap();
     assert_eq!((done.conversation(), done.cause()), (root.id(), None));
     let request = client.request("s", &Record::new("y")).unwrap().caused_by(&done);
-    let mut call = request.traceparent(TRACE).unwrap().call().unwrap();
+    let mut call = request.with_traceparent(TRACE).unwrap().call().unwrap();
     client.cancel(call.id()).unwrap();
     let done = call.wait_timeout(LONG).unwrap().unwrap();
     assert!(matches!(done.outcome(), Outcome::Cancelled));
-    let replies = log.existing_topic("s.replies").unwrap();
+    let replies = log.open_topic("s.replies").unwrap();
     let mut reader = replies.reader(Start::Last).unwrap();
     let envelope = Envelope::of(&reader.next().unwrap().unwrap()).unwrap().unwrap();
     assert_eq!(envelope.kind, Kind::Cancelled);
@@ -102,14 +102,14 @@ fn an_outcome_that_the_client_decides_names_the_conversation_too() {
 #[test]
 fn an_invalid_traceparent_and_a_reserved_header_are_refused_and_nothing_is_sent() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let client = log.client("c").open().unwrap();
     let request = client.request("s", &Record::new("x")).unwrap();
-    assert!(matches!(request.traceparent("00-xyz"), Err(Error::Invalid { .. })));
+    assert!(matches!(request.with_traceparent("00-xyz"), Err(Error::Invalid { .. })));
     let request = client.request("s", &Record::new("x")).unwrap();
-    let refused = request.header("deaddrop.service", "forged").call().map(drop);
+    let refused = request.with_header("deaddrop.service", "forged").call().map(drop);
     assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
     assert!(client.outstanding().unwrap().is_empty());
-    assert_eq!(log.existing_topic("s.requests").unwrap().end_offset().unwrap(), 0);
+    assert_eq!(log.open_topic("s.requests").unwrap().end_offset().unwrap(), 0);
 }

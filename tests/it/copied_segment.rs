@@ -29,11 +29,10 @@ fn a_read_only_handle_from_before_a_recovery_that_copied_reads_later_records() {
     for is_live in [true, false] {
         let about = format!("opened beside members: {is_live}");
         let disk = SimDisk::new();
-        let options = TopicOptions {
-            segment_len: 64 << 10,
-            ..TopicOptions::durability(Durability::ProcessCrash)
-        };
-        let open = || Log::open_sim(&disk, DIR).unwrap().create_topic("t", options).unwrap();
+        let options = TopicOptions::default()
+            .with_durability(Durability::ProcessCrash)
+            .with_segment_len(64 << 10);
+        let open = || Log::open_sim(&disk, DIR).unwrap().topic_with("t", options).unwrap();
         let other = disk.process();
         let read = || Log::open_sim_read_only(&other, DIR).unwrap().topic("t").unwrap();
         let topic = open();

@@ -76,8 +76,8 @@ fn a_copy_of_hard_links_is_refused_so_that_two_directories_do_not_share_their_se
             let dir = crate::dir();
             let (path, copy) = (dir.path().join("log"), dir.path().join("copy"));
             let options =
-                TopicOptions { segment_len: SEGMENT_LEN, ..TopicOptions::durability(durability) };
-            let open = |path: &Path| Log::open(path).unwrap().create_topic("t", options);
+                TopicOptions::default().with_durability(durability).with_segment_len(SEGMENT_LEN);
+            let open = |path: &Path| Log::open_or_create(path).unwrap().topic_with("t", options);
             let record = Record::new(vec![7; 20_000]);
             let topic = open(&path).unwrap();
             topic.append(&record).unwrap();

@@ -68,12 +68,11 @@ impl Specimen {
     /// Three segments, batches, an epoch, an index, a consumer.
     fn new() -> Specimen {
         let disk = SimDisk::new();
-        let options = TopicOptions {
-            segment_len: 16 << 10,
-            ..TopicOptions::durability(Durability::PowerLoss)
-        };
+        let options = TopicOptions::default()
+            .with_durability(Durability::PowerLoss)
+            .with_segment_len(16 << 10);
         let log = Log::open_sim(&disk.process(), DIR).unwrap();
-        let topic = log.create_topic(TOPIC, options).unwrap();
+        let topic = log.topic_with(TOPIC, options).unwrap();
         let mut random = Random(1);
         let mut payloads: Vec<Vec<u8>> = Vec::new();
         let append = |topic: &Topic, random: &mut Random, payloads: &mut Vec<Vec<u8>>| {
@@ -83,8 +82,10 @@ impl Specimen {
                 let len = random.below(900) as usize;
                 payloads.push(random.bytes(len));
             }
-            let records: Vec<Record> =
-                payloads[from..].iter().map(|payload| Record::new(&payload[..]).key("k")).collect();
+            let records: Vec<Record> = payloads[from..]
+                .iter()
+                .map(|payload| Record::new(&payload[..]).with_key("k"))
+                .collect();
             topic.append_batch(&records).unwrap();
         };
         while payloads.len() < 40 {
@@ -94,7 +95,7 @@ impl Specimen {
         drop((topic, log));
         let disk = disk.reboot();
         let log = Log::open_sim(&disk.process(), DIR).unwrap();
-        let topic = log.existing_topic(TOPIC).unwrap();
+        let topic = log.open_topic(TOPIC).unwrap();
         while payloads.len() < 75 {
             append(&topic, &mut random, &mut payloads);
         }
@@ -170,7 +171,7 @@ impl Specimen {
             true => Log::open_sim_read_only(disk, DIR),
             false => Log::open_sim(disk, DIR),
         };
-        let topic = match log.and_then(|log| log.existing_topic(TOPIC)) {
+        let topic = match log.and_then(|log| log.open_topic(TOPIC)) {
             Ok(topic) => topic,
             Err(error) => {
                 refuse(error);
@@ -433,7 +434,7 @@ fn walk_through(disk: &SimDisk, read_only: bool, story: &str) {
         true => Log::open_sim_read_only(disk, DIR),
         false => Log::open_sim(disk, DIR),
     };
-    let Ok(topic) = log.and_then(|log| log.existing_topic(TOPIC)) else { return };
+    let Ok(topic) = log.and_then(|log| log.open_topic(TOPIC)) else { return };
     let Ok(mut reader) = topic.reader(Start::First) else { return };
     for step in 0.. {
         assert!(step < 100_000, "{story}: no end at {}", reader.offset());

@@ -16,11 +16,11 @@ const POINTS: [&str; 3] = ["delete.renamed", "delete.durable", "delete.removed"]
 const RECORDS: u64 = 12;
 
 fn options() -> TopicOptions {
-    TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(Durability::PowerLoss) }
+    TopicOptions::default().with_durability(Durability::PowerLoss).with_segment_len(16 << 10)
 }
 
 fn fill(log: &Log) {
-    let topic = log.create_topic("t", options()).unwrap();
+    let topic = log.topic_with("t", options()).unwrap();
     for _ in 0..RECORDS {
         topic.append(&Record::new([7; 5_000])).unwrap();
     }
@@ -38,7 +38,7 @@ fn count(topic: &Topic) -> u64 {
 
 /// Returns true if the whole topic is there, false if there is none and another one can be made.
 fn is_whole(log: &Log) -> bool {
-    match log.existing_topic("t") {
+    match log.open_topic("t") {
         Ok(topic) => {
             assert_eq!(log.topics().unwrap(), ["t"]);
             assert_eq!(count(&topic), RECORDS);
@@ -47,7 +47,7 @@ fn is_whole(log: &Log) -> bool {
         }
         Err(Error::NotFound { .. }) => {
             assert_eq!(log.topics().unwrap(), [""; 0]);
-            let other = log.create_topic("t", options()).unwrap();
+            let other = log.topic_with("t", options()).unwrap();
             assert_eq!(other.append(&Record::new("new")).unwrap(), 0);
             assert_eq!(count(&other), 1);
             drop(other);
@@ -70,7 +70,7 @@ pub(crate) fn deleter(words: &[&str]) {
             }
         }
     })));
-    Log::open(dir).unwrap().delete_topic("t").unwrap();
+    Log::open_or_create(dir).unwrap().delete_topic("t").unwrap();
 }
 
 fn names(topics: &Path) -> Vec<PathBuf> {
@@ -82,15 +82,15 @@ fn a_killed_delete_leaves_the_name_free_and_its_files_are_removed_later() {
     for point in POINTS {
         for nth in [1, 2, 5] {
             let dir = crate::dir();
-            fill(&Log::open(dir.path()).unwrap());
-            let before = Log::open(dir.path()).unwrap();
+            fill(&Log::open_or_create(dir.path()).unwrap());
+            let before = Log::open_or_create(dir.path()).unwrap();
             let words = ["deleter", dir.path().to_str().unwrap(), point, &nth.to_string()];
             let status = Child::spawn(&words).wait();
             // Only the removals happen more than once.
             assert_eq!(status.success(), nth > 1 && point != "delete.removed", "{point} {nth}");
             // Even for a process that had the log open, which removes nothing.
             assert!(!is_whole(&before), "{point}: it was renamed");
-            let after = Log::open(dir.path()).unwrap();
+            let after = Log::open_or_create(dir.path()).unwrap();
             assert!(names(&dir.path().join("topics")).is_empty(), "{point} {nth}");
             assert!(!is_whole(&after));
         }
@@ -173,7 +173,7 @@ fn is_told<T: std::fmt::Debug>(what: &str, remade: bool, result: Result<T, Error
 fn a_deleted_topic_that_is_open_for_reading_is_reported_as_deleted_and_not_as_damaged() {
     for (live, remade) in [(true, true), (true, false), (false, true), (false, false)] {
         let dir = crate::dir();
-        let log = Log::open(dir.path()).unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
         fill(&log);
         let topic = log.topic("t").unwrap();
         let topic = live.then_some(topic);
@@ -188,7 +188,7 @@ fn a_deleted_topic_that_is_open_for_reading_is_reported_as_deleted_and_not_as_da
         log.delete_topic("t").unwrap();
         if remade {
             // Past the end of the deleted one.
-            let other = log.create_topic("t", options()).unwrap();
+            let other = log.topic_with("t", options()).unwrap();
             for _ in 0..3 * RECORDS {
                 other.append(&Record::new([8; 3_000])).unwrap();
             }
@@ -225,7 +225,7 @@ fn a_deleted_topic_that_is_open_for_reading_is_reported_as_deleted_and_not_as_da
 #[test]
 fn a_topic_whose_settings_are_gone_can_be_deleted() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     fill(&log);
     std::fs::remove_file(dir.path().join("topics/t/settings")).unwrap();
     assert!(log.topic("t").unwrap_err().is_corruption());
@@ -248,7 +248,7 @@ fn openings_of(path: &Path) -> usize {
 #[test]
 fn a_process_that_waits_to_open_a_topic_while_it_is_deleted_gets_a_new_one() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     fill(&log);
     let topic = log.dir().join("topics/t");
     let lock_path = topic.join("lock");
@@ -260,7 +260,7 @@ fn a_process_that_waits_to_open_a_topic_while_it_is_deleted_gets_a_new_one() {
     // SAFETY: an open descriptor and a live structure.
     let locked = unsafe { libc::fcntl(lock_file.as_raw_fd(), libc::F_OFD_SETLK, &gate) };
     assert_eq!(locked, 0);
-    let opener = std::thread::spawn(move || log.create_topic("t", options()).unwrap());
+    let opener = std::thread::spawn(move || log.topic_with("t", options()).unwrap());
     let started = Instant::now();
     while openings_of(&lock_path) < 2 {
         assert!(started.elapsed() < child::GUARD, "the other thread opens the lock file");

@@ -308,7 +308,7 @@ fn the_program_in_the_readme_runs_as_pasted() {
     let mut child = Child::spawn(&["runs-program", dir.path().to_str().unwrap()]);
     while child.hear().unwrap() != "bye" {}
     let log = Log::open_read_only(dir.path().join("drop")).unwrap();
-    let orders = log.existing_topic("orders").unwrap();
+    let orders = log.open_topic("orders").unwrap();
     let mut reader = orders.reader(Start::First).unwrap();
     assert_eq!(reader.next().unwrap().unwrap().payload(), b"3 of item 7");
     assert_eq!(orders.consumers().unwrap()[0].committed.as_ref().unwrap(), &1);

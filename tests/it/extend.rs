@@ -75,11 +75,11 @@ pub(crate) fn large(words: &[&str]) {
 #[test]
 fn a_read_only_reader_from_before_any_writer_sees_a_large_first_record_and_later_ones() {
     let dir = crate::dir();
-    let options = deaddrop::TopicOptions {
-        segment_len: 64 << 10,
-        ..deaddrop::TopicOptions::durability(deaddrop::Durability::ProcessCrash)
-    };
-    let open = || deaddrop::Log::open(dir.path()).unwrap().create_topic("t", options).unwrap();
+    let options = deaddrop::TopicOptions::default()
+        .with_durability(deaddrop::Durability::ProcessCrash)
+        .with_segment_len(64 << 10);
+    let open =
+        || deaddrop::Log::open_or_create(dir.path()).unwrap().topic_with("t", options).unwrap();
     drop(open());
     let log = deaddrop::Log::open_read_only(dir.path()).unwrap();
     let mut still = log.topic("t").unwrap().reader(deaddrop::Start::First).unwrap();

@@ -29,7 +29,7 @@ fn a_writer_far_ahead_of_the_disk_runs_out_of_nothing() {
     let mut child = Child::spawn(&["far-ahead", log.to_str().unwrap(), "limited"]);
     assert_eq!(child.hear().as_deref(), Some("bye"));
     assert!(child.wait().success());
-    let topic = Log::open(&log).unwrap().topic("t").unwrap();
+    let topic = Log::open_or_create(&log).unwrap().topic("t").unwrap();
     let first = topic.first_offset().unwrap();
     assert!(first > 0, "retention keeps up");
     let segments = files(topic.dir(), ".seg");
@@ -51,7 +51,7 @@ fn full_segments_that_wait_for_the_disk_take_no_descriptors_from_the_writer() {
     let mut child = Child::spawn(&["far-ahead", log.to_str().unwrap(), "unlimited"]);
     assert_eq!(child.hear().as_deref(), Some("bye"));
     assert!(child.wait().success());
-    let topic = Log::open(&log).unwrap().topic("t").unwrap();
+    let topic = Log::open_or_create(&log).unwrap().topic("t").unwrap();
     assert_eq!((topic.first_offset().unwrap(), topic.end_offset().unwrap()), (0, RECORDS));
 }
 
@@ -63,12 +63,11 @@ pub(crate) fn writer(words: &[&str]) {
     let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &files) };
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
     let kept = (*limit == "limited").then_some(KEPT_BYTES);
-    let options = TopicOptions {
-        segment_len: SEGMENT_LEN,
-        retention: Retention { bytes: kept, ..Retention::default() },
-        ..TopicOptions::durability(Durability::ProcessCrash)
-    };
-    let topic = Log::open(dir).unwrap().create_topic("t", options).unwrap();
+    let options = TopicOptions::default()
+        .with_durability(Durability::ProcessCrash)
+        .with_segment_len(SEGMENT_LEN)
+        .with_retention(Retention::default().with_bytes(kept));
+    let topic = Log::open_or_create(dir).unwrap().topic_with("t", options).unwrap();
     let record = Record::new(vec![7; 1000]);
     for _ in 0..RECORDS {
         topic.append(&record).unwrap();
@@ -80,11 +79,10 @@ pub(crate) fn writer(words: &[&str]) {
 #[test]
 fn a_trim_removes_indexes_whose_segments_are_gone() {
     let dir = crate::dir();
-    let options = TopicOptions {
-        segment_len: SEGMENT_LEN,
-        ..TopicOptions::durability(Durability::ProcessCrash)
-    };
-    let topic = Log::open(dir.path()).unwrap().create_topic("t", options).unwrap();
+    let options = TopicOptions::default()
+        .with_durability(Durability::ProcessCrash)
+        .with_segment_len(SEGMENT_LEN);
+    let topic = Log::open_or_create(dir.path()).unwrap().topic_with("t", options).unwrap();
     for _ in 0..100 {
         topic.append(&Record::new(vec![7; 1000])).unwrap();
     }
@@ -101,11 +99,10 @@ const SEGMENTS_BEFORE: usize = 2_000;
 #[test]
 fn readers_that_closely_follow_a_writer_see_no_hole_in_a_large_directory() {
     let dir = crate::dir();
-    let options = TopicOptions {
-        segment_len: SEGMENT_LEN,
-        ..TopicOptions::durability(Durability::ProcessCrash)
-    };
-    let topic = Log::open(dir.path()).unwrap().create_topic("t", options).unwrap();
+    let options = TopicOptions::default()
+        .with_durability(Durability::ProcessCrash)
+        .with_segment_len(SEGMENT_LEN);
+    let topic = Log::open_or_create(dir.path()).unwrap().topic_with("t", options).unwrap();
     // A segment for each record.
     let large = Record::new(vec![7; 12_000]);
     for _ in 0..SEGMENTS_BEFORE {

@@ -59,8 +59,8 @@ fn payload(number: u64) -> Vec<u8> {
 /// Opens a log and uses each of its parts a little; it survives every error.
 fn use_log(disk: &SimDisk, durability: Durability, from: u64, told: &mut Told) -> Result<()> {
     let log = Log::open_sim(disk, DIR)?;
-    let options = TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(durability) };
-    let topic = log.create_topic("t", options)?;
+    let options = TopicOptions::default().with_durability(durability).with_segment_len(16 << 10);
+    let topic = log.topic_with("t", options)?;
     for number in from..from + 30 {
         let payload = payload(number);
         let record = Record::new(&payload[..]);
@@ -104,7 +104,7 @@ fn use_log(disk: &SimDisk, durability: Durability, from: u64, told: &mut Told) -
 /// Every acknowledged record is there, once, at its offset; no refused record is there.
 fn check(disk: &SimDisk, told: &Told, was_cut: bool, durable: bool, story: &str) {
     let log = Log::open_sim(disk, DIR).unwrap_or_else(|error| panic!("{story}: {error}"));
-    let topic = match log.existing_topic("t") {
+    let topic = match log.open_topic("t") {
         Ok(topic) => topic,
         Err(Error::NotFound { .. }) if told.acknowledged.is_empty() => return,
         Err(error) => panic!("{story}: {error}"),
@@ -206,8 +206,8 @@ fn a_full_disk_refuses_appends_until_there_is_room_and_loses_nothing() {
         disk.set_capacity(150 << 10);
         let log = Log::open_sim(&disk.process(), DIR).unwrap();
         let options =
-            TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(durability) };
-        let topic = log.create_topic("t", options).unwrap();
+            TopicOptions::default().with_durability(durability).with_segment_len(16 << 10);
+        let topic = log.topic_with("t", options).unwrap();
         let mut appended = 0;
         let error = loop {
             match topic.append(&Record::new(payload(appended))) {
@@ -234,8 +234,8 @@ fn a_full_disk_refuses_appends_until_there_is_room_and_loses_nothing() {
 fn the_first_opening_after_a_writer_was_killed_recovers_from_a_sync_that_fails_once() {
     let disk = SimDisk::new();
     let process = disk.process();
-    let options = TopicOptions { segment_len: 16 << 10, ..TopicOptions::default() };
-    let topic = Log::open_sim(&process, DIR).unwrap().create_topic("t", options).unwrap();
+    let options = TopicOptions::default().with_segment_len(16 << 10);
+    let topic = Log::open_sim(&process, DIR).unwrap().topic_with("t", options).unwrap();
     for number in 0..20 {
         topic.append_unsynced(&Record::new(payload(number))).unwrap();
     }

@@ -34,7 +34,7 @@ pub(crate) const DURABILITIES: [Durability; 3] = [
 ];
 
 fn options(durability: Durability) -> TopicOptions {
-    TopicOptions { segment_len: 256 << 10, ..TopicOptions::durability(durability) }
+    TopicOptions::default().with_durability(durability).with_segment_len(256 << 10)
 }
 
 /// Returns every record that a reader gets from the first one on.
@@ -57,8 +57,8 @@ fn a_sync_that_fails_once_and_leaves_clean_pages_costs_no_record_that_is_shown_a
         for (index, durability) in DURABILITIES.into_iter().enumerate() {
             let dir = disk.path().join(format!("log{index}"));
             let about = format!("{file_system:?}, {durability:?}");
-            let log = Log::open(&dir).unwrap();
-            let topic = log.create_topic("t", options(durability)).unwrap();
+            let log = Log::open_or_create(&dir).unwrap();
+            let topic = log.topic_with("t", options(durability)).unwrap();
             for number in 0..50 {
                 append(&topic, &format!("before {number}")).unwrap();
             }
@@ -72,7 +72,7 @@ fn a_sync_that_fails_once_and_leaves_clean_pages_costs_no_record_that_is_shown_a
             assert!(append(&topic, "after the failure").is_err(), "{about}");
             drop((topic, log));
 
-            let log = Log::open(&dir).unwrap();
+            let log = Log::open_or_create(&dir).unwrap();
             let topic = log.topic("t").unwrap();
             let last = append(&topic, "after the recovery").unwrap();
             topic.wait_durable(last).unwrap();
@@ -82,7 +82,7 @@ fn a_sync_that_fails_once_and_leaves_clean_pages_costs_no_record_that_is_shown_a
             disk.cut(None);
             disk.restart();
 
-            let log = Log::open(&dir).unwrap();
+            let log = Log::open_or_create(&dir).unwrap();
             let topic = log.topic("t").unwrap();
             assert_eq!(everything(&topic), shown, "{about}: durable, but gone after a power cut");
         }
@@ -95,8 +95,8 @@ fn writes_that_fail_for_a_while_cost_no_record_that_is_shown_after_the_recovery(
         for (index, durability) in DURABILITIES.into_iter().enumerate() {
             let dir = disk.path().join(format!("log{index}"));
             let about = format!("{file_system:?}, {durability:?}");
-            let log = Log::open(&dir).unwrap();
-            let topic = log.create_topic("t", options(durability)).unwrap();
+            let log = Log::open_or_create(&dir).unwrap();
+            let topic = log.topic_with("t", options(durability)).unwrap();
             // Into the third segment: if the topic does not sync, nothing of it is on the disk yet,
             // and ext4 forgets that its blocks are in use unless they are written in another way.
             for _ in 0..1200 {
@@ -113,7 +113,7 @@ fn writes_that_fail_for_a_while_cost_no_record_that_is_shown_after_the_recovery(
             disk.tell("resume");
             drop((topic, log));
 
-            let log = Log::open(&dir).unwrap();
+            let log = Log::open_or_create(&dir).unwrap();
             let topic = log.topic("t").unwrap();
             let last = append(&topic, "after the recovery").unwrap();
             topic.wait_durable(last).unwrap();
@@ -123,7 +123,7 @@ fn writes_that_fail_for_a_while_cost_no_record_that_is_shown_after_the_recovery(
             // Only the page cache is lost.
             disk.unmount();
             disk.mount("");
-            let log = Log::open(&dir).unwrap();
+            let log = Log::open_or_create(&dir).unwrap();
             let found = everything(&log.topic("t").unwrap());
             assert_eq!(found, shown, "{about}: records were only in the page cache");
         }
@@ -134,8 +134,8 @@ fn writes_that_fail_for_a_while_cost_no_record_that_is_shown_after_the_recovery(
 fn a_lost_flush_is_the_disks_lie_and_costs_the_end_of_the_log_and_no_more() {
     on_every_file_system(|file_system, mut disk| {
         let dir = disk.path().join("log");
-        let log = Log::open(&dir).unwrap();
-        let topic = log.create_topic("t", options(Durability::PowerLoss)).unwrap();
+        let log = Log::open_or_create(&dir).unwrap();
+        let topic = log.topic_with("t", options(Durability::PowerLoss)).unwrap();
         let sent: Vec<_> = (0..40)
             .map(|number| {
                 if number == 20 {
@@ -149,7 +149,7 @@ fn a_lost_flush_is_the_disks_lie_and_costs_the_end_of_the_log_and_no_more() {
         disk.tell("resume");
         disk.cut(None);
         disk.restart();
-        let log = Log::open(&dir).unwrap();
+        let log = Log::open_or_create(&dir).unwrap();
         let topic = log.topic("t").unwrap();
         let found = everything(&topic);
         assert!(found.len() >= 20 && sent.starts_with(&found), "{file_system:?}: {}", found.len());
@@ -163,8 +163,8 @@ fn a_file_system_that_turns_read_only_refuses_appends_until_it_is_writable_again
         for (index, durability) in DURABILITIES.into_iter().enumerate() {
             let dir = disk.path().join(format!("log{index}"));
             let about = format!("{file_system:?}, {durability:?}");
-            let log = Log::open(&dir).unwrap();
-            let topic = log.create_topic("t", options(durability)).unwrap();
+            let log = Log::open_or_create(&dir).unwrap();
+            let topic = log.topic_with("t", options(durability)).unwrap();
             for number in 0..30 {
                 append(&topic, &format!("before {number}")).unwrap();
             }
@@ -173,18 +173,18 @@ fn a_file_system_that_turns_read_only_refuses_appends_until_it_is_writable_again
             drop((topic, log));
 
             disk.change("ro");
-            let refused = Log::open(&dir).and_then(|log| {
+            let refused = Log::open_or_create(&dir).and_then(|log| {
                 let topic = log.topic("t")?;
                 append(&topic, "refused")
             });
             assert!(matches!(refused, Err(Error::Io { .. })), "{about}: {refused:?}");
             let log = Log::open_read_only(&dir).unwrap();
-            let topic = log.existing_topic("t").unwrap();
+            let topic = log.open_topic("t").unwrap();
             assert_eq!(everything(&topic), before, "{about}");
             drop((topic, log));
 
             disk.change("rw");
-            let log = Log::open(&dir).unwrap();
+            let log = Log::open_or_create(&dir).unwrap();
             let topic = log.topic("t").unwrap();
             assert_eq!(append(&topic, "after").unwrap(), 30, "{about}");
             assert_eq!(everything(&topic)[..30], before, "{about}");
@@ -212,7 +212,7 @@ fn a_copy_of_a_log_whose_processes_were_killed_holds_all_that_was_acknowledged()
             let copied = std::process::Command::new("cp").arg("-r").args([&dir, &copy]).status();
             assert!(copied.unwrap().success());
             for dir in [copy, dir] {
-                let log = Log::open(&dir).unwrap();
+                let log = Log::open_or_create(&dir).unwrap();
                 let topic = log.topic("t").unwrap();
                 let found = everything(&topic);
                 let about = format!("{file_system:?}, {durability}, {}", dir.display());
@@ -230,10 +230,9 @@ fn a_copy_of_a_log_whose_processes_were_killed_holds_all_that_was_acknowledged()
 /// Role: appends, and reports each offset.
 pub(crate) fn appends_on(words: &[&str]) {
     let [dir, durability] = words else { panic!("{words:?}") };
-    let log = Log::open(dir).unwrap();
-    let options =
-        TopicOptions { segment_len: 64 << 10, ..crate::ledger::options(durability, 64 << 10) };
-    let topic = match log.create_topic("t", options) {
+    let log = Log::open_or_create(dir).unwrap();
+    let options = crate::ledger::options(durability, 64 << 10).with_segment_len(64 << 10);
+    let topic = match log.topic_with("t", options) {
         Err(_) => log.topic("t").unwrap(),
         made => made.unwrap(),
     };

@@ -27,8 +27,8 @@ fn make() -> (SimDisk, Vec<std::path::PathBuf>) {
 
 fn open(disk: &SimDisk) -> deaddrop::Result<Topic> {
     let durability = Durability::ProcessCrash;
-    let options = TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(durability) };
-    Log::open_sim(&disk.process(), DIR)?.create_topic("t", options)
+    let options = TopicOptions::default().with_durability(durability).with_segment_len(16 << 10);
+    Log::open_sim(&disk.process(), DIR)?.topic_with("t", options)
 }
 
 #[test]

@@ -16,13 +16,13 @@ const SERVERS: usize = 4;
 const KEYS: u64 = 40;
 
 fn server_options() -> ServerOptions {
-    ServerOptions { threads: 2, max_attempts: None, ..ServerOptions::default() }
+    ServerOptions::default().with_threads(2).with_max_attempts(None::<u32>)
 }
 
 /// Role: serves with two threads; notes key and offset of each call of the handler in a file.
 pub(crate) fn server(words: &[&str]) {
     let dir = Path::new(words[0]);
-    let log = Log::open(dir).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
     let ledger = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -54,14 +54,14 @@ fn open_client(log: &Log, name: &str) -> deaddrop::service::Client {
 
 /// Role: sends requests until it is killed, and reports each id.
 pub(crate) fn client(words: &[&str]) {
-    let log = Log::open(words[0]).unwrap();
+    let log = Log::open_or_create(words[0]).unwrap();
     let client = open_client(&log, words[1]);
     let _running = client.spawn().unwrap();
     for number in 0u64.. {
         let payload = format!("{}/{number}", std::process::id());
         let request = client.request("s", &Record::new(payload.clone())).unwrap();
         let key = format!("key-{}", number % KEYS);
-        let id = request.key(key).context(payload).send("done").unwrap();
+        let id = request.with_key(key).with_context(payload).send("done").unwrap();
         child::say(&format!("sent {id}"));
         while client.outstanding().unwrap().len() > 100 {
             // The servers catch up: each reply makes room.
@@ -189,10 +189,10 @@ fn a_fleet_killed_and_stopped_at_random_answers_every_request_once_and_in_order(
     for durability in [Durability::ProcessCrash, Durability::PowerLoss] {
         let parent = crate::dir();
         let dir = parent.path().join("log");
-        let log = Log::open(&dir).unwrap();
-        let options = TopicOptions { segment_len: 1 << 20, ..TopicOptions::durability(durability) };
-        let requests = log.create_topic("s.requests", options).unwrap();
-        log.create_topic("s.replies", options).unwrap();
+        let log = Log::open_or_create(&dir).unwrap();
+        let options = TopicOptions::default().with_durability(durability).with_segment_len(1 << 20);
+        let requests = log.topic_with("s.requests", options).unwrap();
+        log.topic_with("s.replies", options).unwrap();
         let mut fleet = Fleet::start(&dir);
         let disturbances = number_from_env("DEADDROP_FLEET_KILLS", 25);
         for _ in 0..disturbances {
@@ -221,7 +221,7 @@ fn a_fleet_killed_and_stopped_at_random_answers_every_request_once_and_in_order(
             while !client.outstanding().unwrap().is_empty() {
                 assert_ne!(client.poll(child::GUARD).unwrap(), 0, "stuck; seed {seed}");
             }
-            assert!(client.parked().unwrap().is_empty(), "seed {seed}");
+            assert!(client.parked().is_empty(), "seed {seed}");
         }
         check(&log, &fleet, seed);
         let mut times = fleet.takeovers.clone();
@@ -241,14 +241,14 @@ fn a_fleet_killed_and_stopped_at_random_answers_every_request_once_and_in_order(
 
 /// Role: serves with three threads; dies of every request whose payload says "deadly".
 pub(crate) fn mortal(words: &[&str]) {
-    let log = Log::open(words[0]).unwrap();
+    let log = Log::open_or_create(words[0]).unwrap();
     let handler = |request: &deaddrop::service::Request<'_>| {
         if request.payload() == b"deadly" {
             child::raise(libc::SIGKILL);
         }
         Ok(Reply::new(request.payload()))
     };
-    let options = ServerOptions { threads: 3, max_attempts: Some(3), ..ServerOptions::default() };
+    let options = ServerOptions::default().with_threads(3).with_max_attempts(3);
     let running = log.server_with("s", options, handler).unwrap().spawn().unwrap();
     child::listen();
     running.stop().unwrap();
@@ -257,7 +257,7 @@ pub(crate) fn mortal(words: &[&str]) {
 #[test]
 fn a_request_that_kills_its_server_is_answered_as_a_dead_letter_and_all_others_by_a_reply() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     crate::service::make_topics(&log, "s");
     let outcomes = std::sync::Arc::new(std::sync::Mutex::new(HashMap::new()));
     let noted = std::sync::Arc::clone(&outcomes);
@@ -275,7 +275,8 @@ fn a_request_that_kills_its_server_is_answered_as_a_dead_letter_and_all_others_b
     for number in 0..90 {
         let payload = if number % 30 == 7 { "deadly" } else { "good" };
         let request = client.request("s", &Record::new(payload)).unwrap();
-        let request = request.key(format!("key-{number}")).context(format!("{payload}-{number}"));
+        let request =
+            request.with_key(format!("key-{number}")).with_context(format!("{payload}-{number}"));
         request.send("done").unwrap();
     }
     let mut deaths = 0;

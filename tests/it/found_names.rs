@@ -17,8 +17,8 @@ fn open(disk: &SimDisk) -> Log {
 
 /// A topic of seven segments, all of whose records are durable.
 fn fill(log: &Log, durability: Durability) -> Topic {
-    let options = TopicOptions { segment_len: 64 << 10, ..TopicOptions::durability(durability) };
-    let topic = log.create_topic("t", options).unwrap();
+    let options = TopicOptions::default().with_durability(durability).with_segment_len(64 << 10);
+    let topic = log.topic_with("t", options).unwrap();
     for number in 0..RECORDS as u8 {
         topic.append(&Record::new(vec![number; 10_000])).unwrap();
     }
@@ -62,14 +62,14 @@ fn the_note_of_a_failed_trim_is_durable_before_another_removes_segments() {
                 "reopened" => {
                     drop((topic, log));
                     let log = open(&disk.process());
-                    vec![log.existing_topic("t").unwrap()]
+                    vec![log.open_topic("t").unwrap()]
                 }
                 "trimmed again" => {
                     topic.trim_before(0).unwrap();
                     vec![topic]
                 }
                 _ => {
-                    let other = open(&disk.process()).existing_topic("t").unwrap();
+                    let other = open(&disk.process()).open_topic("t").unwrap();
                     other.trim_before(0).unwrap();
                     vec![topic, other]
                 }
@@ -77,7 +77,7 @@ fn the_note_of_a_failed_trim_is_durable_before_another_removes_segments() {
             for seed in 0..SEEDS {
                 let about = format!("{durability:?}, {how}, seed {seed}");
                 let image = disk.power_cut(seed);
-                let found = open(&image).existing_topic("t").unwrap();
+                let found = open(&image).open_topic("t").unwrap();
                 assert_eq!(first_of_whole(&found, &about), 30, "{about}");
             }
             drop(open_log);
@@ -97,7 +97,7 @@ fn a_rename_of_a_failed_delete_is_durable_before_another_process_removes_the_fil
         let found = open(&disk.power_cut(seed));
         if !found.topics().unwrap().is_empty() {
             let about = format!("seed {seed}");
-            assert_eq!(first_of_whole(&found.existing_topic("t").unwrap(), &about), 0, "{about}");
+            assert_eq!(first_of_whole(&found.open_topic("t").unwrap(), &about), 0, "{about}");
         }
     }
 }
@@ -108,7 +108,7 @@ fn a_consumer_or_group_whose_maker_failed_keeps_its_name_once_another_process_ha
         let disk = SimDisk::new();
         drop(fill(&open(&disk.process()), Durability::PowerLoss));
         let make = |disk: &SimDisk| -> deaddrop::Result<()> {
-            let topic = open(disk).existing_topic("t")?;
+            let topic = open(disk).open_topic("t")?;
             let mut consumer = topic.consumer("c", Start::First)?;
             consumer.next()?.expect("a record");
             consumer.commit()?;
@@ -128,7 +128,7 @@ fn a_consumer_or_group_whose_maker_failed_keeps_its_name_once_another_process_ha
         make(&other).unwrap();
         other.kill();
         for seed in 0..SEEDS {
-            let topic = open(&disk.power_cut(seed)).existing_topic("t").unwrap();
+            let topic = open(&disk.power_cut(seed)).open_topic("t").unwrap();
             let about = format!("call {nth}, seed {seed}");
             let consumers = topic.consumers().unwrap();
             assert_eq!(consumers.len(), 1, "{about}");

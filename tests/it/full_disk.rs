@@ -23,7 +23,7 @@ const DURABILITIES: [Durability; 3] = [
 const APPENDS: usize = 3_000;
 
 fn options(durability: Durability) -> TopicOptions {
-    TopicOptions { segment_len: SEGMENT_LEN, ..TopicOptions::durability(durability) }
+    TopicOptions::default().with_durability(durability).with_segment_len(SEGMENT_LEN)
 }
 
 fn count(topic: &Topic) -> u64 {
@@ -46,7 +46,7 @@ pub(crate) fn fills_up(words: &[&str]) {
         }
         Err(error) => child::say(&format!("{what} {error:?}")),
     };
-    let topic = match Log::open(dir).and_then(|log| log.topic("t")) {
+    let topic = match Log::open_or_create(dir).and_then(|log| log.topic("t")) {
         Ok(topic) => topic,
         Err(error) => return end("open", Err(error)),
     };
@@ -77,7 +77,7 @@ fn work(topic: &Topic) -> Result<(), Error> {
 }
 
 fn make_log(dir: &Path, durability: Durability) {
-    let topic = Log::open(dir).unwrap().create_topic("t", options(durability)).unwrap();
+    let topic = Log::open_or_create(dir).unwrap().topic_with("t", options(durability)).unwrap();
     for _ in 0..100 {
         topic.append(&Record::new("before")).unwrap();
     }
@@ -147,7 +147,7 @@ fn a_log_restored_with_holes_onto_a_full_disk_gives_no_space_and_loses_nothing()
                 refused += said.iter().filter(|line| line.ends_with(" no space")).count();
                 std::fs::remove_file(disk.path().join("filling")).unwrap();
 
-                let topic = Log::open(&dir).unwrap().topic("t").unwrap();
+                let topic = Log::open_or_create(&dir).unwrap().topic("t").unwrap();
                 assert_eq!(count(&topic), 100 + acknowledged, "{about}: {said:?}");
                 topic.append(&Record::new("after")).unwrap();
                 assert!(blocks_len(&segment) >= SEGMENT_LEN, "{about}: the holes are filled");

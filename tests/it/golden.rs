@@ -20,12 +20,12 @@ fn golden() -> PathBuf {
 fn records() -> Vec<Record> {
     let mut records = vec![
         Record::new("plain"),
-        Record::new("").key(""),
-        Record::new("with a key").key("customer-7"),
-        Record::new("with headers").header("trace", "abc").header("empty", ""),
+        Record::new("").with_key(""),
+        Record::new("with a key").with_key("customer-7"),
+        Record::new("with headers").with_header("trace", "abc").with_header("empty", ""),
     ];
     for number in 0..40u8 {
-        records.push(Record::new(vec![number; 37 * usize::from(number)]).key([number]));
+        records.push(Record::new(vec![number; 37 * usize::from(number)]).with_key([number]));
     }
     records
 }
@@ -37,9 +37,9 @@ fn write_golden() {
     let disk = SimDisk::new();
     let all = records();
     let options =
-        TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(Durability::PowerLoss) };
+        TopicOptions::default().with_durability(Durability::PowerLoss).with_segment_len(16 << 10);
     let log = Log::open_sim(&disk, "/log").unwrap();
-    let topic = log.create_topic("orders", options).unwrap();
+    let topic = log.topic_with("orders", options).unwrap();
     topic.append_batch(&all[..4]).unwrap();
     for record in &all[4..FIRST_LIFE] {
         topic.append(record).unwrap();
@@ -76,9 +76,9 @@ const COMMITTED: u64 = 5;
 
 /// A group of three lanes that began at offset 4; one of them is stopped at offset 7.
 fn work_a_group(topic: &Topic) {
-    let options = GroupOptions { lanes: Some(LANES), start: Start::Offset(4) };
+    let options = GroupOptions::default().with_lanes(LANES).with_start(Start::Offset(4));
     let group = topic.group("packing", options).unwrap();
-    let worker = WorkerOptions { poison: Poison::StopLane, ..WorkerOptions::default() };
+    let worker = WorkerOptions::default().with_poison(Poison::StopLane);
     let mut worker = group
         .worker(worker, |job| match job.offset() {
             STOPPED_AT => Err(HandlerError::terminal("no such item")),
@@ -94,7 +94,7 @@ fn work_a_group(topic: &Topic) {
 }
 
 fn check_records(log: &Log) {
-    let topic = log.existing_topic("orders").unwrap();
+    let topic = log.open_topic("orders").unwrap();
     let mut reader = topic.reader(Start::First).unwrap();
     for (offset, expected) in records().into_iter().enumerate() {
         let record = reader.next().unwrap().unwrap().to_owned();
@@ -113,7 +113,7 @@ fn a_log_of_this_version_of_the_format_stays_readable() {
 
     let copy = crate::dir();
     copy_tree(&golden(), copy.path());
-    let log = Log::open(copy.path()).unwrap();
+    let log = Log::open_or_create(copy.path()).unwrap();
     let topic = log.topic("orders").unwrap();
     check_records(&log);
     assert_eq!(topic.recovery().unwrap().damage, []);
@@ -144,7 +144,7 @@ fn a_group_of_this_version_of_the_format_continues_where_it_was() {
 
     let copy = crate::dir();
     copy_tree(&golden(), copy.path());
-    let log = Log::open(copy.path()).unwrap();
+    let log = Log::open_or_create(copy.path()).unwrap();
     let topic = log.topic("orders").unwrap();
     let (name, info) = topic.groups().unwrap().remove(0);
     assert_eq!((name.as_str(), info.unwrap().committed), ("packing", COMMITTED));

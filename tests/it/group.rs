@@ -17,17 +17,17 @@ const LONG: Duration = Duration::from_secs(30);
 const ROUNDS: u32 = 30_000;
 
 fn options() -> TopicOptions {
-    TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(Durability::ProcessCrash) }
+    TopicOptions::default().with_durability(Durability::ProcessCrash).with_segment_len(16 << 10)
 }
 
 fn topic(log: &Log) -> Topic {
-    log.create_topic("orders", options()).unwrap()
+    log.topic_with("orders", options()).unwrap()
 }
 
 /// Appends `count` records whose keys take turns.
 fn append(topic: &Topic, keys: u64, count: u64) {
     for number in 0..count {
-        let record = Record::new(number.to_string()).key(format!("key-{}", number % keys));
+        let record = Record::new(number.to_string()).with_key(format!("key-{}", number % keys));
         topic.append(&record).unwrap();
     }
 }
@@ -51,7 +51,7 @@ fn lanes_of(topic: &Topic) -> Vec<Option<u32>> {
 fn workers_share_the_records_and_keep_the_order_of_each_key() {
     let _watchdog = Watchdog::new();
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let topic = topic(&log);
     append(&topic, 20, 500);
     let group = topic.group("g", GroupOptions::default()).unwrap();
@@ -82,9 +82,10 @@ fn workers_share_the_records_and_keep_the_order_of_each_key() {
 #[test]
 fn shares_are_fair_and_follow_workers_that_come_and_go() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let topic = topic(&log);
-    let group = topic.group("g", GroupOptions { lanes: Some(10), start: Start::First }).unwrap();
+    let group =
+        topic.group("g", GroupOptions::default().with_lanes(10).with_start(Start::First)).unwrap();
     let taken = |worker: &deaddrop::group::Worker| {
         let stats = worker.stats();
         stats.lanes_taken - stats.lanes_released
@@ -118,9 +119,10 @@ fn shares_are_fair_and_follow_workers_that_come_and_go() {
 #[test]
 fn records_without_a_key_go_to_one_worker_after_the_other() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let topic = topic(&log);
-    let group = topic.group("g", GroupOptions { lanes: Some(10), start: Start::First }).unwrap();
+    let group =
+        topic.group("g", GroupOptions::default().with_lanes(10).with_start(Start::First)).unwrap();
     let handled: Vec<Handled> = (0..3).map(|_| Handled::default()).collect();
     let open = |handled| group.worker(WorkerOptions::default(), noting(handled)).unwrap();
     // The first worker has all lanes before the others come.
@@ -158,9 +160,10 @@ fn records_without_a_key_go_to_one_worker_after_the_other() {
 #[test]
 fn lanes_that_a_stopped_worker_does_not_take_are_taken_by_others() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let topic = topic(&log);
-    let group = topic.group("g", GroupOptions { lanes: Some(10), start: Start::First }).unwrap();
+    let group =
+        topic.group("g", GroupOptions::default().with_lanes(10).with_start(Start::First)).unwrap();
     let open = || group.worker(WorkerOptions::default(), |_| Ok(())).unwrap();
     let (mut first, _never_works) = (open(), open());
     for round in 0.. {
@@ -176,21 +179,18 @@ fn lanes_that_a_stopped_worker_does_not_take_are_taken_by_others() {
 #[test]
 fn a_record_that_fails_delays_its_own_lane_only_and_becomes_a_dead_letter() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let topic = topic(&log);
-    topic.append(&Record::new("bad").key("a").header("h", "1")).unwrap();
+    topic.append(&Record::new("bad").with_key("a").with_header("h", "1")).unwrap();
     for number in 0..10 {
-        topic.append(&Record::new(number.to_string()).key(format!("other-{number}"))).unwrap();
+        topic.append(&Record::new(number.to_string()).with_key(format!("other-{number}"))).unwrap();
     }
-    topic.append(&Record::new("behind").key("a")).unwrap();
+    topic.append(&Record::new("behind").with_key("a")).unwrap();
     let group = topic.group("g", GroupOptions::default()).unwrap();
     let order = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&order);
-    let options = WorkerOptions {
-        max_attempts: Some(3),
-        retry_first: Duration::from_millis(30),
-        ..WorkerOptions::default()
-    };
+    let options =
+        WorkerOptions::default().with_max_attempts(3).with_retry_first(Duration::from_millis(30));
     let mut worker = group
         .worker(options, move |job| {
             let text = String::from_utf8_lossy(job.payload()).into_owned();
@@ -212,7 +212,7 @@ fn a_record_that_fails_delays_its_own_lane_only_and_becomes_a_dead_letter() {
     let at = |text: &str, attempt| order.iter().position(|one| *one == (text.into(), attempt));
     assert!(at("9", 1) < at("bad", 2), "other keys continue while it waits: {order:?}");
     assert!(at("bad", 3) < at("behind", 1), "its own key waits: {order:?}");
-    let dead = log.existing_topic("orders.g.dead").unwrap();
+    let dead = log.open_topic("orders.g.dead").unwrap();
     let mut reader = dead.reader(Start::First).unwrap();
     let record = reader.next().unwrap().unwrap();
     let letter = DeadLetter::of(&record).unwrap();
@@ -225,19 +225,15 @@ fn a_record_that_fails_delays_its_own_lane_only_and_becomes_a_dead_letter() {
 #[test]
 fn a_lane_that_stops_at_poison_continues_when_it_is_resumed() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let topic = topic(&log);
-    topic.append(&Record::new("bad").key("a")).unwrap();
-    topic.append(&Record::new("good").key("b")).unwrap();
-    let lanes = GroupOptions { lanes: Some(64), start: Start::First };
+    topic.append(&Record::new("bad").with_key("a")).unwrap();
+    topic.append(&Record::new("good").with_key("b")).unwrap();
+    let lanes = GroupOptions::default().with_lanes(64).with_start(Start::First);
     let group = topic.group("g", lanes).unwrap();
     let fails = Arc::new(AtomicU64::new(2));
     let left = Arc::clone(&fails);
-    let options = WorkerOptions {
-        max_attempts: Some(1),
-        poison: Poison::StopLane,
-        ..WorkerOptions::default()
-    };
+    let options = WorkerOptions::default().with_max_attempts(1).with_poison(Poison::StopLane);
     let open = |left: Arc<AtomicU64>| {
         let handler = move |job: &Job| match job.payload() {
             b"bad" if left.load(Ordering::Relaxed) > 0 => {
@@ -268,14 +264,14 @@ fn a_lane_that_stops_at_poison_continues_when_it_is_resumed() {
     assert_eq!(worker.poll(LONG).unwrap(), 1);
     assert_eq!(stopped(&group), None);
     assert!(group.resume(64).is_err());
-    assert!(log.existing_topic("orders.g.dead").is_err());
+    assert!(log.open_topic("orders.g.dead").is_err());
 }
 
 /// Role: works; dies of every record whose payload starts with "deadly", and reports the others.
 pub(crate) fn mortal(words: &[&str]) {
-    let log = Log::open(words[0]).unwrap();
+    let log = Log::open_or_create(words[0]).unwrap();
     let group = log.topic("orders").unwrap().group("g", GroupOptions::default()).unwrap();
-    let options = WorkerOptions { max_attempts: Some(3), ..WorkerOptions::default() };
+    let options = WorkerOptions::default().with_max_attempts(3);
     let work = || {
         let worker = group.worker(options.clone(), |job| {
             let text = String::from_utf8_lossy(job.payload()).into_owned();
@@ -298,12 +294,12 @@ pub(crate) fn mortal(words: &[&str]) {
 #[test]
 fn a_record_that_kills_its_process_is_dead_lettered_and_no_bystander_is() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let topic = topic(&log);
     let count = 300;
     for number in 0..count {
         let kind = if number % 100 == 50 { "deadly" } else { "good" };
-        let record = Record::new(format!("{kind}-{number}")).key(format!("key-{number}"));
+        let record = Record::new(format!("{kind}-{number}")).with_key(format!("key-{number}"));
         topic.append(&record).unwrap();
     }
     let group = topic.group("g", GroupOptions::default()).unwrap();
@@ -332,7 +328,7 @@ fn a_record_that_kills_its_process_is_dead_lettered_and_no_bystander_is() {
         deaths += u32::from(!left);
         assert!(deaths < 60, "deadly records are still retried: {begun:?}");
     }
-    let dead = log.existing_topic("orders.g.dead").unwrap();
+    let dead = log.open_topic("orders.g.dead").unwrap();
     let mut reader = dead.reader(Start::First).unwrap();
     let mut letters = Vec::new();
     while let Some(record) = reader.next().unwrap() {
@@ -350,7 +346,7 @@ fn a_record_that_kills_its_process_is_dead_lettered_and_no_bystander_is() {
 #[test]
 fn the_lanes_of_a_killed_worker_are_taken_by_another() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let topic = topic(&log);
     append(&topic, 30, 30);
     let child = Child::spawn(&["mortal", dir.path().to_str().unwrap()]);
@@ -381,12 +377,12 @@ fn the_lanes_of_a_killed_worker_are_taken_by_another() {
 #[test]
 fn records_that_a_lane_needs_are_kept_and_those_that_all_have_done_are_dropped() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let retention = Retention { consumed: true, ..Retention::default() };
-    let topic = log.create_topic("orders", TopicOptions { retention, ..options() }).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
+    let retention = Retention::default().with_consumed(true);
+    let topic = log.topic_with("orders", options().with_retention(retention)).unwrap();
     let group = topic.group("g", GroupOptions::default()).unwrap();
     for number in 0..500u32 {
-        topic.append(&Record::new(vec![7; 200]).key(number.to_le_bytes())).unwrap();
+        topic.append(&Record::new(vec![7; 200]).with_key(number.to_le_bytes())).unwrap();
     }
     topic.wait_durable(499).unwrap();
     // A consumer that has read everything.
@@ -405,11 +401,11 @@ fn records_that_a_lane_needs_are_kept_and_those_that_all_have_done_are_dropped()
 #[test]
 fn a_worker_whose_records_are_trimmed_or_damaged_reports_that_and_skips_on_request() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let topic = topic(&log);
     let group = topic.group("g", GroupOptions::default()).unwrap();
     for number in 0..500u32 {
-        topic.append(&Record::new(vec![7; 200]).key(number.to_le_bytes())).unwrap();
+        topic.append(&Record::new(vec![7; 200]).with_key(number.to_le_bytes())).unwrap();
     }
     let first = topic.trim_before(400).unwrap();
     assert!(first > 0);
@@ -429,9 +425,9 @@ fn a_worker_whose_records_are_trimmed_or_damaged_reports_that_and_skips_on_reque
 #[test]
 fn other_lanes_than_it_has_and_a_damaged_file_are_refused() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let topic = topic(&log);
-    let lanes = |lanes| GroupOptions { lanes: Some(lanes), start: Start::First };
+    let lanes = |lanes| GroupOptions::default().with_lanes(lanes).with_start(Start::First);
     let group = topic.group("g", lanes(4)).unwrap();
     assert!(matches!(topic.group("g", lanes(5)), Err(Error::Conflict { .. })));
     assert!(matches!(topic.group("h", lanes(0)), Err(Error::Invalid { .. })));
@@ -461,17 +457,17 @@ fn other_lanes_than_it_has_and_a_damaged_file_are_refused() {
 #[test]
 fn attempts_at_a_trimmed_record_do_not_count_against_the_next_one() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let topic = topic(&log);
-    let group = topic.group("g", GroupOptions { lanes: Some(1), start: Start::First }).unwrap();
+    let group =
+        topic.group("g", GroupOptions::default().with_lanes(1).with_start(Start::First)).unwrap();
     for _ in 0..500 {
-        topic.append(&Record::new(vec![7; 200]).key("k")).unwrap();
+        topic.append(&Record::new(vec![7; 200]).with_key("k")).unwrap();
     }
     let attempts = Arc::new(Mutex::new(Vec::new()));
     let open = |retry_first| {
         let (noted, trimmed) = (Arc::clone(&attempts), topic.clone());
-        let options =
-            WorkerOptions { max_attempts: Some(3), retry_first, ..WorkerOptions::default() };
+        let options = WorkerOptions::default().with_max_attempts(3).with_retry_first(retry_first);
         let handler = move |job: &Job| {
             noted.lock().unwrap().push((job.offset(), job.attempt()));
             if job.offset() == 0 {
@@ -494,5 +490,5 @@ fn attempts_at_a_trimmed_record_do_not_count_against_the_next_one() {
     assert_ne!(worker.poll(LONG).unwrap(), 0);
     let expected = [(0, 1), (first, 1), (first, 2), (first, 3)];
     assert_eq!(attempts.lock().unwrap()[..4], expected);
-    assert!(log.existing_topic("orders.g.dead").is_err(), "it was handled at its third attempt");
+    assert!(log.open_topic("orders.g.dead").is_err(), "it was handled at its third attempt");
 }

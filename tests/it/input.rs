@@ -12,7 +12,7 @@ use crate::ledger;
 const SEGMENT_LEN: u64 = 64 << 10;
 
 fn small(durability: Durability) -> TopicOptions {
-    TopicOptions { segment_len: SEGMENT_LEN, ..TopicOptions::durability(durability) }
+    TopicOptions::default().with_durability(durability).with_segment_len(SEGMENT_LEN)
 }
 
 /// Returns the error of `result`, whose text must contain each of `words`.
@@ -38,10 +38,10 @@ fn a_directory_of_something_else_is_not_a_log() {
     let dir = crate::dir();
     std::fs::write(dir.path().join("letters.txt"), "dear").unwrap();
     let says = ["letters.txt", "name a new or empty directory"];
-    assert_is!(error_says(Log::open(dir.path()), &says), Error::NotALog { .. });
+    assert_is!(error_says(Log::open_or_create(dir.path()), &says), Error::NotALog { .. });
     std::fs::remove_file(dir.path().join("letters.txt")).unwrap();
     std::fs::write(dir.path().join("deaddrop"), "garbage that is longer than a marker").unwrap();
-    for result in [Log::open(dir.path()), Log::open_read_only(dir.path())] {
+    for result in [Log::open_or_create(dir.path()), Log::open_read_only(dir.path())] {
         assert_is!(error_says(result, &["check the path"]), Error::NotALog { .. });
     }
     let nowhere = dir.path().join("nowhere");
@@ -49,7 +49,7 @@ fn a_directory_of_something_else_is_not_a_log() {
     assert_is!(error_says(result, &["nowhere", "check the path"]), Error::NotALog { .. });
     assert!(!nowhere.exists(), "opening read-only makes nothing");
     let file = dir.path().join("deaddrop");
-    assert_is!(error_says(Log::open(&file), &["deaddrop"]), Error::Io { .. });
+    assert_is!(error_says(Log::open_or_create(&file), &["deaddrop"]), Error::Io { .. });
 }
 
 #[test]
@@ -61,21 +61,24 @@ fn files_that_desktops_and_new_file_systems_leave_do_not_make_a_directory_unusab
             _ => std::fs::write(dir.path().join(left), "of a desktop").unwrap(),
         }
         std::fs::write(dir.path().join("letters.txt"), "dear").unwrap();
-        assert_is!(error_says(Log::open(dir.path()), &["letters.txt"]), Error::NotALog { .. });
+        assert_is!(
+            error_says(Log::open_or_create(dir.path()), &["letters.txt"]),
+            Error::NotALog { .. }
+        );
         std::fs::remove_file(dir.path().join("letters.txt")).unwrap();
-        let topic = Log::open(dir.path()).unwrap().topic("t").unwrap();
+        let topic = Log::open_or_create(dir.path()).unwrap().topic("t").unwrap();
         topic.append(&Record::new("x")).unwrap();
         assert!(dir.path().join(left).exists(), "{left} is not ours");
         drop(topic);
-        assert_eq!(Log::open(dir.path()).unwrap().topics().unwrap(), ["t"]);
+        assert_eq!(Log::open_or_create(dir.path()).unwrap().topics().unwrap(), ["t"]);
     }
 }
 
 #[test]
 fn a_name_cannot_leave_its_directory() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let topic = log.create_topic("t", small(Durability::ProcessCrash)).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
+    let topic = log.topic_with("t", small(Durability::ProcessCrash)).unwrap();
     let long = "x".repeat(129);
     for name in ["", ".", "..", "../t", "a/b", "/etc", "a\0b", "-rf", ".hidden", &long] {
         assert_is!(error_says(log.topic(name), &["cannot be a name"]), Error::InvalidName { .. });
@@ -92,14 +95,14 @@ fn a_name_cannot_leave_its_directory() {
 #[test]
 fn records_over_the_limits_are_refused_and_nothing_is_appended() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let topic = log.create_topic("t", small(Durability::ProcessCrash)).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
+    let topic = log.topic_with("t", small(Durability::ProcessCrash)).unwrap();
     let refused = ["nothing was appended"];
     for record in [
-        Record::new("x").key(vec![0; 65_536]),
-        Record::new("x").header(&"n".repeat(65_536), "v"),
-        Record::new("x").header("n", vec![0; 16 << 20]),
-        Record::new("x").header("deaddrop.envelope", "v"),
+        Record::new("x").with_key(vec![0; 65_536]),
+        Record::new("x").with_header(&"n".repeat(65_536), "v"),
+        Record::new("x").with_header("n", vec![0; 16 << 20]),
+        Record::new("x").with_header("deaddrop.envelope", "v"),
     ] {
         assert_is!(error_says(topic.append(&record), &refused), Error::Invalid { .. });
         assert_is!(error_says(topic.append_batch(&[record]), &refused), Error::Invalid { .. });
@@ -119,49 +122,47 @@ fn records_over_the_limits_are_refused_and_nothing_is_appended() {
     assert_is!(error_says(topic.wait_durable(0), &["not appended yet"]), Error::Invalid { .. });
     let reader = topic.reader(Start::Offset(1));
     assert_is!(error_says(reader, &["past the high watermark (0)"]), Error::Invalid { .. });
-    assert_eq!(topic.append(&Record::new("x").key(vec![0; 65_535])).unwrap(), 0);
+    assert_eq!(topic.append(&Record::new("x").with_key(vec![0; 65_535])).unwrap(), 0);
 }
 
 #[test]
 fn impossible_settings_are_refused_and_other_settings_are_named_with_the_stored_ones() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     for segment_len in [0, 4096, (16 << 10) + 1, 4 << 30] {
-        let options = TopicOptions { segment_len, ..TopicOptions::default() };
+        let options = TopicOptions::default().with_segment_len(segment_len);
         let says = ["a multiple of 4096 from 16 KiB to 2 GiB"];
-        assert_is!(error_says(log.create_topic("t", options), &says), Error::Invalid { .. });
+        assert_is!(error_says(log.topic_with("t", options), &says), Error::Invalid { .. });
     }
-    let nothing = Retention { bytes: Some(0), ..Retention::default() };
-    let options = TopicOptions { retention: nothing, ..TopicOptions::default() };
+    let nothing = Retention::default().with_bytes(0);
+    let options = TopicOptions::default().with_retention(nothing);
     let says = ["make it positive"];
-    assert_is!(error_says(log.create_topic("t", options), &says), Error::Invalid { .. });
-    let hasty = TopicOptions::durability(Durability::PowerLossWithin(std::time::Duration::ZERO));
+    assert_is!(error_says(log.topic_with("t", options), &says), Error::Invalid { .. });
+    let hasty = TopicOptions::default()
+        .with_durability(Durability::PowerLossWithin(std::time::Duration::ZERO));
     let says = ["choose PowerLoss"];
-    assert_is!(error_says(log.create_topic("t", hasty), &says), Error::Invalid { .. });
+    assert_is!(error_says(log.topic_with("t", hasty), &says), Error::Invalid { .. });
     assert_eq!(log.topics().unwrap(), [""; 0]);
     assert!(!dir.path().join("topics/t").exists(), "nothing is left");
 
     let stored = small(Durability::ProcessCrash);
-    let topic = log.create_topic("t", stored).unwrap();
-    let other = Log::open(dir.path()).unwrap();
+    let topic = log.topic_with("t", stored).unwrap();
+    let other = Log::open_or_create(dir.path()).unwrap();
     let wanted = [
         (small(Durability::PowerLoss), ["ProcessCrash", "PowerLoss"]),
-        (TopicOptions { segment_len: 1 << 20, ..stored }, ["65536", "1048576"]),
-        (
-            TopicOptions { retention: Retention { bytes: Some(7), ..stored.retention }, ..stored },
-            ["bytes: None", "bytes: Some(7)"],
-        ),
+        (stored.with_segment_len(1 << 20), ["65536", "1048576"]),
+        (stored.with_retention(stored.retention.with_bytes(7)), ["bytes: None", "bytes: Some(7)"]),
     ];
     for (wanted, both) in wanted {
         for log in [&log, &other] {
-            let error = error_says(log.create_topic("t", wanted), &["ask for the stored ones"]);
+            let error = error_says(log.topic_with("t", wanted), &["ask for the stored ones"]);
             assert!(both.iter().all(|value| error.to_string().contains(value)), "{error}");
             assert_is!(error, Error::Conflict { .. });
         }
     }
     // A refused opener leaves nothing locked.
     topic.append(&Record::new("x")).unwrap();
-    other.create_topic("t", stored).unwrap().append(&Record::new("y")).unwrap();
+    other.topic_with("t", stored).unwrap().append(&Record::new("y")).unwrap();
 }
 
 #[test]
@@ -212,7 +213,7 @@ fn closed_topic(dir: &Path) -> PathBuf {
 }
 
 fn open_and_read(dir: &Path) -> Result<u64> {
-    let topic = Log::open(dir)?.existing_topic("t")?;
+    let topic = Log::open_or_create(dir)?.open_topic("t")?;
     topic.append(&Record::new("x"))?;
     let mut reader = topic.reader(Start::First)?;
     let mut count = 0;
@@ -271,10 +272,10 @@ fn a_directory_in_place_of_a_file_is_an_error_that_names_it() {
 #[test]
 fn a_deleted_topic_is_gone_and_one_in_use_is_not_deleted() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let topic = log.create_topic("t", small(Durability::ProcessCrash)).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
+    let topic = log.topic_with("t", small(Durability::ProcessCrash)).unwrap();
     topic.append(&Record::new("old")).unwrap();
-    let other = Log::open(dir.path()).unwrap();
+    let other = Log::open_or_create(dir.path()).unwrap();
     for log in [&log, &other] {
         assert_is!(error_says(log.delete_topic("t"), &["topic t"]), Error::Locked { .. });
     }
@@ -282,10 +283,10 @@ fn a_deleted_topic_is_gone_and_one_in_use_is_not_deleted() {
     drop(topic);
     other.delete_topic("t").unwrap();
     assert_eq!(log.topics().unwrap(), [""; 0]);
-    assert_is!(error_says(log.existing_topic("t"), &["no topic t"]), Error::NotFound { .. });
+    assert_is!(error_says(log.open_topic("t"), &["no topic t"]), Error::NotFound { .. });
     assert_is!(error_says(log.delete_topic("t"), &["no topic t"]), Error::NotFound { .. });
     // Another topic of the same name, with other settings.
-    let topic = log.create_topic("t", small(Durability::PowerLoss)).unwrap();
+    let topic = log.topic_with("t", small(Durability::PowerLoss)).unwrap();
     assert_eq!(topic.append(&Record::new("new")).unwrap(), 0);
     let mut reader = topic.reader(Start::First).unwrap();
     assert_eq!(reader.next().unwrap().unwrap().payload(), b"new");
@@ -297,15 +298,15 @@ fn a_file_system_in_memory_refuses_to_promise_power_loss() {
         println!("skipped: /dev/shm cannot be written");
         return;
     };
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let within = Durability::PowerLossWithin(std::time::Duration::from_secs(1));
     for durability in [Durability::PowerLoss, within] {
-        let result = log.create_topic("t", small(durability));
+        let result = log.topic_with("t", small(durability));
         let says = ["choose Durability::ProcessCrash"];
         assert_is!(error_says(result, &says), Error::Unsupported { .. });
     }
     assert_eq!(log.topics().unwrap(), [""; 0]);
-    let topic = log.create_topic("t", small(Durability::ProcessCrash)).unwrap();
+    let topic = log.topic_with("t", small(Durability::ProcessCrash)).unwrap();
     for _ in 0..100 {
         topic.append(&Record::new(vec![1; 2000])).unwrap();
     }
@@ -366,16 +367,19 @@ pub(crate) fn stranger(words: &[&str]) {
         std::process::exit(0);
     }
     let says = ["check who owns the directory and its mode"];
-    let log = Log::open(dir).unwrap();
-    assert_is!(error_says(log.existing_topic("t"), &says), Error::Io { .. });
+    let log = Log::open_or_create(dir).unwrap();
+    assert_is!(error_says(log.open_topic("t"), &says), Error::Io { .. });
     assert_is!(error_says(log.topic("new"), &says), Error::Io { .. });
-    assert_is!(error_says(Log::open(Path::new(dir).join("sub")), &says), Error::Io { .. });
+    assert_is!(
+        error_says(Log::open_or_create(Path::new(dir).join("sub")), &says),
+        Error::Io { .. }
+    );
     let topic = Log::open_read_only(dir).unwrap().topic("t").unwrap();
     let mut reader = topic.reader(Start::First).unwrap();
     for _ in 0..100 {
         assert_eq!(reader.next().unwrap().unwrap().payload(), [1; 2000]);
     }
-    let says = ["opened read-only", "open it with Log::open"];
+    let says = ["opened read-only", "open it with Log::open_or_create"];
     assert_is!(error_says(topic.append(&Record::new("x")), &says), Error::ReadOnly { .. });
     assert_is!(error_says(topic.consumer("c", Start::First), &says), Error::ReadOnly { .. });
     assert_is!(error_says(topic.trim_before(1), &says), Error::ReadOnly { .. });
@@ -401,8 +405,8 @@ fn limit(resource: libc::__rlimit_resource_t, value: u64) {
 /// Role: opens topics until it has no descriptors left.
 pub(crate) fn few_files(words: &[&str]) {
     let [dir] = words else { panic!("{words:?}") };
-    let log = Log::open(dir).unwrap();
-    let first = log.create_topic("t", small(Durability::ProcessCrash)).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
+    let first = log.topic_with("t", small(Durability::ProcessCrash)).unwrap();
     first.append(&Record::new("x")).unwrap();
     let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `old` is live for the call.
@@ -417,8 +421,8 @@ pub(crate) fn few_files(words: &[&str]) {
         let few = libc::rlimit { rlim_cur: used + free, rlim_max: old.rlim_max };
         // SAFETY: `few` is live for the call.
         unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &few) };
-        let other = Log::open(dir).and_then(|log| {
-            let topic = log.create_topic("other", small(Durability::ProcessCrash))?;
+        let other = Log::open_or_create(dir).and_then(|log| {
+            let topic = log.topic_with("other", small(Durability::ProcessCrash))?;
             topic.append(&Record::new("x")).map(|_| log)
         });
         let appended: Vec<Result<u64>> =
@@ -461,12 +465,12 @@ fn a_file_size_limit_is_an_error_and_not_a_signal() {
 /// Role: may not write files as long as a segment.
 pub(crate) fn small_files(words: &[&str]) {
     let [dir] = words else { panic!("{words:?}") };
-    let log = Log::open(dir).unwrap();
-    let topic = log.create_topic("t", small(Durability::ProcessCrash)).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
+    let topic = log.topic_with("t", small(Durability::ProcessCrash)).unwrap();
     topic.append(&Record::new("x")).unwrap();
     limit(libc::RLIMIT_FSIZE, SEGMENT_LEN - 4096);
     let says = ["raise the limit (ulimit -f)"];
-    let other = log.create_topic("other", small(Durability::PowerLoss));
+    let other = log.topic_with("other", small(Durability::PowerLoss));
     assert_is!(error_says(other, &says), Error::Io { .. });
     let large = topic.append(&Record::new(vec![1; SEGMENT_LEN as usize]));
     assert_is!(error_says(large, &says), Error::Io { .. });
@@ -492,7 +496,7 @@ fn a_file_size_limit_that_is_lowered_at_any_moment_is_an_error_and_not_a_signal(
     assert_eq!(child.hear().as_deref(), Some("bye"));
     let status = child.wait();
     assert!(status.success(), "{status}");
-    let topic = Log::open(dir.path()).unwrap().existing_topic("t").unwrap();
+    let topic = Log::open_or_create(dir.path()).unwrap().open_topic("t").unwrap();
     let mut reader = topic.reader(Start::First).unwrap();
     let mut count = 0;
     while reader.next().unwrap().is_some() {
@@ -504,11 +508,11 @@ fn a_file_size_limit_that_is_lowered_at_any_moment_is_an_error_and_not_a_signal(
 /// Role: appends while another thread lowers and raises the limit; reports how many succeeded.
 pub(crate) fn limit_moves(words: &[&str]) {
     let [dir] = words else { panic!("{words:?}") };
-    let log = Log::open(dir).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
     // Each of its segments is written ahead, which takes a while.
     let options =
-        TopicOptions { segment_len: 4 << 20, ..TopicOptions::durability(Durability::PowerLoss) };
-    let topic = log.create_topic("t", options).unwrap();
+        TopicOptions::default().with_durability(Durability::PowerLoss).with_segment_len(4 << 20);
+    let topic = log.topic_with("t", options).unwrap();
     let (mut acknowledged, mut refused) = (0, 0);
     let is_done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -590,9 +594,9 @@ fn on_a_full_disk_appends_fail_until_there_is_room_and_acknowledged_records_are_
 pub(crate) fn full_disk(words: &[&str]) {
     let [dir, durability] = words else { panic!("{words:?}") };
     let mounted = mount_or_skip(dir, 24);
-    let log = Log::open(mounted.join("log")).unwrap();
-    let options = TopicOptions { segment_len: 1 << 20, ..ledger::options(durability, 1 << 20) };
-    let topic = log.create_topic("t", options).unwrap();
+    let log = Log::open_or_create(mounted.join("log")).unwrap();
+    let options = ledger::options(durability, 1 << 20).with_segment_len(1 << 20);
+    let topic = log.topic_with("t", options).unwrap();
     let mut end = 0;
     let payload = |offset: u64| vec![offset as u8; 10_000];
     let fill = |end: &mut u64| loop {
@@ -620,7 +624,7 @@ pub(crate) fn full_disk(words: &[&str]) {
     check(0, end);
     for _ in 0..3 {
         let says = ["no space"];
-        let other = log.create_topic("other", options);
+        let other = log.topic_with("other", options);
         assert_is!(error_says(other, &says), Error::NoSpace { .. });
         let large = topic.append(&Record::new(vec![0; 8 << 20]));
         assert_is!(error_says(large, &says), Error::NoSpace { .. });
@@ -634,9 +638,9 @@ pub(crate) fn full_disk(words: &[&str]) {
     assert!(first > 0);
     fill(&mut end);
     check(first, end);
-    assert!(log.create_topic("other", options).is_err());
+    assert!(log.topic_with("other", options).is_err());
     let first = topic.trim_before(end - 10).unwrap();
-    log.create_topic("other", options).unwrap().append(&Record::new("x")).unwrap();
+    log.topic_with("other", options).unwrap().append(&Record::new("x")).unwrap();
     check(first, end);
     let leftovers = std::fs::read_dir(topic.dir()).unwrap().map(|entry| entry.unwrap().file_name());
     let leftovers: Vec<_> =
@@ -662,8 +666,8 @@ pub(crate) fn read_only_disk(words: &[&str]) {
     drop(topic);
     command("mount", &["-o", "remount,ro", mounted.to_str().unwrap()]).unwrap();
     let says = ["open the log read-only, or remount the file system"];
-    assert_is!(error_says(Log::open(mounted.join("new")), &says), Error::Io { .. });
-    let opened = Log::open(&log).and_then(|log| log.existing_topic("t"));
+    assert_is!(error_says(Log::open_or_create(mounted.join("new")), &says), Error::Io { .. });
+    let opened = Log::open_or_create(&log).and_then(|log| log.open_topic("t"));
     assert_is!(error_says(opened, &says), Error::Io { .. });
     let topic = Log::open_read_only(&log).unwrap().topic("t").unwrap();
     assert_eq!(topic.high_watermark().unwrap(), 100);

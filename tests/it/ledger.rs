@@ -21,7 +21,7 @@ pub(crate) fn options(durability: &str, segment_len: u64) -> TopicOptions {
         "process-crash" => Durability::ProcessCrash,
         other => panic!("{other}"),
     };
-    TopicOptions { segment_len, ..TopicOptions::durability(durability) }
+    TopicOptions::default().with_durability(durability).with_segment_len(segment_len)
 }
 
 /// Opens the topic `t` of the log in `dir`.
@@ -30,8 +30,8 @@ pub(crate) fn open(dir: &str, durability: &str, segment_len: u64) -> Topic {
 }
 
 pub(crate) fn open_with(dir: &str, durability: &str, segment_len: u64, log: LogOptions) -> Topic {
-    let log = Log::open_with(dir, log).unwrap();
-    log.create_topic("t", options(durability, segment_len)).unwrap()
+    let log = Log::open_or_create_with(dir, log).unwrap();
+    log.topic_with("t", options(durability, segment_len)).unwrap()
 }
 
 fn record(writer: u32, sequence: u64, batch: (u64, u32), len: usize) -> Record {
@@ -42,7 +42,7 @@ fn record(writer: u32, sequence: u64, batch: (u64, u32), len: usize) -> Record {
     payload.extend(batch.1.to_le_bytes());
     payload.extend((len as u32).to_le_bytes());
     payload.extend(filling(writer, sequence, len));
-    Record::new(payload).key(writer.to_le_bytes())
+    Record::new(payload).with_key(writer.to_le_bytes())
 }
 
 fn filling(writer: u32, sequence: u64, len: usize) -> Vec<u8> {

@@ -14,11 +14,11 @@ use crate::child::{say, Child};
 const DIR: &str = "/log";
 
 fn options(durability: Durability) -> TopicOptions {
-    TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(durability) }
+    TopicOptions::default().with_durability(durability).with_segment_len(16 << 10)
 }
 
 fn on_sim(disk: &SimDisk, durability: Durability) -> Topic {
-    Log::open_sim(disk, DIR).unwrap().create_topic("t", options(durability)).unwrap()
+    Log::open_sim(disk, DIR).unwrap().topic_with("t", options(durability)).unwrap()
 }
 
 /// A record that fills a segment.
@@ -64,7 +64,7 @@ fn a_writer_that_rolls_while_the_directory_is_read_makes_no_hole_for_later_opene
         for round in 0..3 {
             let story = format!("{durability:?}, round {round}");
             let log = Log::open_sim(&disk.process(), DIR).unwrap();
-            let topic = log.existing_topic("t").unwrap();
+            let topic = log.open_topic("t").unwrap();
             let end = topic.end_offset().unwrap();
             topic.wait_durable(end - 1).unwrap();
             let image = disk.power_cut(round);
@@ -73,7 +73,7 @@ fn a_writer_that_rolls_while_the_directory_is_read_makes_no_hole_for_later_opene
             let read_only = Log::open_sim_read_only(&disk.process(), DIR).unwrap();
             let found = repair::plan(&read_only, "t").unwrap().findings;
             assert!(found.is_empty(), "{story}: {found:?}");
-            let read_only = read_only.existing_topic("t").unwrap();
+            let read_only = read_only.open_topic("t").unwrap();
             assert!(read_all(&read_only, Start::First, 0) >= end, "{story}");
             let recent = SystemTime::now() + Duration::from_secs(60);
             assert!(topic.reader(Start::Time(recent)).unwrap().offset() >= end, "{story}");
@@ -88,8 +88,8 @@ fn a_writer_that_rolls_while_the_directory_is_read_makes_no_hole_for_later_opene
 
 /// Role: rolls until it is killed.
 pub(crate) fn roller(words: &[&str]) {
-    let log = Log::open(Path::new(words[0])).unwrap();
-    let topic = log.create_topic("t", options(Durability::ProcessCrash)).unwrap();
+    let log = Log::open_or_create(Path::new(words[0])).unwrap();
+    let topic = log.topic_with("t", options(Durability::ProcessCrash)).unwrap();
     for offset in 0..1_000_000 {
         topic.append(&record(offset)).unwrap();
         if offset == 2000 {
@@ -104,8 +104,8 @@ fn a_directory_of_thousands_of_names_beside_a_writer_that_rolls_shows_no_damage(
     let mut child = Child::spawn(&["roller", dir.path().to_str().unwrap()]);
     assert_eq!(child.hear().as_deref(), Some("has many"));
     for _ in 0..60 {
-        let log = Log::open(dir.path()).unwrap();
-        let topic = log.existing_topic("t").unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
+        let topic = log.open_topic("t").unwrap();
         let from = topic.high_watermark().unwrap().saturating_sub(200);
         let mut reader = topic.reader(Start::Offset(from)).unwrap();
         for offset in from..from + 300 {

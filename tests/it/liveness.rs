@@ -12,7 +12,7 @@ use crate::takeover;
 const SEGMENT_LEN: u64 = 64 << 10;
 
 fn impatient() -> LogOptions {
-    LogOptions { lock_timeout: Some(Duration::from_millis(20)), ..LogOptions::default() }
+    LogOptions::default().with_lock_timeout(Duration::from_millis(20))
 }
 
 fn open_impatiently(dir: &str, durability: &str) -> Topic {
@@ -113,7 +113,7 @@ fn members_are_listed_with_their_state_and_dead_ones_until_they_are_settled() {
     let dir = crate::dir();
     let path = dir.path().to_str().unwrap();
     let topic = open_impatiently(path, "process-crash");
-    let watching = Log::open_read_only(path).unwrap().existing_topic(topic.name()).unwrap();
+    let watching = Log::open_read_only(path).unwrap().open_topic(topic.name()).unwrap();
     let seen = |topic: &Topic| -> Vec<(usize, u32, bool, bool)> {
         let members = topic.members().unwrap().into_iter();
         members.map(|one| (one.slot, one.pid, one.is_alive, one.is_appending)).collect()
@@ -199,8 +199,8 @@ fn a_forked_child_that_opens_the_log_again_uses_it_and_not_its_parents() {
 /// Role: forks; the child tries everything and stays; the parent dies under the append lock.
 pub(crate) fn fork(words: &[&str]) {
     let [dir, durability, ..] = words else { panic!("{words:?}") };
-    let log = Log::open(dir).unwrap();
-    let topic = log.create_topic("t", ledger::options(durability, SEGMENT_LEN)).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
+    let topic = log.topic_with("t", ledger::options(durability, SEGMENT_LEN)).unwrap();
     for number in 0..20u32 {
         topic.append(&Record::new(number.to_le_bytes())).unwrap();
     }
@@ -255,7 +255,7 @@ pub(crate) fn fork(words: &[&str]) {
     say("consumers", topic.consumers());
     say("delete_consumer", topic.delete_consumer("c"));
     say("topic", log.topic("u"));
-    say("existing_topic", log.existing_topic("t"));
+    say("open_topic", log.open_topic("t"));
     say("delete_topic", log.delete_topic("t"));
     if words.len() == 3 {
         in_child_of_its_own(dir, durability);
@@ -274,8 +274,8 @@ pub(crate) fn fork(words: &[&str]) {
 /// A forked child opens the log again and uses it, and its own child does the same.
 fn in_child_of_its_own(dir: &str, durability: &str) {
     for depth in 0..2 {
-        let log = Log::open(dir).unwrap();
-        let topic = log.create_topic("t", ledger::options(durability, SEGMENT_LEN)).unwrap();
+        let log = Log::open_or_create(dir).unwrap();
+        let topic = log.topic_with("t", ledger::options(durability, SEGMENT_LEN)).unwrap();
         let offset = topic.append(&Record::new("child's")).unwrap();
         let mut reader = topic.reader(Start::Offset(offset)).unwrap();
         assert_eq!(reader.next().unwrap().unwrap().payload(), b"child's");
@@ -342,14 +342,14 @@ fn a_process_that_is_stopped_while_it_opens_a_topic_delays_no_other_topic() {
     let opener = Child::spawn(&["stops-opening", path, "process-crash"]);
     opener.wait_until_stopped();
     let timeout = Some(Duration::from_secs(2));
-    let options = LogOptions { lock_timeout: timeout, ..LogOptions::default() };
-    let log = Log::open_with(dir.path(), options).unwrap();
+    let options = LogOptions::default().with_lock_timeout(timeout);
+    let log = Log::open_or_create_with(dir.path(), options).unwrap();
     let other = log.topic("other").unwrap();
     let (starts, has_started) = channel();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| {
             starts.send(()).unwrap();
-            log.existing_topic("t").map(drop)
+            log.open_topic("t").map(drop)
         });
         has_started.recv().unwrap();
         let mut count = 0;
@@ -364,7 +364,7 @@ fn a_process_that_is_stopped_while_it_opens_a_topic_delays_no_other_topic() {
         assert!(count > 5, "{count} calls returned meanwhile");
     });
     opener.kill();
-    assert!(log.existing_topic("t").is_ok());
+    assert!(log.open_topic("t").is_ok());
 }
 
 #[test]
@@ -412,8 +412,8 @@ pub(crate) fn stops_opening(words: &[&str]) {
 #[test]
 fn a_topic_that_was_closed_is_free_while_a_child_between_fork_and_exec_has_its_files() {
     let dir = crate::dir();
-    let patient = LogOptions { lock_timeout: Some(child::GUARD / 4), ..LogOptions::default() };
-    let log = Log::open_with(dir.path(), patient).unwrap();
+    let patient = LogOptions::default().with_lock_timeout(child::GUARD / 4);
+    let log = Log::open_or_create_with(dir.path(), patient).unwrap();
     let topic = log.topic("t").unwrap();
     topic.append(&Record::new("x")).unwrap();
     // Created by the system call alone, so that no handler of the C library closes anything in it.

@@ -53,8 +53,8 @@ fn record(offset: u64) -> Record {
 }
 
 fn open(dir: &Path, durability: Durability) -> Topic {
-    let options = TopicOptions { segment_len: 4 << 20, ..TopicOptions::durability(durability) };
-    Log::open(dir).unwrap().create_topic("t", options).unwrap()
+    let options = TopicOptions::default().with_durability(durability).with_segment_len(4 << 20);
+    Log::open_or_create(dir).unwrap().topic_with("t", options).unwrap()
 }
 
 fn readable(topic: &Topic) -> u64 {

@@ -10,8 +10,8 @@ use crate::child::{self, Child};
 const COUNT: usize = 17_000;
 
 fn topic(dir: &str) -> Topic {
-    let options = TopicOptions::durability(Durability::ProcessCrash);
-    Log::open(dir).unwrap().create_topic("t", options).unwrap()
+    let options = TopicOptions::default().with_durability(Durability::ProcessCrash);
+    Log::open_or_create(dir).unwrap().topic_with("t", options).unwrap()
 }
 
 fn consumer(topic: &Topic, number: usize) -> deaddrop::Result<Consumer> {

@@ -47,14 +47,14 @@ pub(crate) fn other_umask(words: &[&str]) {
         unsafe { libc::umask(mask) }
     };
     umask(0);
-    let options = LogOptions { mode: 0o640, ..LogOptions::default() };
-    drop(Log::open_with(dir, options).unwrap());
+    let options = LogOptions::default().with_mode(0o640);
+    drop(Log::open_or_create_with(dir, options).unwrap());
     let topics = Path::new(dir).join("topics");
     std::fs::set_permissions(topics, std::fs::Permissions::from_mode(0o2750)).unwrap();
     umask(0o077);
     let options =
-        TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(Durability::PowerLoss) };
-    let topic = Log::open(dir).unwrap().create_topic("t", options).unwrap();
+        TopicOptions::default().with_durability(Durability::PowerLoss).with_segment_len(16 << 10);
+    let topic = Log::open_or_create(dir).unwrap().topic_with("t", options).unwrap();
     for _ in 0..20 {
         topic.append(&Record::new([1; 2000])).unwrap();
     }

@@ -28,7 +28,7 @@ const DURABILITIES: [Durability; 3] = [
 const PAYLOAD_LEN: usize = 5_000;
 
 fn options(durability: Durability) -> TopicOptions {
-    TopicOptions { durability, segment_len: 16 << 10, ..TopicOptions::default() }
+    TopicOptions::default().with_durability(durability).with_segment_len(16 << 10)
 }
 
 fn record(text: &str) -> Record {
@@ -46,7 +46,7 @@ fn texts(topic: &Topic) -> Vec<String> {
 }
 
 fn stored(log: &Path, topic: &str) -> Vec<String> {
-    let topic = Log::open(log).unwrap().existing_topic(topic).unwrap();
+    let topic = Log::open_or_create(log).unwrap().open_topic(topic).unwrap();
     assert!(topic.recovery().is_none(), "nothing was cut: {:?}", topic.recovery());
     texts(&topic)
 }
@@ -57,7 +57,7 @@ fn numbered(name: &str, range: std::ops::Range<usize>) -> Vec<String> {
 
 /// Makes a log with a topic `t` that has three records of its own.
 fn make_log(path: &Path, durability: Durability, name: &str) {
-    let topic = Log::open(path).unwrap().create_topic("t", options(durability)).unwrap();
+    let topic = Log::open_or_create(path).unwrap().topic_with("t", options(durability)).unwrap();
     for text in numbered(name, 0..3) {
         topic.append(&record(&text)).unwrap();
     }
@@ -126,8 +126,8 @@ pub(crate) fn resident(words: &[&str]) {
     let [dir, path, durability, name] = words else { panic!("{words:?}") };
     std::env::set_current_dir(dir).unwrap();
     let options = options(DURABILITIES[durability.parse::<usize>().unwrap()]);
-    let log = Log::open(path).unwrap();
-    let topic = log.create_topic("t", options).unwrap();
+    let log = Log::open_or_create(path).unwrap();
+    let topic = log.topic_with("t", options).unwrap();
     let mut appended = 0;
     child::say("open");
     while let Some(line) = child::listen() {
@@ -149,9 +149,9 @@ pub(crate) fn resident(words: &[&str]) {
             }
             ("chdir", path) => answer(std::env::set_current_dir(path).map_err(|e| e.to_string())),
             ("create", other) => answer(
-                log.create_topic(other, options).and_then(|t| t.append(&record("other"))).map(drop),
+                log.topic_with(other, options).and_then(|t| t.append(&record("other"))).map(drop),
             ),
-            ("end", other) => answer(log.existing_topic(other).and_then(|t| t.end_offset())),
+            ("end", other) => answer(log.open_topic(other).and_then(|t| t.end_offset())),
             ("consume", name) => answer(consume(&topic, name)),
             ("work", name) => answer(work(&topic, name)),
             ("client", name) => answer(log.client(name).open().map(drop)),
@@ -229,7 +229,7 @@ fn a_process_that_changes_its_current_directory_stays_in_the_log_that_it_opened(
         assert_eq!(snapshot(&other), before, "the other log was not touched");
         assert_eq!(stored(&mine, "t"), expected);
         assert_eq!(stored(&mine, "u"), ["other"]);
-        let topic = Log::open(&mine).unwrap().topic("t").unwrap();
+        let topic = Log::open_or_create(&mine).unwrap().topic("t").unwrap();
         assert_eq!(topic.consumers().unwrap()[0].name, "c");
         assert_eq!(topic.groups().unwrap()[0].0, "g");
         assert!(mine.join("clients/shop").exists());
@@ -267,8 +267,17 @@ fn a_log_that_is_moved_and_restored_from_a_copy_is_two_logs_that_do_not_mix() {
         drop((first, second, new));
         assert_eq!(stored(&old, "t"), [numbered("r", 0..3), in_old].concat());
         assert_eq!(stored(&drop_dir, "t"), [numbered("r", 0..3), in_new].concat());
-        assert!(Log::open(&drop_dir).unwrap().topic("t").unwrap().consumers().unwrap().is_empty());
-        assert_eq!(Log::open(&old).unwrap().topic("t").unwrap().consumers().unwrap().len(), 1);
+        assert!(Log::open_or_create(&drop_dir)
+            .unwrap()
+            .topic("t")
+            .unwrap()
+            .consumers()
+            .unwrap()
+            .is_empty());
+        assert_eq!(
+            Log::open_or_create(&old).unwrap().topic("t").unwrap().consumers().unwrap().len(),
+            1
+        );
     }
 }
 
@@ -428,12 +437,12 @@ fn a_topic_that_is_a_symbolic_link_is_refused_and_its_target_is_left_alone() {
     symlink(other.join("topics/t"), path.join("topics/linked")).unwrap();
     symlink(dir.path().join("nowhere"), path.join("topics/dangling")).unwrap();
     let before = snapshot(&other);
-    let log = Log::open(&path).unwrap();
+    let log = Log::open_or_create(&path).unwrap();
     for name in ["linked", "dangling"] {
         let errors = [
             log.topic(name).map(drop),
-            log.existing_topic(name).map(drop),
-            log.create_topic(name, options(Durability::ProcessCrash)).map(drop),
+            log.open_topic(name).map(drop),
+            log.topic_with(name, options(Durability::ProcessCrash)).map(drop),
             log.delete_topic(name),
             Log::open_read_only(&path).unwrap().topic(name).map(drop),
         ];
@@ -463,7 +472,7 @@ pub(crate) fn mounts(words: &[&str]) {
     assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0);
     mount("none", "/", "none", libc::MS_REC | libc::MS_PRIVATE);
     let topics = Path::new(dir).join("log/topics");
-    let log = Log::open(Path::new(dir).join("log")).unwrap();
+    let log = Log::open_or_create(Path::new(dir).join("log")).unwrap();
     for name in ["bound", "memory"] {
         std::fs::create_dir_all(topics.join(name)).unwrap();
     }
@@ -473,7 +482,7 @@ pub(crate) fn mounts(words: &[&str]) {
     mount(elsewhere.to_str().unwrap(), bound.to_str().unwrap(), "none", libc::MS_BIND);
     mount("none", memory.to_str().unwrap(), "tmpfs", 0);
 
-    let topic = log.create_topic("bound", options(Durability::PowerLoss)).unwrap();
+    let topic = log.topic_with("bound", options(Durability::PowerLoss)).unwrap();
     for text in numbered("x", 0..10) {
         topic.append(&record(&text)).unwrap();
     }
@@ -482,11 +491,11 @@ pub(crate) fn mounts(words: &[&str]) {
     drop(topic);
     let error = log.delete_topic("bound").unwrap_err();
     assert!(error.to_string().contains("unmount it first"), "{error}");
-    assert_eq!(texts(&log.existing_topic("bound").unwrap()), numbered("x", 0..10));
+    assert_eq!(texts(&log.open_topic("bound").unwrap()), numbered("x", 0..10));
 
-    let error = log.create_topic("memory", options(Durability::PowerLoss)).unwrap_err();
+    let error = log.topic_with("memory", options(Durability::PowerLoss)).unwrap_err();
     assert!(matches!(error, Error::Unsupported { .. }), "{error}");
-    let topic = log.create_topic("memory", options(Durability::ProcessCrash)).unwrap();
+    let topic = log.topic_with("memory", options(Durability::ProcessCrash)).unwrap();
     topic.append(&record("x")).unwrap();
 }
 
@@ -518,7 +527,7 @@ fn a_directory_that_moves_on_a_simulated_disk_keeps_appended_records_through_pow
     for durability in DURABILITIES {
         let disk = SimDisk::new();
         let log = Log::open_sim(&disk.process(), "/drop").unwrap();
-        let topic = log.create_topic("t", options(durability)).unwrap();
+        let topic = log.topic_with("t", options(durability)).unwrap();
         topic.append(&record("x0")).unwrap();
         disk.rename("/drop", "/old");
         Log::open_sim(&disk.process(), "/drop").unwrap().topic("t").unwrap();
@@ -528,9 +537,9 @@ fn a_directory_that_moves_on_a_simulated_disk_keeps_appended_records_through_pow
         topic.wait_durable(8).unwrap();
         for seed in 0..4 {
             let image = disk.power_cut(seed);
-            let found = Log::open_sim(&image, "/old").unwrap().existing_topic("t").unwrap();
+            let found = Log::open_sim(&image, "/old").unwrap().open_topic("t").unwrap();
             assert_eq!(texts(&found), numbered("x", 0..9), "seed {seed}");
-            let other = Log::open_sim(&image, "/drop").unwrap().existing_topic("t").unwrap();
+            let other = Log::open_sim(&image, "/drop").unwrap().open_topic("t").unwrap();
             assert_eq!(other.end_offset().unwrap(), 0, "seed {seed}");
         }
     }

@@ -13,22 +13,21 @@ use deaddrop::{Durability, Error, Log, Record, Topic, TopicOptions};
 const LONG: Duration = Duration::from_secs(30);
 
 fn options() -> TopicOptions {
-    TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(Durability::ProcessCrash) }
+    TopicOptions::default().with_durability(Durability::ProcessCrash).with_segment_len(16 << 10)
 }
 
 fn topic(log: &Log, name: &str) -> Topic {
-    log.create_topic(name, options()).unwrap()
+    log.topic_with(name, options()).unwrap()
 }
 
 fn worker(topic: &Topic, group: &str) -> deaddrop::Result<deaddrop::group::Worker> {
-    let options = WorkerOptions { max_attempts: Some(1), ..WorkerOptions::default() };
+    let options = WorkerOptions::default().with_max_attempts(1);
     let group = topic.group(group, GroupOptions::default())?;
     group.worker(options, |_| Err(HandlerError::retry("no")))
 }
 
 fn server(log: &Log, service: &str) -> deaddrop::Result<deaddrop::service::Server> {
-    let options =
-        ServerOptions { topic: Some(options()), max_attempts: Some(1), ..ServerOptions::default() };
+    let options = ServerOptions::default().with_topic(options()).with_max_attempts(1);
     log.server_with(service, options, |_: &Request<'_>| Err::<Reply, _>(HandlerError::retry("no")))
 }
 
@@ -52,12 +51,12 @@ fn a_service_and_a_group_never_share_a_topic_of_dead_letters() {
     // The service came first. It may not have a server yet.
     for is_served in [true, false] {
         let dir = crate::dir();
-        let log = Log::open(dir.path()).unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
         let inventory = topic(&log, "inventory");
         if is_served {
             drop(server(&log, "inventory.x").unwrap());
         } else {
-            let client = log.client("c").topic_options(options()).open().unwrap();
+            let client = log.client("c").with_topic_options(options()).open().unwrap();
             drop(client.request("inventory.x", &Record::new("a")).unwrap().call().unwrap());
         }
         is_refused(worker(&inventory, "x"), &words);
@@ -67,11 +66,11 @@ fn a_service_and_a_group_never_share_a_topic_of_dead_letters() {
     }
     // The group came first.
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let inventory = topic(&log, "inventory");
     drop(worker(&inventory, "x").unwrap());
     is_refused(server(&log, "inventory.x"), &words);
-    let client = log.client("c").topic_options(options()).open().unwrap();
+    let client = log.client("c").with_topic_options(options()).open().unwrap();
     is_refused(client.request("inventory.x", &Record::new("a")), &words);
     drop(worker(&inventory, "x").unwrap());
     drop(server(&log, "inventory.y").unwrap());
@@ -81,7 +80,7 @@ fn a_service_and_a_group_never_share_a_topic_of_dead_letters() {
 #[test]
 fn two_groups_never_share_a_topic_of_dead_letters() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let (short, long) = (topic(&log, "a"), topic(&log, "a.b"));
     drop(worker(&short, "b.c").unwrap());
     let words = ["the group c of the topic a.b", "the group b.c of the topic a", "a.b.c.dead"];
@@ -97,9 +96,9 @@ fn two_groups_never_share_a_topic_of_dead_letters() {
 #[test]
 fn a_group_of_workers_is_never_that_of_a_services_servers() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     drop(server(&log, "echo").unwrap());
-    let requests = log.existing_topic("echo.requests").unwrap();
+    let requests = log.open_topic("echo.requests").unwrap();
     let words = ["the group server of the topic echo.requests", "choose another name"];
     is_refused(worker(&requests, "server"), &words);
     drop(worker(&requests, "audit").unwrap());
@@ -109,12 +108,12 @@ fn a_group_of_workers_is_never_that_of_a_services_servers() {
 #[test]
 fn similar_names_have_topics_of_their_own() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     // A client, a service, a topic and its group, all with the same name.
     let mut server = server(&log, "a").unwrap();
     let plain = topic(&log, "a");
     let mut worker = worker(&plain, "a").unwrap();
-    let client = log.client("a").topic_options(options()).open().unwrap();
+    let client = log.client("a").with_topic_options(options()).open().unwrap();
     let mut call = client.request("a", &Record::new("request")).unwrap().call().unwrap();
     plain.append(&Record::new("record")).unwrap();
     server.poll(LONG).unwrap();
@@ -139,14 +138,14 @@ fn similar_names_have_topics_of_their_own() {
 #[test]
 fn a_topic_is_not_created_under_a_name_of_parked_outcomes_or_of_marks() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     for name in ["c.parked", "s.dead.marks"] {
-        for refused in [log.topic(name), log.create_topic(name, options())] {
+        for refused in [log.topic(name), log.topic_with(name, options())] {
             let Err(Error::InvalidName { name: refused, why }) = refused else { panic!("{name}") };
             assert_eq!(refused, name);
             assert!(why.contains(".parked") && why.contains("another ending"), "{why}");
         }
-        assert!(matches!(log.existing_topic(name), Err(Error::NotFound { .. })), "{name}");
+        assert!(matches!(log.open_topic(name), Err(Error::NotFound { .. })), "{name}");
         assert!(log.topics().unwrap().is_empty(), "{name}");
     }
     // A service's topics can be made before it, with other settings than its own.

@@ -14,7 +14,7 @@ const RECORDS: u64 = 100;
 const FRAME: usize = 232;
 
 fn options(durability: Durability) -> TopicOptions {
-    TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(durability) }
+    TopicOptions::default().with_durability(durability).with_segment_len(16 << 10)
 }
 
 fn payload(offset: u64) -> Vec<u8> {
@@ -29,7 +29,7 @@ fn segment(base: u64) -> String {
 fn damaged() -> (SimDisk, Topic, [u64; 2]) {
     let disk = SimDisk::new();
     let log = Log::open_sim(&disk.process(), DIR).unwrap();
-    let topic = log.create_topic("t", options(Durability::PowerLoss)).unwrap();
+    let topic = log.topic_with("t", options(Durability::PowerLoss)).unwrap();
     for offset in 0..RECORDS {
         topic.append(&Record::new(payload(offset))).unwrap();
     }
@@ -46,7 +46,7 @@ fn damaged() -> (SimDisk, Topic, [u64; 2]) {
 #[test]
 fn a_reader_that_starts_after_damage_gets_the_record_that_it_asked_for() {
     let (disk, topic, bad) = damaged();
-    let read_only = Log::open_sim_read_only(&disk, DIR).unwrap().existing_topic("t").unwrap();
+    let read_only = Log::open_sim_read_only(&disk, DIR).unwrap().open_topic("t").unwrap();
     for topic in [&topic, &read_only] {
         for offset in 0..RECORDS {
             let mut reader = topic.reader(Start::Offset(offset)).unwrap();
@@ -88,7 +88,7 @@ fn a_consumer_that_read_past_damage_is_not_stopped_by_it_when_it_comes_back() {
 fn a_newest_segment_without_a_header_ends_the_log_for_read_only_handles_too() {
     let disk = SimDisk::new();
     let log = Log::open_sim(&disk.process(), DIR).unwrap();
-    let topic = log.create_topic("t", options(Durability::ProcessCrash)).unwrap();
+    let topic = log.topic_with("t", options(Durability::ProcessCrash)).unwrap();
     for offset in 0..RECORDS {
         topic.append(&Record::new(payload(offset))).unwrap();
     }
@@ -101,7 +101,7 @@ fn a_newest_segment_without_a_header_ends_the_log_for_read_only_handles_too() {
         disk.write(segment(base), if lost { &[0; 16 << 10][..] } else { &bytes });
     }
     let log = Log::open_sim_read_only(&disk, DIR).unwrap();
-    let topic = log.existing_topic("t").unwrap();
+    let topic = log.open_topic("t").unwrap();
     let mut reader = topic.reader(Start::First).unwrap();
     let mut count = 0;
     while let Some(record) = reader.next().unwrap() {
@@ -110,7 +110,7 @@ fn a_newest_segment_without_a_header_ends_the_log_for_read_only_handles_too() {
     }
     let report = repair::plan(&log, "t").unwrap();
     assert!(report.findings.iter().all(|found| found.lost.is_empty()), "{report:?}");
-    let topic = Log::open_sim(&disk, DIR).unwrap().existing_topic("t").unwrap();
+    let topic = Log::open_sim(&disk, DIR).unwrap().open_topic("t").unwrap();
     assert_eq!(topic.append(&Record::new(payload(count))).unwrap(), count);
 }
 
@@ -119,7 +119,7 @@ fn a_recovery_writes_a_lost_copy_of_a_header_again() {
     for lost in [0, 3584] {
         let disk = SimDisk::new();
         let log = Log::open_sim(&disk.process(), DIR).unwrap();
-        let topic = log.create_topic("t", options(Durability::PowerLoss)).unwrap();
+        let topic = log.topic_with("t", options(Durability::PowerLoss)).unwrap();
         topic.append(&Record::new(payload(0))).unwrap();
         drop((topic, log));
         let disk = disk.reboot();
@@ -127,7 +127,7 @@ fn a_recovery_writes_a_lost_copy_of_a_header_again() {
         let mut bytes = whole.clone();
         bytes[lost..lost + 512].fill(0);
         disk.write(segment(0), &bytes);
-        let topic = Log::open_sim(&disk, DIR).unwrap().existing_topic("t").unwrap();
+        let topic = Log::open_sim(&disk, DIR).unwrap().open_topic("t").unwrap();
         assert_eq!(topic.end_offset().unwrap(), 1);
         let healed = disk.durable(segment(0)).unwrap();
         assert!(healed[lost..lost + 512] == whole[lost..lost + 512], "sector at {lost}");
@@ -136,8 +136,8 @@ fn a_recovery_writes_a_lost_copy_of_a_header_again() {
 
 /// Role: dies when a record is written and not published.
 pub(crate) fn dies_appending(words: &[&str]) {
-    let log = Log::open(Path::new(words[0])).unwrap();
-    let topic = log.create_topic("t", options(Durability::ProcessCrash)).unwrap();
+    let log = Log::open_or_create(Path::new(words[0])).unwrap();
+    let topic = log.topic_with("t", options(Durability::ProcessCrash)).unwrap();
     deaddrop::shift_wall_clock(-3_600_000_000_000);
     topic.append(&Record::new("an hour ago")).unwrap();
     deaddrop::shift_wall_clock(0);
@@ -153,7 +153,7 @@ pub(crate) fn dies_appending(words: &[&str]) {
 fn a_seek_by_time_finds_a_record_that_was_published_for_its_dead_writer() {
     let dir = crate::dir();
     Child::spawn(&["dies-appending", dir.path().to_str().unwrap()]).wait_for_death();
-    let topic = Log::open(dir.path()).unwrap().existing_topic("t").unwrap();
+    let topic = Log::open_or_create(dir.path()).unwrap().open_topic("t").unwrap();
     // In the next segment, whose header holds the highest timestamp of the records before it.
     topic.append(&Record::new(vec![0; 12_240])).unwrap();
     let mut reader = topic.reader(Start::Offset(1)).unwrap();
@@ -176,7 +176,7 @@ fn with_void(disk: &SimDisk, base: u64, offset: u64, next: u64) {
 fn a_void_frame_that_marks_offsets_of_the_next_segment_lost_is_damage_and_not_a_jump() {
     let disk = SimDisk::new();
     let log = Log::open_sim(&disk.process(), DIR).unwrap();
-    let topic = log.create_topic("t", options(Durability::PowerLoss)).unwrap();
+    let topic = log.topic_with("t", options(Durability::PowerLoss)).unwrap();
     for offset in 0..RECORDS {
         topic.append(&Record::new(payload(offset))).unwrap();
     }

@@ -370,7 +370,7 @@ fn indexes(disk: &SimDisk) -> Result<(), String> {
 fn compare(disk: &SimDisk, bases: &[u64]) -> Result<(), String> {
     let by = |who: &'static str| move |what: String| format!("{who}: {what}");
     let read_only = Log::open_sim_read_only(&disk.reboot(), DIR).unwrap();
-    let topic = match read_only.existing_topic("t") {
+    let topic = match read_only.open_topic("t") {
         Ok(topic) => topic,
         Err(error) => return Err(format!("read-only: {error}")),
     };
@@ -380,7 +380,7 @@ fn compare(disk: &SimDisk, bases: &[u64]) -> Result<(), String> {
     drop(topic);
 
     let open = |disk: &SimDisk| {
-        let topic = Log::open_sim(disk, DIR).unwrap().existing_topic("t");
+        let topic = Log::open_sim(disk, DIR).unwrap().open_topic("t");
         topic.map_err(|error| error.to_string())
     };
     let written = disk.reboot();
@@ -437,8 +437,9 @@ fn run(seeds: Range<u64>, len: usize) -> Vec<(u64, String, String)> {
         let disk = SimDisk::new();
         let log = Log::open_sim(&disk.process(), DIR).unwrap();
         let segment_len = len as u64;
-        let options = TopicOptions { segment_len, ..TopicOptions::durability(durability) };
-        drop(log.create_topic("t", options).unwrap());
+        let options =
+            TopicOptions::default().with_durability(durability).with_segment_len(segment_len);
+        drop(log.topic_with("t", options).unwrap());
         drop(log);
         settle(&disk, TOPIC);
         let first = format!("{TOPIC}/{}", layout::file_name(0));

@@ -26,7 +26,7 @@ pub(crate) fn is_no_root(test: &str) -> bool {
 }
 
 fn options() -> TopicOptions {
-    TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(Durability::PowerLoss) }
+    TopicOptions::default().with_durability(Durability::PowerLoss).with_segment_len(16 << 10)
 }
 
 fn append(topic: &Topic, count: usize) {
@@ -50,14 +50,14 @@ pub(crate) fn become_user() {
 pub(crate) fn owner(words: &[&str]) {
     let [dir] = words else { panic!("{words:?}") };
     become_user();
-    let log = Log::open(dir).unwrap();
-    let topic = log.create_topic("t", options()).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
+    let topic = log.topic_with("t", options()).unwrap();
     append(&topic, 1);
     child::say("open");
     while let Some(line) = child::listen() {
         assert_eq!(line, "go on");
         append(&topic, 8);
-        let again = Log::open(dir).unwrap();
+        let again = Log::open_or_create(dir).unwrap();
         for name in again.topics().unwrap() {
             let topic = again.topic(&name).unwrap();
             append(&topic, 4);
@@ -118,10 +118,10 @@ fn the_owner_of_a_log_can_use_it_after_root_has_used_it_in_every_way() {
     let mut owner = Child::spawn(&["owner", dir.to_str().unwrap()]);
     assert_eq!(owner.hear().unwrap(), "open");
     {
-        let log = Log::open(&dir).unwrap();
+        let log = Log::open_or_create(&dir).unwrap();
         let topic = log.topic("t").unwrap();
         append(&topic, 12);
-        append(&log.create_topic("made-by-root", options()).unwrap(), 12);
+        append(&log.topic_with("made-by-root", options()).unwrap(), 12);
         let mut consumer = topic.consumer("one", Start::First).unwrap();
         consumer.next().unwrap();
         consumer.commit().unwrap();
@@ -139,7 +139,7 @@ fn the_owner_of_a_log_can_use_it_after_root_has_used_it_in_every_way() {
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes[5_000] ^= 1;
     std::fs::write(&segment, bytes).unwrap();
-    let log = Log::open(&dir).unwrap();
+    let log = Log::open_or_create(&dir).unwrap();
     let report = repair::execute(&log, "made-by-root", repair::Options::default()).unwrap();
     assert!(report.findings.iter().any(|finding| finding.kept.is_some()), "{report:?}");
     check_owned(&dir);
@@ -148,8 +148,8 @@ fn the_owner_of_a_log_can_use_it_after_root_has_used_it_in_every_way() {
 #[test]
 fn reading_a_log_leaves_no_files() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    append(&log.create_topic("t", options()).unwrap(), 12);
+    let log = Log::open_or_create(dir.path()).unwrap();
+    append(&log.topic_with("t", options()).unwrap(), 12);
     drop(log);
     let before = everything(dir.path());
     let log = Log::open_read_only(dir.path()).unwrap();

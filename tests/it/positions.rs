@@ -21,16 +21,18 @@ const DURABILITIES: [Durability; 3] = [
 ];
 
 fn options(durability: Durability) -> TopicOptions {
-    TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(durability) }
+    TopicOptions::default().with_durability(durability).with_segment_len(16 << 10)
 }
 
 fn topic(log: &Log, durability: Durability) -> Topic {
-    log.create_topic("orders", options(durability)).unwrap()
+    log.topic_with("orders", options(durability)).unwrap()
 }
 
 fn fill(topic: &Topic, count: u64) {
     for number in 0..count {
-        topic.append(&Record::new(format!("order {number}")).key(number.to_le_bytes())).unwrap();
+        topic
+            .append(&Record::new(format!("order {number}")).with_key(number.to_le_bytes()))
+            .unwrap();
     }
 }
 
@@ -84,7 +86,7 @@ fn a_closed_consumer_continues_where_it_was_in_a_copy_and_after_a_power_cut() {
 
 /// Role: reads ten records one by one, commits each, and waits to be killed.
 pub(crate) fn committer(words: &[&str]) {
-    let orders = Log::open(words[0]).unwrap().topic("orders").unwrap();
+    let orders = Log::open_or_create(words[0]).unwrap().topic("orders").unwrap();
     let mut billing = orders.consumer("billing", Start::First).unwrap();
     for _ in 0..10 {
         take(&mut billing, 1);
@@ -97,7 +99,7 @@ pub(crate) fn committer(words: &[&str]) {
 fn a_copy_keeps_the_position_that_was_committed_when_it_was_made() {
     for durability in DURABILITIES {
         let dir = crate::dir();
-        let orders = topic(&Log::open(dir.path()).unwrap(), durability);
+        let orders = topic(&Log::open_or_create(dir.path()).unwrap(), durability);
         fill(&orders, 20);
         let mut owner = Child::spawn(&["committer", dir.path().to_str().unwrap()]);
         assert_eq!(owner.hear().as_deref(), Some("committed"));
@@ -105,7 +107,7 @@ fn a_copy_keeps_the_position_that_was_committed_when_it_was_made() {
         owner.kill();
         let (_holder, after_it) = copy_of(dir.path());
         for copy in [beside_it, after_it] {
-            let orders = topic(&Log::open(&copy).unwrap(), durability);
+            let orders = topic(&Log::open_or_create(&copy).unwrap(), durability);
             assert_eq!(orders.consumers().unwrap()[0].committed.as_ref().unwrap(), &10);
             let billing = orders.consumer("billing", Start::First).unwrap();
             assert_eq!((billing.committed(), billing.clamped_from()), (10, None));
@@ -116,7 +118,7 @@ fn a_copy_keeps_the_position_that_was_committed_when_it_was_made() {
 #[test]
 fn a_torn_position_in_a_copy_is_not_trusted() {
     let dir = crate::dir();
-    let orders = topic(&Log::open(dir.path()).unwrap(), Durability::ProcessCrash);
+    let orders = topic(&Log::open_or_create(dir.path()).unwrap(), Durability::ProcessCrash);
     fill(&orders, 20);
     let mut billing = orders.consumer("billing", Start::First).unwrap();
     take(&mut billing, 5);
@@ -126,7 +128,7 @@ fn a_torn_position_in_a_copy_is_not_trusted() {
     let path = copy.join("topics/orders/consumers/billing");
     let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
     file.write_all_at(&17_u64.to_le_bytes(), cursor::LIVE_OFFSET_AT as u64).unwrap();
-    let orders = topic(&Log::open(&copy).unwrap(), Durability::ProcessCrash);
+    let orders = topic(&Log::open_or_create(&copy).unwrap(), Durability::ProcessCrash);
     assert_eq!(orders.consumer("billing", Start::First).unwrap().committed(), 5);
 }
 
@@ -135,11 +137,10 @@ fn a_position_is_durable_soon_while_its_owner_does_nothing() {
     // If a topic survives process crashes only, retention by consumption uses durable positions.
     for durability in &DURABILITIES {
         let disk = SimDisk::new();
-        let retention =
-            Retention { consumed: *durability == Durability::ProcessCrash, ..Retention::default() };
+        let retention = Retention::default().with_consumed(*durability == Durability::ProcessCrash);
         let log = Log::open_sim(&disk.process(), DIR).unwrap();
-        let options = TopicOptions { retention, ..options(*durability) };
-        let orders = log.create_topic("orders", options).unwrap();
+        let options = options(*durability).with_retention(retention);
+        let orders = log.topic_with("orders", options).unwrap();
         fill(&orders, 30);
         orders.wait_durable(29).unwrap();
         let mut billing = orders.consumer("billing", Start::First).unwrap();
@@ -148,7 +149,7 @@ fn a_position_is_durable_soon_while_its_owner_does_nothing() {
             wait_until(|| orders.consumers().unwrap()[0].durable == count);
             for seed in 0..20 {
                 let log = Log::open_sim(&disk.power_cut(seed).process(), DIR).unwrap();
-                let orders = log.existing_topic("orders").unwrap();
+                let orders = log.open_topic("orders").unwrap();
                 let at = orders.consumer("billing", Start::First).unwrap().committed();
                 assert_eq!(at, count, "{durability:?}, seed {seed}");
             }
@@ -169,7 +170,7 @@ fn a_position_survives_a_power_cut_when_sync_has_returned_on_every_topic() {
         take(&mut billing, 5);
         for seed in 0..50 {
             let log = Log::open_sim(&disk.power_cut(seed).process(), DIR).unwrap();
-            let orders = log.existing_topic("orders").unwrap();
+            let orders = log.open_topic("orders").unwrap();
             let end = orders.end_offset().unwrap();
             let billing = orders.consumer("billing", Start::First).unwrap();
             let at = billing.committed();
@@ -183,12 +184,11 @@ fn a_position_survives_a_power_cut_when_sync_has_returned_on_every_topic() {
 
 #[test]
 fn retention_ignores_a_position_whose_sync_failed() {
-    let retention = Retention { consumed: true, ..Retention::default() };
+    let retention = Retention::default().with_consumed(true);
     let disk = SimDisk::new();
     let log = Log::open_sim(&disk.process(), DIR).unwrap();
     let durability = Durability::PowerLoss;
-    let orders =
-        log.create_topic("orders", TopicOptions { retention, ..options(durability) }).unwrap();
+    let orders = log.topic_with("orders", options(durability).with_retention(retention)).unwrap();
     for _ in 0..100 {
         orders.append(&Record::new(vec![b'x'; 1000])).unwrap();
     }
@@ -205,7 +205,7 @@ fn retention_ignores_a_position_whose_sync_failed() {
     drop(orders.trim());
     for seed in 0..50 {
         let log = Log::open_sim(&disk.power_cut(seed).process(), DIR).unwrap();
-        let orders = log.existing_topic("orders").unwrap();
+        let orders = log.open_topic("orders").unwrap();
         let mut billing = orders.consumer("billing", Start::First).unwrap();
         match billing.next() {
             Ok(_) => {}
@@ -236,7 +236,7 @@ impl Instant {
 #[test]
 fn an_older_instant_of_a_position_only_repeats() {
     let dir = crate::dir();
-    let orders = topic(&Log::open(dir.path()).unwrap(), Durability::PowerLoss);
+    let orders = topic(&Log::open_or_create(dir.path()).unwrap(), Durability::PowerLoss);
     fill(&orders, 100);
     let path = orders.dir().join("consumers/billing");
     let mut billing = orders.consumer("billing", Start::First).unwrap();
@@ -265,7 +265,7 @@ fn an_older_instant_of_a_position_only_repeats() {
 #[test]
 fn a_consumer_that_retention_has_overtaken_is_reported_as_such() {
     let dir = crate::dir();
-    let orders = topic(&Log::open(dir.path()).unwrap(), Durability::PowerLoss);
+    let orders = topic(&Log::open_or_create(dir.path()).unwrap(), Durability::PowerLoss);
     for _ in 0..100 {
         orders.append(&Record::new(vec![b'x'; 1000])).unwrap();
     }
@@ -307,11 +307,11 @@ fn positions_of_a_polled_worker_are_durable_when_it_is_closed() {
     for durability in DURABILITIES {
         let disk = SimDisk::new();
         let log = Log::open_sim(&disk.process(), DIR).unwrap();
-        let retention = Retention { consumed: true, ..Retention::default() };
+        let retention = Retention::default().with_consumed(true);
         let orders =
-            log.create_topic("orders", TopicOptions { retention, ..options(durability) }).unwrap();
+            log.topic_with("orders", options(durability).with_retention(retention)).unwrap();
         for number in 0..100_u64 {
-            orders.append(&Record::new(vec![b'x'; 1000]).key(number.to_le_bytes())).unwrap();
+            orders.append(&Record::new(vec![b'x'; 1000]).with_key(number.to_le_bytes())).unwrap();
         }
         let mut worker = polled(&orders, &Seen::default());
         work(&mut worker, 100);
@@ -321,7 +321,7 @@ fn positions_of_a_polled_worker_are_durable_when_it_is_closed() {
         assert!(orders.trim().unwrap() > 0, "{durability:?}");
         for seed in 0..10 {
             let log = Log::open_sim(&disk.power_cut(seed).process(), DIR).unwrap();
-            let orders = log.existing_topic("orders").unwrap();
+            let orders = log.open_topic("orders").unwrap();
             assert_eq!(
                 orders.end_offset().unwrap(),
                 100,
@@ -352,7 +352,7 @@ fn positions_of_a_worker_are_durable_soon_even_if_it_is_no_longer_polled() {
         durable.eq(committed.iter().copied())
     });
     let log = Log::open_sim(&disk.power_cut(1).process(), DIR).unwrap();
-    let orders = log.existing_topic("orders").unwrap();
+    let orders = log.open_topic("orders").unwrap();
     let seen = Seen::default();
     polled(&orders, &seen).poll(Duration::ZERO).unwrap();
     assert_eq!(*seen.lock().unwrap(), [0; 0]);

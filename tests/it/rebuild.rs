@@ -18,15 +18,16 @@ struct Calls {
 
 impl Calls {
     fn client(&self, log: &Log) -> Client {
-        let client = log.client("c").topic_options(options()).on("done", self.done.callback());
+        let client = log.client("c").with_topic_options(options()).on("done", self.done.callback());
         client.on_late(self.late.callback()).open().unwrap()
     }
 }
 
 fn send(client: &Client, what: &str, deadline: Option<Duration>) {
-    let mut request = client.request("s", &Record::new(what).key(what)).unwrap().context(what);
+    let mut request =
+        client.request("s", &Record::new(what).with_key(what)).unwrap().with_context(what);
     if let Some(deadline) = deadline {
-        request = request.deadline(deadline);
+        request = request.with_deadline(deadline);
     }
     request.send("done").unwrap();
 }
@@ -41,13 +42,11 @@ fn serve(log: &Log, held: &'static str, count: u64) {
     };
     // A later server retries at once those that an earlier one left waiting.
     let wait = if held.is_empty() { Duration::ZERO } else { HOUR };
-    let long = ServerOptions {
-        topic: Some(options()),
-        max_attempts: None,
-        retry_first: wait,
-        retry_most: wait,
-        ..ServerOptions::default()
-    };
+    let long = ServerOptions::default()
+        .with_topic(options())
+        .with_max_attempts(None::<u32>)
+        .with_retry_first(wait)
+        .with_retry_most(wait);
     let mut server = log.server_with("s", long, handler).unwrap();
     let mut done = 0;
     while done < count {
@@ -59,14 +58,14 @@ fn serve(log: &Log, held: &'static str, count: u64) {
 
 /// Appends every record of a topic a second time, with all of its headers.
 fn double(log: &Log, topic: &str) {
-    let topic = log.existing_topic(topic).unwrap();
+    let topic = log.open_topic(topic).unwrap();
     let end = topic.high_watermark().unwrap();
     let mut reader = topic.reader(Start::First).unwrap();
     while reader.offset() < end {
         let record = reader.next().unwrap().unwrap();
         let mut copy = Record::new(record.payload());
         if let Some(key) = record.key() {
-            copy = copy.key(key);
+            copy = copy.with_key(key);
         }
         let copy =
             record.headers().fold(copy, |copy, (name, value)| copy.header_as_stored(name, value));
@@ -88,7 +87,7 @@ fn offsets(client: &Client) -> Vec<u64> {
 #[test]
 fn a_client_over_doubled_records_has_the_same_open_requests_and_calls_back_once_for_each() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let calls = Calls { done: Seen::default(), late: Seen::default() };
     let client = calls.client(&log);
@@ -130,7 +129,7 @@ fn a_client_over_doubled_records_has_the_same_open_requests_and_calls_back_once_
 #[test]
 fn a_doubled_request_whose_deadline_has_passed_expires_once_and_the_client_keeps_delivering() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let calls = Calls { done: Seen::default(), late: Seen::default() };
     let client = calls.client(&log);
@@ -149,7 +148,7 @@ fn a_doubled_request_whose_deadline_has_passed_expires_once_and_the_client_keeps
 #[test]
 fn a_doubled_record_does_not_make_the_client_forget_another_open_request() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let calls = Calls { done: Seen::default(), late: Seen::default() };
     let client = calls.client(&log);
@@ -180,7 +179,7 @@ fn a_doubled_record_does_not_make_the_client_forget_another_open_request() {
 #[test]
 fn a_copy_of_a_request_that_was_answered_before_the_window_gets_no_second_outcome() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let calls = Calls { done: Seen::default(), late: Seen::default() };
     let client = calls.client(&log);

@@ -17,14 +17,14 @@ use crate::service::{drain, make_topics, options, seen, Seen};
 const LONG: Duration = Duration::from_secs(30);
 
 fn open_client(log: &Log, done: &Seen, late: &Seen) -> Client {
-    let client = log.client("c").topic_options(options()).on("done", done.callback());
+    let client = log.client("c").with_topic_options(options()).on("done", done.callback());
     client.on_late(late.callback()).open().unwrap()
 }
 
 /// An empty log, the outcomes of a client, and its late ones.
 fn scene() -> (tempfile::TempDir, Log, Seen, Seen) {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     (dir, log, Seen::default(), Seen::default())
 }
 
@@ -46,8 +46,7 @@ fn serve_with(log: &Log, options: ServerOptions, refused: &'static str, count: u
 
 /// Serves until `count` requests are settled; those of this payload are dead-lettered at once.
 fn serve(log: &Log, refused: &'static str, count: u64) {
-    let options =
-        ServerOptions { topic: Some(options()), max_attempts: Some(1), ..ServerOptions::default() };
+    let options = ServerOptions::default().with_topic(options()).with_max_attempts(1);
     let mut server = serve_with(log, options, refused, count);
     assert_eq!(server.poll(Duration::ZERO).unwrap(), 0, "more than {count}");
 }
@@ -56,8 +55,9 @@ fn serve(log: &Log, refused: &'static str, count: u64) {
 fn with_letter(log: &Log, done: &Seen, late: &Seen) -> (Client, RequestId) {
     make_topics(log, "s");
     let client = open_client(log, done, late);
-    let request = client.request("s", &Record::new("x").key("k").header("h", "1")).unwrap();
-    let id = request.context("ctx").send("done").unwrap();
+    let request =
+        client.request("s", &Record::new("x").with_key("k").with_header("h", "1")).unwrap();
+    let id = request.with_context("ctx").send("done").unwrap();
     serve(log, "x", 1);
     drain(&client);
     assert_eq!(done.take(), [seen("ctx", "DeadLettered(\"down\")")]);
@@ -70,7 +70,7 @@ fn poll_all(client: &Client) {
 
 /// Returns the requests in the request topic that are redrives, with their offsets.
 fn redrives(log: &Log) -> Vec<(u64, Envelope)> {
-    let mut reader = log.existing_topic("s.requests").unwrap().reader(Start::First).unwrap();
+    let mut reader = log.open_topic("s.requests").unwrap().reader(Start::First).unwrap();
     let mut found = Vec::new();
     while let Some(record) = reader.next().unwrap() {
         let envelope = Envelope::of(&record).unwrap().unwrap();
@@ -128,7 +128,7 @@ fn a_redrive_leaves_the_other_open_requests_of_its_client_alone() {
     make_topics(&log, "s");
     let client = open_client(&log, &done, &late);
     let send = |client: &Client, what: &str| {
-        client.request("s", &Record::new(what)).unwrap().context(what).send("done").unwrap()
+        client.request("s", &Record::new(what)).unwrap().with_context(what).send("done").unwrap()
     };
     let open_count = |client: &Client, count| {
         poll_all(client);
@@ -138,7 +138,7 @@ fn a_redrive_leaves_the_other_open_requests_of_its_client_alone() {
     serve(&log, "bad", 1);
     send(&client, "open-a");
     open_count(&client, 1);
-    redrive(&log.existing_topic("s.dead").unwrap(), 0).unwrap();
+    redrive(&log.open_topic("s.dead").unwrap(), 0).unwrap();
     open_count(&client, 2);
     drop(client);
     let client = open_client(&log, &done, &late);
@@ -165,13 +165,13 @@ fn a_redriven_request_gets_the_same_time_again_and_its_client_can_restart() {
     let client = open_client(&log, &done, &late);
     let hour = Duration::from_secs(3600);
     let request = client.request("s", &Record::new("x")).unwrap();
-    request.deadline(hour).send("done").unwrap();
+    request.with_deadline(hour).send("done").unwrap();
     serve(&log, "x", 1);
     drain(&client);
     // Records are stamped with the kernel's coarse clock, which lags by a tick or two.
     let tick = Duration::from_millis(40);
     let before = SystemTime::now() - tick;
-    redrive(&log.existing_topic("s.dead").unwrap(), 0).unwrap();
+    redrive(&log.open_topic("s.dead").unwrap(), 0).unwrap();
     poll_all(&client);
     let deadline = client.outstanding().unwrap()[0].deadline.unwrap();
     let expected = before + hour..=SystemTime::now() + tick + hour;
@@ -260,16 +260,16 @@ fn a_redriven_request_that_fails_again_leaves_a_dead_letter_of_its_own() {
 fn a_letter_is_sent_again_after_its_request_was_trimmed() {
     let (_dir, log, done, late) = scene();
     let (client, _) = with_letter(&log, &done, &late);
-    let requests = log.existing_topic("s.requests").unwrap();
+    let requests = log.open_topic("s.requests").unwrap();
     let fill = Record::new(vec![b'x'; 30 << 10]);
     for _ in 0..4 {
-        client.request("s", &fill).unwrap().context("fill").send("done").unwrap();
+        client.request("s", &fill).unwrap().with_context("fill").send("done").unwrap();
     }
     serve(&log, "x", 4);
     drain(&client);
     assert_eq!(done.take().len(), 4);
     assert!(requests.trim_before(4).unwrap() > 0);
-    redrive(&log.existing_topic("s.dead").unwrap(), 0).unwrap();
+    redrive(&log.open_topic("s.dead").unwrap(), 0).unwrap();
     serve(&log, "", 1);
     poll_all(&client);
     drain(&client);
@@ -278,7 +278,7 @@ fn a_letter_is_sent_again_after_its_request_was_trimmed() {
 
 /// Role: sends the first letter again, and kills itself at this crash point. `DIR POINT`.
 pub(crate) fn killed(words: &[&str]) {
-    let log = Log::open(words[0]).unwrap();
+    let log = Log::open_or_create(words[0]).unwrap();
     let point = words[1].to_owned();
     let signal = words[2].parse().unwrap();
     deaddrop::arm_crash_points(Some(Box::new(move |name| {
@@ -286,7 +286,7 @@ pub(crate) fn killed(words: &[&str]) {
             child::raise(signal);
         }
     })));
-    redrive(&log.existing_topic("s.dead").unwrap(), 0).unwrap();
+    redrive(&log.open_topic("s.dead").unwrap(), 0).unwrap();
 }
 
 /// A redrive that gets this signal at a crash point.
@@ -301,7 +301,7 @@ fn kill_at(dir: &Path, point: &str) {
 #[test]
 fn a_redrive_that_is_taken_back_before_it_is_visible_is_not_handled_by_a_later_server() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let (done, late) = (Seen::default(), Seen::default());
     let (client, _) = with_letter(&log, &done, &late);
     let sending = redrive_until(dir.path(), "redrive.announced", libc::SIGSTOP);
@@ -366,14 +366,14 @@ fn a_redrive_killed_at_any_step_and_repeated_sends_one_request() {
 #[test]
 fn a_dead_lettered_call_is_attached_to_under_the_id_of_its_redrive() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let client = open_client(&log, &Seen::default(), &Seen::default());
     let mut call = client.request("s", &Record::new("x")).unwrap().call().unwrap();
     serve(&log, "x", 1);
     let done = call.wait_timeout(LONG).unwrap().unwrap();
     assert!(matches!(done.outcome(), Outcome::DeadLettered(_)));
-    let sent = redrive(&log.existing_topic("s.requests").unwrap(), 0).unwrap();
+    let sent = redrive(&log.open_topic("s.requests").unwrap(), 0).unwrap();
     serve(&log, "", 1);
     poll_all(&client);
     let mut call = client.attach(&sent.id.parse().unwrap()).unwrap();
@@ -387,11 +387,13 @@ fn a_dead_lettered_call_is_attached_to_under_the_id_of_its_redrive() {
 #[test]
 fn the_letter_of_a_worker_group_becomes_a_new_record_of_its_topic_with_a_letter_of_its_own() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let topic = log.create_topic("jobs", options()).unwrap();
-    topic.append(&Record::new("bad").key("k").header("dead-letter-note", "mine")).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
+    let topic = log.topic_with("jobs", options()).unwrap();
+    topic
+        .append(&Record::new("bad").with_key("k").with_header("dead-letter-note", "mine"))
+        .unwrap();
     let group = topic.group("g", GroupOptions::default()).unwrap();
-    let once = WorkerOptions { max_attempts: Some(1), ..WorkerOptions::default() };
+    let once = WorkerOptions::default().with_max_attempts(1);
     let work = |count: u64| {
         let fails = |_: &deaddrop::group::Job| Err(HandlerError::retry("down"));
         let mut worker = group.worker(once.clone(), fails).unwrap();
@@ -421,9 +423,9 @@ fn the_letter_of_a_worker_group_becomes_a_new_record_of_its_topic_with_a_letter_
     assert_eq!(letters.redrive(offsets[0]).unwrap().offset, Some(2));
     // Also for junk in the request topic of a service.
     make_topics(&log, "s");
-    log.existing_topic("s.requests").unwrap().append(&Record::new("junk")).unwrap();
+    log.open_topic("s.requests").unwrap().append(&Record::new("junk")).unwrap();
     serve(&log, "", 1);
-    redrive(&log.existing_topic("s.dead").unwrap(), 0).unwrap();
+    redrive(&log.open_topic("s.dead").unwrap(), 0).unwrap();
     serve(&log, "", 1);
 }
 
@@ -447,7 +449,7 @@ fn a_lost_mark_does_not_send_a_letter_twice() {
     }
     assert_eq!(count, 2);
     std::fs::write(&path, damaged).unwrap();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let mut letters = DeadLetters::open(&log, "s.dead").unwrap();
     assert_eq!(letters.redrive(0).unwrap().id, sent.id, "it finds the request that was sent");
     assert_eq!(redrives(&log).len(), 1);
@@ -458,9 +460,9 @@ fn a_lost_mark_does_not_send_a_letter_twice() {
 fn doubled_announcements_bring_no_second_outcome() {
     let (_dir, log, done, late) = scene();
     let (client, _) = with_letter(&log, &done, &late);
-    redrive(&log.existing_topic("s.dead").unwrap(), 0).unwrap();
+    redrive(&log.open_topic("s.dead").unwrap(), 0).unwrap();
     serve(&log, "", 1);
-    let replies = log.existing_topic("s.replies").unwrap();
+    let replies = log.open_topic("s.replies").unwrap();
     let copies: Vec<Record> = (0..replies.high_watermark().unwrap())
         .map(|offset| {
             let mut reader = replies.reader(Start::Offset(offset)).unwrap();
@@ -512,7 +514,7 @@ fn a_damaged_letter_does_not_hide_those_after_it() {
     }
     drain(&client);
     crate::client_damage::damage(dir.path(), "s.dead", "first-letter");
-    let requests = log.existing_topic("s.requests").unwrap();
+    let requests = log.open_topic("s.requests").unwrap();
     assert!(matches!(redrive(&requests, 0), Err(Error::NotFound { .. })));
     assert_eq!(redrive(&requests, 1).unwrap().offset, Some(2));
     serve(&log, "", 1);
@@ -521,12 +523,8 @@ fn a_damaged_letter_does_not_hide_those_after_it() {
 /// Serves until `count` requests are settled; those with this payload are retried in an hour.
 fn serve_but(log: &Log, held: &'static str, count: u64) {
     let hour = Duration::from_secs(3600);
-    let options = ServerOptions {
-        topic: Some(options()),
-        retry_first: hour,
-        retry_most: hour,
-        ..ServerOptions::default()
-    };
+    let options =
+        ServerOptions::default().with_topic(options()).with_retry_first(hour).with_retry_most(hour);
     drop(serve_with(log, options, held, count));
 }
 
@@ -539,7 +537,7 @@ fn a_redrive_that_was_answered_is_not_open_for_a_client_that_still_waits_for_an_
     let (_dir, log, done, late) = scene();
     let (client, _) = with_letter(&log, &done, &late);
     let held = client.request("s", &Record::new("held")).unwrap().send("done").unwrap();
-    redrive(&log.existing_topic("s.dead").unwrap(), 0).unwrap();
+    redrive(&log.open_topic("s.dead").unwrap(), 0).unwrap();
     serve_but(&log, "held", 1);
     poll_all(&client);
     assert_eq!((done.take(), ids(&client)), (vec![seen("ctx", "x")], vec![held.to_string()]));

@@ -16,14 +16,14 @@ const SECOND: u64 = 60;
 
 fn server(log: &Log) -> Server {
     let topic =
-        TopicOptions { segment_len: 64 << 10, ..TopicOptions::durability(Durability::PowerLoss) };
-    let options = ServerOptions { topic: Some(topic), ..ServerOptions::default() };
+        TopicOptions::default().with_durability(Durability::PowerLoss).with_segment_len(64 << 10);
+    let options = ServerOptions::default().with_topic(topic);
     log.server_with("inv", options, |request| Ok(Reply::new(request.payload()))).unwrap()
 }
 
 /// Role: answers when asked to, reports how many, and waits to be killed.
 pub(crate) fn answers(words: &[&str]) {
-    let mut server = server(&Log::open(words[0]).unwrap());
+    let mut server = server(&Log::open_or_create(words[0]).unwrap());
     while let Some(line) = child::listen() {
         let wanted: u64 = line.parse().unwrap();
         let mut done = 0;
@@ -41,19 +41,19 @@ fn overwrite(path: &Path, bytes: &[u8]) {
 #[test]
 fn a_server_whose_lanes_are_of_an_older_instant_answers_nothing_twice() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     drop(server(&log));
     let client = log.client("shop").on("done", |_| Ok(())).open().unwrap();
     let send = |count: u64| {
         for number in 0..count {
-            let record = Record::new("x").key(number.to_le_bytes());
+            let record = Record::new("x").with_key(number.to_le_bytes());
             client.request("inv", &record).unwrap().send("done").unwrap();
         }
     };
     let mut child = Child::spawn(&["answers", dir.path().to_str().unwrap()]);
     send(FIRST);
     assert_eq!(child.ask(&FIRST.to_string()), "answered");
-    let requests = log.existing_topic("inv.requests").unwrap();
+    let requests = log.open_topic("inv.requests").unwrap();
     let path = requests.dir().join("groups/server");
     let older = std::fs::read(&path).unwrap();
     send(SECOND);
@@ -69,7 +69,7 @@ fn a_server_whose_lanes_are_of_an_older_instant_answers_nothing_twice() {
         settled += server.poll(Duration::from_millis(10)).unwrap();
     }
     assert!(settled >= 10);
-    let replies = log.existing_topic("inv.replies").unwrap();
+    let replies = log.open_topic("inv.replies").unwrap();
     let mut reader = replies.reader(Start::First).unwrap();
     let mut count = 0;
     while reader.next().unwrap().is_some() {
@@ -88,8 +88,8 @@ fn a_position_past_the_end_that_a_remount_brings_back_is_set_back_even_if_the_lo
         let disk = SimDisk::new();
         let open = |disk: &SimDisk| {
             let options =
-                TopicOptions { segment_len: 64 << 10, ..TopicOptions::durability(durability) };
-            Log::open_sim(disk, "/log").unwrap().create_topic("t", options).unwrap()
+                TopicOptions::default().with_durability(durability).with_segment_len(64 << 10);
+            Log::open_sim(disk, "/log").unwrap().topic_with("t", options).unwrap()
         };
         let process = disk.process();
         let topic = open(&process);

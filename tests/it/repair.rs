@@ -24,10 +24,10 @@ fn payload(offset: u64) -> Vec<u8> {
 fn specimen(durability: Durability) -> SimDisk {
     let disk = SimDisk::new();
     let log = Log::open_sim(&disk.process(), DIR).unwrap();
-    let options = TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(durability) };
-    let topic = log.create_topic("t", options).unwrap();
+    let options = TopicOptions::default().with_durability(durability).with_segment_len(16 << 10);
+    let topic = log.topic_with("t", options).unwrap();
     for offset in 0..RECORDS {
-        topic.append(&Record::new(payload(offset)).key("k")).unwrap();
+        topic.append(&Record::new(payload(offset)).with_key("k")).unwrap();
     }
     topic.wait_durable(RECORDS - 1).unwrap();
     let mut consumer = topic.consumer("c", Start::First).unwrap();
@@ -79,7 +79,7 @@ fn damage(disk: &SimDisk, random: &mut Random) {
 /// Returns the offsets of right records, and the lost ones; an error if anything is damaged.
 fn read(disk: &SimDisk) -> Result<(BTreeSet<u64>, BTreeSet<u64>), Error> {
     let log = Log::open_sim(&disk.process(), DIR)?;
-    let topic = log.existing_topic("t")?;
+    let topic = log.open_topic("t")?;
     let (mut shown, mut lost) = (BTreeSet::new(), BTreeSet::new());
     let mut reader = topic.reader(Start::First)?;
     for _ in 0..10 * RECORDS {
@@ -238,7 +238,8 @@ fn bytes_that_a_repair_writes_over_are_durable_in_the_quarantine_before() {
     let damaged = origin.read(&file).unwrap();
     let done = origin.reboot();
     let report = execute(&done).unwrap();
-    let finding = report.findings.iter().find(|finding| finding.remedy == Remedy::GiveUp).unwrap();
+    let finding =
+        report.findings.iter().find(|finding| finding.remedy == Remedy::MarkLost).unwrap();
     let kept = finding.kept.as_ref().unwrap();
     let range = finding.position as usize..(finding.position + finding.len) as usize;
     assert!(range.contains(&5000));
@@ -298,7 +299,7 @@ fn any_failing_call_of_a_repair_can_be_followed_by_another_repair() {
 fn an_open_topic_is_refused_and_a_repair_keeps_others_out() {
     let disk = specimen(Durability::PowerLoss);
     let other = Log::open_sim(&disk.process(), DIR).unwrap();
-    let held = other.existing_topic("t").unwrap();
+    let held = other.open_topic("t").unwrap();
     let log = Log::open_sim(&disk.process(), DIR).unwrap();
     let refused = repair::execute(&log, "t", Options::default());
     assert!(matches!(refused, Err(Error::Locked { .. })), "{refused:?}");
@@ -339,7 +340,7 @@ fn seeking_by_time_and_offset_passes_lost_ranges() {
     disk.write(&files[1], &vec![0x5a; len]);
     execute(&disk).unwrap();
     let log = Log::open_sim(&disk.process(), DIR).unwrap();
-    let topic = log.existing_topic("t").unwrap();
+    let topic = log.open_topic("t").unwrap();
     let mut times = Vec::new();
     let mut reader = topic.reader(Start::First).unwrap();
     loop {

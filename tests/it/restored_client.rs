@@ -22,12 +22,12 @@ fn replaced(error: &Error) -> bool {
 fn after_a_restore_only_the_client_of_the_restored_files_keeps_working() {
     let dir = crate::dir();
     let [path, backup] = ["drop", "backup"].map(|name| dir.path().join(name));
-    let log = Log::open(&path).unwrap();
+    let log = Log::open_or_create(&path).unwrap();
     make_topics(&log, "s");
     let old = Seen::default();
     let client = log.client("shop").on("done", old.callback()).open().unwrap();
     let request = |client: &deaddrop::service::Client, text: &str| {
-        client.request("s", &Record::new(text)).unwrap().context(text).send("done")
+        client.request("s", &Record::new(text)).unwrap().with_context(text).send("done")
     };
     request(&client, "before").unwrap();
     copy(&path, &backup);
@@ -35,7 +35,7 @@ fn after_a_restore_only_the_client_of_the_restored_files_keeps_working() {
     assert!(matches!(busy, Error::Locked { .. }), "{busy}");
 
     restore_in_place(&backup, &path);
-    let restored = Log::open(&path).unwrap();
+    let restored = Log::open_or_create(&path).unwrap();
     let new = Seen::default();
     let second = restored.client("shop").on("done", new.callback()).open().unwrap();
     request(&second, "after").unwrap();
@@ -56,12 +56,12 @@ fn after_a_restore_only_the_client_of_the_restored_files_keeps_working() {
 #[test]
 fn a_client_whose_name_file_is_removed_keeps_its_positions_to_itself() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let client = log.client("shop").on("done", |_| Ok(())).open().unwrap();
     client.request("s", &Record::new("x")).unwrap().send("done").unwrap();
     std::fs::remove_file(dir.path().join("clients/shop")).unwrap();
-    let other = Log::open(dir.path()).unwrap();
+    let other = Log::open_or_create(dir.path()).unwrap();
     let error = other.client("shop").on("done", |_| Ok(())).open().unwrap_err();
     assert!(matches!(error, Error::Locked { .. }), "{error}");
     drop(client);

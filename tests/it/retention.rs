@@ -14,11 +14,14 @@ const SEGMENT_LEN: u64 = 16 << 10;
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn options(durability: Durability, retention: Retention) -> TopicOptions {
-    TopicOptions { segment_len: SEGMENT_LEN, retention, ..TopicOptions::durability(durability) }
+    TopicOptions::default()
+        .with_durability(durability)
+        .with_segment_len(SEGMENT_LEN)
+        .with_retention(retention)
 }
 
 fn by_age(age: Duration) -> TopicOptions {
-    let retention = Retention { age: Some(age), ..Retention::default() };
+    let retention = Retention::default().with_age(age);
     options(Durability::ProcessCrash, retention)
 }
 
@@ -46,7 +49,7 @@ fn a_trim_of_many_segments_takes_few_directory_syncs() {
     for durability in [Durability::ProcessCrash, Durability::PowerLoss] {
         let disk = SimDisk::new();
         let log = Log::open_sim(&disk, "/log").unwrap();
-        let topic = log.create_topic("t", options(durability, Retention::default())).unwrap();
+        let topic = log.topic_with("t", options(durability, Retention::default())).unwrap();
         for _ in 0..300 {
             topic.append(&large()).unwrap();
         }
@@ -79,7 +82,7 @@ pub(crate) fn cut_in_a_trim(words: &[&str]) {
     };
     let disk = SimDisk::new();
     let log = Log::open_sim(&disk, "/log").unwrap();
-    let topic = log.create_topic("t", options(durability, Retention::default())).unwrap();
+    let topic = log.topic_with("t", options(durability, Retention::default())).unwrap();
     for number in 0..40u8 {
         topic.append(&Record::new(vec![number; 10_000])).unwrap();
     }
@@ -124,7 +127,7 @@ pub(crate) fn cut_in_a_trim(words: &[&str]) {
         let read_only = Log::open_sim_read_only(image, "/log").unwrap();
         check(&read_only.topic("t").unwrap(), number);
         let log = Log::open_sim(image, "/log").unwrap();
-        let topic = log.existing_topic("t").unwrap();
+        let topic = log.open_topic("t").unwrap();
         assert!(topic.recovery().is_none_or(|report| report.damage.is_empty()), "{number}");
         let first = check(&topic, number);
         assert_eq!(topic.append(&Record::new("on")).unwrap(), 40);
@@ -150,9 +153,9 @@ fn check(topic: &Topic, image: usize) -> u64 {
 #[test]
 fn files_that_a_recovery_set_aside_are_dropped_with_the_segments_beside_them() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let options = options(Durability::ProcessCrash, Retention::default());
-    let topic = log.create_topic("t", options).unwrap();
+    let topic = log.topic_with("t", options).unwrap();
     for _ in 0..5 {
         topic.append(&large()).unwrap();
     }
@@ -168,9 +171,9 @@ fn files_that_a_recovery_set_aside_are_dropped_with_the_segments_beside_them() {
 #[test]
 fn a_topic_stays_close_to_its_limit_of_bytes_while_a_writer_is_fast() {
     let dir = crate::dir();
-    let retention = Retention { bytes: Some(8 * SEGMENT_LEN), ..Retention::default() };
-    let log = Log::open(dir.path()).unwrap();
-    let topic = log.create_topic("t", options(Durability::ProcessCrash, retention)).unwrap();
+    let retention = Retention::default().with_bytes(8 * SEGMENT_LEN);
+    let log = Log::open_or_create(dir.path()).unwrap();
+    let topic = log.topic_with("t", options(Durability::ProcessCrash, retention)).unwrap();
     let mut most = 0;
     for _ in 0..600 {
         topic.append(&large()).unwrap();
@@ -184,8 +187,8 @@ fn a_topic_stays_close_to_its_limit_of_bytes_while_a_writer_is_fast() {
 #[test]
 fn the_records_of_an_idle_topic_are_dropped_at_their_age() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
-    let topic = log.create_topic("t", by_age(Duration::from_millis(300))).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
+    let topic = log.topic_with("t", by_age(Duration::from_millis(300))).unwrap();
     for _ in 0..3 {
         topic.append(&Record::new("personal")).unwrap();
     }
@@ -193,7 +196,7 @@ fn the_records_of_an_idle_topic_are_dropped_at_their_age() {
     wait_until(|| names(topic.dir(), ".seg") == ["00000000000000000003.seg"]);
     assert_eq!(topic.append(&Record::new("more")).unwrap(), 3);
     drop((topic, log));
-    let topic = Log::open(dir.path()).unwrap().existing_topic("t").unwrap();
+    let topic = Log::open_or_create(dir.path()).unwrap().open_topic("t").unwrap();
     assert_eq!(topic.end_offset().unwrap(), 4);
 }
 
@@ -248,7 +251,7 @@ fn clock_ahead(dir: &Path, count_ahead: u64, ahead: i64) {
     let aged = by_age(5 * HOUR);
     let append = |shift: i64, count: u64| {
         shift_wall_clock(shift);
-        let topic = Log::open(dir).unwrap().create_topic("t", aged).unwrap();
+        let topic = Log::open_or_create(dir).unwrap().topic_with("t", aged).unwrap();
         for _ in 0..count {
             topic.append(&Record::new(vec![7; 4000])).unwrap();
         }
@@ -258,7 +261,7 @@ fn clock_ahead(dir: &Path, count_ahead: u64, ahead: i64) {
     append(ahead, count_ahead);
     append(hours(-1), 60);
     let end = 20 + count_ahead + 60;
-    let topic = Log::open(dir).unwrap().create_topic("t", aged).unwrap();
+    let topic = Log::open_or_create(dir).unwrap().topic_with("t", aged).unwrap();
     let clocks = topic.clocks().unwrap();
     let half = Duration::from_nanos(ahead as u64 / 2);
     assert!(clocks.ahead > half, "{clocks:?}");
@@ -275,18 +278,18 @@ fn clock_ahead(dir: &Path, count_ahead: u64, ahead: i64) {
     drop(topic);
     // Two and a half hours later the first ones are old enough, and later all.
     shift_wall_clock(hours(2) + hours(1) / 2);
-    let topic = Log::open(dir).unwrap().create_topic("t", aged).unwrap();
+    let topic = Log::open_or_create(dir).unwrap().topic_with("t", aged).unwrap();
     let first = topic.trim().unwrap();
     assert!((17..=20).contains(&first), "{first}");
     drop(topic);
     shift_wall_clock(hours(7));
-    let topic = Log::open(dir).unwrap().create_topic("t", aged).unwrap();
+    let topic = Log::open_or_create(dir).unwrap().topic_with("t", aged).unwrap();
     assert_eq!(topic.trim().unwrap(), end);
 }
 
 fn clock_set(dir: &Path) {
     let age = Duration::from_millis(1500);
-    let topic = Log::open(dir).unwrap().create_topic("t", by_age(age)).unwrap();
+    let topic = Log::open_or_create(dir).unwrap().topic_with("t", by_age(age)).unwrap();
     topic.append(&large()).unwrap();
     assert!(!topic.clocks().unwrap().is_age_paused);
     shift_wall_clock(hours(24));
@@ -304,7 +307,7 @@ fn times_rise_with_offsets_even_of_appends_that_waited_for_each_other() {
 /// One append waits for another, and began with a clock that was an hour slow.
 fn waits_for_the_lock(dir: &Path) {
     let options = options(Durability::ProcessCrash, Retention::default());
-    let topic = Log::open(dir).unwrap().create_topic("t", options).unwrap();
+    let topic = Log::open_or_create(dir).unwrap().topic_with("t", options).unwrap();
     let (reached, at_point) = channel();
     let (go_on, told) = channel::<()>();
     let mut reached = Some(reached);
@@ -347,7 +350,7 @@ fn files_that_were_never_finished_are_removed() {
     let disk = SimDisk::new();
     let options = options(Durability::PowerLoss, Retention::default());
     let log = Log::open_sim(&disk, "/log").unwrap();
-    let topic = log.create_topic("t", options).unwrap();
+    let topic = log.topic_with("t", options).unwrap();
     drop(topic.consumer("c", Start::First).unwrap());
     topic.append(&Record::new("x")).unwrap();
     let unfinished = |disk: &SimDisk, start: &str| {
@@ -362,7 +365,7 @@ fn files_that_were_never_finished_are_removed() {
     disk.write("/log/topics/t/consumers/c.00.tmp", b"x");
     let image = disk.reboot();
     let log = Log::open_sim(&image, "/log").unwrap();
-    let topic = log.existing_topic("t").unwrap();
+    let topic = log.open_topic("t").unwrap();
     assert_eq!(unfinished(&image, "/consumers/"), 0);
     assert_eq!(topic.consumers().unwrap().len(), 1);
 }
@@ -370,10 +373,10 @@ fn files_that_were_never_finished_are_removed() {
 fn emptied() {
     for durability in [Durability::ProcessCrash, Durability::PowerLoss] {
         let disk = SimDisk::new();
-        let retention = Retention { age: Some(HOUR), ..Retention::default() };
+        let retention = Retention::default().with_age(HOUR);
         let open = |disk: &SimDisk| {
             let log = Log::open_sim(disk, "/log").unwrap();
-            log.create_topic("t", options(durability, retention)).unwrap()
+            log.topic_with("t", options(durability, retention)).unwrap()
         };
         shift_wall_clock(hours(-2));
         let topic = open(&disk);

@@ -11,8 +11,8 @@ use crate::child::{Watchdog, GUARD};
 
 fn topic(disk: &SimDisk) -> (Log, Topic) {
     let log = Log::open_sim(&disk.process(), "/log").unwrap();
-    let options = TopicOptions::durability(Durability::ProcessCrash);
-    let topic = log.create_topic("orders", TopicOptions { segment_len: 16 << 10, ..options });
+    let options = TopicOptions::default().with_durability(Durability::ProcessCrash);
+    let topic = log.topic_with("orders", options.with_segment_len(16 << 10));
     (log, topic.unwrap())
 }
 
@@ -22,7 +22,7 @@ fn a_spawned_worker_continues_after_a_full_disk_and_counts_it() {
     let disk = SimDisk::new();
     let (log, topic) = topic(&disk);
     let group = topic.group("g", GroupOptions::default()).unwrap();
-    let options = WorkerOptions { max_attempts: Some(1), ..WorkerOptions::default() };
+    let options = WorkerOptions::default().with_max_attempts(1);
     let worker = group.worker(options, |_| Err(HandlerError::terminal("no"))).unwrap();
     // There is no room to make the dead-letter topic.
     let len: usize = disk.paths().iter().filter_map(|path| disk.read(path)).map(|b| b.len()).sum();
@@ -39,7 +39,7 @@ fn a_spawned_worker_continues_after_a_full_disk_and_counts_it() {
     assert!(!group.wait_for(offset, Duration::ZERO).unwrap());
     disk.set_capacity(u64::MAX);
     assert!(group.wait_for(offset, GUARD).unwrap(), "it continues by itself");
-    assert_eq!(log.existing_topic("orders.g.dead").unwrap().high_watermark().unwrap(), 1);
+    assert_eq!(log.open_topic("orders.g.dead").unwrap().high_watermark().unwrap(), 1);
     running.stop().unwrap();
 }
 

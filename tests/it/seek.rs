@@ -13,8 +13,8 @@ const DIR: &str = "/log";
 
 fn open(disk: &SimDisk, durability: Durability) -> Topic {
     let log = Log::open_sim(&disk.process(), DIR).unwrap();
-    let options = TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(durability) };
-    log.create_topic("t", options).unwrap()
+    let options = TopicOptions::default().with_durability(durability).with_segment_len(16 << 10);
+    log.topic_with("t", options).unwrap()
 }
 
 /// Returns where `start` must begin, given all records and the first retained offset.

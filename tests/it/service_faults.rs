@@ -62,21 +62,21 @@ fn an_outcome_that_could_not_be_parked_is_delivered_by_the_next_poll() {
         client.request("s", &Record::new("x")).unwrap().send("old").unwrap();
     }
     log.server("s", echo).unwrap().poll(LONG).unwrap();
-    let client = log.client("c").topic_options(options()).open().unwrap();
+    let client = log.client("c").with_topic_options(options()).open().unwrap();
     disk.fail(Op::Allocate, 1, libc::ENOSPC);
     let failed = client.poll(Duration::ZERO).unwrap_err();
     assert!(matches!(failed, Error::NoSpace { .. } | Error::Io { .. }), "{failed}");
     disk.forget_faults();
     assert_eq!(client.poll(LONG).unwrap(), 1);
-    assert_eq!(client.parked().unwrap().len(), 1);
+    assert_eq!(client.parked().len(), 1);
 }
 
 #[test]
 fn a_parked_outcome_whose_request_topic_cannot_be_opened_waits_for_it() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
-    let open = |log: &Log| log.client("c").topic_options(options());
+    let open = |log: &Log| log.client("c").with_topic_options(options());
     {
         let client = open(&log).on("old", |_| Ok(())).open().unwrap();
         client.request("s", &Record::new("x")).unwrap().send("old").unwrap();
@@ -89,7 +89,7 @@ fn a_parked_outcome_whose_request_topic_cannot_be_opened_waits_for_it() {
     let settings = dir.path().join("topics/s.requests/settings");
     let whole = std::fs::read(&settings).unwrap();
     std::fs::write(&settings, vec![0; whole.len()]).unwrap();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&seen);
     let client = open(&log).on("old", move |done| {
@@ -99,7 +99,7 @@ fn a_parked_outcome_whose_request_topic_cannot_be_opened_waits_for_it() {
     let client = client.open().unwrap();
     let failed = client.poll(Duration::ZERO).unwrap_err();
     assert!(matches!(failed, Error::Corrupt { .. }), "{failed}");
-    assert_eq!(client.parked().unwrap().len(), 1);
+    assert_eq!(client.parked().len(), 1);
     std::fs::write(&settings, whole).unwrap();
     while client.poll(LONG).unwrap() == 0 {}
     assert_eq!(*seen.lock().unwrap(), [true], "with its request");
@@ -115,8 +115,8 @@ fn a_request_whose_expiry_met_a_full_disk_expires_at_the_next_poll() {
     log.server("s", echo).unwrap().poll(LONG).unwrap();
     drain(&client);
     // Larger than a segment, so that the outcome, which repeats it, needs a segment of its own.
-    let request = client.request("s", &Record::new("x")).unwrap().context(vec![1; 100 << 10]);
-    request.deadline(Duration::from_nanos(1)).send("done").unwrap();
+    let request = client.request("s", &Record::new("x")).unwrap().with_context(vec![1; 100 << 10]);
+    request.with_deadline(Duration::from_nanos(1)).send("done").unwrap();
     // Not one failing call, which the background might make: the disk stays full until it has room.
     disk.set_capacity(0);
     assert!(matches!(client.poll(LONG), Err(Error::NoSpace { .. })));
@@ -128,12 +128,12 @@ fn a_request_whose_expiry_met_a_full_disk_expires_at_the_next_poll() {
 #[test]
 fn an_outcome_that_no_frame_can_hold_is_a_failure_and_the_service_continues() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let client = log.client("c").open().unwrap();
     let mut server = log
         .server("s", |request| match request.payload() {
-            b"reserved" => Ok(Reply::new("x").header("deaddrop.service", "y")),
+            b"reserved" => Ok(Reply::new("x").with_header("deaddrop.service", "y")),
             b"long" => Err(HandlerError::terminal("\u{e9}".repeat(10 << 20))),
             _ => Ok(Reply::new("fine")),
         })
@@ -163,7 +163,7 @@ fn trim_replies(log: &Log) {
 fn an_attempt_in_doubt_whose_replies_were_trimmed_becomes_a_dead_letter() {
     let dir = crate::dir();
     let dir = dir.path().join("log");
-    let log = Log::open(&dir).unwrap();
+    let log = Log::open_or_create(&dir).unwrap();
     make_topics(&log, "s");
     let client = log.client("c").open().unwrap();
     let mut call = client.request("s", &Record::new("x")).unwrap().call().unwrap();
@@ -186,7 +186,7 @@ fn an_attempt_in_doubt_whose_replies_were_trimmed_becomes_a_dead_letter() {
 #[test]
 fn a_server_continues_when_replies_that_it_had_not_read_are_trimmed() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let client = log.client("c").open().unwrap();
     let mut server = log.server("s", echo).unwrap();
@@ -200,14 +200,13 @@ fn a_server_continues_when_replies_that_it_had_not_read_are_trimmed() {
 #[test]
 fn a_stop_between_two_attempts_does_not_forget_the_first() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
     let client = log.client("c").open().unwrap();
     let mut call = client.request("s", &Record::new("x")).unwrap().call().unwrap();
     let (stop, called) = (Stop::new(), Arc::new(AtomicU32::new(0)));
     let (stops, count) = (stop.clone(), Arc::clone(&called));
-    let options =
-        ServerOptions { max_attempts: Some(2), topic: Some(options()), ..Default::default() };
+    let options = ServerOptions::default().with_max_attempts(2).with_topic(options());
     let mut server = log
         .server_with("s", options, move |_| {
             count.fetch_add(1, Ordering::Relaxed);
@@ -257,7 +256,7 @@ fn a_request_whose_own_reply_topic_is_damaged_is_dead_lettered_and_later_ones_ar
     let disk = SimDisk::new();
     let log = Log::open_sim(&disk, "/log").unwrap();
     make_topics(&log, "s");
-    drop(log.create_topic("broken", options()).unwrap());
+    drop(log.topic_with("broken", options()).unwrap());
     disk.flip("/log/topics/broken/settings", 20, 1);
     let client = log.client("c").on("done", |_| Ok(())).open().unwrap();
     let send = |payload| client.request("s", &Record::new(payload)).unwrap().send("done").unwrap();
@@ -273,7 +272,7 @@ fn a_request_whose_own_reply_topic_is_damaged_is_dead_lettered_and_later_ones_ar
     let request = Record::new("x").header_as_stored("deaddrop.service", &envelope);
     let offset = requests.append(&request).unwrap();
     send("behind");
-    let options = ServerOptions { max_attempts: Some(3), ..ServerOptions::default() };
+    let options = ServerOptions::default().with_max_attempts(3);
     let mut server = log.server_with("s", options, echo).unwrap();
     let mut settled = 0;
     while settled < 3 {
@@ -296,12 +295,12 @@ fn a_request_whose_send_is_unknown_is_outstanding_under_its_known_id() {
         let disk = SimDisk::new();
         let log = Log::open_sim(&disk, "/log").unwrap();
         for end in ["requests", "replies"] {
-            let durable = TopicOptions { segment_len: 64 << 10, ..TopicOptions::default() };
-            log.create_topic(&format!("s.{end}"), durable).unwrap();
+            let durable = TopicOptions::default().with_segment_len(64 << 10);
+            log.topic_with(&format!("s.{end}"), durable).unwrap();
         }
         let seen = Seen::default();
         let open = |log: &Log| {
-            let client = log.client("c").topic_options(options());
+            let client = log.client("c").with_topic_options(options());
             client.on("done", seen.callback()).open().unwrap()
         };
         let client = open(&log);
@@ -355,7 +354,7 @@ fn parked_on_a_full_disk(disk: &SimDisk, log: &Log, client: &Client, callback: &
     }
     let mut server = log.server("s", echo).unwrap();
     while server.poll(Duration::ZERO).unwrap() > 0 {}
-    while client.parked().unwrap().len() < COUNT {
+    while client.parked().len() < COUNT {
         client.poll(Duration::from_millis(1)).unwrap();
     }
     disk.set_capacity(0);
@@ -378,13 +377,11 @@ fn parked_outcomes_that_a_callback_takes_while_the_disk_is_full_are_given_to_it_
             false => Err(HandlerError::retry("down")),
         };
         let most = Duration::from_millis(1);
-        let retry = CallbackRetry {
-            attempts: 1,
-            parked_first: most,
-            parked_most: most,
-            ..CallbackRetry::default()
-        };
-        let client = log.client("c").topic_options(options()).callback_retry(retry);
+        let retry = CallbackRetry::default()
+            .with_attempts(1)
+            .with_parked_first(most)
+            .with_parked_most(most);
+        let client = log.client("c").with_topic_options(options()).with_callback_retry(retry);
         client.on("done", callback).open().unwrap()
     };
     let client = open();
@@ -397,19 +394,19 @@ fn parked_outcomes_that_a_callback_takes_while_the_disk_is_full_are_given_to_it_
             break;
         }
     }
-    assert!(is_full, "{} are parked", client.parked().unwrap().len());
+    assert!(is_full, "{} are parked", client.parked().len());
     disk.set_capacity(u64::MAX);
     for round in 0.. {
         client.poll(Duration::from_millis(1)).unwrap();
         // The mark that could not be appended is due within a millisecond of its failure.
-        if client.parked().unwrap().is_empty() && round > 100 {
+        if client.parked().is_empty() && round > 100 {
             break;
         }
-        assert!(round < 30_000, "{} are still parked", client.parked().unwrap().len());
+        assert!(round < 30_000, "{} are still parked", client.parked().len());
     }
     drop(client);
     let client = open();
-    assert!(client.parked().unwrap().is_empty());
+    assert!(client.parked().is_empty());
     let mut taken = taken.lock().unwrap().clone();
     let count = taken.len();
     taken.sort_by_key(ToString::to_string);
@@ -422,7 +419,7 @@ fn a_parked_outcome_that_a_full_disk_keeps_from_its_call_is_returned_by_the_next
     let disk = SimDisk::new();
     let log = Log::open_sim(&disk, "/log").unwrap();
     make_topics(&log, "s");
-    let client = log.client("c").topic_options(options()).open().unwrap();
+    let client = log.client("c").with_topic_options(options()).open().unwrap();
     let calls = parked_on_a_full_disk(&disk, &log, &client, "");
     let mut refused = 0;
     for mut call in calls {
@@ -437,5 +434,5 @@ fn a_parked_outcome_that_a_full_disk_keeps_from_its_call_is_returned_by_the_next
         }
     }
     assert_ne!(refused, 0);
-    assert!(client.parked().unwrap().is_empty());
+    assert!(client.parked().is_empty());
 }

@@ -25,9 +25,9 @@ fn durability_of(name: &str) -> Durability {
 }
 
 fn make_topics(log: &Log, durability: Durability) {
-    let options = TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(durability) };
+    let options = TopicOptions::default().with_durability(durability).with_segment_len(16 << 10);
     for name in ["s.requests", "s.replies"] {
-        log.create_topic(name, options).unwrap();
+        log.topic_with(name, options).unwrap();
     }
 }
 
@@ -35,7 +35,7 @@ fn make_topics(log: &Log, durability: Durability) {
 /// it reaches that crash point for that time.
 pub(crate) fn server(words: &[&str]) {
     let dir = Path::new(words[0]);
-    let log = Log::open(dir).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
     let ledger = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -64,9 +64,9 @@ pub(crate) fn server(words: &[&str]) {
 }
 
 fn open_client(log: &Log, say: bool) -> Client {
-    let options = TopicOptions::durability(Durability::ProcessCrash);
+    let options = TopicOptions::default().with_durability(Durability::ProcessCrash);
     log.client("c")
-        .topic_options(options)
+        .with_topic_options(options)
         .on("done", move |done: &Completed| -> Result<(), HandlerError> {
             let Outcome::Reply(reply) = done.outcome() else {
                 return Err(HandlerError::terminal("no reply"));
@@ -83,13 +83,13 @@ fn open_client(log: &Log, say: bool) -> Client {
 
 /// Role: sends requests until it is killed, and reports what it sent and what came back.
 pub(crate) fn client(words: &[&str]) {
-    let log = Log::open(words[0]).unwrap();
+    let log = Log::open_or_create(words[0]).unwrap();
     let client = open_client(&log, true);
     let _running = client.spawn().unwrap();
     for number in 0u64.. {
         let payload = format!("{}/{number}", std::process::id());
         let request = client.request("s", &Record::new(payload.clone())).unwrap();
-        let id = request.context(payload).send("done").unwrap();
+        let id = request.with_context(payload).send("done").unwrap();
         child::say(&format!("sent {id}"));
         if client.outstanding().unwrap().len() > 50 {
             // Lets the server catch up: a reply makes room.
@@ -112,7 +112,7 @@ fn finish(log: &Log) {
         client.poll(Duration::ZERO).unwrap();
         assert!(polls < 3_000, "{:?}", client.outstanding());
     }
-    assert!(client.parked().unwrap().is_empty());
+    assert!(client.parked().is_empty());
 }
 
 /// Checks that every request has one reply record with its payload; returns the ids in order.
@@ -152,7 +152,7 @@ fn a_server_killed_at_any_point_of_a_request_never_answers_twice() {
     for durability in ["power-loss", "process-crash"] {
         let dir = crate::dir();
         let dir = dir.path().join("log");
-        let log = Log::open(&dir).unwrap();
+        let log = Log::open_or_create(&dir).unwrap();
         make_topics(&log, durability_of(durability));
         let client = open_client(&log, false);
         let directory = dir.to_str().unwrap();
@@ -164,11 +164,11 @@ fn a_server_killed_at_any_point_of_a_request_never_answers_twice() {
                 for _ in 0..40 {
                     let payload = vec![b'x'; 300];
                     let request = client.request("s", &Record::new(payload.clone())).unwrap();
-                    request.context(payload).send("done").unwrap();
+                    request.with_context(payload).send("done").unwrap();
                 }
                 // The next server takes another member slot than that of the killed one, because
                 // taking that slot would settle its intent.
-                let lower_slots = Log::open(&dir).unwrap();
+                let lower_slots = Log::open_or_create(&dir).unwrap();
                 let held = ["s.requests", "s.replies"].map(|name| lower_slots.topic(name).unwrap());
                 Child::spawn(&["server", directory, point, arrival]).wait_for_death();
                 drop(held);
@@ -189,16 +189,16 @@ fn a_server_killed_at_any_point_of_a_request_never_answers_twice() {
 }
 
 fn one_lane() -> ServerOptions {
-    let topic = Some(TopicOptions::durability(Durability::ProcessCrash));
-    ServerOptions { lanes: Some(1), topic, ..ServerOptions::default() }
+    let topic = Some(TopicOptions::default().with_durability(Durability::ProcessCrash));
+    ServerOptions::default().with_lanes(1).with_topic(topic)
 }
 
 /// Role: owns the only lane, answers a request, and dies before the lane's position says so.
 pub(crate) fn dies_replied(words: &[&str]) {
-    let log = Log::open(words[0]).unwrap();
+    let log = Log::open_or_create(words[0]).unwrap();
     let answer = |request: &Request<'_>| Ok(Reply::new(request.payload()));
     let mut server = log.server_with("s", one_lane(), answer).unwrap();
-    let requests = log.existing_topic("s.requests").unwrap();
+    let requests = log.open_topic("s.requests").unwrap();
     let owner = || requests.groups().unwrap().remove(0).1.unwrap().lanes[0].owner;
     for polls in 0.. {
         // It is the share of the other server, which does not take it.
@@ -220,7 +220,7 @@ pub(crate) fn dies_replied(words: &[&str]) {
 #[test]
 fn a_request_that_was_answered_before_its_attempt_was_ended_is_settled_by_the_attempt_alone() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     // It was there before the request, so the lanes are in no doubt but for the attempt.
     let refuse = |_: &Request<'_>| panic!("the request was answered");
     let mut living = log.server_with("s", one_lane(), refuse).unwrap();
@@ -228,7 +228,7 @@ fn a_request_that_was_answered_before_its_attempt_was_ended_is_settled_by_the_at
     assert_eq!(dying.hear().as_deref(), Some("ready"));
     let client = open_client(&log, false);
     let request = client.request("s", &Record::new("x")).unwrap();
-    request.context("x").send("done").unwrap();
+    request.with_context("x").send("done").unwrap();
     dying.wait_for_death();
     assert_eq!(living.poll(LONG).unwrap(), 1);
     drain(&client);
@@ -241,7 +241,7 @@ fn clients_and_servers_killed_at_random_leave_one_outcome_for_every_request() {
     let mut random = Random(seed);
     for durability in ["power-loss", "process-crash"] {
         let dir = crate::dir();
-        let log = Log::open(dir.path()).unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
         make_topics(&log, durability_of(durability));
         let directory = dir.path().to_str().unwrap();
         let mut sent = Vec::new();
@@ -280,7 +280,7 @@ fn clients_and_servers_killed_at_random_leave_one_outcome_for_every_request() {
 #[test]
 fn a_client_killed_between_callback_and_commit_is_called_back_with_the_same_outcome() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, Durability::ProcessCrash);
     let directory = dir.path().to_str().unwrap();
     let mut server = Child::spawn(&["server", directory]);
@@ -298,10 +298,10 @@ fn a_client_killed_between_callback_and_commit_is_called_back_with_the_same_outc
 
 /// Role: sends one request, and kills itself when its callback has returned.
 pub(crate) fn killed_client(words: &[&str]) {
-    let log = Log::open(words[0]).unwrap();
+    let log = Log::open_or_create(words[0]).unwrap();
     let client = open_client(&log, true);
     let request = client.request("s", &Record::new("x")).unwrap();
-    request.context("x").send("done").unwrap();
+    request.with_context("x").send("done").unwrap();
     deaddrop::arm_crash_points(Some(Box::new(|name| {
         if name == "deliver.called-back" {
             child::raise(libc::SIGKILL);
@@ -325,8 +325,8 @@ fn requests_whose_offsets_are_used_again_after_a_power_cut_are_handled_and_not_t
         };
         for (name, durability) in [("s.requests", requests), ("s.replies", replies)] {
             let options =
-                TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(durability) };
-            log.create_topic(name, options).unwrap();
+                TopicOptions::default().with_durability(durability).with_segment_len(16 << 10);
+            log.topic_with(name, options).unwrap();
         }
         let mut disk = disk;
         let mut log = log;
@@ -336,7 +336,7 @@ fn requests_whose_offsets_are_used_again_after_a_power_cut_are_handled_and_not_t
             for number in 0..random.below(6) {
                 let payload = format!("{round}/{number}");
                 let request = client.request("s", &Record::new(payload.clone())).unwrap();
-                request.context(payload).send("done").unwrap();
+                request.with_context(payload).send("done").unwrap();
                 if random.one_in(2) {
                     server.poll(Duration::ZERO).unwrap();
                 }
@@ -383,7 +383,7 @@ fn a_server_killed_while_it_settles_a_power_loss_leaves_the_doubt_to_the_next() 
         let mut server = log.server("s", |request| Ok(Reply::new(request.payload()))).unwrap();
         for number in 0..20 {
             let request = client.request("s", &Record::new(number.to_string())).unwrap();
-            request.context(number.to_string()).send("done").unwrap();
+            request.with_context(number.to_string()).send("done").unwrap();
             if random.one_in(2) {
                 server.poll(Duration::ZERO).unwrap();
             }

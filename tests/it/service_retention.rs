@@ -15,13 +15,12 @@ const SEGMENT_LEN: u64 = 16 << 10;
 
 /// Every sealed segment may be dropped as soon as no process needs it.
 fn make_topics(log: &Log) -> (Topic, Topic) {
-    let retention = Retention { consumed: true, ..Retention::default() };
-    let options = TopicOptions {
-        segment_len: SEGMENT_LEN,
-        retention,
-        ..TopicOptions::durability(Durability::ProcessCrash)
-    };
-    let make = |end: &str| log.create_topic(&format!("s.{end}"), options).unwrap();
+    let retention = Retention::default().with_consumed(true);
+    let options = TopicOptions::default()
+        .with_durability(Durability::ProcessCrash)
+        .with_segment_len(SEGMENT_LEN)
+        .with_retention(retention);
+    let make = |end: &str| log.topic_with(&format!("s.{end}"), options).unwrap();
     (make("requests"), make("replies"))
 }
 
@@ -47,7 +46,7 @@ fn serve_all(log: &Log, requests: &Topic, replies: &Topic) {
 fn noise(client: &Client) {
     for _ in 0..40 {
         let request = client.request("s", &Record::new(vec![7; 1000])).unwrap();
-        let id = request.context(vec![8; 1000]).send("done").unwrap();
+        let id = request.with_context(vec![8; 1000]).send("done").unwrap();
         client.cancel(&id).unwrap();
     }
     drain(client);
@@ -60,13 +59,13 @@ fn client(log: &Log, name: &str) -> Client {
 #[test]
 fn an_old_request_keeps_its_records_while_all_others_are_dropped() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let (requests, replies) = make_topics(&log);
     noise(&client(&log, "busy"));
     serve_all(&log, &requests, &replies);
     let old = client(&log, "old");
     let kept = old.request("s", &Record::new("question")).unwrap();
-    let kept = kept.context("context").send("done").unwrap();
+    let kept = kept.with_context("context").send("done").unwrap();
     let offset = old.outstanding().unwrap()[0].offset;
     let reply_floor = replies.end_offset().unwrap();
     let other = old.request("s", &Record::new("other")).unwrap().send("done").unwrap();
@@ -101,7 +100,7 @@ fn an_old_request_keeps_its_records_while_all_others_are_dropped() {
 #[test]
 fn an_idle_client_holds_no_records_and_one_that_never_returns_holds_them_until_deleted() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let (requests, replies) = make_topics(&log);
     let (idle, gone) = (client(&log, "idle"), client(&log, "gone"));
     let call = idle.request("s", &Record::new("x")).unwrap().call().unwrap();
@@ -132,7 +131,7 @@ fn an_idle_client_holds_no_records_and_one_that_never_returns_holds_them_until_d
 fn a_client_that_does_not_deliver_is_abandoned_after_a_time_and_learns_it() {
     let _watchdog = Watchdog::new();
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let (requests, replies) = make_topics(&log);
     let stuck = client(&log, "stuck");
     let lost = stuck.request("s", &Record::new("x")).unwrap().send("done").unwrap();
@@ -160,7 +159,7 @@ fn a_client_that_does_not_deliver_is_abandoned_after_a_time_and_learns_it() {
 /// Serves until all requests are done; or, if clients are abandoned at once, until that is so.
 fn serve_until(log: &Log, requests: &Topic, until: Option<&dyn Fn() -> bool>) {
     let abandoned_after = until.map(|_| Duration::ZERO);
-    let options = ServerOptions { abandoned_after, ..ServerOptions::default() };
+    let options = ServerOptions::default().with_abandoned_after(abandoned_after);
     let server = log.server_with("s", options, echo).unwrap().spawn().unwrap();
     let is_served = || {
         let groups = requests.groups().unwrap();
@@ -175,20 +174,20 @@ fn serve_until(log: &Log, requests: &Topic, until: Option<&dyn Fn() -> bool>) {
 #[test]
 fn topics_of_services_drop_records_after_a_week_in_which_no_process_needed_them() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let client = client(&log, "c");
     client.request("s", &Record::new("x")).unwrap().send("done").unwrap();
     let week = Duration::from_secs(7 * 24 * 3600);
-    let expected = Retention { age: Some(week), bytes: None, consumed: true };
+    let expected = Retention::default().with_age(week).with_consumed(true);
     for name in ["s.requests", "s.replies"] {
-        assert_eq!(log.existing_topic(name).unwrap().options().retention, expected, "{name}");
+        assert_eq!(log.open_topic(name).unwrap().options().retention, expected, "{name}");
     }
 }
 
 #[test]
 fn a_client_name_that_leaves_no_room_for_its_files_is_refused() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log);
     let longest = client(&log, &"n".repeat(115));
     let id = longest.request("s", &Record::new("x")).unwrap().send("done").unwrap();
@@ -203,7 +202,7 @@ fn a_client_name_that_leaves_no_room_for_its_files_is_refused() {
 fn a_killed_client_with_nothing_outstanding_holds_nothing_and_one_with_a_request_holds_it() {
     let _watchdog = Watchdog::new();
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let (requests, replies) = make_topics(&log);
     for open in ["", "waits"] {
         let mut child = Child::spawn(&["held-by-client", dir.path().to_str().unwrap(), open]);
@@ -247,7 +246,7 @@ fn a_killed_client_with_nothing_outstanding_holds_nothing_and_one_with_a_request
 /// Role: a client that sends, takes its outcome, and waits to be killed. `DIR OPEN`: with `OPEN`,
 /// it has sent another request, which no server answers.
 pub(crate) fn held_by_client(words: &[&str]) {
-    let log = Log::open(words[0]).unwrap();
+    let log = Log::open_or_create(words[0]).unwrap();
     let client = client(&log, &format!("gone-{}", words[1]));
     let id = client.request("s", &Record::new("x")).unwrap().send("done").unwrap();
     client.cancel(&id).unwrap();
@@ -267,7 +266,7 @@ fn a_damaged_position_of_a_killed_client_stops_no_server_and_can_be_retired() {
         .chain(["s.requests/consumers/client"])
     {
         let dir = crate::dir();
-        let log = Log::open(dir.path()).unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
         make_topics(&log);
         let mut child = Child::spawn(&["held-by-client", dir.path().to_str().unwrap(), ""]);
         assert_eq!(child.hear().unwrap(), "ready");
@@ -308,7 +307,7 @@ fn no_power_loss_leaves_a_lane_past_its_requests_or_their_replies() {
         let log = Log::open_sim(&process, "/log").unwrap();
         let (requests, _) = make_topics(&log);
         let client = client(&log, "c");
-        let options = ServerOptions { lanes: Some(1), ..ServerOptions::default() };
+        let options = ServerOptions::default().with_lanes(1);
         let mut server = log.server_with("s", options, echo).unwrap();
         for _ in 0..5 {
             client.request("s", &Record::new("x")).unwrap().send("done").unwrap();
@@ -325,7 +324,7 @@ fn no_power_loss_leaves_a_lane_past_its_requests_or_their_replies() {
             let lane = cursor::newest_slot(&file[4096..]).unwrap().offset;
             let log = Log::open_sim(&image.process(), "/log").unwrap();
             for name in ["s.requests", "s.replies"] {
-                let end = log.existing_topic(name).unwrap().end_offset().unwrap();
+                let end = log.open_topic(name).unwrap().end_offset().unwrap();
                 assert!(lane <= end, "sync {nth}, seed {seed}: {lane} of {end} in {name}");
             }
         }
@@ -359,7 +358,7 @@ fn no_power_loss_leaves_a_position_of_a_client_past_its_records_or_its_guard_pas
             let (guard, _) = slot(&image, "s.replies", "client-floor.c");
             assert!(guard <= floor, "{about}: {guard} is past {floor}");
             let log = Log::open_sim(&image.process(), "/log").unwrap();
-            let end = |name| log.existing_topic(name).unwrap().end_offset().unwrap();
+            let end = |name| log.open_topic(name).unwrap().end_offset().unwrap();
             let (requests, replies) = (end("s.requests"), end("s.replies"));
             assert!(oldest <= requests, "{about}: {oldest} of {requests} requests");
             assert!(floor <= replies, "{about}: {floor} of {replies} replies");

@@ -29,13 +29,13 @@ fn opening_a_log_on_a_file_system_that_is_shut_down_names_the_cause() {
         let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let disk = Disk::new(parent, file_system, "field::server");
         let dir = disk.path().join("log");
-        let topic = Log::open(&dir).unwrap().topic("t").unwrap();
+        let topic = Log::open_or_create(&dir).unwrap().topic("t").unwrap();
         topic.append(&Record::new("x")).unwrap();
         shut_down(&disk.path());
         let opened = [
-            Log::open(&dir).and_then(|log| log.topic("t")).map(drop),
-            Log::open(dir.join("below")).map(drop),
-            Log::open(disk.path().join("new")).map(drop),
+            Log::open_or_create(&dir).and_then(|log| log.topic("t")).map(drop),
+            Log::open_or_create(dir.join("below")).map(drop),
+            Log::open_or_create(disk.path().join("new")).map(drop),
             Log::open_read_only(&dir).and_then(|log| log.topic("t")).map(drop),
         ];
         for result in opened {

@@ -21,8 +21,8 @@ fn segment(base: u64) -> String {
 }
 
 fn log_of(disk: &SimDisk, durability: Durability, count: u64) -> Topic {
-    let options = TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(durability) };
-    let topic = Log::open_sim(disk, DIR).unwrap().create_topic("t", options).unwrap();
+    let options = TopicOptions::default().with_durability(durability).with_segment_len(16 << 10);
+    let topic = Log::open_sim(disk, DIR).unwrap().topic_with("t", options).unwrap();
     for offset in 0..count {
         topic.append_unsynced(&Record::new(payload(offset))).unwrap();
     }
@@ -66,11 +66,11 @@ fn one_flipped_bit_in_a_log_that_was_killed_and_restarted_or_copied_costs_one_re
                     let story = format!("{durability:?}, {count} records, {bad} is flipped");
                     image.flip(segment(base), 4096 + (bad - base) as usize * FRAME + 99, 8);
                     let read_only = Log::open_sim_read_only(&image, DIR).unwrap();
-                    let read_only = read_only.existing_topic("t").unwrap();
+                    let read_only = read_only.open_topic("t").unwrap();
                     assert_eq!(read(&read_only), (count - 1, vec![bad]), "{story}, read only");
                     let found = read_only.recovery().unwrap();
                     let told: Vec<_> = found.damage.iter().map(|d| d.offsets.clone()).collect();
-                    let topic = Log::open_sim(&image, DIR).unwrap().existing_topic("t").unwrap();
+                    let topic = Log::open_sim(&image, DIR).unwrap().open_topic("t").unwrap();
                     assert_eq!(topic.append(&Record::new(payload(count))).unwrap(), count);
                     assert_eq!(read(&topic), (count, vec![bad]), "{story}");
                     let report = topic.recovery().unwrap();
@@ -100,8 +100,8 @@ fn the_last_close_promises_all_records_with_any_durability() {
             let base = *bases(&image).last().unwrap();
             image.flip(segment(base), 4096 + (49 - base) as usize * FRAME + 99, 8);
             let read_only = Log::open_sim_read_only(&image, DIR).unwrap();
-            assert_eq!(read(&read_only.existing_topic("t").unwrap()), (49, vec![49]));
-            let topic = Log::open_sim(&image, DIR).unwrap().existing_topic("t").unwrap();
+            assert_eq!(read(&read_only.open_topic("t").unwrap()), (49, vec![49]));
+            let topic = Log::open_sim(&image, DIR).unwrap().open_topic("t").unwrap();
             let report = topic.recovery().unwrap();
             assert_eq!(report.promised_boundary, 50, "{durability:?}");
             assert_eq!(report.damage.len(), 1, "{durability:?}: {report:?}");
@@ -124,9 +124,9 @@ fn records_after_a_hole_of_a_power_cut_are_cut_off_and_reported_with_files_and_c
     let mut bytes = image.read(segment(base)).unwrap();
     bytes[4096 + 512..4096 + 1024].fill(0);
     image.write(segment(base), &bytes);
-    let before = Log::open_sim_read_only(&image, DIR).unwrap().existing_topic("t").unwrap();
+    let before = Log::open_sim_read_only(&image, DIR).unwrap().open_topic("t").unwrap();
     let expected = before.recovery().unwrap().clone();
-    let topic = Log::open_sim(&image, DIR).unwrap().existing_topic("t").unwrap();
+    let topic = Log::open_sim(&image, DIR).unwrap().open_topic("t").unwrap();
     let report = topic.recovery().unwrap();
     if report.promised_boundary > base {
         // The background was fast, so it is damage.

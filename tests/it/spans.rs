@@ -79,14 +79,14 @@ fn a_request_and_its_callback_are_spans_and_failures_are_events() {
     // second one, both are always asked.
     let _second = tracing::Dispatch::new(collected.clone());
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     make_topics(&log, "s");
-    let client = log.client("c").topic_options(options()).on("done", |_| Ok(()));
+    let client = log.client("c").with_topic_options(options()).on("done", |_| Ok(()));
     let client = client.on("never", |_| Err(HandlerError::terminal("no"))).open().unwrap();
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     tracing::subscriber::with_default(collected.clone(), || {
         let request = client.request("s", &Record::new("12345")).unwrap();
-        let id = request.traceparent(trace).unwrap().send("done").unwrap().to_string();
+        let id = request.with_traceparent(trace).unwrap().send("done").unwrap().to_string();
         let send = [
             "otel.name=send s",
             "otel.kind=\"producer\"",
@@ -112,7 +112,7 @@ fn a_request_and_its_callback_are_spans_and_failures_are_events() {
         ];
         collected.take("deliver ", &deliver);
 
-        let request = client.request("s", &Record::new("x")).unwrap().deadline(Duration::ZERO);
+        let request = client.request("s", &Record::new("x")).unwrap().with_deadline(Duration::ZERO);
         let id = request.send("never").unwrap();
         client.cancel(&id).unwrap();
         drain(&client);
@@ -130,19 +130,17 @@ fn a_worker_reports_failed_attempts_dead_letters_stopped_lanes_and_taken_lanes()
     let _second = tracing::Dispatch::new(collected.clone());
     let dir = crate::dir();
     tracing::subscriber::with_default(collected.clone(), || {
-        let log = Log::open(dir.path()).unwrap();
-        let topic = log.create_topic("orders", options()).unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
+        let topic = log.topic_with("orders", options()).unwrap();
         let group = topic.group("g", deaddrop::group::GroupOptions::default()).unwrap();
         let work = |poison| {
-            topic.append(&Record::new("x").key("k")).unwrap();
+            topic.append(&Record::new("x").with_key("k")).unwrap();
             let (retry_first, retry_most) = (Duration::ZERO, Duration::ZERO);
-            let options = deaddrop::group::WorkerOptions {
-                max_attempts: Some(2),
-                poison,
-                retry_first,
-                retry_most,
-                ..Default::default()
-            };
+            let options = deaddrop::group::WorkerOptions::default()
+                .with_max_attempts(2)
+                .with_poison(poison)
+                .with_retry_first(retry_first)
+                .with_retry_most(retry_most);
             let failing = |_: &deaddrop::group::Job| Err(HandlerError::retry("no such item"));
             group.worker(options, failing).unwrap().poll(Duration::from_millis(50)).unwrap();
         };
@@ -180,7 +178,7 @@ pub(crate) fn without_threads(words: &[&str]) {
     };
     tracing::subscriber::with_default(collected.clone(), || {
         limit_threads_to(Some(0));
-        let topic = Log::open(dir).unwrap().create_topic("t", options()).unwrap();
+        let topic = Log::open_or_create(dir).unwrap().topic_with("t", options()).unwrap();
         let segments = |count: u64| {
             for _ in 0..count * 13 {
                 topic.append(&Record::new([1; 5_000])).unwrap();

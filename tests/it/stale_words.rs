@@ -20,8 +20,8 @@ const DURABILITIES: [Durability; 3] = [
 ];
 
 fn create(log: Log, durability: Durability) -> Topic {
-    let options = TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(durability) };
-    log.create_topic("t", options).unwrap()
+    let options = TopicOptions::default().with_durability(durability).with_segment_len(16 << 10);
+    log.topic_with("t", options).unwrap()
 }
 
 fn on_sim(disk: &SimDisk, durability: Durability) -> Topic {
@@ -96,7 +96,7 @@ pub(crate) fn older_words(words: &[&str]) {
         let disk = disk.remount(at as u64);
         disk.write(CONTROL, page);
         let read_only = Log::open_sim_read_only(&disk, DIR).unwrap();
-        assert_eq!(readable(&read_only.existing_topic("t").unwrap(), &story), 50, "{story}");
+        assert_eq!(readable(&read_only.open_topic("t").unwrap(), &story), 50, "{story}");
         let topic = on_sim(&disk, durability);
         assert_eq!(readable(&topic, &story), 50, "{story}");
         assert_eq!(topic.append(&Record::new(payload(50))).unwrap(), 50, "{story}");
@@ -107,7 +107,7 @@ pub(crate) fn older_words(words: &[&str]) {
 /// Role: appends as commanded.
 pub(crate) fn remounted(words: &[&str]) {
     let durability = DURABILITIES[words[1].parse::<usize>().unwrap()];
-    let topic = create(Log::open(Path::new(words[0])).unwrap(), durability);
+    let topic = create(Log::open_or_create(Path::new(words[0])).unwrap(), durability);
     while let Some(count) = listen() {
         for _ in 0..count.parse::<u64>().unwrap() {
             let offset = topic.end_offset().unwrap();
@@ -134,7 +134,7 @@ fn a_file_system_that_is_shut_down_and_mounted_again_keeps_every_acknowledged_re
             child.kill();
             image.mount_again();
             let story = format!("{kind}, {durability:?}");
-            let topic = create(Log::open(&dir).unwrap(), durability);
+            let topic = create(Log::open_or_create(&dir).unwrap(), durability);
             assert_eq!(topic.append(&Record::new(payload(10))).unwrap(), 10, "{story}");
             assert_eq!(readable(&topic, &story), 11, "{story}");
         }
@@ -152,7 +152,7 @@ fn a_read_only_log_without_members_shows_no_record_that_was_not_durable() {
     }
     process.kill();
     drop(topic);
-    let read_only = Log::open_sim_read_only(&disk, DIR).unwrap().existing_topic("t").unwrap();
+    let read_only = Log::open_sim_read_only(&disk, DIR).unwrap().open_topic("t").unwrap();
     assert_eq!(readable(&read_only, "killed"), 1);
     assert_eq!(read_only.high_watermark().unwrap(), 1);
     // A process that opens it for writing syncs them.
@@ -210,7 +210,7 @@ pub(crate) fn seen_recovery(_: &[&str]) {
         topic.append(&Record::new(payload(offset))).unwrap();
     }
     let log = Log::open_sim_read_only(&disk.process(), DIR).unwrap();
-    let reader = log.existing_topic("t").unwrap();
+    let reader = log.open_topic("t").unwrap();
     assert!(reader.is_live());
     disk.fail(deaddrop::sim::Op::SyncData, 0, libc::EIO);
     while topic.wait_durable(19).is_ok() {

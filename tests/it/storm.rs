@@ -62,7 +62,7 @@ pub(crate) fn writer(words: &[&str]) {
 pub(crate) fn tail(words: &[&str]) {
     let [dir, kind] = words else { panic!("{words:?}") };
     let topic = match *kind {
-        "member" => Log::open(dir).unwrap().existing_topic("t").unwrap(),
+        "member" => Log::open_or_create(dir).unwrap().open_topic("t").unwrap(),
         _ => Log::open_read_only(dir).unwrap().topic("t").unwrap(),
     };
     let mut reader = topic.reader(Start::First).unwrap();

@@ -17,7 +17,7 @@ fn open_worker(
     topic: &Topic,
     handler: impl FnMut(&Job) -> Result<(), HandlerError> + Send + 'static,
 ) -> Worker {
-    let options = WorkerOptions { max_attempts: Some(1), ..WorkerOptions::default() };
+    let options = WorkerOptions::default().with_max_attempts(1);
     topic.group("g", GroupOptions::default()).unwrap().worker(options, handler).unwrap()
 }
 
@@ -31,8 +31,8 @@ fn die_of(job: &Job) {
 /// suspect first waits for them.
 pub(crate) fn slow(words: &[&str]) {
     const OTHERS: u32 = 12;
-    let log = Log::open(words[0]).unwrap();
-    let inner = log.existing_topic("inner").unwrap();
+    let log = Log::open_or_create(words[0]).unwrap();
+    let inner = log.open_topic("inner").unwrap();
     let begun = Arc::new(AtomicU32::new(0));
     let work = |_| {
         let begun = Arc::clone(&begun);
@@ -47,7 +47,7 @@ pub(crate) fn slow(words: &[&str]) {
     while begun.load(Ordering::Relaxed) < OTHERS {
         std::thread::yield_now();
     }
-    let orders = log.existing_topic("orders").unwrap();
+    let orders = log.open_topic("orders").unwrap();
     let mortal = open_worker(&orders, |job| {
         die_of(job);
         Ok(())
@@ -59,14 +59,14 @@ pub(crate) fn slow(words: &[&str]) {
 
 /// Role: a worker whose handler works on another topic, and may die afterwards.
 pub(crate) fn nested(words: &[&str]) {
-    let log = Log::open(words[0]).unwrap();
-    let inner = log.existing_topic("inner").unwrap();
+    let log = Log::open_or_create(words[0]).unwrap();
+    let inner = log.open_topic("inner").unwrap();
     let group = inner.group("g", GroupOptions::default()).unwrap();
     let mut within = open_worker(&inner, |job| {
         die_of(job);
         Ok(())
     });
-    let mut outer = open_worker(&log.existing_topic("orders").unwrap(), move |job| {
+    let mut outer = open_worker(&log.open_topic("orders").unwrap(), move |job| {
         inner.append(&Record::new("good"))?;
         while group.info()?.lag > 0 {
             within.poll(Duration::from_millis(10))?;
@@ -78,16 +78,16 @@ pub(crate) fn nested(words: &[&str]) {
 }
 
 fn topics(dir: &Path) -> (Log, Topic, Topic) {
-    let log = Log::open(dir).unwrap();
-    let options = TopicOptions::durability(Durability::ProcessCrash);
-    let topic = |name| log.create_topic(name, options).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
+    let options = TopicOptions::default().with_durability(Durability::ProcessCrash);
+    let topic = |name| log.topic_with(name, options).unwrap();
     let (orders, inner) = (topic("orders"), topic("inner"));
     (log, orders, inner)
 }
 
 /// The payloads of the dead letters of a topic's group.
 fn letters(log: &Log, topic: &Topic) -> Vec<Vec<u8>> {
-    let Ok(dead) = log.existing_topic(&format!("{}.g.dead", topic.name())) else { return vec![] };
+    let Ok(dead) = log.open_topic(&format!("{}.g.dead", topic.name())) else { return vec![] };
     let mut reader = dead.reader(Start::First).unwrap();
     let mut found = Vec::new();
     while let Some(record) = reader.next().unwrap() {

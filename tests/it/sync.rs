@@ -14,11 +14,11 @@ const SEGMENT_LEN: u64 = 64 << 10;
 const DIR: &str = "/log";
 
 fn options(durability: Durability) -> TopicOptions {
-    TopicOptions { segment_len: SEGMENT_LEN, ..TopicOptions::durability(durability) }
+    TopicOptions::default().with_durability(durability).with_segment_len(SEGMENT_LEN)
 }
 
 fn on_sim(disk: &SimDisk, durability: Durability) -> Topic {
-    Log::open_sim(disk, DIR).unwrap().create_topic("t", options(durability)).unwrap()
+    Log::open_sim(disk, DIR).unwrap().topic_with("t", options(durability)).unwrap()
 }
 
 fn payloads(topic: &Topic) -> Vec<Vec<u8>> {
@@ -34,7 +34,7 @@ fn payloads(topic: &Topic) -> Vec<Vec<u8>> {
 fn after_power_cuts(disk: &SimDisk) -> impl Iterator<Item = Vec<Vec<u8>>> + '_ {
     (0..20).map(|seed| {
         let image = disk.power_cut(seed);
-        payloads(&Log::open_sim(&image, DIR).unwrap().existing_topic("t").unwrap())
+        payloads(&Log::open_sim(&image, DIR).unwrap().open_topic("t").unwrap())
     })
 }
 
@@ -99,9 +99,9 @@ fn wait_until_durable(topic: &Topic, end: u64) {
 #[test]
 fn a_record_becomes_durable_within_its_interval_without_another_append() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let within = Durability::PowerLossWithin(Duration::from_millis(20));
-    let topic = log.create_topic("t", options(within)).unwrap();
+    let topic = log.topic_with("t", options(within)).unwrap();
     for end in 1..=3 {
         assert_eq!(topic.append(&Record::new("x")).unwrap(), end - 1);
         wait_until_durable(&topic, end);
@@ -111,9 +111,9 @@ fn a_record_becomes_durable_within_its_interval_without_another_append() {
 #[test]
 fn records_that_a_killed_writer_had_not_synced_are_synced_by_an_idle_member() {
     let dir = crate::dir();
-    let log = Log::open(dir.path()).unwrap();
+    let log = Log::open_or_create(dir.path()).unwrap();
     let within = Durability::PowerLossWithin(Duration::from_millis(200));
-    let topic = log.create_topic("t", options(within)).unwrap();
+    let topic = log.topic_with("t", options(within)).unwrap();
     let mut writer = Child::spawn(&["appends", dir.path().to_str().unwrap()]);
     assert_eq!(writer.hear().as_deref(), Some("appended"));
     writer.kill();
@@ -123,7 +123,7 @@ fn records_that_a_killed_writer_had_not_synced_are_synced_by_an_idle_member() {
 /// Role: appends ten records to the existing topic, and stays.
 pub(crate) fn appends(words: &[&str]) {
     let [dir] = words else { panic!("{words:?}") };
-    let topic = Log::open(dir).unwrap().existing_topic("t").unwrap();
+    let topic = Log::open_or_create(dir).unwrap().open_topic("t").unwrap();
     for _ in 0..10 {
         topic.append(&Record::new("x")).unwrap();
     }

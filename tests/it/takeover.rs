@@ -435,8 +435,7 @@ fn waited_for(scene: &mut Scene, survivor: &mut (u32, Writer), mut stopped: Work
 }
 
 fn impatient(scene: &mut Scene) -> (u32, Writer) {
-    let options =
-        LogOptions { lock_timeout: Some(Duration::from_millis(20)), ..LogOptions::default() };
+    let options = LogOptions::default().with_lock_timeout(Duration::from_millis(20));
     let name = scene.name();
     let topic = ledger::open_with(&scene.path(), scene.durability, SEGMENT_LEN, options);
     (name, Writer::new(topic, name))

@@ -18,16 +18,15 @@ use crate::child::{self, Child, Watchdog, GUARD};
 const NOW: Duration = Duration::ZERO;
 
 fn open(dir: &Path) -> (Log, Topic, Group) {
-    let log = Log::open(dir).unwrap();
-    let options = TopicOptions::durability(Durability::ProcessCrash);
-    let topic =
-        log.create_topic("orders", TopicOptions { segment_len: 16 << 20, ..options }).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
+    let options = TopicOptions::default().with_durability(Durability::ProcessCrash);
+    let topic = log.topic_with("orders", options.with_segment_len(16 << 20)).unwrap();
     let group = topic.group("g", GroupOptions::default()).unwrap();
     (log, topic, group)
 }
 
 fn append(topic: &Topic, payload: &str, key: &str) -> u64 {
-    topic.append(&Record::new(payload).key(key)).unwrap()
+    topic.append(&Record::new(payload).with_key(key)).unwrap()
 }
 
 fn in_hand(group: &Group) -> Vec<(u32, InHand)> {
@@ -53,7 +52,7 @@ fn failing(group: &Group, options: WorkerOptions, attempts: &Arc<AtomicU64>) -> 
 }
 
 fn stops() -> WorkerOptions {
-    WorkerOptions { max_attempts: Some(1), poison: Poison::StopLane, ..WorkerOptions::default() }
+    WorkerOptions::default().with_max_attempts(1).with_poison(Poison::StopLane)
 }
 
 fn copy_of(dir: &Path) -> tempfile::TempDir {
@@ -113,7 +112,7 @@ fn a_stopped_lane_stays_stopped_in_a_copy_until_it_is_resumed_or_skipped() {
         worker.poll(GUARD).unwrap();
     }
     assert_eq!(*handled.lock().unwrap(), [second], "no other attempt at the skipped record");
-    let dead = log.existing_topic("orders.g.dead").unwrap();
+    let dead = log.open_topic("orders.g.dead").unwrap();
     let mut reader = dead.reader(Start::First).unwrap();
     let letter = DeadLetter::of(&reader.next().unwrap().unwrap()).unwrap();
     assert_eq!((letter.offset, letter.attempts), (0, 3), "{letter:?}");
@@ -147,19 +146,17 @@ fn a_record_that_waits_for_its_next_attempt_keeps_waiting_when_workers_come_and_
     let dir = crate::dir();
     let (log, topic, group) = open(dir.path());
     append(&topic, "x", "k");
-    let options = WorkerOptions {
-        max_attempts: Some(10),
-        retry_first: Duration::from_secs(3600),
-        retry_most: Duration::from_secs(3600),
-        ..WorkerOptions::default()
-    };
+    let options = WorkerOptions::default()
+        .with_max_attempts(10)
+        .with_retry_first(Duration::from_secs(3600))
+        .with_retry_most(Duration::from_secs(3600));
     let attempts = Arc::<AtomicU64>::default();
     for _ in 0..20 {
         failing(&group, options.clone(), &attempts).poll(Duration::from_millis(5)).unwrap();
     }
     assert_eq!(attempts.load(Ordering::SeqCst), 1, "other records come before it is due");
-    assert!(log.existing_topic("orders.g.dead").is_err());
-    let patient = WorkerOptions { retry_most: NOW, ..options };
+    assert!(log.open_topic("orders.g.dead").is_err());
+    let patient = options.with_retry_most(NOW);
     failing(&group, patient, &attempts).poll(NOW).unwrap();
     assert_ne!(attempts.load(Ordering::SeqCst), 1, "it waits at most a worker's longest wait");
 }
@@ -246,17 +243,16 @@ fn a_record_that_fails_all_the_time_delays_no_other_lane_and_no_end_of_a_poll() 
     let dir = crate::dir();
     let (_log, topic, group) = open(dir.path());
     append(&topic, "poison", "a");
-    let batch: Vec<Record> =
-        (0..1000_u64).map(|number| Record::new("x").key((number * 7919).to_le_bytes())).collect();
+    let batch: Vec<Record> = (0..1000_u64)
+        .map(|number| Record::new("x").with_key((number * 7919).to_le_bytes()))
+        .collect();
     for _ in 0..BETWEEN / 1000 {
         topic.append_batch(&batch).unwrap();
     }
-    let options = WorkerOptions {
-        max_attempts: None,
-        retry_first: Duration::from_millis(1),
-        retry_most: Duration::from_millis(1),
-        ..WorkerOptions::default()
-    };
+    let options = WorkerOptions::default()
+        .with_max_attempts(None::<u32>)
+        .with_retry_first(Duration::from_millis(1))
+        .with_retry_most(Duration::from_millis(1));
     let tries = Arc::<AtomicU64>::default();
     let counted = Arc::clone(&tries);
     let mut worker = group
@@ -294,17 +290,13 @@ fn an_endless_wait_does_not_overflow() {
     let dir = crate::dir();
     let (_log, topic, group) = open(dir.path());
     let offset = append(&topic, "x", "k");
-    let options = WorkerOptions {
-        retry_first: Duration::MAX,
-        retry_most: Duration::MAX,
-        ..WorkerOptions::default()
-    };
+    let options =
+        WorkerOptions::default().with_retry_first(Duration::MAX).with_retry_most(Duration::MAX);
     let fails = Arc::<AtomicU64>::default();
     failing(&group, options, &fails).poll(NOW).unwrap();
     assert_eq!(fails.load(Ordering::SeqCst), 1);
-    let mut worker = group
-        .worker(WorkerOptions { retry_most: NOW, ..WorkerOptions::default() }, |_| Ok(()))
-        .unwrap();
+    let mut worker =
+        group.worker(WorkerOptions::default().with_retry_most(NOW), |_| Ok(())).unwrap();
     assert_eq!(worker.poll(Duration::MAX).unwrap(), 1);
     assert!(group.wait_for(offset, Duration::MAX).unwrap());
 }
@@ -318,12 +310,10 @@ fn key_in(lane: u32) -> String {
 /// Works until each record is done or waits for its next attempt, an hour later; then the lanes of
 /// the waiting records lag all others.
 fn leave_behind(topic: &Topic, group: &Group, waits: &'static [u64]) {
-    let options = WorkerOptions {
-        max_attempts: None,
-        retry_first: Duration::from_secs(3600),
-        retry_most: Duration::from_secs(3600),
-        ..WorkerOptions::default()
-    };
+    let options = WorkerOptions::default()
+        .with_max_attempts(None::<u32>)
+        .with_retry_first(Duration::from_secs(3600))
+        .with_retry_most(Duration::from_secs(3600));
     let mut worker = group
         .worker(options, move |job: &Job| match waits.contains(&job.offset()) {
             true => Err(HandlerError::retry("not yet")),
@@ -355,7 +345,7 @@ fn a_lane_whose_records_were_read_past_while_it_waited_gets_all_of_them_in_order
     leave_behind(&topic, &group, &[0, 1]);
     let done = Arc::new(Mutex::new(Vec::new()));
     let (noted, mut failures) = (Arc::clone(&done), 3);
-    let options = WorkerOptions { retry_first: NOW, retry_most: NOW, ..WorkerOptions::default() };
+    let options = WorkerOptions::default().with_retry_first(NOW).with_retry_most(NOW);
     let mut worker = group
         .worker(options, move |job: &Job| {
             // Records of the other lane are handled between its attempts.
@@ -389,14 +379,14 @@ fn a_poll_ends_when_its_time_is_over_even_if_a_lane_lags_far() {
     let far = key_in(1);
     append(&topic, "x", &far);
     let others: Vec<_> = (0..64).filter(|lane| *lane != 1).map(key_in).collect();
-    let batch: Vec<_> = others.iter().map(|key| Record::new("x").key(key)).collect();
+    let batch: Vec<_> = others.iter().map(|key| Record::new("x").with_key(key)).collect();
     // Many turns of a reader.
     for _ in 0..500 {
         topic.append_batch(&batch).unwrap();
     }
     let last = append(&topic, "x", &far);
     leave_behind(&topic, &group, &[0]);
-    let options = WorkerOptions { retry_most: NOW, ..WorkerOptions::default() };
+    let options = WorkerOptions::default().with_retry_most(NOW);
     let mut worker = group.worker(options, |_: &Job| Ok(())).unwrap();
     assert_eq!(worker.poll(NOW).unwrap(), 1, "the second one is far away");
     for polls in 0.. {
@@ -411,8 +401,8 @@ fn a_poll_ends_when_its_time_is_over_even_if_a_lane_lags_far() {
 #[test]
 fn a_worker_without_a_single_attempt_is_refused() {
     let dir = crate::dir();
-    let topic = Log::open(dir.path()).unwrap().topic("t").unwrap();
+    let topic = Log::open_or_create(dir.path()).unwrap().topic("t").unwrap();
     let group = topic.group("g", GroupOptions::default()).unwrap();
-    let options = WorkerOptions { max_attempts: Some(0), ..WorkerOptions::default() };
+    let options = WorkerOptions::default().with_max_attempts(0);
     assert!(matches!(group.worker(options, |_| Ok(())), Err(Error::Invalid { .. })));
 }

@@ -24,7 +24,7 @@ fn run(story: &str) {
     let child = Child::spawn(&["unwinds", story, dir.path().to_str().unwrap()]);
     let status = child.wait();
     assert!(status.success(), "{status}");
-    let topic = Log::open(dir.path()).unwrap().existing_topic("audit").unwrap();
+    let topic = Log::open_or_create(dir.path()).unwrap().open_topic("audit").unwrap();
     let mut reader = topic.reader(Start::First).unwrap();
     for expected in ["rolled back", "after it"] {
         assert_eq!(reader.next().unwrap().unwrap().payload(), expected.as_bytes());
@@ -43,9 +43,9 @@ fn a_handler_whose_guard_appends_while_it_panics_fails_one_attempt_and_not_the_s
 
 /// Role: one of the stories. A process of its own, because the defect would end it.
 pub(crate) fn unwinds(words: &[&str]) {
-    let log = Log::open(Path::new(words[1])).unwrap();
-    let options = TopicOptions::durability(Durability::PowerLoss);
-    let audit = log.create_topic("audit", options).unwrap();
+    let log = Log::open_or_create(Path::new(words[1])).unwrap();
+    let options = TopicOptions::default().with_durability(Durability::PowerLoss);
+    let audit = log.topic_with("audit", options).unwrap();
     match words[0] {
         "catch" => {
             let caught = catch_unwind(AssertUnwindSafe(|| {

@@ -16,8 +16,8 @@ fn payload(offset: u64) -> String {
 }
 
 fn open(dir: &Path, durability: Durability) -> Topic {
-    let options = TopicOptions { segment_len: 256 << 10, ..TopicOptions::durability(durability) };
-    Log::open(dir).unwrap().create_topic("t", options).unwrap()
+    let options = TopicOptions::default().with_durability(durability).with_segment_len(256 << 10);
+    Log::open_or_create(dir).unwrap().topic_with("t", options).unwrap()
 }
 
 fn append(topic: &Topic, offsets: std::ops::Range<u64>) {
@@ -175,7 +175,7 @@ fn positions_in_restored_files_survive_a_write_error_and_a_power_cut() {
         let about = format!("{file_system:?}");
         let topic = open(&dir, Durability::PowerLoss);
         append(&topic, 0..20);
-        let options = GroupOptions { lanes: Some(1), ..GroupOptions::default() };
+        let options = GroupOptions::default().with_lanes(1);
         drop(topic.consumer("c", Start::First).unwrap());
         drop(topic.group("g", options).unwrap());
         drop(topic);

@@ -123,9 +123,9 @@ impl Case {
             (_, Some(Ok(interval))) => Durability::PowerLossWithin(interval),
             (other, _) => return Err(Error::Invalid(format!("{other} is not a durability"))),
         };
-        let mut options = TopicOptions::durability(durability);
+        let mut options = TopicOptions::default().with_durability(durability);
         if self.workload == Workload::Append {
-            options.retention = Retention { bytes: Some(KEPT_BYTES), ..Retention::default() };
+            options.retention = Retention::default().with_bytes(KEPT_BYTES);
         }
         Ok(options)
     }

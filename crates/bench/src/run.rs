@@ -68,7 +68,7 @@ fn run_in(
     for (number, case) in cases.iter().enumerate() {
         if !cases[..number].iter().any(|other| other.durability == case.durability) {
             let probe = dir.join(format!("probe-{number}"));
-            Log::open(&probe)?.create_topic(worker::TOPIC, case.topic_options()?)?;
+            Log::open_or_create(&probe)?.topic_with(worker::TOPIC, case.topic_options()?)?;
             remove(&probe)?;
         }
     }
@@ -123,7 +123,7 @@ struct Processes {
 
 impl Processes {
     fn start(case: &Case, setting: Setting, log: &Path, caller: &Caller<'_>) -> Result<Processes> {
-        worker::prepare(case, &Log::open(log)?)?;
+        worker::prepare(case, &Log::open_or_create(log)?)?;
         let servers = case.service.map_or(0, |service| service.servers);
         let serve = (0..servers).map(|number| Role::Serve { number });
         let work = (0..case.processes).map(|number| Role::Work { number });

@@ -24,7 +24,7 @@ pub(crate) fn request(
     record: Record,
     stop: Stop,
 ) -> Result<Operation> {
-    let client = log.client(&format!("bench-{name}")).topic_options(topic_options(case)?);
+    let client = log.client(&format!("bench-{name}")).with_topic_options(topic_options(case)?);
     let outstanding = case.service.unwrap_or_default().outstanding;
     if outstanding == 1 {
         let client = client.open()?;
@@ -83,7 +83,7 @@ impl Sender {
         while self.open < outstanding {
             let now = self.epoch.elapsed().as_nanos() as u64;
             let request = self.client.request(NAME, &self.record)?;
-            request.context(now.to_le_bytes()).send(CALLBACK)?;
+            request.with_context(now.to_le_bytes()).send(CALLBACK)?;
             self.open += 1;
         }
         while !stop.is_stopped() {
@@ -99,7 +99,7 @@ impl Sender {
 
 /// Topics of a service keep all records that an open request may need, so they have no retention.
 fn topic_options(case: &Case) -> Result<TopicOptions> {
-    Ok(TopicOptions { retention: Default::default(), ..case.topic_options()? })
+    Ok(case.topic_options()?.with_retention(Default::default()))
 }
 
 /// Answers until it is stopped. `is_first`: whether this is the one server of the case that trims.
@@ -111,16 +111,14 @@ pub(crate) fn serve(
     stop: &Stop,
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let options = ServerOptions {
-        topic: Some(topic_options(case)?),
-        lanes: Some(LANES),
-        threads: case.service.unwrap_or_default().threads as usize,
-        ..ServerOptions::default()
-    };
+    let options = ServerOptions::default()
+        .with_topic(topic_options(case)?)
+        .with_lanes(LANES)
+        .with_threads(case.service.unwrap_or_default().threads as usize);
     let echo = |request: &Request<'_>| Ok(Reply::new(request.payload()));
     let server = log.server_with(NAME, options, echo)?;
     let (requests, replies) = (format!("{NAME}.requests"), format!("{NAME}.replies"));
-    let topics = [log.existing_topic(&requests)?, log.existing_topic(&replies)?];
+    let topics = [log.open_topic(&requests)?, log.open_topic(&replies)?];
     let running = server.spawn()?;
     ready()?;
     while !stop.is_stopped() && !running.has_ended() {
@@ -171,10 +169,10 @@ mod tests {
             threads: 1,
             service: Some(Service { servers: 1, threads: 2, outstanding: 5 }),
         };
-        let log = Log::open(dir.path()).unwrap();
-        let client = log.client("c").topic_options(topic_options(&case).unwrap());
+        let log = Log::open_or_create(dir.path()).unwrap();
+        let client = log.client("c").with_topic_options(topic_options(&case).unwrap());
         let mut sender = Sender::open(client, Record::new("x")).unwrap();
-        let sent = || log.existing_topic("echo.requests").unwrap().high_watermark().unwrap();
+        let sent = || log.open_topic("echo.requests").unwrap().high_watermark().unwrap();
         let (stop, stopped) = (Stop::new(), Stop::new());
         stopped.stop();
         for _ in 0..2 {

@@ -63,7 +63,7 @@ pub(crate) enum Said {
 pub fn work(task: &str, dir: &Path, out: &mut dyn Write) -> Result<()> {
     let task: Task = serde_json::from_str(task)
         .map_err(|error| Error::Invalid(format!("not a task of bench: {error}")))?;
-    let log = Log::open(dir)?;
+    let log = Log::open_or_create(dir)?;
     match task.role {
         Role::Serve { number } => {
             let stop = Stop::new();
@@ -101,10 +101,10 @@ fn wait_to_begin(stop: &Stop) -> Result<bool> {
 pub(crate) fn prepare(case: &Case, log: &Log) -> Result<()> {
     if case.workload == Workload::Request {
         // If the service's topics could not be created, that is reported before anything runs.
-        log.create_topic("probe", case.topic_options()?)?;
+        log.topic_with("probe", case.topic_options()?)?;
         return Ok(());
     }
-    let topic = log.create_topic(TOPIC, case.topic_options()?)?;
+    let topic = log.topic_with(TOPIC, case.topic_options()?)?;
     if case.workload == Workload::Consume {
         let record = Record::new(payload(case.size));
         let mut left = case.filled_count();
@@ -193,13 +193,13 @@ fn operation(task: &Task, log: &Log, name: &str, stop: &Stop) -> Result<Operatio
     let record = Record::new(payload(case.size));
     Ok(match case.workload {
         Workload::Append => {
-            let topic = log.existing_topic(TOPIC)?;
+            let topic = log.open_topic(TOPIC)?;
             Box::new(move || {
                 topic.append(&record)?;
                 Ok(None)
             })
         }
-        Workload::Consume => consume(&log.existing_topic(TOPIC)?, name)?,
+        Workload::Consume => consume(&log.open_topic(TOPIC)?, name)?,
         Workload::Request => service::request(case, log, name, record, stop.clone())?,
     })
 }

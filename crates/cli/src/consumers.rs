@@ -67,7 +67,7 @@ pub(crate) struct Change<'a> {
 
 impl Consumers {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
-        let topic = global.open_read_only()?.existing_topic(&self.topic)?;
+        let topic = global.open_read_only()?.open_topic(&self.topic)?;
         let all = topic.consumers()?;
         if let (Some(name), Some(to)) = (&self.reset, self.to) {
             return self.reset(global, out, &topic, find(&all, &topic, name)?, to);
@@ -111,7 +111,7 @@ impl Consumers {
         }
         refuse_owned(info)?;
         if self.execute {
-            let writable = global.open_existing()?.existing_topic(&self.topic)?;
+            let writable = global.open_existing()?.open_topic(&self.topic)?;
             say_recovery(&writable);
             let mut consumer = writable.consumer(&info.name, Start::Offset(to))?;
             consumer.seek(Start::Offset(to))?;
@@ -131,7 +131,7 @@ impl Consumers {
     fn delete(&self, global: &Global, out: &mut Out, info: &ConsumerInfo) -> Result<Exit, Failure> {
         refuse_owned(info)?;
         if self.execute {
-            let writable = global.open_existing()?.existing_topic(&self.topic)?;
+            let writable = global.open_existing()?.open_topic(&self.topic)?;
             say_recovery(&writable);
             writable.delete_consumer(&info.name)?;
         }

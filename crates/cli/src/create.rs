@@ -36,7 +36,7 @@ impl Create {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
         let log = self.open_log(global.dir())?;
         // Kept open: opening it again reports what this opening found.
-        let held = match log.existing_topic(&self.topic) {
+        let held = match log.open_topic(&self.topic) {
             Ok(topic) => Some(topic),
             Err(Error::NotFound { .. }) => None,
             Err(error) => return Err(error.into()),
@@ -46,21 +46,20 @@ impl Create {
             Some(topic) => (false, *topic.options()),
             None => (true, TopicOptions::default()),
         };
-        let retention = Retention {
-            age: self.retain_age,
-            bytes: self.retain_bytes,
-            consumed: self.retain_unconsumed,
-        };
+        let retention = Retention::default()
+            .with_age(self.retain_age)
+            .with_bytes(self.retain_bytes)
+            .with_consumed(self.retain_unconsumed);
         if retention != Retention::default() {
             base.retention = retention;
         }
-        let topic = match log.create_topic(&self.topic, self.new.over(base)) {
+        let topic = match log.topic_with(&self.topic, self.new.over(base)) {
             Err(Error::Conflict { .. }) => {
                 return Err(Failure::usage(format_args!(
                     "topic {} already exists with other settings ({}); settings cannot be changed: choose \
                      another name",
                     self.topic,
-                    describe(log.existing_topic(&self.topic)?.options())
+                    describe(log.open_topic(&self.topic)?.options())
                 )))
             }
             other => other?,
@@ -93,7 +92,7 @@ impl Create {
 
 impl Create {
     fn open_log(&self, dir: &Path) -> Result<Log, Failure> {
-        let Some(mode) = self.mode else { return Ok(Log::open(dir)?) };
+        let Some(mode) = self.mode else { return Ok(Log::open_or_create(dir)?) };
         if let Ok(log) = Log::open_read_only(dir) {
             return Err(Failure::usage(format_args!(
                 "--mode is for a new log, and {} exists already: chmod -R changes the mode of its \
@@ -102,7 +101,7 @@ impl Create {
             )));
         }
         let is_there = dir.is_dir();
-        let log = Log::open_with(dir, LogOptions { mode, ..LogOptions::default() })?;
+        let log = Log::open_or_create_with(dir, LogOptions::default().with_mode(mode))?;
         // Applied whatever the umask is: files created later get the mode of the marker.
         let search = mode | (mode & 0o444) >> 2;
         let made = [("deaddrop", mode), ("topics", search), ("", search)];
@@ -112,7 +111,7 @@ impl Create {
                 .at("setting the mode of", &path)?;
         }
         drop(log);
-        Ok(Log::open(dir)?)
+        Ok(Log::open_or_create(dir)?)
     }
 }
 

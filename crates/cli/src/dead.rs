@@ -259,7 +259,7 @@ impl Work<'_> {
             return match row.letter.is_none() || self.drops {
                 true if row.letter.is_some() => Ok(None),
                 true => Err(Error::NotFound { what: "a dead letter".into() }),
-                false => log.existing_topic(row.topic()).map(|_| None),
+                false => log.open_topic(row.topic()).map(|_| None),
             };
         }
         match (self.drops, self.again) {

@@ -65,7 +65,7 @@ impl Delete {
     }
 
     fn contents(&self, log: &Log) -> Result<Contents, Failure> {
-        let topic = log.existing_topic(&self.topic)?;
+        let topic = log.open_topic(&self.topic)?;
         Ok(Contents {
             topic: self.topic.clone(),
             executed: self.execute,

@@ -201,7 +201,7 @@ impl Dump {
     }
 
     fn topic(&self, global: &Global, out: &mut Out, counts: &mut Counts) -> Result<(), Failure> {
-        let topic = global.open_read_only()?.existing_topic(&self.what)?;
+        let topic = global.open_read_only()?.open_topic(&self.what)?;
         let only = self.range.map(|range| range.resolve(&topic)).transpose()?;
         let files = segment_files(topic.dir()).at("listing", topic.dir())?;
         for (index, file) in files.iter().enumerate() {

@@ -26,7 +26,7 @@ pub(crate) fn services(log: &Log, only: Option<&str>) -> Result<Vec<String>, Fai
 
 /// A topic that may not exist yet.
 pub(crate) fn topic_if_there(log: &Log, name: &str) -> Result<Option<Topic>, Failure> {
-    match log.existing_topic(name) {
+    match log.open_topic(name) {
         Ok(topic) => Ok(Some(topic)),
         // The name of a reply topic comes from bytes of a request.
         Err(Error::NotFound { .. } | Error::InvalidName { .. }) => Ok(None),
@@ -175,7 +175,7 @@ impl Exchanges {
         let mut exit = Exit::Ok;
         let mut reply_topics = BTreeSet::new();
         for service in services(log, None)? {
-            let requests = log.existing_topic(&format!("{service}.requests"))?;
+            let requests = log.open_topic(&format!("{service}.requests"))?;
             let read = for_each(&requests, 0, |record, envelope| {
                 if envelope.kind == Kind::Request && conversations.contains(envelope.conversation())
                 {

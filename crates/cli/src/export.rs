@@ -13,7 +13,7 @@ use crate::Global;
 
 impl Export {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
-        let topic = global.open_read_only()?.existing_topic(&self.topic)?;
+        let topic = global.open_read_only()?.open_topic(&self.topic)?;
         let offsets = self.selection.range().unwrap_or(Range::ALL).resolve(&topic)?;
         let reader = reader_at(&topic, offsets.start)?;
         let end = offsets.end.min(topic.high_watermark()?);

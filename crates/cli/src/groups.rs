@@ -166,7 +166,7 @@ impl Groups {
         };
         let mut all = Vec::new();
         for topic in topics {
-            let groups = log.existing_topic(&topic)?.groups()?;
+            let groups = log.open_topic(&topic)?.groups()?;
             all.extend(groups.into_iter().map(|(name, info)| (topic.clone(), name, info)));
         }
         if let (Some(topic), Some(name)) = (&self.topic, &self.name) {
@@ -207,7 +207,7 @@ impl Groups {
         let (Some(topic), Some(name)) = (&self.topic, &self.name) else {
             return Err(Failure::usage("--lanes needs a topic and a group"));
         };
-        let topic = global.open_read_only()?.existing_topic(topic)?;
+        let topic = global.open_read_only()?.open_topic(topic)?;
         let info = find(&topic, name)?;
         let row = |(lane, of): (usize, &LaneInfo)| LaneRow {
             lane,
@@ -255,7 +255,7 @@ fn lane_cells(row: &LaneRow) -> [String; 6] {
 impl Action {
     fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
         let (Action::Resume { of, .. } | Action::Reset { of, .. } | Action::Delete { of }) = self;
-        let topic = global.open_read_only()?.existing_topic(&of.topic)?;
+        let topic = global.open_read_only()?.open_topic(&of.topic)?;
         let mut change = Change {
             topic: &of.topic,
             group: &of.name,
@@ -336,7 +336,7 @@ fn delete(topic: &Topic, of: &Named, global: &Global) -> Result<(), Failure> {
 }
 
 fn writable(global: &Global, of: &Named) -> Result<Topic, Failure> {
-    let topic = global.open_existing()?.existing_topic(&of.topic)?;
+    let topic = global.open_existing()?.open_topic(&of.topic)?;
     say_recovery(&topic);
     Ok(topic)
 }

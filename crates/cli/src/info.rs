@@ -127,7 +127,7 @@ struct Epoch {
 
 impl Info {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
-        let topic = global.open_read_only()?.existing_topic(&self.topic)?;
+        let topic = global.open_read_only()?.open_topic(&self.topic)?;
         let (segments, sync_failed) = describe_segments(&topic)?;
         let consumers = topic.consumers()?;
         let first = topic.first_offset()?;

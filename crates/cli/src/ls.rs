@@ -64,7 +64,7 @@ impl Ls {
         let mut rows = Vec::new();
         let mut exit = Exit::Ok;
         for name in &names {
-            let looked = log.existing_topic(name).map_err(Failure::from).and_then(|topic| {
+            let looked = log.open_topic(name).map_err(Failure::from).and_then(|topic| {
                 let (beyond, missing) = say_missing(&topic)?;
                 exit = worse(exit, missing);
                 Ok(row(&topic, Owner::of(name, &names), beyond)?)

@@ -109,7 +109,7 @@ impl Global {
     /// Opens the log, creates it if it does not exist, and returns whether it did not.
     fn open_or_make(&self) -> Result<(deaddrop::Log, bool), Failure> {
         let is_new = !self.dir().join("deaddrop").exists();
-        Ok((deaddrop::Log::open(self.dir())?, is_new))
+        Ok((deaddrop::Log::open_or_create(self.dir())?, is_new))
     }
 
     /// Lets the user notice a mistyped directory.

@@ -197,7 +197,7 @@ pub(crate) fn say_recovery_of_client(
             || name == format!("{client}.parked")
             || is_retired && name.ends_with(".requests")
         {
-            let topic = log.existing_topic(&name)?;
+            let topic = log.open_topic(&name)?;
             say_recovery(&topic);
             held.push(topic);
         }

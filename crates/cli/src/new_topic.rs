@@ -12,11 +12,8 @@ impl NewTopic {
 
     /// The settings that the user gave, and `base` for all others.
     pub(crate) fn over(&self, base: TopicOptions) -> TopicOptions {
-        TopicOptions {
-            durability: self.durability.map_or(base.durability, Durability::from),
-            segment_len: self.segment_size.unwrap_or(base.segment_len),
-            ..base
-        }
+        base.with_durability(self.durability.map_or(base.durability, Durability::from))
+            .with_segment_len(self.segment_size.unwrap_or(base.segment_len))
     }
 
     /// Opens the topic, or creates it; a restored one may have any name. An existing topic's settings fill in those
@@ -26,13 +23,13 @@ impl NewTopic {
             return Ok(log.topic(name)?);
         }
         // Kept open meanwhile: opening it again reports what this opening found.
-        let held = match log.existing_topic(name) {
+        let held = match log.open_topic(name) {
             Ok(topic) => Some(topic),
             Err(Error::NotFound { .. }) => None,
             Err(error) => return Err(error.into()),
         };
         let base = held.as_ref().map_or_else(TopicOptions::default, |topic| *topic.options());
-        let make = if restored { Log::restore_topic } else { Log::create_topic };
+        let make = if restored { Log::restore_topic } else { Log::topic_with };
         let topic = make(log, name, self.over(base))?;
         drop(held);
         Ok(topic)

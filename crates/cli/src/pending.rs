@@ -77,7 +77,7 @@ impl Pending {
         service: &str,
         clients: &mut BTreeSet<String>,
     ) -> Result<(Vec<(RequestId, Row)>, Exit), Failure> {
-        let requests = log.existing_topic(&format!("{service}.requests"))?;
+        let requests = log.open_topic(&format!("{service}.requests"))?;
         let mut floors = committed_of(&requests, "client.")?;
         floors.retain(|name, _| self.client.as_ref().is_none_or(|only| only == name));
         clients.extend(floors.keys().cloned());

@@ -146,7 +146,7 @@ impl GivenRecord {
         let mut record = Record::new(payload);
         let own = bytes(self.key, self.key_base64).map_err(|what| format!("key: {what}"))?;
         if let Some(key) = own.as_ref().or(taking.key.as_ref()) {
-            record = record.key(key);
+            record = record.with_key(key);
         }
         for (name, value) in self.headers.into_pairs()? {
             if matches!(taking.reserved, Reserved::Refuse) {
@@ -158,7 +158,7 @@ impl GivenRecord {
                     record
                 }
                 (true, Reserved::Restore) => record.header_as_stored(&name, value),
-                _ => record.header(&name, value),
+                _ => record.with_header(&name, value),
             };
         }
         if taking.origin {
@@ -169,7 +169,7 @@ impl GivenRecord {
                 ("origin-time", self.timestamp),
             ] {
                 if let Some(value) = value {
-                    record = record.header(name, value);
+                    record = record.with_header(name, value);
                 }
             }
         }

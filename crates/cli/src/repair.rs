@@ -22,7 +22,9 @@ impl Repair {
         let mut exit = Exit::Ok;
         for topic in &topics {
             let done = match self.execute {
-                true => repair::execute(&log, topic, Options { consumers: self.consumers }),
+                true => {
+                    repair::execute(&log, topic, Options::default().with_consumers(self.consumers))
+                }
                 false => repair::plan(&log, topic),
             };
             match done {
@@ -61,7 +63,7 @@ impl Repair {
                     topic,
                     consumer: &stranded.consumer,
                     committed: stranded.committed,
-                    goes_on_at: stranded.goes_on_at,
+                    continues_at: stranded.continues_at,
                 })?;
             }
             out.object(&JsonTopic {
@@ -81,7 +83,7 @@ impl Repair {
             writeln!(
                 out,
                 "consumer {} is at {}, which is lost: it gets an error once, and continues at {}",
-                stranded.consumer, stranded.committed, stranded.goes_on_at
+                stranded.consumer, stranded.committed, stranded.continues_at
             )?;
         }
         if report.recovery.as_ref().is_some_and(|recovery| recovery.cut) {
@@ -170,7 +172,7 @@ pub(crate) struct JsonConsumer<'a> {
     /// Its position.
     committed: u64,
     /// Where it continues, after an error that names the lost records.
-    goes_on_at: u64,
+    continues_at: u64,
 }
 
 /// The result for a topic, after its findings and consumers.
@@ -210,10 +212,10 @@ impl JsonFinding<'_> {
 
 fn name(remedy: Remedy) -> &'static str {
     match remedy {
-        Remedy::GiveUp => "give-up",
+        Remedy::MarkLost => "give-up",
         Remedy::RestoreHeader => "restore-header",
         Remedy::RebuildHeader => "rebuild-header",
-        Remedy::GiveUpSegment => "give-up-segment",
+        Remedy::MarkSegmentLost => "give-up-segment",
         Remedy::MakeSegment => "make-segment",
         Remedy::Extend => "extend",
         Remedy::RemoveIndex => "remove-index",
@@ -226,10 +228,10 @@ fn name(remedy: Remedy) -> &'static str {
 
 fn remedy(remedy: Remedy) -> &'static str {
     match remedy {
-        Remedy::GiveUp => "keep the bytes in the quarantine, mark the offsets lost",
+        Remedy::MarkLost => "keep the bytes in the quarantine, mark the offsets lost",
         Remedy::RestoreHeader => "write the header sector again from its copy",
         Remedy::RebuildHeader => "write the header again from the frames",
-        Remedy::GiveUpSegment => "keep the file in the quarantine, mark its offsets lost",
+        Remedy::MarkSegmentLost => "keep the file in the quarantine, mark its offsets lost",
         Remedy::MakeSegment => "create a segment that marks the offsets lost",
         Remedy::Extend => "extend the file to its former length with zeros",
         Remedy::RemoveIndex => "remove the index: it is rebuilt when it is needed",

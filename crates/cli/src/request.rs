@@ -45,7 +45,7 @@ impl Request {
         let mut request = client.request(service, &record)?;
         warning.into_iter().for_each(note);
         if let Some(deadline) = self.deadline {
-            request = request.deadline(deadline);
+            request = request.with_deadline(deadline);
         }
         let call = request.call()?;
         say_recovery_of_service(&log, service)?;
@@ -76,17 +76,20 @@ impl Request {
             Some(payload) => payload.as_bytes().to_owned(),
         };
         let record = match &self.key {
-            Some(key) => Record::new(payload).key(key),
+            Some(key) => Record::new(payload).with_key(key),
             None => Record::new(payload),
         };
-        Ok(self.headers.iter().fold(record, |record, (name, value)| record.header(name, value)))
+        Ok(self
+            .headers
+            .iter()
+            .fold(record, |record, (name, value)| record.with_header(name, value)))
     }
 
     fn open_client(&self, log: &Log) -> Result<Client, Failure> {
         let open = |name: &str| {
             let builder = log.client(name);
             match self.new.of_service() {
-                Some(options) => builder.topic_options(options).open(),
+                Some(options) => builder.with_topic_options(options).open(),
                 None => builder.open(),
             }
         };

@@ -28,17 +28,15 @@ const REASON_LEN: usize = 4096;
 impl Serve {
     pub(crate) fn run(&self, global: &Global, _out: &mut Out) -> Result<Exit, Failure> {
         let (log, is_new) = global.open_or_make()?;
-        let options = ServerOptions {
-            topic: self.new.of_service(),
-            max_attempts: (self.max_attempts != 0).then_some(self.max_attempts),
-            poison: match self.poison {
+        let options = ServerOptions::default()
+            .with_topic(self.new.of_service())
+            .with_max_attempts((self.max_attempts != 0).then_some(self.max_attempts))
+            .with_poison(match self.poison {
                 Fate::DeadLetter => Poison::DeadLetter,
                 Fate::StopLane => Poison::StopLane,
-            },
-            retry_first: self.retry_first,
-            abandoned_after: self.abandoned_after,
-            ..ServerOptions::default()
-        };
+            })
+            .with_retry_first(self.retry_first)
+            .with_abandoned_after(self.abandoned_after);
         let stop = Stop::new();
         // If a command cannot be started, requests must not fail for it.
         let broken = Arc::new(OnceLock::new());

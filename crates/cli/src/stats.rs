@@ -91,7 +91,7 @@ impl Stats {
         let topics = if self.topics.is_empty() { log.topics()? } else { self.topics.clone() };
         let mut exit = Exit::Ok;
         for (index, name) in topics.iter().enumerate() {
-            let topic = match log.existing_topic(name) {
+            let topic = match log.open_topic(name) {
                 // Deleted after the topics were listed.
                 Err(Error::NotFound { .. }) if self.topics.is_empty() => continue,
                 other => other?,

@@ -28,10 +28,10 @@ impl Tail {
             )?,
             false => global.open_read_only()?,
         };
-        let open = || log.existing_topic(&self.topic).map_err(Gone::from);
+        let open = || log.open_topic(&self.topic).map_err(Gone::from);
         let mut topic = match self.retry {
             true => until_there(open, &self.topic)?,
-            false => log.existing_topic(&self.topic)?,
+            false => log.open_topic(&self.topic)?,
         };
         let (mut reader, end, mut left) = match self.selection.range() {
             Some(range) => {

@@ -68,7 +68,7 @@ impl Trace {
         let mut exit = Exit::Ok;
         let limit = self.last.map_or(KEY_COUNT, |last| last as usize);
         for service in services(log, self.service.as_deref())? {
-            let requests = log.existing_topic(&format!("{service}.requests"))?;
+            let requests = log.open_topic(&format!("{service}.requests"))?;
             let from = self.last.map_or(0, |last| {
                 requests.high_watermark().map_or(0, |end| end.saturating_sub(last))
             });

@@ -48,8 +48,8 @@ struct Behind {
 impl Trim {
     pub(crate) fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
         let topic = match self.execute {
-            true => global.open_existing()?.existing_topic(&self.topic)?,
-            false => global.open_read_only()?.existing_topic(&self.topic)?,
+            true => global.open_existing()?.open_topic(&self.topic)?,
+            false => global.open_read_only()?.open_topic(&self.topic)?,
         };
         let (exit, recovery) = match self.execute {
             true => (say_recovery(&topic), Recovered::of(&topic)),

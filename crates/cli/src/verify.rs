@@ -110,7 +110,7 @@ impl Verify {
             progress.set_message(name.clone());
             let mut checked =
                 Checked { topic: name.clone(), damages: Vec::new(), notes: Vec::new() };
-            let report = match log.existing_topic(name) {
+            let report = match log.open_topic(name) {
                 Ok(topic) => checked.check(&topic, &progress),
                 // Without its settings, nothing can be said of the rest.
                 Err(Error::Corrupt { path, position, what, .. }) => {

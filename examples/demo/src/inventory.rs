@@ -61,10 +61,9 @@ impl Shelf {
 
 pub(crate) fn run(setting: &Setting) -> Result<()> {
     let stop = stop_at_end_of_input();
-    let log = Log::open(&setting.dir)?;
+    let log = Log::open_or_create(&setting.dir)?;
     let shelf = Arc::new(Mutex::new(Shelf::default()));
-    let options =
-        ServerOptions { topic: Some(setting.topic_options()), ..ServerOptions::default() };
+    let options = ServerOptions::default().with_topic(setting.topic_options());
     let stock = Arc::clone(&shelf);
     let mut server = log.server_with(SERVICE, options, move |request| {
         let check: Check = request.json()?;
@@ -72,7 +71,7 @@ pub(crate) fn run(setting: &Setting) -> Result<()> {
         Ok(Reply::json(&answer)?)
     })?;
     // Opening the server has settled its predecessor's requests in flight: all replies are there.
-    let replies = log.existing_topic(REPLIES)?;
+    let replies = log.open_topic(REPLIES)?;
     let mut reader = replies.reader(Start::First)?;
     while let Some(reply) = reader.next()? {
         if let Some(Ok(Envelope { kind: Kind::Reply, .. })) = Envelope::of(&reply) {

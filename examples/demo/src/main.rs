@@ -118,7 +118,7 @@ impl Setting {
     }
 
     fn topic_options(&self) -> TopicOptions {
-        TopicOptions::durability(self.durability)
+        TopicOptions::default().with_durability(self.durability)
     }
 }
 

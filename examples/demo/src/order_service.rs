@@ -14,11 +14,11 @@ const LOOK: Duration = Duration::from_millis(5);
 
 pub(crate) fn run(setting: &Setting, orders: &[Order]) -> Result<()> {
     let stop = stop_at_end_of_input();
-    let log = Log::open(&setting.dir)?;
-    let notes = log.create_topic(NOTES, setting.topic_options())?;
+    let log = Log::open_or_create(&setting.dir)?;
+    let notes = log.topic_with(NOTES, setting.topic_options())?;
     let client = log
         .client(CLIENT)
-        .topic_options(setting.topic_options())
+        .with_topic_options(setting.topic_options())
         .on(CALLBACK, move |done| note(&notes, done))
         .open()?;
     // From here on outcomes arrive, including those of requests that a predecessor sent.
@@ -47,7 +47,7 @@ pub(crate) fn run(setting: &Setting, orders: &[Order]) -> Result<()> {
 /// killed. Opening the client has settled the append that a killed predecessor was just writing.
 fn requested(log: &Log) -> Result<HashSet<Vec<u8>>> {
     let mut requested = HashSet::new();
-    let topic = match log.existing_topic(REQUESTS) {
+    let topic = match log.open_topic(REQUESTS) {
         Err(deaddrop::Error::NotFound { .. }) => return Ok(requested),
         other => other?,
     };
@@ -66,8 +66,8 @@ fn request(client: &Client, order: &Order) -> Result<()> {
     let context = Context { order: order.order.clone(), sent_at: now() };
     client
         .request(SERVICE, &Record::json(&check)?)?
-        .key(&order.order)
-        .context_json(&context)?
+        .with_key(&order.order)
+        .with_context_json(&context)?
         .send(CALLBACK)?;
     Ok(())
 }
@@ -95,7 +95,7 @@ fn note(notes: &Topic, done: &Completed) -> std::result::Result<(), HandlerError
     };
     let latency_us = now().saturating_sub(context.sent_at) / 1000;
     let note = Note { order: context.order, status, latency_us };
-    notes.append(&Record::json(&note)?.key(&note.order))?;
+    notes.append(&Record::json(&note)?.with_key(&note.order))?;
     Ok(())
 }
 

@@ -63,7 +63,7 @@ struct Play<'a> {
 
 /// Plays the demo in an empty directory. Returns whether its claims hold.
 pub(crate) fn play(setting: &Setting, total: u64) -> Result<bool> {
-    Log::open(&setting.dir)?;
+    Log::open_or_create(&setting.dir)?;
     let watch = Watch::new(Log::open_read_only(&setting.dir)?, total);
     let mut play = Play { setting, total, watch };
     let undisturbed = play.act()?;
@@ -177,7 +177,7 @@ impl Play<'_> {
         let (mut calm, mut all) = (Vec::new(), Vec::new());
         let mut seen = HashSet::new();
         let mut reserved = 0;
-        let notes = self.watch.log().existing_topic(NOTES)?;
+        let notes = self.watch.log().open_topic(NOTES)?;
         let mut reader = notes.reader(Start::First)?;
         while let Some(record) = reader.next()? {
             let note: Note = record.json()?;

@@ -15,17 +15,15 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Has a request fail until it is a dead letter, then names the commands that show it.
 pub(crate) fn play(dir: &Path) -> Result<()> {
-    let log = Log::open(dir)?;
-    let topic = TopicOptions::durability(Durability::ProcessCrash);
-    let client = log.client("order-service-2").topic_options(topic).open()?;
+    let log = Log::open_or_create(dir)?;
+    let topic = TopicOptions::default().with_durability(Durability::ProcessCrash);
+    let client = log.client("order-service-2").with_topic_options(topic).open()?;
     let request = client.request("pricing", &Record::new("{\"sku\":\"an unknown item\"}"))?;
-    let mut call = request.key("an unknown item").call()?;
-    let options = ServerOptions {
-        topic: Some(topic),
-        max_attempts: Some(ATTEMPTS),
-        retry_first: Duration::from_millis(20),
-        ..ServerOptions::default()
-    };
+    let mut call = request.with_key("an unknown item").call()?;
+    let options = ServerOptions::default()
+        .with_topic(topic)
+        .with_max_attempts(ATTEMPTS)
+        .with_retry_first(Duration::from_millis(20));
     let mut server = log.server_with("pricing", options, |_| {
         Err(HandlerError::retry("the price list is unavailable"))
     })?;

@@ -52,11 +52,11 @@ fn prove(log: &Log, orders: &[Order]) -> Result<Vec<Claim>> {
         text: format!("each of the {count} orders was requested exactly once"),
         against: Vec::new(),
     };
-    let mut requests = requests(&log.existing_topic(REQUESTS)?, orders, &mut once)?;
+    let mut requests = requests(&log.open_topic(REQUESTS)?, orders, &mut once)?;
     let mut strays = Claim { text: "every reply names a request".to_owned(), against: Vec::new() };
     let mut stock =
         Claim { text: "nothing was sold that was not in stock".to_owned(), against: Vec::new() };
-    replies(&log.existing_topic(REPLIES)?, &mut requests, &mut strays, &mut stock)?;
+    replies(&log.open_topic(REPLIES)?, &mut requests, &mut strays, &mut stock)?;
     let mut answered = Claim {
         text: "every request has exactly one outcome, and it is a reply about its order".to_owned(),
         against: Vec::new(),
@@ -70,7 +70,7 @@ fn prove(log: &Log, orders: &[Order]) -> Result<Vec<Claim>> {
         }
     }
     answered.against.sort();
-    let noted = notes(&log.existing_topic(NOTES)?, &requests)?;
+    let noted = notes(&log.open_topic(NOTES)?, &requests)?;
     Ok(vec![once, answered, strays, stock, noted])
 }
 

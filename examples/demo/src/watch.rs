@@ -47,7 +47,7 @@ impl Watch {
 
     pub(crate) fn counts(&self) -> Result<Counts> {
         // Opened again each time: a topic that is just being created is seen when it is ready.
-        let end = |name: &str| match self.log.existing_topic(name) {
+        let end = |name: &str| match self.log.open_topic(name) {
             Ok(topic) => topic.high_watermark(),
             Err(deaddrop::Error::NotFound { .. }) => Ok(0),
             Err(error) => Err(error),

@@ -81,12 +81,12 @@ fn without_a_directory_each_run_gets_its_own() {
 
 /// Appends the record at `offset` of a topic once more, which the services never do.
 fn repeat(dir: &Path, topic: &str, offset: u64) {
-    let topic = Log::open(dir.join("drop")).unwrap().existing_topic(topic).unwrap();
+    let topic = Log::open_or_create(dir.join("drop")).unwrap().open_topic(topic).unwrap();
     let mut reader = topic.reader(Start::Offset(offset)).unwrap();
     let found = reader.next().unwrap().unwrap();
     let mut record = Record::new(found.payload());
     if let Some(key) = found.key() {
-        record = record.key(key);
+        record = record.with_key(key);
     }
     for (name, value) in found.headers() {
         record = record.header_as_stored(name, value);
@@ -132,7 +132,7 @@ fn services_killed_at_any_moment_leave_no_order_out_and_ask_for_none_twice() {
         };
         let end = |topic: &str| {
             let log = Log::open_read_only(dir.join("drop"));
-            log.and_then(|log| log.existing_topic(topic)?.high_watermark()).unwrap_or(0)
+            log.and_then(|log| log.open_topic(topic)?.high_watermark()).unwrap_or(0)
         };
         for round in 0..ROUNDS {
             let (mut order, mut inventory) = (start("order-service"), start("inventory-service"));

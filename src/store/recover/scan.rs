@@ -124,7 +124,7 @@ impl<'a> Scan<'a> {
                     }
                     continue;
                 }
-                Found::GivenUp => continue,
+                Found::Lost => continue,
                 Found::Bad(why) => why.to_string(),
                 Found::End => "the file ends".into(),
             };

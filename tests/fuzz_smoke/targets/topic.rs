@@ -23,9 +23,11 @@ const DURABILITIES: [Durability; 3] = [
 ];
 
 fn options(durability: Durability) -> TopicOptions {
-    let retention =
-        Retention { consumed: durability == Durability::ProcessCrash, ..Retention::default() };
-    TopicOptions { durability, segment_len: SEGMENT_LEN as u64, retention }
+    let retention = Retention::default().with_consumed(durability == Durability::ProcessCrash);
+    TopicOptions::default()
+        .with_durability(durability)
+        .with_segment_len(SEGMENT_LEN as u64)
+        .with_retention(retention)
 }
 
 /// The payload of every record that is appended here gives its length, so that a record that was
@@ -41,9 +43,9 @@ fn image(durability: usize) -> SimDisk {
         let make = |&durability: &Durability| {
             let disk = SimDisk::new();
             let log = Log::open_sim(&disk, LOG).unwrap();
-            let topic = log.create_topic("t", options(durability)).unwrap();
+            let topic = log.topic_with("t", options(durability)).unwrap();
             for number in 0..60 {
-                let record = Record::new(payload(number * 13)).key("k").header("h", "v");
+                let record = Record::new(payload(number * 13)).with_key("k").with_header("h", "v");
                 topic.append_unsynced(&record).unwrap();
             }
             topic.append_batch(&[Record::new(payload(3)), Record::new(payload(4))]).unwrap();
@@ -70,7 +72,7 @@ fn image(durability: usize) -> SimDisk {
 
 /// Has a worker take some records of the group.
 fn work(topic: &Topic) -> Result<(), Error> {
-    let options = GroupOptions { lanes: Some(3), start: Start::First };
+    let options = GroupOptions::default().with_lanes(3).with_start(Start::First);
     let group = topic.group("g", options)?;
     let mut worker = group.worker(WorkerOptions::default(), |_| Ok(()))?;
     for _ in 0..4 {
@@ -144,7 +146,7 @@ fn is_final(error: &Error) -> bool {
 fn use_topic(disk: &SimDisk) -> Result<(), Error> {
     let log = Log::open_sim(&disk.process(), LOG)?;
     log.topics()?;
-    let topic = log.existing_topic("t")?;
+    let topic = log.open_topic("t")?;
     for start in [Start::First, Start::Last, Start::LastN(7), Start::Time(SystemTime::UNIX_EPOCH)] {
         match topic.reader(start) {
             Ok(mut reader) => read_on(&mut reader),
@@ -187,7 +189,7 @@ fn append_and_read(topic: &Topic) -> Result<(), Error> {
 fn mend(disk: &SimDisk) {
     let Ok(log) = Log::open_sim(&disk.process(), LOG) else { return };
     drop(repair::plan(&log, "t"));
-    let options = repair::Options { consumers: true };
+    let options = repair::Options::default().with_consumers(true);
     let Ok(report) = repair::execute(&log, "t", options) else { return };
     if report.findings.iter().all(|finding| finding.done) {
         let again = repair::plan(&log, "t").expect("a repaired topic can be planned again");

@@ -16,14 +16,14 @@ fn create(disk: &SimDisk, durability: Durability) -> (Log, Topic) {
 
 fn create_in(process: &SimDisk, durability: Durability) -> (Log, Topic) {
     let log = Log::open_sim(process, DIR).unwrap();
-    let options = TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(durability) };
-    let topic = log.create_topic(TOPIC, options).unwrap();
+    let options = TopicOptions::default().with_durability(durability).with_segment_len(16 << 10);
+    let topic = log.topic_with(TOPIC, options).unwrap();
     (log, topic)
 }
 
 fn open(disk: &SimDisk) -> (Log, Topic) {
     let log = Log::open_sim(&disk.process(), DIR).unwrap();
-    let topic = log.existing_topic(TOPIC).unwrap();
+    let topic = log.open_topic(TOPIC).unwrap();
     (log, topic)
 }
 
@@ -111,7 +111,7 @@ fn open_after_failed_syncs(disk: &SimDisk) -> (Log, Topic) {
     loop {
         disk.fail(Op::SyncData, failures, libc::EIO);
         let log = Log::open_sim(&disk.process(), DIR).unwrap();
-        match log.existing_topic(TOPIC) {
+        match log.open_topic(TOPIC) {
             Ok(topic) => {
                 assert!(failures >= 2, "{failures}");
                 return (log, topic);
@@ -305,8 +305,9 @@ fn c4_a_recovery_without_words_whose_sync_fails_promises_nothing_and_the_next_on
     let disk = SimDisk::new();
     let writer = disk.process();
     let log = Log::open_sim(&writer, DIR).unwrap();
-    let topic =
-        log.create_topic(TOPIC, TopicOptions::durability(Durability::ProcessCrash)).unwrap();
+    let topic = log
+        .topic_with(TOPIC, TopicOptions::default().with_durability(Durability::ProcessCrash))
+        .unwrap();
     append(&topic, 0..300);
     // Killed: none of its records was synced, and nothing latches the topic.
     writer.kill();

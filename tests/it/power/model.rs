@@ -21,7 +21,7 @@ impl Entry {
     pub fn record(&self) -> Record {
         let record = Record::new(&self.payload[..]);
         match &self.key {
-            Some(key) => record.key(key),
+            Some(key) => record.with_key(key),
             None => record,
         }
     }
@@ -100,7 +100,7 @@ impl Expected {
 
     fn open_and_compare(&self, image: &SimDisk, was_cut: bool) -> Found {
         let log = Log::open_sim(image, DIR).unwrap();
-        let topic = log.existing_topic(TOPIC).unwrap();
+        let topic = log.open_topic(TOPIC).unwrap();
         let end = topic.end_offset().unwrap();
         if let (false, Some(last)) = (was_cut, end.checked_sub(1)) {
             // A background job of the last life may still be a member; then nothing was recovered.

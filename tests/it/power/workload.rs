@@ -112,9 +112,9 @@ impl World {
             trace: Vec::new(),
         };
         let options =
-            TopicOptions { segment_len: 16 << 10, ..TopicOptions::durability(durability) };
+            TopicOptions::default().with_durability(durability).with_segment_len(16 << 10);
         let log = Log::open_sim(&world.disk.process(), DIR).unwrap();
-        world.topic = Some(log.create_topic(TOPIC, options).unwrap());
+        world.topic = Some(log.topic_with(TOPIC, options).unwrap());
         world.log = Some(log);
         world
     }

@@ -186,13 +186,13 @@ impl Input {
     fn record(&self, payload: &[u8]) -> Record {
         let record = Record::new(payload);
         self.with_headers(match &self.taking.key {
-            Some(key) => record.key(key),
+            Some(key) => record.with_key(key),
             None => record,
         })
     }
 
     fn with_headers(&self, record: Record) -> Record {
-        self.headers.iter().fold(record, |record, (name, value)| record.header(name, value))
+        self.headers.iter().fold(record, |record, (name, value)| record.with_header(name, value))
     }
 }
 

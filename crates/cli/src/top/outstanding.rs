@@ -32,8 +32,8 @@ pub(super) struct Follower {
 impl Follower {
     pub(super) fn new(log: &Log, name: &str) -> Result<Follower> {
         let reply_topic = format!("{name}.replies");
-        let requests = log.existing_topic(&format!("{name}.requests"))?;
-        let replies = log.existing_topic(&reply_topic)?;
+        let requests = log.open_topic(&format!("{name}.requests"))?;
+        let replies = log.open_topic(&reply_topic)?;
         // Read before the requests: outcomes of requests that arrive from now on are after it.
         let replies_end = replies.high_watermark()?;
         let end = requests.high_watermark()?;

@@ -79,7 +79,7 @@ impl Watch {
             // It keeps the same topic open.
             service.map(|service| self.followers.remove(service));
         }
-        let topic = self.log.existing_topic(name)?;
+        let topic = self.log.open_topic(name)?;
         if let Ok(metadata) = std::fs::metadata(topic.dir()) {
             let held = Held { topic: topic.clone(), inode: metadata.ino() };
             self.topics.insert(name.to_owned(), held);

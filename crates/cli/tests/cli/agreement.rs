@@ -33,13 +33,12 @@ fn json(scratch: &Scratch, command: &str) -> Vec<Value> {
 /// second segment.
 fn small_log(is_closed: bool) -> Scratch {
     let source = Scratch::new();
-    let options = TopicOptions {
-        segment_len: 16 << 10,
-        ..TopicOptions::durability(Durability::ProcessCrash)
-    };
-    let topic = Log::open(source.log()).unwrap().create_topic("t", options).unwrap();
+    let options = TopicOptions::default()
+        .with_durability(Durability::ProcessCrash)
+        .with_segment_len(16 << 10);
+    let topic = Log::open_or_create(source.log()).unwrap().topic_with("t", options).unwrap();
     for index in 0..SECOND_BASE + 2 {
-        topic.append(&Record::new(format!("record {index}")).key("k")).unwrap();
+        topic.append(&Record::new(format!("record {index}")).with_key("k")).unwrap();
     }
     let torn = Scratch::new();
     copy_dir(&source.log(), &torn.log());
@@ -47,9 +46,9 @@ fn small_log(is_closed: bool) -> Scratch {
     let cut = of_kind(&lines, "record").nth(SECOND_BASE as usize).unwrap();
     let file = std::fs::File::options().write(true).open(&torn.segments("t")[0]).unwrap();
     file.write_all_at(&[0; 32], number(cut, "position")).unwrap();
-    let topic = Log::open(torn.log()).unwrap().existing_topic("t").unwrap();
+    let topic = Log::open_or_create(torn.log()).unwrap().open_topic("t").unwrap();
     assert_eq!(topic.end_offset().unwrap(), SECOND_BASE);
-    topic.append(&Record::new("one").header("name", "value")).unwrap();
+    topic.append(&Record::new("one").with_header("name", "value")).unwrap();
     topic.append_batch(&[Record::new("two"), Record::new("three"), Record::new("")]).unwrap();
     topic.append(&Record::new("last")).unwrap();
     let topic = (!is_closed).then_some(topic);

@@ -48,7 +48,7 @@ fn a_reset_happens_only_when_executed() {
     assert_eq!(committed(&scratch)[0].1, 95);
     reset(&["--to", "start", "--execute"]).expect(0);
     assert_eq!(committed(&scratch)[0].1, 0);
-    let topic = Log::open(scratch.log()).unwrap().topic("t").unwrap();
+    let topic = Log::open_or_create(scratch.log()).unwrap().topic("t").unwrap();
     let mut a = topic.consumer("a", Start::End).unwrap();
     assert_eq!(a.next().unwrap().unwrap().offset(), 0);
     drop(a);
@@ -71,7 +71,7 @@ fn a_delete_happens_only_when_executed() {
 #[test]
 fn a_consumer_in_use_is_left_alone_with_code_5() {
     let scratch = two_consumers();
-    let topic = Log::open(scratch.log()).unwrap().topic("t").unwrap();
+    let topic = Log::open_or_create(scratch.log()).unwrap().topic("t").unwrap();
     let owner = topic.consumer("a", Start::First).unwrap();
     for args in [vec!["--reset", "a", "--to", "0"], vec!["--delete", "a"]] {
         let args = [vec!["consumers", "t", "--execute"], args].concat();

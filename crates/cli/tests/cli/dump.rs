@@ -377,8 +377,9 @@ fn beside_three_processes_that_append_at_full_speed_no_frame_is_called_damaged()
 fn a_group_is_shown_lane_by_lane_and_a_damaged_lane_hides_no_other() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..10);
-    let options =
-        deaddrop::group::GroupOptions { lanes: Some(4), start: deaddrop::Start::Offset(3) };
+    let options = deaddrop::group::GroupOptions::default()
+        .with_lanes(4)
+        .with_start(deaddrop::Start::Offset(3));
     drop(topic.group("workers", options).unwrap());
     drop(topic);
     let path = scratch.log().join("topics/t/groups/workers");

@@ -186,13 +186,13 @@ fn a_key_with_a_zero_byte_is_not_mistaken_for_a_missing_key() {
     let scratch = Scratch::new();
     let script = "echo \"${DEADDROP_KEY-none} ${DEADDROP_KEY_BASE64-none}\"";
     let _server = Serving::start(&scratch, &[], script);
-    let client = Log::open(scratch.log()).unwrap().client("c").open().unwrap();
+    let client = Log::open_or_create(scratch.log()).unwrap().client("c").open().unwrap();
     for (key, said) in
         [(None, "none none\n"), (Some("k"), "k aw==\n"), (Some("a\0b"), "none YQBi\n")]
     {
         let mut request = client.request("echo", &Record::new("x")).unwrap();
         if let Some(key) = key {
-            request = request.key(key);
+            request = request.with_key(key);
         }
         let mut call = request.call().unwrap();
         let done = call.wait_timeout(std::time::Duration::from_secs(120)).unwrap().unwrap();

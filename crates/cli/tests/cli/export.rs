@@ -15,7 +15,7 @@ fn any_bytes(random: &mut Random, most: u64) -> Vec<u8> {
 
 fn all(scratch: &Scratch, topic: &str) -> Vec<OwnedRecord> {
     let log = Log::open_read_only(scratch.log()).unwrap();
-    let mut reader = log.existing_topic(topic).unwrap().reader(Start::First).unwrap();
+    let mut reader = log.open_topic(topic).unwrap().reader(Start::First).unwrap();
     let mut records = Vec::new();
     while let Some(record) = reader.next().unwrap() {
         records.push(record.to_owned());
@@ -34,19 +34,19 @@ fn parts(record: &OwnedRecord) -> Parts {
 #[test]
 fn any_record_comes_back_as_it_was_in_the_same_order() {
     let (from, to) = (Scratch::new(), Scratch::new());
-    let log = Log::open(from.log()).unwrap();
-    let options = TopicOptions::durability(Durability::ProcessCrash);
-    let topic = log.create_topic("t", options).unwrap();
+    let log = Log::open_or_create(from.log()).unwrap();
+    let options = TopicOptions::default().with_durability(Durability::ProcessCrash);
+    let topic = log.topic_with("t", options).unwrap();
     for seed in 0..400 {
         let mut random = Random(seed);
         let mut record = Record::new(any_bytes(&mut random, 2000));
         if random.below(3) > 0 {
-            record = record.key(any_bytes(&mut random, 20));
+            record = record.with_key(any_bytes(&mut random, 20));
         }
         for index in 0..random.below(4) {
             // Names repeat, and can be any text.
             record = record
-                .header(["a", "", "grün\n\"", "a"][index as usize], any_bytes(&mut random, 9));
+                .with_header(["a", "", "grün\n\"", "a"][index as usize], any_bytes(&mut random, 9));
         }
         topic.append(&record).unwrap();
     }

@@ -15,18 +15,14 @@ const SOON: Duration = Duration::from_secs(30);
 /// A topic of a hundred records with a group of four lanes.
 fn shipping(scratch: &Scratch) -> (Topic, Group) {
     let topic = scratch.topic_of("t", 0..100);
-    let options = GroupOptions { lanes: Some(LANES), start: Start::First };
+    let options = GroupOptions::default().with_lanes(LANES).with_start(Start::First);
     let group = topic.group("shipping", options).unwrap();
     (topic, group)
 }
 
 /// A worker whose lane stops at a record that fails.
 fn stopping(group: &Group, fails: impl Fn(u64) -> bool + Send + 'static) -> Worker {
-    let options = WorkerOptions {
-        max_attempts: Some(1),
-        poison: Poison::StopLane,
-        ..WorkerOptions::default()
-    };
+    let options = WorkerOptions::default().with_max_attempts(1).with_poison(Poison::StopLane);
     let handler = move |job: &deaddrop::group::Job| match fails(job.offset()) {
         true => Err(HandlerError::retry("refused")),
         false => Ok(()),
@@ -161,7 +157,7 @@ fn a_reset_happens_only_when_executed_and_handles_the_records_again() {
 #[test]
 fn a_service_that_is_reset_answers_no_request_twice() {
     let scratch = Scratch::new();
-    let log = Log::open(scratch.log()).unwrap();
+    let log = Log::open_or_create(scratch.log()).unwrap();
     let handler = |request: &deaddrop::service::Request<'_>| Ok(Reply::new(request.payload()));
     let client = log.client("shop").open().unwrap();
     let mut calls: Vec<_> = (0..5)

@@ -214,10 +214,10 @@ fn any_record(random: &mut Random) -> Record {
     let (payload, key, value) = (bytes(400), bytes(20), bytes(9));
     let mut record = Record::new(payload);
     if random.below(3) > 0 {
-        record = record.key(key);
+        record = record.with_key(key);
     }
     for index in 0..random.below(4) {
-        record = record.header(["a", "", "grün\n\"", "a"][index as usize], &value);
+        record = record.with_header(["a", "", "grün\n\"", "a"][index as usize], &value);
     }
     record
 }
@@ -225,11 +225,11 @@ fn any_record(random: &mut Random) -> Record {
 /// Fills a topic with random records, alone and in batches, in several lives and segments.
 fn fresh(scratch: &Scratch, seed: u64, durability: Durability) {
     let mut random = Random(seed);
-    let options = TopicOptions { segment_len: 128 << 10, ..TopicOptions::durability(durability) };
+    let options = TopicOptions::default().with_durability(durability).with_segment_len(128 << 10);
     for life in 0..3 {
-        let log = Log::open(scratch.log()).unwrap();
+        let log = Log::open_or_create(scratch.log()).unwrap();
         let topic = match life {
-            0 => log.create_topic("t", options).unwrap(),
+            0 => log.topic_with("t", options).unwrap(),
             _ => log.topic("t").unwrap(),
         };
         for _ in 0..100 {
@@ -348,11 +348,10 @@ fn torn_and_rotten_records_past_the_boundary_are_read_the_same_by_an_independent
     for seed in 0..12 {
         let scratch = Scratch::new();
         let mut random = Random(seed);
-        let options = TopicOptions {
-            segment_len: 64 << 10,
-            ..TopicOptions::durability(Durability::ProcessCrash)
-        };
-        let topic = Log::open(scratch.log()).unwrap().create_topic("t", options).unwrap();
+        let options = TopicOptions::default()
+            .with_durability(Durability::ProcessCrash)
+            .with_segment_len(64 << 10);
+        let topic = Log::open_or_create(scratch.log()).unwrap().topic_with("t", options).unwrap();
         for _ in 0..80 + random.below(40) {
             let batch: Vec<Record> =
                 (0..1 + random.below(9)).map(|_| any_record(&mut random)).collect();
@@ -469,7 +468,7 @@ fn requests_and_outcomes_are_read_the_same_by_an_independent_reader() {
     for topic in ["echo.requests", "echo.replies"] {
         let lines = agree(&scratch, topic);
         assert_eq!(of_kind(&lines, "record").count(), 5);
-        let mut reader = log.existing_topic(topic).unwrap().reader(Start::First).unwrap();
+        let mut reader = log.open_topic(topic).unwrap().reader(Start::First).unwrap();
         for read in of_kind(&lines, "record") {
             let record = reader.next().unwrap().unwrap();
             let envelope = Envelope::of(&record).unwrap().unwrap();

@@ -9,8 +9,8 @@ use crate::support::{copy_dir, flip, Scratch};
 /// in the record at `offset`.
 fn damaged_copy(durability: Durability, offset: usize) -> Scratch {
     let source = Scratch::new();
-    let options = TopicOptions { segment_len: 256 << 10, ..TopicOptions::durability(durability) };
-    let topic = Log::open(source.log()).unwrap().create_topic("t", options).unwrap();
+    let options = TopicOptions::default().with_durability(durability).with_segment_len(256 << 10);
+    let topic = Log::open_or_create(source.log()).unwrap().topic_with("t", options).unwrap();
     for index in 0..2000 {
         topic.append_unsynced(&Record::new(format!("record {index}"))).unwrap();
     }
@@ -28,11 +28,10 @@ fn damaged_copy(durability: Durability, offset: usize) -> Scratch {
 /// was never written: opening it for writing cuts off the records after it.
 pub(crate) fn torn_copy() -> Scratch {
     let source = Scratch::new();
-    let options = TopicOptions {
-        segment_len: 256 << 10,
-        ..TopicOptions::durability(Durability::ProcessCrash)
-    };
-    let topic = Log::open(source.log()).unwrap().create_topic("t", options).unwrap();
+    let options = TopicOptions::default()
+        .with_durability(Durability::ProcessCrash)
+        .with_segment_len(256 << 10);
+    let topic = Log::open_or_create(source.log()).unwrap().topic_with("t", options).unwrap();
     for index in 0..2000 {
         topic.append(&Record::new(format!("record {index}"))).unwrap();
     }
@@ -139,20 +138,19 @@ fn records_that_a_recovery_cut_off_are_reported_once_with_their_files() {
 
 #[test]
 fn commands_that_act_as_a_client_report_what_their_opening_cut_off() {
-    let options = TopicOptions {
-        segment_len: 256 << 10,
-        ..TopicOptions::durability(Durability::ProcessCrash)
-    };
+    let options = TopicOptions::default()
+        .with_durability(Durability::ProcessCrash)
+        .with_segment_len(256 << 10);
     for args in [
         &["cancel", "ID"][..],
         &["request", "--attach", "ID", "--timeout", "1ms"],
         &["clients", "retire", "c", "--discard", "--execute"],
     ] {
         let source = Scratch::new();
-        let log = Log::open(source.log()).unwrap();
-        let client = log.client("c").topic_options(options).open().unwrap();
+        let log = Log::open_or_create(source.log()).unwrap();
+        let client = log.client("c").with_topic_options(options).open().unwrap();
         let call = client.request("s", &Record::new("x")).unwrap().call().unwrap();
-        let requests = log.existing_topic("s.requests").unwrap();
+        let requests = log.open_topic("s.requests").unwrap();
         for index in 0..2000 {
             requests.append(&Record::new(format!("record {index}"))).unwrap();
         }

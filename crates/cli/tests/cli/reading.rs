@@ -168,7 +168,7 @@ fn reading_changes_nothing_and_needs_no_right_to_write() {
     let (live, copy) = (Scratch::new(), Scratch::new());
     copy_dir(&source.log(), &live.log());
     copy_dir(&source.log(), &copy.log());
-    let writer = Log::open(live.log()).unwrap().topic("t").unwrap();
+    let writer = Log::open_or_create(live.log()).unwrap().topic("t").unwrap();
     for (scratch, is_live) in [(&live, true), (&copy, false)] {
         let before = snapshot(&scratch.log());
         assert_eq!(scratch.run(&["info", "t", "--json"]).json()[0]["live"], is_live);

@@ -32,7 +32,7 @@ fn execute(scratch: &Scratch) -> Vec<Value> {
 
 /// Returns what a reader gets: the offsets of right records, and those reported as lost.
 fn read(scratch: &Scratch) -> (Vec<u64>, Vec<u64>) {
-    let topic = Log::open_read_only(scratch.log()).unwrap().existing_topic("t").unwrap();
+    let topic = Log::open_read_only(scratch.log()).unwrap().open_topic("t").unwrap();
     let mut reader = topic.reader(Start::First).unwrap();
     let (mut shown, mut lost) = (Vec::new(), Vec::new());
     loop {
@@ -58,7 +58,7 @@ fn check(scratch: &Scratch, end: u64, lost: &[u64]) {
     assert_eq!(told, lost);
     let expected: Vec<u64> = (0..end).filter(|offset| !lost.contains(offset)).collect();
     assert_eq!(shown, expected);
-    let topic = Log::open(scratch.log()).unwrap().existing_topic("t").unwrap();
+    let topic = Log::open_or_create(scratch.log()).unwrap().open_topic("t").unwrap();
     assert_eq!(topic.recovery().map_or(0, |recovery| recovery.damage.len()), 0);
     assert_eq!(
         topic.append(&Record::new(payload(end))).unwrap(),
@@ -212,7 +212,7 @@ fn a_missing_index_is_not_damage_and_a_damaged_one_is_removed_and_made_again() {
     assert!(lines[0]["what"].as_str().unwrap().contains("index is unreadable"), "{lines:?}");
     assert!(!index.exists());
     check(&scratch, 1000, &[]);
-    let topic = Log::open(scratch.log()).unwrap().existing_topic("t").unwrap();
+    let topic = Log::open_or_create(scratch.log()).unwrap().open_topic("t").unwrap();
     topic.reader(Start::Offset(40)).unwrap().next().unwrap();
     assert!(index.exists(), "reading from the middle made it again");
     drop(topic);
@@ -222,7 +222,7 @@ fn a_missing_index_is_not_damage_and_a_damaged_one_is_removed_and_made_again() {
     flip(&file, start + 4, 0);
     execute(&scratch);
     check(&scratch, 1001, &[100]);
-    let topic = Log::open(scratch.log()).unwrap().existing_topic("t").unwrap();
+    let topic = Log::open_or_create(scratch.log()).unwrap().open_topic("t").unwrap();
     let mut reader = topic.reader(Start::Offset(101)).unwrap();
     assert_eq!(reader.next().unwrap().unwrap().offset(), 101);
 }
@@ -248,7 +248,7 @@ fn a_torn_consumer_file_is_reported_and_only_moved_when_asked_for() {
 fn a_torn_group_file_is_treated_like_a_consumers() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..100);
-    let options = deaddrop::group::GroupOptions { lanes: Some(4), start: Start::First };
+    let options = deaddrop::group::GroupOptions::default().with_lanes(4).with_start(Start::First);
     drop(topic.group("workers", options).unwrap());
     drop(topic);
     scratch.run(&["verify"]).expect(0);
@@ -281,7 +281,7 @@ fn a_consumer_inside_a_lost_range_is_named_gets_one_error_and_continues_after_it
     let text = scratch.run(&["repair", "t", "--execute"]).expect(0).text();
     assert!(text.contains("consumer billing is at 51, which is lost"), "{text}");
     assert!(text.contains("continues at 53"), "{text}");
-    let open = || Log::open(scratch.log()).unwrap().existing_topic("t").unwrap();
+    let open = || Log::open_or_create(scratch.log()).unwrap().open_topic("t").unwrap();
     let mut consumer = open().consumer("billing", Start::First).unwrap();
     match consumer.next() {
         Err(Error::Lost { offsets, .. }) => assert_eq!(offsets, 51..53),

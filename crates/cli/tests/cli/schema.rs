@@ -18,8 +18,12 @@ use object::check;
 /// Makes a topic `t` whose records have everything that a record can have, and a consumer `c`.
 fn rich_topic(scratch: &Scratch) {
     let topic = scratch.topic_of("t", 0..1500);
-    topic.append(&Record::new([0xff]).key([0xfe]).header("a", "1").header("b", [0xff])).unwrap();
-    topic.append_batch(&[Record::new("x").key("k"), Record::new("y")]).unwrap();
+    topic
+        .append(
+            &Record::new([0xff]).with_key([0xfe]).with_header("a", "1").with_header("b", [0xff]),
+        )
+        .unwrap();
+    topic.append_batch(&[Record::new("x").with_key("k"), Record::new("y")]).unwrap();
     topic.consumer("c", Start::Offset(3)).unwrap().sync().unwrap();
 }
 
@@ -43,7 +47,7 @@ fn commands_that_show_topics_print_what_they_document() {
     scratch.run(&["request", "echo", "x", "--no-wait"]).expect(0);
     drop(scratch.topic_of("shop.parked", 0..0));
     check(&scratch, "ls", &[json(&scratch, 0, &["ls"]), json(&scratch, 0, &["ls", "-1"])].concat());
-    let topic = Log::open(scratch.log()).unwrap().existing_topic("t").unwrap();
+    let topic = Log::open_or_create(scratch.log()).unwrap().open_topic("t").unwrap();
     let _owned = topic.consumer("owned", Start::First).unwrap();
     let mut consumers = json(&scratch, 0, &["consumers", "t"]);
     consumers.extend(json(&scratch, 0, &["consumers", "t", "--reset", "c", "--to", "0"]));
@@ -78,7 +82,7 @@ fn damage_header(path: &Path) {
 
 /// A consumer of topic `t` whose file is unreadable.
 fn damage_consumer(scratch: &Scratch) {
-    let topic = Log::open(scratch.log()).unwrap().existing_topic("t").unwrap();
+    let topic = Log::open_or_create(scratch.log()).unwrap().open_topic("t").unwrap();
     topic.consumer("damaged", Start::First).unwrap().sync().unwrap();
     flip(&scratch.log().join("topics/t/consumers/damaged"), 3, 0);
 }
@@ -153,7 +157,7 @@ fn commands_that_read_files_print_what_they_document() {
     for file in ["deaddrop", "topics/t/epochs", "topics/t/settings", "topics/t/consumers/c"] {
         damaged.extend(json(&scratch, 0, &["dump", scratch.log().join(file).to_str().unwrap()]));
     }
-    let _member = Log::open(scratch.log()).unwrap().existing_topic("s").unwrap();
+    let _member = Log::open_or_create(scratch.log()).unwrap().open_topic("s").unwrap();
     let control = scratch.log().join("topics/s/control");
     damaged.extend(json(&scratch, 0, &["dump", control.to_str().unwrap()]));
     let index = segments[0].with_extension("idx");
@@ -194,13 +198,9 @@ fn dump_of_a_group(scratch: &Scratch) -> Vec<Value> {
 
 /// A worker of a group `shipping` whose lane is stopped by a record.
 fn stopped_lane(topic: &Topic, lanes: u32) -> Worker {
-    let options = GroupOptions { lanes: Some(lanes), start: Start::First };
+    let options = GroupOptions::default().with_lanes(lanes).with_start(Start::First);
     let group = topic.group("shipping", options).unwrap();
-    let options = WorkerOptions {
-        max_attempts: Some(1),
-        poison: Poison::StopLane,
-        ..WorkerOptions::default()
-    };
+    let options = WorkerOptions::default().with_max_attempts(1).with_poison(Poison::StopLane);
     let handler = |_: &deaddrop::group::Job| Err(HandlerError::terminal("refused"));
     let mut worker = group.worker(options, handler).unwrap();
     let is_stopped = |info: deaddrop::group::GroupInfo| {
@@ -222,7 +222,7 @@ fn groups_print_what_they_document() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..1);
     let _worker = stopped_lane(&topic, 4);
-    let options = GroupOptions { lanes: Some(2), start: Start::First };
+    let options = GroupOptions::default().with_lanes(2).with_start(Start::First);
     let idle = topic.group("idle", options).unwrap();
     topic.group("damaged", options).unwrap();
     flip(&scratch.log().join("topics/t/groups/damaged"), 3, 0);
@@ -281,12 +281,12 @@ fn a_live_view_prints_what_it_documents() {
     let _owned = topic.consumer("owned", Start::First).unwrap();
     damage_consumer(&scratch);
     let _worker = stopped_lane(&topic, 4);
-    let options = GroupOptions { lanes: Some(2), start: Start::First };
+    let options = GroupOptions::default().with_lanes(2).with_start(Start::First);
     topic.group("idle", options).unwrap();
     topic.group("damaged", options).unwrap();
     drop(scratch.topic_of("shop.parked", 0..0));
     flip(&scratch.log().join("topics/t/groups/damaged"), 3, 0);
-    let log = Log::open(scratch.log()).unwrap();
+    let log = Log::open_or_create(scratch.log()).unwrap();
     let client = client(&log);
     for service in ["answered", "open", "broken"] {
         let request = client.request(service, &Record::new("x")).unwrap();
@@ -303,8 +303,8 @@ fn a_live_view_prints_what_it_documents() {
 }
 
 fn client(log: &Log) -> Client {
-    let options = TopicOptions::durability(Durability::ProcessCrash);
-    log.client("shop").topic_options(options).open().unwrap()
+    let options = TopicOptions::default().with_durability(Durability::ProcessCrash);
+    log.client("shop").with_topic_options(options).open().unwrap()
 }
 
 #[test]
@@ -347,11 +347,11 @@ fn commands_about_requests_print_what_they_document() {
     dead.extend(json(&scratch, 1, &["dead", "redrive", "echo.dead", "--offset", "1"]));
     check(&scratch, "dead", &dead);
 
-    let log = Log::open(scratch.log()).unwrap();
+    let log = Log::open_or_create(scratch.log()).unwrap();
     let (shop, nested) = (client(&log), log.client("nested").open().unwrap());
     let request = shop.request("orders", &Record::new("order")).unwrap();
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    drop(request.traceparent(trace).unwrap().call().unwrap());
+    drop(request.with_traceparent(trace).unwrap().call().unwrap());
     let handler = move |request: &deaddrop::service::Request<'_>| {
         drop(nested.request("echo", &Record::new("item"))?.caused_by(request).call()?);
         Ok(Reply::new("ok"))

@@ -66,7 +66,7 @@ fn as_many_commands_run_at_a_time_as_there_are_threads() {
         while [ $(ls begun.* | wc -l) -lt 4 ]; do sleep 0.01; done
         cat";
     let _server = Server::start(&scratch, &["--threads", "4"], script);
-    let log = Log::open(scratch.log()).unwrap();
+    let log = Log::open_or_create(scratch.log()).unwrap();
     let client = log.client("c").open().unwrap();
     // The lanes of each thread are not known; with a request in each lane, every thread gets one.
     let key_in = |lane| {
@@ -75,7 +75,7 @@ fn as_many_commands_run_at_a_time_as_there_are_threads() {
     };
     let send = |lane| {
         let request = client.request("echo", &Record::new("x")).unwrap();
-        request.key(key_in(lane)).call().unwrap()
+        request.with_key(key_in(lane)).call().unwrap()
     };
     let calls: Vec<_> = (0..LANES).map(send).collect();
     for mut call in calls {

@@ -129,7 +129,7 @@ fn a_deadline_that_passes_is_an_outcome() {
 #[test]
 fn a_second_client_of_one_name_gets_code_5() {
     let scratch = Scratch::new();
-    let log = deaddrop::Log::open(scratch.log()).unwrap();
+    let log = deaddrop::Log::open_or_create(scratch.log()).unwrap();
     let _named = log.client("shop").open().unwrap();
     scratch.run(&["request", "echo", "x", "--client", "shop"]).expect(5);
     let _default = log.client("cli").open().unwrap();

@@ -7,11 +7,10 @@ use crate::support::Scratch;
 /// A topic, a service with dead letters, and a client with a topic of its own.
 fn a_log() -> Scratch {
     let scratch = Scratch::new();
-    let options = TopicOptions {
-        segment_len: 64 << 10,
-        ..TopicOptions::durability(Durability::ProcessCrash)
-    };
-    let log = Log::open(scratch.log()).unwrap();
+    let options = TopicOptions::default()
+        .with_durability(Durability::ProcessCrash)
+        .with_segment_len(64 << 10);
+    let log = Log::open_or_create(scratch.log()).unwrap();
     for name in ["echo.requests", "echo.replies", "shop.parked"] {
         log.restore_topic(name, options).unwrap();
     }

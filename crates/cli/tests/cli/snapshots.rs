@@ -19,19 +19,18 @@ const WITHOUT: &[&str] = &["help"];
 
 /// Three topics: orders with every part of a record and two consumers, an empty one, a damaged one.
 fn fixed_log(scratch: &Scratch) {
-    let log = Log::open(scratch.log()).unwrap();
-    let options = || TopicOptions {
-        segment_len: 16 << 10,
-        ..TopicOptions::durability(Durability::ProcessCrash)
+    let log = Log::open_or_create(scratch.log()).unwrap();
+    let options = || {
+        TopicOptions::default().with_durability(Durability::ProcessCrash).with_segment_len(16 << 10)
     };
-    let orders = log.create_topic("orders", options()).unwrap();
+    let orders = log.topic_with("orders", options()).unwrap();
     for record in [
-        Record::new("3 of item 7").key("customer-12"),
+        Record::new("3 of item 7").with_key("customer-12"),
         Record::new("grün\nund\tblau")
-            .key("customer-12")
-            .header("trace", "abc")
-            .header("hops", "2"),
-        Record::new([0, 0xff, 0xfe]).key([0xff]).header("binary", [0x80]),
+            .with_key("customer-12")
+            .with_header("trace", "abc")
+            .with_header("hops", "2"),
+        Record::new([0, 0xff, 0xfe]).with_key([0xff]).with_header("binary", [0x80]),
         Record::new(""),
         Record::new(r#"{"sku":"S-1","quantity":3}"#),
     ] {
@@ -41,10 +40,10 @@ fn fixed_log(scratch: &Scratch) {
     for (name, at) in [("billing", 5), ("shipping", 2)] {
         orders.consumer(name, Start::Offset(at)).unwrap().sync().unwrap();
     }
-    let lanes = GroupOptions { lanes: Some(2), start: Start::Offset(3) };
+    let lanes = GroupOptions::default().with_lanes(2).with_start(Start::Offset(3));
     orders.group("packing", lanes).unwrap();
-    log.create_topic("empty", options()).unwrap();
-    let damaged = log.create_topic("damaged", options()).unwrap();
+    log.topic_with("empty", options()).unwrap();
+    let damaged = log.topic_with("damaged", options()).unwrap();
     for index in 0..4 {
         damaged.append(&Record::new(format!("record {index}"))).unwrap();
     }
@@ -59,13 +58,12 @@ fn fixed_log(scratch: &Scratch) {
 /// A service: one request was answered, one dead-lettered, one waits; all have one key, so they are
 /// in one lane and in this order.
 fn a_service(scratch: &Scratch) {
-    let log = Log::open(scratch.log()).unwrap();
-    let options = TopicOptions {
-        segment_len: 64 << 10,
-        ..TopicOptions::durability(Durability::ProcessCrash)
-    };
+    let log = Log::open_or_create(scratch.log()).unwrap();
+    let options = TopicOptions::default()
+        .with_durability(Durability::ProcessCrash)
+        .with_segment_len(64 << 10);
     for name in ["echo.requests", "echo.replies", "echo.dead"] {
-        log.create_topic(name, options).unwrap();
+        log.topic_with(name, options).unwrap();
     }
     drop(log);
     let request = |payload: &str| ["request", "echo", payload, "--key", "k"].map(str::to_owned);

@@ -64,13 +64,12 @@ impl Scratch {
 
     /// A topic with small segments, made through the library: records `record 0`, `record 1`, ...
     pub(crate) fn topic_of(&self, name: &str, records: Range<u64>) -> Topic {
-        let options = TopicOptions {
-            segment_len: 16 << 10,
-            ..TopicOptions::durability(Durability::ProcessCrash)
-        };
-        let topic = Log::open(self.log()).unwrap().restore_topic(name, options).unwrap();
+        let options = TopicOptions::default()
+            .with_durability(Durability::ProcessCrash)
+            .with_segment_len(16 << 10);
+        let topic = Log::open_or_create(self.log()).unwrap().restore_topic(name, options).unwrap();
         for index in records {
-            let record = Record::new(payload(index)).key(format!("key-{}", index % 7));
+            let record = Record::new(payload(index)).with_key(format!("key-{}", index % 7));
             topic.append(&record).unwrap();
         }
         topic

@@ -8,11 +8,10 @@ use crate::support::{Ran, Scratch};
 /// A topic of small segments. Record 1000 has a time of its own: all earlier ones are older.
 fn two_moments() -> Scratch {
     let scratch = Scratch::new();
-    let options = TopicOptions {
-        segment_len: 16 << 10,
-        ..TopicOptions::durability(Durability::ProcessCrash)
-    };
-    let topic = Log::open(scratch.log()).unwrap().create_topic("t", options).unwrap();
+    let options = TopicOptions::default()
+        .with_durability(Durability::ProcessCrash)
+        .with_segment_len(16 << 10);
+    let topic = Log::open_or_create(scratch.log()).unwrap().topic_with("t", options).unwrap();
     let append = |index: u64| topic.append(&Record::new(format!("record {index}"))).unwrap();
     for index in 0..1000 {
         append(index);
@@ -140,8 +139,8 @@ fn a_time_of_day_is_not_a_range_of_two_numbers() {
 #[test]
 fn a_time_in_the_future_destroys_and_skips_nothing() {
     let scratch = two_moments();
-    let log = Log::open(scratch.log()).unwrap();
-    let group = deaddrop::group::GroupOptions { lanes: Some(4), start: Start::First };
+    let log = Log::open_or_create(scratch.log()).unwrap();
+    let group = deaddrop::group::GroupOptions::default().with_lanes(4).with_start(Start::First);
     drop(log.topic("t").unwrap().group("g", group).unwrap());
     drop(log);
     let records = || scratch.run(&["cat", "t"]).expect(0).text().lines().count();

@@ -120,10 +120,10 @@ fn consumers_show_their_lag_and_who_owns_them() {
 fn the_lanes_of_a_group_are_shown_with_the_record_that_stops_one() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..50);
-    let options = GroupOptions { lanes: Some(4), start: Start::First };
+    let options = GroupOptions::default().with_lanes(4).with_start(Start::First);
     let group = topic.group("shipping", options).unwrap();
     let poison = Poison::StopLane;
-    let options = WorkerOptions { max_attempts: Some(1), poison, ..WorkerOptions::default() };
+    let options = WorkerOptions::default().with_max_attempts(1).with_poison(poison);
     let mut worker = group
         .worker(options, |job| match job.offset() {
             7 => Err(HandlerError::terminal("poison")),
@@ -153,9 +153,9 @@ fn the_lanes_of_a_group_are_shown_with_the_record_that_stops_one() {
 #[test]
 fn requests_without_an_outcome_are_counted_and_answered_ones_are_timed() {
     let scratch = Scratch::new();
-    let log = Log::open(scratch.log()).unwrap();
-    let options = TopicOptions::durability(Durability::ProcessCrash);
-    let client = log.client("shop").topic_options(options).open().unwrap();
+    let log = Log::open_or_create(scratch.log()).unwrap();
+    let options = TopicOptions::default().with_durability(Durability::ProcessCrash);
+    let client = log.client("shop").with_topic_options(options).open().unwrap();
     let calls: Vec<_> = (0..5)
         .map(|_| client.request("echo", &Record::new("x")).unwrap().call().unwrap())
         .collect();
@@ -218,7 +218,7 @@ fn an_empty_log_is_shown_and_another_directory_is_refused() {
     std::fs::write(scratch.log().join("thesis.tex"), "precious").unwrap();
     scratch.run(&["top", "--once"]).expect(3);
     std::fs::remove_file(scratch.log().join("thesis.tex")).unwrap();
-    Log::open(scratch.log()).unwrap();
+    Log::open_or_create(scratch.log()).unwrap();
     let view = once(&scratch);
     assert_eq!(
         (&view["topics"], &view["services"]),

@@ -14,12 +14,12 @@ fn a_topic_is_made_with_the_settings_that_were_asked_for() {
     let kept = ["--retain-age", "7d", "--retain-bytes", "1GiB", "--retain-unconsumed"];
     let made = scratch.run(&[&asked[..], &kept, &["--json"]].concat()).expect(0).json();
     assert_eq!(made[0]["created"], true);
-    let topic = Log::open(scratch.log()).unwrap().existing_topic("t").unwrap();
+    let topic = Log::open_or_create(scratch.log()).unwrap().open_topic("t").unwrap();
     let second = std::time::Duration::from_secs(1);
     assert_eq!(topic.options().durability, Durability::PowerLossWithin(2 * second));
     assert_eq!(topic.options().segment_len, 64 << 10);
     let age = Some(7 * 24 * 3600 * second);
-    let all = Retention { age, bytes: Some(1 << 30), consumed: true };
+    let all = Retention::default().with_age(age).with_bytes(1 << 30).with_consumed(true);
     assert_eq!(topic.options().retention, all);
 
     // Created again with all settings or none, it exists already; with others, they are refused.
@@ -65,9 +65,7 @@ fn a_trim_names_consumers_that_lose_records_and_drops_whole_segments_only_when_e
     let topic = scratch.topic_of("t", 0..1500);
     topic.consumer("slow", Start::Offset(3)).unwrap();
     topic.consumer("quick", Start::End).unwrap();
-    topic
-        .group("packing", GroupOptions { start: Start::Offset(4), ..GroupOptions::default() })
-        .unwrap();
+    topic.group("packing", GroupOptions::default().with_start(Start::Offset(4))).unwrap();
     topic.consumer("unreadable", Start::First).unwrap();
     drop(topic);
     flip(&scratch.log().join("topics/t/consumers/unreadable"), 3, 0);
@@ -145,11 +143,11 @@ fn a_service_is_made_with_the_settings_that_its_first_command_names() {
     let scratch = Scratch::new();
     let sent = ["request", "echo", "x", "--no-wait", "--durability", "process-crash"];
     scratch.run(&sent).expect(0);
-    let log = Log::open(scratch.log()).unwrap();
-    let options = *log.existing_topic("echo.requests").unwrap().options();
+    let log = Log::open_or_create(scratch.log()).unwrap();
+    let options = *log.open_topic("echo.requests").unwrap().options();
     assert_eq!(options.durability, Durability::ProcessCrash);
     assert_eq!(options.retention, deaddrop::service::topic_options().retention);
     let serve = ["serve", "echo", "-n", "1", "--segment-size", "64KiB", "--", "cat"];
     scratch.run(&serve).expect(0);
-    assert_eq!(log.existing_topic("echo.replies").unwrap().options().segment_len, 16 << 20);
+    assert_eq!(log.open_topic("echo.replies").unwrap().options().segment_len, 16 << 20);
 }

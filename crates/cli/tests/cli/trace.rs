@@ -10,19 +10,19 @@ use crate::support::{flip, snapshot, Scratch};
 const LONG: Duration = Duration::from_secs(30);
 
 fn open(scratch: &Scratch) -> Log {
-    let log = Log::open(scratch.log()).unwrap();
+    let log = Log::open_or_create(scratch.log()).unwrap();
     for service in ["orders", "stock"] {
         for end in ["requests", "replies"] {
-            let options = TopicOptions::durability(Durability::ProcessCrash);
-            log.create_topic(&format!("{service}.{end}"), options).unwrap();
+            let options = TopicOptions::default().with_durability(Durability::ProcessCrash);
+            log.topic_with(&format!("{service}.{end}"), options).unwrap();
         }
     }
     log
 }
 
 fn client(log: &Log, name: &str) -> Client {
-    let options = TopicOptions::durability(Durability::ProcessCrash);
-    let client = log.client(name).topic_options(options).on("done", |_| Ok(()));
+    let options = TopicOptions::default().with_durability(Durability::ProcessCrash);
+    let client = log.client(name).with_topic_options(options).on("done", |_| Ok(()));
     client.on("refuses", |_| Err(HandlerError::terminal("no"))).open().unwrap()
 }
 
@@ -33,7 +33,7 @@ fn echo(request: &Request<'_>) -> Result<Reply, HandlerError> {
 /// `shop` asks `orders`, whose handler asks `stock`.
 fn conversation(log: &Log) -> (Client, Client, [String; 2]) {
     let (shop, nested) = (client(log, "shop"), client(log, "nested"));
-    let request = shop.request("orders", &Record::new("order")).unwrap().key("k1");
+    let request = shop.request("orders", &Record::new("order")).unwrap().with_key("k1");
     let first = request.send("done").unwrap();
     let asker = nested.clone();
     let handler = move |request: &Request<'_>| {
@@ -130,7 +130,7 @@ fn pending_shows_waiting_answered_and_parked_requests() {
     assert_eq!(states(&[]), std::slice::from_ref(&parked), "delivered outcomes are done");
     assert_eq!(states(&["--client", "nested", "--service", "stock"]), [parked]);
     let days = Duration::from_secs(100 * 24 * 3600);
-    let late = shop.request("stock", &Record::new("x")).unwrap().deadline(days);
+    let late = shop.request("stock", &Record::new("x")).unwrap().with_deadline(days);
     let late = late.send("done").unwrap();
     let text = scratch.run(&["pending", "--client", "shop"]).expect(0).text();
     let line = text.lines().nth(1).unwrap();
@@ -152,13 +152,9 @@ fn a_stopped_lane_is_shown_where_requests_wait_in_it() {
     let log = open(&scratch);
     let shop = client(&log, "shop");
     for _ in 0..2 {
-        shop.request("stock", &Record::new("x")).unwrap().key("k").send("done").unwrap();
+        shop.request("stock", &Record::new("x")).unwrap().with_key("k").send("done").unwrap();
     }
-    let options = ServerOptions {
-        max_attempts: Some(1),
-        poison: Poison::StopLane,
-        ..ServerOptions::default()
-    };
+    let options = ServerOptions::default().with_max_attempts(1).with_poison(Poison::StopLane);
     let mut server = log.server_with("stock", options, |_| Err(HandlerError::retry("no"))).unwrap();
     while server.stats().stopped == 0 {
         server.poll(Duration::from_millis(1)).unwrap();
@@ -175,7 +171,7 @@ fn a_deadline_that_has_passed_is_shown_as_that() {
     let log = open(&scratch);
     let shop = client(&log, "shop");
     let request = shop.request("stock", &Record::new("x")).unwrap();
-    request.deadline(Duration::from_millis(1)).send("done").unwrap();
+    request.with_deadline(Duration::from_millis(1)).send("done").unwrap();
     drop(shop);
     // Once the deadline has passed, which is soon, it stays so.
     let is_passed = |_| scratch.run(&["pending"]).expect(0).text().contains("  passed  ");
@@ -187,15 +183,13 @@ fn dead_letters_are_listed_and_their_requests_sent_again_once_asked_to() {
     let scratch = Scratch::new();
     let log = open(&scratch);
     let shop = client(&log, "shop");
-    let options = ServerOptions {
-        topic: Some(TopicOptions::durability(Durability::ProcessCrash)),
-        max_attempts: Some(1),
-        ..ServerOptions::default()
-    };
+    let options = ServerOptions::default()
+        .with_topic(TopicOptions::default().with_durability(Durability::ProcessCrash))
+        .with_max_attempts(1);
     let poison = |_: &Request<'_>| Err(HandlerError::retry("too\thot"));
     let ids = ["a", "b"].map(|payload| {
-        let request = shop.request("stock", &Record::new(payload)).unwrap().key(payload);
-        request.context("c").send("done").unwrap().to_string()
+        let request = shop.request("stock", &Record::new(payload)).unwrap().with_key(payload);
+        request.with_context("c").send("done").unwrap().to_string()
     });
     assert_eq!(log.server_with("stock", options, poison).unwrap().poll(LONG).unwrap(), 2);
     while shop.poll(Duration::ZERO).unwrap() != 0 {}
@@ -206,7 +200,7 @@ fn dead_letters_are_listed_and_their_requests_sent_again_once_asked_to() {
     assert_eq!(words[3..], ["open", &ids[0], "stock.requests", "0", "a", "1", "too\\thot"]);
     assert_eq!(scratch.run(&["dead"]).expect(0).text(), listed, "all topics of dead letters");
     assert_eq!(scratch.run(&["dead", "stock.dead", "--json"]).expect(0).json().len(), 2);
-    let requests = log.existing_topic("stock.requests").unwrap();
+    let requests = log.open_topic("stock.requests").unwrap();
     let dry = scratch.run(&["dead", "redrive", "stock.dead"]).expect(0).text();
     assert_eq!(requests.end_offset().unwrap(), 2, "{dry}");
     assert!(dry.ends_with("nothing was changed: add --execute to do it\n"), "{dry}");
@@ -260,11 +254,11 @@ fn a_record_that_is_not_a_dead_letter_is_not_sent_again_and_damage_is_skipped_wi
         let request = shop.request("stock", &Record::new(payload)).unwrap();
         request.send("done").unwrap().to_string()
     });
-    let options = TopicOptions::durability(Durability::ProcessCrash);
-    let dead = log.create_topic("stock.dead", options).unwrap();
+    let options = TopicOptions::default().with_durability(Durability::ProcessCrash);
+    let dead = log.topic_with("stock.dead", options).unwrap();
     let forged = |topic: &str, offset: &str| {
-        let record = Record::new("x").header("dead-letter-id", &ids[0]);
-        record.header("dead-letter-topic", topic).header("dead-letter-offset", offset)
+        let record = Record::new("x").with_header("dead-letter-id", &ids[0]);
+        record.with_header("dead-letter-topic", topic).with_header("dead-letter-offset", offset)
     };
     let letters = [
         forged("../../etc", "0"),
@@ -278,7 +272,7 @@ fn a_record_that_is_not_a_dead_letter_is_not_sent_again_and_damage_is_skipped_wi
         scratch.run(&["dead", "redrive", "stock.dead", "--execute", "--json"]).expect(1).json();
     assert_eq!(lines.len(), 5);
     assert!(lines.iter().all(|line| line["error"].is_string()), "{lines:?}");
-    let requests = log.existing_topic("stock.requests").unwrap();
+    let requests = log.open_topic("stock.requests").unwrap();
     assert_eq!(requests.end_offset().unwrap(), 2);
     drop((shop, requests, dead, log));
     let path = scratch.segments("stock.requests").swap_remove(0);
@@ -321,7 +315,7 @@ fn requests_are_cancelled_and_clients_that_never_return_are_retired() {
     scratch.run(&["clients", "retire", "shop", "--discard", "--execute"]).expect(0);
     assert_eq!(scratch.run(&["clients"]).expect(0).text(), "no clients\n");
     scratch.run(&["clients", "retire", "shop", "--discard"]).expect(1);
-    let requests = log.existing_topic("stock.requests").unwrap();
+    let requests = log.open_topic("stock.requests").unwrap();
     assert!(requests.consumers().unwrap().is_empty());
 }
 
@@ -337,7 +331,7 @@ fn a_request_to_a_service_without_a_server_reports_that() {
     assert!(second.contains("no server of new is running"), "{second}");
     let server = log.server("new", echo).unwrap().spawn().unwrap();
     let is_held = || {
-        let groups = log.existing_topic("new.requests").unwrap().groups().unwrap();
+        let groups = log.open_topic("new.requests").unwrap().groups().unwrap();
         groups.iter().any(|(_, info)| info.as_ref().unwrap().lanes[0].owner.is_some())
     };
     while !is_held() {
@@ -352,13 +346,13 @@ fn a_request_to_a_service_without_a_server_reports_that() {
 fn parked_outcomes_show_when_their_request_was_sent() {
     let scratch = Scratch::new();
     let log = open(&scratch);
-    let options = TopicOptions::durability(Durability::ProcessCrash);
+    let options = TopicOptions::default().with_durability(Durability::ProcessCrash);
     let refuses = |_: &deaddrop::service::Completed| Err(HandlerError::terminal("never"));
-    let shop = log.client("shop").topic_options(options).on("done", refuses).open().unwrap();
+    let shop = log.client("shop").with_topic_options(options).on("done", refuses).open().unwrap();
     shop.request("stock", &Record::new("x")).unwrap().send("done").unwrap();
     let sent_at = scratch.run(&["pending", "--json"]).expect(0).json()[0]["sent_at"].clone();
     log.server("stock", echo).unwrap().poll(LONG).unwrap();
-    while shop.parked().unwrap().is_empty() {
+    while shop.parked().is_empty() {
         shop.poll(LONG).unwrap();
     }
     let rows = scratch.run(&["pending", "--json"]).expect(0).json();

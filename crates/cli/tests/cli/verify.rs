@@ -104,7 +104,7 @@ fn missing_cut_and_foreign_segments_are_found() {
     {
         // A writer knows where the topic starts and ends. Without one, a log whose first or last
         // file is gone is a shorter log.
-        let _writer = Log::open(scratch.log()).unwrap().topic("t").unwrap();
+        let _writer = Log::open_or_create(scratch.log()).unwrap().topic("t").unwrap();
         check(&|| std::fs::remove_file(&files[0]).unwrap(), "first segment file is missing");
         check(&|| std::fs::remove_file(files.last().unwrap()).unwrap(), "the frames end here");
     }

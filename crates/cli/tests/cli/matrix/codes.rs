@@ -98,7 +98,7 @@ fn a_timeout_is_code_124_of_every_command_that_has_one() {
 fn a_topic_or_name_in_use_is_code_5_and_is_left_alone() {
     let scratch = Scratch::new();
     let topic = scratch.topic_of("t", 0..10);
-    let log = Log::open(scratch.log()).unwrap();
+    let log = Log::open_or_create(scratch.log()).unwrap();
     let consumer = topic.consumer("c", Start::First).unwrap();
     let group = topic.group("workers", GroupOptions::default()).unwrap();
     let worker = group.worker(WorkerOptions::default(), |_| Ok(())).unwrap();

@@ -40,7 +40,7 @@ fn whole() -> Scratch {
     scratch.run_with(&args, lines.as_bytes()).expect(0);
     let made = ["create", "made", "--segment-size", "64KiB", "--durability", "process-crash"];
     scratch.run(&made).expect(0);
-    let topic = Log::open(scratch.log()).unwrap().topic("t").unwrap();
+    let topic = Log::open_or_create(scratch.log()).unwrap().topic("t").unwrap();
     drop(topic.consumer("idle", Start::First).unwrap());
     for group in ["workers", "spare"] {
         topic.group(group, deaddrop::group::GroupOptions::default()).unwrap();

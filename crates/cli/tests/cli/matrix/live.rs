@@ -95,12 +95,11 @@ fn segments_that_are_dropped_during_a_dump_are_skipped() {
 #[test]
 fn commands_that_list_segments_work_while_retention_drops_one_every_millisecond() {
     let scratch = Scratch::new();
-    let options = TopicOptions {
-        segment_len: 16 << 10,
-        retention: Retention { bytes: Some(256 << 10), ..Retention::default() },
-        ..TopicOptions::durability(Durability::ProcessCrash)
-    };
-    let topic = Log::open(scratch.log()).unwrap().create_topic("t", options).unwrap();
+    let options = TopicOptions::default()
+        .with_durability(Durability::ProcessCrash)
+        .with_segment_len(16 << 10)
+        .with_retention(Retention::default().with_bytes(256 << 10));
+    let topic = Log::open_or_create(scratch.log()).unwrap().topic_with("t", options).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {

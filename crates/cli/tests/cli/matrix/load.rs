@@ -33,7 +33,7 @@ const RECORDS_MAX: u64 = 1 << 32;
 fn entry() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let (role, dir) = role.split_once('\n').unwrap();
-    let log = Log::open(dir).unwrap();
+    let log = Log::open_or_create(dir).unwrap();
     match role {
         "server" => server(&log),
         "client" => client(&log),
@@ -64,7 +64,7 @@ fn server(log: &Log) {
         b"poison" => Err(HandlerError::retry("poison")),
         payload => Ok(Reply::new(payload)),
     };
-    let options = ServerOptions { threads: 2, max_attempts: Some(1), ..ServerOptions::default() };
+    let options = ServerOptions::default().with_threads(2).with_max_attempts(1);
     let serving = log.server_with("echo", options, handler).unwrap().spawn().unwrap();
     let group = log.topic("safe").unwrap().group("workers", GroupOptions::default()).unwrap();
     let handled = Arc::new(AtomicU64::new(0));
@@ -85,7 +85,7 @@ fn server(log: &Log) {
 fn client(log: &Log) {
     let stopped = stopped();
     let client = log.client("shop").open().unwrap();
-    let poison = client.request("echo", &Record::new("poison").key("k")).unwrap();
+    let poison = client.request("echo", &Record::new("poison").with_key("k")).unwrap();
     let done = poison.call().unwrap().wait_timeout(LONG).unwrap().expect("it is served");
     assert!(matches!(done.outcome(), Outcome::DeadLettered(_)), "{done:?}");
     let mut consumer = log.topic("safe").unwrap().consumer("c", Start::First).unwrap();
@@ -95,7 +95,7 @@ fn client(log: &Log) {
     for number in 0..RECORDS_MAX {
         let is_last = stopped.load(Ordering::Relaxed);
         if !is_last {
-            let record = Record::new(number.to_string()).key(format!("k{}", number % 50));
+            let record = Record::new(number.to_string()).with_key(format!("k{}", number % 50));
             calls.push_back(client.request("echo", &record).unwrap().call().unwrap());
         }
         while calls.len() >= if is_last { 1 } else { OUTSTANDING } {
@@ -236,25 +236,24 @@ pub(crate) type Acknowledged = BTreeMap<(&'static str, u64), String>;
 
 /// Makes the topics, with a consumer and two groups that have no workers.
 pub(crate) fn make_topics(scratch: &Scratch, mode: u32) {
-    let options = LogOptions { mode, ..LogOptions::default() };
-    let log = Log::open_with(scratch.log(), options).unwrap();
-    let keep = |bytes: u64| Retention { bytes: Some(bytes), ..Retention::default() };
-    let fast = TopicOptions {
-        segment_len: 64 << 10,
-        retention: keep(1 << 20),
-        ..TopicOptions::durability(Durability::ProcessCrash)
-    };
-    let safe = TopicOptions { segment_len: 1 << 20, ..TopicOptions::default() };
-    let retention = Retention { consumed: true, ..Retention::default() };
-    let service = TopicOptions { segment_len: 256 << 10, retention, ..safe };
+    let options = LogOptions::default().with_mode(mode);
+    let log = Log::open_or_create_with(scratch.log(), options).unwrap();
+    let keep = |bytes: u64| Retention::default().with_bytes(bytes);
+    let fast = TopicOptions::default()
+        .with_durability(Durability::ProcessCrash)
+        .with_segment_len(64 << 10)
+        .with_retention(keep(1 << 20));
+    let safe = TopicOptions::default().with_segment_len(1 << 20);
+    let retention = Retention::default().with_consumed(true);
+    let service = safe.with_segment_len(256 << 10).with_retention(retention);
     let services = ["echo.requests", "echo.replies", "echo.dead"].map(|name| (name, service));
     for (name, options) in services.into_iter().chain([("t", fast), ("made", fast), ("safe", safe)])
     {
-        let topic = log.create_topic(name, options).unwrap();
+        let topic = log.topic_with(name, options).unwrap();
         if matches!(name, "t" | "safe") {
             topic.consumer("idle", Start::First).unwrap();
             for group in ["workers", "spare"] {
-                let few = GroupOptions { lanes: Some(4), ..GroupOptions::default() };
+                let few = GroupOptions::default().with_lanes(4);
                 topic.group(group, few).unwrap();
             }
         }
@@ -345,7 +344,7 @@ fn note(all: &mut Acknowledged, topic: &'static str, name: &str, offsets: &[u64]
 /// `all`, it checks only records that are there.
 pub(crate) fn check(log: &Log, acknowledged: &Acknowledged, all: bool) {
     for name in ["t", "safe"] {
-        let topic = log.existing_topic(name).unwrap();
+        let topic = log.open_topic(name).unwrap();
         let mut reader = topic.reader(Start::First).unwrap();
         let mut next = reader.offset();
         assert!(name == "t" || next == 0);

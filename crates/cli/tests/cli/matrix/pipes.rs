@@ -19,8 +19,8 @@ fn log() -> Scratch {
     for group in ["workers", "spare"] {
         topic.group(group, GroupOptions::default()).unwrap();
     }
-    let log = Log::open(scratch.log()).unwrap();
-    let options = ServerOptions { max_attempts: Some(1), ..ServerOptions::default() };
+    let log = Log::open_or_create(scratch.log()).unwrap();
+    let options = ServerOptions::default().with_max_attempts(1);
     let server = log.server_with("echo", options, |_| Err(HandlerError::retry("poison")));
     let server = server.unwrap().spawn().unwrap();
     let ran = scratch.run(&["request", "echo", "hello", "--key", "k"]).expect(1);

@@ -14,20 +14,20 @@ use crate::support::{payload, Scratch};
 /// A log that every user can reach, made with a mode.
 fn log_with_mode(mode: u32) -> (Scratch, Log) {
     let scratch = Scratch::in_dir(tempfile::tempdir().unwrap());
-    let log = Log::open_with(scratch.log(), LogOptions { mode, ..LogOptions::default() }).unwrap();
+    let log =
+        Log::open_or_create_with(scratch.log(), LogOptions::default().with_mode(mode)).unwrap();
     // The file system of temporary directories may refuse a default topic.
-    let options = TopicOptions {
-        segment_len: 256 << 10,
-        ..TopicOptions::durability(Durability::ProcessCrash)
-    };
+    let options = TopicOptions::default()
+        .with_durability(Durability::ProcessCrash)
+        .with_segment_len(256 << 10);
     for name in ["made", "echo.requests", "echo.replies", "echo.dead"] {
-        log.create_topic(name, options).unwrap();
+        log.topic_with(name, options).unwrap();
     }
-    let retention = Retention { bytes: Some(4 << 20), ..Retention::default() };
-    let topic = log.create_topic("t", TopicOptions { retention, ..options }).unwrap();
+    let retention = Retention::default().with_bytes(4 << 20);
+    let topic = log.topic_with("t", options.with_retention(retention)).unwrap();
     topic.consumer("idle", Start::First).unwrap();
     for group in ["workers", "spare"] {
-        topic.group(group, GroupOptions { lanes: Some(4), start: Start::First }).unwrap();
+        topic.group(group, GroupOptions::default().with_lanes(4).with_start(Start::First)).unwrap();
     }
     for index in 0..1_000 {
         topic.append(&deaddrop::Record::new(payload(index))).unwrap();
