@@ -12,24 +12,6 @@
 //!
 //! Every worker reads every record of the topic and skips those of other workers' lanes: with `n` workers
 //! the topic is read `n` times.
-//!
-//! | file here | contents |
-//! |---|---|
-//! | `file` | the group file: created whole, and read by processes that own no lane |
-//! | `members` | the workers of a group, counted by locks |
-//! | `lane` | a lane that a worker owns, and the state of its next record |
-//! | `lanes` | the lanes that a worker owns, and their next records |
-//! | `dispatch` | a worker's next job |
-//! | `share` | which lanes a worker owns |
-//! | `attempt` | the fate of a record in flight |
-//! | `alone` | a suspect runs alone in its process |
-//! | `handler` | calls user code |
-//! | `guard` | keeps a lane while a child process works on it |
-//! | `job` | one record for one worker |
-//! | `worker` | the public `Worker`, for records that are not requests |
-//! | `dead_letter` | copies of records that are no longer retried |
-//! | `running` | work on its own threads |
-//! | `stats` | counters |
 
 mod alone;
 mod attempt;

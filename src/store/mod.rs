@@ -1,27 +1,6 @@
 //! The store of one topic: its segments, its shared words, and the operations on them. Readers, consumers
 //! and groups use it; it knows none of them.
 //!
-//! | file here | what it does |
-//! |---|---|
-//! | `options`, `access` | settings; how a process reaches a topic: as a member, or reading only |
-//! | `open`, `directory` | opening: gate, slot, recovery; are the files still in place |
-//! | `recover` | after a crash or a reboot: continuing from the words of dead members, or from a scan |
-//! | `segments`, `indexes` | which segments exist, and which are open; their indexes |
-//! | `epochs` | the list of epochs |
-//! | `draft` | the frames of an append, put together before the lock is taken |
-//! | `append` | the append path, and settling a dead writer's intent |
-//! | `roll`, `ahead` | the next segment; its file and the next pages, prepared ahead of the writers |
-//! | `home`, `handles` | what the topics of a log share; the topics that a log has open |
-//! | `background`, `sealed`, `backlog` | background work, which ends when a topic is closed; full segments |
-//! | `sync` | durability: group commit, takeover, latch |
-//! | `trim`, `dropped`, `ages`, `times` | retention, removing the files, and what clocks say |
-//! | `positions`, `book` | positions in files: they keep records from being trimmed; making them durable |
-//! | `members` | which processes have the topic open for writing |
-//! | `close` | orderly close |
-//! | `delete` | deleting a topic |
-//! | `frontier`, `locate` | how far readers may go; from an offset to a position |
-//! | `wait` | waiting for records |
-//!
 //! # Interface
 //!
 //! The layers above use these methods of `Store` and of its parts, and no others; a test compares the table

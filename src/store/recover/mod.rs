@@ -1,13 +1,5 @@
-//! Recovery: how a topic is opened after a crash or a reboot.
-//!
-//! | file here | what it does |
-//! |---|---|
-//! | this one | collects the facts, and does what the tables of [`recovery`] decide |
-//! | `resume` | continues from the words of dead members |
-//! | `scan` | reads the newest segments: where the log ends. Writes nothing |
-//! | `rebuild` | makes the log end there, and rebuilds the words |
-//! | `aside`, `copy` | sets segments aside; copies a segment into new blocks after a failed write |
-//! | `end` | finds the end for a process that only reads, without living members |
+//! Recovery: how a topic is opened after a crash or a reboot. Collects the facts, and does what the tables of
+//! [`recovery`] decide.
 
 mod aside;
 mod copy;
