@@ -6,9 +6,8 @@ use std::{fmt, io};
 /// The result of the library's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What failed, where, and what to do. If an append fails, only [`Error::Unknown`] means that the record is
-/// in the log, and leaves open whether it is durable. All other errors, [`Error::SyncFailed`] among them,
-/// mean that it was not appended.
+/// What failed, where, and what to do. If an append fails, only [`Error::Unknown`] leaves open whether the
+/// record is in the log. All other errors, [`Error::SyncFailed`] among them, mean that it was not appended.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -108,12 +107,13 @@ pub enum Error {
         /// The actual end.
         end: u64,
     },
-    /// The record is in the log, but it is unknown whether it is durable. After a restart it may or may not
-    /// be there: look for it before appending it again.
+    /// The record is in the log, but it is unknown whether it is durable; or writing it failed, and so did taking
+    /// back the part that was written. Later it may or may not be there: look for it before appending it
+    /// again.
     Unknown {
         /// Its offset; for a batch, that of the first record.
         offset: u64,
-        /// Why the wait for durability ended.
+        /// Why the wait for durability, or the write, ended.
         source: Box<Error>,
     },
     /// A sync of this topic failed, in this or another process. Everything that was durable before stays
@@ -320,8 +320,8 @@ impl fmt::Display for Error {
             ),
             Error::Unknown { offset, source } => write!(
                 f,
-                "the record at offset {offset} was appended, but it is unknown whether it is \
-                 durable ({source}): look for it before appending it again"
+                "it is unknown whether the record at offset {offset} stays in the log ({source}): \
+                 look for it before appending it again"
             ),
             Error::SyncFailed { path } => write!(
                 f,

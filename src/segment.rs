@@ -6,7 +6,7 @@
 mod batches;
 mod walk;
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
@@ -36,6 +36,8 @@ pub(crate) struct Segment {
     /// Set, before the file is mapped for writing, when the file is known to have its blocks (true) or to be
     /// unable to have them (false).
     has_blocks: OnceLock<bool>,
+    /// Whether a copy of the file shares blocks with it: set before this process writes to it.
+    shares_blocks: OnceLock<bool>,
 }
 
 impl Segment {
@@ -91,6 +93,7 @@ impl Segment {
             read_map: OnceLock::new(),
             resident: AtomicU64::new(0),
             has_blocks: OnceLock::new(),
+            shares_blocks: OnceLock::new(),
         })
     }
 
@@ -120,11 +123,26 @@ impl Segment {
 
     #[cold]
     fn make_map(&self) -> Result<&Map> {
+        self.fill_holes()?;
+        self.mapped(&self.map, true)
+    }
+
+    /// Allocates the holes of the file, before this process writes to it.
+    pub(crate) fn fill_holes(&self) -> Result<()> {
         if self.has_blocks.get().is_none() {
             let filled = self.file.fill_holes(self.len).at("allocating", &self.path)?;
+            let shares = self.file.shares_blocks().at("asking for the blocks of", &self.path)?;
+            self.shares_blocks.get_or_init(|| shares);
             self.has_blocks.get_or_init(|| filled);
         }
-        self.mapped(&self.map, true)
+        Ok(())
+    }
+
+    /// Whether a store can need a block, because a copy of the file shared blocks with it when this process began to
+    /// write to it.
+    #[inline]
+    pub(crate) fn shares_blocks(&self) -> bool {
+        self.shares_blocks.get() == Some(&true)
     }
 
     /// Notes that this process, or another living one, has just allocated the file.
@@ -132,8 +150,25 @@ impl Segment {
         self.has_blocks.get_or_init(|| true);
     }
 
+    /// Writes the pieces one after another by a system call: an error is returned where a store into a mapping
+    /// would be a signal. After an error, any of their bytes may have been written.
+    pub(crate) fn write(&self, position: u64, pieces: &mut [IoSlice<'_>]) -> Result<()> {
+        self.file.write_pieces_at(pieces, position).at("writing", &self.path)
+    }
+
+    /// Sets a range to zeros, as far as it has other bytes. One after which there is no room is only read.
+    pub(crate) fn write_zeros(&self, positions: std::ops::Range<u64>) -> Result<()> {
+        const ZEROS: [u8; 4 * PAGE_LEN] = [0; 4 * PAGE_LEN];
+        let end = self.end_of_bytes(positions.clone())?;
+        for position in (positions.start..end).step_by(ZEROS.len()) {
+            let len = ZEROS.len().min((end - position) as usize);
+            self.write(position, &mut [IoSlice::new(&ZEROS[..len])])?;
+        }
+        Ok(())
+    }
+
     /// Returns a mapping to read from: the writable one if it exists, else one created at the first call.
-    fn map_to_read(&self) -> Result<&Map> {
+    pub(crate) fn map_to_read(&self) -> Result<&Map> {
         match self.map.get() {
             Some(map) => Ok(map),
             None => self.mapped(&self.read_map, false),
@@ -212,7 +247,7 @@ impl Segment {
     /// Copies up to `out.len()` bytes from `position` (a multiple of 8): from the mapping, if there is one
     /// and `hot` is set, else from the file.
     fn read(&self, position: u64, out: &mut [u8], hot: bool) -> io::Result<usize> {
-        match self.map.get().filter(|_| hot) {
+        match self.map.get().or_else(|| self.read_map.get()).filter(|_| hot) {
             Some(map) => {
                 let len = out.len().min(map.len().saturating_sub(position as usize));
                 map.read(position as usize, &mut out[..len]);

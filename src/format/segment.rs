@@ -104,6 +104,16 @@ impl Header {
         bytes
     }
 
+    /// Returns the first header page of a segment that is begun at the time `begun`.
+    pub fn encode_page(&self, begun: u64) -> [u8; PAGE_LEN] {
+        let mut page = [0; PAGE_LEN];
+        for at in [0, HEADER_COPY_AT] {
+            page[at..at + SECTOR_LEN].copy_from_slice(&self.encode());
+        }
+        page[BEGUN_AT..BEGUN_AT + BEGUN_LEN].copy_from_slice(&encode_begun(begun, self.salt));
+        page
+    }
+
     /// Checks and decodes sector 0.
     pub fn decode(bytes: &[u8]) -> Result<Header, Malformed> {
         check_envelope(bytes, &MAGIC, CRC_AT)?;

@@ -87,7 +87,8 @@ impl Ahead {
     /// next pages.
     #[inline]
     pub(super) fn look(&self, topic: &Store, segment: &Arc<Segment>, end: u64) {
-        if end + POPULATE_AHEAD / 2 > segment.resident() && segment.resident() < segment.len() {
+        let is_near = end + POPULATE_AHEAD / 2 > segment.resident();
+        if is_near && segment.resident() < segment.len() && !topic.writes_by_call(segment) {
             self.populate_in_background(topic, segment, end);
         }
         if end > segment.len() / 2 && !self.preparing.load(Ordering::Relaxed) {
@@ -139,6 +140,10 @@ impl Store {
     pub(crate) fn populate_ahead(&self, len: u64) -> Result<()> {
         let place = self.member()?.control.tail.place();
         let segment = self.segment(place.active)?;
+        segment.fill_holes()?;
+        if self.writes_by_call(&segment) {
+            return Ok(());
+        }
         let target = (place.position + len).min(segment.len());
         while segment.resident() < target {
             segment.populate(segment.resident().max(layout::FIRST_FRAME_AT) + POPULATE_PIECE)?;

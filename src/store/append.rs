@@ -5,11 +5,12 @@
 //! clearing the intent. If the writer is killed between any two of them, the next owner of the lock finds
 //! the intent and settles it before it does anything else.
 
+use std::io::IoSlice;
 use std::ops::Range;
 use std::time::Instant;
 
 use super::directory::CONTROL;
-use super::draft::{Draft, Site};
+use super::draft::{Draft, Site, To};
 use super::roll::Roller;
 use super::{Durability, Local, Store};
 use crate::control::lock::Owner;
@@ -18,7 +19,7 @@ use crate::control::Place;
 use crate::error::{Error, Result};
 use crate::format::{frame, segment as layout};
 use crate::record::{self, ToFrame};
-use crate::segment::{Batches, Frames};
+use crate::segment::{Batches, Frames, Segment};
 use crate::sys::atomic::{fence, Ordering};
 use crate::sys::clock;
 use crate::sys::crash_point::crash_point;
@@ -26,6 +27,10 @@ use crate::sys::crash_point::crash_point;
 /// Bytes that the appending thread makes resident itself when the background has not kept up: one page
 /// fault after another would cost more.
 const POPULATE_STEP: u64 = 256 << 10;
+
+/// Appends of at least this many bytes are written by a system call on every topic: it needs no resident pages,
+/// and its cost is small beside that of the bytes.
+const LARGE: u64 = 64 << 10;
 
 impl Store {
     /// Appends records as one batch; they are published on return, durable or not. With `end`, appends only if
@@ -94,10 +99,7 @@ impl<'a> Appender<'a> {
                 Roller::of(topic)?.roll(active, total)?;
                 continue;
             }
-            if end > segment.resident() {
-                segment.populate(end.max(position + POPULATE_STEP))?;
-            }
-            let map = segment.map()?;
+            let to = self.way(segment, position, end)?;
             let newest = words.intent.max_timestamp.load(Ordering::Relaxed);
             if timestamp < newest && timestamp != clock::wall_coarse() {
                 // Taken before the wait for the lock. Timestamps rise with offsets if the clock does.
@@ -110,7 +112,10 @@ impl<'a> Appender<'a> {
             // The intent must be in memory before the first byte of a frame.
             fence(Ordering::AcqRel);
             crash_point!("append.announced");
-            draft.write(map, Site { salt: segment.header.salt, offset, position });
+            let site = Site { salt: segment.header.salt, offset, position };
+            if let Err(error) = draft.write(to, site) {
+                return Err(self.withdraw(segment, position..end, offset, error));
+            }
             crash_point!("append.written");
             if newest < timestamp {
                 words.intent.max_timestamp.store(timestamp, Ordering::Relaxed);
@@ -132,6 +137,32 @@ impl<'a> Appender<'a> {
         }
     }
 
+    /// Returns how the frames from `position` to `end` are written.
+    #[inline]
+    fn way<'s>(&self, segment: &'s Segment, position: u64, end: u64) -> Result<To<'s>> {
+        if end - position >= LARGE || self.topic.writes_by_call(segment) {
+            return Ok(To::File(segment));
+        }
+        if end > segment.resident() {
+            segment.populate(end.max(position + POPULATE_STEP))?;
+        }
+        Ok(To::Map(segment.map()?))
+    }
+
+    /// Takes back frames that could not be written whole, under the lock and before they are published. If that
+    /// fails too, the intent stays: the next owner of the lock settles it as that of a dead owner, and may find
+    /// that the frames are whole.
+    #[cold]
+    fn withdraw(&self, segment: &Segment, frames: Range<u64>, offset: u64, error: Error) -> Error {
+        crash_point!("append.failed");
+        if segment.write_zeros(frames).is_err() {
+            return Error::Unknown { offset, source: Box::new(error) };
+        }
+        crash_point!("append.withdrawn");
+        self.member.control.intent.end.store(0, Ordering::Release);
+        error
+    }
+
     /// Takes the append lock until `deadline` at the latest, and settles a dead owner's intent first.
     #[inline]
     pub(super) fn lock(&self, deadline: Option<Instant>) -> Result<Held<'a, Local>> {
@@ -151,7 +182,10 @@ impl<'a> Appender<'a> {
         let place = self.member.control.tail.place();
         let needed = if place.active == active { place.position } else { 0 };
         let segment = topic.segment_reaching(active, needed)?;
-        segment.map()?;
+        segment.fill_holes()?;
+        if !topic.writes_by_call(&segment) {
+            segment.map()?;
+        }
         if topic.options.durability != Durability::ProcessCrash {
             // Its blocks were written ahead, and every sync write-protects its pages again.
             segment.skip_populate();
@@ -190,8 +224,8 @@ impl<'a> Appender<'a> {
             });
         }
         let offset = words.intent.offset.load(Ordering::Relaxed);
-        let map = segment.map()?;
-        let mut whole = Batches::of(Frames::from(&segment, start, offset).up_to(end).hot());
+        segment.fill_holes()?;
+        let mut whole = Batches::of(Frames::from(&segment, start, offset).up_to(end));
         whole.walk()?;
         let (next, covered_from) = (whole.end, whole.end_position);
         if covered_from < end {
@@ -202,7 +236,7 @@ impl<'a> Appender<'a> {
                 segment.header.salt,
                 covered_from,
             );
-            map.write(covered_from as usize, &void);
+            segment.write(covered_from, &mut [IoSlice::new(&void)])?;
         }
         // Before the records are published, because the next segment's header states it.
         words.intent.max_timestamp.fetch_max(whole.newest, Ordering::Relaxed);

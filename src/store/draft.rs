@@ -7,10 +7,13 @@
 //! processor computes one while it waits for memory with the other.
 
 use std::cell::Cell;
+use std::io::IoSlice;
 
+use crate::error::Result;
 use crate::format::frame::{self, Parts};
 use crate::record::ToFrame;
-use crate::sys::crash_point::crash_point;
+use crate::segment::Segment;
+use crate::sys::crash_point::{self, crash_point};
 use crate::sys::Map;
 
 /// Bytes that are put together at once: they stay in the nearest cache.
@@ -19,6 +22,15 @@ const SCRATCH_LEN: usize = 16 << 10;
 thread_local! {
     /// Empty while the buffer is in use.
     static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
+
+/// How frames are written.
+#[derive(Clone, Copy)]
+pub(super) enum To<'a> {
+    /// By stores into a mapping.
+    Map(&'a Map),
+    /// By system calls.
+    File(&'a Segment),
 }
 
 /// Where frames are written.
@@ -52,20 +64,32 @@ impl<'a, R: ToFrame> Draft<'a, R> {
         draft
     }
 
-    /// Writes the frames to their place in `map`.
+    /// Writes the frames to their place.
     #[inline]
-    pub(super) fn write(&mut self, map: &Map, mut site: Site) {
+    pub(super) fn write(&mut self, to: To<'_>, mut site: Site) -> Result<()> {
         if site.offset != self.offset {
             self.renumber(site.offset);
         }
         loop {
-            self.write_staged(map, &mut site);
+            match to {
+                To::Map(map) => self.copy_staged(map, &mut site),
+                To::File(segment) => self.write_staged(segment, &mut site)?,
+            }
             match self.records {
-                [] => return,
+                [] => return Ok(()),
                 [large, rest @ ..] if frame::padded(large.parts().frame_len()) > SCRATCH_LEN => {
                     crash_point!("append.between-frames");
                     self.records = rest;
-                    write_large(map, &large.parts(), &mut site, self.timestamp, !rest.is_empty());
+                    let (parts, timestamp) = (large.parts(), self.timestamp);
+                    let salt = site.salt;
+                    let more = !rest.is_empty();
+                    let fixed = parts.fixed(site.offset, timestamp, more, salt, site.position);
+                    match to {
+                        To::Map(map) => copy_large(map, &parts, &fixed, site.position),
+                        To::File(segment) => write_large(segment, &parts, &fixed, site.position)?,
+                    }
+                    site.position += frame::padded(parts.frame_len()) as u64;
+                    site.offset += 1;
                 }
                 _ => {}
             }
@@ -91,9 +115,23 @@ impl<'a, R: ToFrame> Draft<'a, R> {
         self.staged_len = at;
     }
 
+    /// Adds the checksums of the frames in the scratch buffer, writes them in one call, and moves `site` past
+    /// them.
+    fn write_staged(&mut self, segment: &Segment, site: &mut Site) -> Result<()> {
+        let (salt, start) = (site.salt, site.position);
+        self.for_each_staged(|frame| {
+            let crc = frame::seal(frame, salt, site.position);
+            frame[frame::CRC_AT..][..crc.len()].copy_from_slice(&crc);
+            site.position += frame.len() as u64;
+            site.offset += 1;
+        });
+        let staged = &self.scratch[..std::mem::take(&mut self.staged_len)];
+        write(segment, start, &mut [IoSlice::new(staged)])
+    }
+
     /// Adds the checksums of the frames in the scratch buffer, copies them, and moves `site` past them.
     #[inline]
-    fn write_staged(&mut self, map: &Map, site: &mut Site) {
+    fn copy_staged(&mut self, map: &Map, site: &mut Site) {
         let mut staged = &self.scratch[..self.staged_len];
         while !staged.is_empty() {
             let (frame, rest) = staged.split_at(frame::encoded_len(staged));
@@ -146,10 +184,31 @@ impl<R: ToFrame> Drop for Draft<'_, R> {
     }
 }
 
-/// Writes the frame of a record that is larger than the scratch buffer, and moves `site` past it.
-fn write_large(map: &Map, parts: &Parts<'_>, site: &mut Site, timestamp: u64, more: bool) {
-    let fixed = parts.fixed(site.offset, timestamp, more, site.salt, site.position);
-    let mut at = site.position as usize;
+/// Writes the frame of a record that is larger than the scratch buffer. `fixed`: its fixed part.
+fn write_large(segment: &Segment, parts: &Parts<'_>, fixed: &[u8], position: u64) -> Result<()> {
+    let mut head = fixed.to_vec();
+    head.extend_from_slice(parts.key.unwrap_or_default());
+    parts.headers.for_each_piece(&mut |piece| head.extend_from_slice(piece));
+    let len = parts.frame_len();
+    let padding = [0; frame::ALIGN];
+    let padding = &padding[..frame::padded(len) - len];
+    write(segment, position, &mut [&head, parts.payload, padding].map(IoSlice::new))
+}
+
+/// Writes frames by one system call.
+fn write(segment: &Segment, position: u64, pieces: &mut [IoSlice<'_>]) -> Result<()> {
+    if crash_point::is_armed() {
+        // A kernel that kills the process meanwhile may have written any part of them.
+        let half = pieces[0].len() / 2;
+        segment.write(position, &mut [IoSlice::new(&pieces[0][..half])])?;
+        crash_point!("append.half-written");
+    }
+    segment.write(position, pieces)
+}
+
+/// Copies such a frame to its place in a mapping.
+fn copy_large(map: &Map, parts: &Parts<'_>, fixed: &[u8], position: u64) {
+    let mut at = position as usize;
     let next = at + frame::padded(parts.frame_len());
     let mut write = |piece: &[u8]| {
         if !piece.is_empty() {
@@ -157,11 +216,9 @@ fn write_large(map: &Map, parts: &Parts<'_>, site: &mut Site, timestamp: u64, mo
             at += piece.len();
         }
     };
-    write(&fixed);
+    write(fixed);
     parts.for_each_piece(write);
     if at < next {
         map.write_zeros(at, next - at);
     }
-    site.position = next as u64;
-    site.offset += 1;
 }

@@ -89,6 +89,8 @@ pub(crate) struct Store {
     /// For messages: the directory's path when it was opened.
     pub(crate) dir: PathBuf,
     pub(crate) files: Arc<dyn Directory>,
+    /// See [`writes_by_call`](Self::writes_by_call).
+    by_call: bool,
     pub(crate) settings: Settings,
     pub(crate) options: TopicOptions,
     access: Access,
@@ -110,6 +112,17 @@ pub(crate) struct Store {
     /// The offset after the record that this process appended last: a guess at the next offset that costs
     /// other writers nothing.
     last_end: AtomicU64,
+}
+
+impl Store {
+    /// Whether records are written to a segment by system calls, and not by stores into a mapping. Where a store
+    /// can need a new block, a full disk is an error of a call, but a signal to a store. On a topic that syncs each
+    /// append, each sync write-protects the pages that were stored into, in every process that maps them, and
+    /// the next store into one is a fault; a system call also changes only its own blocks of a large page.
+    #[inline]
+    fn writes_by_call(&self, segment: &Segment) -> bool {
+        self.by_call || segment.shares_blocks()
+    }
 }
 
 /// This process's state of the append path; the append lock guards it.

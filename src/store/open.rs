@@ -79,6 +79,7 @@ impl Store {
         settings: Settings,
         access: Access,
         known_by: (&'static str, FileIdentity),
+        medium: Medium,
     ) -> Arc<Store> {
         let writable = match access {
             Access::Member(_) => sys::Access::ReadWrite,
@@ -103,6 +104,8 @@ impl Store {
             books: Default::default(),
             last_end: 0.into(),
             made_in: log.made_in,
+            by_call: medium == Medium::CopyOnWrite
+                || TopicOptions::of_settings(&settings).durability == Durability::PowerLoss,
             files,
             retaining: Retaining::default(),
             files_made: 0.into(),
@@ -112,7 +115,7 @@ impl Store {
     /// Opens a topic without writing or locking anything.
     pub(crate) fn open_read_only(log: &Arc<LogInner>, name: &str) -> Result<Arc<Store>> {
         let files = directory::existing(log, name)?;
-        medium_of(&*files, &log.options)?;
+        let medium = medium_of(&*files, &log.options)?;
         let (settings, file) = read_settings(&*files)?;
         if list_bases(&*files, files.path())?.is_empty() {
             return Err(Error::NotFound {
@@ -131,7 +134,7 @@ impl Store {
                 live: OnceLock::new(),
             },
         };
-        let topic = Store::assemble(log, name, files, settings, access, (SETTINGS, file));
+        let topic = Store::assemble(log, name, files, settings, access, (SETTINGS, file), medium);
         topic.epochs.load()?;
         topic.frontier()?;
         Ok(topic)
@@ -146,7 +149,7 @@ fn open_gated(
     lock_file: Box<dyn DiskFile>,
     settings: (Settings, bool),
 ) -> Result<Arc<Store>> {
-    check_medium(log, &*files, files.path(), &settings.0)?;
+    let medium = check_medium(log, &*files, files.path(), &settings.0)?;
     check_links(&*files, &*lock_file)?;
     let control = open_control(&*files)?;
     let path = files.path().join(LOCK);
@@ -162,7 +165,7 @@ fn open_gated(
     let membership =
         Membership::new(control, lock_file, Owner::new(slot, generation), Local::default());
     let access = Access::Member(membership);
-    let topic = Store::assemble(log, name, files, settings.0, access, (LOCK, lock));
+    let topic = Store::assemble(log, name, files, settings.0, access, (LOCK, lock), medium);
     Recovery::run(&topic, alone, settings.1)?;
     settle_slot(&topic, slot)?;
     crash_point!("open.before-gate-is-left");
@@ -263,7 +266,7 @@ fn check_medium(
     files: &dyn Directory,
     dir: &Path,
     settings: &Settings,
-) -> Result<()> {
+) -> Result<Medium> {
     let medium = medium_of(files, &log.options)?;
     if medium == Medium::Memory
         && TopicOptions::of_settings(settings).durability != Durability::ProcessCrash
@@ -275,7 +278,7 @@ fn check_medium(
                 .into(),
         });
     }
-    Ok(())
+    Ok(medium)
 }
 
 /// Refuses a copy that was made of hard links. Its files are those of the copied log: records appended to one

@@ -4,6 +4,7 @@
 //! 4. enter it, 5. clear the announcement. If the roller dies, its successor looks for the name: if it
 //! exists, the successor enters the segment, else there was no roll.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -69,11 +70,10 @@ impl<'a> Roller<'a> {
         let (topic, words) = (self.topic, &*self.member.control);
         let base = words.intent.roll.load(Ordering::Acquire) - 1;
         match topic.segment(base) {
-            Ok(segment) => {
+            Ok(_) => {
                 if words.tail.place().active != base {
                     words.tail.enter(base, layout::FIRST_FRAME_AT);
                 }
-                segment.map()?;
                 held.active = None;
                 topic.ahead.forget_entered(topic, words)?;
             }
@@ -141,10 +141,7 @@ impl<'a> Roller<'a> {
             let begun_at = clock::wall();
             let segment = Segment::with_header(path.clone(), unnamed.file, header, Some(begun_at))?;
             segment.was_allocated();
-            segment.map()?.write(0, &header.encode());
-            segment.map()?.write(layout::HEADER_COPY_AT, &header.encode());
-            let begun = layout::encode_begun(begun_at, header.salt);
-            segment.map()?.write(layout::BEGUN_AT, &begun);
+            segment.write(0, &mut [IoSlice::new(&header.encode_page(begun_at))])?;
             crash_point!("roll.headed");
             topic.files.rename_no_replace(&unnamed.path, &path).at("naming", &path)?;
             Ok(segment)

@@ -11,6 +11,7 @@
 //! itself before it marks the pages, so every later failure is reported to it as well. With no descriptor
 //! left for that, it waits.
 
+use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -101,9 +102,9 @@ pub(super) fn sync_up_to(topic: &Store, target: u64, limit: u64) -> Result<()> {
 pub(super) fn latch(topic: &Store, words: &Words, segment: &Segment) -> Error {
     crash_point!("sync.failed");
     words.identity.latched.store(1, Ordering::Release);
-    if let Ok(map) = segment.map() {
-        map.word(layout::LATCH_AT).store(layout::LATCHED, Ordering::Release);
-    }
+    let latched = layout::LATCHED.to_le_bytes();
+    // If the header cannot be written either, the word is what stops the appends of this boot.
+    drop(segment.write(layout::LATCH_AT as u64, &mut [IoSlice::new(&latched)]));
     crash_point!("sync.latched");
     events::sync_failed(&topic.name);
     Error::SyncFailed { path: topic.dir.clone() }
@@ -272,7 +273,8 @@ impl Syncer<'_> {
             marked = self.redirty_from(&segment, next, durable)?;
         }
         if role == Role::Owner && next.is_none() {
-            write_slot(words, &segment, durable)?;
+            // Without it, the slot before it states a lower bound.
+            drop(write_slot(words, &segment, durable));
         }
         crash_point!("sync.before");
         if segment.sync().is_err() || segment.has_unwritten_blocks(marked)? {
@@ -338,8 +340,12 @@ fn age_of(seen: (u32, u64), watched: &mut Watched) -> u64 {
 pub(super) fn write_slot(words: &Words, segment: &Segment, durable_end: u64) -> Result<()> {
     let sequence = words.sync.slot_sequence.fetch_add(1, Ordering::Relaxed) + 1;
     let slot = Slot { sequence, durable_end }.encode(segment.header.salt);
-    segment.map()?.write(layout::slot_at(sequence), &slot);
-    Ok(())
+    let written = segment.write(layout::slot_at(sequence) as u64, &mut [IoSlice::new(&slot)]);
+    if written.is_err() {
+        // The next one goes into the same slot, so that the other one stays whole.
+        words.sync.slot_sequence.fetch_sub(1, Ordering::Relaxed);
+    }
+    written
 }
 
 #[cfg(test)]

@@ -12,6 +12,15 @@ macro_rules! crash_point {
 }
 pub(crate) use crash_point;
 
+/// Whether a test has armed the crash points.
+#[inline]
+pub(crate) fn is_armed() -> bool {
+    #[cfg(feature = "sim")]
+    return armed::ANY.load(std::sync::atomic::Ordering::Acquire);
+    #[cfg(not(feature = "sim"))]
+    false
+}
+
 #[cfg(feature = "sim")]
 mod armed {
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +28,7 @@ mod armed {
     /// The action when a crash point is reached.
     type Action = Box<dyn FnMut(&'static str) + Send>;
 
-    static ANY: AtomicBool = AtomicBool::new(false);
+    pub(super) static ANY: AtomicBool = AtomicBool::new(false);
     static ACTION: parking_lot::Mutex<Option<Action>> = parking_lot::Mutex::new(None);
 
     /// Calls `action` with the name of every crash point that this process reaches. The action may

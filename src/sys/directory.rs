@@ -432,7 +432,8 @@ fn medium_of(dir: &File) -> io::Result<Medium> {
     check(unsafe { libc::fstatfs(dir.as_raw_fd(), &mut stat) })?;
     Ok(match stat.f_type as u32 {
         0x0102_1994 | 0x8584_58f6 => Medium::Memory,
-        0x9123_683e => Medium::CopyOnWrite,
+        // btrfs, bcachefs, ZFS.
+        0x9123_683e | 0xca45_1a4e | 0x2fc1_2fc1 => Medium::CopyOnWrite,
         0x6969 => Medium::Network("NFS"),
         0xff53_4d42 | 0xfe53_4d42 => Medium::Network("SMB"),
         0x0102_1997 => Medium::Network("9p"),

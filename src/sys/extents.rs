@@ -1,4 +1,4 @@
-//! Which blocks of a file the file system records as written.
+//! Which blocks of a file the file system records as written, and which as shared with another file.
 //!
 //! Blocks that were allocated but not written yet carry a mark. If the first write to such a block fails, ext4
 //! keeps the mark and no longer removes it: later writes and fdatasync succeed, and the bytes are lost with
@@ -12,6 +12,7 @@ use std::os::fd::AsRawFd;
 const FIEMAP: libc::c_ulong = 0xc020_660b;
 const EXTENT_IS_LAST: u32 = 0x1;
 const EXTENT_IS_UNWRITTEN: u32 = 0x800;
+const EXTENT_IS_SHARED: u32 = 0x2000;
 const AT_ONCE: usize = 32;
 
 /// `struct fiemap_extent`.
@@ -46,7 +47,17 @@ const _: () = {
 
 /// See [`DiskFile::has_unwritten_blocks`](super::DiskFile::has_unwritten_blocks).
 pub(super) fn any_unwritten(file: &File, start: u64, end: u64) -> io::Result<bool> {
-    let found = any(file, start, end, |extent| extent.flags & EXTENT_IS_UNWRITTEN != 0);
+    any_with(file, start, end, EXTENT_IS_UNWRITTEN)
+}
+
+/// See [`DiskFile::shares_blocks`](super::DiskFile::shares_blocks).
+pub(super) fn any_shared(file: &File) -> io::Result<bool> {
+    any_with(file, 0, u64::MAX, EXTENT_IS_SHARED)
+}
+
+/// Whether any extent in a range has this flag; false if the file system cannot report it.
+fn any_with(file: &File, start: u64, end: u64, flag: u32) -> io::Result<bool> {
+    let found = any(file, start, end, |extent| extent.flags & flag != 0);
     found.or_else(|error| match error.raw_os_error() {
         Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::ENOSYS) => Ok(false),
         _ => Err(error),

@@ -18,7 +18,7 @@ mod real;
 #[cfg(feature = "sim")]
 pub mod sim;
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -117,8 +117,28 @@ pub(crate) trait DiskFile: Send + Sync + std::fmt::Debug {
     fn has_other_names(&self) -> io::Result<bool>;
     /// Reads up to `buf.len()` bytes; 0 at the end of the file. Never a partial read before it.
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
+    /// Writes the pieces one after another, in one call. Returns how many bytes were written: possibly not all.
+    fn write_some_at(&self, pieces: &[IoSlice<'_>], position: u64) -> io::Result<usize>;
     /// Writes all of `bytes`.
-    fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()>;
+    fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
+        self.write_pieces_at(&mut [IoSlice::new(bytes)], position)
+    }
+    /// Writes all bytes of the pieces, one after another. After an error, any of them may have been written.
+    fn write_pieces_at(&self, mut pieces: &mut [IoSlice<'_>], mut position: u64) -> io::Result<()> {
+        IoSlice::advance_slices(&mut pieces, 0);
+        while !pieces.is_empty() {
+            match self.write_some_at(pieces, position) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    IoSlice::advance_slices(&mut pieces, written);
+                    position += written as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
     /// Extends the file to `len` bytes of allocated zeros; does nothing if it already has that length.
     fn allocate(&self, len: u64) -> io::Result<()>;
     /// Marks the pages of a range as changed, so that the next sync writes them even if the page cache
@@ -138,6 +158,9 @@ pub(crate) trait DiskFile: Send + Sync + std::fmt::Debug {
     /// as unwritten: reading them gives zeros once the page cache has dropped the pages. False if the file
     /// system cannot report it.
     fn has_unwritten_blocks(&self, start: u64, end: u64) -> io::Result<bool>;
+    /// Returns whether blocks of the file are shared with a copy of it (`cp --reflink`, a snapshot): a store into
+    /// one needs a new block. False if the file system cannot report it.
+    fn shares_blocks(&self) -> io::Result<bool>;
     /// Maps the first `len` bytes, shared; the file must have them.
     fn map(&self, len: usize, writable: bool) -> io::Result<Map>;
     /// Takes the exclusive lock on a range of bytes, unless another open file has locked part of it. Needs

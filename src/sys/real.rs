@@ -1,7 +1,7 @@
 //! An open file of the operating system.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, IoSlice, Seek, SeekFrom};
 use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -156,8 +156,15 @@ impl DiskFile for RealFile {
         Ok(filled)
     }
 
-    fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
-        without_size_signal(|| self.file.write_all_at(bytes, position))
+    fn write_some_at(&self, pieces: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+        let (start, count) = (pieces.as_ptr().cast(), pieces.len() as libc::c_int);
+        without_size_signal(|| {
+            // SAFETY: an open descriptor, and live pieces, which have the layout of `iovec`.
+            let written = unsafe {
+                libc::pwritev(self.file.as_raw_fd(), start, count, position as libc::off_t)
+            };
+            usize::try_from(written).map_err(|_| io::Error::last_os_error())
+        })
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
@@ -224,6 +231,10 @@ impl DiskFile for RealFile {
 
     fn has_unwritten_blocks(&self, start: u64, end: u64) -> io::Result<bool> {
         extents::any_unwritten(&self.file, start, end)
+    }
+
+    fn shares_blocks(&self) -> io::Result<bool> {
+        extents::any_shared(&self.file)
     }
 
     fn map(&self, len: usize, writable: bool) -> io::Result<Map> {

@@ -44,7 +44,7 @@ pub enum Op {
     SyncDir,
     /// Reading from a file.
     Read,
-    /// Writing to a file; a write through a mapping does not count.
+    /// Writing to a file; a write through a mapping does not count. If it fails, half of the bytes were written.
     Write,
     /// Allocating space for a file.
     Allocate,
@@ -132,7 +132,7 @@ impl SimDisk {
     pub fn fail(&self, op: Op, nth: u64, errno: i32) {
         let mut state = self.state.lock();
         let call = state.calls[op as usize] + nth;
-        state.faults.push(Fault { op, call, errno });
+        state.faults.push(Fault { op, call, errno, is_half_done: false });
     }
 
     /// Cancels the faults requested with [`fail`](Self::fail) that have not happened yet.
@@ -298,6 +298,8 @@ struct Fault {
     op: Op,
     call: u64,
     errno: i32,
+    /// Half of the write was done; its rest fails.
+    is_half_done: bool,
 }
 
 struct State {
@@ -357,6 +359,15 @@ impl State {
     fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
+    }
+
+    /// Whether only half of the next write is done: if a kernel has written some of the bytes when it meets an
+    /// error, it returns how many, and the error at the next call.
+    fn is_cut_short(&mut self) -> bool {
+        let call = self.calls[Op::Write as usize];
+        let fault =
+            self.faults.iter_mut().find(|fault| fault.op == Op::Write && fault.call == call);
+        fault.is_some_and(|fault| !std::mem::replace(&mut fault.is_half_done, true))
     }
 
     fn count(&mut self, op: Op) -> io::Result<()> {

@@ -57,6 +57,7 @@ fn entry() {
         "deleter" => crate::delete::deleter(&words[1..]),
         "delete-power-cuts" => crate::delete::power_cuts(&words[1..]),
         "owner" => crate::owner::owner(&words[1..]),
+        "appends-until-full" => crate::full_disk::appends_until_full(&words[1..]),
         "fills-up" => crate::full_disk::fills_up(&words[1..]),
         "many-locks" => crate::many_locks::owner(&words[1..]),
         "limit-moves" => crate::input::limit_moves(&words[1..]),

@@ -58,6 +58,7 @@ mod service_faults;
 mod service_kill;
 mod service_retention;
 mod settle;
+mod short_writes;
 mod shut_down;
 mod silent_cuts;
 mod spans;

@@ -19,9 +19,10 @@ use crate::random::Random;
 /// The smallest segment, so that a roll comes every few records.
 const SEGMENT_LEN: u64 = 16 << 10;
 
-const UNDER_THE_LOCK: [&str; 9] = [
+const UNDER_THE_LOCK: [&str; 10] = [
     "append.announced",
     "append.between-frames",
+    "append.half-written",
     "append.written",
     "append.positioned",
     "append.published",
@@ -52,7 +53,9 @@ const REPAIR: [&str; 6] = [
     "repair.synced",
 ];
 /// Reached after a failed sync, beside a failing one, and in a trim: on a simulated disk only.
-const ELSEWHERE: [&str; 7] = [
+const ELSEWHERE: [&str; 9] = [
+    "append.failed",
+    "append.withdrawn",
     "close.promised",
     "recover.copied",
     "sync.due",
@@ -152,7 +155,8 @@ fn work(writer: &mut Writer, count: u64, mut acknowledge: impl FnMut(Acks)) {
         let acks = match step % 8 {
             2 | 5 => writer.append_batch(&[len(), len(), len()]),
             3 => writer.append_pipelined(&[len(), len()]),
-            _ if step % 24 == 7 => writer.append(SEGMENT_LEN as usize + len()),
+            // Longer than a segment, and written by a system call on every topic.
+            _ if step % 24 == 7 => writer.append((64 << 10) + len()),
             _ => writer.append(len()),
         };
         acknowledge(acks.unwrap());
@@ -347,7 +351,13 @@ fn a_death_while_a_topic_is_opened_beside_others_does_not_disturb_them() {
 fn deaths_before(settling: &str) -> &'static [&'static str] {
     match settling {
         "settle.rolled" => &["roll.announced", "roll.headed", "roll.named", "roll.entered"],
-        _ => &["append.announced", "append.between-frames", "append.written", "append.published"],
+        _ => &[
+            "append.announced",
+            "append.between-frames",
+            "append.half-written",
+            "append.written",
+            "append.published",
+        ],
     }
 }
 

@@ -1,5 +1,7 @@
 //! Making the log end where a scan has found its end, and rebuilding the words.
 
+use std::io::IoSlice;
+
 use super::scan::{promised_boundary, Scan};
 use super::{remove_if_there, Recovery};
 use crate::error::{Error, IoResultExt, Result};
@@ -76,8 +78,8 @@ impl Recovery<'_> {
         for (base, frames) in &scan.unpromised_frames {
             match topic.segment(*base) {
                 Ok(segment) if !scan.unpromised.contains(base) => {
-                    let latch = segment.map()?.word(layout::LATCH_AT).load(Ordering::Acquire);
-                    kept.push((latch == layout::LATCHED, segment, frames));
+                    let is_latched = layout::is_latched(&segment.header_page()?);
+                    kept.push((is_latched, segment, frames));
                 }
                 _ => {}
             }
@@ -96,7 +98,7 @@ impl Recovery<'_> {
                 continue;
             }
             let start = if all { layout::FIRST_FRAME_AT } else { frames.start };
-            segment.map()?.word(layout::LATCH_AT).store(0, Ordering::Release);
+            segment.write(layout::LATCH_AT as u64, &mut [IoSlice::new(&[0; 8])])?;
             let end = frames.end.max(start).min(segment.len());
             segment.redirty(0..layout::FIRST_FRAME_AT)?;
             segment.redirty(start..end)?;
@@ -167,10 +169,7 @@ impl Recovery<'_> {
             file_len: len,
         };
         let path = topic.dir.join(layout::file_name(base));
-        file.write_all_at(&header.encode(), 0).at("creating", &path)?;
-        file.write_all_at(&header.encode(), layout::HEADER_COPY_AT as u64).at("creating", &path)?;
-        let begun = layout::encode_begun(clock::wall(), header.salt);
-        file.write_all_at(&begun, layout::BEGUN_AT as u64).at("creating", &path)?;
+        file.write_all_at(&header.encode_page(clock::wall()), 0).at("creating", &path)?;
         file.sync_data().at("creating", &path)?;
         crash_point!("start.headed");
         topic.location.check()?;

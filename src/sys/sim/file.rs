@@ -1,8 +1,9 @@
 //! An open file: its bytes, its locks, and the errors that it has reported.
 
+use std::fmt;
+use std::io::{self, IoSlice};
 use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
-use std::{fmt, io};
 
 use super::content::Inode;
 use super::names::Node;
@@ -128,18 +129,24 @@ impl DiskFile for SimFile {
         Ok(read_len)
     }
 
-    fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
-        let state = self.disk.begin(Op::Write)?;
+    fn write_some_at(&self, pieces: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+        let mut state = self.disk.alive()?;
+        let mut bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+        if bytes.len() > 1 && state.is_cut_short() {
+            bytes.truncate(bytes.len() / 2);
+        } else {
+            state.count(Op::Write)?;
+        }
         self.need_write_access()?;
         if bytes.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let end = position.saturating_add(bytes.len() as u64);
         state.extend(&self.inode, end)?;
         let mut content = self.inode.content.lock();
-        content.memory().write(position as usize, bytes);
+        content.memory().write(position as usize, &bytes);
         content.force(position as usize, end as usize);
-        Ok(())
+        Ok(bytes.len())
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
@@ -177,6 +184,10 @@ impl DiskFile for SimFile {
 
     fn has_unwritten_blocks(&self, _start: u64, _end: u64) -> io::Result<bool> {
         // A block here has no mark besides its bytes.
+        Ok(false)
+    }
+
+    fn shares_blocks(&self) -> io::Result<bool> {
         Ok(false)
     }
 
