@@ -12,6 +12,7 @@ use super::client::{Client, ClientInner};
 use super::link::GUARD_PREFIX;
 use super::outcome::Completed;
 use super::parked::ParkedTopic;
+use super::recipient::Recipient;
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::group::HandlerError;
@@ -117,17 +118,19 @@ impl ClientBuilder {
         let ownership = Ownership::take(self.log.inner(), "clients", &self.name)?;
         let counters = &self.callbacks.counters;
         let parked = ParkedTopic::open(&self.log, &self.name, self.topic, false, counters)?;
-        let inner = Arc::new_cyclic(|this| ClientInner {
-            this: Weak::clone(this),
-            incarnation: crate::sys::random(),
-            sequence: AtomicU64::new(0),
+        let inner = Arc::new_cyclic(|this: &Weak<ClientInner>| ClientInner {
+            recipient: Recipient {
+                client: this.clone(),
+                log: self.log,
+                name: self.name,
+                incarnation: crate::sys::random(),
+                sequence: AtomicU64::new(0),
+                callbacks: self.callbacks,
+                parked: Mutex::new(parked),
+                topic: self.topic,
+            },
             links: Mutex::new(BTreeMap::new()),
-            parked: Mutex::new(parked),
             runner: Mutex::new(None),
-            log: self.log,
-            name: self.name,
-            callbacks: self.callbacks,
-            topic: self.topic,
             spin: self.spin,
             _ownership: ownership,
         });

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::callbacks::is_inside;
 use super::client::{left_until, Client};
-use super::delivery::{completed, expire};
+use super::delivery::Delivery;
 use super::envelope::Envelope;
 use super::link::Link;
 use super::outcome::{Completed, Outcome};
@@ -34,6 +34,37 @@ pub struct Call {
 impl std::fmt::Debug for Call {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Call").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Returns a handle for a request that was sent with [`call`](RequestBuilder::call), by this or an
+    /// earlier start of the client, if no handle has returned its outcome yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is no such request, or if its handle was dropped, which discards its
+    /// outcome.
+    pub fn attach(&self, id: &RequestId) -> Result<Call> {
+        for link in self.inner.links() {
+            let mut state = link.state.lock();
+            let is_open = state.get(id).is_some_and(|pending| pending.envelope.callback.is_empty());
+            if is_open || state.calls.contains_key(id) {
+                state.calls.entry(id.clone()).or_insert(Slot::Waiting);
+                drop(state);
+                return Ok(Call { client: self.clone(), link, id: id.clone() });
+            }
+        }
+        let not_found = || Error::NotFound { what: format!("call {id}") };
+        let found = {
+            let guard = self.inner.recipient.parked.lock();
+            let parked = guard.as_ref().filter(|parked| parked.has_call(id));
+            parked.ok_or_else(not_found)?.find(&self.inner.recipient.log, id)?.ok_or_else(not_found)?
+        };
+        let link = self.inner.link(&found.service)?;
+        let done = Box::new(self.inner.recipient.found(found));
+        link.state.lock().calls.insert(id.clone(), Slot::Parked(done));
+        Ok(Call { client: self.clone(), link, id: id.clone() })
     }
 }
 
@@ -84,10 +115,10 @@ impl Call {
                 drop(state);
                 return self.look_for_it(pending, until, stop);
             }
-            match self.link.delivery.try_lock() {
+            match Delivery::try_lock(&self.client.inner.recipient, &self.link) {
                 Some(mut delivery) => {
                     drop(state);
-                    delivery.poll(&self.client.inner, &self.link, left.min(LOOK))?;
+                    delivery.poll(left.min(LOOK))?;
                 }
                 None => {
                     self.link.answered.wait_for(&mut state, left.min(LOOK));
@@ -99,14 +130,14 @@ impl Call {
     /// Records that the caller has the outcome from now on.
     fn returned(&self, done: Completed, is_parked: bool) -> Result<Completed> {
         if is_parked {
-            if let Err(error) = self.client.inner.unpark(&self.id) {
+            if let Err(error) = self.client.inner.recipient.unpark(&self.id) {
                 // It is returned by the next call.
                 let slot = Slot::Parked(Box::new(done));
                 self.link.state.lock().calls.insert(self.id.clone(), slot);
                 return Err(error);
             }
-        } else if let Some(mut delivery) = self.link.delivery.try_lock() {
-            delivery.commit(&self.link)?;
+        } else if let Some(mut position) = self.link.position.try_lock() {
+            self.link.commit(&mut position)?;
         }
         Ok(done)
     }
@@ -114,14 +145,14 @@ impl Call {
     /// Returns the outcome, if it was parked while this handle was created.
     fn take_parked(&self) -> Result<Option<Completed>> {
         let not_found = || Error::NotFound { what: format!("call {}", self.id) };
-        let inner = &self.client.inner;
-        let mut guard = inner.parked.lock();
+        let recipient = &self.client.inner.recipient;
+        let mut guard = recipient.parked.lock();
         let parked = guard.as_mut().ok_or_else(not_found)?;
-        let found = parked.find(&inner.log, &self.id)?.ok_or_else(not_found)?;
+        let found = parked.find(&recipient.log, &self.id)?.ok_or_else(not_found)?;
         parked.taken(&self.id)?;
         drop(guard);
         self.link.state.lock().calls.remove(&self.id);
-        Ok(Some(inner.found(found)))
+        Ok(Some(recipient.found(found)))
     }
 
     /// Reads the replies for this request's outcome: inside a callback nothing can be delivered.
@@ -131,7 +162,7 @@ impl Call {
         until: Option<Instant>,
         stop: &Stop,
     ) -> Result<Option<Completed>> {
-        let (client, link) = (&self.client.inner, &self.link);
+        let (recipient, link) = (&self.client.inner.recipient, &self.link);
         let from = pending.reply_floor.min(link.replies.high_watermark()?);
         let from = from.max(link.replies.first_offset()?);
         let mut reader = link.replies.reader(Start::Offset(from))?;
@@ -150,7 +181,7 @@ impl Call {
                 if left.is_zero() || stop.is_stopped() {
                     return Ok(None);
                 }
-                expire(client, link)?;
+                link.expire()?;
                 continue;
             };
             let Some(Ok(envelope)) = Envelope::of(&record) else { continue };
@@ -159,7 +190,8 @@ impl Call {
             }
             if let Some(outcome) = Outcome::of(&envelope, &record.to_owned()) {
                 link.state.lock().take_call(&self.id);
-                return Ok(Some(completed(client, link, envelope, outcome, Some(pending))));
+                let pending = Some(pending);
+                return Ok(Some(recipient.completed(&link.requests, envelope, outcome, pending)));
             }
         }
     }
@@ -171,7 +203,7 @@ impl Drop for Call {
         self.link.state.lock().calls.remove(&self.id);
         if taken.is_some_and(|(_, is_parked)| is_parked) {
             // If this fails, the outcome stays parked for the next start.
-            drop(self.client.inner.unpark(&self.id));
+            drop(self.client.inner.recipient.unpark(&self.id));
         }
     }
 }

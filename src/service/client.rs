@@ -1,31 +1,26 @@
 //! The client: sends requests, and delivers their outcomes to named callbacks, including after a restart.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::call::Call;
-use super::callbacks::{is_inside, Callbacks};
-use super::delivery::close;
-use super::envelope::{Envelope, Kind};
+use super::callbacks::is_inside;
+use super::delivery::Delivery;
+use super::envelope::Kind;
 use super::link::{cursor_name, Link};
-use super::outcome::Parked;
+use super::outcome::{Completed, Parked};
 use super::parked::ParkedTopic;
-use super::pending::{Outstanding, Slot};
-use super::request::RequestBuilder;
+use super::pending::Outstanding;
+use super::recipient::Recipient;
 use super::request_id::RequestId;
 use super::stats::ClientStats;
 use super::{Running, LOOK};
 use crate::error::{Error, IoResultExt, Result};
 use crate::group::{persist, Counters};
-use crate::log::Log;
 use crate::ownership::Ownership;
-use crate::record::Record;
 use crate::stop::Stop;
-use crate::topic::TopicOptions;
 
 /// How long [`Client::poll`] with several services sleeps on one before it checks the others.
 const SLICE_FIRST: Duration = Duration::from_millis(1);
@@ -35,39 +30,24 @@ const SLICE_MOST: Duration = Duration::from_millis(10);
 type Threads = Arc<Mutex<Vec<std::thread::JoinHandle<Result<()>>>>>;
 
 pub(super) struct ClientInner {
-    /// For [`Completed::client`](super::Completed::client), in outcomes that callbacks receive.
-    pub(super) this: Weak<ClientInner>,
-    pub(super) log: Log,
-    pub(super) name: String,
-    pub(super) incarnation: u64,
-    pub(super) callbacks: Callbacks,
-    pub(super) sequence: AtomicU64,
+    pub(super) recipient: Recipient,
     pub(super) links: Mutex<BTreeMap<String, Arc<Link>>>,
-    pub(super) parked: Mutex<Option<ParkedTopic>>,
     pub(super) runner: Mutex<Option<(Stop, Threads)>>,
-    pub(super) topic: Option<TopicOptions>,
     pub(super) spin: Duration,
     pub(super) _ownership: Ownership,
 }
 
 impl ClientInner {
-    /// Returns the sequence number of the next request.
-    pub(super) fn sequence(&self) -> u64 {
-        self.sequence.load(Ordering::Relaxed)
-    }
-
     /// Returns the services that earlier starts of this client used: those that hold its offset file.
     pub(super) fn known_services(&self) -> Result<Vec<String>> {
-        let cursor = cursor_name(&self.name);
-        let mut services = Vec::new();
-        for topic in self.log.topics()? {
-            if let Some(service) = topic.strip_suffix(".requests") {
-                if crate::consumer::exists(self.log.inner(), &topic, &cursor) {
-                    services.push(service.to_owned());
-                }
-            }
-        }
-        Ok(services)
+        let (log, cursor) = (&self.recipient.log, cursor_name(&self.recipient.name));
+        let mut services = log.topics()?;
+        services.retain(|topic| {
+            topic.ends_with(".requests")
+                && crate::consumer::exists(log.inner(), topic, &cursor)
+        });
+        let name = |topic: &String| topic.strip_suffix(".requests").map(str::to_owned);
+        Ok(services.iter().filter_map(name).collect())
     }
 
     /// Returns the link to a service, creating it on first use.
@@ -76,8 +56,7 @@ impl ClientInner {
         if let Some(link) = links.get(service) {
             return Ok(Arc::clone(link));
         }
-        let counters = &self.callbacks.counters;
-        let link = Link::open(&self.log, &self.name, service, self.topic, self.spin, counters)?;
+        let link = Link::open(&self.recipient, service, self.spin)?;
         links.insert(service.to_owned(), Arc::clone(&link));
         if let Some((stop, threads)) = &*self.runner.lock() {
             threads.lock().push(self.start_thread(&link, stop)?);
@@ -85,17 +64,21 @@ impl ClientInner {
         Ok(link)
     }
 
+    pub(super) fn links(&self) -> Vec<Arc<Link>> {
+        self.links.lock().values().cloned().collect()
+    }
+
     /// Delivers the outcomes of a service until `stop` is requested.
     fn deliver(&self, link: &Link, stop: &Stop) -> Result<()> {
         while !stop.is_stopped() {
-            self.deliver_parked()?;
-            match link.delivery.lock().poll(self, link, LOOK) {
+            self.recipient.deliver_parked()?;
+            match Delivery::lock(&self.recipient, link).poll(LOOK) {
                 // The reader has already moved past the trimmed records, and has reported them.
                 Ok(_) | Err(Error::Trimmed { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        link.delivery.lock().sync(link)
+        link.sync(&mut link.position.lock())
     }
 
     fn start_thread(
@@ -104,11 +87,11 @@ impl ClientInner {
         stop: &Stop,
     ) -> Result<std::thread::JoinHandle<Result<()>>> {
         let (client, link, stop) = (Arc::clone(self), Arc::clone(link), stop.clone());
-        let dir = self.log.dir().to_owned();
+        let dir = self.recipient.log.dir().to_owned();
         std::thread::Builder::new()
-            .name(format!("client-{}", self.name))
+            .name(format!("client-{}", self.recipient.name))
             .spawn(move || {
-                let name = format!("client {} at {}", client.name, link.service);
+                let name = format!("client {} at {}", client.recipient.name, link.service);
                 persist(&name, &stop, &Counters::default(), || client.deliver(&link, &stop))
             })
             .at("starting a thread for", &dir)
@@ -149,29 +132,11 @@ pub struct Client {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("name", &self.inner.name).finish_non_exhaustive()
+        f.debug_struct("Client").field("name", &self.inner.recipient.name).finish_non_exhaustive()
     }
 }
 
 impl Client {
-    /// Starts building a request to a service. The service need not be running, nor ever have run.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidName`], and as [`Log::topic`].
-    #[doc(alias("rpc", "send", "call"))]
-    pub fn request(&self, service: &str, record: &Record) -> Result<RequestBuilder<'_>> {
-        Error::check_name(service)?;
-        let link = self.inner.link(service)?;
-        Ok(RequestBuilder {
-            client: self,
-            link,
-            record: record.clone(),
-            envelope: Envelope::new(Kind::Request, self.next_id()),
-            deadline: None,
-        })
-    }
-
     /// Delivers outcomes on threads of its own, one for each service, until stopped. They continue after
     /// transient errors, such as a full disk: see [`Running`].
     ///
@@ -217,8 +182,8 @@ impl Client {
         let until = begun.checked_add(timeout);
         let mut delivered = 0;
         for turn in 0.. {
-            delivered += self.inner.deliver_parked()?;
-            let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
+            delivered += self.inner.recipient.deliver_parked()?;
+            let links = self.inner.links();
             for link in &links {
                 delivered += self.poll_link(link, Duration::ZERO)?;
             }
@@ -253,8 +218,8 @@ impl Client {
     /// Delivers the outcomes of one service; does nothing if another thread is doing so.
     fn poll_link(&self, link: &Link, timeout: Duration) -> Result<usize> {
         // In short slices, because that other thread may end.
-        match link.delivery.try_lock_for(timeout.min(SLICE_FIRST)) {
-            Some(mut delivery) => delivery.poll(&self.inner, link, timeout),
+        match Delivery::try_lock_for(&self.inner.recipient, link, timeout.min(SLICE_FIRST)) {
+            Some(mut delivery) => delivery.poll(timeout),
             None => Ok(0),
         }
     }
@@ -266,9 +231,8 @@ impl Client {
     ///
     /// [`Error::Io`].
     pub fn outstanding(&self) -> Result<Vec<Outstanding>> {
-        let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
         let mut all = Vec::new();
-        for link in links {
+        for link in self.inner.links() {
             all.extend(link.outstanding()?);
         }
         Ok(all)
@@ -276,18 +240,17 @@ impl Client {
 
     /// Returns the number of requests without an outcome: the length of [`outstanding`](Self::outstanding).
     pub fn outstanding_count(&self) -> usize {
-        let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
-        links.iter().map(|link| link.state.lock().count()).sum()
+        self.inner.links().iter().map(|link| link.state.lock().count()).sum()
     }
 
     /// Returns what this client has counted since it was opened.
     pub fn stats(&self) -> ClientStats {
-        self.inner.callbacks.counters.read()
+        self.inner.recipient.callbacks.counters.read()
     }
 
     /// Returns all outcomes that no callback and no caller took.
     pub fn parked(&self) -> Vec<Parked> {
-        self.inner.parked.lock().as_ref().map(ParkedTopic::list).unwrap_or_default()
+        self.inner.recipient.parked.lock().as_ref().map(ParkedTopic::list).unwrap_or_default()
     }
 
     /// Makes all parked outcomes that have a callback due now: a thread that delivers, or the next
@@ -297,8 +260,8 @@ impl Client {
     /// [`with_callback_retry`](super::ClientBuilder::with_callback_retry) says; those that a callback refused with a
     /// [terminal](super::HandlerError::terminal) error do not.
     pub fn retry_parked(&self) -> usize {
-        self.inner.callbacks.forgive();
-        self.inner.parked.lock().as_mut().map_or(0, |parked| parked.make_due(None))
+        self.inner.recipient.callbacks.forgive();
+        self.inner.recipient.parked.lock().as_mut().map_or(0, |parked| parked.make_due(None))
     }
 
     /// Drops the parked outcome of a request: no callback and no caller gets it any more.
@@ -307,7 +270,7 @@ impl Client {
     ///
     /// [`Error::NotFound`] if it is not parked, and as [`Topic::append`](crate::Topic::append).
     pub fn discard_parked(&self, id: &RequestId) -> Result<()> {
-        let is_there = match &mut *self.inner.parked.lock() {
+        let is_there = match &mut *self.inner.recipient.parked.lock() {
             Some(parked) => parked.taken(id)?,
             None => false,
         };
@@ -325,54 +288,32 @@ impl Client {
     /// [`Error::NotFound`] if it has its outcome already, or is not this client's; and as
     /// [`Topic::append`](crate::Topic::append).
     pub fn cancel(&self, id: &RequestId) -> Result<()> {
-        let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
-        for link in links {
+        for link in self.inner.links() {
             let pending = link.state.lock().get(id).cloned();
             if let Some(pending) = pending {
-                return close(&self.inner, &link, &pending, Kind::Cancelled);
+                return link.close(&pending, Kind::Cancelled);
             }
         }
         Err(Error::NotFound { what: format!("outstanding request {id}") })
     }
 
-    /// Returns a handle for a request that was sent with [`call`](RequestBuilder::call), by this or an
-    /// earlier start of the client, if no handle has returned its outcome yet.
+    /// Returns the client's name.
+    pub fn name(&self) -> &str {
+        &self.inner.recipient.name
+    }
+}
+
+impl Completed {
+    /// Returns the client, so that a callback can send its next request. (A client that its own callbacks hold
+    /// is never dropped.)
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if there is no such request, or if its handle was dropped, which discards its
-    /// outcome.
-    pub fn attach(&self, id: &RequestId) -> Result<Call> {
-        let links: Vec<_> = self.inner.links.lock().values().cloned().collect();
-        for link in links {
-            let mut state = link.state.lock();
-            let is_open = state.get(id).is_some_and(|pending| pending.envelope.callback.is_empty());
-            if is_open || state.calls.contains_key(id) {
-                state.calls.entry(id.clone()).or_insert(Slot::Waiting);
-                drop(state);
-                return Ok(Call { client: self.clone(), link, id: id.clone() });
-            }
-        }
-        let not_found = || Error::NotFound { what: format!("call {id}") };
-        let found = {
-            let guard = self.inner.parked.lock();
-            let parked = guard.as_ref().filter(|parked| parked.has_call(id));
-            parked.ok_or_else(not_found)?.find(&self.inner.log, id)?.ok_or_else(not_found)?
-        };
-        let link = self.inner.link(&found.service)?;
-        let done = Box::new(self.inner.found(found));
-        link.state.lock().calls.insert(id.clone(), Slot::Parked(done));
-        Ok(Call { client: self.clone(), link, id: id.clone() })
-    }
-
-    /// Returns the client's name.
-    pub fn name(&self) -> &str {
-        &self.inner.name
-    }
-
-    fn next_id(&self) -> RequestId {
-        let sequence = self.inner.sequence.fetch_add(1, Ordering::Relaxed);
-        RequestId::new(&self.inner.name, self.inner.incarnation, sequence)
+    /// [`Error::NotFound`] if it was dropped, which cannot happen while its callbacks run.
+    pub fn client(&self) -> Result<Client> {
+        let inner = self.client.upgrade().and_then(|client| client.downcast().ok());
+        let what = || format!("client {}: it was dropped", self.envelope.id.client());
+        Ok(Client { inner: inner.ok_or_else(|| Error::NotFound { what: what() })? })
     }
 }
 

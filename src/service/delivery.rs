@@ -1,19 +1,18 @@
 //! Reads a reply topic, and delivers outcomes to callbacks and waiting callers.
 
-use std::sync::Weak;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
 
 use super::callbacks::Given;
-use super::client::ClientInner;
 use super::envelope::{Envelope, Kind};
-use super::link::Link;
+use super::link::{Link, Position};
 use super::outcome::{Completed, Outcome};
-use super::pending::Pending;
+use super::recipient::Recipient;
 use super::spans;
 use super::stats::count;
-use crate::consumer::Consumer;
 use crate::error::{Error, Result};
-use crate::record::{OwnedRecord, Record};
+use crate::record::OwnedRecord;
 use crate::sys::clock;
 
 /// How often a client's positions are made durable.
@@ -21,112 +20,109 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// An outcome that its call handle has not returned after this time is parked.
 const UNTAKEN_MOST: Duration = Duration::from_millis(100);
 
-/// The position in a reply topic. The thread that holds it delivers.
-pub(super) struct Delivery {
-    pub(super) cursor: Consumer,
-    /// Every record below it was delivered. The committed position stays below outcomes that their call
-    /// handles have not returned.
-    next: u64,
-    synced_at: Instant,
-    /// The last position that was made durable.
-    synced: Option<u64>,
+/// The right to deliver the outcomes of one service: one thread at a time has it.
+pub(super) struct Delivery<'a> {
+    client: &'a Recipient,
+    link: &'a Link,
+    position: MutexGuard<'a, Position>,
 }
 
-impl Delivery {
-    pub(super) fn new(cursor: Consumer) -> Delivery {
-        let next = cursor.committed();
-        Delivery { cursor, next, synced_at: Instant::now(), synced: None }
+impl<'a> Delivery<'a> {
+    pub(super) fn lock(client: &'a Recipient, link: &'a Link) -> Delivery<'a> {
+        Delivery { client, link, position: link.position.lock() }
+    }
+
+    pub(super) fn try_lock(client: &'a Recipient, link: &'a Link) -> Option<Delivery<'a>> {
+        Delivery::try_lock_for(client, link, Duration::ZERO)
+    }
+
+    pub(super) fn try_lock_for(
+        client: &'a Recipient,
+        link: &'a Link,
+        timeout: Duration,
+    ) -> Option<Delivery<'a>> {
+        let position = match timeout.is_zero() {
+            true => link.position.try_lock(),
+            false => link.position.try_lock_for(timeout),
+        };
+        Some(Delivery { client, link, position: position? })
     }
 
     /// Delivers the outcomes that are there, or waits up to `timeout` for the first. Returns the number of
     /// outcomes and notifications. After an error, the next call delivers the outcomes that were not taken.
-    pub(super) fn poll(
-        &mut self,
-        client: &ClientInner,
-        link: &Link,
-        timeout: Duration,
-    ) -> Result<usize> {
-        let delivered = self.deliver_all(client, link, timeout);
+    pub(super) fn poll(&mut self, timeout: Duration) -> Result<usize> {
+        let delivered = self.deliver_all(timeout);
         if delivered.is_err() {
-            let next = self.next;
-            self.cursor.reader().seek_to(next);
+            let next = self.position.next;
+            self.position.cursor.reader().seek_to(next);
         }
         delivered
     }
 
-    fn deliver_all(
-        &mut self,
-        client: &ClientInner,
-        link: &Link,
-        timeout: Duration,
-    ) -> Result<usize> {
+    fn deliver_all(&mut self, timeout: Duration) -> Result<usize> {
+        let link = self.link;
         let mut delivered = 0;
         let mut wait = timeout;
         // Outcomes that arrive meanwhile are left to the next call, so that a caller that wants to stop can.
         let mut end = None;
-        while end.is_none_or(|end| self.next < end) {
+        while end.is_none_or(|end| self.position.next < end) {
             if let Some(due) = link.state.lock().next_due() {
                 let left = due.saturating_sub(clock::boottime());
                 wait = wait.min(Duration::from_nanos(left));
             }
-            let record = match self.cursor.wait_timeout(wait) {
+            let record = match self.position.cursor.wait_timeout(wait) {
                 Err(error @ Error::Corrupt { .. }) => {
-                    self.pass_over(client, link, &error)?;
+                    self.pass_over(&error)?;
                     wait = Duration::ZERO;
                     continue;
                 }
                 // Records that the client holds were trimmed: reported once.
                 Err(error @ Error::Trimmed { .. }) => {
-                    self.pass_over(client, link, &error)?;
+                    self.pass_over(&error)?;
                     return Err(error);
                 }
                 other => other?.map(|record| record.to_owned()),
             };
-            expire(client, link)?;
+            link.expire()?;
             let Some(record) = record else { break };
             if end.is_none() {
                 end = Some(link.replies.high_watermark()?);
             }
-            delivered += usize::from(self.deliver(client, link, &record)?);
+            delivered += usize::from(self.deliver(&record)?);
             wait = Duration::ZERO;
         }
-        self.park_untaken(client, link)?;
+        self.park_untaken()?;
         // Even while only other clients get replies: an idle client must not hold the topics.
-        if self.synced_at.elapsed() >= SYNC_INTERVAL {
-            self.sync(link)?;
+        if self.position.synced_at.elapsed() >= SYNC_INTERVAL {
+            link.sync(&mut self.position)?;
         }
         Ok(delivered)
     }
 
     /// Continues after records that are damaged or trimmed: one bad sector must not stop a client. A
     /// request whose outcome was among them stays outstanding.
-    fn pass_over(&mut self, client: &ClientInner, link: &Link, error: &Error) -> Result<()> {
+    fn pass_over(&mut self, error: &Error) -> Result<()> {
         let offsets = match error {
             Error::Trimmed { first, .. } => {
-                self.cursor.reader().seek_to(*first);
-                self.next..*first
+                self.position.cursor.reader().seek_to(*first);
+                self.position.next..*first
             }
-            _ => self.cursor.skip_damage()?,
+            _ => self.position.cursor.skip_damage()?,
         };
-        client.callbacks.counters.passed_over(&offsets);
-        spans::damaged(link.replies.name(), &offsets);
-        self.next = offsets.end;
-        self.commit(link)
+        self.client.callbacks.counters.passed_over(&offsets);
+        spans::damaged(self.link.replies.name(), &offsets);
+        self.pass(offsets.end)
     }
 
-    /// Commits the delivered records, up to the first outcome that its call handle has not returned.
-    pub(super) fn commit(&mut self, link: &Link) -> Result<()> {
-        let untaken = link.state.lock().first_untaken().unwrap_or(u64::MAX);
-        let to = untaken.min(self.next);
-        if to > self.cursor.committed() {
-            self.cursor.commit_to(to)?;
-        }
-        Ok(())
+    fn pass(&mut self, next: u64) -> Result<()> {
+        self.position.next = next;
+        self.link.commit(&mut self.position)
     }
 
     /// Parks outcomes that their call handles have not returned for a while, so that the position no longer
     /// waits for them.
-    fn park_untaken(&mut self, client: &ClientInner, link: &Link) -> Result<()> {
+    fn park_untaken(&mut self) -> Result<()> {
+        let (client, link) = (self.client, self.link);
         loop {
             let Some(done) = link.state.lock().untaken_for(UNTAKEN_MOST) else { break };
             client.park(&link.service, &done, None)?;
@@ -134,53 +130,27 @@ impl Delivery {
                 client.unpark(done.id())?;
             }
         }
-        self.commit(link)
-    }
-
-    /// Makes the positions durable, if they have moved.
-    pub(super) fn sync(&mut self, link: &Link) -> Result<()> {
-        self.commit(link)?;
-        let committed = self.cursor.committed();
-        link.raise_floor(&link.state.lock(), committed)?;
-        if self.synced != Some(committed) {
-            if let Some(last) = committed.checked_sub(1) {
-                link.replies.wait_durable(last)?;
-            }
-            self.cursor.sync()?;
-            self.synced = Some(committed);
-        }
-        link.sync_floor()?;
-        self.synced_at = Instant::now();
-        Ok(())
+        link.commit(&mut self.position)
     }
 
     /// Delivers one record of the reply topic: an outcome, a late record, or a record of another client. The
     /// position is committed after it when it was taken or parked.
-    fn deliver(&mut self, client: &ClientInner, link: &Link, record: &OwnedRecord) -> Result<bool> {
+    fn deliver(&mut self, record: &OwnedRecord) -> Result<bool> {
         let envelope = match Envelope::of(&record.as_ref()) {
-            Some(Ok(envelope)) if envelope.id.client() == client.name => envelope,
-            _ => {
-                self.next = record.offset() + 1;
-                self.commit(link)?;
-                return Ok(false);
-            }
+            Some(Ok(envelope)) if envelope.id.client() == self.client.name => envelope,
+            _ => return self.pass(record.offset() + 1).map(|()| false),
         };
-        let is_known = self.deliver_own(client, link, record, envelope)?;
+        let is_known = self.deliver_own(record, envelope)?;
         crate::sys::crash_point::crash_point!("deliver.called-back");
-        self.next = record.offset() + 1;
-        self.commit(link)?;
-        link.raise_floor(&link.state.lock(), self.cursor.committed())?;
+        self.pass(record.offset() + 1)?;
+        let link = self.link;
+        link.raise_floor(&link.state.lock(), self.position.cursor.committed())?;
         Ok(is_known)
     }
 
     /// Delivers a record that names this client; returns true if it is the outcome of a request, or a later one.
-    fn deliver_own(
-        &mut self,
-        client: &ClientInner,
-        link: &Link,
-        record: &OwnedRecord,
-        envelope: Envelope,
-    ) -> Result<bool> {
+    fn deliver_own(&self, record: &OwnedRecord, envelope: Envelope) -> Result<bool> {
+        let (client, link) = (self.client, self.link);
         let Some(outcome) = Outcome::of(&envelope, record) else {
             if envelope.kind == Kind::Redriven {
                 link.await_redriven(record, envelope)?;
@@ -193,7 +163,7 @@ impl Delivery {
             pending = link.unreadable_request(record.offset(), &envelope)?;
         }
         let is_taken = pending.as_ref().is_some_and(|pending| pending.is_taken);
-        let done = completed(client, link, envelope, outcome, pending);
+        let done = client.completed(&link.requests, envelope, outcome, pending);
         let counters = &client.callbacks.counters;
         match (&done.outcome, done.late) {
             (Outcome::Expired, false) => count(&counters.expired),
@@ -204,7 +174,7 @@ impl Delivery {
         match done.late {
             _ if is_taken => count(&counters.completed),
             // Ids come from untrusted bytes: an id that this client never sent belongs to no request.
-            true if done.recovered || id.sequence() < client.sequence() => {
+            true if done.recovered || client.has_sent(id.sequence()) => {
                 count(&counters.late);
                 spans::late(&link.service, &done.envelope);
                 client.callbacks.deliver_late(&done);
@@ -213,7 +183,7 @@ impl Delivery {
                 count(&counters.unknown);
                 is_known = false;
             }
-            false => self.complete(client, link, record.offset(), done)?,
+            false => self.complete(record.offset(), done)?,
         }
         // Not if a call handle has the outcome: the request is kept until the handle returns it.
         link.state.lock().remove(&id);
@@ -221,13 +191,8 @@ impl Delivery {
     }
 
     /// Passes an outcome to its callback or call handle; parks it if there is none.
-    fn complete(
-        &self,
-        client: &ClientInner,
-        link: &Link,
-        offset: u64,
-        done: Completed,
-    ) -> Result<()> {
+    fn complete(&self, offset: u64, done: Completed) -> Result<()> {
+        let (client, link) = (self.client, self.link);
         let _span = spans::deliver(&link.service, &done.envelope);
         let callbacks = &client.callbacks;
         if done.envelope.callback.is_empty() {
@@ -260,60 +225,4 @@ impl Delivery {
             (Given::Refused, _) => client.park(&link.service, &done, None),
         }
     }
-}
-
-/// Builds the outcome of a request; `pending` is the state of the request, unless it already had an outcome.
-pub(super) fn completed(
-    client: &ClientInner,
-    link: &Link,
-    mut envelope: Envelope,
-    outcome: Outcome,
-    pending: Option<Pending>,
-) -> Completed {
-    let late = pending.is_none();
-    if let Some(pending) = pending {
-        // From the request itself, not from the copy in the reply.
-        envelope.callback = pending.envelope.callback;
-        envelope.context = pending.envelope.context;
-        envelope.conversation = pending.envelope.conversation;
-        envelope.cause = pending.envelope.cause;
-        envelope.traceparent = pending.envelope.traceparent;
-        if !pending.is_announced || envelope.request_offset.is_none() {
-            envelope.request_offset = Some(pending.offset);
-        }
-    }
-    let recovered = envelope.id.incarnation() != client.incarnation;
-    let client = Weak::clone(&client.this);
-    let requests = Some(link.requests.clone());
-    Completed { envelope, outcome, late, recovered, requests, client }
-}
-
-/// Appends the outcome `Expired` for every request whose deadline has passed. It is the outcome only if
-/// it is the first, which is known when it is read.
-pub(super) fn expire(client: &ClientInner, link: &Link) -> Result<()> {
-    let now = clock::boottime();
-    loop {
-        let Some((id, pending)) = link.state.lock().take_due(now) else { return Ok(()) };
-        match close(client, link, &pending, Kind::Expired) {
-            Ok(()) => spans::expired(&link.service, &pending.envelope),
-            // It was appended, and is delivered when it is read.
-            Err(error @ Error::Unknown { .. }) => return Err(error),
-            Err(error) => {
-                link.state.lock().set_due(&id, now);
-                return Err(error);
-            }
-        }
-    }
-}
-
-/// Appends an outcome that the client itself decides, unless the request already has one.
-pub(super) fn close(
-    client: &ClientInner,
-    link: &Link,
-    pending: &Pending,
-    kind: Kind,
-) -> Result<()> {
-    debug_assert_eq!(pending.envelope.id.client(), client.name);
-    let envelope = pending.envelope.outcome(kind, link.offset_of(pending)?);
-    link.replies.append(&envelope.seal(Record::default())).map(drop)
 }

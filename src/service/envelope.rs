@@ -7,8 +7,8 @@ use std::fmt;
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
-use super::cause::check_traceparent;
 use super::request_id::RequestId;
+use super::traceparent::check_traceparent;
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::record::{Record, RecordRef};

@@ -12,17 +12,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::delivery::Delivery;
-use super::pending::{Outstanding, State};
-use super::stats::Counters;
-use super::{open_topic, record_at, replies_of, requests_of};
+use super::envelope::Kind;
+use super::pending::{Outstanding, Pending, State};
+use super::recipient::Recipient;
+use super::{open_topic, record_at, replies_of, requests_of, spans};
 use crate::consumer::Consumer;
 use crate::error::{Error, Result};
 use crate::group::{self, LaneInfo};
-use crate::log::Log;
 use crate::reader::Start;
+use crate::record::Record;
 use crate::sys::clock;
-use crate::topic::{Topic, TopicOptions};
+use crate::topic::Topic;
 
 /// A client's side of one service; see the module.
 pub(super) struct Link {
@@ -32,9 +32,20 @@ pub(super) struct Link {
     pub(super) state: Mutex<State>,
     /// Woken when the outcome of a call handle arrives.
     pub(super) answered: Condvar,
-    /// Held by the thread that reads the replies.
-    pub(super) delivery: Mutex<Delivery>,
+    /// Held by the thread that delivers.
+    pub(super) position: Mutex<Position>,
     pub(super) floor: Mutex<Floor>,
+}
+
+/// The position in the reply topic.
+pub(super) struct Position {
+    pub(super) cursor: Consumer,
+    /// Every record below it was delivered. The committed position stays below outcomes that their call
+    /// handles have not returned.
+    pub(super) next: u64,
+    pub(super) synced_at: Instant,
+    /// The last position that was made durable.
+    synced: Option<u64>,
 }
 
 /// The positions of the oldest request without an outcome.
@@ -74,15 +85,13 @@ pub(super) fn patient(open: impl Fn() -> Result<Consumer>) -> Result<Consumer> {
 
 impl Link {
     pub(super) fn open(
-        log: &Log,
-        client: &str,
+        recipient: &Recipient,
         service: &str,
-        options: Option<TopicOptions>,
         spin: Duration,
-        counters: &Counters,
     ) -> Result<Arc<Link>> {
-        let requests = open_topic(log, &requests_of(service), options)?;
-        let replies = open_topic(log, &replies_of(service), options)?;
+        let (log, client) = (&recipient.log, recipient.name.as_str());
+        let requests = open_topic(log, &requests_of(service), recipient.topic)?;
+        let replies = open_topic(log, &replies_of(service), recipient.topic)?;
         let (cursor_name, guard_name) = (cursor_name(client), format!("{GUARD_PREFIX}{client}"));
         let is_known = crate::consumer::exists(log.inner(), requests.name(), &cursor_name);
         let is_guarded = crate::consumer::exists(log.inner(), replies.name(), &guard_name);
@@ -101,17 +110,70 @@ impl Link {
         }
         let guard = patient(|| Consumer::open_manual(replies.inner(), &guard_name, start))?;
         let floor = Floor { requests: oldest, guard, synced: None };
+        let next = cursor.committed();
+        let position = Position { cursor, next, synced_at: Instant::now(), synced: None };
         let link = Link {
             service: service.to_owned(),
             requests,
             replies,
             state: Mutex::new(State::default()),
             answered: Condvar::new(),
-            delivery: Mutex::new(Delivery::new(cursor)),
+            position: Mutex::new(position),
             floor: Mutex::new(floor),
         };
-        link.rebuild(client, counters)?;
+        link.rebuild(client, &recipient.callbacks.counters)?;
         Ok(Arc::new(link))
+    }
+
+    /// Commits the delivered records, up to the first outcome that its call handle has not returned.
+    pub(super) fn commit(&self, position: &mut Position) -> Result<()> {
+        let untaken = self.state.lock().first_untaken().unwrap_or(u64::MAX);
+        let to = untaken.min(position.next);
+        if to > position.cursor.committed() {
+            position.cursor.commit_to(to)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the positions durable, if they have moved.
+    pub(super) fn sync(&self, position: &mut Position) -> Result<()> {
+        self.commit(position)?;
+        let committed = position.cursor.committed();
+        self.raise_floor(&self.state.lock(), committed)?;
+        if position.synced != Some(committed) {
+            if let Some(last) = committed.checked_sub(1) {
+                self.replies.wait_durable(last)?;
+            }
+            position.cursor.sync()?;
+            position.synced = Some(committed);
+        }
+        self.sync_floor()?;
+        position.synced_at = Instant::now();
+        Ok(())
+    }
+
+    /// Appends the outcome `Expired` for every request whose deadline has passed. It is the outcome only if
+    /// it is the first, which is known when it is read.
+    pub(super) fn expire(&self) -> Result<()> {
+        let now = clock::boottime();
+        loop {
+            let Some((id, pending)) = self.state.lock().take_due(now) else { return Ok(()) };
+            match self.close(&pending, Kind::Expired) {
+                Ok(()) => spans::expired(&self.service, &pending.envelope),
+                // It was appended, and is delivered when it is read.
+                Err(error @ Error::Unknown { .. }) => return Err(error),
+                Err(error) => {
+                    self.state.lock().set_due(&id, now);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Appends an outcome that the client itself decides, unless the request already has one.
+    pub(super) fn close(&self, pending: &Pending, kind: Kind) -> Result<()> {
+        let envelope = pending.envelope.outcome(kind, self.offset_of(pending)?);
+        self.replies.append(&envelope.seal(Record::default())).map(drop)
     }
 
     /// Moves the floor to the oldest request without an outcome. The replies below `replies_read` were
@@ -134,7 +196,7 @@ impl Link {
 
     /// Makes the floor durable, then the guard. The records below the two positions come first: after a power
     /// loss neither position may be past the end of its topic, or they would no longer belong together.
-    pub(super) fn sync_floor(&self) -> Result<()> {
+    fn sync_floor(&self) -> Result<()> {
         let mut floor = self.floor.lock();
         let positions = (floor.requests.committed(), floor.requests.floor());
         if floor.synced == Some(positions) {
@@ -199,9 +261,8 @@ impl Drop for Link {
     /// the topics at its last durable position.
     fn drop(&mut self) {
         if self.replies.options().retention.consumed || self.requests.options().retention.consumed {
-            let mut delivery = self.delivery.lock();
             // If this fails, more records than necessary are kept, until the client's next start.
-            drop(delivery.sync(self));
+            drop(self.sync(&mut self.position.lock()));
         }
     }
 }

@@ -30,14 +30,15 @@ mod outcome;
 mod parked;
 mod pending;
 mod rebuild;
+mod recipient;
 mod redrive;
 mod request;
 mod request_id;
-mod retry;
 mod server;
 mod settle;
 mod spans;
 mod stats;
+mod traceparent;
 
 use std::sync::Arc;
 use std::time::Duration;

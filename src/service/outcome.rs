@@ -1,13 +1,13 @@
 //! How a request ended.
 
+use std::any::Any;
 use std::sync::Weak;
 use std::time::SystemTime;
 
-use super::client::{Client, ClientInner};
 use super::envelope::{Envelope, Kind};
 use super::record_at;
 use super::request_id::RequestId;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::record::OwnedRecord;
 use crate::topic::Topic;
 
@@ -50,7 +50,8 @@ pub struct Completed {
     pub(super) late: bool,
     pub(super) recovered: bool,
     pub(super) requests: Option<Topic>,
-    pub(super) client: Weak<ClientInner>,
+    /// The client: [`client`](Self::client), a part above this one, knows its type.
+    pub(super) client: Weak<dyn Any + Send + Sync>,
 }
 
 impl std::fmt::Debug for Completed {
@@ -109,19 +110,6 @@ impl Completed {
     #[cfg(feature = "json")]
     pub fn context_json<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
         crate::record::from_json(self.context())
-    }
-
-    /// Returns the client, so that a callback can send its next request. (A client that its own callbacks hold
-    /// is never dropped.)
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFound`] if it was dropped, which cannot happen while its callbacks run.
-    pub fn client(&self) -> Result<Client> {
-        let inner = self.client.upgrade().ok_or_else(|| Error::NotFound {
-            what: format!("client {}: it was dropped", self.envelope.id.client()),
-        })?;
-        Ok(Client { inner })
     }
 
     /// Returns how the request ended.

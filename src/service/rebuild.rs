@@ -21,7 +21,7 @@ impl Link {
     /// Finds the requests that an earlier start of the client left without an outcome.
     pub(super) fn rebuild(&self, client: &str, counters: &Counters) -> Result<()> {
         let floor = &self.floor.lock().requests;
-        let committed = self.delivery.lock().cursor.committed();
+        let committed = self.position.lock().cursor.committed();
         let end = self.requests.settled_end()?;
         let reply_floor = floor.floor().min(self.replies.settled_end()?).min(committed);
         floor.set_floor(reply_floor);

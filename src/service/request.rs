@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::call::Call;
-use super::cause::{check_traceparent, Cause};
+use super::cause::Cause;
 use super::client::Client;
-use super::envelope::Envelope;
+use super::envelope::{Envelope, Kind};
 use super::link::{boot_time_of, Link};
 use super::pending::{Pending, Slot};
 use super::request_id::RequestId;
 use super::spans;
 use super::stats::count;
+use super::traceparent::check_traceparent;
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::sys::clock;
@@ -30,6 +31,26 @@ pub struct RequestBuilder<'a> {
 impl std::fmt::Debug for RequestBuilder<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RequestBuilder").field("record", &self.record).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Starts building a request to a service. The service need not be running, nor ever have run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidName`], and as [`Log::topic`].
+    #[doc(alias("rpc", "send", "call"))]
+    pub fn request(&self, service: &str, record: &Record) -> Result<RequestBuilder<'_>> {
+        Error::check_name(service)?;
+        let link = self.inner.link(service)?;
+        Ok(RequestBuilder {
+            client: self,
+            link,
+            record: record.clone(),
+            envelope: Envelope::new(Kind::Request, self.inner.recipient.next_id()),
+            deadline: None,
+        })
     }
 }
 
@@ -126,7 +147,7 @@ impl RequestBuilder<'_> {
     /// # Ok(()) }
     /// ```
     pub fn send(self, callback: &str) -> Result<RequestId> {
-        if !self.client.inner.callbacks.has(callback) {
+        if !self.client.inner.recipient.callbacks.has(callback) {
             return Err(Error::Invalid {
                 what: format!("no callback {callback:?} is registered: the request was not sent"),
             });
@@ -177,21 +198,15 @@ impl RequestBuilder<'_> {
         };
         // Before the append, because the reply may arrive before the append returns.
         self.link.state.lock().insert(pending);
-        match self.link.requests.append(&sealed) {
-            Ok(offset) => {
-                count(&self.client.inner.callbacks.counters.sent);
-                self.link.state.lock().sent(&id, offset);
-                Ok(())
+        let appended = self.link.requests.append(&sealed);
+        let mut state = self.link.state.lock();
+        match &appended {
+            Ok(offset) | Err(Error::Unknown { offset, .. }) => {
+                count(&self.client.inner.recipient.callbacks.counters.sent);
+                state.sent(&id, *offset);
             }
-            Err(Error::Unknown { offset, source }) => {
-                count(&self.client.inner.callbacks.counters.sent);
-                self.link.state.lock().sent(&id, offset);
-                Err(Error::Unknown { offset, source })
-            }
-            Err(other) => {
-                self.link.state.lock().remove(&id);
-                Err(other)
-            }
+            Err(_) => drop(state.remove(&id)),
         }
+        appended.map(drop)
     }
 }

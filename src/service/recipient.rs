@@ -1,21 +1,92 @@
-//! Outcomes that no callback took: parking and retrying them.
+//! A client as the one that outcomes are for: its name, its callbacks, and the outcomes that none of them took.
 
+use std::any::Any;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
-use super::callbacks::Given;
-use super::client::ClientInner;
-use super::outcome::Completed;
+use parking_lot::Mutex;
+
+use super::callbacks::{Callbacks, Given};
+use super::envelope::Envelope;
+use super::outcome::{Completed, Outcome};
 use super::parked::{Found, ParkedTopic};
+use super::pending::Pending;
 use super::request_id::RequestId;
 use super::spans;
 use super::stats::count;
 use crate::error::Result;
+use crate::log::Log;
+use crate::topic::{Topic, TopicOptions};
 
 /// Most parked outcomes that are retried in one pass.
 const PARKED_MOST: usize = 64;
 
-impl ClientInner {
+/// See the module.
+pub(super) struct Recipient {
+    /// For [`Completed::client`], in outcomes that callbacks receive.
+    pub(super) client: Weak<dyn Any + Send + Sync>,
+    pub(super) log: Log,
+    pub(super) name: String,
+    pub(super) incarnation: u64,
+    pub(super) sequence: AtomicU64,
+    pub(super) callbacks: Callbacks,
+    pub(super) parked: Mutex<Option<ParkedTopic>>,
+    pub(super) topic: Option<TopicOptions>,
+}
+
+impl Recipient {
+    /// Returns the id of the next request.
+    pub(super) fn next_id(&self) -> RequestId {
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        RequestId::new(&self.name, self.incarnation, sequence)
+    }
+
+    /// Returns whether this start of the client has sent a request with this number.
+    pub(super) fn has_sent(&self, sequence: u64) -> bool {
+        sequence < self.sequence.load(Ordering::Relaxed)
+    }
+
+    /// Builds the outcome of a request; `pending` is the state of the request, unless it already had an outcome.
+    pub(super) fn completed(
+        &self,
+        requests: &Topic,
+        mut envelope: Envelope,
+        outcome: Outcome,
+        pending: Option<Pending>,
+    ) -> Completed {
+        let late = pending.is_none();
+        if let Some(pending) = pending {
+            // From the request itself, not from the copy in the reply.
+            envelope.callback = pending.envelope.callback;
+            envelope.context = pending.envelope.context;
+            envelope.conversation = pending.envelope.conversation;
+            envelope.cause = pending.envelope.cause;
+            envelope.traceparent = pending.envelope.traceparent;
+            if !pending.is_announced || envelope.request_offset.is_none() {
+                envelope.request_offset = Some(pending.offset);
+            }
+        }
+        self.outcome_of(envelope, outcome, late, Some(requests.clone()))
+    }
+
+    /// Returns the outcome that was found in the topic of parked outcomes.
+    pub(super) fn found(&self, found: Found) -> Completed {
+        self.outcome_of(found.envelope, found.outcome, false, found.requests)
+    }
+
+    fn outcome_of(
+        &self,
+        envelope: Envelope,
+        outcome: Outcome,
+        late: bool,
+        requests: Option<Topic>,
+    ) -> Completed {
+        let recovered = envelope.id.incarnation() != self.incarnation;
+        let client = Weak::clone(&self.client);
+        Completed { envelope, outcome, late, recovered, requests, client }
+    }
+
     /// Parks an outcome that was not taken. It is retried after `wait`, or, if that is `None`, when a caller
     /// asks.
     pub(super) fn park(
@@ -49,13 +120,6 @@ impl ClientInner {
         if let Some(parked) = &mut *self.parked.lock() {
             parked.make_due(Some(callback));
         }
-    }
-
-    pub(super) fn found(&self, found: Found) -> Completed {
-        let Found { envelope, outcome, requests, .. } = found;
-        let recovered = envelope.id.incarnation() != self.incarnation;
-        let client = Weak::clone(&self.this);
-        Completed { envelope, outcome, late: false, recovered, requests, client }
     }
 
     /// Records that the call handle of a parked outcome returned or discarded it.
