@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
+use super::Job;
 use crate::error::{Error, Result};
 use crate::reader::Start;
 use crate::record::{OwnedRecord, Record, RecordRef};
@@ -75,12 +76,7 @@ impl DeadLetter {
     }
 
     /// Appends a copy. With `kept`, only if there is none of this id.
-    pub(crate) fn keep(
-        &self,
-        dead: &Topic,
-        record: &OwnedRecord,
-        kept: Option<&mut Kept>,
-    ) -> Result<()> {
+    fn keep(&self, dead: &Topic, record: &OwnedRecord, kept: Option<&mut Kept>) -> Result<()> {
         if let Some(kept) = kept {
             if kept.has(dead, &self.id)? {
                 return Ok(());
@@ -113,10 +109,58 @@ impl DeadLetter {
     }
 }
 
+/// Keeps the dead letters of a group.
+pub(crate) struct Letters {
+    topic: Topic,
+    group: String,
+    /// The topic that they go to, open while there are many: each opening reads its newest segment.
+    dead: Option<Topic>,
+    kept: Kept,
+}
+
+impl Letters {
+    pub(crate) fn new(topic: &Topic, group: &str) -> Letters {
+        let (topic, group) = (topic.clone(), group.to_owned());
+        Letters { topic, group, dead: None, kept: Kept::default() }
+    }
+
+    /// Copies the record of a job to the topic that `open` opens, with its origin and the reason; once for each
+    /// id. `id`: the record's own, if it has one.
+    pub(crate) fn keep(
+        &mut self,
+        job: &Job,
+        id: Option<String>,
+        why: &str,
+        open: impl FnOnce() -> Result<Topic>,
+    ) -> Result<()> {
+        let dead = match self.dead.take() {
+            Some(dead) => dead,
+            None => open()?,
+        };
+        let dead = self.dead.insert(dead);
+        let letter = DeadLetter {
+            id: id.unwrap_or_else(|| DeadLetter::id_of(&self.topic, &job.record)),
+            topic: self.topic.name().to_owned(),
+            offset: job.offset(),
+            group: self.group.clone(),
+            attempts: job.attempt,
+            sent_at: job.record().timestamp_nanos(),
+            reason: why.to_owned(),
+        };
+        let is_repeated = job.may_be_kept || job.attempt > 1;
+        letter.keep(dead, &job.record, is_repeated.then_some(&mut self.kept))
+    }
+
+    /// Closes the topic: an operator may delete it while none is written.
+    pub(crate) fn close(&mut self) {
+        self.dead = None;
+    }
+}
+
 /// The ids in a dead-letter topic, as far as it was read: a lookup reads only the records that were
 /// appended since the last one.
 #[derive(Debug, Default)]
-pub(crate) struct Kept {
+struct Kept {
     /// The id of this topic: one of the same name may have been deleted and created again.
     topic_id: u64,
     read_to: u64,
@@ -127,7 +171,7 @@ pub(crate) struct Kept {
 
 impl Kept {
     /// Returns whether there is a letter of this id.
-    pub(crate) fn has(&mut self, dead: &Topic, id: &str) -> Result<bool> {
+    fn has(&mut self, dead: &Topic, id: &str) -> Result<bool> {
         if self.topic_id != dead.inner().settings.topic_id {
             *self = Kept { topic_id: dead.inner().settings.topic_id, ..Kept::default() };
         }

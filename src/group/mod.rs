@@ -28,6 +28,7 @@ mod members;
 mod running;
 mod share;
 mod stats;
+mod work;
 mod worker;
 
 use std::sync::Arc;
@@ -46,17 +47,18 @@ use crate::topic::{Topic, TopicOptions};
 
 pub(crate) use attempt::{Called, Fate, Note};
 pub use dead_letter::DeadLetter;
-pub(crate) use dead_letter::{for_each_letter, shortened, Kept};
+pub(crate) use dead_letter::{for_each_letter, shortened, Letters};
 pub(crate) use dispatch::Dispatch;
 pub use guard::LaneGuard;
 pub use handler::HandlerError;
 pub(crate) use handler::{backoff, guarded};
 pub use job::Job;
 pub use lane::State as AttemptState;
-pub(crate) use running::persist;
 pub use running::Running;
+pub(crate) use running::Threads;
 pub(crate) use stats::Counters;
 pub use stats::WorkerStats;
+pub(crate) use work::{poll, run, spawn, Work};
 pub use worker::Worker;
 
 use claim::Claim;

@@ -1,6 +1,8 @@
 //! Work on its own threads, until it is stopped.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -8,7 +10,7 @@ use parking_lot::Mutex;
 use super::backoff;
 use super::handler::is_in_user_code;
 use super::stats::{count, Counters, WorkerStats};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::events;
 use crate::stop::Stop;
 
@@ -45,34 +47,50 @@ const LOOK: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 #[must_use = "dropping it stops the work: keep it, and call `wait` or `stop`"]
 pub struct Running {
-    stop: Stop,
-    threads: Arc<Mutex<Vec<std::thread::JoinHandle<Result<()>>>>>,
-    counters: Arc<Counters>,
+    pub(super) threads: Threads,
+}
+
+/// Threads that work until they are stopped.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Threads {
+    pub(crate) stop: Stop,
+    handles: Arc<Mutex<Vec<JoinHandle<Result<()>>>>>,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Threads {
+    /// Starts a thread, which restarts its work after transient errors. `name` is for events.
+    pub(crate) fn start(
+        &self,
+        name: &str,
+        dir: &Path,
+        mut work: impl FnMut(&Stop) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let (name, stop, counters) =
+            (name.to_owned(), self.stop.clone(), Arc::clone(&self.counters));
+        let thread = std::thread::Builder::new()
+            .name(name.clone())
+            .spawn(move || persist(&name, &stop, &counters, || work(&stop)))
+            .at("starting a thread for", dir)?;
+        self.handles.lock().push(thread);
+        Ok(())
+    }
 }
 
 impl Running {
-    pub(crate) fn new(
-        stop: Stop,
-        threads: Arc<Mutex<Vec<std::thread::JoinHandle<Result<()>>>>>,
-    ) -> Running {
-        Running { stop, threads, counters: Arc::default() }
-    }
-
-    /// Adds the counters of its workers.
-    pub(crate) fn counting(mut self, counters: Arc<Counters>) -> Running {
-        self.counters = counters;
-        self
+    pub(crate) fn new(threads: Threads) -> Running {
+        Running { threads }
     }
 
     /// Returns whether a thread has ended because of an error: [`wait`](Self::wait) returns the error.
     pub fn has_ended(&self) -> bool {
-        self.threads.lock().iter().any(std::thread::JoinHandle::is_finished)
+        self.threads.handles.lock().iter().any(JoinHandle::is_finished)
     }
 
-    /// Returns the counters of a worker, or of all threads of a server, since they were opened. A client's are
-    /// all zero: see [`Client::stats`](crate::service::Client::stats).
+    /// Returns the counters of a worker, or of all threads of a server, since they were opened. Of a client's
+    /// only `interrupted` counts: see [`Client::stats`](crate::service::Client::stats).
     pub fn stats(&self) -> WorkerStats {
-        self.counters.read_out()
+        self.threads.counters.read_out()
     }
 
     /// Waits until a thread has ended: because of an error, which is returned after the other threads were
@@ -82,7 +100,7 @@ impl Running {
     ///
     /// The error that ended a thread.
     pub fn wait(mut self) -> Result<()> {
-        while !self.has_ended() && !self.threads.lock().is_empty() {
+        while !self.has_ended() && !self.threads.handles.lock().is_empty() {
             std::thread::sleep(LOOK);
         }
         self.end()
@@ -99,14 +117,14 @@ impl Running {
     }
 
     fn end(&mut self) -> Result<()> {
-        self.stop.stop();
+        self.threads.stop.stop();
         let mut first = Ok(());
         if is_in_user_code() {
             // The thread that this would wait for may be waiting for this one: for its own end, or for a
             // callback that both of them run.
             return first;
         }
-        let threads = std::mem::take(&mut *self.threads.lock());
+        let threads = std::mem::take(&mut *self.threads.handles.lock());
         for thread in threads {
             if thread.thread().id() == std::thread::current().id() {
                 continue;
@@ -121,7 +139,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // Even while unwinding; but then the work of the threads may be what failed.
-        self.stop.stop();
+        self.threads.stop.stop();
         if !std::thread::panicking() {
             // A caller that needs the error calls `stop`.
             drop(self.end());
@@ -140,7 +158,7 @@ fn passes(error: &Error) -> bool {
 }
 
 /// Does the work of a thread until `stop` is requested, and restarts it after transient errors.
-pub(crate) fn persist(
+fn persist(
     name: &str,
     stop: &Stop,
     counters: &Counters,

@@ -1,19 +1,16 @@
 //! A worker: calls a handler for the records of its lanes.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
+use std::time::Duration;
 
 use super::attempt::{Called, Fate, Note};
 use super::claim::Claim;
-use super::dead_letter::{DeadLetter, Kept};
+use super::dead_letter::Letters;
 use super::dispatch::Dispatch;
-use super::running::persist;
 use super::stats::{Counters, WorkerStats};
+use super::work::{self, Work};
 use super::{Group, HandlerError, Job, Running, WorkerOptions};
-use crate::error::{Error, IoResultExt, Result};
-use crate::log::Log;
+use crate::error::{Error, Result};
 use crate::stop::Stop;
 use crate::topic::{Topic, TopicOptions};
 
@@ -26,20 +23,16 @@ type Handler = Box<dyn FnMut(&Job) -> Result<(), HandlerError> + Send>;
 /// is delivered again, with a higher [`Job::attempt`].
 #[must_use = "records are handled by `run`, `poll` or `spawn`"]
 pub struct Worker {
-    log: Log,
     topic: Topic,
-    group: String,
-    options: WorkerOptions,
     dispatch: Dispatch,
+    letters: Letters,
     dead_name: String,
-    dead: Option<Topic>,
-    kept: Kept,
     handler: Handler,
 }
 
 impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Worker").field("group", &self.group).finish_non_exhaustive()
+        f.debug_struct("Worker").field("group", &self.dispatch.name).finish_non_exhaustive()
     }
 }
 
@@ -55,18 +48,9 @@ impl Worker {
         }
         claim.check_alone(&group.open.log)?;
         let counters = Arc::<Counters>::default();
-        let dispatch = Dispatch::open(&group.open, &group.name, options.clone(), None, counters)?;
-        Ok(Worker {
-            log: group.topic.log(),
-            topic: group.topic.clone(),
-            group: group.name.clone(),
-            options,
-            dispatch,
-            dead_name: dead,
-            dead: None,
-            kept: Kept::default(),
-            handler,
-        })
+        let dispatch = Dispatch::open(&group.open, &group.name, options, None, counters)?;
+        let (topic, letters) = (group.topic.clone(), Letters::new(&group.topic, &group.name));
+        Ok(Worker { topic, dispatch, letters, dead_name: dead, handler })
     }
 
     /// Works until `stop` is requested, and finishes the record in flight.
@@ -76,10 +60,7 @@ impl Worker {
     /// An error of the topic, or of the dead-letter topic: [`Error::Trimmed`] and [`Error::Corrupt`]
     /// until [`skip`](Self::skip) was called. Handled records stay done; the next call continues.
     pub fn run(&mut self, stop: &Stop) -> Result<()> {
-        while let Some(job) = self.dispatch.next(None, stop)? {
-            self.work(&job)?;
-        }
-        self.dispatch.finish()
+        work::run(self, stop)
     }
 
     /// Handles the records that are there, or waits up to `timeout` for the first. Returns the number of
@@ -89,20 +70,7 @@ impl Worker {
     ///
     /// As [`run`](Self::run).
     pub fn poll(&mut self, timeout: Duration) -> Result<u64> {
-        let stop = Stop::new();
-        let until = Instant::now().checked_add(timeout);
-        // Records that arrive meanwhile are left to the next call, or a busy topic would never let it return.
-        let end = self.topic.high_watermark()?;
-        let mut done = 0;
-        loop {
-            let until = if done > 0 { Some(Instant::now()) } else { until };
-            let Some(job) = self.dispatch.next(until, &stop)? else { return Ok(done) };
-            let offset = job.offset();
-            done += u64::from(self.work(&job)?);
-            if offset + 1 >= end && done > 0 {
-                return Ok(done);
-            }
-        }
+        work::poll(self, timeout)
     }
 
     /// Makes the handled records durable: after a power loss no record that was done before the call is
@@ -120,18 +88,9 @@ impl Worker {
     /// # Errors
     ///
     /// [`Error::Io`] if no thread can be started.
-    pub fn spawn(mut self) -> Result<Running> {
-        let stop = Stop::new();
-        let ends = stop.clone();
-        let dir = self.log.dir().to_owned();
-        let counters = Arc::clone(&self.dispatch.counters);
-        let counted = Arc::clone(&counters);
-        let name = format!("work-{}", self.group);
-        let thread = std::thread::Builder::new()
-            .name(name.clone())
-            .spawn(move || persist(&name, &ends, &counted, || self.run(&ends)))
-            .at("starting a thread for", &dir)?;
-        Ok(Running::new(stop, Arc::new(Mutex::new(vec![thread]))).counting(counters))
+    pub fn spawn(self) -> Result<Running> {
+        let (name, log) = (format!("work-{}", self.dispatch.name), self.topic.log());
+        work::spawn(vec![self], &name, log.dir())
     }
 
     /// Continues after the lost records, after [`Error::Trimmed`] or [`Error::Corrupt`], and returns the
@@ -148,26 +107,20 @@ impl Worker {
     pub fn stats(&self) -> WorkerStats {
         self.dispatch.counters.read_out()
     }
+}
 
-    /// Returns true if the job is done, or is a dead letter.
-    fn work(&mut self, job: &Job) -> Result<bool> {
-        let worked = self.work_on(job);
-        if worked.is_err() {
-            self.dispatch.abandon(job);
-        }
-        worked
+impl Work for Worker {
+    fn dispatch(&mut self) -> &mut Dispatch {
+        &mut self.dispatch
     }
 
-    fn work_on(&mut self, job: &Job) -> Result<bool> {
+    fn work(&mut self, job: &Job) -> Result<bool> {
         let (fate, why) = if self.dispatch.is_over(job) {
             (self.dispatch.stop_retrying(job), self.dispatch.why_over(job).to_owned())
         } else {
             let handler = &mut self.handler;
             match self.dispatch.call(job, Note::default(), || handler(job))? {
-                Called::Done(()) => {
-                    self.dispatch.done(job)?;
-                    return Ok(true);
-                }
+                Called::Done(()) => return Ok(true),
                 Called::Postponed => return Ok(false),
                 Called::Failed(error) => (self.dispatch.failed(job, error.terminal), error.message),
             }
@@ -175,36 +128,20 @@ impl Worker {
         if fate != Fate::DeadLetter {
             return Ok(false);
         }
-        let letter = DeadLetter {
-            id: DeadLetter::id_of(&self.topic, &job.record),
-            topic: self.topic.name().to_owned(),
-            offset: job.offset(),
-            group: self.group.clone(),
-            attempts: job.attempt,
-            sent_at: job.record().timestamp_nanos(),
-            reason: why,
-        };
-        self.open_dead_topic()?;
-        let dead = self.dead.as_ref().expect("opened above");
-        let is_repeated = job.may_be_kept || job.attempt > 1;
-        letter.keep(dead, &job.record, is_repeated.then_some(&mut self.kept))?;
-        crate::sys::crash_point::crash_point!("lane.kept-dead");
-        self.dispatch.done(job)?;
-        Ok(true)
-    }
-
-    fn open_dead_topic(&mut self) -> Result<()> {
-        if self.dead.is_none() {
-            let durability = self.options.dead_letter.unwrap_or_else(|| TopicOptions {
+        let (topic, name) = (&self.topic, &self.dead_name);
+        let options = self.dispatch.options.dead_letter;
+        self.letters.keep(job, None, &why, || {
+            let log = topic.log();
+            let options = options.unwrap_or_else(|| TopicOptions {
                 retention: Default::default(),
-                ..*self.topic.options()
+                ..*topic.options()
             });
-            let topic = match self.log.open_topic(&self.dead_name) {
-                Err(Error::NotFound { .. }) => self.log.topic_with(&self.dead_name, durability)?,
-                other => other?,
-            };
-            self.dead = Some(topic);
-        }
-        Ok(())
+            match log.open_topic(name) {
+                Err(Error::NotFound { .. }) => log.topic_with(name, options),
+                other => other,
+            }
+        })?;
+        crate::sys::crash_point::crash_point!("lane.kept-dead");
+        Ok(true)
     }
 }

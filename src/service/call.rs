@@ -59,7 +59,10 @@ impl Client {
         let found = {
             let guard = self.inner.recipient.parked.lock();
             let parked = guard.as_ref().filter(|parked| parked.has_call(id));
-            parked.ok_or_else(not_found)?.find(&self.inner.recipient.log, id)?.ok_or_else(not_found)?
+            parked
+                .ok_or_else(not_found)?
+                .find(&self.inner.recipient.log, id)?
+                .ok_or_else(not_found)?
         };
         let link = self.inner.link(&found.service)?;
         let done = Box::new(self.inner.recipient.found(found));

@@ -17,8 +17,8 @@ use super::recipient::Recipient;
 use super::request_id::RequestId;
 use super::stats::ClientStats;
 use super::{Running, LOOK};
-use crate::error::{Error, IoResultExt, Result};
-use crate::group::{persist, Counters};
+use crate::error::{Error, Result};
+use crate::group::Threads;
 use crate::ownership::Ownership;
 use crate::stop::Stop;
 
@@ -26,13 +26,11 @@ use crate::stop::Stop;
 const SLICE_FIRST: Duration = Duration::from_millis(1);
 const SLICE_MOST: Duration = Duration::from_millis(10);
 
-/// The threads of a running client; a new link adds its own.
-type Threads = Arc<Mutex<Vec<std::thread::JoinHandle<Result<()>>>>>;
-
 pub(super) struct ClientInner {
     pub(super) recipient: Recipient,
     pub(super) links: Mutex<BTreeMap<String, Arc<Link>>>,
-    pub(super) runner: Mutex<Option<(Stop, Threads)>>,
+    /// The threads of a running client; a new link adds its own.
+    pub(super) runner: Mutex<Option<Threads>>,
     pub(super) spin: Duration,
     pub(super) _ownership: Ownership,
 }
@@ -43,8 +41,7 @@ impl ClientInner {
         let (log, cursor) = (&self.recipient.log, cursor_name(&self.recipient.name));
         let mut services = log.topics()?;
         services.retain(|topic| {
-            topic.ends_with(".requests")
-                && crate::consumer::exists(log.inner(), topic, &cursor)
+            topic.ends_with(".requests") && crate::consumer::exists(log.inner(), topic, &cursor)
         });
         let name = |topic: &String| topic.strip_suffix(".requests").map(str::to_owned);
         Ok(services.iter().filter_map(name).collect())
@@ -58,8 +55,8 @@ impl ClientInner {
         }
         let link = Link::open(&self.recipient, service, self.spin)?;
         links.insert(service.to_owned(), Arc::clone(&link));
-        if let Some((stop, threads)) = &*self.runner.lock() {
-            threads.lock().push(self.start_thread(&link, stop)?);
+        if let Some(threads) = &*self.runner.lock() {
+            self.start_thread(&link, threads)?;
         }
         Ok(link)
     }
@@ -81,20 +78,11 @@ impl ClientInner {
         link.sync(&mut link.position.lock())
     }
 
-    fn start_thread(
-        self: &Arc<Self>,
-        link: &Arc<Link>,
-        stop: &Stop,
-    ) -> Result<std::thread::JoinHandle<Result<()>>> {
-        let (client, link, stop) = (Arc::clone(self), Arc::clone(link), stop.clone());
-        let dir = self.recipient.log.dir().to_owned();
-        std::thread::Builder::new()
-            .name(format!("client-{}", self.recipient.name))
-            .spawn(move || {
-                let name = format!("client {} at {}", client.recipient.name, link.service);
-                persist(&name, &stop, &Counters::default(), || client.deliver(&link, &stop))
-            })
-            .at("starting a thread for", &dir)
+    fn start_thread(self: &Arc<Self>, link: &Arc<Link>, threads: &Threads) -> Result<()> {
+        let name = format!("client {} at {}", self.recipient.name, link.service);
+        let (client, link) = (Arc::clone(self), Arc::clone(link));
+        let dir = self.recipient.log.dir();
+        threads.start(&name, dir, move |stop| client.deliver(&link, stop))
     }
 }
 
@@ -146,22 +134,16 @@ impl Client {
     pub fn spawn(&self) -> Result<Running> {
         let links = self.inner.links.lock();
         let mut runner = self.inner.runner.lock();
-        if runner.as_ref().is_some_and(|(stop, _)| !stop.is_stopped()) {
+        if runner.as_ref().is_some_and(|threads| !threads.stop.is_stopped()) {
             return Err(Error::Invalid { what: "the client is already spawned".into() });
         }
-        let stop = Stop::new();
         let threads = Threads::default();
         for link in links.values() {
-            match self.inner.start_thread(link, &stop) {
-                Ok(thread) => threads.lock().push(thread),
-                Err(error) => {
-                    stop.stop();
-                    return Err(error);
-                }
-            }
+            // Not by dropping a `Running`, which would wait for threads that may wait for `links`.
+            self.inner.start_thread(link, &threads).inspect_err(|_| threads.stop.stop())?;
         }
-        *runner = Some((stop.clone(), Arc::clone(&threads)));
-        Ok(Running::new(stop, threads))
+        *runner = Some(threads.clone());
+        Ok(Running::new(threads))
     }
 
     /// Delivers the outcomes that are there on this thread, or waits up to `timeout` for the first. Returns

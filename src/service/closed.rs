@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use super::envelope::{Envelope, Kind};
 use super::record_at;
 use super::request_id::RequestId;
-use super::server::Server;
 use crate::error::{Error, Result};
-use crate::group::Job;
-use crate::record::OwnedRecord;
+use crate::group::{Dispatch, Job};
+use crate::reader::{Reader, Start};
+use crate::topic::Topic;
 
 /// Most requests of a lane that are remembered.
 const OF_A_LANE_MOST: usize = 4096;
@@ -18,11 +18,20 @@ const OF_A_LANE_MOST: usize = 4096;
 const UNPLACED_MOST: usize = 1024;
 const UNPLACED_FOR: Duration = Duration::from_secs(10 * 60);
 
-/// The closed requests; see the module. It holds only requests of this server's lanes, and only until the
+/// The closed requests that a server has read from the reply topic.
+#[derive(Debug)]
+pub(super) struct ClosedRequests {
+    reader: Reader,
+    requests: Topic,
+    replies: Topic,
+    known: Closed,
+}
+
+/// The closed requests. It holds only requests of this server's lanes, and only until the
 /// lane has passed them. Another owner reads the reply topic from the lane's floor on, which stays below
 /// the records that closed these requests.
 #[derive(Debug, Default)]
-pub(super) struct Closed {
+struct Closed {
     /// The requests, with the offset of the record that closes each.
     by_id: HashMap<RequestId, u64>,
     by_offset: BTreeMap<u64, Place>,
@@ -49,7 +58,7 @@ struct OfLane {
 
 impl Closed {
     /// Records that the record at `offset` closes a request at `request_offset`, in `lane`.
-    pub(super) fn insert(&mut self, offset: u64, id: RequestId, lane: u32, request_offset: u64) {
+    fn insert(&mut self, offset: u64, id: RequestId, lane: u32, request_offset: u64) {
         if self.by_id.contains_key(&id) {
             return;
         }
@@ -68,14 +77,14 @@ impl Closed {
     }
 
     /// Records a closed request that is not at the offset that the record at `offset` names.
-    pub(super) fn insert_unplaced(&mut self, offset: u64, id: RequestId) {
+    fn insert_unplaced(&mut self, offset: u64, id: RequestId) {
         if self.unplaced.len() < UNPLACED_MOST {
             self.unplaced.entry(offset).or_insert((id, Instant::now()));
         }
     }
 
     /// Returns whether a request is closed, and forgets it.
-    pub(super) fn remove(&mut self, id: &RequestId) -> bool {
+    fn remove(&mut self, id: &RequestId) -> bool {
         let unplaced = self.unplaced.len();
         self.unplaced.retain(|_, (other, _)| other != id);
         let Some(offset) = self.by_id.remove(id) else { return self.unplaced.len() < unplaced };
@@ -87,7 +96,7 @@ impl Closed {
 
     /// If a request may be closed without being remembered: from where on the reply topic must be read for it.
     /// The caller reads it.
-    pub(super) fn take_left_out(&mut self, lane: u32, request_offset: u64) -> Option<u64> {
+    fn take_left_out(&mut self, lane: u32, request_offset: u64) -> Option<u64> {
         let (from, at) = self.lanes.get(&lane)?.left_out?;
         if request_offset < from {
             return None;
@@ -99,7 +108,7 @@ impl Closed {
     }
 
     /// Forgets requests, by lane and offset, that this server will not reach any more.
-    pub(super) fn retain(&mut self, is_to_come: impl Fn(u32, u64) -> bool) {
+    fn retain(&mut self, is_to_come: impl Fn(u32, u64) -> bool) {
         self.by_offset.retain(|_, place| {
             let stays = is_to_come(place.lane, place.request_offset);
             if !stays {
@@ -115,7 +124,7 @@ impl Closed {
     }
 
     /// Returns the offset of the first record that the next owner of a lane must read.
-    pub(super) fn first(&self) -> Option<u64> {
+    fn first(&self) -> Option<u64> {
         let placed = self.by_offset.keys().next().copied();
         let unplaced = self.unplaced.keys().next().copied();
         let left_out = self.lanes.values().filter_map(|of| Some(of.left_out?.1)).min();
@@ -128,45 +137,62 @@ impl Closed {
     }
 }
 
-impl Server {
+impl ClosedRequests {
+    /// Reads the reply topic from `from` on.
+    pub(super) fn new(requests: &Topic, replies: &Topic, from: u64) -> Result<ClosedRequests> {
+        let reader = replies.reader(Start::Offset(from))?;
+        let (requests, replies) = (requests.clone(), replies.clone());
+        Ok(ClosedRequests { reader, requests, replies, known: Closed::default() })
+    }
+
     /// Returns whether a request was expired or cancelled.
-    pub(super) fn is_closed(&mut self, job: &Job, id: &RequestId) -> Result<bool> {
-        self.look_for_closed()?;
-        if let Some(at) = self.closed.take_left_out(job.lane(), job.offset()) {
-            self.reply_reader.seek_to(at.max(self.replies.first_offset()?));
-            self.look_for_closed()?;
+    pub(super) fn contains(
+        &mut self,
+        dispatch: &mut Dispatch,
+        job: &Job,
+        id: &RequestId,
+    ) -> Result<bool> {
+        self.look(dispatch)?;
+        if let Some(at) = self.known.take_left_out(job.lane(), job.offset()) {
+            self.reader.seek_to(at.max(self.replies.first_offset()?));
+            self.look(dispatch)?;
         }
-        Ok(self.closed.remove(id))
+        Ok(self.known.remove(id))
+    }
+
+    /// Forgets the requests that this server will not reach any more.
+    pub(super) fn forget_passed(&mut self, dispatch: &Dispatch) {
+        self.known.retain(|lane, offset| dispatch.awaits(lane, offset));
     }
 
     /// Reads which requests clients have expired or cancelled since the last call.
-    pub(super) fn look_for_closed(&mut self) -> Result<()> {
-        if let Some(floor) = self.dispatch.take_taken_floor() {
+    pub(super) fn look(&mut self, dispatch: &mut Dispatch) -> Result<()> {
+        if let Some(floor) = dispatch.take_taken_floor() {
             // Records that were skipped before may close requests of the new lanes.
-            if floor < self.reply_reader.offset() {
-                self.reply_reader.seek_to(floor.max(self.replies.first_offset()?));
+            if floor < self.reader.offset() {
+                self.reader.seek_to(floor.max(self.replies.first_offset()?));
             }
         }
-        let looked = self.read_closed();
+        let looked = self.read(dispatch);
         // Not above the position that was read: the next owner of a lane begins to read there.
-        let read = self.reply_reader.offset();
-        self.dispatch.effects_kept = self.closed.first().map_or(read, |first| first.min(read));
+        let read = self.reader.offset();
+        dispatch.effects_kept = self.known.first().map_or(read, |first| first.min(read));
         looked
     }
 
-    fn read_closed(&mut self) -> Result<()> {
+    fn read(&mut self, dispatch: &Dispatch) -> Result<()> {
         loop {
-            let record = match self.reply_reader.next() {
+            let record = match self.reader.next() {
                 Ok(Some(record)) => record,
                 Ok(None) => return Ok(()),
                 Err(Error::Lost { .. }) => continue,
                 // Trimmed while this server had nothing to do.
                 Err(Error::Trimmed { first, .. }) => {
-                    self.reply_reader.seek_to(first);
+                    self.reader.seek_to(first);
                     continue;
                 }
                 Err(Error::Corrupt { .. }) => {
-                    self.reply_reader.skip_damage()?;
+                    self.reader.skip_damage()?;
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -174,25 +200,24 @@ impl Server {
             let Some(Ok(envelope)) = Envelope::of(&record) else { continue };
             if matches!(envelope.kind, Kind::Cancelled | Kind::Expired) {
                 let offset = record.offset();
-                self.note_closed(offset, &envelope)?;
+                self.note(dispatch, offset, envelope)?;
             }
         }
     }
 
     /// Handles a record that closes a request: keeps it if this server may still reach the request.
-    fn note_closed(&mut self, offset: u64, envelope: &Envelope) -> Result<()> {
+    fn note(&mut self, dispatch: &Dispatch, offset: u64, envelope: Envelope) -> Result<()> {
         let request_offset = envelope.request_offset.unwrap_or(0);
         let request = record_at(&self.requests, request_offset)?;
-        let is_it = |record: &OwnedRecord| matches!(Envelope::of(&record.as_ref()), Some(Ok(found)) if found.id == envelope.id);
-        match request.filter(is_it) {
+        match request.filter(|request| envelope.is_about(request)) {
             Some(request) => {
-                let lane = self.dispatch.lane_of(&request.as_ref());
-                if self.dispatch.awaits(lane, request_offset) {
-                    self.closed.insert(offset, envelope.id.clone(), lane, request_offset);
+                let lane = dispatch.lane_of(&request.as_ref());
+                if dispatch.awaits(lane, request_offset) {
+                    self.known.insert(offset, envelope.id, lane, request_offset);
                 }
             }
             None if request_offset >= self.requests.first_offset()? => {
-                self.closed.insert_unplaced(offset, envelope.id.clone());
+                self.known.insert_unplaced(offset, envelope.id);
             }
             // The request was trimmed.
             None => {}

@@ -11,7 +11,7 @@ use super::request_id::RequestId;
 use super::traceparent::check_traceparent;
 use crate::error::{Error, Result};
 use crate::format::names;
-use crate::record::{Record, RecordRef};
+use crate::record::{OwnedRecord, Record, RecordRef};
 
 /// The name of the header.
 pub(crate) const HEADER: &str = "deaddrop.service";
@@ -166,6 +166,12 @@ impl Envelope {
     /// Decodes the envelope of a record, if it has one.
     pub fn of(record: &RecordRef<'_>) -> Option<Result<Envelope>> {
         record.header(HEADER).map(Envelope::decode)
+    }
+
+    /// Returns whether `record` names the request of this envelope. Offsets are hints: after a power loss another
+    /// record can have one.
+    pub(super) fn is_about(&self, record: &OwnedRecord) -> bool {
+        matches!(Envelope::of(&record.as_ref()), Some(Ok(found)) if found.id == self.id)
     }
 
     /// Returns `record` with this envelope.

@@ -84,11 +84,7 @@ pub(super) fn patient(open: impl Fn() -> Result<Consumer>) -> Result<Consumer> {
 }
 
 impl Link {
-    pub(super) fn open(
-        recipient: &Recipient,
-        service: &str,
-        spin: Duration,
-    ) -> Result<Arc<Link>> {
+    pub(super) fn open(recipient: &Recipient, service: &str, spin: Duration) -> Result<Arc<Link>> {
         let (log, client) = (&recipient.log, recipient.name.as_str());
         let requests = open_topic(log, &requests_of(service), recipient.topic)?;
         let replies = open_topic(log, &replies_of(service), recipient.topic)?;

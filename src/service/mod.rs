@@ -17,7 +17,6 @@ mod cause;
 mod client;
 mod clients;
 mod closed;
-mod dead_letter;
 mod dead_letters;
 mod delivery;
 mod envelope;

@@ -141,11 +141,7 @@ impl Completed {
         let (Some(topic), Some(offset)) = (&self.requests, self.envelope.request_offset) else {
             return Ok(None);
         };
-        let record = record_at(topic, offset)?;
-        // The offset is a hint: after a power loss another record can have it.
-        Ok(record.filter(|record| {
-            matches!(Envelope::of(&record.as_ref()), Some(Ok(found)) if found.id == *self.id())
-        }))
+        Ok(record_at(topic, offset)?.filter(|record| self.envelope.is_about(record)))
     }
 }
 

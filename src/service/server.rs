@@ -9,31 +9,28 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::clients::Gone;
-use super::closed::Closed;
-use super::dead_letter::{answer, answer_later};
+use super::closed::ClosedRequests;
 use super::envelope::{Envelope, Kind};
 use super::handler::{Reply, Request};
 use super::options::ServerOptions;
 use super::settle::{encode_note, Doubt, Past};
 use super::{open_topic, replies_of, requests_of, spans};
-use crate::error::{Error, IoResultExt, Result};
+use crate::error::{Error, Result};
 use crate::group::claim::Claim;
 use crate::group::{
-    persist, Called, Counters, Dispatch, Fate, Group, GroupOptions, HandlerError, Job, Kept, Note,
-    Running, WorkerStats,
+    self, shortened, Called, Counters, Dispatch, Fate, Group, GroupOptions, HandlerError, Job,
+    Letters, Note, Running, Work, WorkerStats,
 };
 use crate::log::Log;
-use crate::reader::{Reader, Start};
+use crate::reader::Start;
 use crate::record::Record;
 use crate::stop::Stop;
 use crate::sys::clock;
 use crate::topic::Topic;
 
 // A service has one group: with two, every request would be answered twice.
-pub(super) use crate::group::SERVERS as GROUP;
+use crate::group::SERVERS as GROUP;
 /// In the reply topic, the consumer that keeps what the lanes may need to settle a doubt.
 const GUARD: &str = "server.floor";
 /// How often that consumer is moved.
@@ -74,22 +71,17 @@ type Handler = Arc<dyn Fn(&Request<'_>) -> Result<Reply, HandlerError> + Send + 
 /// ```
 #[must_use = "requests are handled by `run`, `poll` or `spawn`"]
 pub struct Server {
-    pub(super) log: Log,
-    pub(super) service: String,
-    pub(super) options: ServerOptions,
+    log: Log,
+    service: String,
+    options: ServerOptions,
     handler: Handler,
-    pub(super) requests: Topic,
-    pub(super) replies: Topic,
+    requests: Topic,
+    replies: Topic,
     group: Group,
-    pub(super) dispatch: Dispatch,
-    /// Reads which requests clients have expired or cancelled.
-    pub(super) reply_reader: Reader,
-    pub(super) closed: Closed,
+    dispatch: Dispatch,
+    closed: ClosedRequests,
     past: Past,
-    /// The topic of dead letters, open while there are many: each opening reads its newest segment.
-    pub(super) dead: Option<Topic>,
-    /// The dead letters that already exist.
-    pub(super) kept: Kept,
+    letters: Letters,
     guarded_at: Instant,
     gone: Gone,
     counters: Arc<Counters>,
@@ -131,22 +123,20 @@ impl Server {
         )?;
         let from = dispatch.durable_effects_floor()?;
         let from = from.clamp(replies.first_offset()?, replies.high_watermark()?);
-        // Until `look_for_closed` has read from there.
+        // Until the closed requests were read from there.
         dispatch.effects_kept = from;
         Ok(Server {
             log: log.clone(),
             service: service.to_owned(),
             options,
             handler,
-            reply_reader: replies.reader(Start::Offset(from))?,
+            closed: ClosedRequests::new(&requests, &replies, from)?,
+            letters: Letters::new(&requests, GROUP),
             requests,
             replies,
             group,
             dispatch,
-            closed: Closed::default(),
             past: Past::default(),
-            dead: None,
-            kept: Kept::default(),
             guarded_at: Instant::now(),
             gone: Gone::default(),
             counters,
@@ -161,16 +151,7 @@ impl Server {
     /// [`Error::Trimmed`] until [`skip`](Self::skip) was called, [`Error::Io`]. Answered requests stay
     /// answered; the next call continues with the others.
     pub fn run(&mut self, stop: &Stop) -> Result<()> {
-        while !stop.is_stopped() {
-            let until = Instant::now() + GUARD_INTERVAL;
-            if let Some(job) = self.dispatch.next(Some(until), stop)? {
-                self.serve(&job)?;
-            }
-            self.raise_guard()?;
-        }
-        self.look_for_closed()?;
-        self.dispatch.finish()?;
-        self.move_guard()
+        group::run(self, stop)
     }
 
     /// Serves the requests that are there, or waits up to `timeout` for the first. Returns the number of
@@ -180,27 +161,7 @@ impl Server {
     ///
     /// As [`run`](Self::run).
     pub fn poll(&mut self, timeout: Duration) -> Result<u64> {
-        let stop = Stop::new();
-        // `None` waits without a limit.
-        let mut until = Instant::now().checked_add(timeout);
-        let mut settled = 0;
-        // Requests that arrive meanwhile are left to the next call, or a busy service would never return.
-        let mut end = u64::MAX;
-        loop {
-            let Some(job) = self.dispatch.next(until, &stop)? else {
-                self.raise_guard()?;
-                return Ok(settled);
-            };
-            settled += u64::from(self.serve(&job)?);
-            if settled > 0 && end == u64::MAX {
-                end = self.requests.high_watermark()?;
-                until = Some(Instant::now());
-            }
-            if job.offset() + 1 >= end {
-                self.raise_guard()?;
-                return Ok(settled);
-            }
-        }
+        group::poll(self, timeout)
     }
 
     /// Serves on background threads, as many as the options say.
@@ -209,28 +170,14 @@ impl Server {
     ///
     /// [`Error::Io`] if no thread can be started.
     pub fn spawn(self) -> Result<Running> {
-        let stop = Stop::new();
-        let (log, service, options) =
-            (self.log.clone(), self.service.clone(), self.options.clone());
-        let (handler, counters) = (Arc::clone(&self.handler), Arc::clone(&self.counters));
+        let (log, name) = (self.log.clone(), format!("serve-{}", self.service));
         let mut servers = vec![self];
-        for _ in 1..options.threads {
-            let (handler, counters) = (Arc::clone(&handler), Arc::clone(&counters));
-            servers.push(Server::open(&log, &service, options.clone(), handler, counters)?);
+        for _ in 1..servers[0].options.threads {
+            let Server { service, options, handler, counters, .. } = &servers[0];
+            let (handler, counters) = (Arc::clone(handler), Arc::clone(counters));
+            servers.push(Server::open(&log, service, options.clone(), handler, counters)?);
         }
-        let threads = Arc::new(Mutex::new(Vec::new()));
-        let running =
-            Running::new(stop.clone(), Arc::clone(&threads)).counting(Arc::clone(&counters));
-        for mut server in servers {
-            let (stop, counters) = (stop.clone(), Arc::clone(&counters));
-            let name = format!("serve-{service}");
-            let thread = std::thread::Builder::new()
-                .name(name.clone())
-                .spawn(move || persist(&name, &stop, &counters, || server.run(&stop)))
-                .at("starting a thread for", log.dir())?;
-            threads.lock().push(thread);
-        }
-        Ok(running)
+        group::spawn(servers, &name, log.dir())
     }
 
     /// Continues after the lost requests, after [`Error::Trimmed`] or [`Error::Corrupt`] of a request, and
@@ -255,32 +202,6 @@ impl Server {
     /// Returns the counters since the server was opened, of all its threads together.
     pub fn stats(&self) -> WorkerStats {
         self.counters.read_out()
-    }
-
-    /// Returns true if the request is settled.
-    fn serve(&mut self, job: &Job) -> Result<bool> {
-        let served = self.serve_record(job);
-        match &served {
-            Ok(true) => self.dispatch.done(job)?,
-            Ok(false) => {}
-            Err(_) => self.dispatch.abandon(job),
-        }
-        if !self.past.is_empty() && !self.dispatch.has_doubt() {
-            self.past.clear();
-        }
-        served
-    }
-
-    fn serve_record(&mut self, job: &Job) -> Result<bool> {
-        let why = match Envelope::of(&job.record()) {
-            Some(Ok(envelope)) if envelope.kind == Kind::Request => {
-                return self.serve_request(job, &envelope);
-            }
-            Some(Err(error)) => error.to_string(),
-            _ => "it is not a request".to_owned(),
-        };
-        self.keep_dead(job, None, &why)?;
-        Ok(true)
     }
 
     fn serve_request(&mut self, job: &Job, envelope: &Envelope) -> Result<bool> {
@@ -324,7 +245,7 @@ impl Server {
     }
 
     fn settle_request(&mut self, job: &Job, envelope: &Envelope, replies: &Topic) -> Result<bool> {
-        if self.is_closed(job, &envelope.id)? {
+        if self.closed.contains(&mut self.dispatch, job, &envelope.id)? {
             return Ok(true);
         }
         let is_own = envelope.reply_topic.is_none();
@@ -344,7 +265,8 @@ impl Server {
         if envelope.deadline.is_some_and(|deadline| clock::wall() >= deadline) {
             self.dispatch.begin(job, note)?;
             // No caller waits for it, so one sync covers many of them.
-            answer_later(replies, envelope.outcome(Kind::Expired, job.offset()))?;
+            let outcome = envelope.outcome(Kind::Expired, job.offset());
+            answer(outcome, Record::default(), |record| replies.append_unsynced(record))?;
             return Ok(true);
         }
         if self.dispatch.is_over(job) {
@@ -392,7 +314,7 @@ impl Server {
         outcome.error = error;
         outcome.begun_at = Some(begun_at);
         outcome.handler_nanos = Some(clock::nanos(begun.elapsed()));
-        answer(replies, outcome, reply)?;
+        answer(outcome, reply, |record| replies.append(record))?;
         crate::sys::crash_point::crash_point!("serve.replied");
         Ok(true)
     }
@@ -420,20 +342,32 @@ impl Server {
         self.log.open_topic(name)
     }
 
-    /// Releases replies that no lane needs any more. One server at a time does this.
-    fn raise_guard(&mut self) -> Result<()> {
-        if self.guarded_at.elapsed() < GUARD_INTERVAL {
-            return Ok(());
-        }
-        self.guarded_at = Instant::now();
-        // An operator may delete it while none is written.
-        self.dead = None;
-        // Even when there is nothing to do: the lanes' floors follow the position that was read.
-        self.look_for_closed()?;
-        self.closed.retain(|lane, offset| self.dispatch.awaits(lane, offset));
-        self.move_guard()
+    /// Appends to the dead-letter topic first, then the outcome. If the process is killed between them, the
+    /// next owner of the lane finds no outcome, and finds the copy by its id.
+    fn dead_letter(
+        &mut self,
+        job: &Job,
+        envelope: &Envelope,
+        replies: &Topic,
+        why: &str,
+    ) -> Result<()> {
+        self.keep_dead(job, Some(envelope), why)?;
+        crate::sys::crash_point::crash_point!("serve.kept-dead");
+        let mut outcome = envelope.outcome(Kind::DeadLettered, job.offset());
+        outcome.attempt = job.attempt;
+        outcome.error = why.to_owned();
+        answer(outcome, Record::default(), |record| replies.append(record))
     }
 
+    /// Copies a record to the dead-letter topic, with its origin and the reason; once for each id.
+    fn keep_dead(&mut self, job: &Job, envelope: Option<&Envelope>, why: &str) -> Result<()> {
+        let (log, service, options) = (&self.log, &self.service, self.options.topic);
+        let id = envelope.map(|envelope| envelope.id.to_string());
+        let open = || open_topic(log, &Claim::Service(service).dead_topic(), options);
+        self.letters.keep(job, id, why, open)
+    }
+
+    /// Releases replies that no lane needs any more. One server at a time does this.
     fn move_guard(&mut self) -> Result<()> {
         if !self.replies.options().retention.consumed {
             return Ok(());
@@ -452,5 +386,68 @@ impl Server {
             Some(after) => self.gone.abandon(after, &self.requests, &self.replies),
             None => Ok(()),
         }
+    }
+}
+
+impl Work for Server {
+    fn dispatch(&mut self) -> &mut Dispatch {
+        &mut self.dispatch
+    }
+
+    fn work(&mut self, job: &Job) -> Result<bool> {
+        let why = match Envelope::of(&job.record()) {
+            Some(Ok(envelope)) if envelope.kind == Kind::Request => {
+                return self.serve_request(job, &envelope);
+            }
+            Some(Err(error)) => error.to_string(),
+            _ => "it is not a request".to_owned(),
+        };
+        self.keep_dead(job, None, &why)?;
+        Ok(true)
+    }
+
+    fn chores_at(&self) -> Option<Instant> {
+        Some(self.guarded_at + GUARD_INTERVAL)
+    }
+
+    fn chores(&mut self) -> Result<()> {
+        if !self.past.is_empty() && !self.dispatch.has_doubt() {
+            self.past.clear();
+        }
+        if self.guarded_at.elapsed() < GUARD_INTERVAL {
+            return Ok(());
+        }
+        self.guarded_at = Instant::now();
+        self.letters.close();
+        // Even when there is nothing to do: the lanes' floors follow the position that was read.
+        self.closed.look(&mut self.dispatch)?;
+        self.closed.forget_passed(&self.dispatch);
+        self.move_guard()
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.closed.look(&mut self.dispatch)?;
+        self.dispatch.finish()?;
+        self.move_guard()
+    }
+}
+
+/// Appends an outcome. If the handler's result makes it too large for a frame, it becomes `Failed`,
+/// because every attempt would have the same result.
+fn answer(
+    mut outcome: Envelope,
+    reply: Record,
+    append: impl Fn(&Record) -> Result<u64>,
+) -> Result<()> {
+    outcome.error = shortened(&outcome.error).to_owned();
+    match append(&outcome.seal(reply)) {
+        Err(error @ (Error::Invalid { .. } | Error::TooLarge { .. })) => {
+            outcome.kind = Kind::Failed;
+            outcome.error = format!("its outcome cannot be appended: {error}");
+            // The client has it from the request.
+            outcome.context.clear();
+            append(&outcome.seal(Record::default())).map(drop)
+        }
+        other => other.map(drop),
     }
 }
