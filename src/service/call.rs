@@ -48,7 +48,7 @@ impl Client {
     pub fn attach(&self, id: &RequestId) -> Result<Call> {
         for link in self.inner.links() {
             let mut state = link.state.lock();
-            let is_open = state.get(id).is_some_and(|pending| pending.envelope.callback.is_empty());
+            let is_open = state.get(id).is_some_and(|pending| pending.envelope.callback.is_none());
             if is_open || state.calls.contains_key(id) {
                 state.calls.entry(id.clone()).or_insert(Slot::Waiting);
                 drop(state);

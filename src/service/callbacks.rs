@@ -123,7 +123,7 @@ impl Callbacks {
     /// Calls the callback for an outcome, several times unless the outcome was parked. Returns true
     /// with `Taken` if the callback's last call had failed.
     pub(super) fn deliver(&self, done: &Completed, is_parked: bool) -> (Given, bool) {
-        let Some(named) = self.named.get(&done.envelope.callback) else {
+        let Some(named) = done.callback().and_then(|name| self.named.get(name)) else {
             return (Given::Refused, false);
         };
         let had_failed = named.trouble.lock().failures > 0;

@@ -11,7 +11,7 @@ use super::request_id::RequestId;
 pub struct Cause {
     id: RequestId,
     conversation: RequestId,
-    traceparent: String,
+    traceparent: Option<String>,
 }
 
 impl Cause {
@@ -19,7 +19,7 @@ impl Cause {
         Cause {
             id: envelope.id.clone(),
             conversation: envelope.conversation().clone(),
-            traceparent: envelope.traceparent().unwrap_or_default().to_owned(),
+            traceparent: envelope.traceparent().map(str::to_owned),
         }
     }
 

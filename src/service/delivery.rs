@@ -195,7 +195,7 @@ impl<'a> Delivery<'a> {
         let (client, link) = (self.client, self.link);
         let _span = spans::deliver(&link.service, &done.envelope);
         let callbacks = &client.callbacks;
-        if done.envelope.callback.is_empty() {
+        let Some(callback) = done.callback() else {
             let Some(done) = link.state.lock().hold(offset, done) else {
                 count(&callbacks.counters.completed);
                 link.answered.notify_all();
@@ -206,8 +206,8 @@ impl<'a> Delivery<'a> {
                 // Its handle was dropped, so the outcome is discarded.
                 false => Ok(()),
             };
-        }
-        if client.must_wait(&done.envelope.callback) {
+        };
+        if client.must_wait(callback) {
             // After the parked outcomes, which are older.
             return client.park(&link.service, &done, Some(Duration::ZERO));
         }
@@ -215,7 +215,7 @@ impl<'a> Delivery<'a> {
             (Given::Taken, had_failed) => {
                 count(&callbacks.counters.completed);
                 if had_failed {
-                    client.make_due(&done.envelope.callback);
+                    client.make_due(callback);
                 }
                 Ok(())
             }

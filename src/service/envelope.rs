@@ -85,26 +85,26 @@ pub struct Envelope {
     pub kind: Kind,
     /// The id of the request that the record is, or is about.
     pub id: RequestId,
-    /// The callback that waits for the outcome; empty for a call handle.
-    pub callback: String,
+    /// The callback that waits for the outcome; `None` for a call handle.
+    pub callback: Option<String>,
     /// The bytes that the client sent as the context.
     pub context: Vec<u8>,
     /// The wall-clock time (nanoseconds since the Unix epoch) after which the reply is no longer needed.
     pub deadline: Option<u64>,
     /// The topic that the outcome goes to; `None`: the service's reply topic.
     pub reply_topic: Option<String>,
-    /// The attempt that led to this outcome.
-    pub attempt: u32,
+    /// The attempt that led to this outcome, if a server handled the request.
+    pub attempt: Option<u32>,
     /// The reason of a failure.
-    pub error: String,
+    pub error: Option<String>,
     /// The offset of the request when it was answered: a hint.
     pub request_offset: Option<u64>,
     /// The request that the conversation began with; `None`: this one.
     pub conversation: Option<RequestId>,
     /// The request whose handling, or whose outcome, led to this one.
     pub cause: Option<RequestId>,
-    /// The W3C trace context of the sender, in the form of the `traceparent` header; empty if there is none.
-    pub traceparent: String,
+    /// The W3C trace context of the sender, in the form of the `traceparent` header.
+    pub traceparent: Option<String>,
     /// In an outcome: the wall-clock time at which the handler was called.
     pub begun_at: Option<u64>,
     /// In an outcome: how long the handler ran.
@@ -121,16 +121,16 @@ impl Envelope {
         Envelope {
             kind,
             id,
-            callback: String::new(),
+            callback: None,
             context: Vec::new(),
             deadline: None,
             reply_topic: None,
-            attempt: 0,
-            error: String::new(),
+            attempt: None,
+            error: None,
             request_offset: None,
             conversation: None,
             cause: None,
-            traceparent: String::new(),
+            traceparent: None,
             begun_at: None,
             handler_nanos: None,
             redrive_of: None,
@@ -160,7 +160,7 @@ impl Envelope {
 
     /// Returns the trace context if it is well-formed: the field holds untrusted bytes.
     pub fn traceparent(&self) -> Option<&str> {
-        check_traceparent(&self.traceparent).is_ok().then_some(self.traceparent.as_str())
+        self.traceparent.as_deref().filter(|text| check_traceparent(text).is_ok())
     }
 
     /// Decodes the envelope of a record, if it has one.
@@ -194,8 +194,8 @@ impl Envelope {
         field(CLIENT, self.id.client().as_bytes());
         field(INCARNATION, &self.id.incarnation().to_le_bytes());
         field(SEQUENCE, &self.id.sequence().to_le_bytes());
-        if !self.callback.is_empty() {
-            field(CALLBACK, self.callback.as_bytes());
+        if let Some(callback) = &self.callback {
+            field(CALLBACK, callback.as_bytes());
         }
         if !self.context.is_empty() {
             field(CONTEXT, &self.context);
@@ -206,11 +206,11 @@ impl Envelope {
         if let Some(topic) = &self.reply_topic {
             field(REPLY_TOPIC, topic.as_bytes());
         }
-        if self.attempt != 0 {
-            field(ATTEMPT, &u64::from(self.attempt).to_le_bytes());
+        if let Some(attempt) = self.attempt {
+            field(ATTEMPT, &u64::from(attempt).to_le_bytes());
         }
-        if !self.error.is_empty() {
-            field(ERROR, self.error.as_bytes());
+        if let Some(error) = &self.error {
+            field(ERROR, error.as_bytes());
         }
         if let Some(offset) = self.request_offset {
             field(REQUEST_OFFSET, &offset.to_le_bytes());
@@ -225,8 +225,8 @@ impl Envelope {
                 field(tag, id.to_string().as_bytes());
             }
         }
-        if !self.traceparent.is_empty() {
-            field(TRACEPARENT, self.traceparent.as_bytes());
+        if let Some(traceparent) = &self.traceparent {
+            field(TRACEPARENT, traceparent.as_bytes());
         }
         let numbers = [
             (BEGUN_AT, self.begun_at),
@@ -262,6 +262,8 @@ impl Envelope {
             let value = value.ok_or_else(|| bad("a field is cut off"))?;
             let number = || value.try_into().map(u64::from_le_bytes).map_err(|_| bad("a number"));
             let text = || String::from_utf8(value.to_owned()).map_err(|_| bad("a text"));
+            // An empty text, and an attempt 0, are those of an absent field.
+            let some_text = || text().map(|text| Some(text).filter(|text| !text.is_empty()));
             let id_of = |text: String| text.parse().map_err(|_| bad("an id"));
             match rest[0] {
                 KIND => {
@@ -272,16 +274,19 @@ impl Envelope {
                 CLIENT => client = Some(text()?),
                 INCARNATION => incarnation = Some(number()?),
                 SEQUENCE => sequence = Some(number()?),
-                CALLBACK => envelope.callback = text()?,
+                CALLBACK => envelope.callback = some_text()?,
                 CONTEXT => envelope.context = value.to_owned(),
                 DEADLINE => envelope.deadline = Some(number()?),
                 REPLY_TOPIC => envelope.reply_topic = Some(text()?),
-                ATTEMPT => envelope.attempt = u32::try_from(number()?).unwrap_or(u32::MAX),
-                ERROR => envelope.error = text()?,
+                ATTEMPT => {
+                    let attempt = u32::try_from(number()?).unwrap_or(u32::MAX);
+                    envelope.attempt = Some(attempt).filter(|attempt| *attempt != 0);
+                }
+                ERROR => envelope.error = some_text()?,
                 REQUEST_OFFSET => envelope.request_offset = Some(number()?),
                 CONVERSATION => envelope.conversation = Some(id_of(text()?)?),
                 CAUSE => envelope.cause = Some(id_of(text()?)?),
-                TRACEPARENT => envelope.traceparent = text()?,
+                TRACEPARENT => envelope.traceparent = some_text()?,
                 BEGUN_AT => envelope.begun_at = Some(number()?),
                 HANDLER_NANOS => envelope.handler_nanos = Some(number()?),
                 REDRIVE_OF => envelope.redrive_of = Some(id_of(text()?)?),
@@ -306,8 +311,8 @@ impl Envelope {
 impl fmt::Display for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind, self.id)?;
-        if !self.callback.is_empty() {
-            write!(f, " callback={}", self.callback)?;
+        if let Some(callback) = &self.callback {
+            write!(f, " callback={callback}")?;
         }
         if !self.context.is_empty() {
             write!(f, " context={}B", self.context.len())?;
@@ -315,8 +320,8 @@ impl fmt::Display for Envelope {
         if let Some(topic) = &self.reply_topic {
             write!(f, " reply-topic={topic}")?;
         }
-        if self.attempt != 0 {
-            write!(f, " attempt={}", self.attempt)?;
+        if let Some(attempt) = self.attempt {
+            write!(f, " attempt={attempt}")?;
         }
         if let Some(offset) = self.request_offset {
             write!(f, " request-offset={offset}")?;
@@ -331,8 +336,8 @@ impl fmt::Display for Envelope {
                 write!(f, " {name}={id}")?;
             }
         }
-        if !self.error.is_empty() {
-            write!(f, " error={:?}", self.error)?;
+        if let Some(error) = &self.error {
+            write!(f, " error={error:?}")?;
         }
         Ok(())
     }
@@ -345,16 +350,17 @@ mod tests {
     #[test]
     fn an_envelope_comes_back_and_no_cut_of_it_is_taken_for_one() {
         let mut envelope = Envelope::new(Kind::Failed, RequestId::new("a-b", 1 << 63, 3));
-        envelope.callback = "done".into();
+        envelope.callback = Some("done".into());
         envelope.context = vec![0, 255];
         envelope.deadline = Some(5);
         envelope.reply_topic = Some("x.replies".into());
-        envelope.attempt = 2;
-        envelope.error = "no".into();
+        envelope.attempt = Some(2);
+        envelope.error = Some("no".into());
         envelope.request_offset = Some(9);
         envelope.conversation = Some(RequestId::new("b", 1, 1));
         envelope.cause = Some(RequestId::new("c", 2, 2));
-        envelope.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into();
+        envelope.traceparent =
+            Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into());
         envelope.begun_at = Some(11);
         envelope.handler_nanos = Some(12);
         envelope.redrive_of = Some(RequestId::new("d", 3, 3));

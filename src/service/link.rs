@@ -219,7 +219,7 @@ impl Link {
             .map(|(id, pending)| Outstanding {
                 id: id.clone(),
                 service: self.service.clone(),
-                callback: Some(pending.envelope.callback.clone()).filter(|name| !name.is_empty()),
+                callback: pending.envelope.callback.clone(),
                 offset: pending.offset,
                 sent_at: time(pending.sent_at),
                 deadline: pending.envelope.deadline.map(time),

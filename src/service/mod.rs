@@ -20,8 +20,6 @@ mod closed;
 mod dead_letters;
 mod delivery;
 mod envelope;
-#[cfg(test)]
-mod forged;
 mod handler;
 mod link;
 mod options;

@@ -31,10 +31,11 @@ pub enum Outcome {
 impl Outcome {
     /// Returns the outcome that a record of the reply topic describes; `None` if it is not an outcome.
     pub(super) fn of(envelope: &Envelope, record: &OwnedRecord) -> Option<Outcome> {
+        let why = || envelope.error.clone().unwrap_or_default();
         match envelope.kind {
             Kind::Reply => Some(Outcome::Reply(record.clone())),
-            Kind::Failed => Some(Outcome::Failed(envelope.error.clone())),
-            Kind::DeadLettered => Some(Outcome::DeadLettered(envelope.error.clone())),
+            Kind::Failed => Some(Outcome::Failed(why())),
+            Kind::DeadLettered => Some(Outcome::DeadLettered(why())),
             Kind::Expired => Some(Outcome::Expired),
             Kind::Cancelled => Some(Outcome::Cancelled),
             Kind::Request | Kind::Unparked | Kind::Redriven => None,
@@ -94,7 +95,7 @@ impl Completed {
 
     /// Returns the name of the callback that the request was sent with; `None` for a call handle.
     pub fn callback(&self) -> Option<&str> {
-        Some(self.envelope.callback.as_str()).filter(|name| !name.is_empty())
+        self.envelope.callback.as_deref()
     }
 
     /// Returns the bytes that the client sent as the context.
@@ -117,8 +118,8 @@ impl Completed {
         &self.outcome
     }
 
-    /// Returns the server's attempt that led to the outcome; 0 if no server handled the request.
-    pub fn attempt(&self) -> u32 {
+    /// Returns the server's attempt that led to the outcome; `None` if no server handled the request.
+    pub fn attempt(&self) -> Option<u32> {
         self.envelope.attempt
     }
 

@@ -119,8 +119,7 @@ impl ParkedTopic {
             _ => return,
         };
         let service = String::from_utf8_lossy(service).into_owned();
-        let has_callback = !envelope.callback.is_empty();
-        let due = has_callback.then(Instant::now);
+        let due = envelope.callback.is_some().then(Instant::now);
         self.insert(record.offset(), service, envelope, record.as_ref().timestamp(), due);
     }
 
@@ -140,7 +139,7 @@ impl ParkedTopic {
         let parked = Parked {
             id: envelope.id,
             service,
-            callback: Some(envelope.callback).filter(|name| !name.is_empty()),
+            callback: envelope.callback,
             kind: envelope.kind,
             parked_at,
         };

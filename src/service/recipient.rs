@@ -176,7 +176,7 @@ impl Recipient {
                     count(&self.callbacks.counters.completed);
                     delivered += 1;
                     if had_failed {
-                        parked.make_due(Some(&done.envelope.callback));
+                        parked.make_due(done.callback());
                     }
                 }
                 Given::Refused => parked.failed(done.id(), |_| None),

@@ -115,7 +115,7 @@ impl RequestBuilder<'_> {
     pub fn with_traceparent(mut self, traceparent: &str) -> Result<Self> {
         check_traceparent(traceparent)
             .map_err(|why| Error::Invalid { what: format!("the traceparent: {why}") })?;
-        self.envelope.traceparent = traceparent.to_owned();
+        self.envelope.traceparent = Some(traceparent.to_owned());
         Ok(self)
     }
 
@@ -153,7 +153,7 @@ impl RequestBuilder<'_> {
             });
         }
         let id = self.id().clone();
-        self.append(callback)?;
+        self.append(Some(callback))?;
         Ok(id)
     }
 
@@ -166,7 +166,7 @@ impl RequestBuilder<'_> {
     pub fn call(self) -> Result<Call> {
         let (client, link, id) = (self.client.clone(), Arc::clone(&self.link), self.id().clone());
         link.state.lock().calls.insert(id.clone(), Slot::Waiting);
-        match self.append("") {
+        match self.append(None) {
             Ok(()) => Ok(Call { client, link, id }),
             // The outcome, which may have arrived, waits for another handle.
             Err(error @ Error::Unknown { .. }) => Err(error),
@@ -177,11 +177,11 @@ impl RequestBuilder<'_> {
         }
     }
 
-    fn append(self, callback: &str) -> Result<()> {
+    fn append(self, callback: Option<&str>) -> Result<()> {
         let now = clock::wall();
         let mut envelope = self.envelope;
         let id = envelope.id.clone();
-        envelope.callback = callback.to_owned();
+        envelope.callback = callback.map(str::to_owned);
         envelope.deadline = self.deadline.map(|after| now.saturating_add(clock::nanos(after)));
         let _span = spans::send(&self.link.service, &envelope, self.record.payload().len());
         let reply_floor = self.link.replies.end_offset()?;

@@ -294,10 +294,10 @@ impl Server {
             handler(&request)
         })?;
         let (kind, reply, error) = match called {
-            Called::Done(reply) => (Kind::Reply, reply.record, String::new()),
+            Called::Done(reply) => (Kind::Reply, reply.record, None),
             Called::Postponed => return Ok(false),
             Called::Failed(error) if error.terminal => {
-                (Kind::Failed, Record::default(), error.message)
+                (Kind::Failed, Record::default(), Some(error.message))
             }
             Called::Failed(error) => {
                 return match self.dispatch.failed(job, false) {
@@ -310,7 +310,7 @@ impl Server {
             }
         };
         let mut outcome = envelope.outcome(kind, job.offset());
-        outcome.attempt = job.attempt;
+        outcome.attempt = Some(job.attempt);
         outcome.error = error;
         outcome.begun_at = Some(begun_at);
         outcome.handler_nanos = Some(clock::nanos(begun.elapsed()));
@@ -354,8 +354,8 @@ impl Server {
         self.keep_dead(job, Some(envelope), why)?;
         crate::sys::crash_point::crash_point!("serve.kept-dead");
         let mut outcome = envelope.outcome(Kind::DeadLettered, job.offset());
-        outcome.attempt = job.attempt;
-        outcome.error = why.to_owned();
+        outcome.attempt = Some(job.attempt);
+        outcome.error = Some(why.to_owned());
         answer(outcome, Record::default(), |record| replies.append(record))
     }
 
@@ -439,11 +439,11 @@ fn answer(
     reply: Record,
     append: impl Fn(&Record) -> Result<u64>,
 ) -> Result<()> {
-    outcome.error = shortened(&outcome.error).to_owned();
+    outcome.error = outcome.error.map(|error| shortened(&error).to_owned());
     match append(&outcome.seal(reply)) {
         Err(error @ (Error::Invalid { .. } | Error::TooLarge { .. })) => {
             outcome.kind = Kind::Failed;
-            outcome.error = format!("its outcome cannot be appended: {error}");
+            outcome.error = Some(format!("its outcome cannot be appended: {error}"));
             // The client has it from the request.
             outcome.context.clear();
             append(&outcome.seal(Record::default())).map(drop)

@@ -79,8 +79,8 @@ mod on {
             envelope,
             messaging.consumer.group.name = envelope.id.client(),
             deaddrop.outcome = %envelope.kind,
-            deaddrop.callback = envelope.callback.as_str(),
-            deaddrop.attempt = envelope.attempt,
+            deaddrop.callback = envelope.callback.as_deref().unwrap_or_default(),
+            deaddrop.attempt = envelope.attempt.unwrap_or(0),
         )
     }
 
@@ -97,7 +97,7 @@ mod on {
                 messaging.system = "deaddrop",
                 messaging.message.id = %envelope.id,
                 messaging.message.conversation_id = %envelope.conversation(),
-                deaddrop.callback = envelope.callback.as_str(),
+                deaddrop.callback = envelope.callback.as_deref().unwrap_or_default(),
                 deaddrop.attempt = attempt,
                 deaddrop.next_wait_ms = wait.map(|wait| wait.as_millis() as u64),
                 error.message = error,

@@ -19,7 +19,7 @@ use crate::{units, Global};
 /// A request that is not finished.
 struct Row {
     service: String,
-    callback: String,
+    callback: Option<String>,
     offset: Option<u64>,
     sent_at: Option<u64>,
     deadline: Option<u64>,
@@ -186,7 +186,7 @@ fn print(out: &mut Out, rows: &[(RequestId, Row)]) -> Result<(), Failure> {
                 id: id.to_string(),
                 client: id.client(),
                 service: &row.service,
-                callback: &row.callback,
+                callback: row.callback.as_deref().unwrap_or_default(),
                 offset: row.offset,
                 sent_at: row.sent_at.map(units::time),
                 deadline: row.deadline.map(units::time),
@@ -211,7 +211,7 @@ fn print(out: &mut Out, rows: &[(RequestId, Row)]) -> Result<(), Failure> {
     let cells: Vec<Vec<String>> = rows
         .iter()
         .map(|(id, row)| {
-            let callback = if row.callback.is_empty() { "(call)" } else { &row.callback };
+            let callback = row.callback.as_deref().unwrap_or("(call)");
             let offset = row.offset.map_or("-".to_owned(), |offset| offset.to_string());
             vec![
                 id.to_string(),

@@ -196,7 +196,7 @@ fn print(out: &mut Out, done: &Completed) -> Result<Exit, Failure> {
                 out.object(&Replied {
                     id: done.id().to_string(),
                     outcome: "reply",
-                    attempt: done.attempt(),
+                    attempt: done.attempt().unwrap_or(0),
                     payload: json_payload(reply.payload()),
                 })?;
             } else {
@@ -217,7 +217,7 @@ fn print(out: &mut Out, done: &Completed) -> Result<Exit, Failure> {
         out.object(&Ended {
             id: done.id().to_string(),
             outcome: name,
-            attempt: done.attempt(),
+            attempt: done.attempt().unwrap_or(0),
             error: why,
         })?;
         return Ok(Exit::No);

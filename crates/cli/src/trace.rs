@@ -134,7 +134,7 @@ fn print(out: &mut Out, depth: usize, exchange: &Exchange) -> std::io::Result<()
         if let Some(queueing) = exchange.queueing_nanos() {
             let took = outcome.envelope.handler_nanos.map_or("?".to_owned(), span);
             writeln!(out, "{indent}  queueing  {}", span(queueing))?;
-            writeln!(out, "{indent}  handler   {took}, attempt {}", outcome.envelope.attempt)?;
+            writeln!(out, "{indent}  handler   {took}, attempt {}", outcome.envelope.attempt.unwrap_or(0))?;
         }
         writeln!(out, "{indent}  outcome   {}", describe(exchange, outcome))?;
     } else {
@@ -142,9 +142,9 @@ fn print(out: &mut Out, depth: usize, exchange: &Exchange) -> std::io::Result<()
         let until = deadline.map_or(String::new(), |at| format!(", deadline {}", units::time(at)));
         writeln!(out, "{indent}  outcome   none yet{until}")?;
     }
-    let callback = match exchange.request.callback.as_str() {
-        "" => "call handle".to_owned(),
-        name => escape(name.as_bytes()),
+    let callback = match &exchange.request.callback {
+        None => "call handle".to_owned(),
+        Some(name) => escape(name.as_bytes()),
     };
     writeln!(out, "{indent}  callback  {callback}: {}", exchange.delivery.name())?;
     for late in &exchange.late {
@@ -157,9 +157,9 @@ fn print(out: &mut Out, depth: usize, exchange: &Exchange) -> std::io::Result<()
 }
 
 fn describe(exchange: &Exchange, answer: &Answer) -> String {
-    let why = match answer.envelope.error.as_str() {
-        "" => String::new(),
-        error => format!(": {}", escape(error.as_bytes())),
+    let why = match &answer.envelope.error {
+        None => String::new(),
+        Some(error) => format!(": {}", escape(error.as_bytes())),
     };
     format!(
         "{} offset {} after {}{why}",
@@ -195,10 +195,10 @@ impl JsonOutcome<'_> {
             kind: envelope.kind.to_string(),
             offset: answer.offset,
             time: units::time(answer.at),
-            attempt: envelope.attempt,
+            attempt: envelope.attempt.unwrap_or(0),
             begun_at: envelope.begun_at.map(units::time),
             handler_nanos: envelope.handler_nanos,
-            error: (!envelope.error.is_empty()).then_some(envelope.error.as_str()),
+            error: envelope.error.as_deref(),
         }
     }
 }
@@ -262,7 +262,7 @@ impl Row<'_> {
             deadline: request.deadline.map(units::time),
             queueing_nanos: exchange.queueing_nanos(),
             outcome: exchange.outcome.as_ref().map(JsonOutcome::of),
-            callback: &request.callback,
+            callback: request.callback.as_deref().unwrap_or_default(),
             delivery: exchange.delivery.name(),
             late: exchange.late.iter().map(JsonOutcome::of).collect(),
             doubled: &exchange.doubled,

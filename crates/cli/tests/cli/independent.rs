@@ -476,7 +476,7 @@ fn requests_and_outcomes_are_read_the_same_by_an_independent_reader() {
             assert_eq!(read["kind"], envelope.kind.to_string());
             assert_eq!(read["id"], envelope.id.to_string());
             assert_eq!(read["deadline"].as_u64(), envelope.deadline);
-            assert_eq!(read["attempt"].as_u64().unwrap_or(0), u64::from(envelope.attempt));
+            assert_eq!(read["attempt"].as_u64(), envelope.attempt.map(u64::from));
             assert_eq!(read["request_offset"].as_u64(), envelope.request_offset);
             assert_eq!(read["begun_at"].as_u64(), envelope.begun_at);
             assert_eq!(read["handler_nanos"].as_u64(), envelope.handler_nanos);

@@ -1,28 +1,49 @@
 //! Envelopes that no client and no server of this library would write, but that any process that may append
-//! to the topics of a service can. The public interface writes none, so these tests are unit tests.
+//! to the topics of a service can.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use deaddrop::group::HandlerError;
+use deaddrop::service::{
+    Client, Completed, Outcome, Reply, Request, RequestId, Server, ServerOptions,
+};
+use deaddrop::{Durability, Log, Record, Start, Topic, TopicOptions};
 use parking_lot::Mutex;
-
-use super::{Client, Completed, Envelope, Kind, Outcome, Reply, RequestId, Server, ServerOptions};
-use crate::group::HandlerError;
-use crate::log::Log;
-use crate::reader::Start;
-use crate::record::Record;
-use crate::topic::{Durability, Topic, TopicOptions};
 
 const LONG: Duration = Duration::from_secs(30);
 
-const OUTCOMES: [Kind; 5] =
-    [Kind::Reply, Kind::Failed, Kind::DeadLettered, Kind::Expired, Kind::Cancelled];
+// The kinds and tags of `docs/format.md`.
+const REQUEST: u64 = 1;
+const UNPARKED: u64 = 7;
+/// Reply, failed, dead-lettered, expired, cancelled.
+const OUTCOMES: [u64; 5] = [2, 3, 4, 5, 6];
+const CALLBACK: u8 = 5;
+const REPLY_TOPIC: u8 = 8;
+const ERROR: u8 = 10;
+const REQUEST_OFFSET: u8 = 11;
 
 fn options() -> TopicOptions {
-    TopicOptions {
-        segment_len: 64 << 10,
-        ..TopicOptions::default().with_durability(Durability::ProcessCrash)
+    TopicOptions::default().with_segment_len(64 << 10).with_durability(Durability::ProcessCrash)
+}
+
+fn id(client: &str, incarnation: u64, sequence: u64) -> RequestId {
+    format!("{client}-{incarnation:016x}-{sequence}").parse().unwrap()
+}
+
+/// Returns a record with an envelope of this kind, about this request, with these fields.
+fn sealed(kind: u64, id: &RequestId, fields: &[(u8, &[u8])]) -> Record {
+    let (incarnation, sequence) = (id.incarnation().to_le_bytes(), id.sequence().to_le_bytes());
+    let kind = kind.to_le_bytes();
+    let about: [(u8, &[u8]); 4] =
+        [(1, &kind), (2, id.client().as_bytes()), (3, &incarnation), (4, &sequence)];
+    let mut bytes = vec![1];
+    for (tag, value) in about.iter().chain(fields) {
+        bytes.push(*tag);
+        bytes.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(value);
     }
+    Record::new("forged").header_as_stored("deaddrop.service", bytes)
 }
 
 /// The calls of callbacks: which one, for which request, with which content.
@@ -59,8 +80,8 @@ impl Service {
     }
 
     fn server(&self) -> Server {
-        let options = ServerOptions { topic: Some(options()), ..ServerOptions::default() };
-        let echo = |request: &super::Request<'_>| Ok(Reply::new(request.payload()));
+        let options = ServerOptions::default().with_topic(options());
+        let echo = |request: &Request<'_>| Ok(Reply::new(request.payload()));
         self.log.server_with("s", options, echo).unwrap()
     }
 
@@ -69,12 +90,19 @@ impl Service {
     }
 
     /// Appends a record of this kind about this request, with the callback `done`.
-    fn forge(&self, topic: &str, kind: Kind, id: &RequestId) {
-        let mut envelope = Envelope::new(kind, id.clone());
-        envelope.callback = "done".into();
-        envelope.error = "forged".into();
-        envelope.request_offset = Some(u64::MAX);
-        self.topic(topic).append(&envelope.seal(Record::new("forged"))).unwrap();
+    fn forge(&self, topic: &str, kind: u64, id: &RequestId) {
+        let far = u64::MAX.to_le_bytes();
+        let fields: [(u8, &[u8]); 3] =
+            [(CALLBACK, b"done"), (ERROR, b"forged"), (REQUEST_OFFSET, &far)];
+        self.topic(topic).append(&sealed(kind, id, &fields)).unwrap();
+    }
+
+    /// Appends a request of a stranger whose reply goes to this topic.
+    fn forge_request(&self, number: usize, reply_topic: &str) {
+        let id = id("stranger", 1, number as u64);
+        let fields: [(u8, &[u8]); 2] =
+            [(CALLBACK, b"done"), (REPLY_TOPIC, reply_topic.as_bytes())];
+        self.topic("s.requests").append(&sealed(REQUEST, &id, &fields)).unwrap();
     }
 
     /// Returns the calls since the last call of this function.
@@ -101,15 +129,14 @@ fn outcomes_of_requests_that_were_never_sent_reach_no_callback_and_hold_up_nobod
     let service = Service::new();
     let client = service.client("c");
     let first = send(&client, "first");
-    let of = |incarnation, sequence| RequestId::new("c", incarnation, sequence);
     let own = first.incarnation();
-    let forged = [of(own, 1_000_000), of(own, u64::MAX), RequestId::new("other", own, 0)];
+    let forged = [id("c", own, 1_000_000), id("c", own, u64::MAX), id("other", own, 0)];
     for id in &forged {
-        for kind in OUTCOMES.into_iter().chain([Kind::Request, Kind::Unparked]) {
+        for kind in OUTCOMES.into_iter().chain([REQUEST, UNPARKED]) {
             service.forge("s.replies", kind, id);
         }
     }
-    let undecodable = Record::new("x").reserved_header(super::envelope::HEADER, &[1, 2, 3]);
+    let undecodable = Record::new("x").header_as_stored("deaddrop.service", [1, 2, 3]);
     service.topic("s.replies").append(&undecodable).unwrap();
     assert_eq!(client.poll(Duration::from_millis(1)).unwrap(), 0, "no outcome was there");
     assert_eq!((client.stats().unknown, client.outstanding_count()), (10, 1));
@@ -131,8 +158,8 @@ fn outcomes_of_requests_that_were_never_sent_reach_no_callback_and_hold_up_nobod
 fn an_outcome_that_names_an_earlier_start_which_left_no_such_request_is_late_at_most() {
     let service = Service::new();
     let client = service.client("c");
-    let id = send(&client, "mine");
-    let unknown = RequestId::new("c", !id.incarnation(), 0);
+    let sent = send(&client, "mine");
+    let unknown = id("c", !sent.incarnation(), 0);
     for kind in OUTCOMES {
         service.forge("s.replies", kind, &unknown);
     }
@@ -140,7 +167,7 @@ fn an_outcome_that_names_an_earlier_start_which_left_no_such_request_is_late_at_
     deliver(&client);
     let calls = service.take();
     let done: Vec<_> = calls.iter().filter(|(which, ..)| *which == "done").collect();
-    assert_eq!(done, [&("done", id, "mine".to_owned())]);
+    assert_eq!(done, [&("done", sent, "mine".to_owned())]);
     let late = calls.iter().filter(|(which, id, _)| *which == "late" && *id == unknown);
     assert_eq!(late.count(), OUTCOMES.len());
     let stats = client.stats();
@@ -173,17 +200,12 @@ fn requests_that_name_a_hostile_reply_topic_are_kept_dead_and_those_behind_them_
     let service = Service::new();
     let client = service.client("c");
     send(&client, "before");
-    let forged = |number: usize| RequestId::new("stranger", 1, number as u64);
     let names = ["", ".", "../c", "/etc/passwd", "a/b", "x\0y", "no.such", &"n".repeat(4000)];
     for (number, name) in names.into_iter().enumerate() {
-        let mut envelope = Envelope::new(Kind::Request, forged(number));
-        envelope.reply_topic = Some(name.to_owned());
-        service.topic("s.requests").append(&envelope.seal(Record::new("forged"))).unwrap();
+        service.forge_request(number, name);
     }
     // The reply to this one is a record of the request topic that is not a request.
-    let mut envelope = Envelope::new(Kind::Request, forged(names.len()));
-    envelope.reply_topic = Some("s.requests".into());
-    service.topic("s.requests").append(&envelope.seal(Record::new("forged"))).unwrap();
+    service.forge_request(names.len(), "s.requests");
     send(&client, "behind");
     let mut server = service.server();
     let mut settled = 0;
@@ -213,10 +235,7 @@ fn a_request_whose_reply_goes_to_a_clients_parked_topic_does_not_reach_its_callb
     service.log.restore_topic("c.parked", options()).unwrap();
     let client = service.client("c");
     send(&client, "warm");
-    let mut envelope = Envelope::new(Kind::Request, RequestId::new("stranger", 1, 1));
-    envelope.callback = "done".into();
-    envelope.reply_topic = Some("c.parked".into());
-    service.topic("s.requests").append(&envelope.seal(Record::new("forged"))).unwrap();
+    service.forge_request(1, "c.parked");
     assert_eq!(service.server().poll(LONG).unwrap(), 2);
     assert_eq!(service.topic("c.parked").high_watermark().unwrap(), 1);
     deliver(&client);
