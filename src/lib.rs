@@ -106,6 +106,31 @@ macro_rules! setters {
     };
 }
 
+/// Counters that only increase, and the struct that a caller reads them into. No other data is read through them,
+/// so they need no memory ordering.
+#[cfg(not(loom))]
+macro_rules! counters {
+    ($(#[$about:meta])* $stats:ident of $counters:ident: $($(#[$counts:meta])* $name:ident,)*) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct $stats {
+            $($(#[$counts])* pub $name: u64,)*
+        }
+
+        #[derive(Debug, Default)]
+        pub(crate) struct $counters {
+            $(pub(crate) $name: AtomicU64,)*
+        }
+
+        impl $counters {
+            pub(crate) fn read_out(&self) -> $stats {
+                $stats { $($name: self.$name.load(Ordering::Relaxed),)* }
+            }
+        }
+    };
+}
+
 #[cfg(not(loom))]
 mod consumer;
 #[allow(unsafe_code)]

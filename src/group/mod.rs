@@ -56,8 +56,8 @@ pub use job::Job;
 pub use lane::State as AttemptState;
 pub use running::Running;
 pub(crate) use running::Threads;
-pub(crate) use stats::Counters;
 pub use stats::WorkerStats;
+pub(crate) use stats::{count, Counters};
 pub(crate) use work::{poll, run, spawn, Work};
 pub use worker::Worker;
 

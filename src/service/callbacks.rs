@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 
 use super::outcome::Completed;
 use super::spans;
-use super::stats::{count, Counters};
-use crate::group::{backoff, guarded, HandlerError};
+use super::stats::Counters;
+use crate::group::{backoff, count, guarded, HandlerError};
 
 /// A callback, called by one thread at a time.
 pub(super) type Callback = Box<dyn FnMut(&Completed) -> Result<(), HandlerError> + Send>;
@@ -167,7 +167,7 @@ impl Callbacks {
                 return if error.terminal { Given::Refused } else { Given::Failed };
             };
             std::thread::sleep(wait);
-            count(&self.counters.callback_retries);
+            count(&self.counters.callback_retries, 1);
         }
         Given::Failed
     }

@@ -227,7 +227,7 @@ impl Client {
 
     /// Returns what this client has counted since it was opened.
     pub fn stats(&self) -> ClientStats {
-        self.inner.recipient.callbacks.counters.read()
+        self.inner.recipient.callbacks.counters.read_out()
     }
 
     /// Returns all outcomes that no callback and no caller took.

@@ -10,8 +10,8 @@ use super::link::{Link, Position};
 use super::outcome::{Completed, Outcome};
 use super::recipient::Recipient;
 use super::spans;
-use super::stats::count;
 use crate::error::{Error, Result};
+use crate::group::count;
 use crate::record::OwnedRecord;
 use crate::sys::clock;
 
@@ -166,21 +166,21 @@ impl<'a> Delivery<'a> {
         let done = client.completed(&link.requests, envelope, outcome, pending);
         let counters = &client.callbacks.counters;
         match (&done.outcome, done.late) {
-            (Outcome::Expired, false) => count(&counters.expired),
-            (Outcome::Cancelled, false) => count(&counters.cancelled),
+            (Outcome::Expired, false) => count(&counters.expired, 1),
+            (Outcome::Cancelled, false) => count(&counters.cancelled, 1),
             _ => {}
         }
         let mut is_known = true;
         match done.late {
-            _ if is_taken => count(&counters.completed),
+            _ if is_taken => count(&counters.completed, 1),
             // Ids come from untrusted bytes: an id that this client never sent belongs to no request.
             true if done.recovered || client.has_sent(id.sequence()) => {
-                count(&counters.late);
+                count(&counters.late, 1);
                 spans::late(&link.service, &done.envelope);
                 client.callbacks.deliver_late(&done);
             }
             true => {
-                count(&counters.unknown);
+                count(&counters.unknown, 1);
                 is_known = false;
             }
             false => self.complete(record.offset(), done)?,
@@ -197,7 +197,7 @@ impl<'a> Delivery<'a> {
         let callbacks = &client.callbacks;
         let Some(callback) = done.callback() else {
             let Some(done) = link.state.lock().hold(offset, done) else {
-                count(&callbacks.counters.completed);
+                count(&callbacks.counters.completed, 1);
                 link.answered.notify_all();
                 return Ok(());
             };
@@ -213,7 +213,7 @@ impl<'a> Delivery<'a> {
         }
         match callbacks.deliver(&done, false) {
             (Given::Taken, had_failed) => {
-                count(&callbacks.counters.completed);
+                count(&callbacks.counters.completed, 1);
                 if had_failed {
                     client.make_due(callback);
                 }

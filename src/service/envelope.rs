@@ -308,6 +308,35 @@ impl Envelope {
     }
 }
 
+/// What a handler and a callback read from the envelope of the request.
+macro_rules! envelope_getters {
+    ($of:ty) => {
+        impl $of {
+            /// Returns the id of the request that the conversation began with: this one, unless it was
+            /// [`caused_by`](super::RequestBuilder::caused_by) another.
+            pub fn conversation(&self) -> &RequestId {
+                self.envelope.conversation()
+            }
+
+            /// Returns the id of the request that caused this one.
+            pub fn cause(&self) -> Option<&RequestId> {
+                self.envelope.cause.as_ref()
+            }
+
+            /// Returns the id of the dead-lettered request that this one repeats, if it is a redrive.
+            pub fn redrive_of(&self) -> Option<&RequestId> {
+                self.envelope.redrive_of.as_ref()
+            }
+
+            /// Returns the W3C trace context that the request was sent with, if it is well-formed.
+            pub fn traceparent(&self) -> Option<&str> {
+                self.envelope.traceparent()
+            }
+        }
+    };
+}
+pub(super) use envelope_getters;
+
 impl fmt::Display for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind, self.id)?;

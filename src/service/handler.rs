@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::envelope::Envelope;
+use super::envelope::{envelope_getters, Envelope};
 use super::request_id::RequestId;
 use crate::error::Result;
 use crate::group::{Job, LaneGuard};
@@ -17,6 +17,8 @@ pub struct Request<'a> {
     pub(super) attempt: u32,
 }
 
+envelope_getters!(Request<'_>);
+
 impl<'a> Request<'a> {
     /// Returns the id, which is never used again: the idempotency key for effects outside the log.
     pub fn id(&self) -> &RequestId {
@@ -26,27 +28,6 @@ impl<'a> Request<'a> {
     /// Returns the name of the client that sent the request.
     pub fn client(&self) -> &str {
         self.envelope.id.client()
-    }
-
-    /// Returns the id of the request that the conversation began with: this one, unless it was
-    /// [`caused_by`](super::RequestBuilder::caused_by) another.
-    pub fn conversation(&self) -> &RequestId {
-        self.envelope.conversation()
-    }
-
-    /// Returns the id of the request that caused this one.
-    pub fn cause(&self) -> Option<&RequestId> {
-        self.envelope.cause.as_ref()
-    }
-
-    /// Returns the id of the dead-lettered request that this one repeats, if it is a redrive.
-    pub fn redrive_of(&self) -> Option<&RequestId> {
-        self.envelope.redrive_of.as_ref()
-    }
-
-    /// Returns the W3C trace context that the request was sent with, if it is well-formed.
-    pub fn traceparent(&self) -> Option<&str> {
-        self.envelope.traceparent()
     }
 
     /// Returns the number of this attempt: 1 the first time; more if an earlier one failed or its process died.

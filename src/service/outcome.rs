@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::Weak;
 use std::time::SystemTime;
 
-use super::envelope::{Envelope, Kind};
+use super::envelope::{envelope_getters, Envelope, Kind};
 use super::record_at;
 use super::request_id::RequestId;
 use crate::error::Result;
@@ -66,31 +66,12 @@ impl std::fmt::Debug for Completed {
     }
 }
 
+envelope_getters!(Completed);
+
 impl Completed {
     /// Returns the id of the request.
     pub fn id(&self) -> &RequestId {
         &self.envelope.id
-    }
-
-    /// Returns the id of the request that the conversation began with: this one, unless it was
-    /// [`caused_by`](super::RequestBuilder::caused_by) another.
-    pub fn conversation(&self) -> &RequestId {
-        self.envelope.conversation()
-    }
-
-    /// Returns the id of the request that caused this one.
-    pub fn cause(&self) -> Option<&RequestId> {
-        self.envelope.cause.as_ref()
-    }
-
-    /// Returns the id of the dead-lettered request that this one repeats, if it is a redrive.
-    pub fn redrive_of(&self) -> Option<&RequestId> {
-        self.envelope.redrive_of.as_ref()
-    }
-
-    /// Returns the W3C trace context that the request was sent with, if it is well-formed.
-    pub fn traceparent(&self) -> Option<&str> {
-        self.envelope.traceparent()
     }
 
     /// Returns the name of the callback that the request was sent with; `None` for a call handle.

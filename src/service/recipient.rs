@@ -14,8 +14,8 @@ use super::parked::{Found, ParkedTopic};
 use super::pending::Pending;
 use super::request_id::RequestId;
 use super::spans;
-use super::stats::count;
 use crate::error::Result;
+use crate::group::count;
 use crate::log::Log;
 use crate::topic::{Topic, TopicOptions};
 
@@ -96,7 +96,7 @@ impl Recipient {
         wait: Option<Duration>,
     ) -> Result<()> {
         let counters = &self.callbacks.counters;
-        count(&counters.parked);
+        count(&counters.parked, 1);
         spans::parked(service, &done.envelope);
         let mut parked = self.parked.lock();
         if parked.is_none() {
@@ -173,7 +173,7 @@ impl Recipient {
             match given {
                 Given::Taken => {
                     self.mark_taken(parked, done.id())?;
-                    count(&self.callbacks.counters.completed);
+                    count(&self.callbacks.counters.completed, 1);
                     delivered += 1;
                     if had_failed {
                         parked.make_due(done.callback());
@@ -182,7 +182,7 @@ impl Recipient {
                 Given::Refused => parked.failed(done.id(), |_| None),
                 Given::Failed => {
                     failed += 1;
-                    count(&self.callbacks.counters.callback_retries);
+                    count(&self.callbacks.counters.callback_retries, 1);
                     let retry = self.callbacks.retry;
                     parked.failed(done.id(), |tries| Some(retry.parked_wait(tries)));
                 }

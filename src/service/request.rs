@@ -11,9 +11,9 @@ use super::link::{boot_time_of, Link};
 use super::pending::{Pending, Slot};
 use super::request_id::RequestId;
 use super::spans;
-use super::stats::count;
 use super::traceparent::check_traceparent;
 use crate::error::{Error, Result};
+use crate::group::count;
 use crate::record::Record;
 use crate::sys::clock;
 
@@ -202,7 +202,7 @@ impl RequestBuilder<'_> {
         let mut state = self.link.state.lock();
         match &appended {
             Ok(offset) | Err(Error::Unknown { offset, .. }) => {
-                count(&self.client.inner.recipient.callbacks.counters.sent);
+                count(&self.client.inner.recipient.callbacks.counters.sent, 1);
                 state.sent(&id, *offset);
             }
             Err(_) => drop(state.remove(&id)),

@@ -100,8 +100,7 @@ impl Service {
     /// Appends a request of a stranger whose reply goes to this topic.
     fn forge_request(&self, number: usize, reply_topic: &str) {
         let id = id("stranger", 1, number as u64);
-        let fields: [(u8, &[u8]); 2] =
-            [(CALLBACK, b"done"), (REPLY_TOPIC, reply_topic.as_bytes())];
+        let fields: [(u8, &[u8]); 2] = [(CALLBACK, b"done"), (REPLY_TOPIC, reply_topic.as_bytes())];
         self.topic("s.requests").append(&sealed(REQUEST, &id, &fields)).unwrap();
     }
 

@@ -134,7 +134,11 @@ fn print(out: &mut Out, depth: usize, exchange: &Exchange) -> std::io::Result<()
         if let Some(queueing) = exchange.queueing_nanos() {
             let took = outcome.envelope.handler_nanos.map_or("?".to_owned(), span);
             writeln!(out, "{indent}  queueing  {}", span(queueing))?;
-            writeln!(out, "{indent}  handler   {took}, attempt {}", outcome.envelope.attempt.unwrap_or(0))?;
+            writeln!(
+                out,
+                "{indent}  handler   {took}, attempt {}",
+                outcome.envelope.attempt.unwrap_or(0)
+            )?;
         }
         writeln!(out, "{indent}  outcome   {}", describe(exchange, outcome))?;
     } else {
