@@ -11,8 +11,10 @@ use crate::stop::Stop;
 use crate::store::{Frontier, Handle};
 use crate::topic::Topic;
 
+mod scan;
 mod start;
 
+pub(crate) use scan::scan;
 pub(crate) use start::resolve;
 pub use start::Start;
 

@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::ops::ControlFlow;
 
 use super::Job;
 use crate::error::{Error, Result};
-use crate::reader::Start;
+use crate::reader;
 use crate::record::{OwnedRecord, Record, RecordRef};
 use crate::topic::Topic;
 
@@ -201,29 +202,15 @@ pub(crate) fn for_each_letter(
     end: u64,
     mut is_it: impl FnMut(&RecordRef<'_>) -> bool,
 ) -> Result<bool> {
-    let mut reader = dead.reader(Start::First)?;
-    if from > reader.offset() {
-        reader.seek_to(from);
-    }
-    reader.pass_over_lost();
-    while reader.offset() < end {
-        let record = match reader.next() {
-            Err(Error::Corrupt { .. }) => {
-                reader.skip_damage()?;
-                continue;
-            }
-            Err(Error::Trimmed { first, .. }) => {
-                reader.seek_to(first);
-                continue;
-            }
-            other => other?,
-        };
-        let Some(record) = record else { break };
-        if is_it(&record) {
-            return Ok(true);
+    let mut is_found = false;
+    reader::scan(dead, from..end, |record| {
+        is_found = is_it(record);
+        match is_found {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         }
-    }
-    Ok(false)
+    })?;
+    Ok(is_found)
 }
 
 /// Returns a reason, cut to the length that is stored.
@@ -239,6 +226,7 @@ pub(crate) fn shortened(reason: &str) -> &str {
 mod tests {
     use super::*;
     use crate::log::Log;
+    use crate::reader::Start;
 
     fn letter(topic: &Topic, number: u64) -> (DeadLetter, OwnedRecord) {
         let at = topic.append(&Record::new("x").with_key("k").with_header(ID, "its own")).unwrap();

@@ -37,13 +37,14 @@ mod spans;
 mod stats;
 mod traceparent;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::group::claim::Claim;
 use crate::log::Log;
-use crate::reader::Start;
+use crate::reader;
 use crate::record::OwnedRecord;
 use crate::topic::{Retention, Topic, TopicOptions};
 
@@ -125,22 +126,12 @@ pub(crate) fn record_at(topic: &Topic, offset: u64) -> Result<Option<OwnedRecord
     if !(topic.first_offset()?..topic.high_watermark()?).contains(&offset) {
         return Ok(None);
     }
-    let mut reader = topic.reader(Start::Offset(offset))?;
-    reader.pass_over_lost();
-    while reader.offset() <= offset {
-        match reader.next() {
-            Ok(record) => {
-                let found = record.filter(|record| record.offset() == offset);
-                return Ok(found.map(|record| record.to_owned()));
-            }
-            Err(Error::Corrupt { .. }) => {
-                reader.skip_damage()?;
-            }
-            Err(Error::Trimmed { .. }) => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(None)
+    let mut found = None;
+    reader::scan(topic, offset..offset + 1, |record| {
+        found = Some(record.to_owned()).filter(|record| record.offset() == offset);
+        ControlFlow::Break(())
+    })?;
+    Ok(found)
 }
 
 impl Log {

@@ -6,13 +6,13 @@
 //! power loss.
 
 use std::collections::HashMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use super::envelope::{Envelope, Kind};
 use super::request_id::RequestId;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::group::Job;
-use crate::reader::Start;
+use crate::reader;
 use crate::topic::Topic;
 
 /// The outcomes found in a reply topic.
@@ -38,42 +38,18 @@ pub(super) fn settle(replies: &Topic, floor: u64) -> Result<Settled> {
 }
 
 /// Calls `each` for the records of this layer in a range, with their offset and time. Returns the
-/// parts of the range that were trimmed, damaged or lost.
+/// parts of the range that were trimmed, damaged or lost: they may have held the answer.
 pub(super) fn scan(
     topic: &Topic,
     range: Range<u64>,
     mut each: impl FnMut(u64, u64, Envelope),
 ) -> Result<Vec<Range<u64>>> {
-    let first = topic.first_offset()?;
-    let from = range.start.max(first).min(range.end);
-    let mut missing = Vec::new();
-    if from > range.start {
-        missing.push(range.start..from);
-    }
-    if from == range.end {
-        return Ok(missing);
-    }
-    let mut reader = topic.reader(Start::Offset(from))?;
-    while reader.offset() < range.end {
-        let at = reader.offset();
-        match reader.next() {
-            Ok(Some(record)) => {
-                if let Some(Ok(envelope)) = Envelope::of(&record) {
-                    each(record.offset(), record.timestamp_nanos(), envelope);
-                }
-            }
-            Ok(None) => break,
-            Err(Error::Corrupt { .. }) => missing.push(reader.skip_damage()?),
-            // An offset that a repair marked lost may have held the answer, like a trimmed one.
-            Err(Error::Lost { offsets, .. }) => missing.push(offsets),
-            Err(Error::Trimmed { first, .. }) => {
-                reader.seek_to(first);
-                missing.push(at..first);
-            }
-            Err(error) => return Err(error),
+    reader::scan(topic, range, |record| {
+        if let Some(Ok(envelope)) = Envelope::of(record) {
+            each(record.offset(), record.timestamp_nanos(), envelope);
         }
-    }
-    Ok(missing)
+        ControlFlow::Continue(())
+    })
 }
 
 /// Returns whether a request has an outcome in a range of its reply topic.
