@@ -134,6 +134,11 @@ impl Topic {
         self.inner.wait_durable(offset + 1)
     }
 
+    /// Returns when all records below `end` survive a power loss.
+    pub(crate) fn wait_durable_to(&self, end: u64) -> Result<()> {
+        end.checked_sub(1).map_or(Ok(()), |last| self.wait_durable(last))
+    }
+
     /// Returns the end of the topic after settling the unfinished appends of dead processes, each of which is
     /// published or covered. Records below it are as durable as the topic promises, and readers see them.
     ///

@@ -134,10 +134,8 @@ impl Dispatch {
             return Ok(());
         }
         let end = effects.settled_end()?;
-        if let Some(last) = end.checked_sub(1) {
-            // Below the positions there are also replies of this boot, whose server died.
-            effects.wait_durable(last)?;
-        }
+        // Below the positions there are also replies of this boot, whose server died.
+        effects.wait_durable_to(end)?;
         for lane in lost {
             let cursor = &self.lanes.lane(lane).cursor;
             cursor.set_floor(cursor.floor().min(end));

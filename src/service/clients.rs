@@ -340,11 +340,8 @@ impl Positions {
         if !is_as_it_was {
             return Ok(());
         }
-        for (topic, end) in [(&self.replies, open.unread), (&self.requests, open.requests_end)] {
-            if let Some(last) = end.checked_sub(1) {
-                topic.wait_durable(last)?;
-            }
-        }
+        self.replies.wait_durable_to(open.unread)?;
+        self.requests.wait_durable_to(open.requests_end)?;
         cursor.set_position(open.unread)?;
         cursor.sync()?;
         oldest.set_position(open.requests_end)?;

@@ -109,8 +109,7 @@ impl<'a> Delivery<'a> {
             }
             _ => self.position.cursor.skip_damage()?,
         };
-        self.client.callbacks.counters.passed_over(&offsets);
-        spans::damaged(self.link.replies.name(), &offsets);
+        self.client.callbacks.counters.passed_over(self.link.replies.name(), &offsets);
         self.pass(offsets.end)
     }
 

@@ -6,15 +6,13 @@ use super::envelope::{envelope_getters, Envelope};
 use super::request_id::RequestId;
 use crate::error::Result;
 use crate::group::{Job, LaneGuard};
-use crate::record::{Record, RecordRef};
+use crate::record::Record;
 
 /// A request, as its handler receives it.
 #[derive(Debug)]
 pub struct Request<'a> {
     pub(super) job: &'a Job,
-    pub(super) record: RecordRef<'a>,
     pub(super) envelope: &'a Envelope,
-    pub(super) attempt: u32,
 }
 
 envelope_getters!(Request<'_>);
@@ -32,7 +30,7 @@ impl<'a> Request<'a> {
 
     /// Returns the number of this attempt: 1 the first time; more if an earlier one failed or its process died.
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.job.attempt()
     }
 
     /// Returns whether the request is no longer retried if the handler fails now.
@@ -47,7 +45,7 @@ impl<'a> Request<'a> {
 
     /// Returns the offset of the request in the request topic.
     pub fn offset(&self) -> u64 {
-        self.record.offset()
+        self.job.offset()
     }
 
     /// Returns a guard that keeps requests of this key from other servers, for a child process that does the
@@ -62,7 +60,7 @@ impl<'a> Request<'a> {
 
     /// Returns the payload.
     pub fn payload(&self) -> &'a [u8] {
-        self.record.payload()
+        self.job.payload()
     }
 
     /// Decodes the payload as JSON. With `?` in the handler, a payload that is not a `T` is answered as a
@@ -73,17 +71,17 @@ impl<'a> Request<'a> {
     /// [`Error::Decode`](crate::Error::Decode).
     #[cfg(feature = "json")]
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
-        self.record.json()
+        self.job.json()
     }
 
     /// Returns the key, if the client gave one.
     pub fn key(&self) -> Option<&'a [u8]> {
-        self.record.key()
+        self.job.key()
     }
 
     /// Returns the value of the first header of this name.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        self.record.header(name)
+        self.job.record().header(name)
     }
 }
 

@@ -137,9 +137,7 @@ impl Link {
         let committed = position.cursor.committed();
         self.raise_floor(&self.state.lock(), committed)?;
         if position.synced != Some(committed) {
-            if let Some(last) = committed.checked_sub(1) {
-                self.replies.wait_durable(last)?;
-            }
+            self.replies.wait_durable_to(committed)?;
             position.cursor.sync()?;
             position.synced = Some(committed);
         }
@@ -198,12 +196,8 @@ impl Link {
         if floor.synced == Some(positions) {
             return Ok(());
         }
-        if let Some(last) = positions.0.checked_sub(1) {
-            self.requests.wait_durable(last)?;
-        }
-        if let Some(last) = positions.1.checked_sub(1) {
-            self.replies.wait_durable(last)?;
-        }
+        self.requests.wait_durable_to(positions.0)?;
+        self.replies.wait_durable_to(positions.1)?;
         floor.requests.sync()?;
         floor.guard.set_position(positions.1)?;
         floor.guard.sync()?;

@@ -5,19 +5,19 @@
 //! memory only: a new start retries all of them at once.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::envelope::{Envelope, Kind};
 use super::outcome::{Outcome, Parked};
 use super::request_id::RequestId;
-use super::spans;
 use super::stats::Counters;
 use super::{open_topic, record_at, requests_of, topic_if_there};
 use crate::consumer::Consumer;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::log::Log;
-use crate::reader::Start;
-use crate::record::{OwnedRecord, Record};
+use crate::reader::{self, Start};
+use crate::record::{Record, RecordRef};
 use crate::topic::{Topic, TopicOptions};
 
 /// How often due outcomes are looked for while their callbacks may not be called yet.
@@ -77,50 +77,35 @@ impl ParkedTopic {
             None => open_topic(log, &name, options)?,
             Some(topic) => topic,
         };
-        let mut cursor = topic.consumer("client", Start::First)?;
-        cursor.reader().pass_over_lost();
-        let end = topic.settled_end()?;
+        let cursor = topic.consumer("client", Start::First)?;
+        let (end, from) = (topic.settled_end()?, cursor.committed());
         let (entries, by_id) = (BTreeMap::new(), HashMap::new());
         let mut parked = ParkedTopic { topic, cursor, entries, by_id, look_at: Instant::now() };
-        while parked.cursor.reader().offset() < end {
-            let at = parked.cursor.reader().offset();
-            let record = match parked.cursor.next() {
-                Ok(Some(record)) => record.to_owned(),
-                Ok(None) => break,
-                Err(error @ (Error::Corrupt { .. } | Error::Trimmed { .. })) => {
-                    let offsets = match error {
-                        Error::Trimmed { first, .. } => {
-                            parked.cursor.reader().seek_to(first);
-                            at..first
-                        }
-                        _ => parked.cursor.skip_damage()?,
-                    };
-                    counters.passed_over(&offsets);
-                    spans::damaged(&name, &offsets);
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            parked.take_in(client, &record);
+        let missing = reader::scan(&parked.topic.clone(), from.min(end)..end, |record| {
+            parked.take_in(client, record);
+            ControlFlow::Continue(())
+        })?;
+        for offsets in missing {
+            counters.passed_over(&name, &offsets);
         }
         Ok(Some(parked))
     }
 
     /// Applies a record of the topic.
-    fn take_in(&mut self, client: &str, record: &OwnedRecord) {
-        let Some(Ok(envelope)) = Envelope::of(&record.as_ref()) else { return };
+    fn take_in(&mut self, client: &str, record: &RecordRef<'_>) {
+        let Some(Ok(envelope)) = Envelope::of(record) else { return };
         if envelope.kind == Kind::Unparked {
             self.remove(&envelope.id);
             return;
         }
         // A request may name any topic for its reply, so records that this client has not parked are ignored.
-        let service = match record.as_ref().header(SERVICE_HEADER) {
+        let service = match record.header(SERVICE_HEADER) {
             Some(service) if envelope.id.client() == client => service,
             _ => return,
         };
         let service = String::from_utf8_lossy(service).into_owned();
         let due = envelope.callback.is_some().then(Instant::now);
-        self.insert(record.offset(), service, envelope, record.as_ref().timestamp(), due);
+        self.insert(record.offset(), service, envelope, record.timestamp(), due);
     }
 
     fn insert(
@@ -147,6 +132,10 @@ impl ParkedTopic {
         self.look_at = self.look_at.min(due.unwrap_or(self.look_at));
         let entry = Entry { parked, due, tries: 0, is_in_hand: false, is_taken: false };
         self.entries.insert(offset, entry);
+    }
+
+    fn entry(&mut self, id: &RequestId) -> Option<&mut Entry> {
+        self.entries.get_mut(self.by_id.get(id)?)
     }
 
     fn remove(&mut self, id: &RequestId) {
@@ -218,28 +207,26 @@ impl ParkedTopic {
     /// Records that an outcome in flight was not taken. `wait` gives the time to the next retry for the number
     /// of failed ones; `None` means that it is not retried unless a caller asks.
     pub(super) fn failed(&mut self, id: &RequestId, wait: impl Fn(u32) -> Option<Duration>) {
-        let Some(entry) = self.by_id.get(id).and_then(|offset| self.entries.get_mut(offset)) else {
-            return;
-        };
+        let Some(entry) = self.entry(id) else { return };
         entry.tries = entry.tries.saturating_add(1);
         entry.is_in_hand = false;
         entry.due = wait(entry.tries).and_then(|wait| Instant::now().checked_add(wait));
-        self.look_at = self.look_at.min(entry.due.unwrap_or(self.look_at));
+        let due = entry.due;
+        self.look_at = self.look_at.min(due.unwrap_or(self.look_at));
     }
 
     /// A callback took an outcome, but [`taken`](Self::taken) failed: it is due again after `wait`, without
     /// another call of the callback.
     pub(super) fn owe_mark(&mut self, id: &RequestId, wait: impl Fn(u32) -> Option<Duration>) {
-        if let Some(entry) = self.by_id.get(id).and_then(|at| self.entries.get_mut(at)) {
+        if let Some(entry) = self.entry(id) {
             entry.is_taken = true;
         }
         self.failed(id, wait);
     }
 
     /// Whether an outcome lacks only its `Unparked` record.
-    pub(super) fn owes_mark(&self, id: &RequestId) -> bool {
-        let entry = self.by_id.get(id).and_then(|offset| self.entries.get(offset));
-        entry.is_some_and(|entry| entry.is_taken)
+    pub(super) fn owes_mark(&mut self, id: &RequestId) -> bool {
+        self.entry(id).is_some_and(|entry| entry.is_taken)
     }
 
     /// Makes outcomes due now: those of this callback that wait for their next try, or of all, also
@@ -295,9 +282,7 @@ impl ParkedTopic {
         let floor = self.entries.keys().next().copied().unwrap_or(offset + 1);
         if floor > self.cursor.committed() {
             self.cursor.set_position(floor)?;
-            if let Some(last) = floor.checked_sub(1) {
-                self.topic.wait_durable(last)?;
-            }
+            self.topic.wait_durable_to(floor)?;
             self.cursor.sync()?;
         }
         Ok(true)

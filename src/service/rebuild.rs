@@ -11,7 +11,6 @@ use super::envelope::{Envelope, Kind};
 use super::link::{boot_time_of, Link};
 use super::pending::Pending;
 use super::settle::{is_answered, is_outcome, scan};
-use super::spans;
 use super::stats::Counters;
 use crate::error::Result;
 use crate::record::OwnedRecord;
@@ -45,7 +44,10 @@ impl Link {
                 is_announced: false,
             });
         })?;
-        self.tell_damage(&self.requests, &unreadable, counters);
+        let report = |topic: &Topic, all: &[Range<u64>]| {
+            all.iter().for_each(|offsets| counters.passed_over(topic.name(), offsets));
+        };
+        report(&self.requests, &unreadable);
         state.unreadable = unreadable;
         // Replies below the committed position were delivered; below the floor there are none.
         let mut answered = HashSet::new();
@@ -61,7 +63,7 @@ impl Link {
                 announced.push(announcement(offset, at, envelope));
             }
         })?;
-        self.tell_damage(&self.replies, &damaged, counters);
+        report(&self.replies, &damaged);
         for mut pending in announced {
             let id = &pending.envelope.id;
             let known = state.get(id);
@@ -75,13 +77,6 @@ impl Link {
             state.insert(pending);
         }
         Ok(())
-    }
-
-    fn tell_damage(&self, topic: &Topic, damaged: &[Range<u64>], counters: &Counters) {
-        for offsets in damaged {
-            counters.passed_over(offsets);
-            spans::damaged(topic.name(), offsets);
-        }
     }
 
     /// Returns the request of an outcome, if it was among those that could not be read when the client started,

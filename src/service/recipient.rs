@@ -157,7 +157,7 @@ impl Recipient {
                     Ok(Some(found)) => self.found(found),
                     Ok(None) => {
                         parked.failed(&id, |_| None);
-                        self.callbacks.counters.passed_over(&(0..1));
+                        count(&self.callbacks.counters.damaged, 1);
                         continue;
                     }
                     Err(error) => {

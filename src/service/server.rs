@@ -220,10 +220,10 @@ impl Server {
             let settled = self.settle_request(job, envelope, &replies)?;
             // The lane's position becomes durable after the service's own replies, and the thread that
             // makes it durable may not know of this topic.
-            match replies.end_offset()?.checked_sub(1) {
-                Some(last) if settled => replies.wait_durable(last).map(|()| settled),
-                _ => Ok(settled),
+            if settled {
+                replies.wait_durable_to(replies.end_offset()?)?;
             }
+            Ok(settled)
         });
         match settled {
             Ok(settled) => Ok(settled),
@@ -233,14 +233,14 @@ impl Server {
             }
             Err(error) if error.is_out_of_descriptors() => Err(error),
             // A failure of a topic that the request chose counts against the request, not the service.
-            Err(error) => match self.dispatch.troubled(job) {
-                Fate::Again | Fate::Stopped => Ok(false),
-                Fate::DeadLetter => {
+            Err(error) => {
+                let is_dead = self.dispatch.troubled(job) == Fate::DeadLetter;
+                if is_dead {
                     let why = format!("its reply topic: {error}");
                     self.keep_dead(job, Some(envelope), &why)?;
-                    Ok(true)
                 }
-            },
+                Ok(is_dead)
+            }
         }
     }
 
@@ -255,8 +255,7 @@ impl Server {
                 let why =
                     "the server died, and the replies that would show whether it had answered \
                      were trimmed";
-                self.dead_letter(job, envelope, replies, why)?;
-                return Ok(true);
+                return self.end(Fate::DeadLetter, job, envelope, replies, why);
             }
             Doubt::Open => {}
         }
@@ -271,8 +270,8 @@ impl Server {
         }
         if self.dispatch.is_over(job) {
             self.dispatch.begin(job, note)?;
-            let why = self.dispatch.why_over(job);
-            return self.stop_retrying(job, envelope, replies, why);
+            let (fate, why) = (self.dispatch.stop_retrying(job), self.dispatch.why_over(job));
+            return self.end(fate, job, envelope, replies, why);
         }
         self.handle(job, envelope, replies, note)
     }
@@ -284,14 +283,11 @@ impl Server {
         replies: &Topic,
         note: Note,
     ) -> Result<bool> {
-        let request = Request { job, record: job.record(), envelope, attempt: job.attempt };
-        let handler = &self.handler;
+        let (handler, service) = (&self.handler, &self.service);
         let (begun_at, begun) = (clock::wall(), Instant::now());
-        let service = &self.service;
         let called = self.dispatch.call(job, note, || {
-            let len = job.payload().len();
-            let _span = spans::process(service, envelope, job.attempt, len);
-            handler(&request)
+            let _span = spans::process(service, envelope, job.attempt, job.payload().len());
+            handler(&Request { job, envelope })
         })?;
         let (kind, reply, error) = match called {
             Called::Done(reply) => (Kind::Reply, reply.record, None),
@@ -300,13 +296,8 @@ impl Server {
                 (Kind::Failed, Record::default(), Some(error.message))
             }
             Called::Failed(error) => {
-                return match self.dispatch.failed(job, false) {
-                    Fate::Again | Fate::Stopped => Ok(false),
-                    Fate::DeadLetter => {
-                        self.dead_letter(job, envelope, replies, &error.message)?;
-                        Ok(true)
-                    }
-                }
+                let fate = self.dispatch.failed(job, false);
+                return self.end(fate, job, envelope, replies, &error.message);
             }
         };
         let mut outcome = envelope.outcome(kind, job.offset());
@@ -319,22 +310,6 @@ impl Server {
         Ok(true)
     }
 
-    fn stop_retrying(
-        &mut self,
-        job: &Job,
-        envelope: &Envelope,
-        replies: &Topic,
-        why: &str,
-    ) -> Result<bool> {
-        match self.dispatch.stop_retrying(job) {
-            Fate::DeadLetter => {
-                self.dead_letter(job, envelope, replies, why)?;
-                Ok(true)
-            }
-            Fate::Again | Fate::Stopped => Ok(false),
-        }
-    }
-
     /// Opens the reply topic that a request names. The request's bytes must be a valid name, and the topic
     /// must exist.
     fn reply_topic(&self, name: &str) -> Result<Topic> {
@@ -342,21 +317,27 @@ impl Server {
         self.log.open_topic(name)
     }
 
-    /// Appends to the dead-letter topic first, then the outcome. If the process is killed between them, the
-    /// next owner of the lane finds no outcome, and finds the copy by its id.
-    fn dead_letter(
+    /// Answers a request that is dead, and returns whether it is. Appends to the dead-letter topic first, then
+    /// the outcome: if the process is killed between them, the next owner of the lane finds no outcome, and
+    /// finds the copy by its id.
+    fn end(
         &mut self,
+        fate: Fate,
         job: &Job,
         envelope: &Envelope,
         replies: &Topic,
         why: &str,
-    ) -> Result<()> {
+    ) -> Result<bool> {
+        if fate != Fate::DeadLetter {
+            return Ok(false);
+        }
         self.keep_dead(job, Some(envelope), why)?;
         crate::sys::crash_point::crash_point!("serve.kept-dead");
         let mut outcome = envelope.outcome(Kind::DeadLettered, job.offset());
         outcome.attempt = Some(job.attempt);
         outcome.error = Some(why.to_owned());
-        answer(outcome, Record::default(), |record| replies.append(record))
+        answer(outcome, Record::default(), |record| replies.append(record))?;
+        Ok(true)
     }
 
     /// Copies a record to the dead-letter topic, with its origin and the reason; once for each id.

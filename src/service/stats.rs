@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::spans;
 use crate::group::count;
 
 counters! {
@@ -33,8 +34,9 @@ counters! {
 }
 
 impl Counters {
-    /// Counts the offsets of damage that was skipped.
-    pub(super) fn passed_over(&self, offsets: &Range<u64>) {
+    /// Counts and reports the offsets of damage that was skipped.
+    pub(super) fn passed_over(&self, topic: &str, offsets: &Range<u64>) {
         count(&self.damaged, offsets.end - offsets.start);
+        spans::damaged(topic, offsets);
     }
 }
