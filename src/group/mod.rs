@@ -248,17 +248,27 @@ impl Topic {
     /// unreadable (it is never reset), [`Error::InvalidName`], [`Error::Trimmed`], [`Error::Io`].
     #[doc(alias("subscribe", "queue", "workers"))]
     pub fn group(&self, name: &str, options: GroupOptions) -> Result<Group> {
-        Group::open(self, self.inner(), name, options)
+        Group::open(self, name, options)
     }
+
     /// Returns the state of all groups, or why a group's file is unreadable. Sorted by name.
     ///
     /// # Errors
     ///
     /// [`Error::Io`].
     pub fn groups(&self) -> Result<Vec<(String, Result<GroupInfo>)>> {
-        self.inner().location.check()?;
-        list(self.inner())
+        let topic = self.inner();
+        topic.location.check()?;
+        let mut all = Vec::new();
+        for name in file::names_of(topic)? {
+            let found = look(topic, &name);
+            if !matches!(found, Err(Error::NotFound { .. })) {
+                all.push((name, found));
+            }
+        }
+        Ok(all)
     }
+
     /// Sets all lanes of a group to `start`, and returns its offset. Records from there on are handled
     /// again. A server looks for the outcome of each request that was in the topic already, and answers none
     /// twice.
@@ -270,25 +280,24 @@ impl Topic {
     /// [`Error::Locked`] if it has workers, [`Error::NotFound`], [`Error::Corrupt`] if a lane is
     /// unreadable, [`Error::Trimmed`], [`Error::Io`].
     pub fn reset_group(&self, name: &str, start: Start) -> Result<u64> {
-        reset(self.inner(), name, start)
+        self.inner().member()?;
+        file::reset(self.inner(), name, start)
     }
+
     /// Deletes a group.
     ///
     /// # Errors
     ///
     /// [`Error::Locked`] if it has workers, [`Error::NotFound`], [`Error::Io`].
     pub fn delete_group(&self, name: &str) -> Result<()> {
-        delete(self.inner(), name)
+        self.inner().member()?;
+        file::delete(self.inner(), name)
     }
 }
 
 impl Group {
-    pub(crate) fn open(
-        topic: &Topic,
-        open: &Arc<Handle>,
-        name: &str,
-        options: GroupOptions,
-    ) -> Result<Group> {
+    fn open(topic: &Topic, name: &str, options: GroupOptions) -> Result<Group> {
+        let open = topic.inner();
         open.member()?;
         let lanes = options.lanes.unwrap_or(DEFAULT_LANES);
         if lanes == 0 || lanes > MAX_LANES {
@@ -457,26 +466,4 @@ fn info(topic: &Store, name: &str, file: &GroupFile) -> Result<GroupInfo> {
 /// Returns the state of a group.
 pub(crate) fn look(topic: &Store, name: &str) -> Result<GroupInfo> {
     GroupFile::open(topic, name, Access::Read).and_then(|file| info(topic, name, &file))
-}
-
-/// Returns the state of all groups of a topic, or why a group's file is unreadable.
-pub(crate) fn list(topic: &Store) -> Result<Vec<(String, Result<GroupInfo>)>> {
-    let mut all = Vec::new();
-    for name in file::names_of(topic)? {
-        let found = look(topic, &name);
-        if !matches!(found, Err(Error::NotFound { .. })) {
-            all.push((name, found));
-        }
-    }
-    Ok(all)
-}
-
-pub(crate) fn delete(topic: &Store, name: &str) -> Result<()> {
-    topic.member()?;
-    file::delete(topic, name)
-}
-
-pub(crate) fn reset(topic: &Arc<Handle>, name: &str, start: Start) -> Result<u64> {
-    topic.member()?;
-    file::reset(topic, name, start)
 }
