@@ -286,9 +286,7 @@ impl Gone {
         }
         Ok(())
     }
-}
 
-impl Gone {
     /// Lets retention drop what only clients hold that have not read a reply for this long.
     pub(super) fn abandon(
         &mut self,

@@ -84,7 +84,6 @@ pub struct Server {
     letters: Letters,
     guarded_at: Instant,
     gone: Gone,
-    counters: Arc<Counters>,
 }
 
 impl std::fmt::Debug for Server {
@@ -119,7 +118,7 @@ impl Server {
             GROUP,
             options.worker(),
             Some(replies.clone()),
-            Arc::clone(&counters),
+            counters,
         )?;
         let from = dispatch.durable_effects_floor()?;
         let from = from.clamp(replies.first_offset()?, replies.high_watermark()?);
@@ -139,7 +138,6 @@ impl Server {
             past: Past::default(),
             guarded_at: Instant::now(),
             gone: Gone::default(),
-            counters,
         })
     }
 
@@ -173,8 +171,8 @@ impl Server {
         let (log, name) = (self.log.clone(), format!("serve-{}", self.service));
         let mut servers = vec![self];
         for _ in 1..servers[0].options.threads {
-            let Server { service, options, handler, counters, .. } = &servers[0];
-            let (handler, counters) = (Arc::clone(handler), Arc::clone(counters));
+            let Server { service, options, handler, dispatch, .. } = &servers[0];
+            let (handler, counters) = (Arc::clone(handler), Arc::clone(&dispatch.counters));
             servers.push(Server::open(&log, service, options.clone(), handler, counters)?);
         }
         group::spawn(servers, &name, log.dir())
@@ -201,7 +199,7 @@ impl Server {
 
     /// Returns the counters since the server was opened, of all its threads together.
     pub fn stats(&self) -> WorkerStats {
-        self.counters.read_out()
+        self.dispatch.counters.read_out()
     }
 
     fn serve_request(&mut self, job: &Job, envelope: &Envelope) -> Result<bool> {
