@@ -1,6 +1,7 @@
 //! One combination of workload and settings, which is measured.
 
 use std::fmt;
+use std::time::Duration;
 
 use deaddrop::{Durability, Retention, TopicOptions};
 use schemars::JsonSchema;
@@ -41,6 +42,15 @@ pub enum Window {
     Count(u64),
 }
 
+/// The settings that all cases share.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// How long each case is measured.
+    pub window: Window,
+    /// How long each case runs unmeasured before, in seconds.
+    pub warm_up: f64,
+}
+
 /// The servers, and how many requests are outstanding. One of each is the case of reports that were
 /// written before these could be chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
@@ -79,6 +89,8 @@ pub struct Case {
 
 /// Topics keep at most this on the disk while they are measured.
 pub(crate) const KEPT_BYTES: u64 = 1 << 30;
+/// How often a waiting thread checks whether it should end.
+pub(crate) const LOOK: Duration = Duration::from_millis(100);
 
 impl Case {
     /// Threads at work, in all processes.

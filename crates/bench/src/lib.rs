@@ -14,10 +14,10 @@ mod service;
 pub mod units;
 mod worker;
 
-pub use case::{Case, Service, Window, Workload};
+pub use case::{Case, Service, Setting, Window, Workload};
 pub use comparison::{compare, ComparedCase, Comparison};
 pub use error::{Error, Result};
 pub use report::{CaseReport, Report};
-pub use run::{run, Setting};
+pub use run::run;
 pub use service::LANES;
 pub use worker::work;

@@ -65,6 +65,10 @@ impl Series {
     }
 }
 
+/// The operation that a thread repeats. It returns its duration, unless it began when the one before it
+/// ended: one clock reading then serves both.
+pub(crate) type Operation = Box<dyn FnMut() -> Result<Option<Duration>> + Send>;
+
 /// The results of one thread, one process or one case.
 #[derive(Debug, Clone)]
 pub(crate) struct Measurement {
@@ -104,14 +108,13 @@ impl Measurement {
         Ok(Measurement { latencies: histogram()?, series: Series::new(), seconds: 0.0 })
     }
 
-    /// Runs `operation` until the window is over, or `is_stopped`. It returns its duration, unless it began
-    /// when the one before it ended: one clock reading then serves both. `progress` gets the fraction.
+    /// Runs `operation` until the window is over, or `is_stopped`. `progress` gets the fraction.
     pub(crate) fn take(
         window: Window,
         begun: Instant,
         is_stopped: &dyn Fn() -> bool,
         progress: &dyn Fn(f64),
-        mut operation: impl FnMut() -> Result<Option<Duration>>,
+        mut operation: Operation,
     ) -> Result<Measurement> {
         let mut taken = Measurement::empty()?;
         let (limit, count) = match window {
@@ -226,7 +229,8 @@ mod tests {
     fn a_measurement_comes_back_from_its_stored_form_and_damage_is_told() {
         let begun = Instant::now();
         let mut taken =
-            Measurement::take(Window::Count(100), begun, &|| false, &|_| {}, || Ok(None)).unwrap();
+            Measurement::take(Window::Count(100), begun, &|| false, &|_| {}, Box::new(|| Ok(None)))
+                .unwrap();
         assert_eq!(taken.latencies.len(), 100);
         taken.latencies.saturating_record(u64::MAX);
         let stored = taken.store().unwrap();
@@ -248,7 +252,7 @@ mod tests {
             begun,
             &|| false,
             &|fraction| fractions.borrow_mut().push(fraction),
-            || Ok(None),
+            Box::new(|| Ok(None)),
         )
         .unwrap();
         assert!(taken.seconds >= 0.01);

@@ -35,25 +35,27 @@ line.s5, polyline.s5, circle.s5 { stroke: #d55e00; } .bar.s5 { fill: #d55e00; }
 line.s6, polyline.s6, circle.s6 { stroke: #999999; } .bar.s6 { fill: #999999; }
 ";
 
-/// The whole page.
-pub(crate) fn page(report: &Report) -> Result<String> {
-    let mut facts = report.facts();
-    facts.push(("at", format!("{} with deaddrop {}", report.at, report.deaddrop)));
-    let facts: String = facts
-        .iter()
-        .map(|(name, fact)| format!("<dt>{name}</dt><dd>{}</dd>\n", escape(fact)))
-        .collect();
-    let mut html = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width\">\n<title>deaddrop bench</title>\n\
-         <style>{STYLE}</style>\n</head>\n<body>\n<h1>deaddrop bench</h1>\n<dl>\n{facts}</dl>\n"
-    );
-    push(&mut html, &table(report));
-    for group in groups(report) {
-        push(&mut html, &section(&group)?);
+impl Report {
+    /// Returns the report as one HTML file with plots, which loads nothing.
+    pub fn to_html(&self) -> Result<String> {
+        let mut facts = self.facts();
+        facts.push(("at", format!("{} with deaddrop {}", self.at, self.deaddrop)));
+        let facts: String = facts
+            .iter()
+            .map(|(name, fact)| format!("<dt>{name}</dt><dd>{}</dd>\n", escape(fact)))
+            .collect();
+        let mut html = format!(
+            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width\">\n<title>deaddrop bench</title>\n\
+             <style>{STYLE}</style>\n</head>\n<body>\n<h1>deaddrop bench</h1>\n<dl>\n{facts}</dl>\n"
+        );
+        push(&mut html, &table(self));
+        for group in groups(self) {
+            push(&mut html, &section(&group)?);
+        }
+        push(&mut html, "</body>\n</html>");
+        Ok(html)
     }
-    push(&mut html, "</body>\n</html>");
-    Ok(html)
 }
 
 fn push(html: &mut String, part: &str) {

@@ -6,12 +6,11 @@ use std::time::SystemTime;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::case::{Case, Service, Window};
+use crate::case::{Case, Service, Setting, Window};
 use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::measurement::{Measurement, Stored};
-use crate::run::Setting;
-use crate::{page, units};
+use crate::units;
 
 const FORMAT: &str = "deaddrop-bench";
 const FORMAT_VERSION: u32 = 1;
@@ -160,11 +159,6 @@ impl Report {
             Window::Count(count) => units::count(count, "operation"),
         };
         format!("{window} of each case, after {} s of warm-up", self.warm_up_seconds)
-    }
-
-    /// Returns the report as one HTML file with plots, which loads nothing.
-    pub fn to_html(&self) -> Result<String> {
-        page::page(self)
     }
 
     /// What the cases measured.

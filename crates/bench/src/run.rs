@@ -5,28 +5,16 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::time::Duration;
 
 use deaddrop::Log;
 
-use crate::case::{Case, Window};
+use crate::case::{Case, Setting, LOOK};
 use crate::error::{At, Error, Result};
 use crate::machine::Machine;
 use crate::measurement::Measurement;
 use crate::report::{CaseReport, Report};
 use crate::worker::{self, Role, Said, Task};
 
-/// The settings that all cases share.
-#[derive(Debug, Clone, Copy)]
-pub struct Setting {
-    /// How long each case is measured.
-    pub window: Window,
-    /// How long each case runs unmeasured before, in seconds.
-    pub warm_up: f64,
-}
-
-/// How often the parent checks whether it was interrupted.
-const LOOK: Duration = Duration::from_millis(100);
 /// What a run needs of its caller.
 struct Caller<'a> {
     worker: &'a dyn Fn(&Path) -> io::Result<Command>,

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use deaddrop::service::{Client, ClientBuilder, Completed, Outcome, Reply, Request, ServerOptions};
 use deaddrop::{Log, Record, Stop, Topic, TopicOptions};
 
-use crate::case::{Case, KEPT_BYTES};
+use crate::case::{Case, KEPT_BYTES, LOOK};
 use crate::error::{At, Error, Result};
-use crate::worker::{Operation, LOOK};
+use crate::measurement::Operation;
 
 const NAME: &str = "echo";
 /// The lanes of the service, so at most this many threads have work at a time: the default number.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::case::{Case, Window, Workload};
 use crate::error::{At, Error, Result};
-use crate::measurement::{Measurement, Stored};
+use crate::measurement::{Measurement, Operation, Stored};
 use crate::service;
 
 /// The topic of the cases that need one.
@@ -21,8 +21,6 @@ pub(crate) const TOPIC: &str = "bench";
 pub(crate) const BEGIN: &str = "begin";
 /// How often a worker reports its progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-/// How often a waiting thread checks whether it should end.
-pub(crate) const LOOK: Duration = Duration::from_millis(100);
 
 /// The task of a process of a case.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -121,9 +119,6 @@ pub(crate) fn prepare(case: &Case, log: &Log) -> Result<()> {
 fn payload(size: u64) -> Vec<u8> {
     (0..size).map(|index| (index % 251) as u8).collect()
 }
-
-/// The operation that a thread repeats; returns its duration, if that is not the time since the last one.
-pub(crate) type Operation = Box<dyn FnMut() -> Result<Option<Duration>> + Send>;
 
 fn measure_all(task: &Task, number: u32, log: &Log, out: &mut dyn Write) -> Result<()> {
     let stop = Stop::new();
