@@ -125,10 +125,11 @@ mod tests {
     use ratatui::backend::TestBackend;
     use ratatui::Terminal;
 
-    use super::super::look::{
-        ConsumerLook, GroupLook, InHand, Lane, Look, Member, Problem, ServiceLook, State, TopicLook,
-    };
+    use super::super::look::{Look, ServiceLook};
     use super::super::model::Model;
+    use super::super::view::{
+        ConsumerView, GroupView, InHand, Lane, Member, Problem, State, TopicView,
+    };
     use super::*;
 
     fn lane(number: usize, state: &'static str) -> Lane {
@@ -140,24 +141,24 @@ mod tests {
         let look = |seconds: u64, end: u64| Look {
             at: Duration::from_secs(seconds),
             wall_nanos: 90_000_000_000,
-            topics: vec![TopicLook {
-                name: "orders".into(),
+            topics: vec![TopicView {
+                topic: "orders".into(),
                 durability: "power-loss".into(),
                 high_watermark: end,
                 disk_bytes: 32 << 20,
-                consumers: vec![ConsumerLook {
-                    name: "billing".into(),
+                consumers: vec![ConsumerView {
+                    consumer: "billing".into(),
                     lag: 7,
                     owner: Some(12),
-                    problem: Some(Problem { text: "its slot\nis bad".into(), is_corruption: true }),
-                    ..ConsumerLook::default()
+                    error: Some(Problem { text: "its slot\nis bad".into(), is_corruption: true }),
+                    ..ConsumerView::default()
                 }],
-                groups: vec![GroupLook {
-                    name: "shipping".into(),
+                groups: vec![GroupView {
+                    group: "shipping".into(),
                     committed: Some(40),
                     lag: 2,
                     lanes: vec![lane(0, "running"), lane(1, "suspect")],
-                    problem: None,
+                    ..GroupView::default()
                 }],
                 members: vec![Member {
                     slot: 3,
@@ -165,7 +166,7 @@ mod tests {
                     command: "shop".into(),
                     state: State::Stopped,
                 }],
-                ..TopicLook::default()
+                ..TopicView::default()
             }],
             services: vec![ServiceLook {
                 name: "inventory".into(),

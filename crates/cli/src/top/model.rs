@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use hdrhistogram::Histogram;
 
-use super::look::{GroupLook, Look, Problem, ServiceLook, TopicLook};
-use super::view::{ConsumerView, GroupView, Latency, ServiceView, TopicView, View};
+use super::look::{Look, ServiceLook};
+use super::view::{Latency, ServiceView, TopicView, View};
 use crate::failure::Failure;
 use crate::owner::Owner;
 
@@ -32,14 +32,17 @@ impl Model {
         let last = self.last.take().unwrap_or_else(|| Look { at: look.at, ..Look::default() });
         let seconds = look.at.saturating_sub(last.at).as_secs_f64();
         let interval = (seconds > 0.0).then_some(seconds);
-        self.rates.retain(|name, _| look.topics.iter().any(|topic| topic.name == *name));
+        self.rates.retain(|name, _| look.topics.iter().any(|topic| topic.topic == *name));
         self.latencies.retain(|name, _| look.services.iter().any(|one| one.name == *name));
-        let names: Vec<String> = look.topics.iter().map(|topic| topic.name.clone()).collect();
-        let topics = look.topics.iter().map(|topic| {
-            let before = last.topics.iter().find(|before| before.name == topic.name);
-            self.topic(topic, Owner::of(&topic.name, &names), before, interval)
-        });
-        let topics = topics.collect();
+        let names: Vec<String> = look.topics.iter().map(|topic| topic.topic.clone()).collect();
+        let mut topics = look.topics.clone();
+        for topic in &mut topics {
+            let before = last.topics.iter().find(|before| before.topic == topic.topic);
+            self.add_rates(topic, before, interval);
+            let owner = Owner::of(&topic.topic, &names);
+            topic.service = owner.as_ref().and_then(Owner::service).map(str::to_owned);
+            topic.client = owner.as_ref().and_then(Owner::client).map(str::to_owned);
+        }
         let services = look.services.iter().map(|service| self.service(service, &look, interval));
         let services = services.collect::<Result<_, _>>()?;
         let view = View {
@@ -53,53 +56,30 @@ impl Model {
         Ok(view)
     }
 
-    fn topic(
+    fn add_rates(
         &mut self,
-        topic: &TopicLook,
-        owner: Option<Owner>,
-        before: Option<&TopicLook>,
+        topic: &mut TopicView,
+        before: Option<&TopicView>,
         interval: Option<f64>,
-    ) -> TopicView {
-        let was_seen = before.filter(|before| before.problem.is_none() && topic.problem.is_none());
-        let per_second =
-            rate(was_seen.map(|before| before.high_watermark), topic.high_watermark, interval);
-        let history = self.rates.entry(topic.name.clone()).or_default();
-        if let Some(per_second) = per_second {
+    ) {
+        let was_seen = before.filter(|before| before.error.is_none() && topic.error.is_none());
+        let end_before = was_seen.map(|before| before.high_watermark);
+        topic.per_second = rate(end_before, Some(topic.high_watermark), interval);
+        let history = self.rates.entry(topic.topic.clone()).or_default();
+        if let Some(per_second) = topic.per_second {
             remember(history, per_second);
         }
-        let consumers = topic.consumers.iter().map(|consumer| {
-            let all = before.iter().flat_map(|before| &before.consumers);
-            let before = all.into_iter().find(|before| before.name == consumer.name);
-            let (text, is_damaged) = tell(&consumer.problem);
-            ConsumerView {
-                consumer: consumer.name.clone(),
-                committed: consumer.committed,
-                lag: consumer.lag,
-                per_second: consumer
-                    .committed
-                    .and_then(|now| rate(before.and_then(|one| one.committed), now, interval)),
-                owner: consumer.owner,
-                error: text,
-                is_damaged,
-            }
-        });
-        let groups = topic.groups.iter().map(|group| group_view(group, before, interval));
-        let (error, is_damaged) = tell(&topic.problem);
-        TopicView {
-            topic: topic.name.clone(),
-            service: owner.as_ref().and_then(Owner::service).map(str::to_owned),
-            client: owner.as_ref().and_then(Owner::client).map(str::to_owned),
-            durability: topic.durability.clone(),
-            first: topic.first,
-            high_watermark: topic.high_watermark,
-            disk_bytes: topic.disk_bytes,
-            per_second,
-            history: history.iter().copied().collect(),
-            consumers: consumers.collect(),
-            groups: groups.collect(),
-            members: topic.members.clone(),
-            error,
-            is_damaged,
+        topic.history = history.iter().copied().collect();
+        let Some(before) = before else { return };
+        for consumer in &mut topic.consumers {
+            let before = before.consumers.iter().find(|one| one.consumer == consumer.consumer);
+            let before = before.and_then(|before| before.committed);
+            consumer.per_second = rate(before, consumer.committed, interval);
+        }
+        for group in &mut topic.groups {
+            let before = before.groups.iter().find(|one| one.group == group.group);
+            let before = before.and_then(|before| before.committed);
+            group.per_second = rate(before, group.committed, interval);
         }
     }
 
@@ -123,7 +103,6 @@ impl Model {
         let latency =
             Latency { count: all.len(), p50: at(0.5), p90: at(0.9), p99: at(0.99), max: all.max() };
         let busy = history.iter().filter(|one| !one.is_empty());
-        let (error, is_damaged) = tell(&service.problem);
         let oldest = service.oldest_nanos;
         Ok(ServiceView {
             service: service.name.clone(),
@@ -133,37 +112,8 @@ impl Model {
             outcomes_per_second: interval.map(|time| service.latencies_micros.len() as f64 / time),
             latency_micros: (!all.is_empty()).then_some(latency),
             history: busy.map(|one| one.value_at_quantile(0.99) as f64).collect(),
-            error,
-            is_damaged,
+            error: service.problem.clone(),
         })
-    }
-}
-
-fn group_view(
-    group: &GroupLook,
-    topic_before: Option<&TopicLook>,
-    interval: Option<f64>,
-) -> GroupView {
-    let all = topic_before.iter().flat_map(|before| &before.groups);
-    let before = all.into_iter().find(|before| before.name == group.name);
-    let (error, is_damaged) = tell(&group.problem);
-    GroupView {
-        group: group.name.clone(),
-        committed: group.committed,
-        lag: group.lag,
-        per_second: group
-            .committed
-            .and_then(|now| rate(before.and_then(|before| before.committed), now, interval)),
-        lanes: group.lanes.clone(),
-        error,
-        is_damaged,
-    }
-}
-
-fn tell(problem: &Option<Problem>) -> (Option<String>, bool) {
-    match problem {
-        Some(problem) => (Some(problem.text.clone()), problem.is_corruption),
-        None => (None, false),
     }
 }
 
@@ -182,29 +132,29 @@ fn remember<T>(history: &mut VecDeque<T>, value: T) {
 
 /// None without an earlier poll, or if the number went down: the topic was deleted and created again, or
 /// a position was set back.
-fn rate(before: Option<u64>, now: u64, interval: Option<f64>) -> Option<f64> {
-    Some(now.checked_sub(before?)? as f64 / interval?)
+fn rate(before: Option<u64>, now: Option<u64>, interval: Option<f64>) -> Option<f64> {
+    Some(now?.checked_sub(before?)? as f64 / interval?)
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::super::look::ConsumerLook;
+    use super::super::view::{ConsumerView, Problem};
     use super::*;
 
     fn look(seconds: u64, end: u64, committed: u64) -> Look {
-        let consumer = ConsumerLook {
-            name: "c".into(),
+        let consumer = ConsumerView {
+            consumer: "c".into(),
             committed: Some(committed),
             lag: end - committed,
-            ..ConsumerLook::default()
+            ..ConsumerView::default()
         };
-        let topic = TopicLook {
-            name: "t".into(),
+        let topic = TopicView {
+            topic: "t".into(),
             high_watermark: end,
             consumers: vec![consumer],
-            ..TopicLook::default()
+            ..TopicView::default()
         };
         let at = Duration::from_secs(seconds);
         Look { at, topics: vec![topic], ..Look::default() }
@@ -264,12 +214,12 @@ mod tests {
     fn damage_is_told_apart_from_what_could_not_be_looked_at() {
         let mut seen = look(0, 1, 1);
         let problem = |is_corruption| Some(Problem { text: "why".into(), is_corruption });
-        seen.topics[0].problem = problem(false);
+        seen.topics[0].error = problem(false);
         let mut model = Model::new("dir".into());
         assert!(!model.update(seen.clone()).unwrap().is_damaged());
-        seen.topics[0].consumers[0].problem = problem(true);
+        seen.topics[0].consumers[0].error = problem(true);
         let view = model.update(seen).unwrap();
         assert!(view.is_damaged());
-        assert_eq!(view.topics[0].error.as_deref(), Some("why"));
+        assert_eq!(view.topics[0].error.as_ref().unwrap().text, "why");
     }
 }

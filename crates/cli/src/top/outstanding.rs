@@ -6,7 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 use deaddrop::service::{Envelope, Kind, RequestId};
 use deaddrop::{Error, Log, Reader, RecordRef, Result, Start, Topic};
 
-use super::look::{Problem, ServiceLook};
+use super::look::ServiceLook;
+use super::view::Problem;
 
 /// Of requests that were answered before the first poll, at most this many are read for their latencies.
 const HISTORY_COUNT: u64 = 10_000;

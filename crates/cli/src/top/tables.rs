@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::look::State;
-use super::view::{TopicView, View};
+use super::view::{Problem, State, TopicView, View};
 use crate::units;
 
 /// A heading and aligned rows.
@@ -44,9 +43,10 @@ fn graph(history: &[f64]) -> Cell {
     Cell { text: sparkline(history, GRAPH_WIDTH), tone: Tone::Graph }
 }
 
-fn error(error: &Option<String>) -> Cell {
+fn error(error: &Option<Problem>) -> Cell {
     // One line: a row of a table must stay one line.
-    bad(error.as_deref().map_or(String::new(), |text| crate::output::escape(text.as_bytes())))
+    let text = error.as_ref().map(|problem| crate::output::escape(problem.text.as_bytes()));
+    bad(text.unwrap_or_default())
 }
 
 /// The part of a view that is shown.
@@ -171,7 +171,7 @@ fn services(view: &View) -> Table {
 fn consumers(view: &View, shown: Shown) -> Table {
     let mut rows = Vec::new();
     for topic in &view.topics {
-        let is_shown = |error: &Option<String>| shown.topic(topic) || error.is_some();
+        let is_shown = |error: &Option<Problem>| shown.topic(topic) || error.is_some();
         for consumer in topic.consumers.iter().filter(|one| is_shown(&one.error)) {
             rows.push(vec![
                 plain(&consumer.consumer),
@@ -194,7 +194,7 @@ fn consumers(view: &View, shown: Shown) -> Table {
 fn groups(view: &View, shown: Shown) -> Table {
     let mut rows = Vec::new();
     for topic in &view.topics {
-        let is_shown = |error: &Option<String>| shown.topic(topic) || error.is_some();
+        let is_shown = |error: &Option<Problem>| shown.topic(topic) || error.is_some();
         for group in topic.groups.iter().filter(|one| is_shown(&one.error)) {
             let mut workers: Vec<u32> = group.lanes.iter().filter_map(|lane| lane.owner).collect();
             let held = workers.len();

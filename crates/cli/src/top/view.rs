@@ -3,8 +3,6 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::look::{Lane, Member};
-
 /// A look at the log.
 #[derive(Debug, Clone, PartialEq, JsonSchema, Serialize)]
 pub(crate) struct View {
@@ -19,7 +17,7 @@ pub(crate) struct View {
     pub(super) services: Vec<ServiceView>,
 }
 
-#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, JsonSchema, Serialize)]
 pub(super) struct TopicView {
     /// A topic's name.
     pub(super) topic: String,
@@ -44,12 +42,10 @@ pub(super) struct TopicView {
     pub(super) groups: Vec<GroupView>,
     pub(super) members: Vec<Member>,
     /// Why the topic cannot be looked at.
-    pub(super) error: Option<String>,
-    #[serde(skip)]
-    pub(super) is_damaged: bool,
+    pub(super) error: Option<Problem>,
 }
 
-#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, JsonSchema, Serialize)]
 pub(super) struct ConsumerView {
     /// A consumer's name.
     pub(super) consumer: String,
@@ -62,12 +58,10 @@ pub(super) struct ConsumerView {
     /// Process id of its owner.
     pub(super) owner: Option<u32>,
     /// Why its position cannot be read.
-    pub(super) error: Option<String>,
-    #[serde(skip)]
-    pub(super) is_damaged: bool,
+    pub(super) error: Option<Problem>,
 }
 
-#[derive(Debug, Clone, PartialEq, JsonSchema, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, JsonSchema, Serialize)]
 pub(super) struct GroupView {
     /// A group's name.
     pub(super) group: String,
@@ -79,9 +73,7 @@ pub(super) struct GroupView {
     pub(super) per_second: Option<f64>,
     pub(super) lanes: Vec<Lane>,
     /// Why its file cannot be read.
-    pub(super) error: Option<String>,
-    #[serde(skip)]
-    pub(super) is_damaged: bool,
+    pub(super) error: Option<Problem>,
 }
 
 #[derive(Debug, Clone, PartialEq, JsonSchema, Serialize)]
@@ -103,9 +95,7 @@ pub(super) struct ServiceView {
     #[serde(skip)]
     pub(super) history: Vec<f64>,
     /// Why its topics cannot be looked at.
-    pub(super) error: Option<String>,
-    #[serde(skip)]
-    pub(super) is_damaged: bool,
+    pub(super) error: Option<Problem>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema, Serialize)]
@@ -122,13 +112,91 @@ pub(super) struct Latency {
     pub(super) max: u64,
 }
 
+/// A lane of a group.
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema, Serialize)]
+pub(super) struct Lane {
+    /// A lane's number.
+    pub(super) lane: usize,
+    /// Records of the lane below it are handled.
+    pub(super) committed: u64,
+    /// Process id of the worker that holds it.
+    pub(super) owner: Option<u32>,
+    /// The record that it is at work on.
+    pub(super) in_hand: Option<InHand>,
+}
+
+/// The record at which a lane is.
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema, Serialize)]
+pub(super) struct InHand {
+    /// The record's offset.
+    pub(super) offset: u64,
+    /// Attempts at it so far.
+    pub(super) attempt: u32,
+    /// running, running alone, failed, suspect, stopped.
+    pub(super) state: &'static str,
+}
+
+/// A process that has a topic open for writing.
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema, Serialize)]
+pub(super) struct Member {
+    /// Slot of a process that has the topic open for writing.
+    pub(super) slot: usize,
+    /// Its process id.
+    pub(super) pid: u32,
+    /// Its name; empty if it cannot be seen from here.
+    pub(super) command: String,
+    /// idle, appending, syncing, stopped, dead.
+    pub(super) state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State {
+    Idle,
+    Appending,
+    Syncing,
+    /// Stopped by a signal or a debugger: if it owns the append lock, writers wait for it.
+    Stopped,
+    /// The lock or slot that it owned was not taken over yet.
+    Dead,
+}
+
+impl State {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            State::Idle => "idle",
+            State::Appending => "appending",
+            State::Syncing => "syncing",
+            State::Stopped => "stopped",
+            State::Dead => "dead",
+        }
+    }
+}
+
+/// The reason why something could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema, Serialize)]
+#[serde(transparent)]
+pub(super) struct Problem {
+    pub(super) text: String,
+    #[serde(skip)]
+    pub(super) is_corruption: bool,
+}
+
+impl Problem {
+    pub(super) fn of(error: &deaddrop::Error) -> Problem {
+        Problem { text: crate::hint::error(error), is_corruption: error.is_corruption() }
+    }
+}
+
 impl View {
     /// Whether stored bytes were found to be damaged.
     pub(super) fn is_damaged(&self) -> bool {
-        self.topics.iter().any(|topic| {
-            topic.is_damaged
-                || topic.consumers.iter().any(|consumer| consumer.is_damaged)
-                || topic.groups.iter().any(|group| group.is_damaged)
-        }) || self.services.iter().any(|service| service.is_damaged)
+        let of_topics = self.topics.iter().flat_map(|topic| {
+            let consumers = topic.consumers.iter().map(|consumer| &consumer.error);
+            let groups = topic.groups.iter().map(|group| &group.error);
+            consumers.chain(groups).chain([&topic.error])
+        });
+        let of_services = self.services.iter().map(|service| &service.error);
+        of_topics.chain(of_services).flatten().any(|problem| problem.is_corruption)
     }
 }

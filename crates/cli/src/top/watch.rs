@@ -7,10 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 use deaddrop::group::{GroupInfo, LaneInfo};
 use deaddrop::{Error, Log, Topic};
 
-use super::look::{
-    ConsumerLook, GroupLook, InHand, Lane, Look, Member, Problem, ServiceLook, State, TopicLook,
-};
+use super::look::{Look, ServiceLook};
 use super::outstanding::Follower;
+use super::view::{ConsumerView, GroupView, InHand, Lane, Member, Problem, State, TopicView};
 use crate::failure::{At, Failure};
 use crate::{ls, units};
 
@@ -51,10 +50,10 @@ impl Watch {
                 Ok(topic) => topics.push(topic),
                 // Deleted after the topics were listed, or not created yet.
                 Err(Error::NotFound { .. }) => {}
-                Err(error) => topics.push(TopicLook {
-                    name: name.clone(),
-                    problem: Some(Problem::of(&error)),
-                    ..TopicLook::default()
+                Err(error) => topics.push(TopicView {
+                    topic: name.clone(),
+                    error: Some(Problem::of(&error)),
+                    ..TopicView::default()
                 }),
             }
         }
@@ -117,16 +116,17 @@ impl Watch {
     }
 }
 
-fn look_at(topic: &Topic) -> deaddrop::Result<TopicLook> {
-    let consumers = topic.consumers()?.into_iter().map(|info| ConsumerLook {
-        name: info.name,
+fn look_at(topic: &Topic) -> deaddrop::Result<TopicView> {
+    let consumers = topic.consumers()?.into_iter().map(|info| ConsumerView {
+        consumer: info.name,
         lag: info.lag,
         owner: info.owner,
-        problem: info.committed.as_ref().err().map(Problem::of),
+        error: info.committed.as_ref().err().map(Problem::of),
         committed: info.committed.ok(),
+        per_second: None,
     });
-    Ok(TopicLook {
-        name: topic.name().to_owned(),
+    Ok(TopicView {
+        topic: topic.name().to_owned(),
         durability: units::durability(topic.options().durability),
         first: topic.first_offset()?,
         high_watermark: topic.high_watermark()?,
@@ -134,22 +134,20 @@ fn look_at(topic: &Topic) -> deaddrop::Result<TopicLook> {
         consumers: consumers.collect(),
         groups: topic.groups()?.into_iter().map(group).collect(),
         members: topic.members()?.iter().map(member).collect(),
-        problem: None,
+        ..TopicView::default()
     })
 }
 
-fn group((name, info): (String, deaddrop::Result<GroupInfo>)) -> GroupLook {
+fn group((group, info): (String, deaddrop::Result<GroupInfo>)) -> GroupView {
     match info {
-        Ok(info) => GroupLook {
-            name,
+        Ok(info) => GroupView {
+            group,
             committed: Some(info.committed),
             lag: info.lag,
             lanes: info.lanes.iter().enumerate().map(lane).collect(),
-            problem: None,
+            ..GroupView::default()
         },
-        Err(error) => {
-            GroupLook { name, problem: Some(Problem::of(&error)), ..GroupLook::default() }
-        }
+        Err(error) => GroupView { group, error: Some(Problem::of(&error)), ..GroupView::default() },
     }
 }
 
