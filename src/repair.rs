@@ -267,16 +267,27 @@ fn groups(topic: &Store, options: Option<Options>, report: &mut Report) -> Resul
             .and_then(|file| sys::read_start(&*file, group::file_len(group::MAX_LANES)))
             .at("reading", &path)?;
         let Err((position, what)) = group::check(&bytes) else { continue };
-        let mut finding = finding(&path, position as u64, 0, what.to_string());
-        finding.remedy = Remedy::SetConsumerAside;
-        if options.is_some_and(|options| options.consumers) {
-            let quarantine = Quarantine::of(files, &topic.dir);
-            finding.kept = Some(quarantine.set_aside(&path, &format!("group.{name}"))?);
-            finding.done = true;
-        }
-        report.findings.push(finding);
+        let finding = finding(&path, position as u64, 0, what.to_string());
+        report.findings.push(unreadable(topic, options, finding, &format!("group.{name}"))?);
     }
     Ok(())
+}
+
+/// Completes the finding about the file of a consumer or a group: moves the file into the quarantine, under
+/// `name`, if that is requested.
+fn unreadable(
+    topic: &Store,
+    options: Option<Options>,
+    mut finding: Finding,
+    name: &str,
+) -> Result<Finding> {
+    finding.remedy = Remedy::SetConsumerAside;
+    if options.is_some_and(|options| options.consumers) {
+        let quarantine = Quarantine::of(&*topic.files, &topic.dir);
+        finding.kept = Some(quarantine.set_aside(&finding.path, name)?);
+        finding.done = true;
+    }
+    Ok(finding)
 }
 
 /// Checks the files of the consumers, and whether their next records are lost.
@@ -290,15 +301,9 @@ fn consumers(
         let committed = match info.committed {
             Ok(committed) => committed,
             Err(Error::Corrupt { path, position, what, .. }) => {
-                let mut finding = finding(&path, position, 0, what);
-                finding.remedy = Remedy::SetConsumerAside;
-                if options.is_some_and(|options| options.consumers) {
-                    let quarantine = Quarantine::of(&*topic.files, &topic.dir);
-                    let name = format!("consumer.{}", info.name);
-                    finding.kept = Some(quarantine.set_aside(&path, &name)?);
-                    finding.done = true;
-                }
-                report.findings.push(finding);
+                let (finding, name) =
+                    (finding(&path, position, 0, what), format!("consumer.{}", info.name));
+                report.findings.push(unreadable(topic, options, finding, &name)?);
                 continue;
             }
             Err(other) => return Err(other),

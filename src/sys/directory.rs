@@ -97,6 +97,21 @@ impl RealDirectory {
         Ok(Arc::new(RealDirectory { dir, path: path.to_owned(), making: self.making }))
     }
 
+    fn rename(&self, from: &Path, to: &Path, flags: libc::c_uint) -> io::Result<()> {
+        self.at(from, |from_fd, from| {
+            self.at(to, |to_fd, to| {
+                let (from, to) = (from.as_ptr(), to.as_ptr());
+                // SAFETY: open descriptors, and NUL-terminated strings that live through the call.
+                check(unsafe { libc::renameat2(from_fd, from, to_fd, to, flags) })
+            })
+        })
+    }
+
+    fn unlink(&self, path: &Path, flags: libc::c_int) -> io::Result<()> {
+        // SAFETY: an open descriptor and a NUL-terminated string that lives through the call.
+        self.at(path, |fd, name| check(unsafe { libc::unlinkat(fd, name.as_ptr(), flags) }))
+    }
+
     fn open_file(&self, path: &Path, flags: libc::c_int) -> io::Result<File> {
         let flags = flags | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
         let file = self.at(path, |fd, name| open_at(fd, name, flags, self.making.mode))?;
@@ -233,41 +248,19 @@ impl Directory for RealDirectory {
     }
 
     fn rename_no_replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.at(from, |from_fd, from| {
-            self.at(to, |to_fd, to| {
-                // SAFETY: open descriptors, and NUL-terminated strings that live through the call.
-                check(unsafe {
-                    libc::renameat2(
-                        from_fd,
-                        from.as_ptr(),
-                        to_fd,
-                        to.as_ptr(),
-                        libc::RENAME_NOREPLACE,
-                    )
-                })
-            })
-        })
+        self.rename(from, to, libc::RENAME_NOREPLACE)
     }
 
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.at(from, |from_fd, from| {
-            self.at(to, |to_fd, to| {
-                // SAFETY: open descriptors, and NUL-terminated strings that live through the call.
-                check(unsafe { libc::renameat(from_fd, from.as_ptr(), to_fd, to.as_ptr()) })
-            })
-        })
+        self.rename(from, to, 0)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        // SAFETY: an open descriptor and a NUL-terminated string that lives through the call.
-        self.at(path, |fd, name| check(unsafe { libc::unlinkat(fd, name.as_ptr(), 0) }))
+        self.unlink(path, 0)
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.at(path, |fd, name| {
-            // SAFETY: an open descriptor and a NUL-terminated string that lives through the call.
-            check(unsafe { libc::unlinkat(fd, name.as_ptr(), libc::AT_REMOVEDIR) })
-        })
+        self.unlink(path, libc::AT_REMOVEDIR)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {

@@ -210,6 +210,19 @@ impl SimDirectory {
     fn directory(&self, state: &State, path: &Path) -> io::Result<u64> {
         state.names.directory(self.number, self.below(path))
     }
+
+    fn rename(&self, from: &Path, to: &Path, may_replace: bool) -> io::Result<()> {
+        let mut state = self.disk.begin(Op::Rename)?;
+        let (from, to) = (self.key(&state, from)?, self.key(&state, to)?);
+        if !state.names.0.contains_key(&from) {
+            return errno(libc::ENOENT);
+        }
+        if !may_replace && state.names.0.contains_key(&to) {
+            return errno(libc::EEXIST);
+        }
+        state.change(Change::Rename(from, to));
+        Ok(())
+    }
 }
 
 impl Directory for SimDirectory {
@@ -273,26 +286,11 @@ impl Directory for SimDirectory {
     }
 
     fn rename_no_replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.disk.begin(Op::Rename)?;
-        let (from, to) = (self.key(&state, from)?, self.key(&state, to)?);
-        if !state.names.0.contains_key(&from) {
-            return errno(libc::ENOENT);
-        }
-        if state.names.0.contains_key(&to) {
-            return errno(libc::EEXIST);
-        }
-        state.change(Change::Rename(from, to));
-        Ok(())
+        self.rename(from, to, false)
     }
 
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.disk.begin(Op::Rename)?;
-        let (from, to) = (self.key(&state, from)?, self.key(&state, to)?);
-        if !state.names.0.contains_key(&from) {
-            return errno(libc::ENOENT);
-        }
-        state.change(Change::Rename(from, to));
-        Ok(())
+        self.rename(from, to, true)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -429,7 +427,6 @@ mod tests {
 
     /// Files move between names and directories, with syncs in between, and each of them was durable under
     /// some name once: every power cut finds all of them, whichever changes it undid.
-
     #[test]
     fn no_mixture_of_renames_and_directory_syncs_loses_a_file() {
         let disk = SimDisk::new();
