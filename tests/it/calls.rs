@@ -56,6 +56,16 @@ pub(crate) fn dies_with_outcomes(words: &[&str]) {
     running.stop().unwrap();
 }
 
+/// Returns a client of the service `s`, whose topics exist.
+fn start() -> (Watchdog, tempfile::TempDir, Log, Client) {
+    let watchdog = Watchdog::new();
+    let dir = crate::dir();
+    let log = Log::open_or_create(dir.path()).unwrap();
+    make_topics(&log, "s");
+    let client = open(&log);
+    (watchdog, dir, log, client)
+}
+
 #[test]
 fn outcomes_that_no_handle_has_returned_are_attached_to_after_a_kill() {
     for waits in ["at once", "parked"] {
@@ -93,11 +103,7 @@ fn outcomes_that_no_handle_has_returned_are_attached_to_after_a_kill() {
 
 #[test]
 fn an_outcome_that_was_parked_while_its_handle_lived_is_returned_once_or_dropped_with_it() {
-    let _watchdog = Watchdog::new();
-    let dir = crate::dir();
-    let log = Log::open_or_create(dir.path()).unwrap();
-    make_topics(&log, "s");
-    let client = open(&log);
+    let (_watchdog, _dir, log, client) = start();
     let mut calls = ["a", "b", "c"].map(|payload| call(&client, payload));
     log.server("s", echo).unwrap().poll(LONG).unwrap();
     while client.parked().len() < 3 {
@@ -118,11 +124,7 @@ fn an_outcome_that_was_parked_while_its_handle_lived_is_returned_once_or_dropped
 
 #[test]
 fn waits_of_the_longest_duration_are_accepted() {
-    let _watchdog = Watchdog::new();
-    let dir = crate::dir();
-    let log = Log::open_or_create(dir.path()).unwrap();
-    make_topics(&log, "s");
-    let client = open(&log);
+    let (_watchdog, _dir, log, client) = start();
     let mut asked = call(&client, "x");
     let mut server = log.server("s", echo).unwrap();
     assert_eq!(server.poll(Duration::MAX).unwrap(), 1);
@@ -138,11 +140,7 @@ fn waits_of_the_longest_duration_are_accepted() {
 
 #[test]
 fn a_wait_for_an_outcome_ends_when_it_is_stopped() {
-    let _watchdog = Watchdog::new();
-    let dir = crate::dir();
-    let log = Log::open_or_create(dir.path()).unwrap();
-    make_topics(&log, "s");
-    let client = open(&log);
+    let (_watchdog, _dir, log, client) = start();
     let mut asked = call(&client, "x");
     let stop = Stop::new();
     std::thread::scope(|scope| {
