@@ -204,7 +204,7 @@ pub fn encode_begun(time: u64, salt: u64) -> [u8; BEGUN_LEN] {
     bytes
 }
 
-/// Returns when the segment of a header page was begun, if that is known.
+/// Returns the time at which the segment of a header page was begun, if it is known.
 pub fn decode_begun(page: &[u8], salt: u64) -> Option<u64> {
     let bytes = page.get(BEGUN_AT..BEGUN_AT + BEGUN_LEN)?;
     let time = LE::read_u64(bytes);

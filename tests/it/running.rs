@@ -70,7 +70,7 @@ fn work_that_is_stopped_in_a_handler_that_another_thread_waits_for_ends() {
         let (shared, others) = (Arc::clone(&shared), Arc::clone(&others));
         let group = topic.group(name, GroupOptions::default()).unwrap();
         let handler = move |_: &Job| {
-            // Both handlers need it, as one callback of two services does.
+            // Both handlers take the same lock, as a callback that two services share would.
             let _held = shared.lock().unwrap();
             if name == "stopper" {
                 let running = loop {

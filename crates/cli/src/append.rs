@@ -1,4 +1,4 @@
-//! `append`: records from lines, files or JSON.
+//! `append`: appends records from lines, files or JSON.
 
 mod input;
 

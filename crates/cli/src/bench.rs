@@ -1,4 +1,4 @@
-//! `bench`: how fast a log is on this machine, with this disk: appends, reading, request and reply.
+//! `bench`: measures appends, reading, and request and reply, on this machine with this disk.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! `clients`: the clients of services, and the records that they keep in the log.
+//! `clients`: lists the clients of services, and the records that they keep in the log.
 
 use std::io::Write;
 

@@ -1,4 +1,4 @@
-//! `completions`: the completions of a shell, which the build script has generated.
+//! `completions`: prints the completions of a shell, which the build script has generated.
 
 use std::io::Write;
 

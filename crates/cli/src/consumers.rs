@@ -1,4 +1,4 @@
-//! `consumers`: positions and lag; resets and deletes on request.
+//! `consumers`: shows positions and lag; resets and deletes them on request.
 
 use std::io::Write;
 

@@ -1,4 +1,4 @@
-//! `export`: records as JSON lines, with everything that the log stores about them.
+//! `export`: writes records as JSON lines, with everything that the log stores about them.
 
 use std::io::Write;
 

@@ -1,4 +1,5 @@
-//! `groups`: worker groups, their lanes, records in flight; resume, reset and delete on request.
+//! `groups`: shows worker groups, their lanes and records in flight; resumes, resets and deletes them on
+//! request.
 
 use std::io::Write;
 

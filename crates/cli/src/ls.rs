@@ -1,4 +1,4 @@
-//! `ls`: the topics of a log.
+//! `ls`: lists the topics of a log.
 
 use std::collections::BTreeSet;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! `man`: the manual pages, which the build script has generated.
+//! `man`: writes the manual pages, which the build script has generated.
 
 use std::fs;
 

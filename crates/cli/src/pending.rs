@@ -1,4 +1,4 @@
-//! `pending`: requests whose outcome no client has taken.
+//! `pending`: shows requests whose outcome no client has taken.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! `stats`: how much a topic contains, how fast it grows, and which consumers lag.
+//! `stats`: shows how much a topic contains, how fast it grows, and which consumers lag.
 
 mod sizes;
 
