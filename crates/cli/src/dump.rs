@@ -312,8 +312,7 @@ impl Dump {
         let hidden = frame.payload_len() - shown.len();
         if hidden > 0 {
             let more = if self.full { "" } else { ": --full shows them" };
-            let more = out.paint(Colour::Faint, format!("    and {hidden} more bytes{more}"));
-            writeln!(out, "{more}")?;
+            out.line(Colour::Faint, format!("    and {hidden} more bytes{more}"))?;
         }
         Ok(())
     }

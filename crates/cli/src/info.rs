@@ -263,8 +263,7 @@ fn print(out: &mut Out, info: &JsonInfo, consumers: &[ConsumerInfo]) -> std::io:
     }
     if info.sync_failed {
         let what = "a sync failed: appends are refused until every process has closed the topic";
-        let what = out.paint(Colour::Bad, what);
-        writeln!(out, "{what}")?;
+        out.line(Colour::Bad, what)?;
     }
     if let Some(clock) = &info.clock {
         let clock = out.paint(Colour::Bad, clock.as_str());

@@ -94,6 +94,12 @@ impl Out {
         format!("\x1b[{code}m{text}\x1b[0m")
     }
 
+    /// Writes a line in a colour, on a terminal.
+    pub(crate) fn line(&mut self, colour: Colour, text: impl Into<String>) -> io::Result<()> {
+        let text = self.paint(colour, text);
+        writeln!(self.writer, "{text}")
+    }
+
     /// Writes rows in aligned columns under a heading. Columns named in `right` are aligned right.
     pub(crate) fn table(
         &mut self,

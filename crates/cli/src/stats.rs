@@ -245,8 +245,7 @@ fn behind_damage(topic: &Topic) -> Result<Option<String>, Failure> {
 }
 
 fn print(out: &mut Out, numbers: &Numbers, live: bool) -> io::Result<()> {
-    let name = out.paint(Colour::Strong, &numbers.topic);
-    writeln!(out, "{name}")?;
+    out.line(Colour::Strong, &numbers.topic)?;
     let sizes = &numbers.sizes;
     let about = if numbers.exact { "" } else { "about " };
     let overhead = numbers

@@ -248,8 +248,7 @@ fn print(out: &mut Out, checked: &Checked, report: &Report) -> Result<(), Failur
             _ => format!(", offsets {}..{}", damage.first_lost, damage.lost_end),
         };
         let text = format!("{} position {}{lost}: {}", damage.file, damage.position, damage.what);
-        let text = out.paint(Colour::Bad, text);
-        writeln!(out, "{text}")?;
+        out.line(Colour::Bad, text)?;
     }
     for note in &checked.notes {
         writeln!(out, "{}: {}", note.file, note.what)?;

@@ -1,6 +1,5 @@
 //! The frames of one segment file.
 
-use std::io::Write;
 use std::ops::Range;
 
 use deaddrop::format::segment as layout;
@@ -239,21 +238,17 @@ fn print_header(
         slot.map_or(String::new(), |slot| format!(" (checkpoint {})", slot.durable_end)),
         file.len,
     );
-    let text = out.paint(Colour::Strong, text);
-    writeln!(out, "{text}")?;
+    out.line(Colour::Strong, text)?;
     if let Some((_, what)) = file.damaged_sector() {
         let repair = hint::command("repair TOPIC");
         let text = format!("    {what}: `{repair}` restores it");
-        let text = out.paint(Colour::Bad, text);
-        writeln!(out, "{text}")?;
+        out.line(Colour::Bad, text)?;
     }
     if latched {
-        let text = out.paint(Colour::Bad, "    a sync of this topic failed");
-        writeln!(out, "{text}")?;
+        out.line(Colour::Bad, "    a sync of this topic failed")?;
     }
     if misnamed {
-        let text = out.paint(Colour::Bad, "    the file's name says another base");
-        writeln!(out, "{text}")?;
+        out.line(Colour::Bad, "    the file's name says another base")?;
     }
     Ok(())
 }
@@ -280,8 +275,7 @@ fn print_lost_header(
         false => "no frame can be checked without it",
     };
     let text = format!("{name} segment header damaged: {what}; {how}");
-    let text = out.paint(Colour::Bad, text);
-    Ok(writeln!(out, "{text}")?)
+    Ok(out.line(Colour::Bad, text)?)
 }
 
 fn print_stretch(
@@ -313,6 +307,5 @@ fn print_stretch(
     let start = bytes.positions.start;
     let text = format!("{name} @{start} {}", describe(bytes, what, before_frames));
     let text = state.map_or(text.clone(), |state| format!("{text} [{state}]"));
-    let text = out.paint(if is_damaged { Colour::Bad } else { Colour::Faint }, text);
-    Ok(writeln!(out, "{text}")?)
+    Ok(out.line(if is_damaged { Colour::Bad } else { Colour::Faint }, text)?)
 }

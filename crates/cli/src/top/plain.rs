@@ -15,8 +15,7 @@ pub(super) fn print(view: &View, all: bool, is_next: bool, out: &mut Out) -> io:
         Some(seconds) => format!("{}  {}  over {seconds:.1} s", view.at, view.dir),
         None => format!("{}  {}", view.at, view.dir),
     };
-    let line = out.paint(Colour::Faint, line);
-    writeln!(out, "{line}")?;
+    out.line(Colour::Faint, line)?;
     if view.topics.is_empty() {
         writeln!(out, "no topics yet")?;
     }
