@@ -89,6 +89,15 @@ pub(crate) fn dies_in_a_sync(words: &[&str]) {
     panic!("the sync did not fail");
 }
 
+/// Has a child append 200 records, and die in the sync that fails as the disk was told.
+fn die_in_a_sync(words: &[&str], disk: &Disk, failure: &str) {
+    let mut child = Child::spawn(words);
+    assert_eq!(child.hear().as_deref(), Some("appended"));
+    disk.tell(failure);
+    child.tell("sync");
+    child.wait_for_death();
+}
+
 #[test]
 fn a_write_error_that_died_with_the_syncer_that_saw_it_costs_nothing_that_is_durable_afterwards() {
     for has_member in [true, false] {
@@ -96,12 +105,8 @@ fn a_write_error_that_died_with_the_syncer_that_saw_it_costs_nothing_that_is_dur
             let dir = disk.path().join("log");
             let about = format!("{file_system:?}, a living member: {has_member}");
             let member = has_member.then(|| open(&dir, Durability::ProcessCrash));
-            let mut child =
-                Child::spawn(&["dies-in-a-sync", dir.to_str().unwrap(), "process-crash"]);
-            assert_eq!(child.hear().as_deref(), Some("appended"));
-            disk.tell("fail writes 1 record");
-            child.tell("sync");
-            child.wait_for_death();
+            let in_child = ["dies-in-a-sync", dir.to_str().unwrap(), "process-crash"];
+            die_in_a_sync(&in_child, &disk, "fail writes 1 record");
             let mut topic = member.unwrap_or_else(|| open(&dir, Durability::ProcessCrash));
             check(&topic, 200, &about);
             if let Err(failed) = topic.wait_durable(199) {
@@ -128,18 +133,13 @@ fn the_first_opening_after_a_write_error_that_died_with_its_syncer_recovers() {
         drop(open(&dir, Durability::PowerLoss));
         let path = dir.join("topics/t/00000000000000000000.seg");
         punch(&path, 16 << 10, 240 << 10);
-        let mut child = Child::spawn(&["dies-in-a-sync", dir.to_str().unwrap(), "power-loss"]);
-        assert_eq!(child.hear().as_deref(), Some("appended"));
-        disk.tell("fail writes 1 record 150");
-        child.tell("sync");
-        child.wait_for_death();
+        let in_child = ["dies-in-a-sync", dir.to_str().unwrap(), "power-loss"];
+        die_in_a_sync(&in_child, &disk, "fail writes 1 record 150");
         let topic = open(&dir, Durability::PowerLoss);
         check(&topic, 200, &about);
         append(&topic, 200..201);
         drop(topic);
-        disk.cut(None);
-        disk.restart();
-        check(&open(&dir, Durability::PowerLoss), 201, &about);
+        check_after_cut(&mut disk, Durability::PowerLoss, &about);
     });
 }
 
