@@ -89,7 +89,7 @@ pub(crate) fn dies_in_a_sync(words: &[&str]) {
     panic!("the sync did not fail");
 }
 
-/// Has a child append 200 records, and die in the sync that fails as the disk was told.
+/// Has a child append 200 records, and die in the sync that the disk was set to fail.
 fn die_in_a_sync(words: &[&str], disk: &Disk, failure: &str) {
     let mut child = Child::spawn(words);
     assert_eq!(child.hear().as_deref(), Some("appended"));
