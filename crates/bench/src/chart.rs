@@ -120,12 +120,13 @@ pub(crate) fn lines(title: &str, x: &Axis, y: &Axis, lines: &[Line]) -> String {
     svg + "</svg>\n"
 }
 
-/// Horizontal bars, each with its value as text.
-pub(crate) fn bars(title: &str, bars: &[(String, f64, String)]) -> String {
+/// Horizontal bars, each with a name and its value as text; and the height of the chart.
+pub fn bars(title: &str, bars: &[(String, f64, String)]) -> (String, f64) {
     const ROW: f64 = 24.0;
     const START: f64 = 220.0;
     const END: f64 = 760.0;
-    let mut svg = open(title, ROW * bars.len() as f64 + 12.0);
+    let height = ROW * bars.len() as f64 + 12.0;
+    let mut svg = open(title, height);
     let most = bars.iter().map(|(_, value, _)| *value).fold(f64::MIN_POSITIVE, f64::max);
     for (number, (name, value, shown)) in bars.iter().enumerate() {
         let at = 6.0 + ROW * number as f64;
@@ -141,7 +142,7 @@ pub(crate) fn bars(title: &str, bars: &[(String, f64, String)]) -> String {
         );
         text(&mut svg, (START + width + 8.0, at + 16.0), "start", shown);
     }
-    svg + "</svg>\n"
+    (svg + "</svg>\n", height)
 }
 
 /// The style of line `number`: first the colours, then the same colours dashed.

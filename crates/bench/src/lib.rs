@@ -2,7 +2,7 @@
 //! command `deaddrop bench` reads the arguments and prints; this crate measures, and knows the report.
 
 mod case;
-mod chart;
+pub mod chart;
 mod comparison;
 mod error;
 mod machine;
@@ -17,6 +17,7 @@ mod worker;
 pub use case::{Case, Service, Setting, Window, Workload};
 pub use comparison::{compare, ComparedCase, Comparison};
 pub use error::{Error, Result};
+pub use machine::Machine;
 pub use report::{CaseReport, Report};
 pub use run::run;
 pub use service::LANES;

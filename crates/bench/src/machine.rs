@@ -10,21 +10,26 @@ use crate::units;
 
 /// The machine, and the file system that was measured. Facts that the system does not provide are empty.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Machine {
-    pub(crate) cpu: String,
-    pub(crate) cpus: u64,
-    pub(crate) memory_bytes: u64,
-    pub(crate) kernel: String,
-    pub(crate) file_system: String,
+pub struct Machine {
+    /// The processor's name.
+    pub cpu: String,
+    /// How many CPUs this process may use.
+    pub cpus: u64,
+    /// Of the whole machine.
+    pub memory_bytes: u64,
+    /// Its release.
+    pub kernel: String,
+    /// The type of the file system.
+    pub file_system: String,
     /// What it is mounted from.
-    pub(crate) device: String,
+    pub device: String,
     /// The time that one reading of the clock takes; each operation includes one.
-    pub(crate) clock_nanos: f64,
+    pub clock_nanos: f64,
 }
 
 impl Machine {
     /// Queries the system for its properties and those of the file system of `dir`.
-    pub(crate) fn look(dir: &Path) -> Result<Machine> {
+    pub fn look(dir: &Path) -> Result<Machine> {
         let dir = dir.canonicalize().at("finding", dir)?;
         // Facts for a reader: one that a container hides stays empty.
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
@@ -44,7 +49,7 @@ impl Machine {
     }
 
     /// The facts with their names, for people.
-    pub(crate) fn facts(&self) -> Vec<(&'static str, String)> {
+    pub fn facts(&self) -> Vec<(&'static str, String)> {
         let known = |text: &str| match text {
             "" => "unknown".to_owned(),
             text => text.to_owned(),

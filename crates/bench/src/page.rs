@@ -121,7 +121,7 @@ fn section(group: &[&CaseReport]) -> Result<String> {
         escape(&group[0].sync)
     );
     push(&mut html, "<h3>Operations per second</h3>");
-    push(&mut html, &chart::bars("Operations per second", &rates));
+    push(&mut html, &chart::bars("Operations per second", &rates).0);
     push(&mut html, "<h3>Operations per second, over time</h3>");
     push(&mut html, &over_time(&names, &measured));
     push(&mut html, "<h3>Latency by percentile</h3>");
