@@ -67,6 +67,8 @@ pub enum Remedy {
     Extend,
     /// The index is removed. It is built again when it is needed.
     RemoveIndex,
+    /// The file belongs to another topic: it is moved into the quarantine.
+    SetAside,
     /// The file of a consumer or a group is moved into the quarantine, if that is
     /// [requested](Options::consumers).
     SetConsumerAside,
@@ -266,8 +268,13 @@ fn groups(topic: &Store, options: Option<Options>, report: &mut Report) -> Resul
             .open(&path, Access::Read)
             .and_then(|file| sys::read_start(&*file, group::file_len(group::MAX_LANES)))
             .at("reading", &path)?;
-        let Err((position, what)) = group::check(&bytes) else { continue };
-        let finding = finding(&path, position as u64, 0, what.to_string());
+        let of = group::decode_header(&bytes, bytes.len() as u64).map(|(topic_id, _)| topic_id);
+        let (position, what) = match group::check(&bytes) {
+            Err((position, what)) => (position, what.to_string()),
+            Ok(()) if of == Ok(topic.settings.topic_id) => continue,
+            Ok(()) => (0, "it belongs to another topic".to_owned()),
+        };
+        let finding = finding(&path, position as u64, 0, what);
         report.findings.push(unreadable(topic, options, finding, &format!("group.{name}"))?);
     }
     Ok(())

@@ -2,18 +2,19 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind::NotFound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::plan::{self, HeaderPage};
 use super::quarantine::Quarantine;
-use super::segments::Repair;
+use super::segments::{remove_index_of, Repair};
 use super::{finding, survey, Finding, Note, Remedy, Report};
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::segment::{self as layout, Header};
 use crate::format::settings::Settings;
-use crate::format::{PAGE_LEN, SECTOR_LEN};
+use crate::format::{frame, PAGE_LEN, SECTOR_LEN};
 use crate::segment::{list_bases, Batches, Found, Frames, Segment};
+use crate::store::check_settings;
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, Access, Directory, DiskFile};
 
@@ -27,6 +28,8 @@ pub(super) struct Headers<'a> {
     notes: Vec<Note>,
     /// Headers that are not in their files, or were not before this repair.
     rebuilt: HashMap<u64, Header>,
+    /// Segments of another topic that are moved away.
+    foreign: Vec<u64>,
 }
 
 impl<'a> Headers<'a> {
@@ -38,7 +41,7 @@ impl<'a> Headers<'a> {
     ) -> Headers<'a> {
         let topic_id = settings.topic_id;
         let (findings, notes, rebuilt) = (Vec::new(), Vec::new(), HashMap::new());
-        Headers { files, dir, topic_id, execute, findings, notes, rebuilt }
+        Headers { files, dir, topic_id, execute, findings, notes, rebuilt, foreign: Vec::new() }
     }
 
     /// Continues with the repair of the rest of the topic.
@@ -49,6 +52,7 @@ impl<'a> Headers<'a> {
             topic_id: self.topic_id,
             execute: self.execute,
             rebuilt: self.rebuilt,
+            foreign: self.foreign,
             report: Report { findings: self.findings, notes: self.notes, ..Report::default() },
             marked_lost: Vec::new(),
         }
@@ -57,10 +61,11 @@ impl<'a> Headers<'a> {
     /// Checks all segments, and repairs them if `execute` is set.
     pub(super) fn look(&mut self) -> Result<()> {
         let bases = list_bases(self.files, self.dir)?;
+        check_settings(self.files, &bases, self.topic_id)?;
         let mut previous = None;
         for (index, &base) in bases.iter().enumerate() {
-            let is_newest = index + 1 == bases.len();
-            if let Some(header) = self.segment(base, is_newest, previous)? {
+            let (is_first, is_newest) = (index == 0, index + 1 == bases.len());
+            if let Some(header) = self.segment(base, is_first, is_newest, previous)? {
                 previous = Some(header);
             }
         }
@@ -71,6 +76,7 @@ impl<'a> Headers<'a> {
     fn segment(
         &mut self,
         base: u64,
+        is_first: bool,
         is_newest: bool,
         previous: Option<Header>,
     ) -> Result<Option<Header>> {
@@ -102,10 +108,19 @@ impl<'a> Headers<'a> {
                 self.notes.push(Note { path, what: what.into() });
                 return Ok(None);
             }
-            HeaderPage::Unreadable { what, .. } => {
-                let Some(salt) = survey::salt(&*file).at("reading", &path)? else {
+            HeaderPage::Unreadable { what, foreign, .. } => {
+                let salt = survey::salt(&*file).at("reading", &path)?;
+                // The frames say whether the file is foreign, or its header alone.
+                let is_of =
+                    |other| salt.map_or(true, |salt| frame::seed(salt, 0) == frame::seed(other, 0));
+                if foreign.is_some_and(is_of) {
+                    // The first one has a place in the log, whose offsets are marked lost later.
+                    if !is_first {
+                        self.move_away(&*file, base)?;
+                    }
                     return Ok(None);
-                };
+                }
+                let Some(salt) = salt else { return Ok(None) };
                 let header = self.rebuild(&*file, &path, base, salt, previous)?;
                 self.rebuilt.insert(base, header);
                 let finding = finding(&path, 0, PAGE_LEN as u64, what);
@@ -120,6 +135,12 @@ impl<'a> Headers<'a> {
             let finding = finding(&path, layout::LATCH_AT as u64, 8, what.to_owned());
             self.findings.push(Finding { remedy: Remedy::Reopen, ..finding });
         }
+        self.extend(&*file, path, &header)?;
+        Ok(Some(header))
+    }
+
+    /// Gives a file that was cut off its former length.
+    fn extend(&mut self, file: &dyn DiskFile, path: PathBuf, header: &Header) -> Result<()> {
         let len = file.len().at("reading", &path)?;
         if len < header.file_len {
             let what = format!("{} bytes expected, {len} found", header.file_len);
@@ -132,7 +153,25 @@ impl<'a> Headers<'a> {
             }
             self.findings.push(finding);
         }
-        Ok(Some(header))
+        Ok(())
+    }
+
+    /// Moves a segment of another topic into the quarantine. The offsets that are lost with the file whose place
+    /// it took are a gap between the others.
+    fn move_away(&mut self, file: &dyn DiskFile, base: u64) -> Result<()> {
+        let path = self.dir.join(layout::file_name(base));
+        let len = file.len().at("sizing", &path)?;
+        let mut finding = finding(&path, 0, len, plan::FOREIGN.to_owned());
+        finding.remedy = Remedy::SetAside;
+        if self.execute {
+            let quarantine = Quarantine::of(self.files, self.dir);
+            finding.kept = Some(quarantine.set_aside(&path, &layout::file_name(base))?);
+            remove_index_of(self.files, self.dir, base)?;
+            finding.done = true;
+        }
+        self.foreign.push(base);
+        self.findings.push(finding);
+        Ok(())
     }
 
     /// Returns the header of a segment whose frames have this salt. Its durable end is that of the segment

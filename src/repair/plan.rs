@@ -13,9 +13,13 @@ pub(super) enum HeaderPage {
     Whole(Header),
     /// The sector at this position is written again from the other one.
     OneSector(Header, usize),
-    /// Neither sector describes the segment. `blank`: neither was ever written.
-    Unreadable { blank: bool, what: String },
+    /// Neither sector describes the segment. `blank`: neither was ever written. `foreign`: the salt of a segment
+    /// of another topic, whose header this is.
+    Unreadable { blank: bool, what: String, foreign: Option<u64> },
 }
+
+/// Describes a segment with the header of another topic.
+pub(super) const FOREIGN: &str = "the segment belongs to another topic";
 
 /// Describes the damage if the header sector at this position is damaged and the other one is not.
 pub(crate) fn damaged_sector(at: usize) -> &'static str {
@@ -39,14 +43,14 @@ pub(super) fn header_page(page: &[u8], base: u64, topic_id: u64) -> Result<Heade
         (Ok(Some(header)), _) => HeaderPage::OneSector(header, layout::HEADER_COPY_AT),
         (_, Ok(Some(header))) => HeaderPage::OneSector(header, 0),
         (Ok(None), Ok(None)) => {
-            let what = match Header::decode_page(page) {
-                Err(what) => format!("the segment header is unreadable: {what}"),
-                Ok(header) if header.topic_id != topic_id => {
-                    "the segment belongs to another topic".into()
+            let (what, foreign) = match Header::decode_page(page) {
+                Err(what) => (format!("the segment header is unreadable: {what}"), None),
+                Ok(header) if header.topic_id != topic_id => (FOREIGN.into(), Some(header.salt)),
+                Ok(header) => {
+                    (format!("the header has base {}, the name {base}", header.base), None)
                 }
-                Ok(header) => format!("the header has base {}, the name {base}", header.base),
             };
-            HeaderPage::Unreadable { blank: layout::is_blank(page), what }
+            HeaderPage::Unreadable { blank: layout::is_blank(page), what, foreign }
         }
         (Err(version), _) | (_, Err(version)) => return Err(version),
     })
@@ -107,15 +111,16 @@ mod tests {
         ] {
             assert_eq!(header_page(&page(first, copy), 5, 9), Ok(expected));
         }
-        for (page, topic_id, is_blank, why) in [
-            (page(Some(wrong), Some(wrong)), 9, false, "has base 6, the name 5"),
-            (page(Some(right), Some(right)), 8, false, "belongs to another topic"),
-            (page(None, None), 9, true, "is unreadable"),
-            (Vec::new(), 9, true, "is unreadable"),
+        for (page, topic_id, of, is_blank, why) in [
+            (page(Some(wrong), Some(wrong)), 9, None, false, "has base 6, the name 5"),
+            (page(Some(right), Some(right)), 8, Some(7), false, "belongs to another topic"),
+            (page(None, None), 9, None, true, "is unreadable"),
+            (Vec::new(), 9, None, true, "is unreadable"),
         ] {
             match header_page(&page, 5, topic_id) {
-                Ok(HeaderPage::Unreadable { blank, what }) => {
+                Ok(HeaderPage::Unreadable { blank, what, foreign }) => {
                     assert!(blank == is_blank && what.contains(why), "{what}");
+                    assert_eq!(foreign, of);
                 }
                 other => panic!("{other:?}"),
             }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::plan::Gap;
+use super::plan::{self, Gap};
 use super::quarantine::Quarantine;
 use super::survey::{self, Bounds};
 use super::{finding, Contents, Note, Remedy, Report};
@@ -16,7 +16,7 @@ use crate::format::{epochs, frame, index, PAGE_LEN, SECTOR_LEN};
 use crate::segment::{list_bases, Segment, Walk};
 use crate::store::Frontier;
 use crate::sys::crash_point::crash_point;
-use crate::sys::{self, clock, Access, Directory, DiskFile};
+use crate::sys::{self, clock, Access, Directory};
 
 /// Where the newest segment ends.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +36,8 @@ pub(super) struct Repair<'a> {
     pub(super) execute: bool,
     /// Headers that are not in their files.
     pub(super) rebuilt: HashMap<u64, Header>,
+    /// Segments of another topic, which a dry run leaves where they are.
+    pub(super) foreign: Vec<u64>,
     pub(super) report: Report,
     /// Offsets marked lost, now or by an earlier repair.
     pub(super) marked_lost: Vec<Range<u64>>,
@@ -57,6 +59,7 @@ impl Repair<'_> {
             // was read while they were made may contain some of them and not all.
             bases.retain(|&base| base <= frontier.active);
         }
+        bases.retain(|base| !self.foreign.contains(base));
         let (last, visible) = match end {
             End::Unknown { visible, .. } => (self.last_with_a_record(&bases)?, visible),
             End::Known(frontier) => (0, frontier.high_watermark),
@@ -129,7 +132,7 @@ impl Repair<'_> {
             Ok(segment) if segment.header.topic_id == self.topic_id => {
                 Ok(Some(Ok(Arc::new(segment))))
             }
-            Ok(_) => Ok(Some(Err((path, "the segment belongs to another topic".into())))),
+            Ok(_) => Ok(Some(Err((path, plan::FOREIGN.into())))),
             Err(Error::Corrupt { what, .. }) => {
                 Ok(Some(Err((path, format!("the segment header is unreadable: {what}")))))
             }
@@ -207,7 +210,13 @@ impl Repair<'_> {
                 Some(void) => voids.push((gap.range.start, void)),
                 None => {
                     finding.remedy = Remedy::MakeSegment;
-                    finding.done = self.make_segment(&segment.header, gap.lost.clone())?;
+                    if self.execute {
+                        let bytes = self.lost_segment(gap.lost.clone(), Some(&segment.header));
+                        let path = self.dir.join(layout::file_name(gap.lost.start));
+                        let made = sys::create_durably(self.files, &path, &bytes, sys::random());
+                        made.at("creating", &path)?;
+                        finding.done = true;
+                    }
                 }
             }
             if self.execute && finding.remedy == Remedy::MarkLost {
@@ -230,44 +239,40 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Creates a segment that only marks these offsets lost. Returns true if it was created.
-    fn make_segment(&self, like: &Header, lost: Range<u64>) -> Result<bool> {
-        if !self.execute {
-            return Ok(false);
-        }
+    /// Returns the bytes of a segment that only marks these offsets lost. Its largest timestamp is at least that
+    /// of the lost records, as far as the next header names it, so that seeking by time does not begin after them.
+    fn lost_segment(&self, lost: Range<u64>, like: Option<&Header>) -> Vec<u8> {
         let len = layout::MIN_LEN;
+        let max_timestamp = like.map_or(0, |like| like.max_timestamp);
+        let next = Segment::open(self.files, self.dir, lost.end, Access::Read);
         let header = Header {
+            epoch: like.map_or(0, |like| like.epoch),
             base: lost.start,
             salt: sys::random(),
+            topic_id: self.topic_id,
+            durable_end: like.map_or(0, |like| like.durable_end),
+            max_timestamp: next
+                .map_or(max_timestamp, |next| next.header.max_timestamp.max(max_timestamp)),
             file_len: len,
-            max_timestamp: self.max_timestamp_before(lost.end, like.max_timestamp),
-            ..*like
         };
         let start = layout::FIRST_FRAME_AT;
-        let gap = Gap {
-            range: start..start + frame::FIXED_LEN as u64,
-            lost,
-            what: String::new(),
-            reaches_the_end: true,
-        };
+        let range = start..start + frame::FIXED_LEN as u64;
+        let gap = Gap { range, lost, what: String::new(), reaches_the_end: true };
         let void = gap.void(clock::wall_coarse(), header.salt, len);
-        let mut bytes = vec![0; PAGE_LEN + frame::FIXED_LEN];
+        let mut bytes = vec![0; PAGE_LEN];
         for at in [0, layout::HEADER_COPY_AT] {
             bytes[at..at + SECTOR_LEN].copy_from_slice(&header.encode());
         }
-        bytes[PAGE_LEN..].copy_from_slice(&void.expect("it fits an empty segment"));
+        bytes.extend(void.expect("it fits an empty segment"));
         bytes.resize(len as usize, 0);
-        let path = self.dir.join(layout::file_name(header.base));
-        sys::create_durably(self.files, &path, &bytes, sys::random()).at("creating", &path)?;
-        Ok(true)
+        bytes
     }
 
-    /// Marks all offsets of a segment lost, because none of its frames can be checked. Whatever part of this
-    /// reaches the disk, the offsets stay lost, and a repeated repair does the rest.
+    /// Marks all offsets of a segment lost, because none of its frames can be checked. Another segment takes its
+    /// place: the file can be a link to that of another topic.
     fn give_segment_up(&mut self, path: &Path, lost: Range<u64>, what: String) -> Result<()> {
-        let access = if self.execute { Access::ReadWrite } else { Access::Read };
-        let file = self.files.open(path, access).at("writing", path)?;
-        let len = file.len().at("writing", path)?;
+        let file = self.files.open(path, Access::Read).at("reading", path)?;
+        let len = file.len().at("reading", path)?;
         let mut finding = finding(path, 0, len, what);
         finding.lost = lost.clone();
         finding.remedy = Remedy::MarkSegmentLost;
@@ -275,56 +280,14 @@ impl Repair<'_> {
         if self.execute {
             finding.kept = Quarantine::of(self.files, self.dir).keep(&*file, path, 0..len)?;
             crash_point!("repair.kept");
-            let base = lost.start;
-            self.write_lost_segment(&*file, path, lost)?;
             // The index of the frames that were there.
-            match self.remove_index_file(&self.dir.join(index::file_name(base))) {
-                Err(error) if error.is_file_not_found() => {}
-                other => other?,
-            }
+            remove_index_of(self.files, self.dir, lost.start)?;
+            let bytes = self.lost_segment(lost, None);
+            sys::replace_durably(self.files, path, &bytes).at("writing", path)?;
+            crash_point!("repair.given-up");
             finding.done = true;
         }
         self.report.findings.push(finding);
-        Ok(())
-    }
-
-    /// Returns the largest timestamp before the segment that begins at `base`, if its header names one: at
-    /// least that of the lost records, so that seeking by time does not begin after them.
-    fn max_timestamp_before(&self, base: u64, otherwise: u64) -> u64 {
-        let follower = Segment::open(self.files, self.dir, base, Access::Read);
-        follower.map_or(otherwise, |segment| segment.header.max_timestamp.max(otherwise))
-    }
-
-    fn write_lost_segment(&self, file: &dyn DiskFile, path: &Path, lost: Range<u64>) -> Result<()> {
-        file.allocate(layout::MIN_LEN).at("writing", path)?;
-        let file_len = file.len().at("writing", path)?;
-        let header = Header {
-            epoch: 0,
-            base: lost.start,
-            salt: sys::random(),
-            topic_id: self.topic_id,
-            durable_end: 0,
-            max_timestamp: self.max_timestamp_before(lost.end, 0),
-            file_len,
-        };
-        let start = layout::FIRST_FRAME_AT;
-        let end = sys::end_of_bytes(file, start..file_len).at("writing", path)?;
-        let end = end
-            .next_multiple_of(frame::ALIGN as u64)
-            .min(file_len & !7)
-            .max(start + frame::FIXED_LEN as u64);
-        let gap = Gap { range: start..end, lost, what: String::new(), reaches_the_end: true };
-        let void = gap.void(clock::wall_coarse(), header.salt, file_len);
-        file.write_all_at(&void.expect("a segment has room for it"), start).at("writing", path)?;
-        crash_point!("repair.given-up");
-        // The checkpoint slots and the latch of the lost header do not belong to this one.
-        let mut page = vec![0; PAGE_LEN];
-        for at in [layout::HEADER_COPY_AT, 0] {
-            page[at..at + SECTOR_LEN].copy_from_slice(&header.encode());
-        }
-        file.write_all_at(&page, 0).at("writing", path)?;
-        file.sync_data().at("writing", path)?;
-        crash_point!("repair.synced");
         Ok(())
     }
 
@@ -369,18 +332,10 @@ impl Repair<'_> {
         let mut finding = finding(&path, 0, len, what);
         finding.remedy = Remedy::RemoveIndex;
         if self.execute {
-            self.remove_index_file(&path)?;
+            remove_index_of(self.files, self.dir, base)?;
             finding.done = true;
         }
         self.report.findings.push(finding);
-        Ok(())
-    }
-
-    fn remove_index_file(&self, path: &Path) -> Result<()> {
-        let (files, dir) = (self.files, self.dir);
-        files.remove_file(path).at("removing", path)?;
-        files.sync_dir(dir).at("syncing", dir)?;
-        crash_point!("repair.index-removed");
         Ok(())
     }
 
@@ -418,4 +373,13 @@ impl Repair<'_> {
         }
         Ok(())
     }
+}
+
+/// Removes the index of a segment, if there is one.
+pub(super) fn remove_index_of(files: &dyn Directory, dir: &Path, base: u64) -> Result<()> {
+    let path = dir.join(index::file_name(base));
+    files.remove_file(&path).not_found_is_none().at("removing", &path)?;
+    files.sync_dir(dir).at("syncing", dir)?;
+    crash_point!("repair.index-removed");
+    Ok(())
 }

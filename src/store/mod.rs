@@ -79,6 +79,7 @@ use indexes::Indexes;
 pub use members::MemberInfo;
 pub use options::{Durability, Retention, TopicOptions};
 pub(crate) use positions::{durable_slots, is_live_trusted, CONSUMERS, GROUPS};
+pub(crate) use recover::check_settings;
 use segments::Segments;
 use trim::Retaining;
 

@@ -258,8 +258,12 @@ pub(crate) fn replace_by_copy(
     file: &dyn DiskFile,
     len: usize,
 ) -> io::Result<()> {
-    let bytes = read_start(file, len)?;
-    put_durably(files, path, &bytes, random(), |temporary| files.replace(temporary, path))
+    replace_durably(files, path, &read_start(file, len)?)
+}
+
+/// Replaces a file by a small one, in one step: durable on return.
+pub(crate) fn replace_durably(files: &dyn Directory, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    put_durably(files, path, bytes, random(), |temporary| files.replace(temporary, path))
 }
 
 fn put_durably(

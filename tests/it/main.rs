@@ -25,6 +25,7 @@ mod faults;
 mod field;
 mod files_lost;
 mod fleet;
+mod foreign;
 mod forged;
 mod found_names;
 mod full_disk;

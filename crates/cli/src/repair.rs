@@ -152,7 +152,7 @@ pub(crate) struct JsonFinding<'a> {
     /// A description of the damage.
     what: &'a str,
     /// give-up, restore-header, rebuild-header, give-up-segment, make-segment, extend, remove-index,
-    /// set-consumer-aside, open, reopen, none.
+    /// set-aside, set-consumer-aside, open, reopen, none.
     remedy: &'static str,
     /// Whether it was done, which needs --execute.
     done: bool,
@@ -219,6 +219,7 @@ fn name(remedy: Remedy) -> &'static str {
         Remedy::MakeSegment => "make-segment",
         Remedy::Extend => "extend",
         Remedy::RemoveIndex => "remove-index",
+        Remedy::SetAside => "set-aside",
         Remedy::SetConsumerAside => "set-consumer-aside",
         Remedy::Open => "open",
         Remedy::Reopen => "reopen",
@@ -235,6 +236,7 @@ fn remedy(remedy: Remedy) -> &'static str {
         Remedy::MakeSegment => "create a segment that marks the offsets lost",
         Remedy::Extend => "extend the file to its former length with zeros",
         Remedy::RemoveIndex => "remove the index: it is rebuilt when it is needed",
+        Remedy::SetAside => "move the file into the quarantine",
         Remedy::SetConsumerAside => {
             "with --consumers, move the file into the quarantine; its positions are then gone"
         }

@@ -21,6 +21,7 @@ use crate::sys::crash_point::crash_point;
 use crate::sys::{self, FileIdentity};
 
 pub(super) use end::find_end;
+pub(crate) use scan::check_settings;
 use scan::possible_end;
 
 /// The recovery of a topic by a process that holds the gate.
@@ -55,6 +56,7 @@ impl Recovery<'_> {
         };
         let plan = recovery::opening(facts);
         if !matches!(plan, Opening::Attach | Opening::Refuse) {
+            check_settings(&*topic.files, &bases, topic.settings.topic_id)?;
             // From here on no process trusts the words until all of them are true again.
             words.identity.ready.store(0, Ordering::Release);
             crash_point!("open.unready");

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use super::Store;
 use crate::error::{Error, IoResultExt, Result};
-use crate::format::segment as layout;
-use crate::format::{frame, PAGE_LEN};
+use crate::format::segment::{self as layout, Header};
+use crate::format::{frame, PAGE_LEN, SECTOR_LEN};
 use crate::recovery::{Cut, Damage, RecoveryReport, ScanFacts};
 use crate::segment::{Batches, Found, Frames, Segment, Step, Walk};
-use crate::sys;
+use crate::store::directory::SETTINGS;
+use crate::sys::{self, Directory};
 
 /// How far a scan has come, and what it has found.
 pub(super) struct Scan<'a> {
@@ -258,6 +259,34 @@ pub(super) fn possible_end(topic: &Store, bases: &[u64], end: u64) -> u64 {
     let Some(&last) = bases.last() else { return 0 };
     let len = topic.segment(last).map_or(0, |segment| segment.len());
     end.min(last.saturating_add(layout::most_records(len.max(topic.settings.segment_len))))
+}
+
+/// Refuses settings to which no segment belongs: they, or the segments, were copied from another topic.
+pub(crate) fn check_settings(files: &dyn Directory, bases: &[u64], topic_id: u64) -> Result<()> {
+    let mut is_foreign = false;
+    for &base in bases.iter().rev() {
+        let path = files.path().join(layout::file_name(base));
+        let Some(file) =
+            files.open(&path, sys::Access::Read).not_found_is_none().at("opening", &path)?
+        else {
+            continue;
+        };
+        let page = sys::read_start(&*file, PAGE_LEN).at("reading", &path)?;
+        for sector in [0, layout::HEADER_COPY_AT].map(|at| page.get(at..at + SECTOR_LEN)) {
+            match sector.map(Header::decode) {
+                Some(Ok(header)) if header.topic_id == topic_id => return Ok(()),
+                Some(Ok(_)) => is_foreign = true,
+                _ => {}
+            }
+        }
+    }
+    if !is_foreign {
+        return Ok(());
+    }
+    let what = "no segment belongs to these settings: this file or the segments were copied from another topic; \
+                restore the file, or move the segments out of the directory";
+    let (path, what) = (files.path().join(SETTINGS), what.to_owned());
+    Err(Error::Corrupt { path, position: 0, offset: None, what })
 }
 
 /// For a segment file whose header does not decode: returns whether no header was ever written, and how many
