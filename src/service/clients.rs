@@ -136,7 +136,7 @@ impl Log {
         let mut found: BTreeMap<String, ClientInfo> = BTreeMap::new();
         let topics = self.topics()?;
         for service in topics.iter().filter_map(|topic| topic.strip_suffix(".requests")) {
-            let requests = self.open_topic(&requests_of(service))?;
+            let Some(requests) = topic_if_there(self, &requests_of(service))? else { continue };
             for info in requests.consumers()? {
                 let Some(name) = info.name.strip_prefix("client.") else { continue };
                 let Some(positions) = Positions::of(self, name, service)? else { continue };
@@ -398,5 +398,24 @@ mod tests {
         positions.move_on("c", &seen).unwrap();
         let after = Positions::of(&log, "c", "s").unwrap().unwrap();
         assert_eq!((after.oldest, after.delivered), (now.oldest, now.delivered));
+    }
+
+    #[test]
+    fn the_records_below_the_new_positions_of_a_dead_client_are_durable_before_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
+        let options = TopicOptions::default().with_durability(Durability::ProcessCrash);
+        let client = log.client("c").with_topic_options(options).open().unwrap();
+        drop(client.request("s", &Record::new("x")).unwrap().call().unwrap());
+        drop(client);
+        let positions = Positions::of(&log, "c", "s").unwrap().unwrap();
+        for topic in [&positions.requests, &positions.replies] {
+            topic.append(&Record::new("of another client")).unwrap();
+        }
+        let open = positions.open("c").unwrap();
+        positions.move_on("c", &open).unwrap();
+        assert_eq!((open.requests_end, open.unread), (2, 1));
+        assert_eq!(positions.requests.durable_end().unwrap(), 2);
+        assert_eq!(positions.replies.durable_end().unwrap(), 1);
     }
 }

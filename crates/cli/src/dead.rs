@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::args::dead::{Action, Dead, Which};
 use crate::args::range::Range;
+use crate::exchange::one_of_all;
 use crate::failure::{note, Exit, Failure};
 use crate::missing::say_recovery;
 use crate::output::{escape, Out};
@@ -118,14 +119,6 @@ impl Which {
     }
 }
 
-/// The topic that the user named, or all topics of dead letters.
-fn topics(log: &Log, topic: Option<&str>) -> Result<Vec<String>, Failure> {
-    Ok(match topic {
-        Some(topic) => vec![topic.to_owned()],
-        None => log.topics()?.into_iter().filter(|topic| topic.ends_with(".dead")).collect(),
-    })
-}
-
 fn list(
     global: &Global,
     out: &mut Out,
@@ -134,8 +127,14 @@ fn list(
     all: bool,
 ) -> Result<Exit, Failure> {
     let log = global.open_read_only()?;
-    let mut rows = Vec::new();
-    for topic in topics(&log, topic)? {
+    let (mut rows, mut exit) = (Vec::new(), Exit::Ok);
+    let mut topics = vec![topic.unwrap_or_default().to_owned()];
+    if topic.is_none() {
+        topics = log.topics()?;
+        topics
+            .retain(|name| name.ends_with(".dead") && one_of_all(&log, name, &mut exit).is_some());
+    }
+    for topic in topics {
         let mut letters = DeadLetters::open(&log, &topic)?;
         which.for_each(&mut letters, |_, row| {
             if !all && matches!(row.state, LetterState::Dropped(_)) {
@@ -155,7 +154,7 @@ fn list(
             ["TOPIC", "OFFSET", "TIME", "STATE", "ID", "FROM", "AT", "KEY", "ATTEMPTS", "REASON"];
         out.table(&heading, &[1, 6, 8], &rows)?;
     }
-    Ok(Exit::Ok)
+    Ok(exit)
 }
 
 impl Row {

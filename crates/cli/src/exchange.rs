@@ -34,6 +34,23 @@ pub(crate) fn topic_if_there(log: &Log, name: &str) -> Result<Option<Topic>, Fai
     }
 }
 
+/// Opens one of all topics of a log. Returns `None` if the others are to be shown without it: it was deleted after
+/// they were listed, its creation was interrupted, which is reported, or it cannot be opened, which also decides
+/// `exit`.
+pub(crate) fn one_of_all(log: &Log, name: &str, exit: &mut Exit) -> Option<Topic> {
+    match log.open_topic(name) {
+        Ok(topic) => return Some(topic),
+        Err(Error::NotFound { what }) if what.starts_with("topic") => {}
+        Err(error @ Error::NotFound { .. }) => note(format_args!("{name}: {error}")),
+        Err(error) => {
+            let failure = Failure::from(error);
+            *exit = worse(*exit, failure.exit());
+            note(format_args!("{name}: {failure}"));
+        }
+    }
+    None
+}
+
 /// Calls `each` for the envelopes of a topic, from an offset to its current end. Damage is reported and
 /// skipped; the result is then [`Exit::Corruption`].
 pub(crate) fn for_each(
@@ -175,7 +192,8 @@ impl Exchanges {
         let mut exit = Exit::Ok;
         let mut reply_topics = BTreeSet::new();
         for service in services(log, None)? {
-            let requests = log.open_topic(&format!("{service}.requests"))?;
+            let requests = topic_if_there(log, &format!("{service}.requests"))?;
+            let Some(requests) = requests else { continue };
             let read = for_each(&requests, 0, |record, envelope| {
                 if envelope.kind == Kind::Request && conversations.contains(envelope.conversation())
                 {

@@ -1,14 +1,15 @@
-//! `groups`: shows worker groups, their lanes and records in flight; resumes, resets and deletes them on
+//! `groups`: shows worker groups, their lanes and records in flight; resumes, skips, resets and deletes on
 //! request.
 
 use std::io::Write;
 
-use deaddrop::group::{AttemptState, GroupInfo, GroupOptions, InHand, LaneInfo};
+use deaddrop::group::{AttemptState, Group, GroupInfo, GroupOptions, InHand, LaneInfo};
 use deaddrop::{Result as LogResult, Start, Topic};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::groups::{Action, Groups, Named};
+use crate::exchange::one_of_all;
 use crate::failure::{Exit, Failure};
 use crate::missing::say_recovery;
 use crate::output::{Colour, Out};
@@ -70,15 +71,17 @@ pub(crate) struct LaneRow {
     in_hand: Option<Hand>,
 }
 
-/// With resume, reset or delete, the change.
+/// With resume, skip, reset or delete, the change.
 #[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct Change<'a> {
     /// The topic.
     topic: &'a str,
     /// The group.
     group: &'a str,
-    /// With resume, the lane.
+    /// With resume or skip, the lane.
     lane: Option<u32>,
+    /// With resume or skip, the offset of the record at which the lane stopped.
+    offset: Option<u64>,
     /// With reset, the position of the group before.
     from: Option<u64>,
     /// With reset, its position after.
@@ -161,14 +164,17 @@ impl Groups {
             None => {}
         }
         let log = global.open_read_only()?;
+        let mut exit = Exit::Ok;
         let topics = match &self.topic {
-            Some(topic) => vec![topic.clone()],
-            None => log.topics()?,
+            Some(topic) => vec![log.open_topic(topic)?],
+            None => {
+                let names = log.topics()?;
+                names.iter().filter_map(|name| one_of_all(&log, name, &mut exit)).collect()
+            }
         };
         let mut all = Vec::new();
-        for topic in topics {
-            let groups = log.open_topic(&topic)?.groups()?;
-            all.extend(groups.into_iter().map(|(name, info)| (topic.clone(), name, info)));
+        for topic in &topics {
+            all.extend(topic.groups()?.into_iter().map(|(name, info)| (topic.name(), name, info)));
         }
         if let (Some(topic), Some(name)) = (&self.topic, &self.name) {
             let known = all.iter().map(|(_, name, _)| name.clone()).collect();
@@ -201,7 +207,7 @@ impl Groups {
             out.table(&heading, &[2, 3, 4], &cells)?;
         }
         let damaged = rows.iter().any(|row| row.error.is_some());
-        Ok(if damaged { Exit::Corruption } else { Exit::Ok })
+        Ok(if damaged { Exit::Corruption } else { exit })
     }
 
     fn show_lanes(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
@@ -255,21 +261,32 @@ fn lane_cells(row: &LaneRow) -> [String; 6] {
 
 impl Action {
     fn run(&self, global: &Global, out: &mut Out) -> Result<Exit, Failure> {
-        let (Action::Resume { of, .. } | Action::Reset { of, .. } | Action::Delete { of }) = self;
+        let (Action::Resume { of, .. }
+        | Action::Skip { of, .. }
+        | Action::Reset { of, .. }
+        | Action::Delete { of }) = self;
         let topic = global.open_read_only()?.open_topic(&of.topic)?;
         let mut change = Change {
             topic: &of.topic,
             group: &of.name,
             lane: None,
+            offset: None,
             from: None,
             to: None,
             executed: of.execute,
         };
         let done = match self {
             Action::Resume { lane, .. } => {
-                change.lane = Some(*lane);
-                resume(&topic, of, *lane, global)?;
-                format!("resumed in lane {lane}")
+                let offset = end_stop(&topic, of, *lane, global, Group::resume)?;
+                (change.lane, change.offset) = (Some(*lane), Some(offset));
+                format!("resumed in lane {lane}, at offset {offset}")
+            }
+            Action::Skip { lane, .. } => {
+                let offset = end_stop(&topic, of, *lane, global, Group::skip_stopped)?;
+                (change.lane, change.offset) = (Some(*lane), Some(offset));
+                format!(
+                    "resumed in lane {lane}, after offset {offset}, which a worker moves to the dead letters"
+                )
             }
             Action::Reset { to: at, future, .. } => {
                 let from = find(&topic, &of.name)?;
@@ -300,7 +317,14 @@ impl Action {
     }
 }
 
-fn resume(topic: &Topic, of: &Named, lane: u32, global: &Global) -> Result<(), Failure> {
+/// Ends the stop of a lane with `how`. Returns the offset at which it stopped.
+fn end_stop(
+    topic: &Topic,
+    of: &Named,
+    lane: u32,
+    global: &Global,
+    how: fn(&Group, u32) -> LogResult<bool>,
+) -> Result<u64, Failure> {
     let info = find(topic, &of.name)?;
     let Some(found) = info.lanes.get(lane as usize) else {
         let last = info.lanes.len() - 1;
@@ -310,16 +334,15 @@ fn resume(topic: &Topic, of: &Named, lane: u32, global: &Global) -> Result<(), F
         )));
     };
     let no = || Failure::no(format_args!("lane {lane} of group {} is not stopped", of.name));
-    if found.in_hand.as_ref().is_none_or(|hand| hand.state != AttemptState::Stopped) {
-        return Err(no());
-    }
+    let hand = found.in_hand.as_ref().filter(|hand| hand.state == AttemptState::Stopped);
+    let offset = hand.ok_or_else(no)?.offset;
     if of.execute {
         let group = writable(global, of)?.group(&of.name, GroupOptions::default())?;
-        if !group.resume(lane)? {
+        if !how(&group, lane)? {
             return Err(no());
         }
     }
-    Ok(())
+    Ok(offset)
 }
 
 /// Works even for a group whose file is unreadable: deleting it is the only way to get rid of it.

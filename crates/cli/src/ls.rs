@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::ls::Ls;
-use crate::exchange::worse;
+use crate::exchange::{one_of_all, worse};
 use crate::failure::{note, Exit, Failure};
 use crate::missing::say_missing;
 use crate::output::{Colour, Out};
@@ -64,15 +64,15 @@ impl Ls {
         let mut rows = Vec::new();
         let mut exit = Exit::Ok;
         for name in &names {
-            let looked = log.open_topic(name).map_err(Failure::from).and_then(|topic| {
-                let (beyond, missing) = say_missing(&topic)?;
+            let Some(topic) = one_of_all(&log, name, &mut exit) else { continue };
+            let looked = say_missing(&topic).and_then(|(beyond, missing)| {
                 exit = worse(exit, missing);
                 Ok(row(&topic, Owner::of(name, &names), beyond)?)
             });
             match looked {
                 Ok(row) if out.is_json() => out.object(&row)?,
                 Ok(row) => rows.push(row),
-                // Deleted after the topics were listed.
+                // Deleted meanwhile.
                 Err(failure) if failure.exit() == Exit::No => {}
                 Err(failure) => {
                     exit = worse(exit, failure.exit());

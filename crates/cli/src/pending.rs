@@ -6,12 +6,14 @@ use std::ops::ControlFlow;
 use std::time::{Duration, SystemTime};
 
 use deaddrop::service::{Envelope, Kind, RequestId};
-use deaddrop::{Log, Start};
+use deaddrop::{Log, Start, Topic};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::pending::Pending;
-use crate::exchange::{committed_of, for_each, is_outcome, services, topic_if_there, worse};
+use crate::exchange::{
+    committed_of, for_each, is_outcome, one_of_all, services, topic_if_there, worse,
+};
 use crate::failure::{Exit, Failure};
 use crate::output::Out;
 use crate::{units, Global};
@@ -55,7 +57,9 @@ impl Pending {
         let mut clients = BTreeSet::new();
         let mut rows = Vec::new();
         for service in services(&log, self.service.as_deref())? {
-            let (open, read) = self.open_requests(&log, &service, &mut clients)?;
+            let requests = one_of_all(&log, &format!("{service}.requests"), &mut exit);
+            let Some(requests) = requests else { continue };
+            let (open, read) = self.open_requests(&log, &service, &requests, &mut clients)?;
             exit = worse(exit, read);
             rows.extend(open);
         }
@@ -75,10 +79,10 @@ impl Pending {
         &self,
         log: &Log,
         service: &str,
+        requests: &Topic,
         clients: &mut BTreeSet<String>,
     ) -> Result<(Vec<(RequestId, Row)>, Exit), Failure> {
-        let requests = log.open_topic(&format!("{service}.requests"))?;
-        let mut floors = committed_of(&requests, "client.")?;
+        let mut floors = committed_of(requests, "client.")?;
         floors.retain(|name, _| self.client.as_ref().is_none_or(|only| only == name));
         clients.extend(floors.keys().cloned());
         let from = floors.values().copied().min().unwrap_or(u64::MAX);
@@ -86,7 +90,7 @@ impl Pending {
         // A file that cannot be read is for `groups` to tell.
         let servers = servers.and_then(|(_, info)| info.ok());
         let mut open: HashMap<RequestId, Row> = HashMap::new();
-        let mut exit = for_each(&requests, from, |record, envelope| {
+        let mut exit = for_each(requests, from, |record, envelope| {
             let floor = floors.get(envelope.id.client());
             if envelope.kind == Kind::Request && floor.is_some_and(|&from| from <= record.offset())
             {

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::stats::Stats;
-use crate::exchange::worse;
+use crate::exchange::{one_of_all, worse};
 use crate::failure::{Exit, Failure};
 use crate::ls::segments;
 use crate::missing::say_missing;
@@ -91,11 +91,11 @@ impl Stats {
         let topics = if self.topics.is_empty() { log.topics()? } else { self.topics.clone() };
         let mut exit = Exit::Ok;
         for (index, name) in topics.iter().enumerate() {
-            let topic = match log.open_topic(name) {
-                // Deleted after the topics were listed.
-                Err(Error::NotFound { .. }) if self.topics.is_empty() => continue,
-                other => other?,
+            let topic = match self.topics.is_empty() {
+                true => one_of_all(&log, name, &mut exit),
+                false => Some(log.open_topic(name)?),
             };
+            let Some(topic) = topic else { continue };
             let consumers = topic.consumers()?;
             let numbers = self.count(&topic, &consumers)?;
             if numbers.sizes.damaged > 0 || consumers.iter().any(|info| info.committed.is_err()) {

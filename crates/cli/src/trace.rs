@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::args::trace::Trace;
-use crate::exchange::{for_each, services, worse, Answer, Exchange, Exchanges};
+use crate::exchange::{for_each, one_of_all, services, worse, Answer, Exchange, Exchanges};
 use crate::failure::{note, Exit, Failure};
 use crate::output::{escape, Colour, Out};
 use crate::{units, Global};
@@ -68,7 +68,8 @@ impl Trace {
         let mut exit = Exit::Ok;
         let limit = self.last.map_or(KEY_COUNT, |last| last as usize);
         for service in services(log, self.service.as_deref())? {
-            let requests = log.open_topic(&format!("{service}.requests"))?;
+            let requests = one_of_all(log, &format!("{service}.requests"), &mut exit);
+            let Some(requests) = requests else { continue };
             let from = self.last.map_or(0, |last| {
                 requests.high_watermark().map_or(0, |end| end.saturating_sub(last))
             });

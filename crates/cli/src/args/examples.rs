@@ -105,6 +105,7 @@ const EXAMPLES: &[(&str, &str)] = &[
   deaddrop groups
   deaddrop groups orders shipping --lanes
   deaddrop groups resume orders shipping 17 --execute
+  deaddrop groups skip orders shipping 17
   deaddrop groups reset orders shipping --to -1h",
     ),
     (

@@ -4,7 +4,7 @@ use super::range::{Future, Point, TIMES};
 
 /// Show worker groups: position, lag, lanes, workers, records in flight, stopped lanes
 ///
-/// resume, reset and delete print what they would do; with --execute they do it.
+/// resume, skip, reset and delete print what they would do; with --execute they do it.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Groups {
@@ -23,6 +23,16 @@ pub(crate) struct Groups {
 pub(crate) enum Action {
     /// Let a stopped lane continue with the record at which it stopped
     Resume {
+        #[command(flatten)]
+        of: Named,
+        /// The lane's number
+        lane: u32,
+    },
+    /// Let a stopped lane continue after the record at which it stopped
+    ///
+    /// The next worker moves that record to the topic of dead letters without another attempt; a request is
+    /// answered with `dead-lettered`.
+    Skip {
         #[command(flatten)]
         of: Named,
         /// The lane's number

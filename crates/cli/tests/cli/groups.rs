@@ -131,6 +131,32 @@ fn a_stopped_lane_is_resumed_only_when_executed() {
 }
 
 #[test]
+fn the_record_at_which_a_lane_stopped_is_skipped_only_when_executed() {
+    let scratch = Scratch::new();
+    let (_topic, group) = shipping(&scratch);
+    let mut worker = stopping(&group, |at| at == 3);
+    work(&mut worker);
+    let lane = shown(&scratch, &["t"])[0]["stopped"][0].as_u64().unwrap().to_string();
+    let skip =
+        |more: &[&str]| scratch.run(&[&["groups", "skip", "t", "shipping", &lane], more].concat());
+    let text = skip(&[]).expect(0).text();
+    assert!(text.contains("would be resumed") && text.contains("after offset 3"), "{text}");
+    assert!(text.contains("nothing was changed: add --execute"), "{text}");
+    assert_eq!(shown(&scratch, &["t"])[0]["stopped"][0].to_string(), lane);
+    let done = skip(&["--execute", "--json"]).expect(0).json();
+    assert_eq!((&done[0]["offset"], &done[0]["executed"]), (&3.into(), &true.into()));
+    worker.poll(SOON).unwrap();
+    work(&mut worker);
+    assert_eq!(shown(&scratch, &["t"])[0]["committed"], 100);
+    let log = Log::open_or_create(scratch.log()).unwrap();
+    let dead = log.open_topic("t.shipping.dead").unwrap();
+    let mut reader = dead.reader(Start::First).unwrap();
+    assert_eq!(reader.next().unwrap().unwrap().payload(), crate::support::payload(3).as_bytes());
+    assert!(reader.next().unwrap().is_none());
+    skip(&["--execute"]).expect(1);
+}
+
+#[test]
 fn a_reset_happens_only_when_executed_and_handles_the_records_again() {
     let scratch = Scratch::new();
     let (_topic, group) = shipping(&scratch);

@@ -3,7 +3,7 @@
 
 use deaddrop::{Durability, Log, Record, TopicOptions};
 
-use crate::support::{copy_dir, flip, Scratch};
+use crate::support::{copy_dir, flip, half_make, Scratch};
 
 /// A copy of a cleanly closed topic of small records, as it is after a reboot, with one flipped bit
 /// in the record at `offset`.
@@ -221,4 +221,34 @@ fn a_record_with_a_future_time_is_reported() {
     assert!(info.contains("in the future: a clock was ahead"), "{info}");
     let verify = scratch.run(&["verify", "t"]).expect(0).text();
     assert!(verify.contains("in the future: a clock was ahead"), "{verify}");
+}
+
+#[test]
+fn commands_over_all_topics_pass_one_whose_creation_was_interrupted_and_name_it() {
+    let scratch = Scratch::new();
+    scratch.append("whole", "a record\n");
+    scratch.run(&["request", "echo", "hello", "--no-wait", "--client", "shop"]).expect(0);
+    for topic in ["half", "half.requests", "half.dead", "shop.parked"] {
+        half_make(&scratch, topic);
+    }
+    for (args, shown, named) in [
+        (&["ls", "--all"][..], "whole", "half"),
+        (&["stats"], "whole", "half"),
+        (&["groups"], "no groups", "half"),
+        (&["pending"], "echo", "half.requests"),
+        (&["trace", "--last", "5"], "shop", "half.requests"),
+        (&["dead"], "no dead letters", "half.dead"),
+        (&["clients"], "shop", ""),
+        (&["top", "--once"], "whole", ""),
+    ] {
+        let ran = scratch.run(args).expect(0);
+        let (text, said) = (ran.text(), &ran.stderr);
+        assert!(text.contains(shown), "{args:?}: {text}");
+        let is_named = said.lines().any(|line| {
+            line.starts_with(&format!("deaddrop: {named}: ")) && line.contains("was interrupted")
+        });
+        assert!(named.is_empty() || is_named, "{args:?}: {said}");
+    }
+    scratch.run(&["repair", "--all", "--execute"]).expect(0);
+    assert_eq!(scratch.run(&["groups"]).expect(0).stderr, "");
 }

@@ -151,6 +151,14 @@ fn write_frame(path: &Path, header: &Value, record: &Value, position: u64, chang
 }
 
 /// Returns the payload of record `index` of [`Scratch::topic_of`].
+/// Makes a topic as a kill or a copy in the middle of its creation leaves it.
+pub(crate) fn half_make(scratch: &Scratch, topic: &str) {
+    drop(scratch.topic_of(topic, 0..0));
+    for segment in scratch.segments(topic) {
+        std::fs::remove_file(segment).unwrap();
+    }
+}
+
 pub(crate) fn payload(index: u64) -> String {
     format!("record {index} {}", "x".repeat(index as usize % 50))
 }

@@ -8,7 +8,7 @@ use deaddrop::Log;
 
 use super::load::{check, make_topics, Acknowledged, Load};
 use super::{lines, Does, Line};
-use crate::support::{copy_dir, snapshot, Scratch};
+use crate::support::{copy_dir, half_make, snapshot, Scratch};
 
 /// When a writer is killed, this many more records than at the start are acknowledged.
 const MORE: u64 = 300;
@@ -80,7 +80,9 @@ fn codes(line: &Line, whole: bool) -> &'static [i32] {
         "dead" | "clients" => &[0, 1],
         // Bytes that were copied before earlier ones look like damage, and verify says that they
         // may be no more than that.
-        "verify" | "repair" | "dump" if !whole => &[0, 4],
+        "dump" if !whole => &[0, 4],
+        // And a topic was copied before it had its first segment.
+        "verify" | "repair" if !whole => &[0, 1, 4],
         _ => &[0],
     }
 }
@@ -117,6 +119,12 @@ fn run_all(name: &str, scratch: &Scratch, acknowledged: &Acknowledged, whole: bo
         let ran = line.run(scratch, json);
         assert_eq!(ran.code, Some(0), "{name} {:?}: {}", line.words, ran.stderr);
     }
+    if !whole {
+        let ran = scratch.run(&["verify"]).expect(1);
+        let said = &ran.stderr;
+        assert!(said.contains("half.parked: ") && said.contains("was interrupted"), "{said}");
+        scratch.run(&["repair", "--all", "--execute"]).expect(0);
+    }
     scratch.run(&["verify"]).expect(0);
     // In an early copy, other records follow now.
     if whole {
@@ -132,6 +140,8 @@ fn every_command_works_on_a_crashed_log_and_on_its_copies() {
     load.wait_for_more(&load.counts().iter().map(|count| count + MORE).collect::<Vec<_>>());
     let (running, after, torn) = (Scratch::new(), Scratch::new(), Scratch::new());
     copy_live(&crashed.log(), &running.log());
+    // A copy can catch any topic before it has its first segment: here one always does.
+    half_make(&running, "half.parked");
     let acknowledged = load.kill();
     for copy in [&after, &torn] {
         copy_dir(&crashed.log(), &copy.log());
