@@ -25,8 +25,8 @@ use crate::topic::Topic;
 const HEADER: &str = "deaddrop.redrive";
 
 /// Sends a dead letter again, once: the one at `offset` of a topic of letters, or the one of the request
-/// at `offset` of a service's request topic. [`DeadLetters`] does this for many letters, and reports the
-/// state of each.
+/// at `offset` of a service's request topic. Each call reads all marks, and in the second case all letters: open
+/// [`DeadLetters`] once to send many again, which reads the marks once and one letter for each call.
 ///
 /// # Errors
 ///

@@ -58,6 +58,7 @@ mod seek;
 mod service;
 mod service_faults;
 mod service_kill;
+mod service_orders;
 mod service_retention;
 mod settle;
 mod short_writes;

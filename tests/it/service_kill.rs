@@ -193,9 +193,9 @@ fn one_lane() -> ServerOptions {
     ServerOptions::default().with_lanes(1).with_topic(topic)
 }
 
-/// Role: owns the only lane, answers a request, and dies before the lane's position says so.
+/// Role: owns the only lane, answers a request, and dies at this point after it.
 pub(crate) fn dies_replied(words: &[&str]) {
-    let log = Log::open_or_create(words[0]).unwrap();
+    let (log, point) = (Log::open_or_create(words[0]).unwrap(), words[1].to_owned());
     let answer = |request: &Request<'_>| Ok(Reply::new(request.payload()));
     let mut server = log.server_with("s", one_lane(), answer).unwrap();
     let requests = log.open_topic("s.requests").unwrap();
@@ -208,8 +208,8 @@ pub(crate) fn dies_replied(words: &[&str]) {
         }
         assert!(polls < 30_000, "it gets no lane");
     }
-    deaddrop::arm_crash_points(Some(Box::new(|name| {
-        if name == "serve.replied" {
+    deaddrop::arm_crash_points(Some(Box::new(move |name| {
+        if name == point {
             child::raise(libc::SIGKILL);
         }
     })));
@@ -219,20 +219,33 @@ pub(crate) fn dies_replied(words: &[&str]) {
 
 #[test]
 fn a_request_that_was_answered_before_its_attempt_was_ended_is_settled_by_the_attempt_alone() {
-    let dir = crate::dir();
-    let log = Log::open_or_create(dir.path()).unwrap();
-    // It was there before the request, so the lanes are in no doubt but for the attempt.
-    let refuse = |_: &Request<'_>| panic!("the request was answered");
-    let mut living = log.server_with("s", one_lane(), refuse).unwrap();
-    let mut dying = Child::spawn(&["dies-replied", dir.path().to_str().unwrap()]);
-    assert_eq!(dying.hear().as_deref(), Some("ready"));
-    let client = open_client(&log, false);
-    let request = client.request("s", &Record::new("x")).unwrap();
-    request.with_context("x").send("done").unwrap();
-    dying.wait_for_death();
-    assert_eq!(living.poll(LONG).unwrap(), 1);
-    drain(&client);
-    assert_eq!(check_replies(&log).len(), 1);
+    for (point, settled) in [("serve.replied", 1), ("lane.committed", 0)] {
+        let dir = crate::dir();
+        let log = Log::open_or_create(dir.path()).unwrap();
+        // It was there before the request, so the lanes are in no doubt but for the attempt.
+        let refuse = |_: &Request<'_>| panic!("the request was answered");
+        let mut living = log.server_with("s", one_lane(), refuse).unwrap();
+        let mut dying = Child::spawn(&["dies-replied", dir.path().to_str().unwrap(), point]);
+        assert_eq!(dying.hear().as_deref(), Some("ready"));
+        let client = open_client(&log, false);
+        let request = client.request("s", &Record::new("x")).unwrap();
+        request.with_context("x").send("done").unwrap();
+        dying.wait_for_death();
+        let requests = log.open_topic("s.requests").unwrap();
+        let lane = || requests.groups().unwrap().remove(0).1.unwrap().lanes.remove(0);
+        let mut found = 0;
+        for polls in 0.. {
+            found += living.poll(Duration::from_millis(1)).unwrap();
+            let lane = lane();
+            if lane.owner == Some(std::process::id()) && lane.committed == 1 {
+                break;
+            }
+            assert!(polls < 30_000, "{point}: it gets no lane");
+        }
+        assert_eq!(found, settled, "{point}");
+        drain(&client);
+        assert_eq!(check_replies(&log).len(), 1, "{point}");
+    }
 }
 
 #[test]
