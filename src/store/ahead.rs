@@ -18,10 +18,13 @@ use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, DiskFile};
 
-/// Zeros are written one page at a time. The page cache keeps the bytes of one write as one unit, and a store
-/// through a mapping makes the whole unit dirty: after larger writes, every sync of a few records would write
-/// a megabyte and more.
-const ZEROS_LEN: usize = PAGE_LEN;
+/// Bytes of zeros that are written at once. The page cache keeps the bytes of one write as one unit, and a store
+/// through a mapping makes the whole unit dirty: on topics with such stores, zeros are written one page at a
+/// time, or every sync of a few records would write much more.
+const ZEROS_LEN: usize = 128 << 10;
+
+/// Zeros that are written before they are synced: a disk that has more to write lets the syncs of records wait.
+const UNSYNCED_LEN: u64 = 1 << 20;
 
 const PREPARING: u64 = 1 << 32;
 const READY: u64 = 2 << 32;
@@ -203,12 +206,14 @@ pub(super) fn make_file(topic: &Store, path: &Path, len: u64) -> Result<Box<dyn 
         if topic.options.durability == Durability::ProcessCrash {
             return Ok(());
         }
-        let zeros = vec![0; ZEROS_LEN.min(len as usize)];
-        let mut position = 0;
-        while position < len {
+        let at_once = if topic.by_call { ZEROS_LEN } else { PAGE_LEN };
+        let zeros = vec![0; at_once.min(len as usize)];
+        for position in (0..len).step_by(zeros.len()) {
             let piece = zeros.len().min((len - position) as usize);
+            if position > 0 && position % UNSYNCED_LEN == 0 {
+                file.sync_data()?;
+            }
             file.write_all_at(&zeros[..piece], position)?;
-            position += piece as u64;
         }
         file.sync_data()
     });

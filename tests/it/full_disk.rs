@@ -59,7 +59,7 @@ pub(crate) fn fills_up(words: &[&str]) {
     append_until_full(&topic);
 }
 
-/// Role: appends a record; then, as soon as it is told to, more of them until the disk is full.
+/// Role: appends a record; after the next line of input, more of them until the disk is full.
 pub(crate) fn appends_until_full(words: &[&str]) {
     let [dir] = words else { panic!("{words:?}") };
     let topic = Log::open_or_create(dir).unwrap().topic("t").unwrap();
