@@ -278,6 +278,12 @@ impl Cursor {
         attempt_in(&self.book.map, self.base)
     }
 
+    /// Returns the record of that attempt.
+    #[inline]
+    pub(crate) fn attempted(&self) -> Option<u64> {
+        self.word(cursor::ATTEMPT_AT).load(Ordering::Acquire).checked_sub(1)
+    }
+
     /// Notes that no record is in flight.
     pub(crate) fn end_attempt(&self) {
         self.word(cursor::ATTEMPT_AT).store(0, Ordering::Release);

@@ -10,6 +10,7 @@
 //! does not run alone before it returns.
 
 use std::cell::Cell;
+use std::sync::atomic::AtomicUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,22 +28,22 @@ const SOLITUDE: Duration = Duration::from_secs(1);
 const LONGER: u32 = 4;
 const LONGER_MOST: u32 = 5;
 
-/// The handlers of the process, which end when it dies.
-static HANDLERS: Mutex<Handlers> = Mutex::new(Handlers {
-    running: 0,
-    seeking: 0,
-    entered: 0,
-    alone: Vec::new(),
-    solitude: SOLITUDE,
-});
+/// Twice the number of threads that run handlers (none, if a suspect runs alone), and [`HAS_SUSPECT`]. While
+/// that is not set, a handler enters and leaves by this word alone.
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+/// Whether a suspect seeks to run alone, or does. Changed with `HANDLERS` locked.
+const HAS_SUSPECT: usize = 1;
+const ONE: usize = 2;
+
+/// The suspects of the process, and the handlers inside them.
+static HANDLERS: Mutex<Handlers> =
+    Mutex::new(Handlers { seeking: 0, entered: 0, alone: Vec::new(), solitude: SOLITUDE });
 static CHANGED: Condvar = Condvar::new();
 
 struct Handlers {
-    /// Threads that run handlers; none, if a suspect runs alone.
-    running: usize,
     /// Suspects that wait for running handlers to finish.
     seeking: usize,
-    /// Numbers the handlers in the order in which they entered.
+    /// Numbers the handlers that entered while it was locked, from 1 on.
     entered: u64,
     /// The handlers of the only thread that runs any, if one of them is a suspect that runs alone: from that
     /// one on, each called by the one before it.
@@ -97,8 +98,16 @@ impl Handlers {
         if !self.alone.is_empty() {
             self.turn_innermost(State::Alone, State::Running);
             self.alone.clear();
-            self.running += 1;
+            RUNNING.fetch_add(ONE, Ordering::AcqRel);
         }
+    }
+
+    /// Stores whether there is a suspect, after a change to `seeking` or `alone`.
+    fn publish(&self) {
+        match self.has_suspect() {
+            true => RUNNING.fetch_or(HAS_SUSPECT, Ordering::AcqRel),
+            false => RUNNING.fetch_and(!HAS_SUSPECT, Ordering::AcqRel),
+        };
     }
 }
 
@@ -108,16 +117,32 @@ thread_local! {
 
 /// Held while a handler runs.
 pub(super) struct Inside {
+    /// 0 if it entered without the lock.
     number: u64,
     /// Inside another handler of this thread, which is counted already.
     nested: bool,
 }
 
 /// Enters a handler, alone if it is a suspect; `None` if the other handlers do not finish in time.
+#[inline]
 pub(super) fn enter(suspect: Option<Suspect>) -> Option<Inside> {
-    let mut handlers = HANDLERS.lock();
     // A handler that itself calls handlers: waiting for its own end would last forever.
     let nested = IS_INSIDE.get();
+    let has_entered = suspect.is_none() && {
+        let more = if nested { 0 } else { ONE };
+        let free = |running| (running & HAS_SUSPECT == 0).then_some(running + more);
+        // AcqRel: a suspect that sees this count sees no store of a handler that has ended.
+        RUNNING.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).is_ok()
+    };
+    let number = if has_entered { 0 } else { enter_beside(suspect, nested)? };
+    IS_INSIDE.set(true);
+    Some(Inside { number, nested })
+}
+
+/// Enters as a suspect, or while there is one; returns the handler's number.
+#[cold]
+fn enter_beside(suspect: Option<Suspect>, nested: bool) -> Option<u64> {
+    let mut handlers = HANDLERS.lock();
     handlers.entered += 1;
     let number = handlers.entered;
     match suspect {
@@ -131,27 +156,31 @@ pub(super) fn enter(suspect: Option<Suspect>) -> Option<Inside> {
             let solitude = handlers.solitude;
             wait(&mut handlers, solitude, |all| !all.has_suspect());
             handlers.accompany();
-            handlers.running += 1;
+            RUNNING.fetch_add(ONE, Ordering::AcqRel);
         }
         Some(suspect) => {
             let solitude = SOLITUDE * suspect.longer();
             let others = if handlers.has_suspect() { handlers.solitude } else { SOLITUDE };
             handlers.solitude = solitude.max(others);
             handlers.seeking += 1;
-            let own = usize::from(nested);
-            let is_alone = |all: &Handlers| all.alone.is_empty() && all.running == own;
+            handlers.publish();
+            let own = if nested { ONE } else { 0 };
+            let is_alone = |all: &Handlers| {
+                all.alone.is_empty() && RUNNING.load(Ordering::Acquire) == own | HAS_SUSPECT
+            };
             let found = wait(&mut handlers, PATIENCE * suspect.longer(), is_alone);
             handlers.seeking -= 1;
             if !found {
+                handlers.publish();
                 CHANGED.notify_all();
                 return None;
             }
-            handlers.running -= own;
+            RUNNING.fetch_sub(own, Ordering::AcqRel);
             handlers.alone.push((number, Some(suspect)));
         }
     }
-    IS_INSIDE.set(true);
-    Some(Inside { number, nested })
+    handlers.publish();
+    Some(number)
 }
 
 /// Waits for a condition; returns whether it became true in time.
@@ -171,28 +200,47 @@ fn wait(
 
 impl Inside {
     /// Calls `store` with the way in which the handler runs, before that can change.
+    #[inline]
     pub(super) fn tell(&self, store: impl FnOnce(State)) {
+        if self.number == 0 {
+            return store(State::Running);
+        }
         let handlers = HANDLERS.lock();
         store(match handlers.alone.last() {
             Some((number, Some(_))) if *number == self.number => State::Alone,
             _ => State::Running,
         });
     }
-}
 
-impl Drop for Inside {
-    fn drop(&mut self) {
-        IS_INSIDE.set(self.nested);
+    #[cold]
+    fn leave_beside(&self) {
         let mut handlers = HANDLERS.lock();
         if handlers.alone.last().is_some_and(|(number, _)| *number == self.number) {
             handlers.alone.pop();
             handlers.turn_innermost(State::Running, State::Alone);
-            // Its caller runs beside others from here on.
-            handlers.running += usize::from(self.nested && handlers.alone.is_empty());
+            if self.nested && handlers.alone.is_empty() {
+                // Its caller runs beside others from here on.
+                RUNNING.fetch_add(ONE, Ordering::AcqRel);
+            }
         } else if !self.nested {
-            handlers.running -= 1;
+            RUNNING.fetch_sub(ONE, Ordering::AcqRel);
         }
+        handlers.publish();
         drop(handlers);
         CHANGED.notify_all();
+    }
+}
+
+impl Drop for Inside {
+    #[inline]
+    fn drop(&mut self) {
+        IS_INSIDE.set(self.nested);
+        let less = if self.nested { 0 } else { ONE };
+        let free = |running| (running & HAS_SUSPECT == 0).then_some(running - less);
+        if self.number != 0
+            || RUNNING.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).is_err()
+        {
+            self.leave_beside();
+        }
     }
 }

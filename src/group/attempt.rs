@@ -97,7 +97,7 @@ impl Dispatch {
         let lane = self.lane(job);
         let offset = job.offset();
         lane.turn_to(offset);
-        if lane.cursor.attempt().is_none() {
+        if lane.cursor.attempted().is_none() {
             // The lane's page says nothing about this record until the attempt is stored.
             lane.store(State::Running);
         }

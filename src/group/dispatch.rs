@@ -22,8 +22,8 @@ use crate::sys::atomic::Ordering;
 use crate::sys::Access;
 use crate::topic::Topic;
 
-/// How often a worker looks for free lanes, and for workers that joined or left: a quarter of the 100 ms
-/// within which the lanes of a killed worker move.
+/// How often a worker looks for workers that joined, left or died, whose lanes are free then: a quarter of the
+/// 100 ms within which the lanes of a killed worker move.
 pub(super) const LOOK: Duration = Duration::from_millis(25);
 /// The shortest time between two such looks, however many workers join and leave.
 const LOOK_LEAST: Duration = Duration::from_millis(1);
@@ -48,6 +48,9 @@ pub(crate) struct Dispatch {
     pub(super) lanes: Lanes,
     /// Since when every look has found a free lane.
     pub(super) free_since: Option<Instant>,
+    /// When all lanes were last looked at; and how many changes of the group this worker had seen then, how
+    /// many members, and its rank among them.
+    pub(super) scanned: Option<(Instant, [u64; 3])>,
     pub(super) wanted_at: Instant,
     pub(super) looked_at: Instant,
     /// The lowest floor of the lanes taken since the last call of `take_taken_floor`.
@@ -92,6 +95,7 @@ impl Dispatch {
             effects_kept: u64::MAX,
             lanes,
             free_since: None,
+            scanned: None,
             wanted_at: now,
             looked_at: now,
             taken_floor: None,
@@ -145,7 +149,7 @@ impl Dispatch {
 
     /// Returns the job of a record; `None` if its lane now waits for it.
     fn job(&mut self, record: OwnedRecord, number: u32) -> Option<Job> {
-        let (now, most) = (Instant::now(), self.options.retry_most);
+        let most = self.options.retry_most;
         let lane = self.lanes.lane(number);
         let offset = record.offset();
         if lane.about.is_some_and(|about| about < offset) {
@@ -155,6 +159,7 @@ impl Dispatch {
         let about = lane.about.get_or_insert(offset);
         let is_about = *about == offset;
         if let Some(until) = lane.not_before.take_if(|_| is_about) {
+            let now = Instant::now();
             let until = until.min(later(now, most));
             if until > now {
                 self.lanes.keep(number, record, until);
@@ -270,5 +275,7 @@ impl Drop for Dispatch {
         }
         self.member.leave();
         self.book.close();
+        // The other workers take the lanes at once.
+        self.member.offer();
     }
 }

@@ -215,7 +215,7 @@ impl Lane {
         self.advance(offset + 1, floor)?;
         crate::sys::crash_point::crash_point!("lane.committed");
         // The attempt of a later record is kept while records before it are settled again.
-        if self.cursor.attempt().is_some_and(|attempt| attempt.offset <= offset) {
+        if self.cursor.attempted().is_some_and(|attempted| attempted <= offset) {
             self.cursor.end_attempt();
         }
         if self.about.is_none_or(|about| about <= offset) {

@@ -8,7 +8,7 @@
 //! The second reader goes back for a lane that it has passed only after it has read past its previous maximum
 //! by as much as it goes back. Otherwise a lane with many failures would keep it from all later records.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,9 +45,10 @@ impl Source {
 
 /// See the module's documentation.
 pub(super) struct Lanes {
-    owned: BTreeMap<u32, Lane>,
-    /// The number of lanes of the group.
-    total: u32,
+    /// The lanes of the group, by their numbers; `None` for those of other workers.
+    all: Vec<Option<Box<Lane>>>,
+    /// The lanes that are owned.
+    owned_count: usize,
     /// Lanes that wait until their kept record is retried.
     waiting: BTreeSet<(Instant, u32)>,
     /// Lanes whose kept record is to be retried.
@@ -79,8 +80,8 @@ impl Lanes {
         let mut behind = Reader::at(Arc::clone(topic), 0)?;
         behind.pass_over_lost();
         Ok(Lanes {
-            owned: BTreeMap::new(),
-            total,
+            all: (0..total).map(|_| None).collect(),
+            owned_count: 0,
             waiting: BTreeSet::new(),
             due: VecDeque::new(),
             ahead,
@@ -94,29 +95,38 @@ impl Lanes {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.owned.len()
+        self.owned_count
     }
 
     pub(super) fn get(&self, number: u32) -> Option<&Lane> {
-        self.owned.get(&number)
+        self.all.get(number as usize)?.as_deref()
+    }
+
+    fn get_mut(&mut self, number: u32) -> Option<&mut Lane> {
+        self.all.get_mut(number as usize)?.as_deref_mut()
     }
 
     /// Returns a lane that the worker owns.
     pub(super) fn lane(&mut self, number: u32) -> &mut Lane {
-        self.owned.get_mut(&number).expect("a lane is kept while a job of it is in flight")
+        self.get_mut(number).expect("a lane is kept while a job of it is in flight")
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Lane)> {
-        self.owned.iter().map(|(number, lane)| (*number, lane))
+        (0..).zip(&self.all).filter_map(|(number, lane)| Some((number, lane.as_deref()?)))
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Lane> {
+        self.all.iter_mut().filter_map(Option::as_deref_mut)
     }
 
     /// Adds a lane that was taken.
     pub(super) fn insert(&mut self, number: u32, lane: Lane) {
-        if self.owned.is_empty() {
+        if self.owned_count == 0 {
             self.ahead.seek_to(lane.cursor.committed());
         }
         let is_stopped = lane.mode == Mode::Stopped;
-        self.owned.insert(number, lane);
+        self.all[number as usize] = Some(Box::new(lane));
+        self.owned_count += 1;
         if !is_stopped {
             self.rejoin(number);
         }
@@ -124,7 +134,8 @@ impl Lanes {
 
     /// Removes a lane that is released.
     pub(super) fn remove(&mut self, number: u32) -> Option<Lane> {
-        let lane = self.owned.remove(&number)?;
+        let lane = *self.all[number as usize].take()?;
+        self.owned_count -= 1;
         match lane.mode {
             Mode::Behind { .. } => self.behind_count -= 1,
             Mode::Waiting(until) => {
@@ -139,7 +150,7 @@ impl Lanes {
     /// Assigns a lane to the reader that its position calls for: the first or the second.
     pub(super) fn rejoin(&mut self, number: u32) {
         let ahead = self.ahead.offset();
-        let Some(lane) = self.owned.get_mut(&number) else { return };
+        let Some(lane) = &mut self.all[number as usize] else { return };
         let at = lane.cursor.committed();
         if at >= ahead {
             lane.mode = Mode::Joined;
@@ -158,12 +169,13 @@ impl Lanes {
     /// back.
     pub(super) fn resume_stopped(&mut self) {
         let mut resumed = Vec::new();
-        for (number, lane) in &mut self.owned {
+        for (number, lane) in (0..).zip(&mut self.all) {
+            let Some(lane) = lane else { continue };
             let state = decode_trial(lane.cursor.trial()).state;
             if lane.mode == Mode::Stopped && state != State::Stopped {
                 (lane.blamed, lane.deaths, lane.not_before) = (0, 0, None);
                 lane.is_condemned = state == State::Condemned;
-                resumed.push(*number);
+                resumed.push(number);
             }
         }
         for number in resumed {
@@ -173,7 +185,7 @@ impl Lanes {
 
     /// Keeps the record of a lane until then.
     pub(super) fn keep(&mut self, number: u32, record: OwnedRecord, until: Instant) {
-        let Some(lane) = self.owned.get_mut(&number) else { return };
+        let Some(lane) = self.get_mut(number) else { return };
         lane.kept = Some(record);
         lane.mode = Mode::Waiting(until);
         self.waiting.insert((until, number));
@@ -186,7 +198,7 @@ impl Lanes {
                 break;
             }
             self.waiting.pop_first();
-            if let Some(lane) = self.owned.get_mut(&number) {
+            if let Some(lane) = self.get_mut(number) {
                 lane.mode = Mode::Due;
                 self.due.push_back(number);
             }
@@ -197,14 +209,14 @@ impl Lanes {
     pub(super) fn has_more(&self) -> Result<bool> {
         Ok(self.behind_count > 0
             || !self.due.is_empty()
-            || (!self.owned.is_empty() && self.ahead.lag()? > 0))
+            || (self.owned_count > 0 && self.ahead.lag()? > 0))
     }
 
     /// Sleeps until there may be a record, until `wake` at the latest.
     pub(super) fn rest(&mut self, now: Instant, wake: Instant, stop: &Stop) -> Result<()> {
         let wake = self.waiting.first().map_or(wake, |(first, _)| wake.min(*first));
         let wait = wake.saturating_duration_since(now);
-        if self.owned.is_empty() {
+        if self.owned_count == 0 {
             std::thread::sleep(wait);
             return Ok(());
         }
@@ -221,25 +233,27 @@ impl Lanes {
             Source::Behind => self.turn_behind(&mut read)?,
             Source::Ahead => self.turn_ahead(&mut read)?,
         };
-        count(&self.counters.read, read);
+        if read > 0 {
+            count(&self.counters.read, read);
+        }
         Ok(found)
     }
 
     fn take_kept(&mut self) -> Option<(OwnedRecord, u32)> {
         let number = self.due.pop_front()?;
-        let record = self.owned.get_mut(&number)?.kept.take()?;
+        let record = self.get_mut(number)?.kept.take()?;
         Some((record, number))
     }
 
     fn turn_ahead(&mut self, read: &mut u64) -> Result<Option<(OwnedRecord, u32)>> {
-        if self.owned.is_empty() {
+        if self.owned_count == 0 {
             return Ok(None);
         }
         while *read < TURN {
             let Some(record) = self.ahead.next()? else { break };
             *read += 1;
-            let number = lane_of(record.key(), record.offset(), self.total);
-            let is_ours = self.owned.get(&number).is_some_and(|lane| {
+            let number = lane_of(record.key(), record.offset(), self.all.len() as u32);
+            let is_ours = self.all[number as usize].as_ref().is_some_and(|lane| {
                 lane.mode == Mode::Joined && record.offset() >= lane.cursor.committed()
             });
             if is_ours {
@@ -262,8 +276,8 @@ impl Lanes {
             let Some(record) = self.behind.next()? else { break };
             *read += 1;
             self.behind_reached = self.behind_reached.max(record.offset());
-            let number = lane_of(record.key(), record.offset(), self.total);
-            let is_wanted = self.owned.get(&number).is_some_and(|lane| {
+            let number = lane_of(record.key(), record.offset(), self.all.len() as u32);
+            let is_wanted = self.all[number as usize].as_ref().is_some_and(|lane| {
                 lane.mode == Mode::Behind { missed: false }
                     && record.offset() >= lane.cursor.committed()
             });
@@ -277,7 +291,7 @@ impl Lanes {
 
     /// Moves the second reader back to the lanes that it has passed, if there are any.
     fn turn_back(&mut self) {
-        let missed = self.owned.values_mut();
+        let missed = self.iter_mut();
         let missed = missed.filter(|lane| lane.mode == Mode::Behind { missed: true });
         let mut least = None;
         for lane in missed {
@@ -295,7 +309,7 @@ impl Lanes {
     /// All lanes of the second reader have reached the position of the first.
     fn catch_up(&mut self) -> Result<()> {
         let at = self.ahead.offset();
-        let behind = self.owned.values_mut();
+        let behind = self.iter_mut();
         for lane in behind.filter(|lane| lane.mode == Mode::Behind { missed: false }) {
             lane.advance(at, None)?;
             lane.mode = Mode::Joined;
@@ -307,7 +321,7 @@ impl Lanes {
     /// Moves lanes that have nothing between their position and the first reader to the reader's position.
     pub(super) fn advance(&mut self, floor: Option<EffectsFloor>) -> Result<()> {
         let at = self.ahead.offset();
-        for lane in self.owned.values_mut().filter(|lane| lane.mode == Mode::Joined) {
+        for lane in self.iter_mut().filter(|lane| lane.mode == Mode::Joined) {
             // Even a lane that is there already: replies for other lanes need not be kept for it.
             lane.advance(at, floor)?;
         }
@@ -329,7 +343,7 @@ impl Lanes {
                 reader.seek_to(first);
             }
         }
-        for lane in self.owned.values_mut().filter(|lane| lane.cursor.committed() < first) {
+        for lane in self.iter_mut().filter(|lane| lane.cursor.committed() < first) {
             lane.advance(first, None)?;
             lane.cursor.end_attempt();
         }

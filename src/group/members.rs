@@ -88,6 +88,17 @@ impl Member {
         self.changes().load(Ordering::Acquire) != self.changes_seen
     }
 
+    /// Returns the number of changes at the last count: if it is still the same, no worker has joined, left,
+    /// released lanes or asked for lanes since.
+    pub(super) fn changes_seen(&self) -> u64 {
+        self.changes_seen
+    }
+
+    /// Announces that this worker has released lanes, so that the others look for free ones.
+    pub(super) fn offer(&self) {
+        self.changes().fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Announces that this worker has less than its share, and that no lane is free.
     pub(super) fn want(&mut self) {
         // Its own request is not news to it.
@@ -122,10 +133,10 @@ impl Member {
         Ok((count, rank))
     }
 
-    /// Leaves the group: the other workers take at once the lanes that this worker releases.
+    /// Leaves the group.
     pub(super) fn leave(&self) {
         let (word, bit) = self.bits(self.number);
         word.fetch_and(!bit, Ordering::AcqRel);
-        self.changes().fetch_add(1, Ordering::AcqRel);
+        self.offer();
     }
 }

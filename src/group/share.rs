@@ -12,6 +12,9 @@ use crate::format::group::GUARD_LOCKS;
 
 /// A lane that stays free this long may be taken by a worker that already has its share.
 const PATIENCE: Duration = Duration::from_millis(60);
+/// How often a worker that has its share looks for free lanes although no worker joined, left or released
+/// any: a tool may have had a lane for a moment. Asking the kernel for each lane takes long if there are many.
+const SCAN_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Returns how far a lane is from being this worker's own: 0 for every `members`-th lane. A worker takes
 /// those first and releases them last. So records without a key, which go to one lane after another, also
@@ -33,6 +36,13 @@ impl Dispatch {
         if is_wanted && self.lanes.len() > share {
             return self.release_down_to(share, members, rank);
         }
+        let seen = [self.member.changes_seen(), members, rank];
+        let is_known =
+            self.scanned.is_some_and(|(at, all)| all == seen && at.elapsed() < SCAN_INTERVAL);
+        if is_known && self.lanes.len() >= share && self.free_since.is_none() {
+            return Ok(());
+        }
+        self.scanned = Some((Instant::now(), seen));
         let is_patient = self.free_since.is_some_and(|since| since.elapsed() >= PATIENCE);
         let most = if is_patient { total as usize } else { share };
         let mut all: Vec<u32> = (0..self.group.lanes).collect();
@@ -86,6 +96,7 @@ impl Dispatch {
         for (.., lane) in excess {
             self.release(lane)?;
         }
+        self.member.offer();
         Ok(())
     }
 

@@ -59,8 +59,9 @@ pub(crate) fn run(work: &mut impl Work, stop: &Stop) -> Result<()> {
 /// Handles the records that are there, or waits up to `timeout` for the first. Returns how many are done.
 pub(crate) fn poll(work: &mut impl Work, timeout: Duration) -> Result<u64> {
     let stop = Stop::new();
+    let begun = Instant::now();
     // `None` waits without a limit.
-    let mut until = Instant::now().checked_add(timeout);
+    let mut until = begun.checked_add(timeout);
     let (mut done, mut end) = (0, None);
     while let Some(job) = work.dispatch().next(until, &stop)? {
         // Records that arrive from now on are left to the next call, or a busy topic would never let it return.
@@ -70,7 +71,7 @@ pub(crate) fn poll(work: &mut impl Work, timeout: Duration) -> Result<u64> {
         };
         done += u64::from(handle(work, &job)?);
         if done > 0 {
-            until = Some(Instant::now());
+            until = Some(begun);
             if job.offset() + 1 >= end {
                 break;
             }
