@@ -225,7 +225,7 @@ pub struct Parts<'a> {
 
 impl Parts<'_> {
     /// Returns the length of the frame in bytes, without padding.
-    #[inline]
+    #[inline(always)]
     pub fn frame_len(&self) -> usize {
         FIXED_LEN
             + self.key.map_or(0, <[u8]>::len)
@@ -234,7 +234,7 @@ impl Parts<'_> {
     }
 
     /// Calls `each` with the bytes that follow the fixed part, in order, without the padding.
-    #[inline]
+    #[inline(always)]
     pub fn for_each_piece(&self, mut each: impl FnMut(&[u8])) {
         if let Some(key) = self.key {
             each(key);
@@ -272,7 +272,8 @@ impl Parts<'_> {
     /// # Panics
     ///
     /// If `out` is shorter than the padded frame.
-    #[inline]
+    // Inlined always: of each type of record, it is known how its headers are stored.
+    #[inline(always)]
     pub fn encode(&self, offset: u64, timestamp: u64, continues: bool, out: &mut [u8]) -> usize {
         let len = self.frame_len();
         let out = &mut out[..padded(len)];

@@ -62,7 +62,7 @@ impl ToEncode<'_> {
     }
 
     /// Calls `each` with the bytes that a frame stores, in order. They [fit](Self::fits).
-    #[inline]
+    #[inline(always)]
     pub fn for_each_piece(&self, each: &mut impl FnMut(&[u8])) {
         match self {
             ToEncode::Encoded(encoded) => each(encoded),
