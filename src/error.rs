@@ -177,6 +177,7 @@ pub(crate) trait IoResultExt<T> {
 }
 
 impl<T> IoResultExt<T> for io::Result<T> {
+    #[inline]
     fn at(self, doing: &'static str, path: &Path) -> Result<T> {
         self.map_err(|error| Error::io(doing, path, error))
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::format::{frame, Malformed};
 use crate::record::{OwnedRecord, RecordRef};
-use crate::segment::{meaning, Frames, Meaning, Segment, Step, Walk};
+use crate::segment::{is_record, meaning, Frames, Meaning, Segment, Step, Walk};
 use crate::stop::Stop;
 use crate::store::{Frontier, Handle};
 use crate::topic::Topic;
@@ -21,10 +21,9 @@ pub use start::Start;
 /// Reads a topic from its own position.
 ///
 /// A record is lent until the next call; [`RecordRef::to_owned`] keeps it, and [`records`](Self::records)
-/// iterates over copies. Every record is checked against
-/// its checksum after it was copied, so a returned record is the one that was appended. Damage to the wanted
-/// record is an error that leaves the reader at its position: [`skip_damage`](Self::skip_damage) moves past
-/// it.
+/// iterates over copies. Every record is checked against its checksum after it was copied, so a returned
+/// record is the one that was appended. Damage to the wanted record is an error that leaves the reader at its
+/// position: [`skip_damage`](Self::skip_damage) moves past it.
 ///
 /// ```
 /// # fn main() -> deaddrop::Result<()> {
@@ -155,7 +154,8 @@ impl Reader {
     #[inline]
     pub fn next(&mut self) -> Result<Option<RecordRef<'_>>> {
         self.topic.not_forked()?;
-        let fixed = match self.next_in_buffer() {
+        let near = self.next_near(|walk, limit, next| walk.step_in_buffer(limit, is_record(next)));
+        let fixed = match near {
             Some(fixed) => fixed,
             None => match self.advance_far()? {
                 Some(fixed) => fixed,
@@ -166,15 +166,17 @@ impl Reader {
         Ok(Some(RecordRef::new(fixed, walk.frame())))
     }
 
-    /// Moves past the next record's frame, if it is already in the buffer and is published.
+    /// Moves past the next record's frame, if `step` finds it without reading and it is published.
     #[inline(always)]
-    fn next_in_buffer(&mut self) -> Option<frame::Fixed> {
+    fn next_near(
+        &mut self,
+        step: impl FnOnce(&mut Walk, u64, u64) -> Option<frame::Fixed>,
+    ) -> Option<frame::Fixed> {
         let (next, limit) = (self.next, self.limit());
         if next >= self.frontier.high_watermark.min(self.segment_end.unwrap_or(u64::MAX)) {
             return None;
         }
-        let is_next = |fixed: &frame::Fixed| meaning(fixed, next, next) == Meaning::Record;
-        let fixed = self.walk.as_mut()?.step_in_buffer(limit, is_next)?;
+        let fixed = step(self.walk.as_mut()?, limit, next)?;
         self.next += 1;
         Some(fixed)
     }
@@ -188,11 +190,7 @@ impl Reader {
     /// The position up to which bytes of the segment being walked do not change.
     #[inline(always)]
     fn limit(&self) -> u64 {
-        if self.segment_end.is_some() {
-            u64::MAX
-        } else {
-            self.frontier.position
-        }
+        self.segment_end.map_or(self.frontier.position, |_| u64::MAX)
     }
 
     /// Returns the next record, waiting for it. Returns `None` if `stop` is set first.
@@ -279,11 +277,18 @@ impl Reader {
     /// As [`next`](Self::next).
     #[allow(unsafe_code)]
     pub unsafe fn next_in_place(&mut self) -> Result<Option<RecordRef<'_>>> {
+        self.topic.not_forked()?;
         if let Some(walk) = &mut self.walk {
             walk.forget();
         }
         // SAFETY: by the caller's promise, here and below; bytes below the limit are published.
-        let advanced = self.advance(|walk, limit, _| unsafe { walk.step_in_place(limit) })?;
+        let near = self
+            .next_near(|walk, limit, next| unsafe { walk.step_in_entered(limit, is_record(next)) });
+        let advanced = match near {
+            // SAFETY: as above.
+            None => self.advance(|walk, limit, _| unsafe { walk.step_in_place(limit) })?,
+            near => near,
+        };
         let Some(fixed) = advanced else { return Ok(None) };
         let walk = self.walk.as_ref().expect("a frame was just read from it");
         // SAFETY: as above.
@@ -297,7 +302,6 @@ impl Reader {
         &mut self,
         step: impl Fn(&mut Walk, u64, bool) -> Result<Step>,
     ) -> Result<Option<frame::Fixed>> {
-        self.topic.not_forked()?;
         if self.next >= self.frontier.high_watermark {
             self.frontier = self.topic.frontier()?;
             if self.next >= self.frontier.high_watermark {

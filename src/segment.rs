@@ -16,7 +16,7 @@ use crate::format::segment::{self as layout, Header, Slot};
 use crate::format::{Malformed, PAGE_LEN, SECTOR_LEN};
 use crate::sys::{Access, Directory, DiskFile, Map};
 
-pub(crate) use batches::{meaning, Batches, Found, Frames, Meaning, Seen};
+pub(crate) use batches::{is_record, meaning, Batches, Found, Frames, Meaning, Seen};
 pub(crate) use walk::{Step, Walk, HELD_LEN};
 
 /// An open segment file.
@@ -168,10 +168,14 @@ impl Segment {
     }
 
     /// Returns a mapping to read from: the writable one if it exists, else one created at the first call.
+    #[inline]
     pub(crate) fn map_to_read(&self) -> Result<&Map> {
         match self.map.get() {
             Some(map) => Ok(map),
-            None => self.mapped(&self.read_map, false),
+            None => match self.read_map.get() {
+                Some(map) => Ok(map),
+                None => self.mapped(&self.read_map, false),
+            },
         }
     }
 

@@ -332,9 +332,10 @@ fn the_interface_of_the_store_is_what_its_table_says() {
 }
 
 /// The opt-in to lend records from a mapping, whose caller makes a promise, and the calls under it.
-const PROMISED: [&str; 5] = [
+const PROMISED: [&str; 6] = [
     "pub unsafe fn next_in_place",
     "unsafe { walk.step_in_place(limit) }",
+    "unsafe { walk.step_in_entered(limit, is_record(next)) }",
     "unsafe { walk.frame_in_place(&fixed)? }",
     "pub(crate) unsafe fn",
     "slice(",

@@ -50,6 +50,12 @@ pub(crate) fn meaning(fixed: &Fixed, next: u64, bound: u64) -> Meaning {
     }
 }
 
+/// Returns a test for the valid frame of the record `next`.
+#[inline(always)]
+pub(crate) fn is_record(next: u64) -> impl FnOnce(&Fixed) -> bool {
+    move |fixed| meaning(fixed, next, next) == Meaning::Record
+}
+
 /// Returns the offset below which all records of a segment are, whatever its frames say.
 fn most(segment: &Segment) -> u64 {
     segment.base().saturating_add(most_records(segment.len()))

@@ -152,6 +152,9 @@ impl Walk {
                 found: room as usize,
             }));
         }
+        if let Some(fixed) = self.step_in_buffer(limit, |_| true) {
+            return Ok(Step::Frame(fixed));
+        }
         let fixed = match Fixed::decode(self.here(), room as usize) {
             Ok(fixed) => fixed,
             Err(error) => return Ok(Step::Bad(error)),
@@ -231,6 +234,31 @@ impl Walk {
             }
             Err(what) => Ok(Step::Bad(what)),
         }
+    }
+
+    /// The same, if the frame starts in a page that was entered, and is `wanted`; else the walk does not move.
+    ///
+    /// # Safety
+    ///
+    /// As [`step_in_place`](Self::step_in_place).
+    #[allow(unsafe_code)]
+    #[inline(always)]
+    pub(crate) unsafe fn step_in_entered(
+        &mut self,
+        limit: u64,
+        wanted: impl FnOnce(&Fixed) -> bool,
+    ) -> Option<Fixed> {
+        let map = self.segment.map_to_read().ok()?;
+        let room = limit.min(map.len() as u64).checked_sub(self.position)?;
+        if self.position >= self.entered {
+            return None;
+        }
+        // SAFETY: by the caller's promise; the range ends inside the mapping.
+        let here = unsafe { map.slice(self.position as usize, room as usize) };
+        let fixed = Fixed::decode(here, here.len()).ok().filter(wanted)?;
+        fixed.verify(here, self.segment.header.salt, self.position).ok()?;
+        self.position += fixed.padded_len() as u64;
+        Some(fixed)
     }
 
     /// Returns the frame that [`step_in_place`](Self::step_in_place) has just returned as `fixed`.
