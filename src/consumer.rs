@@ -60,8 +60,8 @@ pub struct ConsumerInfo {
     pub name: String,
     /// The next record it gets, or why its file is unreadable.
     pub committed: Result<u64>,
-    /// Its position after a power loss, at least.
-    pub durable: u64,
+    /// Its position after a power loss, at least; `None` if its file is unreadable.
+    pub durable: Option<u64>,
     /// High watermark less committed.
     pub lag: u64,
     /// How many of the records in `lag` it never gets, because retention has dropped them.
@@ -432,14 +432,14 @@ pub(crate) fn list(topic: &Store) -> Result<Vec<ConsumerInfo>> {
             Ok((live, durable, owner)) => ConsumerInfo {
                 name,
                 committed: Ok(live),
-                durable,
+                durable: Some(durable),
                 lag: high_watermark.saturating_sub(live),
                 trimmed: first.saturating_sub(live),
                 owner,
             },
             Err(Error::NotFound { .. }) => continue,
             Err(error) => {
-                let (durable, lag, trimmed) = (0, 0, 0);
+                let (durable, lag, trimmed) = (None, 0, 0);
                 ConsumerInfo { name, committed: Err(error), durable, lag, trimmed, owner: None }
             }
         };

@@ -80,7 +80,7 @@ fn a_consumer_is_listed_moved_and_deleted() {
     consumer.sync().unwrap();
     let listed = topic.consumers().unwrap();
     assert_eq!((listed[0].name.as_str(), listed[0].lag), ("billing", 1));
-    assert_eq!((listed[0].committed.as_ref().unwrap(), &listed[0].durable), (&4, &4));
+    assert_eq!((listed[0].committed.as_ref().unwrap(), &listed[0].durable), (&4, &Some(4)));
     drop(consumer);
     topic.delete_consumer("billing").unwrap();
     assert!(topic.consumers().unwrap().is_empty());

@@ -174,5 +174,5 @@ fn the_slot_of_a_consumers_failed_sync_is_written_again_before_its_neighbour_is_
     let topic = open(&after.root().join("log"), Durability::PowerLoss);
     let consumers = topic.consumers().unwrap();
     let [consumer] = &consumers[..] else { panic!("{consumers:?}") };
-    assert_eq!(consumer.durable, 7);
+    assert_eq!(consumer.durable, Some(7));
 }

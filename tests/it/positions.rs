@@ -146,7 +146,7 @@ fn a_position_is_durable_soon_while_its_owner_does_nothing() {
         let mut billing = orders.consumer("billing", Start::First).unwrap();
         for count in [10, 20, 30] {
             take(&mut billing, 10);
-            wait_until(|| orders.consumers().unwrap()[0].durable == count);
+            wait_until(|| orders.consumers().unwrap()[0].durable == Some(count));
             for seed in 0..20 {
                 let log = Log::open_sim(&disk.power_cut(seed).process(), DIR).unwrap();
                 let orders = log.open_topic("orders").unwrap();
@@ -201,7 +201,7 @@ fn retention_ignores_a_position_whose_sync_failed() {
         disk.fail(Op::SyncData, nth, libc::EIO);
     }
     billing.sync().unwrap_err();
-    assert_eq!(orders.consumers().unwrap()[0].durable, 10);
+    assert_eq!(orders.consumers().unwrap()[0].durable, Some(10));
     drop(orders.trim());
     for seed in 0..50 {
         let log = Log::open_sim(&disk.power_cut(seed).process(), DIR).unwrap();

@@ -38,7 +38,7 @@ impl Row {
         Row {
             consumer: info.name.clone(),
             committed: info.committed.as_ref().ok().copied(),
-            durable: info.durable,
+            durable: info.durable.unwrap_or(0),
             lag: info.lag,
             missed: missed(info, first),
             owner: info.owner,
@@ -202,7 +202,8 @@ pub(crate) fn print(out: &mut Out, all: &[ConsumerInfo], first: u64) -> std::io:
             };
             let owner = info.owner.map_or("-".to_owned(), |pid| format!("process {pid}"));
             let name = info.name.clone();
-            vec![name, committed, info.durable.to_string(), info.lag.to_string(), owner, error]
+            let durable = info.durable.unwrap_or(0).to_string();
+            vec![name, committed, durable, info.lag.to_string(), owner, error]
         })
         .collect();
     let heading = ["CONSUMER", "COMMITTED", "DURABLE", "LAG", "OWNER", ""];

@@ -177,7 +177,8 @@ fn held_by(topic: &Topic, consumers: &[ConsumerInfo]) -> Result<Option<String>, 
     }
     let groups = topic.groups()?.into_iter();
     let groups = groups.map(|(name, info)| (info.map_or(0, |info| info.durable), "group", name));
-    let consumers = consumers.iter().map(|info| (info.durable, "consumer", info.name.clone()));
+    let consumers =
+        consumers.iter().map(|info| (info.durable.unwrap_or(0), "consumer", info.name.clone()));
     let least = groups.chain(consumers).min();
     Ok(least.map(|(at, kind, name)| format!("{kind} {name}, from offset {at} on")))
 }

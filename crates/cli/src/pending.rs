@@ -115,7 +115,7 @@ impl Pending {
             // The durable position of a guard is below every reply that its client may still need.
             let guards = replies.consumers()?;
             let guards = guards.iter().filter(|info| info.name.starts_with("client-floor."));
-            let from = guards.map(|info| info.durable).min().unwrap_or(0);
+            let from = guards.map(|info| info.durable.unwrap_or(0)).min().unwrap_or(0);
             let damage = for_each(&replies, from, |record, envelope| {
                 let past = read.get(envelope.id.client()).is_some_and(|&end| end > record.offset());
                 match open.get_mut(&envelope.id) {
