@@ -112,7 +112,7 @@ impl<'a> Headers<'a> {
                 let salt = survey::salt(&*file).at("reading", &path)?;
                 // The frames say whether the file is foreign, or its header alone.
                 let is_of =
-                    |other| salt.map_or(true, |salt| frame::seed(salt, 0) == frame::seed(other, 0));
+                    |other| salt.is_none_or(|salt| frame::seed(salt, 0) == frame::seed(other, 0));
                 if foreign.is_some_and(is_of) {
                     // The first one has a place in the log, whose offsets are marked lost later.
                     if !is_first {
