@@ -17,7 +17,12 @@ pub(crate) struct Index {
     entries: Vec<Entry>,
     /// The end of the indexed frames, and the entry for that place.
     pub(crate) reached: Entry,
+    /// The most bytes between two appends that were noted.
+    gap_len: u64,
 }
+
+/// An index made by an appending process is used if it misses no more than this between two of its appends.
+const MOST_GAP: u64 = 4 * layout::SPACING;
 
 impl Index {
     /// The entry of a segment's start.
@@ -32,7 +37,24 @@ impl Index {
     /// The index of a segment of which nothing was looked at.
     pub(crate) fn new(segment: &Segment) -> Index {
         let start = Index::start(segment);
-        Index { entries: vec![start], reached: start }
+        Index { entries: vec![start], reached: start, gap_len: 0 }
+    }
+
+    /// Notes an append that began at `entry` and ended at the position `end`. An appending process notes at
+    /// least the first of its appends after each multiple of [`layout::SPACING`].
+    pub(crate) fn note(&mut self, entry: Entry, end: u64) {
+        let last = self.entries.last().map_or(0, |last| last.position);
+        if entry.position / layout::SPACING > last / layout::SPACING {
+            self.entries.push(entry);
+        }
+        self.gap_len = self.gap_len.max(entry.position.saturating_sub(self.reached.position));
+        self.reached.position = end;
+    }
+
+    /// Whether few frames before the position `end`, where the segment's frames end, are far from an entry:
+    /// other processes may have appended, too.
+    pub(crate) fn is_dense(&self, end: u64) -> bool {
+        self.gap_len.max(end.saturating_sub(self.reached.position)) <= MOST_GAP
     }
 
     /// Looks at the frames up to the position `limit`, which are published, and before the offset `stop`,
@@ -109,7 +131,7 @@ impl Index {
                 .last()
                 .is_some_and(|last| last.offset < end && last.position < segment.len());
         let reached = *entries.last()?;
-        fits.then_some(Index { entries, reached })
+        fits.then_some(Index { entries, reached, gap_len: 0 })
     }
 
     /// Stores the index of a sealed segment that ends at `end`, replacing any other.

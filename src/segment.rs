@@ -8,7 +8,7 @@ mod walk;
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::OnceLock;
 
 use crate::error::{Error, IoResultExt, Result};
@@ -33,6 +33,8 @@ pub(crate) struct Segment {
     read_map: OnceLock<Map>,
     /// Bytes below this position have been made resident in this process.
     resident: AtomicU64,
+    /// The writers of this process have left it: it is read with `pread`, and its pages are unmapped.
+    is_left: AtomicBool,
     /// Set, before the file is mapped for writing, when the file is known to have its blocks (true) or to be
     /// unable to have them (false).
     has_blocks: OnceLock<bool>,
@@ -92,6 +94,7 @@ impl Segment {
             map: OnceLock::new(),
             read_map: OnceLock::new(),
             resident: AtomicU64::new(0),
+            is_left: AtomicBool::new(false),
             has_blocks: OnceLock::new(),
             shares_blocks: OnceLock::new(),
         })
@@ -119,6 +122,37 @@ impl Segment {
             Some(map) => Ok(map),
             None => self.make_map(),
         }
+    }
+
+    /// Whether the shared writable mapping exists.
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.map.get().is_some()
+    }
+
+    /// Takes a writable mapping of the whole file, whose pages below `resident` are resident, unless there is
+    /// one.
+    pub(crate) fn install(&self, map: Map, resident: u64) {
+        self.was_allocated();
+        if map.len() as u64 == self.len && self.map.set(map).is_ok() {
+            self.resident.fetch_max(resident, Ordering::Relaxed);
+        }
+    }
+
+    /// Unmaps `len` bytes at `position`, which this process no longer writes to; returns the position after
+    /// them. A page that is mapped writable costs the processors an interrupt when it is written back, and a
+    /// mapping that is dropped whole blocks the threads that map others.
+    pub(crate) fn unmap(&self, position: u64, len: u64) -> u64 {
+        self.is_left.store(true, Ordering::Relaxed);
+        let end = (position + len).min(self.len);
+        if let Some(map) = self.map.get() {
+            map.release(position as usize, end as usize);
+        }
+        end
+    }
+
+    /// Returns the mapping, unless the segment is to be read with `pread`.
+    fn mapping(&self) -> Option<&Map> {
+        self.map.get().filter(|_| !self.is_left.load(Ordering::Relaxed))
     }
 
     #[cold]
@@ -170,7 +204,7 @@ impl Segment {
     /// Returns a mapping to read from: the writable one if it exists, else one created at the first call.
     #[inline]
     pub(crate) fn map_to_read(&self) -> Result<&Map> {
-        match self.map.get() {
+        match self.mapping() {
             Some(map) => Ok(map),
             None => match self.read_map.get() {
                 Some(map) => Ok(map),
@@ -251,7 +285,8 @@ impl Segment {
     /// Copies up to `out.len()` bytes from `position` (a multiple of 8): from the mapping, if there is one
     /// and `hot` is set, else from the file.
     fn read(&self, position: u64, out: &mut [u8], hot: bool) -> io::Result<usize> {
-        match self.map.get().or_else(|| self.read_map.get()).filter(|_| hot) {
+        let maps = self.mapping().or_else(|| self.read_map.get());
+        match maps.filter(|_| hot && !self.is_left.load(Ordering::Relaxed)) {
             Some(map) => {
                 let len = out.len().min(map.len().saturating_sub(position as usize));
                 map.read(position as usize, &mut out[..len]);

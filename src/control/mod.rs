@@ -32,7 +32,7 @@ pub(crate) const MAX_MEMBERS: usize = 1023;
 pub(crate) const LEN: usize = 16 << 10;
 
 /// First word of the control file: it changes when the layout below changes.
-pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"ddCTL\0\0\x01");
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"ddCTL\0\0\x02");
 
 /// The words, in the layout of the mapping. Words written by different sides are 128 bytes apart: two cache
 /// lines, which are fetched in pairs.
@@ -70,7 +70,8 @@ impl Words {
             &self.sync.recent,
             &self.sync.suspect_end,
             &self.sync.names_durable,
-            &self.prepared.word,
+            &self.prepared.words[0],
+            &self.prepared.words[1],
             &self.identity.latched,
         ] {
             word.store(0, Ordering::Relaxed);
@@ -256,12 +257,13 @@ pub(crate) struct Waiter {
     pub(crate) word: AtomicU32,
 }
 
-/// The segment file that is prepared ahead of the next roll.
+/// The segment files that are prepared ahead of the next rolls.
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    /// The owner in the low half, `PREPARING` or `READY` in the high half; 0 if there is none.
-    pub(crate) word: AtomicU64,
+    /// For each file: its owner in the low half; in the high half a number that distinguishes the owner's
+    /// files, and `PREPARING` or `READY`; 0 if there is none.
+    pub(crate) words: [AtomicU64; 2],
 }
 
 #[repr(C, align(128))]
@@ -321,7 +323,7 @@ pub fn control_words() -> Vec<(&'static str, usize, usize)> {
     group!(sync: owner 4, slot_sequence 8, begun_at 8, recent 8, suspect_end 8, names_durable 8);
     group!(appended: word 4);
     group!(synced: word 4);
-    group!(prepared: word 8);
+    group!(prepared: words 16);
     words
 }
 

@@ -29,7 +29,7 @@ pub const ENTRY_POSITION_AT: usize = 16;
 /// Bytes of an entry.
 pub const ENTRY_LEN: usize = 24;
 
-/// There is an entry for the first frame after each multiple of this many bytes.
+/// Between the frames of two entries there is a multiple of this many bytes, counted from the start of the file.
 pub const SPACING: u64 = 64 << 10;
 
 /// See the module.

@@ -1,140 +1,342 @@
-//! Prepares the next segment's file, and the next pages of the active segment, ahead of the writers. Members
-//! share one prepared file. A word names its maker, and says whether the file is ready.
+//! Work ahead of the writers: the next pages of the active segment, and the next segments, whole, mapped and
+//! resident in this process before the roll. Full segments are unmapped.
+//!
+//! The work is done in pieces, each of which takes microseconds, by a background thread. An appending thread
+//! that is about to overtake it does a piece itself: on a busy processor the background may not get to run.
+//! Zeros are written only into files without a segment's name, before their word says that they are ready.
+//! Otherwise a writer of zeros that is stopped and wakes up late would overwrite records.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::background::Scheduled;
-use super::{remove_if_there, Durability, Store};
-use crate::control::lock::{Liveness, Owner};
+use super::prepared::{Claim, Making, Unnamed, PIECE_LEN};
+use super::{remove_if_there, Durability, Local, Store};
+use crate::control::lock::Liveness;
 use crate::control::Words;
-use crate::error::{Error, IoResultExt, Result};
-use crate::format::segment as layout;
-use crate::format::PAGE_LEN;
+use crate::error::{IoResultExt, Result};
+use crate::format::index::Entry;
 use crate::housekeeper::Duty;
 use crate::segment::Segment;
 use crate::sys::atomic::Ordering;
+use crate::sys::clock;
 use crate::sys::crash_point::crash_point;
-use crate::sys::{self, DiskFile};
 
-/// Bytes of zeros that are written at once. The page cache keeps the bytes of one write as one unit, and a store
-/// through a mapping makes the whole unit dirty: on topics with such stores, zeros are written one page at a
-/// time, or every sync of a few records would write much more.
-const ZEROS_LEN: usize = 128 << 10;
-
-/// Zeros that are written before they are synced: a disk that has more to write lets the syncs of records wait.
-const UNSYNCED_LEN: u64 = 1 << 20;
-
-const PREPARING: u64 = 1 << 32;
-const READY: u64 = 2 << 32;
-/// Pages are made resident this far ahead of the writer, in the background.
-const POPULATE_AHEAD: u64 = 8 << 20;
-/// Pages are made resident in pieces of this size: each holds the address space's lock for a short time.
-const POPULATE_PIECE: u64 = 256 << 10;
-
-/// A segment file that has no name yet.
-pub(super) struct Unnamed {
-    pub(super) path: PathBuf,
-    pub(super) file: Box<dyn DiskFile>,
-    /// The `prepared` word under which it was found; `None` if it was made for this roll.
-    pub(super) prepared: Option<u64>,
-}
+/// A topic that fills a segment in less time than this has its next segments written ahead.
+const FAST: Duration = Duration::from_secs(5);
+/// Pages of the active segment are made resident at least and at most this far ahead of the writer; between
+/// these limits, as far ahead as the segment is full.
+const POPULATE_LEAST: u64 = 2 * PIECE_LEN;
+const POPULATE_MOST: u64 = 8 << 20;
+/// Appended bytes after which an appending thread looks at the work ahead again.
+const LOOK_LEN: u64 = 64 << 10;
+/// Bytes of a full segment that are unmapped at once.
+const UNMAP_LEN: u64 = 1 << 20;
+/// The most pieces that a job does before it is another topic's turn.
+const TURN: usize = 32;
+/// The most pieces that an appending thread does after one append.
+const MOST_HELP: usize = 4;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
-    /// Whether a background job of this kind is waiting or running, or has done all there is to do.
-    preparing: Arc<AtomicBool>,
-    populating: Arc<AtomicBool>,
+    work: Mutex<Work>,
+    /// Whether a job is waiting or running.
+    scheduled: Arc<AtomicBool>,
+    /// Whether the topic fills segments fast.
+    is_fast: AtomicBool,
+    /// Whether a next segment is needed: the active one is half full, or the topic is fast.
+    is_due: AtomicBool,
+    /// Whether the next segments are made, or cannot be, until the next roll.
+    is_made: AtomicBool,
+    /// Pages of the active segment below this position are to be resident.
+    populate_to: AtomicU64,
+    /// Bytes that are left to do before the next segment is ready.
+    left_len: AtomicU64,
+}
+
+/// The work of one process on a topic.
+#[derive(Default)]
+struct Work {
+    /// The segment to which this process appends.
+    active: Option<Arc<Segment>>,
+    /// Segments that this process has left, with the position up to which they are unmapped.
+    full: VecDeque<(Arc<Segment>, u64)>,
+    /// The file that this process makes.
+    making: Option<(Claim, Making)>,
+    /// The ready file that this process has mapped.
+    next: Option<Unnamed>,
+}
+
+/// What a step has done.
+enum Step {
+    /// A piece; there may be more.
+    Piece,
+    /// Nothing: it is done, or another process does it.
+    Done,
 }
 
 impl Ahead {
-    /// The prepared file was used: the next append near the end of its segment has another one made.
-    pub(super) fn may_prepare(&self) {
-        self.preparing.store(false, Ordering::Release);
-    }
-
-    /// Returns the prepared file if it is ready.
-    pub(super) fn ready_file(&self, topic: &Store, words: &Words) -> Result<Option<Unnamed>> {
-        let word = words.prepared.word.load(Ordering::Acquire);
-        let Some(owner) = Owner::of_word(word as u32).filter(|_| word & READY != 0) else {
-            return Ok(None);
-        };
-        let path = Ahead::path_of(topic, owner);
-        let file = topic.files.open(&path, sys::Access::ReadWrite);
-        let file = file.not_found_is_none().at("opening", &path)?;
-        Ok(file.map(|file| Unnamed { path, file, prepared: Some(word) }))
-    }
-
-    /// Clears the word of a prepared file to which a dead roller has given a segment's name: otherwise no
-    /// process would prepare one again. The append lock is held, so no living roller is between these steps.
-    pub(super) fn forget_entered(&self, topic: &Store, words: &Words) -> Result<()> {
-        let seen = words.prepared.word.load(Ordering::Acquire);
-        let Some(owner) = Owner::of_word(seen as u32).filter(|_| seen & READY != 0) else {
-            return Ok(());
-        };
-        let path = Ahead::path_of(topic, owner);
-        let file = topic.files.open(&path, sys::Access::Read);
-        if file.not_found_is_none().at("opening", &path)?.is_none() {
-            clear(words, seen);
-        }
-        Ok(())
-    }
-
-    fn path_of(topic: &Store, owner: Owner) -> PathBuf {
-        topic.dir.join(format!("next-{}-{}.tmp", owner.slot(), owner.generation()))
-    }
-
-    /// Called under the append lock after every append: has the background prepare the next segment and the
-    /// next pages.
-    #[inline]
-    pub(super) fn look(&self, topic: &Store, segment: &Arc<Segment>, end: u64) {
-        let is_near = end + POPULATE_AHEAD / 2 > segment.resident();
-        if is_near && segment.resident() < segment.len() && !topic.writes_by_call(segment) {
-            self.populate_in_background(topic, segment, end);
-        }
-        if end > segment.len() / 2 && !self.preparing.load(Ordering::Relaxed) {
-            self.prepare_in_background(topic);
-        }
-    }
-
+    /// Called under the append lock after an append from `entry` to `end`, once for each [`LOOK_LEN`] bytes:
+    /// also notes the entry for the segment's index. Returns whether the background is late, so that this thread
+    /// should [`help`](Self::help) when it has released the lock.
     #[cold]
-    fn populate_in_background(&self, topic: &Store, segment: &Arc<Segment>, end: u64) {
-        let Some(scheduled) = Scheduled::take(&self.populating) else { return };
-        let segment = Arc::clone(segment);
-        topic.background.submit(Duty::Prepare, move |topic| {
-            let target = (end + POPULATE_AHEAD).min(segment.len());
-            while segment.resident() < target && !topic.background.is_closed() {
-                let piece = segment.resident().max(layout::FIRST_FRAME_AT) + POPULATE_PIECE;
-                // The appending thread gets the same error and reports it.
-                if segment.populate(piece).is_err() {
-                    break;
+    pub(super) fn look(&self, topic: &Store, local: &Local, entry: Entry, end: u64) -> bool {
+        let Some(segment) = &local.active else { return false };
+        let len = segment.len();
+        let step = (len / 8).min(LOOK_LEN);
+        local.look_at.set((entry.position / step + 1) * step);
+        if let Some(index) = &mut *local.index.borrow_mut() {
+            index.note(entry, end);
+        }
+        if end >= len / 2 {
+            let began = segment.begun_at.unwrap_or(0);
+            let took = clock::wall_coarse().saturating_sub(began);
+            let is_fast = took / (end >> 10).max(1) < clock::nanos(FAST) / (len >> 10);
+            self.is_fast.store(is_fast, Ordering::Relaxed);
+        }
+        let is_fast = self.is_fast.load(Ordering::Relaxed);
+        let mut target = (end + end.clamp(POPULATE_LEAST, POPULATE_MOST)).min(len);
+        if topic.writes_by_call(segment) {
+            target = 0;
+        }
+        self.populate_to.store(target, Ordering::Relaxed);
+        let is_due = is_fast || end >= len / 2;
+        self.is_due.store(is_due, Ordering::Relaxed);
+        // Not at every look: another process may be making the file, and a thread is woken for nothing.
+        let is_turn = (entry.position / step) % (len / step / 32).max(1) == 0;
+        let is_made = self.is_made.load(Ordering::Relaxed);
+        if segment.resident() < target || is_turn && is_due && !is_made {
+            self.schedule(topic);
+        }
+        let room = len.saturating_sub(end);
+        is_fast && self.left_len.load(Ordering::Relaxed) > 2 * room
+    }
+
+    /// Does pieces of the work in this thread, unless another thread is doing one.
+    #[cold]
+    pub(super) fn help(&self, topic: &Store) {
+        if !maps_ahead(topic) {
+            return;
+        }
+        for _ in 0..MOST_HELP {
+            // The roll that needs the file gets the same error and reports it.
+            let Some(mut work) = self.work.try_lock() else { return };
+            if !matches!(work.step(topic), Ok(Step::Piece)) {
+                return;
+            }
+        }
+    }
+
+    /// This process appends to `segment` now, and no longer to `full`.
+    pub(super) fn entered(
+        &self,
+        topic: &Store,
+        segment: &Arc<Segment>,
+        full: Option<Arc<Segment>>,
+    ) {
+        let mut work = self.work.lock();
+        if work.active.as_ref().is_none_or(|active| active.base() <= segment.base()) {
+            self.populate_to.store(0, Ordering::Relaxed);
+            work.active = Some(Arc::clone(segment));
+        }
+        work.full.extend(full.filter(|full| full.base() < segment.base()).map(|full| (full, 0)));
+        self.is_due.store(self.is_fast.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.is_made.store(false, Ordering::Relaxed);
+        work.measure(topic);
+        let has_work = !work.full.is_empty() || self.is_due.load(Ordering::Relaxed);
+        drop(work);
+        if has_work {
+            self.schedule(topic);
+        }
+    }
+
+    /// Returns the ready file that this process has mapped, or any that is ready.
+    pub(super) fn take_ready(&self, topic: &Store, words: &Words) -> Result<Option<Unnamed>> {
+        let mapped = self.work.lock().next.take_if(|next| next.is_prepared(words));
+        mapped.map_or_else(|| Unnamed::ready(topic, words), |next| Ok(Some(next)))
+    }
+
+    /// Takes back a file of [`take_ready`](Self::take_ready) that was not used.
+    pub(super) fn give_back(&self, unnamed: Unnamed) {
+        self.work.lock().next.get_or_insert(unnamed);
+    }
+
+    /// Makes `segment` ready for this process's appends: with the mapping that it has made of the file before
+    /// another process entered it, or a new one.
+    pub(super) fn map(&self, topic: &Store, segment: &Segment) -> Result<()> {
+        if !segment.is_mapped() {
+            let words = &topic.member()?.control;
+            let mut work = self.work.lock();
+            if let Some(next) = work.next.take_if(|next| !next.is_prepared(words)) {
+                let identity = next.file.identity().at("identifying", &next.path)?;
+                let named = segment.file().identity().at("identifying", &segment.path)?;
+                match next.mapped {
+                    Some((map, resident)) if identity == named => segment.install(map, resident),
+                    // Of a segment after which others were entered meanwhile.
+                    mapped => topic.background.submit(Duty::Prepare, move |_| drop(mapped)),
                 }
             }
-            drop(scheduled);
-        });
-    }
-
-    #[cold]
-    fn prepare_in_background(&self, topic: &Store) {
-        let Some(scheduled) = Scheduled::take(&self.preparing) else { return };
-        topic.background.submit(Duty::Prepare, move |topic| {
-            // On a full disk, the append that needs the segment gets the error and reports it. If a file is
-            // ready, or cannot be made, there is nothing more to prepare before the next roll.
-            if !matches!(prepare_next(topic), Ok(false)) {
-                scheduled.stay();
-            }
-        });
-    }
-
-    /// Clears the word `seen`, whose owner is dead, if the owner did not finish the file.
-    pub(super) fn settle(&self, topic: &Store, words: &Words, seen: u64) -> Result<()> {
-        if let (Some(owner), true) = (Owner::of_word(seen as u32), seen & PREPARING != 0) {
-            remove_if_there(&*topic.files, &Ahead::path_of(topic, owner))?;
-            clear(words, seen);
+        }
+        segment.fill_holes()?;
+        if !topic.writes_by_call(segment) {
+            segment.map()?;
         }
         Ok(())
+    }
+
+    /// Removes the file that this process has not finished: the topic is closed.
+    pub(super) fn abandon(&self, topic: &Store) -> Result<()> {
+        let mut work = self.work.lock();
+        let Some((claim, _)) = work.making.take() else { return Ok(()) };
+        let removed = remove_if_there(&*topic.files, &claim.path(topic));
+        claim.clear(&topic.member()?.control);
+        removed
+    }
+
+    fn schedule(&self, topic: &Store) {
+        if let Some(scheduled) = Scheduled::take(&self.scheduled) {
+            topic.background.submit(Duty::Prepare, move |topic| advance(topic, scheduled));
+        }
+    }
+}
+
+/// Whether the next segment is mapped before its roll.
+fn maps_ahead(topic: &Store) -> bool {
+    topic.options.durability == Durability::ProcessCrash && !topic.by_call
+}
+
+/// Does some pieces, then has the rest done after the jobs of other topics.
+fn advance(topic: &Store, scheduled: Scheduled) {
+    for _ in 0..TURN {
+        if topic.background.is_closed() {
+            return;
+        }
+        let step = topic.ahead.work.lock().step(topic);
+        match step {
+            // A writer on this processor goes first: it helps if it must.
+            Ok(Step::Piece) => std::thread::yield_now(),
+            // On a full disk, the append that needs the segment gets the error and reports it.
+            Ok(Step::Done) | Err(_) => return,
+        }
+    }
+    topic.background.submit(Duty::Prepare, move |topic| advance(topic, scheduled));
+}
+
+impl Work {
+    /// Does the most urgent piece.
+    fn step(&mut self, topic: &Store) -> Result<Step> {
+        let step = self.step_unmeasured(topic);
+        if step.is_err() {
+            topic.ahead.is_made.store(true, Ordering::Relaxed);
+        }
+        self.measure(topic);
+        step
+    }
+
+    fn step_unmeasured(&mut self, topic: &Store) -> Result<Step> {
+        let words = &*topic.member()?.control;
+        let populate_to = topic.ahead.populate_to.load(Ordering::Relaxed);
+        if let Some(active) = self.active.as_ref().filter(|one| one.resident() < populate_to) {
+            active.populate(active.resident() + PIECE_LEN)?;
+            return Ok(Step::Piece);
+        }
+        let is_fast = topic.ahead.is_fast.load(Ordering::Relaxed);
+        if self.next.is_none() && is_fast && maps_ahead(topic) {
+            self.next = Unnamed::ready(topic, words)?;
+        }
+        // Once another process has entered the file, its mapping is that of the active segment.
+        let next = self.next.as_mut().filter(|next| next.is_prepared(words));
+        if next.is_some_and(|next| next.populate().unwrap_or(false)) {
+            return Ok(Step::Piece);
+        }
+        if let Some((full, position)) = self.full.front_mut() {
+            *position = full.unmap(*position, UNMAP_LEN);
+            if *position >= full.len() {
+                self.full.pop_front();
+            }
+            return Ok(Step::Piece);
+        }
+        if let Some((claim, making)) = &mut self.making {
+            crash_point!("prepare.zeros");
+            let done = making.advance(topic);
+            match done {
+                Ok(false) => {}
+                Ok(true) => {
+                    claim.make_ready(words);
+                    crash_point!("prepare.ready");
+                    self.making = None;
+                }
+                Err(error) => {
+                    claim.clear(words);
+                    self.making = None;
+                    return Err(error);
+                }
+            }
+            return Ok(Step::Piece);
+        }
+        self.begin(topic)
+    }
+
+    /// Begins another file, unless there are enough, or living processes are making them.
+    fn begin(&mut self, topic: &Store) -> Result<Step> {
+        let member = topic.member()?;
+        let words = &*member.control;
+        if !topic.ahead.is_due.load(Ordering::Relaxed) {
+            return Ok(Step::Done);
+        }
+        let is_fast = topic.ahead.is_fast.load(Ordering::Relaxed);
+        let wanted = if is_fast { words.prepared.words.len() } else { 1 };
+        let claims = Claim::all(words);
+        let ready = claims.iter().filter(|claim| claim.is_ready()).count();
+        let is_being_made = |claim: &Claim| {
+            !claim.is_ready() && claim.owner().is_some_and(|owner| member.is_alive(owner))
+        };
+        if ready >= wanted {
+            topic.ahead.is_made.store(true, Ordering::Relaxed);
+            return Ok(Step::Done);
+        }
+        let (busy, free): (Vec<Claim>, Vec<Claim>) =
+            claims.into_iter().filter(|claim| !claim.is_ready()).partition(is_being_made);
+        let (true, Some(&seen)) = (ready + busy.len() < wanted, free.first()) else {
+            return Ok(Step::Done);
+        };
+        let Some(claim) = seen.take(topic, words, member.me) else { return Ok(Step::Done) };
+        if seen.owner().is_some() {
+            remove_if_there(&*topic.files, &seen.path(topic))?;
+        }
+        crash_point!("prepare.claimed");
+        let len = topic.settings.segment_len;
+        match Making::begin(topic, &claim.path(topic), len, is_fast) {
+            Ok(making) => self.making = Some((claim, making)),
+            Err(error) => {
+                claim.clear(words);
+                return Err(error);
+            }
+        }
+        Ok(Step::Piece)
+    }
+
+    /// Notes how much is left to do before the next segment is ready.
+    fn measure(&self, topic: &Store) {
+        let len = topic.settings.segment_len;
+        let unwritten = self.making.as_ref().map_or(len, |(_, making)| making.left_len());
+        let left = match &self.next {
+            Some(next) => len.saturating_sub(next.mapped.as_ref().map_or(0, |mapped| mapped.1)),
+            None => len + unwritten,
+        };
+        let full: u64 = self.full.iter().map(|(full, position)| full.len() - position).sum();
+        topic.ahead.left_len.store(left + full / 4, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Work").finish_non_exhaustive()
     }
 }
 
@@ -149,88 +351,12 @@ impl Store {
         }
         let target = (place.position + len).min(segment.len());
         while segment.resident() < target {
-            segment.populate(segment.resident().max(layout::FIRST_FRAME_AT) + POPULATE_PIECE)?;
+            segment.populate(segment.resident() + PIECE_LEN)?;
         }
         let mut held = self.lock_append()?;
         if held.active.as_ref().is_none_or(|active| active.base() != place.active) {
-            held.active = Some(segment);
+            held.enter(segment);
         }
         Ok(())
     }
-}
-
-/// Makes the next segment's file, unless it exists or a living process is making it. Returns true if one is
-/// ready.
-fn prepare_next(topic: &Store) -> Result<bool> {
-    let member = topic.member()?;
-    let word = &member.control.prepared.word;
-    let seen = word.load(Ordering::Acquire);
-    if let Some(owner) = Owner::of_word(seen as u32) {
-        if seen & READY != 0 {
-            return Ok(true);
-        }
-        if member.is_alive(owner) {
-            return Ok(false);
-        }
-    }
-    let mine = PREPARING | u64::from(member.me.word());
-    if word.compare_exchange(seen, mine, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-        return Ok(false);
-    }
-    if let Some(dead) = Owner::of_word(seen as u32) {
-        remove_if_there(&*topic.files, &Ahead::path_of(topic, dead))?;
-    }
-    crash_point!("prepare.claimed");
-    let made = make_file(topic, &Ahead::path_of(topic, member.me), topic.settings.segment_len);
-    let ready = READY | u64::from(member.me.word());
-    word.store(if made.is_ok() { ready } else { 0 }, Ordering::Release);
-    crash_point!("prepare.ready");
-    made.map(|_| true)
-}
-
-/// Makes a new file of `len` zero bytes. It is allocated, and for topics that sync also written and
-/// synced, so that a later sync has no allocation to make durable. Removes the file if that fails.
-pub(super) fn make_file(topic: &Store, path: &Path, len: u64) -> Result<Box<dyn DiskFile>> {
-    let files = &topic.files;
-    topic.location.check()?;
-    let file = match files.open(path, sys::Access::CreateNew) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            // Left by a dead process that had this slot and generation on another boot.
-            files.remove_file(path).at("removing", path)?;
-            files.open(path, sys::Access::CreateNew)
-        }
-        other => other,
-    }
-    .at("creating", path)?;
-    let made = file.allocate(len).and_then(|()| {
-        if topic.options.durability == Durability::ProcessCrash {
-            return Ok(());
-        }
-        let at_once = if topic.by_call { ZEROS_LEN } else { PAGE_LEN };
-        let zeros = vec![0; at_once.min(len as usize)];
-        for position in (0..len).step_by(zeros.len()) {
-            let piece = zeros.len().min((len - position) as usize);
-            if position > 0 && position % UNSYNCED_LEN == 0 {
-                file.sync_data()?;
-            }
-            file.write_all_at(&zeros[..piece], position)?;
-        }
-        file.sync_data()
-    });
-    match made {
-        Ok(()) => Ok(file),
-        Err(error) => {
-            let failed = Error::allocating(path, len, error);
-            files.remove_file(path).at("removing", path)?;
-            Err(failed)
-        }
-    }
-}
-
-/// Clears the word of a prepared file, unless the word now names another file, of a process that took over
-/// from a dead owner.
-pub(super) fn clear(words: &Words, prepared: u64) {
-    let word = &words.prepared.word;
-    let cleared = word.compare_exchange(prepared, 0, Ordering::AcqRel, Ordering::Relaxed);
-    debug_assert!(cleared != Err(prepared));
 }

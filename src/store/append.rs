@@ -7,26 +7,25 @@
 
 use std::io::IoSlice;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::directory::CONTROL;
 use super::draft::{Draft, Site, To};
+use super::prepared::PIECE_LEN;
 use super::roll::Roller;
 use super::{Durability, Local, Store};
 use crate::control::lock::Owner;
 use crate::control::member::{Held, Membership};
 use crate::control::Place;
 use crate::error::{Error, Result};
+use crate::format::index::Entry;
 use crate::format::{frame, segment as layout};
 use crate::record::{self, ToFrame};
 use crate::segment::{Batches, Frames, Segment};
 use crate::sys::atomic::{fence, Ordering};
 use crate::sys::clock;
 use crate::sys::crash_point::crash_point;
-
-/// Bytes that the appending thread makes resident itself when the background has not kept up: one page
-/// fault after another would cost more.
-const POPULATE_STEP: u64 = 256 << 10;
 
 /// Appends of at least this many bytes are written by a system call on every topic: it needs no resident pages,
 /// and its cost is small beside that of the bytes.
@@ -81,13 +80,11 @@ impl<'a> Appender<'a> {
                 return Err(Error::SyncFailed { path: topic.dir.clone() });
             }
             let Place { active, position } = words.tail.place();
-            let segment = match &held.active {
-                Some(segment) if segment.base() == active && segment.len() >= position => segment,
-                _ => {
-                    drop(held);
-                    self.adopt(active)?;
-                    continue;
-                }
+            let fits = |one: &&Arc<Segment>| one.base() == active && one.len() >= position;
+            let Some(segment) = held.active.as_ref().filter(fits) else {
+                drop(held);
+                self.adopt(active)?;
+                continue;
             };
             let offset = words.tail.end.load(Ordering::Relaxed);
             if let Some(expected) = end.filter(|&expected| expected != offset) {
@@ -126,13 +123,18 @@ impl<'a> Appender<'a> {
             words.tail.end.store(offset + records.len() as u64, Ordering::Release);
             crash_point!("append.published");
             words.intent.end.store(0, Ordering::Release);
-            topic.ahead.look(topic, segment, end);
+            let entry = Entry { offset, max_timestamp: newest, position };
+            let is_late =
+                position >= held.look_at.get() && topic.ahead.look(topic, &held, entry, end);
             let appended = offset..offset + records.len() as u64;
             topic.last_end.store(appended.end, Ordering::Relaxed);
             drop(held);
             // The release of the lock was a full barrier: a waiter that this thread does not see here sees
             // the new end.
             crate::control::waiters::wake(&words.appended.word);
+            if is_late {
+                topic.ahead.help(topic);
+            }
             return Ok(appended);
         }
     }
@@ -144,7 +146,8 @@ impl<'a> Appender<'a> {
             return Ok(To::File(segment));
         }
         if end > segment.resident() {
-            segment.populate(end.max(position + POPULATE_STEP))?;
+            // The background has not kept up. One page fault after another would cost more.
+            segment.populate(end.max(position + PIECE_LEN))?;
         }
         Ok(To::Map(segment.map()?))
     }
@@ -182,15 +185,13 @@ impl<'a> Appender<'a> {
         let place = self.member.control.tail.place();
         let needed = if place.active == active { place.position } else { 0 };
         let segment = topic.segment_reaching(active, needed)?;
-        segment.fill_holes()?;
-        if !topic.writes_by_call(&segment) {
-            segment.map()?;
-        }
+        topic.ahead.map(topic, &segment)?;
         if topic.options.durability != Durability::ProcessCrash {
             // Its blocks were written ahead, and every sync write-protects its pages again.
             segment.skip_populate();
         }
-        self.lock(topic.log.options.lock_deadline())?.active = Some(segment);
+        let left = self.lock(topic.log.options.lock_deadline())?.enter(Arc::clone(&segment));
+        topic.ahead.entered(topic, &segment, left);
         Ok(())
     }
 

@@ -91,7 +91,6 @@ impl Drop for Running {
 /// job, and is dropped with it, done or not.
 pub(super) struct Scheduled {
     of: Arc<AtomicBool>,
-    stays: bool,
 }
 
 impl Scheduled {
@@ -101,20 +100,13 @@ impl Scheduled {
         if of.swap(true, Ordering::AcqRel) {
             return None;
         }
-        Some(Scheduled { of: Arc::clone(of), stays: false })
-    }
-
-    /// Keeps the mark: nothing of this kind is to be done before the word is cleared.
-    pub(super) fn stay(mut self) {
-        self.stays = true;
+        Some(Scheduled { of: Arc::clone(of) })
     }
 }
 
 impl Drop for Scheduled {
     fn drop(&mut self) {
-        if !self.stays {
-            self.of.store(false, Ordering::Release);
-        }
+        self.of.store(false, Ordering::Release);
     }
 }
 

@@ -21,6 +21,8 @@ impl Drop for Handle {
         // A forked child has no thread that could end the jobs.
         if !self.inner.made_in.is_parents() {
             self.inner.background.close();
+            // If this fails, the next process to open the topic removes the file.
+            drop(self.inner.ahead.abandon(&self.inner));
             Sealed::sync_rest(&self.inner);
         }
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::{Backlog, Handles};
+use super::Handles;
 use crate::error::{Error, IoResultExt, Result};
 use crate::format::names;
 use crate::housekeeper::Housekeeper;
@@ -68,7 +68,6 @@ pub(crate) struct LogInner {
     pub(crate) read_only: bool,
     pub(crate) boot: [u64; 2],
     pub(crate) housekeeper: Housekeeper,
-    pub(crate) backlog: Arc<Backlog>,
     pub(crate) made_in: Generation,
     pub(crate) topics: Handles,
 }
@@ -94,7 +93,6 @@ impl LogInner {
             read_only,
             boot,
             housekeeper: Housekeeper::default(),
-            backlog: Arc::default(),
             made_in: Generation::default(),
             topics: Handles::default(),
         })

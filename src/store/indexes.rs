@@ -62,8 +62,13 @@ pub(super) fn build(topic: &Store, segment: &Arc<Segment>, end: u64) -> Result<I
     let mut index = Index::new(segment);
     index.extend(segment, Some(end), segment.len(), false)?;
     if matches!(topic.access, Access::Member(_)) {
-        topic.location.check()?;
-        index.store(&*topic.files, &topic.dir, segment, end)?;
+        store(topic, segment, end, &index)?;
     }
     Ok(index)
+}
+
+/// Stores the index of a full segment.
+pub(super) fn store(topic: &Store, segment: &Segment, end: u64, index: &Index) -> Result<()> {
+    topic.location.check()?;
+    index.store(&*topic.files, &topic.dir, segment, end)
 }

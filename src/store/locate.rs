@@ -132,11 +132,10 @@ impl Store {
         };
         let hot = next.is_none() && matches!(self.access, Access::Member(_));
         if hot {
-            segment.fill_holes()?;
-            match self.writes_by_call(&segment) {
-                true => segment.map_to_read()?,
-                false => segment.map()?,
-            };
+            self.ahead.map(self, &segment)?;
+            if self.writes_by_call(&segment) {
+                segment.map_to_read()?;
+            }
         }
         let entry = self.indexes.entry_before(self, &segment, next, frontier, offset)?;
         Ok((Walk::new(segment, entry.position, hot).holding_all(), next))

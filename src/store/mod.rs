@@ -24,7 +24,6 @@ mod ages;
 mod ahead;
 mod append;
 mod background;
-mod backlog;
 mod book;
 mod close;
 mod delete;
@@ -41,6 +40,7 @@ mod members;
 mod open;
 mod options;
 mod positions;
+mod prepared;
 mod recover;
 mod roll;
 mod sealed;
@@ -50,11 +50,13 @@ mod times;
 mod trim;
 mod wait;
 
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 
 use crate::format::settings::Settings;
+use crate::index::Index;
 use crate::recovery::RecoveryReport;
 use crate::segment::Segment;
 use crate::sys::fork::Generation;
@@ -65,7 +67,6 @@ pub use ages::Clocks;
 use ahead::Ahead;
 use background::Background;
 pub(crate) use background::Closable;
-use backlog::Backlog;
 pub(crate) use book::{Book, Books, Page};
 pub(crate) use delete::{delete_topic, remove_deleted};
 pub(crate) use directory::exists;
@@ -131,4 +132,17 @@ impl Store {
 pub(crate) struct Local {
     /// The segment that this process last appended to.
     active: Option<Arc<Segment>>,
+    /// The position in it from which on the next append looks at the work ahead.
+    look_at: Cell<u64>,
+    /// Its index, as far as this process has appended to it.
+    index: RefCell<Option<Index>>,
+}
+
+impl Local {
+    /// Appends to `segment` from now on; returns the segment of before.
+    fn enter(&mut self, segment: Arc<Segment>) -> Option<Arc<Segment>> {
+        self.look_at.set(0);
+        *self.index.get_mut() = Some(Index::new(&segment));
+        self.active.replace(segment)
+    }
 }

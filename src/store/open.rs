@@ -8,7 +8,9 @@ use super::ahead::Ahead;
 use super::background::Background;
 use super::directory::{self, Entered, Location, CONTROL, LOCK, SETTINGS};
 use super::epochs::Epochs;
+use super::prepared::Claim;
 use super::recover::Recovery;
+use super::sealed::Sealed;
 use super::segments::Segments;
 use super::trim::Retaining;
 use super::{medium_of, Access, Durability, Local, LogInner, Store, TopicOptions};
@@ -46,6 +48,7 @@ impl Store {
         member::leave_gate(&*member.lock_file).at("locking", &topic.dir.join(LOCK))?;
         topic.is_open.store(true, Ordering::Relaxed);
         topic.background.start_timers(&topic).at("starting a thread for", &topic.dir)?;
+        Sealed::sync_inherited(&topic);
         Ok(topic)
     }
 
@@ -188,10 +191,7 @@ fn settle_slot(topic: &Store, slot: usize) -> Result<()> {
             words.sync.owner.compare_exchange(syncing, 0, Ordering::AcqRel, Ordering::Relaxed);
         debug_assert!(freed.is_ok() || freed != Err(syncing));
     }
-    let prepared = words.prepared.word.load(Ordering::Acquire);
-    if names_slot(prepared as u32) {
-        topic.ahead.settle(topic, words, prepared)?;
-    }
+    Claim::settle(topic, words, |owner| owner.slot() == slot)?;
     crash_point!("open.slot-settled");
     Ok(())
 }

@@ -44,7 +44,7 @@ pub struct Retention {
     pub age: Option<Duration>,
     /// The oldest segments may be dropped while the sealed ones take more bytes than this. A writer that is
     /// faster than the disk is slowed down: each appending process goes at most nine segments over the
-    /// limit. The newest segment and the prepared one that follows it also take disk space.
+    /// limit. The newest segment and up to two prepared ones also take disk space.
     pub bytes: Option<u64>,
     /// Keeps each record until every consumer has durably committed past it, and everything while there is
     /// no consumer. Without another limit, drops everything that every consumer has committed past.

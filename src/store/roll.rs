@@ -8,9 +8,9 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ahead::{self, make_file, Unnamed};
 use super::append::Appender;
-use super::sealed::Sealed;
+use super::prepared::{make_file, Claim, Unnamed};
+use super::sealed::{Full, Hold, Sealed};
 use super::{remove_if_there, Durability, Local, Store};
 use crate::control::member::{Held, Membership};
 use crate::error::{Error, IoResultExt, Result};
@@ -75,7 +75,7 @@ impl<'a> Roller<'a> {
                     words.tail.enter(base, layout::FIRST_FRAME_AT);
                 }
                 held.active = None;
-                topic.ahead.forget_entered(topic, words)?;
+                Claim::forget_entered(topic, words)?;
             }
             Err(error) if error.is_file_not_found() => {}
             Err(error) => return Err(error),
@@ -98,7 +98,8 @@ impl<'a> Roller<'a> {
             }
         };
         let base = words.tail.end.load(Ordering::Relaxed);
-        if words.tail.place().active != seen || base == seen {
+        let stands = unnamed.claim.is_none_or(|claim| claim.stands(words));
+        if words.tail.place().active != seen || base == seen || !stands {
             drop(held);
             return self.give_back(unnamed);
         }
@@ -116,19 +117,21 @@ impl<'a> Roller<'a> {
             max_timestamp: words.intent.max_timestamp.load(Ordering::Relaxed),
             file_len: len,
         };
-        let made = unnamed.prepared.is_none().then(|| unnamed.path.clone());
+        let made = unnamed.claim.is_none().then(|| unnamed.path.clone());
         let sealed = held.active.take();
+        let full_to = words.tail.place().position;
+        let index = held.index.take().filter(|index| index.is_dense(full_to));
         let entered = self.enter_named(unnamed, header);
         if let Ok(segment) = &entered {
-            held.active = Some(Arc::clone(segment));
+            held.enter(Arc::clone(segment));
         }
         drop(held);
         if let (Err(_), Some(made)) = (&entered, made) {
             remove_if_there(&*topic.files, &made)?;
         }
-        entered?;
-        topic.ahead.may_prepare();
-        Sealed::seal(topic, seen, base, sealed);
+        let _hold = sealed.as_deref().and_then(Hold::of);
+        topic.ahead.entered(topic, &entered?, sealed);
+        Sealed::seal(topic, Full { base: seen, next: base, index, _hold });
         Ok(())
     }
 
@@ -141,6 +144,9 @@ impl<'a> Roller<'a> {
             let begun_at = clock::wall();
             let segment = Segment::with_header(path.clone(), unnamed.file, header, Some(begun_at))?;
             segment.was_allocated();
+            if let Some((map, resident)) = unnamed.mapped {
+                segment.install(map, resident);
+            }
             segment.write(0, &mut [IoSlice::new(&header.encode_page(begun_at))])?;
             crash_point!("roll.headed");
             topic.files.rename_no_replace(&unnamed.path, &path).at("naming", &path)?;
@@ -157,8 +163,8 @@ impl<'a> Roller<'a> {
             segment
         });
         crash_point!("roll.entered");
-        if let (Ok(_), Some(prepared)) = (&entered, unnamed.prepared) {
-            ahead::clear(words, prepared);
+        if let (Ok(_), Some(claim)) = (&entered, unnamed.claim) {
+            claim.clear(words);
         }
         words.intent.roll.store(0, Ordering::Release);
         entered
@@ -186,7 +192,7 @@ impl<'a> Roller<'a> {
         let (topic, member) = (self.topic, self.member);
         let least = layout::FIRST_FRAME_AT + needed;
         if least <= topic.settings.segment_len {
-            if let Some(unnamed) = topic.ahead.ready_file(topic, &member.control)? {
+            if let Some(unnamed) = topic.ahead.take_ready(topic, &member.control)? {
                 return Ok(unnamed);
             }
         }
@@ -196,11 +202,12 @@ impl<'a> Roller<'a> {
         let path = topic.dir.join(format!("roll-{}-{}-{number}.tmp", me.slot(), me.generation()));
         let len = least.max(topic.settings.segment_len).next_multiple_of(PAGE_LEN as u64);
         let file = make_file(topic, &path, len)?;
-        Ok(Unnamed { path, file, prepared: None })
+        Ok(Unnamed { path, file, claim: None, mapped: None })
     }
 
     fn give_back(&self, unnamed: Unnamed) -> Result<()> {
-        if unnamed.prepared.is_some() {
+        if unnamed.claim.is_some() {
+            self.topic.ahead.give_back(unnamed);
             return Ok(());
         }
         self.topic.files.remove_file(&unnamed.path).at("removing", &unnamed.path)

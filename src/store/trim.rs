@@ -18,7 +18,7 @@ use super::dropped::{leftovers, remove_files, remove_in_turns};
 use super::locate::{segment_apart, segment_if_kept};
 use super::positions::durable_floor;
 use super::roll::Roller;
-use super::sync::latch;
+use super::sync::{latch, sync_up_to};
 use super::times::{newest_of, oldest_of};
 use super::Store;
 use crate::control::Words;
@@ -108,6 +108,7 @@ impl Retaining {
             None => layout::first_among(names.iter().map(String::as_str)).unwrap_or(0),
         };
         topic.segments.forget_below(first);
+        topic.sealed.forget_below(first);
         self.lens.lock().retain(|&base, _| base >= first);
         leftovers(topic, names)
     }
@@ -225,7 +226,8 @@ fn droppable(topic: &Store, words: &Words, bases: &[u64], offset: u64) -> Result
     // that says where the log ends. A header is durable if a record after it is.
     let end = words.tail.end.load(Ordering::Acquire);
     if words.durable.end.load(Ordering::Acquire) <= last {
-        topic.wait_durable(end)?;
+        let after = bases[bases.partition_point(|&base| base <= last)..].first().copied();
+        sync_up_to(topic, after.unwrap_or(end), after.unwrap_or(u64::MAX))?;
     }
     if last == end {
         // The active segment, without a record yet. Step 2 makes its name durable. Another thread may be

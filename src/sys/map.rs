@@ -166,6 +166,17 @@ impl Map {
         raw.advise_range(memmap2::Advice::PopulateWrite, start, end.min(self.len) - start)
     }
 
+    /// Removes the pages of a range from the page table, which the next access enters again. No byte changes.
+    pub(crate) fn release(&self, start: usize, end: usize) {
+        let Backing::File(raw) = &self.backing else { return };
+        // SAFETY: the pages of a shared mapping belong to the file, so no store is lost, and later accesses
+        // see the same bytes.
+        let released = unsafe {
+            raw.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
+        };
+        debug_assert!(released.is_ok(), "{released:?}");
+    }
+
     /// Reads and maps the pages of a range now: a bad sector is an error here instead of a signal later, and
     /// no page faults on its own.
     pub(crate) fn populate_to_read(&self, start: usize, end: usize) -> io::Result<()> {

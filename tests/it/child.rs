@@ -53,6 +53,7 @@ fn entry() {
         "stranger" => crate::input::stranger(&words[1..]),
         "other-umask" => crate::modes::other_umask(&words[1..]),
         "far-ahead" => crate::far_ahead::writer(&words[1..]),
+        "zeros-ahead" => crate::far_ahead::zeros(&words[1..]),
         "resident" => crate::moved::resident(&words[1..]),
         "deleter" => crate::delete::deleter(&words[1..]),
         "delete-power-cuts" => crate::delete::power_cuts(&words[1..]),

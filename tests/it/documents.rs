@@ -149,9 +149,9 @@ fn the_words_that_a_reader_beside_writers_needs_lie_as_documented() {
     for (name, position) in documented {
         assert!(words.iter().any(|word| (word.0, word.1) == (name, position)), "{name}");
     }
-    let magic = "magic `ddCTL`, 0, 0, 1;";
+    let magic = "magic `ddCTL`, 0, 0, 2;";
     assert!(document.contains(magic));
-    assert_eq!(&deaddrop::CONTROL_MAGIC, b"ddCTL\0\0\x01", "this constant, so {magic} is wrong");
+    assert_eq!(&deaddrop::CONTROL_MAGIC, b"ddCTL\0\0\x02", "this constant, so {magic} is wrong");
 }
 
 #[test]

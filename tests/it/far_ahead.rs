@@ -2,10 +2,12 @@
 //! files on the disk stay bounded.
 
 use std::path::Path;
+use std::time::Instant;
 
+use deaddrop::sim::{Op, SimDisk};
 use deaddrop::{Durability, Log, Record, Retention, Start, TopicOptions};
 
-use crate::child::Child;
+use crate::child::{Child, GUARD};
 
 const SEGMENT_LEN: u64 = 16 << 10;
 const KEPT_BYTES: u64 = 128 << 10;
@@ -74,6 +76,88 @@ pub(crate) fn writer(words: &[&str]) {
     }
     drop(topic);
     crate::child::say("bye");
+}
+
+#[test]
+fn only_a_topic_that_fills_segments_fast_has_the_next_ones_written_ahead() {
+    for pace in ["slow", "fast"] {
+        let dir = crate::dir();
+        let mut child = Child::spawn(&["zeros-ahead", dir.path().to_str().unwrap(), pace]);
+        let written: u64 = child.hear().unwrap().parse().unwrap();
+        assert!(child.wait().success());
+        println!("{pace}: {written} bytes");
+        assert_eq!(written >= ZEROED_LEN, pace == "fast");
+    }
+}
+
+const ZEROED_LEN: u64 = 1 << 20;
+
+/// Role: fills segments, slowly or fast by its clock, and reports how many bytes it has written with system
+/// calls. A fast one appends until they are those of a segment.
+pub(crate) fn zeros(words: &[&str]) {
+    let [dir, pace] = words else { panic!("{words:?}") };
+    let options = TopicOptions::default()
+        .with_durability(Durability::ProcessCrash)
+        .with_segment_len(ZEROED_LEN);
+    let topic = Log::open_or_create(dir).unwrap().topic_with("t", options).unwrap();
+    let written = || {
+        let text = std::fs::read_to_string("/proc/self/io").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap();
+        line.parse::<u64>().unwrap()
+    };
+    let before = written();
+    let record = Record::new(vec![7; 60_000]);
+    let mut count = 0;
+    while count < 200 || (*pace == "fast" && written() - before < ZEROED_LEN && count < 20_000) {
+        // A clock that goes back shows no time at all.
+        let seconds = if *pace == "fast" { -1 } else { 10 };
+        deaddrop::shift_wall_clock(seconds * count * 1_000_000_000);
+        topic.append(&record).unwrap();
+        count += 1;
+    }
+    let written = written() - before;
+    drop(topic);
+    crate::child::say(&written.to_string());
+}
+
+#[test]
+fn full_segments_of_a_topic_that_does_not_sync_are_synced_late_and_at_the_close() {
+    const DIR: &str = "/log";
+    let options = TopicOptions::default()
+        .with_durability(Durability::ProcessCrash)
+        .with_segment_len(SEGMENT_LEN);
+    let disk = SimDisk::new();
+    let topic = Log::open_sim(&disk, DIR).unwrap().topic_with("t", options).unwrap();
+    // A segment for each record.
+    let large = Record::new(vec![7; 12_000]);
+    let syncs = disk.calls(Op::SyncData);
+    for _ in 0..100 {
+        topic.append(&large).unwrap();
+    }
+    // The background is idle once all have an index.
+    let count = |extension: &str| {
+        let paths = disk.paths();
+        paths.iter().filter(|path| path.extension().is_some_and(|e| e == extension)).count()
+    };
+    let started = Instant::now();
+    while count("idx") < 99 {
+        assert!(started.elapsed() < GUARD, "{} indexes", count("idx"));
+        std::thread::yield_now();
+    }
+    assert_eq!(disk.calls(Op::SyncData), syncs);
+    // The most that are left unsynced are 256.
+    for _ in 0..300 {
+        topic.append(&large).unwrap();
+    }
+    while topic.durable_end().unwrap() < 100 {
+        assert!(started.elapsed() < GUARD, "{} of 400", topic.durable_end().unwrap());
+        std::thread::yield_now();
+    }
+    assert!(topic.durable_end().unwrap() < 400, "half of them stay");
+    drop(topic);
+    let disk = disk.power_cut(1);
+    let topic = Log::open_sim(&disk, DIR).unwrap().open_topic("t").unwrap();
+    assert_eq!(topic.end_offset().unwrap(), 400);
 }
 
 #[test]

@@ -31,8 +31,14 @@ const UNDER_THE_LOCK: [&str; 10] = [
     "roll.named",
     "roll.entered",
 ];
-const BESIDE_THE_LOCK: [&str; 5] =
-    ["prepare.claimed", "prepare.ready", "sync.before", "sync.after", "sync.published"];
+const BESIDE_THE_LOCK: [&str; 6] = [
+    "prepare.claimed",
+    "prepare.zeros",
+    "prepare.ready",
+    "sync.before",
+    "sync.after",
+    "sync.published",
+];
 const OPEN: [&str; 5] = [
     "open.unready",
     "open.before-ready",
@@ -507,7 +513,7 @@ fn append_in_a_thread(
 #[test]
 fn a_writer_that_waits_for_a_stopped_owner_takes_over_when_that_is_killed() {
     for durability in DURABILITIES {
-        for point in UNDER_THE_LOCK.iter().chain(&BESIDE_THE_LOCK[2..]) {
+        for point in UNDER_THE_LOCK.iter().chain(&BESIDE_THE_LOCK[3..]) {
             println!("{durability}: stopped at {point}, then killed");
             let mut scene = Scene::new(durability);
             let survivor = scene.writer();
@@ -523,6 +529,24 @@ fn a_writer_that_waits_for_a_stopped_owner_takes_over_when_that_is_killed() {
             scene.ledger.enter(survivor.0, &acks);
             scene.go_on(&mut survivor);
         }
+    }
+}
+
+#[test]
+fn a_process_that_is_stopped_while_it_writes_zeros_ahead_erases_no_record_when_it_continues() {
+    for durability in DURABILITIES {
+        let mut scene = Scene::new(durability);
+        let mut survivor = scene.writer();
+        let mut worker = scene.worker();
+        worker.open();
+        worker.arm("prepare.zeros", 2, libc::SIGSTOP);
+        worker.child.tell("work 200");
+        worker.child.wait_until_stopped();
+        // Through more segments than are ever prepared.
+        scene.go_on(&mut survivor);
+        worker.child.signal(libc::SIGCONT);
+        assert!(worker.finish(&mut scene.ledger));
+        scene.go_on(&mut survivor);
     }
 }
 

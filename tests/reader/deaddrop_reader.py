@@ -347,7 +347,7 @@ class Topic:
             return 0
         page, status = self.read("control"), os.stat(path)
         identity = (boot_id(), status.st_dev, status.st_ino, 1)
-        counts = page[:8] == b"ddCTL\0\0\1" and identity == (page[8:24], *struct.unpack_from("<QQQ", page, 24))
+        counts = page[:8] == b"ddCTL\0\0\2" and identity == (page[8:24], *struct.unpack_from("<QQQ", page, 24))
         return u64(page, 384) if counts else 0
 
     def boundary(self):

@@ -10,12 +10,12 @@ mod scan;
 
 use super::directory::CONTROL;
 use super::{dropped, remove_if_there, Store, CONSUMERS, GROUPS};
-use crate::control::lock::Owner;
 use crate::control::Words;
 use crate::error::{Error, IoResultExt, Result};
 use crate::events;
 use crate::recovery::{self, Opening, OpeningFacts};
 use crate::segment::bases_among;
+use crate::store::prepared::Claim;
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
 use crate::sys::{self, FileIdentity};
@@ -113,16 +113,18 @@ impl Recovery<'_> {
     /// Removes files that are not part of the log: those of dead rollers and of preparers that did not
     /// finish, and temporary ones. No other process is a member.
     fn remove_leftovers(&self, words_trusted: bool, names: &[String]) -> Result<()> {
-        let (topic, prepared) = (self.topic, &self.words.prepared.word);
+        let topic = self.topic;
         if words_trusted {
-            topic.ahead.settle(topic, self.words, prepared.load(Ordering::Acquire))?;
+            Claim::settle(topic, self.words, |_| true)?;
         } else {
-            prepared.store(0, Ordering::Release);
+            for word in &self.words.prepared.words {
+                word.store(0, Ordering::Release);
+            }
         }
-        let kept = Owner::of_word(prepared.load(Ordering::Acquire) as u32)
-            .map(|owner| format!("next-{}-{}.tmp", owner.slot(), owner.generation()));
+        let kept: Vec<String> =
+            Claim::all(self.words).into_iter().filter_map(Claim::file_name).collect();
         for name in names {
-            if name.ends_with(".tmp") && Some(name) != kept.as_ref() {
+            if name.ends_with(".tmp") && !kept.contains(name) {
                 remove_if_there(&*topic.files, &topic.dir.join(name))?;
             }
         }

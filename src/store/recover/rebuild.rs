@@ -9,7 +9,7 @@ use crate::format::segment::{self as layout, Header};
 use crate::format::SECTOR_LEN;
 use crate::recovery::{self, Ending, RecoveryReport};
 use crate::segment::Segment;
-use crate::store::ahead::make_file;
+use crate::store::prepared::make_file;
 use crate::store::Durability;
 use crate::sys::atomic::Ordering;
 use crate::sys::crash_point::crash_point;
