@@ -170,7 +170,12 @@ impl Child {
 
     /// Sends the child a line.
     pub(crate) fn tell(&mut self, line: &str) {
-        self.input.write_all(format!("{line}\n").as_bytes()).unwrap();
+        assert!(self.try_tell(line), "the child has ended");
+    }
+
+    /// The same; returns false if the child has ended.
+    pub(crate) fn try_tell(&mut self, line: &str) -> bool {
+        self.input.write_all(format!("{line}\n").as_bytes()).is_ok()
     }
 
     /// Returns the child's next line; `None` if it ended.
