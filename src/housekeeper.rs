@@ -4,15 +4,17 @@
 //!
 //! Jobs are for performance only: if they are late, the appending thread does the work itself, or waits a
 //! moment for them. A timer keeps a promise.
+//!
+//! The locks are those of the standard library. Threads that wait for a lock of `parking_lot` are in a table of
+//! the process, in memory of their own: in a forked child, which has the table and not the threads, a thread that
+//! reuses such memory would be woken in place of another, or searched for without end.
 
 mod timers;
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::sys::fork::Generation;
 
@@ -72,10 +74,10 @@ impl Housekeeper {
     /// If no thread can be started: then the job is dropped, see the module.
     pub(crate) fn submit(&self, duty: Duty, job: Job) -> io::Result<()> {
         let worker = &self.workers[duty as usize];
-        worker.queue.lock().jobs.push_back(job);
+        lock(&worker.queue).jobs.push_back(job);
         let started = Worker::start(worker, duty);
         if started.is_err() {
-            let dropped = std::mem::take(&mut worker.queue.lock().jobs);
+            let dropped = std::mem::take(&mut lock(&worker.queue).jobs);
             drop(dropped);
         }
         worker.wake.notify_one();
@@ -86,7 +88,7 @@ impl Housekeeper {
 impl Worker {
     /// Starts the thread if none runs.
     fn start(worker: &Arc<Worker>, duty: Duty) -> io::Result<()> {
-        let mut thread = worker.thread.lock();
+        let mut thread = lock(&worker.thread);
         // A thread that a panic has ended is replaced.
         if thread.as_ref().is_none_or(JoinHandle::is_finished) {
             let worker = Arc::clone(worker);
@@ -97,12 +99,16 @@ impl Worker {
     }
 
     fn run(&self) {
-        let mut queue = self.queue.lock();
+        let mut queue = lock(&self.queue);
         while !queue.stopped {
-            match queue.jobs.pop_front() {
-                Some(job) => parking_lot::MutexGuard::unlocked(&mut queue, job),
-                None => self.wake.wait(&mut queue),
-            }
+            queue = match queue.jobs.pop_front() {
+                Some(job) => {
+                    drop(queue);
+                    job();
+                    lock(&self.queue)
+                }
+                None => self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            };
         }
     }
 }
@@ -113,12 +119,17 @@ impl Drop for Housekeeper {
             return;
         }
         for worker in &self.workers {
-            worker.queue.lock().stopped = true;
+            lock(&worker.queue).stopped = true;
             worker.wake.notify_one();
-            let thread = worker.thread.lock().take();
+            let thread = lock(&worker.thread).take();
             thread.into_iter().for_each(join);
         }
     }
+}
+
+/// Takes a lock. What it guards is whole even if a thread has panicked meanwhile.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits for the end of a thread, unless it is the calling thread: a job can be the last owner of a log.

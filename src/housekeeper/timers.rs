@@ -6,12 +6,11 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
+use super::lock;
 use crate::sys::fork::Generation;
 
 /// The most timer threads of a log: when all of them work, further timers with work wait for one.
@@ -98,7 +97,7 @@ impl Timers {
     ///
     /// If there is no thread and none can be started, so that the timer would not be called.
     pub(crate) fn add(&self, delay: Duration, timer: Timer) -> io::Result<()> {
-        let mut state = self.shared.state.lock();
+        let mut state = lock(&self.shared.state);
         if !state.is_watched {
             Shared::pass_the_watch(&self.shared, &mut state)?;
         }
@@ -131,18 +130,21 @@ impl Shared {
     }
 
     fn run(shared: &Arc<Shared>) {
-        let mut state = shared.state.lock();
+        let mut state = lock(&shared.state);
         loop {
             while state.is_watched && !state.stopped {
                 state.idle_count += 1;
-                let waited = shared.idle.wait_for(&mut state, LINGER);
+                let waited = shared.idle.wait_timeout(state, LINGER);
+                let (guard, ended) = waited.unwrap_or_else(PoisonError::into_inner);
+                state = guard;
                 state.idle_count -= 1;
-                if waited.timed_out() && state.is_watched {
+                if ended.timed_out() && state.is_watched {
                     return;
                 }
             }
             state.is_watched = true;
-            let next = shared.watch_for_work(&mut state);
+            let next;
+            (state, next) = shared.watch_for_work(state);
             state.is_watched = false;
             let Some(mut timer) = next else { return };
             if !state.waiting.is_empty() {
@@ -150,7 +152,9 @@ impl Shared {
                 drop(Shared::pass_the_watch(shared, &mut state));
             }
             let begun = Instant::now();
-            let goes_on = MutexGuard::unlocked(&mut state, || (timer.work)());
+            drop(state);
+            let goes_on = (timer.work)();
+            state = lock(&shared.state);
             if goes_on && !state.stopped {
                 // A timer whose work takes longer than its interval is due at once, after those that were due
                 // before.
@@ -162,18 +166,24 @@ impl Shared {
     }
 
     /// Waits for a timer that has work; returns `None` if the log is closed.
-    fn watch_for_work(&self, state: &mut MutexGuard<'_, State>) -> Option<Timer> {
+    fn watch_for_work<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+    ) -> (MutexGuard<'a, State>, Option<Timer>) {
         while !state.stopped {
             let now = Instant::now();
             match state.waiting.peek().map(|first| first.at) {
-                None => self.watch.wait(state),
+                None => {
+                    state = self.watch.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
                 Some(at) if at > now => {
-                    self.watch.wait_until(state, at);
+                    let waited = self.watch.wait_timeout(state, at - now);
+                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
                 Some(_) => {
                     let Waiting { timer, .. } = state.waiting.pop().expect("just seen");
                     match (timer.look)() {
-                        Due::Work => return Some(timer),
+                        Due::Work => return (state, Some(timer)),
                         Due::Nothing => {
                             let at = now + timer.interval;
                             state.waiting.push(Waiting { at, timer });
@@ -183,7 +193,7 @@ impl Shared {
                 }
             }
         }
-        None
+        (state, None)
     }
 }
 
@@ -192,7 +202,7 @@ impl Drop for Timers {
         if self.made_in.is_parents() {
             return;
         }
-        let mut state = self.shared.state.lock();
+        let mut state = lock(&self.shared.state);
         state.stopped = true;
         self.shared.watch.notify_all();
         self.shared.idle.notify_all();
@@ -287,10 +297,10 @@ mod tests {
         for _ in 0..3 {
             looks.recv_timeout(GUARD).expect("it is asked");
         }
-        assert_eq!(timers.shared.state.lock().threads.len(), 1);
+        assert_eq!(lock(&timers.shared.state).threads.len(), 1);
         drop(looks);
         let started = Instant::now();
-        while !timers.shared.state.lock().waiting.is_empty() {
+        while !lock(&timers.shared.state).waiting.is_empty() {
             assert!(started.elapsed() < GUARD, "an ended timer is kept");
             std::thread::yield_now();
         }

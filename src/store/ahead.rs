@@ -214,14 +214,14 @@ fn maps_ahead(topic: &Store) -> bool {
 fn advance(topic: &Store, scheduled: Scheduled) {
     for _ in 0..TURN {
         if topic.background.is_closed() {
-            return;
+            return drop(scheduled);
         }
         let step = topic.ahead.work.lock().step(topic);
         match step {
             // A writer on this processor goes first: it helps if it must.
             Ok(Step::Piece) => std::thread::yield_now(),
             // On a full disk, the append that needs the segment gets the error and reports it.
-            Ok(Step::Done) | Err(_) => return,
+            Ok(Step::Done) | Err(_) => return drop(scheduled),
         }
     }
     topic.background.submit(Duty::Prepare, move |topic| advance(topic, scheduled));

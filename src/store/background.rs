@@ -5,16 +5,14 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::{Durability, LogInner, Retention, Store};
 use crate::control::Words;
 use crate::error::Error;
 use crate::events;
-use crate::housekeeper::{Due, Duty, Timer};
+use crate::housekeeper::{lock, Due, Duty, Timer};
 use crate::sys::atomic::Ordering as Shared;
 
 /// How often retention is checked where nothing is appended.
@@ -50,7 +48,7 @@ struct State {
 impl Jobs {
     /// Begins a job; `None` if the topic is closed.
     fn begin(jobs: &Arc<Jobs>) -> Option<Running> {
-        let mut state = jobs.state.lock();
+        let mut state = lock(&jobs.state);
         if state.closed {
             return None;
         }
@@ -59,10 +57,10 @@ impl Jobs {
     }
 
     fn close(&self) {
-        let mut state = self.state.lock();
+        let mut state = lock(&self.state);
         state.closed = true;
         while state.running > 0 {
-            self.ended.wait(&mut state);
+            state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -82,7 +80,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.jobs.state.lock().running -= 1;
+        lock(&self.jobs.state).running -= 1;
         self.jobs.ended.notify_all();
     }
 }
@@ -171,7 +169,7 @@ impl Background {
 
     /// Whether the topic is closed: a running job should then end soon, because the close waits for it.
     pub(super) fn is_closed(&self) -> bool {
-        self.jobs.state.lock().closed
+        lock(&self.jobs.state).closed
     }
 
     /// Starts the work that is repeated as long as the topic is open.
