@@ -102,7 +102,6 @@ const EXAMPLES: &[(&str, &str)] = &[
     (
         "groups",
         "\
-  deaddrop groups
   deaddrop groups orders shipping --lanes
   deaddrop groups resume orders shipping 17 --execute
   deaddrop groups skip orders shipping 17
