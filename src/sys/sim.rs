@@ -411,6 +411,18 @@ mod tests {
     }
 
     #[test]
+    fn a_write_that_fails_has_written_half_of_its_bytes() {
+        let disk = disk_with(&[0; 8]);
+        let file = open(&disk, FILE, Access::ReadWrite);
+        disk.fail(Op::Write, 0, libc::ENOSPC);
+        let write = || file.write_pieces_at(&mut [&[1; 2], &[2; 6][..]].map(io::IoSlice::new), 0);
+        assert_eq!(errno_of(write()), Some(libc::ENOSPC));
+        assert_eq!(disk.read(FILE), Some(vec![1, 1, 2, 2, 0, 0, 0, 0]));
+        write().expect("writes");
+        assert_eq!(disk.read(FILE), Some(vec![1, 1, 2, 2, 2, 2, 2, 2]));
+    }
+
+    #[test]
     fn the_nth_fault_fires_once() {
         let disk = disk_with(&[]);
         let file = open(&disk, FILE, Access::ReadWrite);
