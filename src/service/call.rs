@@ -38,7 +38,7 @@ impl std::fmt::Debug for Call {
 }
 
 impl Client {
-    /// Returns a handle for a request that was sent with [`call`](RequestBuilder::call), by this or an
+    /// Returns a handle for a request that was sent with [`call`](super::RequestBuilder::call), by this or an
     /// earlier start of the client, if no handle has returned its outcome yet.
     ///
     /// # Errors

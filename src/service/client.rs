@@ -89,9 +89,9 @@ impl ClientInner {
 /// Sends requests and delivers their outcomes. Clones share one client, on any threads.
 ///
 /// A reply topic cannot be deleted while a client or a server has it open
-/// ([`Log::delete_topic`] returns [`Error::Locked`]). If it was deleted while none had it open, the next
-/// client or server creates it again: unanswered requests stay outstanding and are answered there.
-/// Requests whose outcomes were deleted unread, or were after an older request without an outcome, stay
+/// ([`Log::delete_topic`](crate::Log::delete_topic) returns [`Error::Locked`]). If it was deleted while none
+/// had it open, the next client or server creates it again: unanswered requests stay outstanding and are
+/// answered there. Requests whose outcomes were deleted unread, or were after an older request without an outcome, stay
 /// outstanding until their deadline, or until they are [cancelled](Client::cancel): no server answers a
 /// request twice.
 ///
@@ -109,8 +109,9 @@ impl ClientInner {
 /// `client-floor.NAME` in the reply topic. Retention drops nothing above them. They advance while the
 /// client delivers, even if it has nothing outstanding, and when it is dropped. The servers of a service
 /// advance those of a client that was killed with nothing outstanding. A client that never comes back,
-/// and has something outstanding, holds its positions until it is retired ([`Log::retire_client`]); one
-/// whose process lives and does not deliver, for as long as that lasts. A server ends both if it is opened with
+/// and has something outstanding, holds its positions until it is
+/// [retired](crate::Log::retire_client); one whose process lives and does not deliver, for as long as that
+/// lasts. A server ends both if it is opened with
 /// [`ServerOptions::abandoned_after`](super::ServerOptions::abandoned_after).
 #[derive(Clone)]
 #[must_use = "outcomes are delivered while the client exists, by `poll` or `spawn`"]

@@ -118,7 +118,7 @@ impl Completed {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`].
+    /// [`Error::Io`](crate::Error::Io).
     pub fn request(&self) -> Result<Option<OwnedRecord>> {
         let (Some(topic), Some(offset)) = (&self.requests, self.envelope.request_offset) else {
             return Ok(None);

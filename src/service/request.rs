@@ -39,7 +39,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidName`], and as [`Log::topic`].
+    /// [`Error::InvalidName`], and as [`Log::topic`](crate::Log::topic).
     #[doc(alias("rpc", "send", "call"))]
     pub fn request(&self, service: &str, record: &Record) -> Result<RequestBuilder<'_>> {
         Error::check_name(service)?;
