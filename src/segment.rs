@@ -190,7 +190,8 @@ impl Segment {
         self.file.write_pieces_at(pieces, position).at("writing", &self.path)
     }
 
-    /// Sets a range to zeros, as far as it has other bytes. One after which there is no room is only read.
+    /// Sets a range to zeros. Writes nothing after its last other byte, so a disk that has no room for the range
+    /// is not asked for it.
     pub(crate) fn write_zeros(&self, positions: std::ops::Range<u64>) -> Result<()> {
         const ZEROS: [u8; 4 * PAGE_LEN] = [0; 4 * PAGE_LEN];
         let end = self.end_of_bytes(positions.clone())?;

@@ -21,7 +21,8 @@ pub enum Durability {
     /// (about 30 s); a clean close syncs.
     PowerLossWithin(Duration),
     /// `kill -9` and crashes of any process; an append costs a store into memory. A power loss may take the
-    /// newest records; a prefix of the log remains.
+    /// newest records, up to all that no sync has covered: about 1 GiB of full segments is left to the kernel's
+    /// own writeback (about 30 s). A prefix of the log remains; a clean close syncs.
     ProcessCrash,
 }
 
